@@ -1,0 +1,1 @@
+"""Latency workloads, runner and report; imported as ``delrec_lite.bench``."""

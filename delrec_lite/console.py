@@ -1,0 +1,86 @@
+"""One output sink: results to stdout, everything else to stderr, in modes human, json and quiet."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+class Tick(Protocol):
+    """Moves a progress bar: ``tick(steps, note)``."""
+
+    def __call__(self, steps: int = 1, note: str = "") -> None:
+        """Advance by ``steps`` and show ``note`` behind the bar."""
+
+
+class Console:
+    """Where the program speaks. Library code takes one as an argument; ``QUIET`` says nothing.
+
+    Args:
+        mode: ``human`` (tables, bars), ``json`` (one JSON document on stdout) or ``quiet``.
+    """
+
+    def __init__(self, mode: str = "human") -> None:
+        self.mode = mode
+        self._err = RichConsole(stderr=True, highlight=False, quiet=mode == "quiet")
+        self._out = RichConsole(highlight=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """A line for a person, on stderr."""
+        self._err.print(text, markup=False)
+
+    def heading(self, text: str) -> None:
+        """A stage begins, on stderr."""
+        self._err.print(text, style="bold", markup=False)
+
+    def result(self, data: Any, rows: Sequence[Sequence[str]] = (), header: Sequence[str] = (), title: str = "") -> None:
+        """The answer, on stdout: ``data`` as JSON in json mode, else ``rows`` as a table (or ``data`` as text)."""
+        if self.mode == "json":
+            sys.stdout.write(json.dumps(data, ensure_ascii=False, indent=2) + "\n")
+        elif self.mode == "human" and rows:
+            table = Table(title=title or None, title_justify="left", header_style="bold")
+            for column, name in enumerate(header):
+                number = all(_numeric(row[column]) for row in rows)
+                table.add_column(name, justify="right" if number else "left", no_wrap=number)
+            for row in rows:
+                table.add_row(*(cell.replace("[", "\\[") for cell in row))
+            self._out.print(table)
+        elif self.mode == "human":
+            sys.stdout.write(f"{data}\n")
+
+    @contextmanager
+    def progress(self, label: str, total: int) -> Iterator[Tick]:
+        """A bar on stderr with count, time gone and time left; yields the function that moves it."""
+        bar = Progress(
+            TextColumn("  {task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self._err,
+            disable=self.mode == "quiet" or not self._err.is_terminal,
+            transient=True,
+        )
+        with bar:
+            task = bar.add_task(label, total=total, note="")
+
+            def tick(steps: int = 1, note: str = "") -> None:
+                if note:
+                    bar.update(task, note=note)
+                bar.advance(task, steps)
+
+            yield tick
+
+
+def _numeric(cell: str) -> bool:
+    return cell.lstrip("+-").replace(".", "", 1).replace(" ", "")[:1].isdigit() or cell in {"", "-"}
+
+
+QUIET = Console("quiet")

@@ -1,0 +1,1 @@
+"""Interactions and items: readers, catalogue, sequences, splits and candidate sets. No torch."""

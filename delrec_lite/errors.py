@@ -1,0 +1,65 @@
+"""Every error a user can meet: what was wrong, where, what to do, and the exit code of its kind."""
+
+
+class DelrecError(Exception):
+    """An error with a remedy; the command line prints both and exits with ``exit_code``.
+
+    Args:
+        message: What was wrong and where (file, row, key), one line.
+        hint: What to do about it, one line; may be empty.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(DelrecError):
+    """An argument that cannot be meant: k = 0, an empty history, an unknown title."""
+
+    exit_code = 2
+
+
+class ConfigError(DelrecError):
+    """A recipe that does not read: unknown key, wrong type, value out of range."""
+
+    exit_code = 3
+
+
+class DataError(DelrecError):
+    """Interactions or items that cannot be used."""
+
+    exit_code = 4
+
+
+class FetchError(DelrecError):
+    """No mirror delivered: unreachable, truncated, or a wrong sha256."""
+
+    exit_code = 5
+
+
+class BundleError(DelrecError):
+    """A bundle that is corrupt, foreign, or of another schema."""
+
+    exit_code = 6
+
+
+class MissingPackageError(DelrecError):
+    """An optional package is not installed."""
+
+    exit_code = 7
+
+
+class StorageError(DelrecError):
+    """A folder that cannot be written, or a full disk."""
+
+    exit_code = 8
+
+
+class GateError(DelrecError):
+    """An export that is not equal enough to what was trained; no bundle was left."""
+
+    exit_code = 9

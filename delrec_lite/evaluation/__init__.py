@@ -1,0 +1,1 @@
+"""Metrics, protocol, significance and tables. No torch."""

@@ -1,0 +1,1 @@
+"""Fetching models and data sets: a registry with mirrors, sha256, licence and size."""

@@ -1,0 +1,1 @@
+"""What serves, without torch: bundle, engine, recommender."""

@@ -1,0 +1,1 @@
+"""Conventional sequential recommenders to distil, behind one contract."""

@@ -1,0 +1,1 @@
+"""Export: merge, bake, quantise, check; imported as ``delrec_lite.export``."""
