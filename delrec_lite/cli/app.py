@@ -1,0 +1,78 @@
+"""The command ``delrec-lite``: wires the verbs and turns errors into one line and an exit code."""
+
+import errno
+import importlib
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from delrec_lite.errors import DelrecError, StorageError
+from delrec_lite.version import __version__
+
+VERBS = ("quickstart", "pull", "prepare", "train", "export", "eval", "recommend", "bench", "doctor")
+
+app = typer.Typer(
+    name="delrec-lite",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Distil a sequential recommender into an LLM, train it on a small machine, serve it on a CPU.",
+    epilog="Start here: `delrec-lite quickstart`. Tracebacks: DELREC_DEBUG=1.",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"delrec-lite {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
+
+for _verb in VERBS:
+    _module = importlib.import_module(f"delrec_lite.cli.{_verb}")
+    app.command(_verb, epilog=_module.EXAMPLE)(getattr(_module, _verb))
+
+
+def main() -> None:
+    """Run the command line; every error becomes one clear line, with a traceback only under DELREC_DEBUG=1."""
+    try:
+        app()
+    except (DelrecError, OSError, KeyboardInterrupt) as error:
+        if os.environ.get("DELREC_DEBUG"):
+            raise
+        sys.exit(_report(error))
+
+
+def _report(error: BaseException) -> int:
+    if isinstance(error, KeyboardInterrupt):
+        print("interrupted; the same command goes on from the last finished stage", file=sys.stderr)
+        return 130
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    if isinstance(error, OSError):
+        error = _storage(error)
+    assert isinstance(error, DelrecError)
+    print(f"error: {error.message}", file=sys.stderr)
+    if error.hint:
+        print(f"  try: {error.hint}", file=sys.stderr)
+    return error.exit_code
+
+
+def _storage(error: OSError) -> StorageError:
+    where = error.filename or "a file"
+    if error.errno == errno.ENOSPC:
+        return StorageError(f"no space left on the disk while writing {where}", "free some space and run it again")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return StorageError(f"not allowed to write or read {where}", "choose a folder you own, or mend its permissions")
+    return StorageError(f"{error.strerror or error}: {where}", "check the path")

@@ -1,0 +1,15 @@
+"""Options that several verbs share, and the console they ask for."""
+
+from typing import Annotated
+
+import typer
+
+from delrec_lite.console import Console
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+
+
+def make_console(json_output: bool = False, quiet: bool = False) -> Console:
+    """The sink for one command."""
+    return Console("json" if json_output else "quiet" if quiet else "human")
