@@ -1,0 +1,42 @@
+# The whole project by name: make setup | demo | test | lint | typecheck | bench | lock | clean
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: setup demo test lint typecheck bench lock clean
+
+setup: $(STAMP)
+
+# The pinned set; llama-cpp-python has no Linux wheel and is compiled here once (about 5 minutes on 2 cores).
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,gguf,dev]"
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/delrec-lite quickstart
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# Type checkers can't see that export/ and bench/ are sub-packages, so they check a tree of links.
+typecheck: $(STAMP)
+	rm -rf build/typing && mkdir -p build/typing/delrec_lite
+	for entry in delrec_lite/*; do ln -s "$(CURDIR)/$$entry" build/typing/delrec_lite/; done
+	ln -s "$(CURDIR)/export" "$(CURDIR)/bench" build/typing/delrec_lite/
+	cd build/typing && "$(CURDIR)/$(BIN)/mypy" --config-file "$(CURDIR)/pyproject.toml" -p delrec_lite
+
+bench: $(STAMP)
+	$(BIN)/delrec-lite bench runs/ml-100k-cpu/ml-100k-cpu.delrec
+
+lock: $(STAMP)
+	$(BIN)/python -m pip freeze --exclude-editable > constraints.txt
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

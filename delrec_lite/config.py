@@ -1,0 +1,138 @@
+"""The recipe of a run: frozen, typed, strict. Unknown keys are refused and errors name the key."""
+
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from delrec_lite.errors import ConfigError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSection(_Section):
+    """Which interactions, and how they become sequences and candidate sets."""
+
+    name: str = "ml-100k"
+    domain: Literal["movie", "game", "item", "artist"] = "movie"
+    k_core: int = Field(5, ge=1)
+    candidates: int = Field(15, ge=2, description="m: one positive and m - 1 unseen negatives")
+    seed: int = 2024
+
+
+class ModelSection(_Section):
+    """The base language model and the form of its prompt."""
+
+    base: str = "smollm2-135m-instruct"
+    soft_tokens: int = Field(16, ge=1, le=256, description="k, the vectors that stage 1 learns")
+    max_history: int = Field(50, ge=2, description="items of a history that the prompt holds, the newest")
+
+
+class TeacherSection(_Section):
+    """The sequential recommender to distil; the names are those of the teachers' own configuration."""
+
+    kind: Literal["sasrec", "gru4rec", "caser"] = "sasrec"
+    settings: dict[str, int | float] = Field(default_factory=dict)
+
+
+class OptimSection(_Section):
+    """How long and how fast a stage learns."""
+
+    epochs: float = Field(1.0, gt=0, description="passes over all training interactions")
+    tokens_per_step: int = Field(800, ge=16, description="item tokens whose gradients make one step")
+    lr: float = Field(1e-3, gt=0)
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps in which lr rises from 0")
+    seed: int = 1
+
+
+class DistillSection(OptimSection):
+    """Stage 1: the LLM is frozen, only the soft prompt learns (DELRec, sections 4.2 and 4.3)."""
+
+    lr: float = Field(3e-2, gt=0)
+    temporal_share: float = Field(0.25, ge=0, le=1, description="share of a step's tokens in temporal analysis")
+    temperature: float = Field(1.0, gt=0, description="softens the teacher's distribution")
+    weighting: Literal["uncertainty", "fixed"] = "uncertainty"
+
+
+class FinetuneSection(OptimSection):
+    """Stage 2: the soft prompt is frozen, the adapter and the item vectors learn."""
+
+    epochs: float = Field(3.0, gt=0)
+    lr: float = Field(6e-4, gt=0, description="of the LoRA matrices")
+    item_lr: float = Field(1e-3, gt=0, description="of the item vectors, scale and bias")
+    rank: int = Field(16, ge=1)
+    alpha: int = Field(32, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    item_dropout: float = Field(0.0, ge=0, lt=1, description="share of history items hidden from a step")
+    teacher_weight: float = Field(0.0, ge=0, le=1, description="share of the teacher's distribution in the target")
+
+
+class ExportSection(_Section):
+    """What the bundle holds."""
+
+    quant: Literal["iq4_nl", "q4_0", "q8_0", "f16", "bf16"] = "iq4_nl"
+    score_correlation: float = Field(0.98, gt=0, le=1, description="gate: against training precision")
+
+
+class Recipe(_Section):
+    """A whole run, from interactions to a bundle."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
+    data: DataSection = Field(default_factory=DataSection)
+    model: ModelSection = Field(default_factory=ModelSection)
+    teacher: TeacherSection = Field(default_factory=TeacherSection)
+    distill: DistillSection = Field(default_factory=DistillSection)
+    finetune: FinetuneSection = Field(default_factory=FinetuneSection)
+    export: ExportSection = Field(default_factory=ExportSection)
+
+    def dump(self) -> dict[str, Any]:
+        """Every key with its resolved value; ``parse`` reads it back."""
+        return self.model_dump(mode="json")
+
+
+def shipped_recipes() -> tuple[str, ...]:
+    """Names of the recipes in the package."""
+    folder = resources.files("delrec_lite.recipes")
+    return tuple(sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")))
+
+
+def load_recipe(name_or_path: str) -> Recipe:
+    """A shipped recipe by name, or a YAML file by path.
+
+    Raises:
+        ConfigError: No such recipe, not YAML, an unknown key or a value out of range; names file and key.
+    """
+    path = Path(name_or_path)
+    if path.suffix in {".yaml", ".yml"} or path.is_file():
+        if not path.is_file():
+            raise ConfigError(f"no recipe file at {path}", "check the path")
+        text = path.read_text(encoding="utf-8")
+    elif name_or_path in shipped_recipes():
+        text = resources.files("delrec_lite.recipes").joinpath(f"{name_or_path}.yaml").read_text(encoding="utf-8")
+    else:
+        raise ConfigError(
+            f"no recipe named {name_or_path!r}", f"one of {', '.join(shipped_recipes())}, or the path of a .yaml file"
+        )
+    return parse(text, where=name_or_path)
+
+
+def parse(text: str, where: str) -> Recipe:
+    """Read YAML text into a recipe; ``where`` names it in errors."""
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where} is not valid YAML: {str(error).splitlines()[0]}", "mend the line named") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where} holds no recipe", "a recipe is a mapping with at least `name:`")
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(f"{where}: unknown key {key!r}", "remove it, or look for a typing mistake") from error
+        raise ConfigError(f"{where}: {key}: {first['msg']}", f"got {first.get('input')!r}") from error

@@ -1,0 +1,83 @@
+"""Load a base model and its tokenizer from a Hugging Face folder or a GGUF file."""
+
+import logging
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from delrec_lite.errors import DelrecError
+from delrec_lite.prompts.tasks import Encode
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a base model comes through `pull`, never from inside a stage
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model as loaded.
+
+    Attributes:
+        model: A ``transformers`` causal LM, frozen, in evaluation mode.
+        encode: Text to token ids; adds no special token and reads none from the text.
+        bos: Id of the token that begins every prompt, or None.
+        name: As pulled.
+        folder: Hugging Face folder with the weights in training precision and ``tokenizer.json``.
+    """
+
+    model: Any
+    encode: Encode
+    bos: int | None
+    name: str
+    folder: Path
+
+
+def unpack(name: str, pulled: Path, cache: Path) -> Path:
+    """The Hugging Face folder of a pulled base; a GGUF file is de-quantised to bf16 once and kept in ``cache``."""
+    if (pulled / "config.json").is_file():
+        return pulled
+    ggufs = sorted(pulled.glob("*.gguf"))
+    if not ggufs:
+        raise DelrecError(f"{pulled} holds neither config.json nor a .gguf file", "pull the base model again")
+    folder = cache / f"{name}-bf16"
+    if (folder / "config.json").is_file():
+        return folder
+    import transformers
+
+    staging = cache / f"{name}-bf16.part"
+    shutil.rmtree(staging, ignore_errors=True)
+    _hush()
+    source = {"gguf_file": ggufs[0].name}
+    model = transformers.AutoModelForCausalLM.from_pretrained(pulled, dtype=torch.bfloat16, **source)
+    model.save_pretrained(staging)
+    transformers.AutoTokenizer.from_pretrained(pulled, **source).save_pretrained(staging)
+    staging.rename(folder)
+    return folder
+
+
+def load_base(name: str, folder: Path, dtype: torch.dtype = torch.bfloat16) -> Base:
+    """Load the weights of ``folder`` in ``dtype``, frozen."""
+    import transformers
+    from tokenizers import Tokenizer
+
+    _hush()
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
+    model.requires_grad_(False).eval()
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.encode_special_tokens = True
+
+    def encode(text: str) -> list[int]:
+        return list(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    return Base(model, encode, model.config.bos_token_id, name, folder)
+
+
+def _hush() -> None:
+    """Transformers' own bars and notes would break the stage's one line."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()
+    logging.getLogger("transformers").setLevel(logging.ERROR)

@@ -1,0 +1,84 @@
+"""The recommender as a torch module: a causal LM, a soft prompt, item vectors and the title-mean verbalizer."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from delrec_lite.llm.items import title_vectors, usual_norm
+from delrec_lite.llm.load import Base
+from delrec_lite.prompts.vocabulary import Vocabulary
+
+
+class ItemLM(nn.Module):
+    """Scores the whole catalogue at any position of a prompt in the extended vocabulary.
+
+    The score of item i at hidden state h is ``scale * h . (mean LM-head row of i's title + offset_i) + bias_i``
+    (the title-mean verbalizer). An item on the way in is its title's mean token embedding plus an offset. All
+    offsets and biases begin at zero, so an untrained item lives on its title.
+
+    Args:
+        base: The language model.
+        titles: The catalogue's titles.
+        soft: k, the number of soft-prompt vectors.
+        seed: For the soft prompt's first values: token rows drawn at random.
+    """
+
+    def __init__(self, base: Base, titles: Sequence[str], soft: int, seed: int = 0) -> None:
+        super().__init__()
+        self.lm = base.model
+        rows = self.lm.get_input_embeddings().weight
+        hidden = rows.shape[1]
+        self.vocabulary = Vocabulary(text=rows.shape[0], soft=soft, items=len(titles))
+        self.input_norm = usual_norm(rows)
+        self.register_buffer("titles_in", title_vectors(rows, titles, base.encode, self.input_norm))
+        head = self.lm.get_output_embeddings().weight
+        self.register_buffer("titles_out", title_vectors(head, titles, base.encode))
+        draw = torch.randint(rows.shape[0], (soft,), generator=torch.Generator().manual_seed(seed))
+        self.soft = nn.Parameter(rows[draw].float().clone())
+        self.offset_in = nn.Parameter(torch.zeros(len(titles), hidden))
+        self.offset_out = nn.Parameter(torch.zeros(len(titles), hidden))
+        self.bias = nn.Parameter(torch.zeros(len(titles)))
+        self.log_scale = nn.Parameter(torch.zeros(()))
+
+    @property
+    def body(self) -> Any:
+        """The transformer without its 49k-wide head."""
+        return self.lm.get_base_model().model if hasattr(self.lm, "get_base_model") else self.lm.model
+
+    def extension(self) -> Any:
+        """Input rows of soft tokens and items: shape ``[k + items, hidden]``, float32."""
+        return torch.cat([self.soft, self.titles_in + self.offset_in])
+
+    def head(self) -> Any:
+        """The verbalizer's rows with the scale folded in: shape ``[items, hidden]``, float32."""
+        return self.log_scale.exp() * (self.titles_out + self.offset_out)
+
+    def embed(self, ids: Any) -> Any:
+        """Vectors of extended token ids, any shape, in the body's precision."""
+        rows = self.body.embed_tokens.weight
+        text = rows[ids.clamp(max=self.vocabulary.text - 1)]
+        extra = self.extension()[(ids - self.vocabulary.text).clamp(min=0)].to(rows.dtype)
+        return torch.where((ids < self.vocabulary.text).unsqueeze(-1), text, extra)
+
+    def hidden(self, ids: Any, positions: Any, mask: Any, read: Any) -> Any:
+        """Hidden states after the final norm, at the places that are read.
+
+        Args:
+            ids: Extended token ids, int64 ``[rows, length]``.
+            positions: Position of each, int64, same shape.
+            mask: Who sees whom, bool ``[rows, 1, length, length]``.
+            read: Flat indices into ``rows * length``, int64 ``[reads]``.
+
+        Returns:
+            float32 ``[reads, hidden]``.
+        """
+        states = self.body(
+            inputs_embeds=self.embed(ids), position_ids=positions, attention_mask=mask, use_cache=False
+        ).last_hidden_state
+        return states.flatten(0, 1)[read].float()
+
+    def scores(self, hidden: Any) -> Any:
+        """Scores of the whole catalogue, float32 ``[reads, items]``."""
+        return hidden @ self.head().T + self.bias
