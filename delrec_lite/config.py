@@ -67,7 +67,6 @@ class FinetuneSection(OptimSection):
     rank: int = Field(16, ge=1)
     alpha: int = Field(32, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
-    item_dropout: float = Field(0.0, ge=0, lt=1, description="share of history items hidden from a step")
     teacher_weight: float = Field(0.0, ge=0, le=1, description="share of the teacher's distribution in the target")
 
 
@@ -115,7 +114,8 @@ def load_recipe(name_or_path: str) -> Recipe:
         text = resources.files("delrec_lite.recipes").joinpath(f"{name_or_path}.yaml").read_text(encoding="utf-8")
     else:
         raise ConfigError(
-            f"no recipe named {name_or_path!r}", f"one of {', '.join(shipped_recipes())}, or the path of a .yaml file"
+            f"no recipe named {name_or_path!r}",
+            f"one of {', '.join(shipped_recipes())}, or the path of a .yaml file",
         )
     return parse(text, where=name_or_path)
 

@@ -7,7 +7,14 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from rich.console import Console as RichConsole
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 
@@ -32,13 +39,15 @@ class Console:
 
     def say(self, text: str) -> None:
         """A line for a person, on stderr."""
-        self._err.print(text, markup=False)
+        self._err.print(text, markup=False, soft_wrap=True)
 
     def heading(self, text: str) -> None:
         """A stage begins, on stderr."""
         self._err.print(text, style="bold", markup=False)
 
-    def result(self, data: Any, rows: Sequence[Sequence[str]] = (), header: Sequence[str] = (), title: str = "") -> None:
+    def result(
+        self, data: Any, rows: Sequence[Sequence[str]] = (), header: Sequence[str] = (), title: str = ""
+    ) -> None:
         """The answer, on stdout: ``data`` as JSON in json mode, else ``rows`` as a table (or ``data`` as text)."""
         if self.mode == "json":
             sys.stdout.write(json.dumps(data, ensure_ascii=False, indent=2) + "\n")

@@ -1,1 +1,1 @@
-"""Export: merge, bake, quantise, check; imported as ``delrec_lite.export``."""
+"""From a training run to a bundle: merge the adapter, bake soft prompt and items, quantise, prove, write."""

@@ -14,9 +14,10 @@ from delrec_lite.prompts.vocabulary import Vocabulary
 class ItemLM(nn.Module):
     """Scores the whole catalogue at any position of a prompt in the extended vocabulary.
 
-    The score of item i at hidden state h is ``scale * h . (mean LM-head row of i's title + offset_i) + bias_i``
-    (the title-mean verbalizer). An item on the way in is its title's mean token embedding plus an offset. All
-    offsets and biases begin at zero, so an untrained item lives on its title.
+    The score of item i at hidden state h is ``scale * h . (mean LM-head row of i's title + offset_i)`` (the
+    title-mean verbalizer; no bias, so that the rows can stand as rows of any runtime's output head). An item on
+    the way in is its title's mean token embedding plus an offset. All offsets begin at zero, so an untrained item
+    lives on its title.
 
     Args:
         base: The language model.
@@ -39,7 +40,6 @@ class ItemLM(nn.Module):
         self.soft = nn.Parameter(rows[draw].float().clone())
         self.offset_in = nn.Parameter(torch.zeros(len(titles), hidden))
         self.offset_out = nn.Parameter(torch.zeros(len(titles), hidden))
-        self.bias = nn.Parameter(torch.zeros(len(titles)))
         self.log_scale = nn.Parameter(torch.zeros(()))
 
     @property
@@ -81,4 +81,4 @@ class ItemLM(nn.Module):
 
     def scores(self, hidden: Any) -> Any:
         """Scores of the whole catalogue, float32 ``[reads, items]``."""
-        return hidden @ self.head().T + self.bias
+        return hidden @ self.head().T

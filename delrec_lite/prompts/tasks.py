@@ -73,13 +73,12 @@ def compile_prompts(domain: Domain, vocabulary: Vocabulary, encode: Encode, bos:
         bos: The base model's first token, where it wants one.
     """
     text = {
-        "instruction": f"Someone's {domain.items} are listed in the order in which they were {domain.done}. "
-        "The pattern is:",
-        "next": f"\nWhich of the {domain.items} comes next?\nList:",
-        "temporal": f"\nWhich of the {domain.items} is hidden between the others?\nList:",
-        "after": " hidden, then",
-        "hidden": " so the hidden one is",
-        "again": "\nList:",
+        "instruction": f"The pattern of {domain.items}:",
+        "next": f" What is {domain.done} next?",
+        "temporal": f" What was {domain.done} between?",
+        "after": " (hidden),",
+        "hidden": ": hidden is",
+        "again": ".",
     }
     head = ([] if bos is None else [bos]) + encode(text["instruction"]) + list(vocabulary.soft_ids)
     return Prompts(
@@ -91,3 +90,14 @@ def compile_prompts(domain: Domain, vocabulary: Vocabulary, encode: Encode, bos:
         again=tuple(encode(text["again"])),
         text=text,
     )
+
+
+def zero_shot_prompt(domain: Domain, titles: Sequence[str]) -> str:
+    """The question in plain words, for a model that has learned nothing of the data.
+
+    Args:
+        domain: The words.
+        titles: The history, oldest first.
+    """
+    listed = "\n".join(titles)
+    return f"{domain.items.capitalize()} that someone {domain.done}, in order:\n{listed}\nNext one:\n"

@@ -1,0 +1,21 @@
+"""`delrec-lite doctor`: what is installed, what is missing, and the command that mends it."""
+
+from delrec_lite.cli.common import JsonFlag, QuietFlag, make_console
+
+EXAMPLE = "Example: `delrec-lite doctor --json`"
+
+
+def doctor(json_output: JsonFlag = False, quiet: QuietFlag = False) -> None:
+    """Look at packages, CPU, memory and cache; nothing is imported, fetched or changed."""
+    from delrec_lite.doctor import examine
+
+    console = make_console(json_output, quiet)
+    report = examine()
+    rows = [(c.name, c.state, c.found, c.purpose) for c in report.checks]
+    console.result(report.dump(), rows, ("what", "state", "found", "for"))
+    # Outside the table, so that a terminal's width never breaks a command that is to be copied.
+    for check in report.checks:
+        if check.mend:
+            console.say(f"{check.name}: {check.mend}")
+    if not any(check.mend for check in report.checks):
+        console.say("nothing is missing")

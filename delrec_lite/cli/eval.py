@@ -1,0 +1,21 @@
+"""`delrec-lite eval`: the table of a run."""
+
+from delrec_lite.cli.common import JsonFlag, QuietFlag, make_console
+from delrec_lite.cli.options import DEFAULT_RECIPE, DEFAULT_RUNS, RecipeArgument, RunsOption
+
+EXAMPLE = "Example: `delrec-lite eval ml-100k-cpu --json`"
+
+
+def eval(  # noqa: A001 - the verb's name
+    recipe: RecipeArgument = DEFAULT_RECIPE,
+    runs: RunsOption = DEFAULT_RUNS,
+    json_output: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Rank all test users with every model of the run and print the table; missing stages are made first."""
+    from delrec_lite.config import load_recipe
+    from delrec_lite.pipeline.run import Run
+    from delrec_lite.pipeline.table import evaluate, show
+
+    console = make_console(json_output, quiet)
+    show(evaluate(Run(load_recipe(recipe), runs, console)), console)

@@ -1,0 +1,38 @@
+"""`delrec-lite export`: merge, bake, quantise and prove; one bundle."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from delrec_lite.cli.common import JsonFlag, QuietFlag, make_console
+from delrec_lite.cli.options import DEFAULT_RECIPE, DEFAULT_RUNS, RecipeArgument, RunsOption
+
+EXAMPLE = "Example: `delrec-lite export ml-100k-cpu --quant q8_0 --out big.delrec`"
+
+
+def export(
+    recipe: RecipeArgument = DEFAULT_RECIPE,
+    quant: Annotated[str | None, typer.Option(help="iq4_nl, q4_0, q8_0, f16 or bf16; default: the recipe's.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The bundle; default RUNS/NAME/NAME.delrec.")] = None,
+    runs: RunsOption = DEFAULT_RUNS,
+    json_output: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Write the bundle of a trained run; what is not trained yet is trained first."""
+    from delrec_lite.config import load_recipe
+    from delrec_lite.errors import UsageError
+    from delrec_lite.pipeline.run import Run
+
+    console = make_console(json_output, quiet)
+    read = load_recipe(recipe)
+    run = Run(read, runs, console)
+    if quant is None and out is None:
+        done = run.export()
+        console.result({"bundle": str(run.bundle), **done.result} if json_output else f"{run.bundle}")
+        return
+    if out is None:
+        raise UsageError("--quant without --out would replace the recipe's own bundle", "add --out NAME.delrec")
+    made = run.write_bundle(out, quant or read.export.quant)
+    result = {"bundle": str(out), "bytes": made.bytes, "quant": quant or read.export.quant}
+    console.result({**result, "parity": made.parity.dump()} if json_output else f"{out}")

@@ -1,0 +1,20 @@
+"""`delrec-lite quickstart`: the whole road, from a ratings log to a quantised recommendation."""
+
+from delrec_lite.cli.common import JsonFlag, QuietFlag, make_console
+from delrec_lite.cli.options import DEFAULT_RECIPE, DEFAULT_RUNS, FreshFlag, RecipeArgument, RunsOption
+
+EXAMPLE = "Example: `delrec-lite quickstart` (about 25 minutes on 2 cores; interrupted, it goes on where it was)"
+
+
+def quickstart(
+    recipe: RecipeArgument = DEFAULT_RECIPE,
+    runs: RunsOption = DEFAULT_RUNS,
+    fresh: FreshFlag = False,
+    json_output: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Pull, prepare, teacher, stage 1, stage 2, export, evaluate, recommend: DELRec on real data."""
+    from delrec_lite.config import load_recipe
+    from delrec_lite.pipeline.quickstart import quickstart as whole_road
+
+    whole_road(load_recipe(recipe), runs, make_console(json_output, quiet), fresh)

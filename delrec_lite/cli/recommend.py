@@ -1,0 +1,53 @@
+"""`delrec-lite recommend`: what comes next, from a bundle, on the CPU, without torch."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from delrec_lite.cli.common import JsonFlag, QuietFlag, make_console
+
+EXAMPLE = 'Example: `delrec-lite recommend my.delrec --history "Toy Story (1995)" --history "Star Wars (1977)" -k 10`'
+
+
+def recommend(
+    bundle: Annotated[Path, typer.Argument(help="The bundle folder, NAME.delrec.")],
+    history: Annotated[
+        list[str] | None, typer.Option("--history", help="A title (or id:ITEM), oldest first; repeat it.")
+    ] = None,
+    history_file: Annotated[Path | None, typer.Option(help="Titles, one a line, oldest first.")] = None,
+    candidates: Annotated[
+        list[str] | None, typer.Option("--candidates", help="Rank only these titles; repeat it.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", help="How many to show.")] = 10,
+    allow_new: Annotated[bool, typer.Option(help="Take unknown titles as new items, by their words.")] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="Default: the cores allowed.")] = None,
+    json_output: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Rank what comes next after a history of titles."""
+    from dataclasses import asdict
+
+    from delrec_lite.errors import UsageError
+    from delrec_lite.runtime.recommender import Recommender
+
+    console = make_console(json_output, quiet)
+    titles = list(history or [])
+    if history_file is not None:
+        titles += [line.strip() for line in history_file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not titles:
+        raise UsageError("the history is empty", 'give titles with --history "A title" or --history-file FILE')
+    if k < 1:
+        raise UsageError(f"-k is {k}", "ask for at least one item")
+    with Recommender.load(bundle, threads) as recommender:
+        answer = recommender.recommend(titles, k, candidates, allow_new)
+    for match in answer.matched:
+        if match.item < 0:
+            console.say(f"new item: {match.given}")
+        elif match.given != match.title:
+            also = f" (not {', '.join(match.others)})" if match.others else ""
+            console.say(f"{match.given} -> {match.title}{also}")
+    rows = [(str(i.rank), i.title, f"{i.score:.2f}", f"{i.probability:.1%}") for i in answer.items]
+    console.result(asdict(answer), rows, ("rank", "title", "score", "share"))
+    phases = ", ".join(f"{name} {ms:.1f}" for name, ms in answer.milliseconds.items())
+    console.say(f"{sum(answer.milliseconds.values()):.0f} ms ({phases})")

@@ -1,0 +1,40 @@
+"""`delrec-lite train`: fit the teacher, distil it into the soft prompt, fine-tune the LLM."""
+
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+from delrec_lite.cli.common import JsonFlag, QuietFlag, make_console
+from delrec_lite.cli.options import DEFAULT_RECIPE, DEFAULT_RUNS, FreshFlag, RecipeArgument, RunsOption
+
+EXAMPLE = "Example: `delrec-lite train ml-100k-cpu --stage distill`"
+
+
+class Stage(str, Enum):
+    """Stages of training, in order."""
+
+    teacher = "teacher"
+    distill = "distill"
+    finetune = "finetune"
+
+
+def train(
+    recipe: RecipeArgument = DEFAULT_RECIPE,
+    stage: Annotated[Stage, typer.Option(help="The last stage to run; those before it run if they must.")] = (
+        Stage.finetune
+    ),
+    runs: RunsOption = DEFAULT_RUNS,
+    fresh: FreshFlag = False,
+    json_output: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Train up to a stage; finished stages are kept, an interrupted one goes on from its checkpoint."""
+    from delrec_lite.config import load_recipe
+    from delrec_lite.pipeline.run import Run
+
+    console = make_console(json_output, quiet)
+    run = Run(load_recipe(recipe), runs, console, fresh)
+    done = getattr(run, stage.value)()
+    data = {name: {"folder": str(s.folder), "seconds": s.seconds, **s.result} for name, s in run.stages.items()}
+    console.result(data if json_output else f"{done.folder}")

@@ -1,0 +1,122 @@
+"""`prepare`: a log and item titles to sequences, splits and candidate sets, once per data set."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from delrec_lite.console import QUIET, Console
+from delrec_lite.data.candidates import SPLITS, sample_candidates
+from delrec_lite.data.movielens import read_movielens
+from delrec_lite.data.readers import Interactions
+from delrec_lite.data.store import Settings, make_dataset, save_dataset
+from delrec_lite.data.titles import unique_titles
+from delrec_lite.data.types import Catalog, Dataset
+from delrec_lite.errors import DataError, UsageError
+
+# Leave-one-out needs a test item, a validation item and something before them.
+SHORTEST = 3
+
+
+def prepare(
+    name: str,
+    source: Path,
+    out: Path,
+    k_core: int = 5,
+    m: int = 15,
+    seed: int = 2024,
+    console: Console = QUIET,
+) -> Dataset:
+    """Prepare a pulled data set.
+
+    Args:
+        name: Its name.
+        source: Folder with ``u.data`` and ``u.item``, or with ``.inter`` and ``.item``.
+        out: Folder to write; an older data set there is replaced.
+        k_core: Least interactions per user and per item, applied until both hold.
+        m: Candidates per user.
+        seed: Of the candidate sets.
+        console: Shows what came out.
+
+    Raises:
+        DataError: Rows that do not read, or nothing left after the k-core.
+        StorageError: ``out`` cannot be written.
+    """
+    interactions, titles = read_movielens(source)
+    return prepare_tables(name, interactions, titles, out, Settings(k_core, m, seed), console)
+
+
+def prepare_tables(
+    name: str,
+    interactions: Interactions,
+    titles: Mapping[str, str],
+    out: Path,
+    settings: Settings,
+    console: Console = QUIET,
+) -> Dataset:
+    """Prepare any log; ``titles`` gives each item id's title. Otherwise as ``prepare``."""
+    if settings.k_core < 1 or settings.m < 2:
+        raise UsageError(
+            f"k-core {settings.k_core} with {settings.m} candidates cannot be meant",
+            "k-core must be at least 1, candidates at least 2",
+        )
+    dataset = build_dataset(name, interactions, titles, settings.k_core)
+    candidates = {split: sample_candidates(dataset, split, settings.m, settings.seed) for split in SPLITS}
+    save_dataset(dataset, candidates, settings, out)
+    kept = sum(len(s) for s in dataset.sequences)
+    console.say(
+        f"  {name}: {len(dataset.user_ids)} users, {len(dataset.catalog)} items, {kept} of "
+        f"{len(interactions.users)} interactions after the {settings.k_core}-core"
+    )
+    return dataset
+
+
+def build_dataset(name: str, interactions: Interactions, titles: Mapping[str, str], k_core: int) -> Dataset:
+    """Filter, order by time (ties by the order of the file) and number densely.
+
+    Users and items are numbered in the order of their ids, numbers as numbers.
+    """
+    user_ids, users = _number(interactions.users)
+    item_ids, items = _number(interactions.items)
+    kept = k_core_rows(users, items, k_core)
+    if not kept.any():
+        raise DataError(f"nothing is left of {name} after the {k_core}-core", "lower --k-core")
+    rows = np.flatnonzero(kept)
+    rows = rows[np.lexsort((rows, interactions.times[rows], users[rows]))]
+    left_users, lengths = np.unique(users[rows], return_counts=True)
+    left_items, dense = np.unique(items[rows], return_inverse=True)
+    sequences = np.split(dense.astype(np.int64), np.cumsum(lengths)[:-1])
+    ids = tuple(item_ids[i] for i in left_items)
+    untitled = next((i for i in ids if i not in titles), None)
+    if untitled is not None:
+        raise DataError(f"item {untitled!r} of {name} has interactions but no title", "add it to the item list")
+    # Counted without validation and test items, so that not even a title's number tells of them.
+    counts = np.bincount(np.concatenate([s[:-2] for s in sequences]), minlength=len(ids))
+    catalog = Catalog(ids, unique_titles([titles[i] for i in ids], counts.tolist()))
+    return make_dataset(name, catalog, [user_ids[u] for u in left_users], sequences)
+
+
+def k_core_rows(users: npt.NDArray[np.int64], items: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.bool_]:
+    """Which interactions remain when every user and item must have k of them, repeated until nothing changes.
+
+    Args:
+        users: User index per row.
+        items: Item index per row.
+        k: Least interactions; users keep at least ``SHORTEST`` in any case.
+    """
+    kept = np.ones(len(users), dtype=bool)
+    while True:
+        by_user = np.bincount(users[kept], minlength=users.max() + 1)
+        by_item = np.bincount(items[kept], minlength=items.max() + 1)
+        still = kept & (by_user[users] >= max(k, SHORTEST)) & (by_item[items] >= k)
+        if still.sum() == kept.sum():
+            return still
+        kept = still
+
+
+def _number(ids: tuple[str, ...]) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """Distinct ids in order, and each row's index into them."""
+    distinct = sorted(set(ids), key=lambda i: (not i.isdecimal(), int(i) if i.isdecimal() else 0, i))
+    index = {i: n for n, i in enumerate(distinct)}
+    return distinct, np.array([index[i] for i in ids], dtype=np.int64)

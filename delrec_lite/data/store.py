@@ -1,0 +1,169 @@
+"""A prepared data set as a folder: sequences, catalogue, candidate sets; JSON and npz, never pickle.
+
+``dataset.json`` (counts, settings, fingerprint), ``catalog.json`` (ids, titles), ``users.json`` (ids),
+``sequences.npz`` (``items`` end to end, ``lengths`` per user), and ``candidates-SPLIT.json`` for valid and test.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from delrec_lite.data.types import CandidateSets, Catalog, Dataset, Ints
+from delrec_lite.errors import DataError, StorageError
+
+SCHEMA = 1
+_AGAIN = "prepare the data set again"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a data set was prepared with.
+
+    Attributes:
+        k_core: Least interactions per user and per item.
+        m: Candidates per user.
+        seed: Of the candidate sets.
+    """
+
+    k_core: int
+    m: int
+    seed: int
+
+
+def make_dataset(name: str, catalog: Catalog, user_ids: Sequence[str], sequences: Sequence[Ints]) -> Dataset:
+    """A data set with its fingerprint: sha256 over name, catalogue, user ids and sequences."""
+    digest = hashlib.sha256(json.dumps([name, catalog.ids, catalog.titles, list(user_ids)]).encode())
+    for sequence in sequences:
+        digest.update(np.int64(len(sequence)).astype("<i8").tobytes())
+        digest.update(sequence.astype("<i8").tobytes())
+    return Dataset(name, catalog, tuple(user_ids), tuple(sequences), digest.hexdigest())
+
+
+def save_dataset(dataset: Dataset, candidates: Mapping[str, CandidateSets], settings: Settings, folder: Path) -> None:
+    """Write ``folder`` whole or not at all; an older data set in its place is replaced.
+
+    Raises:
+        StorageError: It cannot be written, or holds something that is no data set.
+    """
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "dataset.json").is_file():
+        raise StorageError(f"{folder} is not empty and holds no data set", "choose another folder for the data set")
+    staging: Path | None = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        new = staging / "new"
+        new.mkdir()
+        _write(dataset, candidates, settings, new)
+        if folder.exists():
+            folder.rename(staging / "old")
+        new.rename(folder)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {folder}: {error.strerror or error}",
+            "choose a folder you own on a disk with free space",
+        ) from error
+    finally:
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _write(dataset: Dataset, candidates: Mapping[str, CandidateSets], settings: Settings, folder: Path) -> None:
+    lengths = np.array([len(s) for s in dataset.sequences], dtype=np.int64)
+    items = np.concatenate(dataset.sequences) if dataset.sequences else np.empty(0, dtype=np.int64)
+    np.savez_compressed(folder / "sequences.npz", items=items.astype(np.int32), lengths=lengths)
+    _dump(folder / "catalog.json", {"ids": dataset.catalog.ids, "titles": dataset.catalog.titles})
+    _dump(folder / "users.json", dataset.user_ids)
+    for split, sets in candidates.items():
+        rows = {
+            "split": split,
+            "seed": sets.seed,
+            "dataset": dataset.fingerprint,
+            "items": sets.items.tolist(),
+        }
+        _dump(folder / f"candidates-{split}.json", rows)
+    about = {
+        "schema": SCHEMA,
+        "name": dataset.name,
+        "users": len(dataset.user_ids),
+        "items": len(dataset.catalog),
+        "interactions": int(lengths.sum()),
+        **vars(settings),
+        "fingerprint": dataset.fingerprint,
+    }
+    _dump(folder / "dataset.json", about, indent=2)
+
+
+def _dump(path: Path, data: Any, indent: int | None = None) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        json.dump(data, file, ensure_ascii=False, indent=indent)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def load_dataset(folder: Path) -> Dataset:
+    """Read a prepared data set and check its fingerprint.
+
+    Raises:
+        DataError: Not a prepared data set, of another schema, or changed since.
+    """
+    about = _load(folder / "dataset.json")
+    if about.get("schema") != SCHEMA:
+        raise DataError(f"{folder} has data set schema {about.get('schema')}, this program reads {SCHEMA}", _AGAIN)
+    try:
+        titles, users = _load(folder / "catalog.json"), _load(folder / "users.json")
+        catalog = Catalog(tuple(titles["ids"]), tuple(titles["titles"]))
+        with np.load(folder / "sequences.npz", allow_pickle=False) as arrays:
+            items, lengths = arrays["items"].astype(np.int64), arrays["lengths"]
+        sequences = np.split(items, np.cumsum(lengths)[:-1])
+        dataset = make_dataset(about["name"], catalog, users, sequences)
+        intact = dataset.fingerprint == about["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{folder} does not read: {error}", _AGAIN) from error
+    if not intact:
+        raise DataError(f"{folder} is not what was prepared: its fingerprint differs", _AGAIN)
+    return dataset
+
+
+def load_candidates(folder: Path) -> dict[str, CandidateSets]:
+    """The candidate sets of a prepared data set, by split: ``valid`` and ``test``.
+
+    Raises:
+        DataError: Missing, or sampled for another data set.
+    """
+    about = _load(folder / "dataset.json")
+    found = {}
+    for split in ("valid", "test"):
+        path = folder / f"candidates-{split}.json"
+        data = _load(path)
+        try:
+            sets = CandidateSets(split, np.array(data["items"], dtype=np.int64), int(data["seed"]))
+            fits = data["dataset"] == about["fingerprint"] and sets.items.shape == (
+                about["users"],
+                about["m"],
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path} does not read: {error}", _AGAIN) from error
+        if not fits:
+            raise DataError(f"{path} belongs to another data set", _AGAIN)
+        found[split] = sets
+    return found
+
+
+def _load(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path.parent} is no prepared data set: {path.name} is missing", _AGAIN) from error
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON: {error}", _AGAIN) from error

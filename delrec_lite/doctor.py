@@ -1,0 +1,186 @@
+"""What is installed, what the machine offers, what is missing, and the exact command that mends it."""
+
+import importlib.metadata
+import os
+import platform
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from delrec_lite import machine
+from delrec_lite.hub.pull import cache_folder, cached
+from delrec_lite.hub.registry import ASSETS
+from delrec_lite.version import __version__
+
+# What each package is for. Never imported here: torch alone would take seconds.
+_PURPOSE = {
+    "accelerate": "training: loading the base model",
+    "gguf": "export: reading and writing GGUF",
+    "llama-cpp-python": "serving, evaluating and quantising GGUF",
+    "numpy": "everything",
+    "peft": "training: adapters (stage 2)",
+    "platformdirs": "the cache folder",
+    "pyarrow": "Parquet files",
+    "pydantic": "recipes",
+    "pyyaml": "recipes",
+    "rapidfuzz": "forgiving title search",
+    "rich": "tables and progress bars",
+    "safetensors": "bundles and checkpoints",
+    "torch": "training, both stages",
+    "transformers": "training: the base model",
+    "typer": "the command line",
+}
+_REQUIREMENT = re.compile(r"^([\w.-]+)(?:\[[^]]*\])?\s*\(?([^;()]*)\)?\s*(?:;.*extra == ['\"]([\w-]+)['\"])?")
+
+State = Literal["ok", "missing", "warning"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at.
+
+    Attributes:
+        name: What.
+        state: ``missing`` and ``warning`` have something in ``mend``.
+        found: Version, path or figure.
+        purpose: What it is for.
+        mend: The command or deed that mends it; empty if nothing needs mending.
+    """
+
+    name: str
+    state: State
+    found: str
+    purpose: str
+    mend: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """All checks, and the machine in figures.
+
+    Attributes:
+        checks: In the order to be shown.
+        machine: ``cpu``, ``features``, ``cores``, ``memory_bytes``.
+    """
+
+    checks: tuple[Check, ...]
+    machine: dict[str, Any]
+
+    def dump(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "version": __version__,
+            "python": platform.python_version(),
+            "machine": self.machine,
+            "checks": [asdict(check) for check in self.checks],
+        }
+
+
+def examine(cache: Path | None = None) -> Report:
+    """Look at packages, machine and cache without importing anything heavy or fetching anything.
+
+    Args:
+        cache: Default: ``cache_folder()``.
+    """
+    figures = {
+        "cpu": machine.cpu_name(),
+        "features": list(machine.cpu_features()),
+        "cores": machine.cores_allowed(),
+        "memory_bytes": machine.memory_limit_bytes(),
+    }
+    python = Check("python", "ok", f"{platform.python_version()} at {sys.executable}", "everything")
+    own = Check("delrec-lite", "ok", __version__, "this program")
+    checks = [own, python, *_packages(), *_machine(figures), *_cache(cache or cache_folder())]
+    return Report(tuple(checks), figures)
+
+
+def _packages() -> Iterator[Check]:
+    for name, wanted in sorted(requirements().items()):
+        purpose = _PURPOSE.get(name, "")
+        install = f"{shlex.quote(sys.executable)} -m pip install {shlex.quote(name + wanted)}"
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            if name == "llama-cpp-python" and not (shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")):
+                install = f"install a C++ compiler (Debian: sudo apt-get install build-essential), then {install}"
+            yield Check(name, "missing", "", purpose, install)
+            continue
+        fits = _fits(version, wanted)
+        yield Check(name, "ok" if fits else "warning", version, purpose, "" if fits else install)
+    try:
+        yield Check("pip", "ok", importlib.metadata.version("pip"), "pull from the package index")
+    except importlib.metadata.PackageNotFoundError:
+        command = f"{shlex.quote(sys.executable)} -m ensurepip"
+        yield Check("pip", "missing", "", "pull from the package index", command)
+
+
+def requirements() -> dict[str, str]:
+    """Range wanted of each package, by name, as this installation's metadata says; not those for tests."""
+    try:
+        lines = importlib.metadata.requires("delrec-lite") or []
+    except importlib.metadata.PackageNotFoundError:  # run from a source tree that is not installed
+        return dict.fromkeys(_PURPOSE, "")
+    wanted = {}
+    for line in lines:
+        found = _REQUIREMENT.match(line)
+        if found and found[3] != "dev":
+            wanted[found[1].lower()] = found[2].strip()
+    return wanted
+
+
+def _fits(version: str, wanted: str) -> bool:
+    try:
+        from packaging.specifiers import InvalidSpecifier, SpecifierSet
+    except ImportError:
+        return True
+    try:
+        return SpecifierSet(wanted).contains(version, prereleases=True)
+    except InvalidSpecifier:
+        return True
+
+
+def _machine(figures: dict[str, Any]) -> Iterator[Check]:
+    yield Check("CPU", "ok", figures["cpu"], "training and serving")
+    features = figures["features"]
+    slow = platform.machine() in {"x86_64", "AMD64"} and features and "avx2" not in features
+    yield Check(
+        "CPU features",
+        "warning" if slow else "ok",
+        " ".join(features) or "not known on this system",
+        "quantised and bfloat16 kernels",
+        "this CPU lacks AVX2: expect several times the usual latency" if slow else "",
+    )
+    yield Check("cores allowed", "ok", str(figures["cores"]), "threads")
+    memory = figures["memory_bytes"]
+    small = 0 < memory < 4e9
+    yield Check(
+        "memory",
+        "warning" if small else "ok",
+        f"{memory / 1e9:.1f} GB" if memory else "not known on this system",
+        "training wants 8 GB, serving 1 GB",
+        "serving will do; train on a machine with 8 GB" if small else "",
+    )
+
+
+def _cache(folder: Path) -> Iterator[Check]:
+    there = next((p for p in (folder, *folder.parents) if p.exists()), folder)
+    writable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    free = f"{shutil.disk_usage(there).free / 1e9:.1f} GB free" if there.exists() else ""
+    yield Check(
+        "cache",
+        "ok" if writable else "warning",
+        f"{folder}, {free if writable else 'not writable'}",
+        "models and data sets",
+        "" if writable else "set DELREC_CACHE to a folder you can write",
+    )
+    for name, asset in ASSETS.items():
+        found = cached(name, folder)
+        if found:
+            yield Check(name, "ok", f"{found.bytes / 1e6:.0f} MB from {found.mirror}", asset.kind)
+        else:
+            yield Check(name, "missing", "not pulled yet", asset.kind, f"delrec-lite pull {name}")

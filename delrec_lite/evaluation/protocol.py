@@ -1,0 +1,87 @@
+"""The two protocols: rank the target among m candidates, and among the whole catalogue."""
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from delrec_lite.console import QUIET, Console
+from delrec_lite.data.types import CandidateSets, Floats, Ints, Split
+from delrec_lite.errors import DataError
+from delrec_lite.evaluation.metrics import Ranks
+
+Scorer = Callable[[Sequence[Ints]], Floats]
+
+
+def rank_all(
+    scorer: Scorer,
+    split: Split,
+    candidates: CandidateSets,
+    batch: int = 16,
+    console: Console = QUIET,
+    label: str = "evaluate",
+) -> Ranks:
+    """Score every user once and rank the target under both protocols.
+
+    Args:
+        scorer: Histories to scores of the whole catalogue, float32 ``[histories, items]``.
+        split: Histories and targets.
+        candidates: Of the same split and users.
+        batch: Users scored together.
+        console: Shows the bar.
+        label: Before the bar.
+
+    Raises:
+        DataError: A score is not a number.
+    """
+    m15, full = [], []
+    start = time.monotonic()
+    with console.progress(label, len(split)) as tick:
+        for at in range(0, len(split), batch):
+            histories = split.histories[at : at + batch]
+            scores = scorer(histories)
+            targets = split.targets[at : at + batch]
+            m15.append(
+                candidate_ranks(
+                    np.take_along_axis(scores, candidates.items[at : at + batch], 1),
+                    candidates.items[at : at + batch],
+                    targets,
+                )
+            )
+            full.append(catalogue_ranks(scores, histories, targets))
+            tick(len(histories))
+    return Ranks(np.concatenate(m15), np.concatenate(full), time.monotonic() - start)
+
+
+def candidate_ranks(scores: Floats, items: Ints, targets: Ints) -> Ints:
+    """Ranks of the targets among their candidates.
+
+    Args:
+        scores: Of the candidates, ``[users, m]``.
+        items: The candidates, ``[users, m]``, each target once among its own.
+        targets: ``[users]``.
+    """
+    at = items == targets[:, None]
+    if not (at.sum(1) == 1).all():
+        raise DataError("a candidate set does not hold its target once", "prepare the data set again")
+    return ranks_of(scores, scores[at], np.ones_like(at))
+
+
+def catalogue_ranks(scores: Floats, histories: Sequence[Ints], targets: Ints) -> Ints:
+    """Ranks of the targets in the catalogue; what a user has already had is left out, save the target itself."""
+    open_ = np.ones(scores.shape, dtype=bool)
+    for row, history in enumerate(histories):
+        open_[row, history] = False
+    users = np.arange(len(targets))
+    open_[users, targets] = True
+    return ranks_of(scores, scores[users, targets], open_)
+
+
+def ranks_of(scores: Floats, wanted: Floats, open_: "np.typing.NDArray[np.bool_]") -> Ints:
+    """1 + items scored above + half of those scored the same, rounded up: equal scores never win by their order."""
+    if not np.isfinite(scores).all():
+        raise DataError("a model gave a score that is not a number", "its training went wrong: lower the learning rate")
+    above = ((scores > wanted[:, None]) & open_).sum(1)
+    same = ((scores == wanted[:, None]) & open_).sum(1) - 1
+    ranks: Ints = 1 + above + (same + 1) // 2
+    return ranks

@@ -1,0 +1,66 @@
+"""How sure a figure is: bootstrap intervals over users, and paired tests between two models."""
+
+from dataclasses import dataclass
+from math import comb
+
+import numpy as np
+
+from delrec_lite.data.types import Floats
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """Two models on the same users.
+
+    Attributes:
+        difference: Mean of the first minus mean of the second.
+        low: Of the difference's 95% bootstrap interval.
+        high: Of the same.
+        p: Two-sided.
+        method: ``mcnemar-exact`` for metrics of 0 and 1, else ``sign-flip permutation``.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    method: str
+
+
+def interval(values: Floats, seed: int = 0) -> tuple[float, float]:
+    """The 95% percentile bootstrap interval of the mean over users."""
+    rng = np.random.default_rng(seed)
+    means = np.concatenate(
+        [values[rng.integers(0, len(values), (100, len(values)))].mean(1) for _ in range(RESAMPLES // 100)]
+    )
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def paired_test(a: Floats, b: Floats, seed: int = 0) -> PairedTest:
+    """Is ``a`` other than ``b``, the users being the same?
+
+    Metrics of 0 and 1 (HR@k): the exact McNemar test on the users where they differ. Others: a permutation test
+    that flips the signs of the users' differences, 10,000 times.
+    """
+    difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
+    low, high = interval(difference.astype(np.float32), seed)
+    if set(np.unique([a, b])) <= {0.0, 1.0}:
+        wins, losses = int((difference > 0).sum()), int((difference < 0).sum())
+        return PairedTest(float(difference.mean()), low, high, mcnemar(wins, losses), "mcnemar-exact")
+    rng = np.random.default_rng(seed)
+    observed, beyond, rounds = abs(difference.mean()), 0, 100
+    for _ in range(rounds):
+        signs = rng.choice([-1.0, 1.0], (100, len(difference)))
+        beyond += int((np.abs((signs * difference).mean(1)) >= observed - 1e-12).sum())
+    p = (beyond + 1) / (rounds * 100 + 1)
+    return PairedTest(float(difference.mean()), low, high, float(p), "sign-flip permutation")
+
+
+def mcnemar(wins: int, losses: int) -> float:
+    """Two-sided exact p of ``wins`` against ``losses`` under a fair coin."""
+    n = wins + losses
+    tail = sum(comb(n, k) for k in range(min(wins, losses) + 1))
+    return min(1.0, 2 * tail / 2**n)

@@ -1,0 +1,132 @@
+"""The table: rows with intervals, as JSON, as Markdown and for the screen, and the raw ranks beside it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from delrec_lite.evaluation.metrics import NAMES, Ranks, per_user
+from delrec_lite.evaluation.significance import interval, paired_test
+
+PROTOCOLS = ("m15", "full")
+TITLES = {"m15": "15 candidates (1 positive, 14 unseen negatives)", "full": "whole catalogue"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model under one protocol.
+
+    Attributes:
+        model: As shown.
+        protocol: ``m15`` or ``full``.
+        users: Test users.
+        metrics: Means over users, by name.
+        intervals: 95% bootstrap intervals of the means.
+        seconds: Time to score all users once (both protocols share it).
+    """
+
+    model: str
+    protocol: str
+    users: int
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    seconds: float
+
+
+def rows_for(model: str, ranks: Ranks) -> list[Row]:
+    """Both rows of a model."""
+    rows = []
+    for protocol in PROTOCOLS:
+        values = {name: per_user(ranks.of(protocol), name) for name in NAMES}
+        metrics = {name: round(float(v.mean()), 5) for name, v in values.items()}
+        intervals = {name: _rounded(interval(v)) for name, v in values.items()}
+        rows.append(Row(model, protocol, len(ranks.m15), metrics, intervals, round(ranks.seconds, 2)))
+    return rows
+
+
+def _rounded(pair: tuple[float, float]) -> tuple[float, float]:
+    return round(pair[0], 5), round(pair[1], 5)
+
+
+def write_table(folder: Path, entries: Mapping[str, Ranks], pairs: Sequence[tuple[str, str]]) -> list[Row]:
+    """Write ``table.json``, ``table.md``, ``ranks.json`` and ``comparisons.json``.
+
+    Args:
+        folder: Of the run.
+        entries: Ranks by model, in the order of the table.
+        pairs: Models to compare, first against second, user by user.
+    """
+    rows = [row for model, ranks in entries.items() for row in rows_for(model, ranks)]
+    comparisons = compare_all(entries, pairs)
+    raw = {model: {p: ranks.of(p).tolist() for p in PROTOCOLS} for model, ranks in entries.items()}
+    for name, data in (
+        ("table.json", [asdict(row) for row in rows]),
+        ("comparisons.json", comparisons),
+        ("ranks.json", raw),
+    ):
+        _write(
+            folder / name,
+            json.dumps(data, indent=None if name == "ranks.json" else 2, ensure_ascii=False) + "\n",
+        )
+    _write(folder / "table.md", markdown(rows, comparisons))
+    return rows
+
+
+def compare_all(entries: Mapping[str, Ranks], pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Paired tests on HR@1 and NDCG@10 under both protocols."""
+    out = []
+    for first, second in pairs:
+        for protocol in PROTOCOLS:
+            for metric in ("HR@1", "NDCG@10"):
+                a, b = (per_user(entries[model].of(protocol), metric) for model in (first, second))
+                test = asdict(paired_test(a, b))
+                shown = {k: round(v, 6) if isinstance(v, float) else v for k, v in test.items()}
+                out.append({"model": first, "against": second, "protocol": protocol, "metric": metric, **shown})
+    return out
+
+
+def markdown(rows: Sequence[Row], comparisons: Sequence[Mapping[str, Any]]) -> str:
+    """The table as aligned Markdown, an interval behind every mean."""
+    parts = []
+    for protocol in PROTOCOLS:
+        chosen = [row for row in rows if row.protocol == protocol]
+        if not chosen:
+            continue
+        cells = [["model", *NAMES]]
+        for row in chosen:
+            shown = [f"{row.metrics[n]:.3f} ({row.intervals[n][0]:.3f}-{row.intervals[n][1]:.3f})" for n in NAMES]
+            cells.append([row.model, *shown])
+        parts.append(f"**{TITLES[protocol]}**, {chosen[0].users} test users, 95% intervals\n\n{_aligned(cells)}")
+    tests = [c for c in comparisons if c["metric"] == "HR@1" and c["protocol"] == "m15"]
+    if tests:
+        cells = [["HR@1, 15 candidates", "difference", "95% interval", "p (paired)"]]
+        for c in tests:
+            name = f"{c['model']} against {c['against']}"
+            cells.append([name, f"{c['difference']:+.3f}", f"{c['low']:+.3f} to {c['high']:+.3f}", f"{c['p']:.2g}"])
+        parts.append(_aligned(cells))
+    return "\n\n".join(parts) + "\n"
+
+
+def screen(rows: Sequence[Row], protocol: str) -> tuple[list[list[str]], list[str]]:
+    """Rows and header for ``Console.result``: means, and the interval of the first metric."""
+    out = []
+    for row in rows:
+        if row.protocol == protocol:
+            low, high = row.intervals["HR@1"]
+            means = [f"{row.metrics[n]:.3f}" for n in NAMES]
+            out.append([row.model, *means, f"{low:.3f}-{high:.3f}", f"{row.seconds:.0f}"])
+    return out, ["model", *NAMES, "HR@1 95%", "s"]
+
+
+def _aligned(cells: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[n]) for row in cells) for n in range(len(cells[0]))]
+    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in cells]
+    rule = "|" + "|".join(("-" if n == 0 else "-") * (w + 1) + (":" if n else "-") for n, w in enumerate(widths)) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)

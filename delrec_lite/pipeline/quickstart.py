@@ -1,0 +1,48 @@
+"""The whole road in one call, and one recommendation in words at its end."""
+
+import time
+from pathlib import Path
+
+from delrec_lite.config import Recipe
+from delrec_lite.console import Console
+from delrec_lite.pipeline.run import Run
+from delrec_lite.pipeline.table import evaluate, show
+
+
+def quickstart(recipe: Recipe, runs: Path, console: Console, fresh: bool = False) -> Run:
+    """Make every stage of ``recipe`` that is not made yet, print the table and one recommendation.
+
+    Args:
+        recipe: What to make.
+        runs: Folder of all runs.
+        console: Shows progress and prints the table.
+        fresh: Start over.
+    """
+    start = time.monotonic()
+    run = Run(recipe, runs, console, fresh)
+    for pulled in run.pulled.values():
+        console.say(f"  pull: {pulled.name}, {pulled.bytes / 1e6:.0f} MB, {pulled.licence} ({pulled.mirror})")
+    run.export()
+    show(evaluate(run), console)
+    example(run, console)
+    minutes = (time.monotonic() - start) / 60
+    console.say(f"\n{minutes:.1f} minutes. Table: {run.folder / 'table.md'}. Bundle: {run.bundle}")
+    console.say(f'Next: delrec-lite recommend {run.bundle} --history "Toy Story (1995)"')
+    if recipe.name == "ml-100k-cpu":
+        console.say("More accuracy for more time: delrec-lite quickstart ml-100k-cpu-full")
+    return run
+
+
+def example(run: Run, console: Console) -> None:
+    """Recommend to one test user, through the bundle that serves."""
+    from delrec_lite.runtime.recommender import Recommender
+
+    test, catalog = run.dataset.test(), run.dataset.catalog
+    history = [catalog.titles[i] for i in test.histories[0][-5:]]
+    with Recommender.load(run.bundle) as recommender:
+        recommender.recommend(history=history, k=5)  # warm-up: pages of the model come from the disk
+        answer = recommender.recommend(history=history, k=5)
+    console.heading(f"After {', '.join(history)}:")
+    for item in answer.items:
+        console.say(f"  {item.rank}. {item.title}  {item.probability:.1%}")
+    console.say(f"  {sum(answer.milliseconds.values()):.0f} ms on the CPU")

@@ -1,0 +1,291 @@
+"""`Run`: the stages of a recipe, each made at most once, and what they made, loaded only when asked for."""
+
+import shutil
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from delrec_lite.config import Recipe
+from delrec_lite.console import Console
+from delrec_lite.data.store import load_candidates, load_dataset
+from delrec_lite.data.types import CandidateSets, Dataset
+from delrec_lite.errors import MissingPackageError
+from delrec_lite.hub.pull import Pulled, cache_folder, pull
+from delrec_lite.pipeline.stage import Done, key_of, run_stage
+from delrec_lite.prompts.domain import DOMAINS
+from delrec_lite.version import __version__
+
+# Goes into every stage's key: raise it when a stage computes something else from the same recipe.
+CODE = 1
+STAGES = ("teacher", "distill", "finetune")
+
+
+class Run:
+    """One recipe in one folder, ``<runs>/<recipe name>``.
+
+    Args:
+        recipe: What to make.
+        runs: Folder of all runs.
+        console: Shows each stage.
+        fresh: Forget what an earlier call made.
+    """
+
+    def __init__(self, recipe: Recipe, runs: Path, console: Console, fresh: bool = False) -> None:
+        self.recipe = recipe
+        self.folder = runs / recipe.name
+        self.console = console
+        self.stages: dict[str, Done] = {}
+        if fresh and self.folder.is_dir():
+            shutil.rmtree(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.dump(), sort_keys=False), encoding="utf-8")
+
+    @property
+    def bundle(self) -> Path:
+        """Where export writes."""
+        return self.folder / f"{self.recipe.name}.delrec"
+
+    @cached_property
+    def pulled(self) -> dict[str, Pulled]:
+        """The base model and the data set, fetched or from the cache: keys ``model`` and ``data``."""
+        names = {"model": self.recipe.model.base, "data": self.recipe.data.name}
+        return {role: pull(name, self.console, cache_folder()) for role, name in names.items()}
+
+    def prepare(self) -> Done:
+        """Interactions to sequences, splits and candidate sets."""
+
+        def make(folder: Path) -> dict[str, Any]:
+            from delrec_lite.data.prepare import prepare
+
+            data = self.recipe.data
+            made = prepare(
+                data.name,
+                self.pulled["data"].folder,
+                folder / "dataset",
+                k_core=data.k_core,
+                m=data.candidates,
+                seed=data.seed,
+                console=self.console,
+            )
+            interactions = sum(len(s) for s in made.sequences)
+            return {"users": len(made.user_ids), "items": len(made.catalog), "interactions": interactions}
+
+        data = self.recipe.data.model_dump(exclude={"domain"})
+        return self._stage("prepare", key_of(CODE, data, self.pulled["data"].files), make)
+
+    def teacher(self) -> Done:
+        """Fit the conventional recommender."""
+        upstream = self.prepare()
+
+        def make(folder: Path) -> dict[str, Any]:
+            from delrec_lite.teachers.contract import TeacherConfig
+            from delrec_lite.teachers.fit import fit
+            from delrec_lite.teachers.store import save_teacher
+
+            config = TeacherConfig.for_kind(self.recipe.teacher.kind, **self.recipe.teacher.settings)
+            fitted = fit(config, self.dataset, self.console, out=folder)
+            save_teacher(fitted, folder)
+            return {"kind": config.kind, **fitted.metrics}
+
+        return self._stage("teacher", key_of(CODE, upstream.key, self.recipe.teacher.model_dump()), make)
+
+    def distill(self) -> Done:
+        """Stage 1."""
+        upstream = self.teacher()
+
+        def make(folder: Path) -> dict[str, Any]:
+            from delrec_lite.training.distill import distill
+
+            model, prompts, _ = self.untrained()
+            report = distill(
+                model,
+                prompts,
+                self.fitted_teacher(),
+                self.dataset,
+                self.recipe.distill,
+                self.recipe.model.max_history,
+                folder,
+                self.console,
+            )
+            return asdict(report)
+
+        key = key_of(
+            CODE,
+            upstream.key,
+            self.recipe.data.domain,
+            self.recipe.model.model_dump(),
+            self.pulled["model"].files,
+            self.recipe.distill.model_dump(),
+        )
+        return self._stage("distill", key, make)
+
+    def finetune(self) -> Done:
+        """Stage 2."""
+        upstream = self.distill()
+
+        def make(folder: Path) -> dict[str, Any]:
+            from delrec_lite.training.distill import load_soft
+            from delrec_lite.training.finetune import finetune
+
+            model, prompts, _ = self.untrained()
+            load_soft(model, upstream.folder)
+            report = finetune(
+                model,
+                prompts,
+                self.fitted_teacher(),
+                self.dataset,
+                self.recipe.finetune,
+                self.recipe.model.max_history,
+                folder,
+                self.console,
+            )
+            return asdict(report)
+
+        return self._stage("finetune", key_of(CODE, upstream.key, self.recipe.finetune.model_dump()), make)
+
+    def export(self) -> Done:
+        """Merge, bake, quantise, compare, bundle."""
+        upstream = self.finetune()
+
+        def make(_: Path) -> dict[str, Any]:
+            made = self.write_bundle(self.bundle, self.recipe.export.quant)
+            return {
+                "bytes": made.bytes,
+                "quant": self.recipe.export.quant,
+                "tensor_types": made.tensor_types,
+                "parity": made.parity.dump(),
+            }
+
+        key = key_of(CODE, upstream.key, self.recipe.export.model_dump())
+        if not (self.bundle / "manifest.json").is_file():
+            (self.folder / "export" / "done.json").unlink(missing_ok=True)
+        return self._stage("export", key, make)
+
+    def write_bundle(self, target: Path, quant: str) -> Any:
+        """A bundle of the trained model, in any precision, anywhere; what export returns."""
+        from delrec_lite.export.write import export
+
+        model, prompts, base = self.trained()
+        return export(
+            model,
+            base,
+            prompts,
+            self.dataset,
+            self.candidates,
+            target,
+            name=self.recipe.name,
+            quant=quant,
+            max_history=self.recipe.model.max_history,
+            score_correlation=self.recipe.export.score_correlation,
+            licences={p.name: p.licence for p in self.pulled.values()},
+            provenance={
+                "delrec_lite": __version__,
+                "recipe": self.recipe.dump(),
+                "sources": {p.name: {"mirror": p.mirror, "sha256": p.files} for p in self.pulled.values()},
+                "stages": {name: done.result for name, done in self.stages.items()},
+            },
+            console=self.console,
+        )
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """As prepared."""
+        return load_dataset(self.prepare().folder / "dataset")
+
+    @cached_property
+    def candidates(self) -> dict[str, CandidateSets]:
+        """Candidate sets by split, the same for every row of every table."""
+        return load_candidates(self.prepare().folder / "dataset")
+
+    def fitted_teacher(self) -> Any:
+        """The teacher, loaded."""
+        from delrec_lite.teachers.store import load_teacher
+
+        return load_teacher(self.teacher().folder)
+
+    def untrained(self) -> tuple[Any, Any, Any]:
+        """The model before stage 1, the compiled prompts and the base model."""
+        _need_torch()
+        from delrec_lite.llm.load import load_base, unpack
+        from delrec_lite.llm.model import ItemLM
+        from delrec_lite.prompts.tasks import compile_prompts
+
+        name = self.recipe.model.base
+        base = load_base(name, unpack(name, self.pulled["model"].folder, cache_folder()))
+        model = ItemLM(base, self.dataset.catalog.titles, self.recipe.model.soft_tokens, self.recipe.distill.seed)
+        prompts = compile_prompts(DOMAINS[self.recipe.data.domain], model.vocabulary, base.encode, base.bos)
+        return model, prompts, base
+
+    def trained(self) -> tuple[Any, Any, Any]:
+        """The model after stage 2 in training precision, the compiled prompts and the base model."""
+        from delrec_lite.training.distill import load_soft
+        from delrec_lite.training.finetune import load_finetuned
+
+        finetuned, distilled = self.finetune(), self.distill()
+        model, prompts, base = self.untrained()
+        load_soft(model, distilled.folder)
+        load_finetuned(model, finetuned.folder)
+        return model, prompts, base
+
+    def _stage(self, name: str, key: str, make: Any) -> Done:
+        if name not in self.stages:
+            self.stages[name] = run_stage(self.folder / name, key, self._announced(name, make))
+            self._tell(self.stages[name])
+        return self.stages[name]
+
+    def _announced(self, name: str, make: Any) -> Any:
+        def made(folder: Path) -> Any:
+            self.console.heading(f"{TITLES.get(name, name)} ...")
+            return make(folder)
+
+        return made
+
+    def _tell(self, done: Done) -> None:
+        how = f"{done.seconds:.0f} s" if done.again else "as made before"
+        self.console.say(f"  {TITLES.get(done.name, done.name)}: {tell(done)} ({how})")
+
+
+TITLES = {
+    "prepare": "prepare",
+    "teacher": "teacher",
+    "distill": "stage 1 (distil)",
+    "finetune": "stage 2 (fine-tune)",
+    "export": "export",
+}
+
+
+def tell(done: Done) -> str:
+    """A stage's figures in one line of words."""
+    r = done.result
+    if done.name == "prepare":
+        return f"{r['users']} users, {r['items']} items, {r['interactions']} interactions"
+    if done.name == "teacher":
+        shown = ", ".join(f"{k} {v:.4g}" for k, v in r.items() if isinstance(v, float))
+        return f"{r['kind']} {shown}"
+    if done.name == "distill":
+        return (
+            f"the frozen LLM's first choice is the teacher's for {r['agreement_trained']:.1%} of {r['users']} "
+            f"validation users, {r['agreement_untrained']:.1%} with the untrained soft prompt"
+        )
+    if done.name == "finetune":
+        return f"{r['steps']} steps, loss {r['loss']:.3f} nats an item at the end"
+    if done.name == "export":
+        parity = r["parity"]
+        return (
+            f"{r['quant']}, {r['bytes'] / 1e6:.0f} MB, scores correlate {parity['score_correlation']:.4f} with the "
+            f"trained model's, {parity['top10_overlap']:.0%} of the first ten the same"
+        )
+    return ""
+
+
+def _need_torch() -> None:
+    try:
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise MissingPackageError(
+            f"training needs {error.name}, which is not installed", 'pip install "delrec-lite[train,gguf]"'
+        ) from error

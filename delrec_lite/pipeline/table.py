@@ -1,0 +1,104 @@
+"""The table of a run: every model ranks the same test users over the same candidate sets."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from delrec_lite.console import Console
+from delrec_lite.data.types import Floats, Ints
+from delrec_lite.evaluation.metrics import Ranks
+from delrec_lite.evaluation.popularity import popularity
+from delrec_lite.evaluation.protocol import candidate_ranks, catalogue_ranks, rank_all
+from delrec_lite.evaluation.table import PROTOCOLS, TITLES, Row, screen, write_table
+from delrec_lite.pipeline.run import CODE, Run
+from delrec_lite.pipeline.stage import Done, key_of, run_stage
+from delrec_lite.prompts.domain import DOMAINS
+
+POPULARITY, ZERO_SHOT = "popularity", "LLM zero-shot"
+TRAINED, QUANTISED = "DELRec (training precision)", "DELRec (quantised GGUF)"
+TEACHERS = {"sasrec": "SASRec", "gru4rec": "GRU4Rec", "caser": "Caser"}
+
+Scorer = Callable[[Sequence[Ints]], Floats]
+
+
+def evaluate(run: Run) -> list[Row]:
+    """Rank the test users with every model and write ``table.json``, ``table.md``, ``ranks.json``.
+
+    Each model's ranks are a stage of their own, so an evaluation cut short goes on with the next model.
+    """
+    teacher = TEACHERS[run.recipe.teacher.kind]
+    makers: dict[str, tuple[str, Callable[[], Ranks]]] = {
+        POPULARITY: (run.prepare().key, lambda: _ranked(run, popularity(run.dataset), POPULARITY)),
+        teacher: (run.teacher().key, lambda: _ranked(run, run.fitted_teacher().scores, teacher)),
+        ZERO_SHOT: (
+            key_of(run.prepare().key, run.recipe.data.domain, run.pulled["model"].files),
+            lambda: _zero_shot(run),
+        ),
+        TRAINED: (run.finetune().key, lambda: _trained(run)),
+        QUANTISED: (run.export().key, lambda: _quantised(run)),
+    }
+    entries = {name: _stored(run, name, key, make) for name, (key, make) in makers.items()}
+    return write_table(run.folder, entries, [(QUANTISED, other) for other in entries if other != QUANTISED])
+
+
+def show(rows: Sequence[Row], console: Console) -> None:
+    """Print the table: both protocols."""
+    if console.mode == "json":
+        console.result([asdict(row) for row in rows])
+        return
+    for protocol in PROTOCOLS:
+        lines, header = screen(rows, protocol)
+        console.result(None, lines, header, title=f"{TITLES[protocol]}, {rows[0].users} test users")
+
+
+def _stored(run: Run, name: str, key: str, make: Callable[[], Ranks]) -> Ranks:
+    def made(folder: Path) -> dict[str, Any]:
+        ranks = make()
+        stored = {"m15": ranks.m15.tolist(), "full": ranks.full.tolist(), "seconds": ranks.seconds}
+        (folder / "ranks.json").write_text(json.dumps(stored), encoding="utf-8")
+        return {}
+
+    slug = "".join(c if c.isalnum() else "-" for c in name.lower()).strip("-")
+    done: Done = run_stage(run.folder / "evaluate" / slug, key_of(CODE, key), made)
+    held = json.loads((done.folder / "ranks.json").read_text(encoding="utf-8"))
+    run.console.say(f"  evaluate: {name} ({f'{done.seconds:.0f} s' if done.again else 'as made before'})")
+    return Ranks(np.array(held["m15"]), np.array(held["full"]), held["seconds"])
+
+
+def _ranked(run: Run, scorer: Scorer, label: str) -> Ranks:
+    return rank_all(scorer, run.dataset.test(), run.candidates["test"], console=run.console, label=label)
+
+
+def _zero_shot(run: Run) -> Ranks:
+    from delrec_lite.llm.zeroshot import zero_shot
+
+    _, _, base = run.untrained()
+    test, candidates = run.dataset.test(), run.candidates["test"]
+    domain = DOMAINS[run.recipe.data.domain]
+    start = time.monotonic()
+    m15, full = zero_shot(base, run.dataset.catalog.titles, domain, test, candidates, run.console)
+    return Ranks(
+        candidate_ranks(m15, candidates.items, test.targets),
+        catalogue_ranks(full, test.histories, test.targets),
+        time.monotonic() - start,
+    )
+
+
+def _trained(run: Run) -> Ranks:
+    from delrec_lite.llm.forward import score_histories
+
+    model, prompts, _ = run.trained()
+    length = run.recipe.model.max_history
+    return _ranked(run, lambda histories: score_histories(model, prompts, histories, length), TRAINED)
+
+
+def _quantised(run: Run) -> Ranks:
+    from delrec_lite.runtime.recommender import Recommender
+
+    with Recommender.load(run.bundle) as recommender:
+        return _ranked(run, recommender.scores, QUANTISED)

@@ -1,0 +1,224 @@
+"""`Bundle`: the folder that export writes and everything else reads; verified before anything in it is used."""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from delrec_lite.errors import BundleError
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+REMEDY = "export the run again, or copy the whole folder again"
+
+
+@dataclass(frozen=True)
+class Items:
+    """The catalogue as served; item i is the i-th entry of each.
+
+    Attributes:
+        ids: The data set's own item ids.
+        titles: Readable titles, all distinct.
+        popularity: Interactions in the training part.
+    """
+
+    ids: list[str]
+    titles: list[str]
+    popularity: list[int]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """How a request becomes token ids; what training compiled.
+
+    Attributes:
+        prefix: Token ids before every history.
+        item_token_base: Token id of item 0.
+        max_history: Items of a history that are read, the newest.
+        soft_tokens: How many of the prefix are the soft prompt.
+        title_prefix: Before a title when its tokens are taken.
+        input_norm: Length of an item's input vector.
+        scale: Of the verbalizer.
+    """
+
+    prefix: list[int]
+    item_token_base: int
+    max_history: int
+    soft_tokens: int
+    title_prefix: str
+    input_norm: float
+    scale: float
+
+
+class Bundle:
+    """A bundle on disk; make one with ``Bundle.open``.
+
+    Attributes:
+        folder: Where it is.
+        manifest: What it says of itself.
+    """
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+        self.folder = folder
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], verify: bool = True) -> "Bundle":
+        """Read the manifest and check every file against it.
+
+        Args:
+            path: The bundle's folder.
+            verify: Check sha256 too, not sizes alone (a file of 100 MB takes about 0.1 s).
+
+        Raises:
+            BundleError: Missing, foreign, of another schema, incomplete or changed; names the file.
+        """
+        folder = Path(path)
+        if not folder.is_dir():
+            raise BundleError(f"no bundle at {folder}", "check the path; `delrec-lite export` writes bundles")
+        manifest = _read_json(folder / MANIFEST)
+        if manifest.get("schema") != SCHEMA:
+            raise BundleError(
+                f"{folder} has bundle schema {manifest.get('schema')!r}; this version reads {SCHEMA}",
+                "export it again with this version",
+            )
+        bundle = cls(folder, manifest)
+        files = manifest.get("files")
+        if not isinstance(files, dict) or not files:
+            raise BundleError(f"{folder / MANIFEST} lists no files", REMEDY)
+        for name, facts in files.items():
+            _check(folder, name, facts, verify)
+        for name in ("catalog.json", "prompt.json", bundle._model_file):
+            if name not in files:
+                raise BundleError(f"{folder / MANIFEST} does not list {name}", REMEDY)
+        return bundle
+
+    @property
+    def name(self) -> str:
+        """As exported."""
+        return str(self.manifest.get("name", self.folder.stem))
+
+    @property
+    def _model_file(self) -> str:
+        try:
+            return str(self.manifest["model"]["file"])
+        except (KeyError, TypeError) as error:
+            raise BundleError(f"{self.folder / MANIFEST} names no model file", REMEDY) from error
+
+    @property
+    def model_path(self) -> Path:
+        """The GGUF file."""
+        return self.folder / self._model_file
+
+    @cached_property
+    def items(self) -> Items:
+        """The catalogue."""
+        held = _read_json(self.folder / "catalog.json")
+        try:
+            items = Items(held["ids"], held["titles"], held["popularity"])
+        except KeyError as error:
+            raise BundleError(f"{self.folder}/catalog.json has no {error}", REMEDY) from error
+        if not len(items.ids) == len(items.titles) == len(items.popularity) > 0:
+            raise BundleError(f"{self.folder}/catalog.json: ids, titles and popularity differ in length", REMEDY)
+        return items
+
+    @cached_property
+    def prompt(self) -> Prompt:
+        """The compiled prompt."""
+        held = _read_json(self.folder / "prompt.json")
+        try:
+            new = held["new_item"]
+            return Prompt(
+                prefix=[int(i) for i in held["prefix"]],
+                item_token_base=int(held["item_token_base"]),
+                max_history=int(held["max_history"]),
+                soft_tokens=int(held["soft_tokens"]),
+                title_prefix=str(new["title_prefix"]),
+                input_norm=float(new["input_norm"]),
+                scale=float(new["scale"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleError(f"{self.folder}/prompt.json does not read: {error}", REMEDY) from error
+
+
+def finish_bundle(
+    staging: Path,
+    target: Path,
+    *,
+    name: str,
+    model: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    licences: Mapping[str, str],
+    gated: bool,
+) -> Bundle:
+    """Make the files in ``staging`` a bundle named ``target``: hash, list, verify, rename.
+
+    Args:
+        staging: Folder beside ``target`` with everything but the manifest; it is gone afterwards.
+        target: The bundle; an older one is replaced at the last moment.
+        name: Of the run.
+        model: ``base``, ``architecture``, ``hidden``, ``quant``, ``file`` and more.
+        provenance: Recipe, sources, figures.
+        licences: By name of model and data set.
+        gated: Whether the comparison with the trained model was passed.
+    """
+    files = {
+        path.name: {"sha256": _sha256(path), "bytes": path.stat().st_size}
+        for path in sorted(staging.iterdir())
+        if path.name != MANIFEST
+    }
+    manifest = {
+        "schema": SCHEMA,
+        "name": name,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "gated": gated,
+        "model": dict(model),
+        "files": files,
+        "provenance": dict(provenance),
+        "licences": dict(licences),
+    }
+    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    (staging / MANIFEST).write_text(text, encoding="utf-8")
+    Bundle.open(staging, verify=False)
+    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    if target.exists():
+        target.rename(old)
+    staging.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+    return Bundle(target, manifest)
+
+
+def _check(folder: Path, name: str, facts: Mapping[str, Any], verify: bool) -> None:
+    if Path(name).name != name or name in {"", ".", ".."}:
+        raise BundleError(f"{folder / MANIFEST} lists {name!r}, which is not a plain file name", "do not trust it")
+    path = folder / name
+    if path.is_symlink() or not path.is_file():
+        raise BundleError(f"{path} is missing", REMEDY)
+    size = path.stat().st_size
+    if size != facts.get("bytes"):
+        raise BundleError(f"{path} has {size} bytes, its manifest says {facts.get('bytes')}", REMEDY)
+    if verify and _sha256(path) != facts.get("sha256"):
+        raise BundleError(f"{path} is not the file that was exported: wrong sha256", REMEDY)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BundleError(f"{path} is missing", REMEDY) from error
+    except ValueError as error:
+        raise BundleError(f"{path} is not JSON: {error}", REMEDY) from error
+    if not isinstance(data, dict):
+        raise BundleError(f"{path} does not hold a JSON object", REMEDY)
+    return data

@@ -1,0 +1,133 @@
+"""From what people type to items: forgiving of case, articles, accents and a missing year; never guessing silently."""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from delrec_lite.errors import UsageError
+
+_ARTICLE = re.compile(r"^(?:the|a|an|la|le|les|il|el|los|las|das|der|die|l)\s+(?=\S)")
+_TRAILING = re.compile(r"^(.*), (?:the|a|an|la|le|les|l'|il|el|los|las|das|der|die)$", re.IGNORECASE)
+_YEAR = re.compile(r"\s*\((\d{4})\)(?:\s*\[\d+\])?\s*$")
+_ASIDE = re.compile(r"\s*\([^()]*\)")
+# Below this a title is called unknown rather than taken for another; 100 is the same text.
+SURE = 93.0
+
+
+def normal(title: str) -> str:
+    """Lower case, no accents, no punctuation, no article in front."""
+    title = _TRAILING.sub(r"\1", title.strip())
+    plain = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode() or title
+    words = re.sub(r"[^\w]+", " ", plain.lower().replace("&", " and ").replace("'", "")).strip()
+    return _ARTICLE.sub("", words)
+
+
+def split_year(title: str) -> tuple[str, str]:
+    """A title and its year, which may be empty."""
+    match = _YEAR.search(title)
+    return (title[: match.start()], match.group(1)) if match else (title, "")
+
+
+@dataclass(frozen=True)
+class Match:
+    """What a typed title was taken for.
+
+    Attributes:
+        given: As typed.
+        item: Index in the catalogue.
+        title: As the catalogue has it.
+        others: Other items that the same words could mean.
+    """
+
+    given: str
+    item: int
+    title: str
+    others: tuple[str, ...] = ()
+
+
+class Matcher:
+    """Finds items by title or by ``id:<item id>``.
+
+    Args:
+        ids: Item ids.
+        titles: Titles, all distinct.
+        popularity: Decides between items of the same name.
+    """
+
+    def __init__(self, ids: Sequence[str], titles: Sequence[str], popularity: Sequence[int]) -> None:
+        self._ids = {item_id: n for n, item_id in enumerate(ids)}
+        self._titles = titles
+        self._exact = {title: n for n, title in enumerate(titles)}
+        self._popularity = popularity
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[tuple[str, int]]]:
+        """Normal names -> (year, item), the most popular first; a name in parentheses counts too."""
+        names: dict[str, list[tuple[str, int]]] = {}
+        for item in sorted(range(len(self._titles)), key=lambda i: (-self._popularity[i], i)):
+            name, year = split_year(self._titles[item])
+            asides = re.findall(r"\(([^()]*)\)", name)
+            for spelled in {normal(n) for n in (name, _ASIDE.sub("", name), *asides)} - {""}:
+                names.setdefault(spelled, []).append((year, item))
+        return names
+
+    def find(self, given: str) -> Match:
+        """The item that ``given`` names.
+
+        Raises:
+            UsageError: Nothing is near enough; names the nearest titles.
+        """
+        if given.startswith("id:"):
+            item = self._ids.get(given[3:])
+            if item is None:
+                raise UsageError(f"no item has the id {given[3:]!r}", "ids are those of the data set")
+            return Match(given, item, self._titles[item])
+        if given in self._exact:
+            return Match(given, self._exact[given], given)
+        if not given.strip():
+            raise UsageError("a title is empty", "give a title, or id:<item id>")
+        name, year = split_year(given)
+        found = self._choose(normal(name), year)
+        if found is None:
+            found = self._near(normal(name), year)
+        if found is None:
+            nearest = ", ".join(repr(title) for title in self.nearest(given))
+            raise UsageError(
+                f"no item is called {given!r}", f"nearest: {nearest}; or --allow-new to take it as a new item"
+            )
+        item, others = found
+        return Match(given, item, self._titles[item], tuple(self._titles[o] for o in others))
+
+    def nearest(self, given: str, k: int = 3) -> list[str]:
+        """Titles that look most like ``given``."""
+        from rapidfuzz import fuzz, process
+
+        wanted = normal(split_year(given)[0])
+        names = list(self._by_name)
+        found = process.extract(wanted, names, scorer=fuzz.WRatio, limit=4 * k)
+        # A short name inside a long one scores as well as the whole: prefer similar lengths.
+        found.sort(key=lambda f: -(f[1] + fuzz.ratio(wanted, f[0])))
+        items = dict.fromkeys(self._by_name[name][0][1] for name, _, _ in found)
+        return [self._titles[item] for item in list(items)[:k]]
+
+    def _choose(self, name: str, year: str) -> tuple[int, list[int]] | None:
+        entries = self._by_name.get(name)
+        if not entries:
+            return None
+        if year:
+            dated = [item for y, item in entries if y == year]
+            return (dated[0], []) if dated else None
+        return entries[0][1], [item for _, item in entries[1:]]
+
+    def _near(self, name: str, year: str) -> tuple[int, list[int]] | None:
+        from rapidfuzz import fuzz, process
+
+        for candidate, _, _ in process.extract(
+            name, list(self._by_name), scorer=fuzz.ratio, score_cutoff=SURE, limit=3
+        ):
+            found = self._choose(candidate, year)
+            if found:
+                return found
+        return None

@@ -1,0 +1,232 @@
+"""`Recommender`: titles in, ranked titles out. `Recommender.load(path).recommend(history=[...], k=10)`."""
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from delrec_lite.errors import BundleError, UsageError
+from delrec_lite.runtime.bundle import Bundle
+from delrec_lite.runtime.engine import Entry, Floats
+from delrec_lite.runtime.llama import LlamaEngine
+from delrec_lite.runtime.matching import Match, Matcher
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One recommended item.
+
+    Attributes:
+        rank: 1 for the best.
+        id: The data set's own id; empty for an item outside the catalogue.
+        title: As the catalogue has it.
+        score: Higher is better; comparable within one answer.
+        probability: Softmax of the scores over everything that was ranked.
+    """
+
+    rank: int
+    id: str
+    title: str
+    score: float
+    probability: float
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """An answer.
+
+    Attributes:
+        items: Best first.
+        matched: What each title of history and candidates was taken for; a new title is its own.
+        milliseconds: Time by phase: ``match``, ``encode``, ``prefill``, ``sort``.
+    """
+
+    items: list[Ranked]
+    matched: list[Match]
+    milliseconds: dict[str, float]
+
+
+class Recommender:
+    """Answers requests from a bundle; use it as a context manager, or ``close`` it.
+
+    Args:
+        bundle: Opened.
+        engine: Evaluates it.
+    """
+
+    def __init__(self, bundle: Bundle, engine: LlamaEngine) -> None:
+        self.bundle = bundle
+        self.engine = engine
+        items = bundle.items
+        self._matcher = Matcher(items.ids, items.titles, items.popularity)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], threads: int | None = None, verify: bool = True) -> "Recommender":
+        """Open and verify a bundle and load its model.
+
+        Args:
+            path: The bundle's folder.
+            threads: Default: the cores allowed.
+            verify: Check the files' hashes.
+
+        Raises:
+            BundleError: Missing, foreign, incomplete or changed.
+            MissingPackageError: The engine's package is not installed.
+        """
+        bundle = Bundle.open(path, verify)
+        return cls(bundle, LlamaEngine(bundle, threads))
+
+    def recommend(
+        self,
+        history: Sequence[str],
+        k: int = 10,
+        candidates: Sequence[str] | None = None,
+        allow_new: bool = False,
+        exclude_history: bool = True,
+    ) -> Recommendation:
+        """Rank what comes next.
+
+        Args:
+            history: Titles (or ``id:<item id>``), oldest first.
+            k: How many to return; more than there are gives all.
+            candidates: Rank only these; default: the whole catalogue.
+            allow_new: Take an unknown title as a new item that lives on its words.
+            exclude_history: Leave out what the history holds (candidates are never left out).
+
+        Raises:
+            UsageError: An empty history, ``k`` below 1, or an unknown title.
+        """
+        if k < 1:
+            raise UsageError(f"k is {k}", "ask for at least one item")
+        if not history:
+            raise UsageError("the history is empty", "give at least one title")
+        clock = _Clock()
+        matched: list[Match] = []
+        had = [self._entry(title, allow_new, matched) for title in history]
+        wanted = None if candidates is None else [self._entry(title, allow_new, matched) for title in candidates]
+        clock.lap("match")
+        entries: list[Entry] = [e if isinstance(e, int) else self._input_vector(e) for e in had]
+        clock.lap("encode")
+        scores = self.engine.scores([entries])[0]
+        clock.lap("prefill")
+        if wanted is None:
+            left = np.ones(len(scores), dtype=bool)
+            if exclude_history:
+                left[[e for e in had if isinstance(e, int)]] = False
+            pool = np.flatnonzero(left)
+            values = scores[pool]
+            names = None
+        else:
+            names = [self._named(e) for e in wanted]
+            values = self._candidate_scores(scores, entries, wanted)
+            pool = np.arange(len(values))
+        answer = self._ranked(values, pool, names, k)
+        clock.lap("sort")
+        return Recommendation(answer, matched, clock.milliseconds)
+
+    def recommend_batch(self, histories: Sequence[Sequence[str]], k: int = 10) -> list[list[Ranked]]:
+        """The first ``k`` of the catalogue for many histories of titles at once."""
+        items = [[self._matcher.find(title).item for title in history] for history in histories]
+        answers = []
+        for row, had in zip(self.scores([np.array(i) for i in items]), items, strict=True):
+            left = np.ones(len(row), dtype=bool)
+            left[had] = False
+            pool = np.flatnonzero(left)
+            answers.append(self._ranked(row[pool], pool, None, k))
+        return answers
+
+    def scores(self, histories: Sequence[Any]) -> Floats:
+        """Scores of the whole catalogue after each history.
+
+        Args:
+            histories: Item indices, oldest first, none empty; the newest ``max_history`` are read.
+
+        Returns:
+            float32 ``[histories, items]``.
+        """
+        if any(len(history) == 0 for history in histories):
+            raise UsageError("a history is empty", "give at least one item")
+        return self.engine.scores([[int(i) for i in history] for history in histories])
+
+    def close(self) -> None:
+        """Free the model."""
+        self.engine.close()
+
+    def __enter__(self) -> "Recommender":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _entry(self, title: str, allow_new: bool, matched: list[Match]) -> int | str:
+        """An item's index, or the words of a new item."""
+        try:
+            match = self._matcher.find(title)
+        except UsageError:
+            if not allow_new or not title.strip() or title.startswith("id:"):
+                raise
+            matched.append(Match(title, -1, title))
+            return title.strip()
+        matched.append(match)
+        return match.item
+
+    def _named(self, entry: int | str) -> tuple[str, str]:
+        items = self.bundle.items
+        return (items.ids[entry], items.titles[entry]) if isinstance(entry, int) else ("", entry)
+
+    def _candidate_scores(self, scores: Floats, entries: list[Entry], wanted: list[int | str]) -> Floats:
+        new = [e for e in wanted if not isinstance(e, int)]
+        state = self.engine.states([entries])[0] if new else None
+        values = [
+            scores[e] if isinstance(e, int) else self.bundle.prompt.scale * float(self._title_vector(e) @ state)
+            for e in wanted
+        ]
+        return np.array(values, np.float32)
+
+    def _ranked(self, values: Floats, pool: Any, names: list[tuple[str, str]] | None, k: int) -> list[Ranked]:
+        order = np.argsort(-values, kind="stable")[:k]
+        shifted = np.exp(values - values.max())
+        total = float(shifted.sum())
+        items = self.bundle.items
+        out = []
+        for rank, n in enumerate(order, 1):
+            item_id, title = names[n] if names else (items.ids[pool[n]], items.titles[pool[n]])
+            out.append(Ranked(rank, item_id, title, float(values[n]), float(shifted[n]) / total))
+        return out
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from tokenizers import Tokenizer
+
+        path = self.bundle.folder / "tokenizer.json"
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the package raises bare Exception
+            raise BundleError(f"{path} does not read: {error}", "export the run again") from error
+        tokenizer.encode_special_tokens = True  # a title is words, whatever it looks like
+        return tokenizer
+
+    def _title_vector(self, title: str) -> Floats:
+        """Mean token row of a title: what an untrained item is."""
+        words = self.bundle.prompt.title_prefix + title
+        return self.engine.token_vector(self._tokenizer.encode(words, add_special_tokens=False).ids)
+
+    def _input_vector(self, title: str) -> Floats:
+        vector = self._title_vector(title)
+        scaled: Floats = vector * np.float32(self.bundle.prompt.input_norm / np.linalg.norm(vector))
+        return scaled
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.milliseconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        now = time.perf_counter()
+        self.milliseconds[phase] = (now - self._last) * 1e3
+        self._last = now

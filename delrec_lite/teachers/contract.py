@@ -1,0 +1,129 @@
+"""What every teacher is: a causal network over item ids that scores the whole catalogue."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from delrec_lite.data.types import Floats, Ints
+from delrec_lite.errors import UsageError
+from delrec_lite.teachers.settings import KINDS, TeacherConfig
+
+__all__ = ["KINDS", "Network", "Teacher", "TeacherConfig", "build", "pad"]
+
+
+class Network(nn.Module):
+    """A causal network: a state depends on the items up to its position. Input and output vectors are tied.
+
+    Sequences are padded at their end, so no state that is read ever sees the padding and no mask is needed.
+
+    Args:
+        config: Its size.
+        items: Size of the catalogue.
+    """
+
+    def __init__(self, config: TeacherConfig, items: int) -> None:
+        super().__init__()
+        self.config = config
+        self.items = nn.Parameter(torch.randn(items, config.hidden) * 0.02)
+
+    def states(self, items: Any) -> Any:
+        """States after each item: int64 ``[rows, length]`` to float32 ``[rows, length, hidden]``."""
+        raise NotImplementedError
+
+    def scores(self, states: Any) -> Any:
+        """Scores of the whole catalogue: float32 ``[..., hidden]`` to ``[..., items]``."""
+        return states @ self.items.T
+
+
+def build(config: TeacherConfig, items: int) -> Network:
+    """An untrained network of the kind that ``config`` names; first values come from torch's random state."""
+    from delrec_lite.teachers.caser import Caser
+    from delrec_lite.teachers.gru4rec import GRU4Rec
+    from delrec_lite.teachers.sasrec import SASRec
+
+    kinds: dict[str, type[Network]] = {"sasrec": SASRec, "gru4rec": GRU4Rec, "caser": Caser}
+    return kinds[config.kind](config, items)
+
+
+class Teacher:
+    """A fitted sequential recommender; an item never seen in training is scored by its untrained vector.
+
+    Args:
+        network: In its final state; put into evaluation mode.
+        items: Size of the catalogue.
+        metrics: What training measured, kept with the saved teacher.
+    """
+
+    def __init__(self, network: Network, items: int, metrics: dict[str, float] | None = None) -> None:
+        self.network = network.eval()
+        self.config = network.config
+        self.items = items
+        self.metrics = metrics or {}
+
+    def scores(self, histories: Sequence[Ints]) -> Floats:
+        """Scores of the whole catalogue after each history.
+
+        Args:
+            histories: Item indices, oldest first, each at least one; the newest ``max_length`` are read.
+
+        Returns:
+            float32 of shape ``[histories, items]``.
+
+        Raises:
+            UsageError: A history is empty or holds an index outside the catalogue.
+        """
+        out = np.empty((len(histories), self.items), dtype=np.float32)
+        length = self.config.max_length
+        for rows, states in self._batches([self._checked(h)[-length:] for h in histories]):
+            last = torch.stack([states[n, len(histories[row][-length:]) - 1] for n, row in enumerate(rows)])
+            out[rows] = self.network.scores(last).cpu().numpy()
+        return out
+
+    def sequence_scores(self, sequence: Ints) -> Floats:
+        """Scores after each item of a sequence: row t has seen items 0..t; float32 ``[length, items]``."""
+        return self.sequence_scores_many([sequence])[0]
+
+    def sequence_scores_many(self, sequences: Sequence[Ints]) -> list[Floats]:
+        """``sequence_scores`` of several sequences at once, the last row of each being what ``scores`` gives.
+
+        Beyond ``max_length`` items every row costs a window of its own.
+        """
+        length = self.config.max_length
+        out = [np.empty((len(self._checked(s)), self.items), dtype=np.float32) for s in sequences]
+        owner = [(n, t) for n, s in enumerate(sequences) for t in (0, *range(length, len(s)))]
+        windows = [sequences[n][:length] if t == 0 else sequences[n][t - length + 1 : t + 1] for n, t in owner]
+        for rows, states in self._batches(windows):
+            for place, row in enumerate(rows):
+                n, t = owner[row]
+                if t:
+                    out[n][t] = self.network.scores(states[place, length - 1]).cpu().numpy()
+                else:
+                    read = states[place, : len(windows[row])]
+                    out[n][: len(read)] = self.network.scores(read).cpu().numpy()
+        return out
+
+    def _checked(self, history: Ints) -> Ints:
+        if len(history) == 0:
+            raise UsageError("an empty history has no next item", "give at least one item")
+        if min(history) < 0 or max(history) >= self.items:
+            raise UsageError(f"a history holds an item outside 0..{self.items - 1}", "use this data set's indices")
+        return history
+
+    def _batches(self, windows: Sequence[Ints], size: int = 128) -> Any:
+        """Yield places in ``windows`` and their states, windows of similar length together."""
+        order = sorted(range(len(windows)), key=lambda n: len(windows[n]))
+        with torch.inference_mode():
+            for at in range(0, len(order), size):
+                rows = order[at : at + size]
+                yield rows, self.network.states(pad([windows[n] for n in rows]).to(self.network.items.device))
+
+
+def pad(windows: Sequence[Ints]) -> Any:
+    """Windows as one int64 tensor ``[windows, longest]``, item 0 behind the end of the shorter ones."""
+    out = torch.zeros(len(windows), max(len(w) for w in windows), dtype=torch.int64)
+    for row, window in enumerate(windows):
+        out[row, : len(window)] = torch.as_tensor(np.asarray(window, dtype=np.int64))
+    return out

@@ -1,0 +1,164 @@
+"""Trains a teacher: softmax over the whole catalogue at every position, early stop on validation NDCG@10."""
+
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from delrec_lite.console import Console
+from delrec_lite.data.types import Dataset, Floats, Ints, Split
+from delrec_lite.errors import DataError, DelrecError
+from delrec_lite.teachers.contract import Network, Teacher, TeacherConfig, build, pad
+
+METRICS = "metrics.jsonl"
+VALIDATION_USERS = 2000  # more would cost time and move the choice of the best epoch little
+
+
+def fit(
+    config: TeacherConfig,
+    dataset: Dataset,
+    console: Console,
+    out: Path | None = None,
+    time_limit_s: float | None = None,
+    device: str = "cpu",
+) -> Teacher:
+    """Train on the training part of every sequence and return the epoch that ranks validation items best.
+
+    The same seed on the same machine gives the same teacher, unless the time limit ends training.
+
+    Args:
+        config: Kind, size and training.
+        dataset: Its validation targets choose the epoch; its test targets are never read.
+        console: Shows the bar: epochs, validation NDCG@10, time left.
+        out: Folder for ``metrics.jsonl``, one line an epoch.
+        time_limit_s: Training stops after the epoch that passes it.
+        device: Where torch computes; the teacher is handed back on the CPU.
+
+    Returns:
+        The teacher; ``metrics`` holds ``ndcg@10`` and ``hr@10`` (validation users, whole catalogue),
+        ``epoch`` and ``seconds``.
+
+    Raises:
+        DataError: Nothing to train on.
+        DelrecError: The loss is not a number.
+    """
+    sequences = [s for s in dataset.train() if len(s) > 1]
+    if not sequences:
+        raise DataError("no training sequence has two items", "use a data set with longer sequences")
+    asked = _some(dataset.valid(), config.seed)
+    began = time.monotonic()
+    with torch.random.fork_rng(devices=[]), console.progress(config.kind, config.epochs) as tick:
+        torch.manual_seed(config.seed)
+        network = build(config, len(dataset.catalog)).to(device)
+        optimiser = torch.optim.AdamW(_groups(network), lr=config.lr, betas=(0.9, 0.98))
+        best = Teacher(network, len(dataset.catalog), {"ndcg@10": -1.0, "epoch": 0})
+        kept, lines = _copy(network), []
+        for epoch in range(1, config.epochs + 1):
+            loss = _epoch(network, optimiser, sequences, epoch)
+            figures = _ranking(Teacher(network, best.items).scores(asked.histories), asked.targets)
+            seconds = round(time.monotonic() - began, 2)
+            lines.append({"epoch": epoch, "loss": loss, **figures, "seconds": seconds})
+            if out is not None:
+                _write(out / METRICS, lines)
+            if figures["ndcg@10"] > best.metrics["ndcg@10"]:
+                best.metrics, kept = figures | {"epoch": epoch, "seconds": seconds}, _copy(network)
+            tick(1, f"validation NDCG@10 {figures['ndcg@10']:.4f}")
+            tired = epoch - best.metrics["epoch"] >= config.patience
+            if tired or (time_limit_s is not None and seconds >= time_limit_s):
+                break
+    network.load_state_dict(kept)
+    network.cpu()
+    best.metrics["seconds"] = round(time.monotonic() - began, 2)
+    return best
+
+
+def _epoch(network: Network, optimiser: Any, sequences: Sequence[Ints], epoch: int) -> float:
+    """One pass over all training steps; returns the mean loss of an item."""
+    config, device = network.config, network.items.device
+    network.train()
+    total, count = 0.0, 0
+    batches = list(_batches(sequences, config, epoch))
+    for step, batch in enumerate(batches):
+        for group in optimiser.param_groups:
+            group["lr"] = config.lr * _factor(epoch - 1 + step / len(batches), config.epochs)
+        wanted = torch.as_tensor(np.concatenate([w[1:] for w in batch])).to(device)
+        read = pad([np.ones(len(w) - 1, dtype=np.int64) for w in batch]).bool().to(device)
+        states = network.states(pad([w[:-1] for w in batch]).to(device))[read]
+        loss = F.cross_entropy(network.scores(states), wanted, label_smoothing=config.label_smoothing)
+        if not torch.isfinite(loss):
+            raise DelrecError(f"{config.kind}: the loss is not a number in epoch {epoch}", "lower teacher.settings.lr")
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+        total, count = total + loss.item() * len(wanted), count + len(wanted)
+    network.eval()
+    return total / count
+
+
+def _batches(sequences: Sequence[Ints], config: TeacherConfig, epoch: int) -> Iterator[list[Ints]]:
+    """Windows of ``max_length`` steps, each cut elsewhere in every epoch, of similar length together."""
+    rng = np.random.default_rng([config.seed, epoch])
+    windows = []
+    for sequence in sequences:
+        end, length = len(sequence) - 1, config.max_length
+        first = end if end <= length else int(rng.integers(1, length + 1))
+        cuts = [0, *range(first, end, length), end]
+        windows += [sequence[a : b + 1] for a, b in zip(cuts, cuts[1:], strict=False) if b > a]
+    # Sorting noisy lengths keeps padding low without showing the same neighbours in every epoch.
+    order = np.argsort([len(w) * rng.uniform(0.8, 1.25) for w in windows])
+    starts = np.arange(0, len(windows), config.batch)
+    rng.shuffle(starts)
+    for start in starts:
+        yield [windows[n] for n in order[start : start + config.batch]]
+
+
+def _factor(epochs_done: float, epochs: int) -> float:
+    """Share of the highest learning rate: rises over one epoch, then falls to 0 as a cosine."""
+    rise = min(1.0, epochs / 2)
+    if epochs_done < rise:
+        return max(0.01, epochs_done / rise)
+    return 0.5 * (1 + math.cos(math.pi * (epochs_done - rise) / (epochs - rise)))
+
+
+def _groups(network: Network) -> list[dict[str, Any]]:
+    """Weight decay for matrices only; norms and biases are left free."""
+    decayed = [p for p in network.parameters() if p.dim() > 1]
+    free = [p for p in network.parameters() if p.dim() < 2]
+    return [
+        {"params": decayed, "weight_decay": network.config.weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
+
+
+def _ranking(scores: Floats, targets: Ints) -> dict[str, float]:
+    """NDCG@10 and HR@10 over the whole catalogue; equal scores count against the target."""
+    own = scores[np.arange(len(targets)), targets][:, None]
+    rank = (scores >= own).sum(1)
+    gain = np.where(rank <= 10, 1 / np.log2(rank + 1), 0.0)
+    return {"ndcg@10": float(gain.mean()), "hr@10": float((rank <= 10).mean())}
+
+
+def _some(split: Split, seed: int) -> Split:
+    if len(split) <= VALIDATION_USERS:
+        return split
+    users = np.random.default_rng(seed).choice(len(split), VALIDATION_USERS, replace=False)
+    return split.take([int(u) for u in np.sort(users)])
+
+
+def _copy(network: Network) -> dict[str, Any]:
+    return {name: value.detach().clone() for name, value in network.state_dict().items()}
+
+
+def _write(path: Path, lines: Sequence[dict[str, float]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    part.replace(path)

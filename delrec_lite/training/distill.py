@@ -1,0 +1,187 @@
+"""Stage 1 (DELRec, section 4): the LLM is frozen; a soft prompt learns to speak for the sequential recommender."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from delrec_lite.config import DistillSection
+from delrec_lite.console import Console
+from delrec_lite.data.types import Dataset, Ints
+from delrec_lite.llm.forward import read_states, score_histories
+from delrec_lite.llm.model import ItemLM
+from delrec_lite.llm.packing import Segment
+from delrec_lite.prompts.tasks import Prompts
+from delrec_lite.teachers.contract import Teacher
+from delrec_lite.training.loop import Group, Schedule, finished, train
+from delrec_lite.training.windows import StepPlan, steps, steps_for
+
+SOFT = "soft.safetensors"
+AGREEMENT_USERS = 200
+SHORTEST_TEMPORAL = 8  # an example of four, then a question of four
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """What stage 1 shows: how often the frozen LLM's first choice is the teacher's, on validation users.
+
+    Attributes:
+        agreement_untrained: With the soft prompt as it was drawn.
+        agreement_trained: With the soft prompt as learned.
+        users: Validation users asked.
+        steps: Optimiser steps made.
+    """
+
+    agreement_untrained: float
+    agreement_trained: float
+    users: int
+    steps: int
+
+
+class TaskWeights(nn.Module):
+    """Uncertainty weighting of several losses: sum of ``exp(-s) loss + s`` (Kendall et al., arXiv 1705.07115)."""
+
+    def __init__(self, tasks: int, learned: bool) -> None:
+        super().__init__()
+        self.log_variance = nn.Parameter(torch.zeros(tasks), requires_grad=learned)
+
+    def forward(self, losses: Sequence[Any]) -> Any:
+        """One loss out of many; with fixed weights, their sum."""
+        stacked = torch.stack(list(losses))
+        return (torch.exp(-self.log_variance) * stacked + self.log_variance).sum()
+
+
+def distill(
+    model: ItemLM,
+    prompts: Prompts,
+    teacher: Teacher,
+    dataset: Dataset,
+    recipe: DistillSection,
+    max_history: int,
+    out: Path,
+    console: Console,
+) -> Distilled:
+    """Learn the soft prompt on recommendation pattern simulating and temporal analysis.
+
+    Pattern simulating: at every item boundary of a history, the divergence (KL) from the teacher's distribution over
+    the whole catalogue to the model's: the strong form of the paper's "top-1, then the list" (section 4.3).
+    Temporal analysis: cross-entropy on the hidden items (section 4.2).
+
+    Args:
+        model: The frozen LLM; its ``soft`` is changed in place.
+        prompts: The compiled tasks.
+        teacher: Fitted on the same data set.
+        dataset: Only its training part is learned from; validation users are asked for the report.
+        recipe: Stage 1 of the recipe.
+        max_history: Items of a history that the prompt holds.
+        out: Folder for checkpoint, metrics and ``soft.safetensors``.
+        console: Shows progress.
+
+    Returns:
+        Agreement with the teacher before and after.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    model.requires_grad_(False)
+    set_scale(model, prompts, dataset, max_history)
+    asked = dataset.valid().take(range(0, len(dataset.sequences), max(1, len(dataset.sequences) // AGREEMENT_USERS)))
+    choice = teacher.scores(asked.histories).argmax(1)
+
+    def agreement() -> float:
+        return float((score_all(model, prompts, asked.histories, max_history).argmax(1) == choice).mean())
+
+    untrained = agreement()
+    model.soft.requires_grad_(True)
+    weights = TaskWeights(2 if recipe.temporal_share else 1, recipe.weighting == "uncertainty")
+    plan = steps_for(recipe.epochs, dataset.train(), recipe.tokens_per_step)
+    shared = round(recipe.tokens_per_step * recipe.temporal_share)
+    pattern = StepPlan(dataset.train(), max_history, recipe.tokens_per_step - shared, recipe.seed)
+    long_enough = [s for s in dataset.train() if len(s) >= SHORTEST_TEMPORAL]
+    temporal = StepPlan(long_enough, max_history, shared, recipe.seed + 1)
+
+    def loss_of(step: int) -> tuple[Any, dict[str, float]]:
+        losses = [pattern_loss(model, prompts, teacher, pattern.at(step), recipe.temperature)]
+        figures = {"pattern": losses[0].item()}
+        if shared:
+            batch = [window for window in temporal.at(step) if len(window) >= SHORTEST_TEMPORAL]
+            losses.append(temporal_loss(model, prompts, batch) if batch else losses[0].new_zeros(()))
+            figures["temporal"] = losses[1].item()
+        return weights(losses), figures
+
+    groups = [Group({"soft": model.soft}, recipe.lr)]
+    if recipe.weighting == "uncertainty":
+        groups.append(Group({"log_variance": weights.log_variance}, 1e-2))
+    train(groups, loss_of, Schedule(plan, recipe.warmup), out, console, "stage 1", recipe.seed)
+    model.requires_grad_(False)
+    report = Distilled(untrained, agreement(), len(asked), plan)
+    save_file({"soft": model.soft.detach().clone(), "log_scale": model.log_scale.detach().clone()}, out / SOFT)
+    (out / "agreement.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
+    finished(out)
+    return report
+
+
+def load_soft(model: ItemLM, folder: Path) -> None:
+    """Put the soft prompt that stage 1 wrote into ``model``."""
+    held = load_file(folder / SOFT)
+    with torch.no_grad():
+        model.soft.copy_(held["soft"])
+        model.log_scale.copy_(held["log_scale"])
+
+
+def pattern_loss(model: ItemLM, prompts: Prompts, teacher: Teacher, batch: list[Ints], temperature: float) -> Any:
+    """Mean KL from the teacher's distribution to the model's, over all item boundaries of the windows."""
+    inputs = [window[:-1] for window in batch]
+    wanted = teacher_distribution(teacher, inputs, temperature)
+    states = read_states(model, prompts.next_prefix, [_segment(prompts, window) for window in inputs])
+    return F.kl_div(F.log_softmax(model.scores(states), 1), wanted, reduction="batchmean", log_target=True)
+
+
+def teacher_distribution(teacher: Teacher, inputs: Sequence[Ints], temperature: float) -> Any:
+    """Log-probabilities of the whole catalogue after each item of each window: float32 ``[tokens, items]``."""
+    scores = np.concatenate(teacher.sequence_scores_many(inputs))
+    return F.log_softmax(torch.from_numpy(scores) / temperature, 1)
+
+
+def temporal_loss(model: ItemLM, prompts: Prompts, batch: list[Ints]) -> Any:
+    """Mean cross-entropy of the hidden items of temporal analysis."""
+    segments, targets = [], []
+    for sequence in batch:
+        ids, reads, hidden = prompts.temporal(sequence.tolist())
+        segments.append(Segment(ids, reads))
+        targets += hidden
+    states = read_states(model, prompts.temporal_prefix, segments)
+    return F.cross_entropy(model.scores(states), torch.tensor(targets))
+
+
+@torch.no_grad()
+def set_scale(model: ItemLM, prompts: Prompts, dataset: Dataset, max_history: int) -> None:
+    """Give the untrained verbalizer the temperature under which it predicts a few training windows best.
+
+    A sum of title rows has no natural scale; without one, stage 1 would spend its soft prompt on loudness.
+    """
+    some = next(steps(dataset.train(), max_history, 800, seed=0))
+    states = read_states(model, prompts.next_prefix, [_segment(prompts, window[:-1]) for window in some])
+    targets = torch.from_numpy(np.concatenate([window[1:] for window in some]))
+    model.log_scale.zero_()
+    scores = model.scores(states)
+    grid = torch.linspace(-6, 2, 33)
+    losses = torch.stack([F.cross_entropy(scores * g.exp(), targets) for g in grid])
+    model.log_scale.copy_(grid[losses.argmin()])
+
+
+def score_all(model: ItemLM, prompts: Prompts, histories: Sequence[Ints], max_history: int, batch: int = 16) -> Any:
+    """``score_histories`` over many histories, in batches."""
+    parts = [
+        score_histories(model, prompts, histories[i : i + batch], max_history) for i in range(0, len(histories), batch)
+    ]
+    return np.concatenate(parts)
+
+
+def _segment(prompts: Prompts, window: Ints) -> Segment:
+    return Segment(prompts.items(window.tolist()), range(len(window)))

@@ -1,0 +1,78 @@
+"""Cut training sequences into windows, differently in every epoch, and windows into steps; all from a seed."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from delrec_lite.data.types import Ints
+
+
+def windows(sequences: Sequence[Ints], length: int, rng: np.random.Generator) -> list[Ints]:
+    """Pieces of at most ``length + 1`` items that share one item with their neighbour.
+
+    Every step from one item to the next lies in exactly one window: ``length`` inputs, each with the item after it
+    as its target. Where a long sequence is cut is random, so that over epochs an item meets histories of any length.
+
+    Args:
+        sequences: Item indices, oldest first.
+        length: Most inputs of a window.
+        rng: Decides the cuts.
+    """
+    out = []
+    for sequence in sequences:
+        last = len(sequence) - 1  # steps from one item to the next
+        if last < 1:
+            continue
+        first_cut = last if last <= length else int(rng.integers(1, length + 1))
+        cuts = [0, *range(first_cut, last, length), last]
+        out += [sequence[a : b + 1] for a, b in zip(cuts, cuts[1:], strict=False) if b > a]
+    return out
+
+
+def steps(sequences: Sequence[Ints], length: int, tokens: int, seed: int) -> Iterator[list[Ints]]:
+    """Endless steps of about ``tokens`` inputs each, epoch after epoch; the same for the same seed."""
+    epoch = 0
+    while True:
+        rng = np.random.default_rng([seed, epoch])
+        pool = windows(sequences, length, rng)
+        rng.shuffle(pool)
+        batch: list[Ints] = []
+        count = 0
+        for window in pool:
+            batch.append(window)
+            count += len(window) - 1
+            if count >= tokens:
+                yield batch
+                batch, count = [], 0
+        epoch += 1  # the last, short step of an epoch is dropped; its windows return in the next
+
+
+def steps_for(epochs: float, sequences: Sequence[Ints], tokens: int) -> int:
+    """How many steps make so many passes over the training interactions."""
+    return max(1, round(epochs * sum(len(s) - 1 for s in sequences) / tokens))
+
+
+class StepPlan:
+    """The windows of any step, the same whichever step was asked for before; so a resumed run sees what it would have.
+
+    Args:
+        sequences: Training sequences.
+        length: Most inputs of a window.
+        tokens: Inputs of a step.
+        seed: Decides cuts and order.
+    """
+
+    def __init__(self, sequences: Sequence[Ints], length: int, tokens: int, seed: int) -> None:
+        self._arguments = (sequences, length, tokens, seed)
+        self._stream = steps(*self._arguments)
+        self._next = 0
+
+    def at(self, step: int) -> list[Ints]:
+        """The windows of ``step``, from 0."""
+        if step < self._next:
+            self._stream, self._next = steps(*self._arguments), 0
+        batch: list[Ints] = []
+        while self._next <= step:
+            batch = next(self._stream)
+            self._next += 1
+        return batch

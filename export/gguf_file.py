@@ -1,0 +1,137 @@
+"""Write a GGUF file in F16: tensors under llama.cpp's names, the tokenizer with soft tokens and titles as tokens.
+
+Format: the GGUF specification of the ggml project; tensor names from the ``gguf`` package's own map.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from delrec_lite.export.merge import Merged
+
+from delrec_lite.errors import DelrecError
+from delrec_lite.prompts.vocabulary import Vocabulary
+
+ARCHITECTURES = {"llama": gguf.MODEL_ARCH.LLAMA}
+
+# llama.cpp's name for the rule that splits text before byte-pair encoding.
+SPLIT_RULES = {"smollm2-135m-instruct": "smollm"}
+
+
+def soft_token(index: int) -> str:
+    """The text of a soft token: ``<|delrec_0|>``."""
+    return f"<|delrec_{index}|>"
+
+
+def write_gguf(
+    merged: Merged,
+    vocabulary: Vocabulary,
+    titles: Sequence[str],
+    tokenizer_json: Path,
+    base: str,
+    name: str,
+    licence: str,
+    path: Path,
+) -> None:
+    """Write ``merged`` to ``path``.
+
+    Args:
+        merged: Weights and configuration.
+        vocabulary: The extended id space that the embedding has.
+        titles: Item tokens' texts; must be distinct.
+        tokenizer_json: The base model's ``tokenizers`` file (byte-pair encoding).
+        base: Name of the base model, as pulled.
+        name: Goes into ``general.name``.
+        licence: Goes into ``general.license``.
+        path: New file.
+
+    Raises:
+        DelrecError: An architecture or tokenizer that this writer does not know.
+    """
+    config = merged.config
+    if config.model_type not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise DelrecError(f"cannot write {config.model_type!r} models as GGUF", f"architectures known: {known}")
+    arch = ARCHITECTURES[config.model_type]
+    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[arch])
+    writer.add_name(name)
+    writer.add_license(licence)
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+    _add_shape(writer, config, len(vocabulary))
+    _add_tokenizer(writer, vocabulary, titles, tokenizer_json, base, config)
+    names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
+    for hf_name, tensor in merged.tensors.items():
+        target = names.get_name(hf_name, try_suffixes=(".weight", ".bias"))
+        if target is None:
+            raise DelrecError(f"no GGUF name for the tensor {hf_name}", "this base model is not supported")
+        array = tensor.numpy()
+        if hf_name.endswith(("q_proj.weight", "q_proj.bias")):
+            array = _interleave(array, config.num_attention_heads)
+        elif hf_name.endswith(("k_proj.weight", "k_proj.bias")):
+            array = _interleave(array, config.num_key_value_heads)
+        writer.add_tensor(target, array.astype(np.float16 if array.ndim > 1 else np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _interleave(weight: Any, heads: int) -> Any:
+    """Rotary pairs (i, i + d/2) of Hugging Face's layout to neighbours (2i, 2i + 1), as llama.cpp rotates them."""
+    rows = weight.shape[0]
+    halves = weight.reshape(heads, 2, rows // heads // 2, *weight.shape[1:])
+    return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(weight.shape))
+
+
+def _add_shape(writer: Any, config: Any, vocabulary: int) -> None:
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    rope = getattr(config, "rope_parameters", None) or {"rope_theta": getattr(config, "rope_theta", 10000.0)}
+    writer.add_vocab_size(vocabulary)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
+    writer.add_rope_dimension_count(head_dim)
+    writer.add_rope_freq_base(float(rope["rope_theta"]))
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+
+
+def _add_tokenizer(
+    writer: Any, vocabulary: Vocabulary, titles: Sequence[str], tokenizer_json: Path, base: str, config: Any
+) -> None:
+    held = json.loads(tokenizer_json.read_text(encoding="utf-8"))
+    if held["model"]["type"] != "BPE":
+        raise DelrecError(f"cannot write a {held['model']['type']} tokenizer as GGUF", "byte-pair encoding is known")
+    tokens = [f"<|unused_{i}|>" for i in range(vocabulary.text)]
+    types = [gguf.TokenType.UNUSED] * vocabulary.text
+    for token, i in held["model"]["vocab"].items():
+        tokens[i], types[i] = token, gguf.TokenType.NORMAL
+    for added in held.get("added_tokens", []):
+        kind = gguf.TokenType.CONTROL if added["special"] else gguf.TokenType.USER_DEFINED
+        tokens[added["id"]], types[added["id"]] = added["content"], kind
+    tokens += [soft_token(i) for i in range(vocabulary.soft)]
+    types += [gguf.TokenType.CONTROL] * vocabulary.soft
+    tokens += titles
+    types += [gguf.TokenType.USER_DEFINED] * vocabulary.items
+    merges = [m if isinstance(m, str) else " ".join(m) for m in held["model"]["merges"]]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(SPLIT_RULES.get(base, "default"))
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    writer.add_token_merges(merges)
+    for add, value in (
+        (writer.add_bos_token_id, config.bos_token_id),
+        (writer.add_eos_token_id, config.eos_token_id),
+        (writer.add_pad_token_id, config.pad_token_id),
+    ):
+        if isinstance(value, int):
+            add(value)
+    writer.add_add_bos_token(False)
+    writer.add_add_space_prefix(False)

@@ -1,0 +1,218 @@
+"""`export`: one bundle from a trained model, verified before it gets its name."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from delrec_lite.export.card import bundle_readme, licences_text
+from delrec_lite.export.gguf_file import write_gguf
+from delrec_lite.export.merge import merge
+from delrec_lite.export.parity import Parity, compare, gate
+from delrec_lite.export.quantise import quantise
+
+from delrec_lite.console import Console
+from delrec_lite.data.types import CandidateSets, Dataset, Ints
+from delrec_lite.llm.forward import read_states
+from delrec_lite.llm.load import Base
+from delrec_lite.llm.model import ItemLM
+from delrec_lite.llm.packing import Segment
+from delrec_lite.machine import cores_allowed
+from delrec_lite.prompts.tasks import TITLE_PREFIX, Prompts
+from delrec_lite.runtime.bundle import finish_bundle
+from delrec_lite.runtime.recommender import Recommender
+from delrec_lite.training.distill import score_all
+
+PARITY_USERS = 50
+GOLDEN_USERS = 64
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What export made.
+
+    Attributes:
+        path: The bundle.
+        bytes: Size of its model file.
+        tensor_types: How many tensors have each type.
+        parity: Against the model in training precision.
+    """
+
+    path: Path
+    bytes: int
+    tensor_types: dict[str, int]
+    parity: Parity
+
+
+def export(
+    model: ItemLM,
+    base: Base,
+    prompts: Prompts,
+    dataset: Dataset,
+    candidates: Mapping[str, CandidateSets],
+    target: Path,
+    *,
+    name: str,
+    quant: str,
+    max_history: int,
+    score_correlation: float,
+    licences: Mapping[str, str],
+    provenance: Mapping[str, Any],
+    console: Console,
+) -> Exported:
+    """Merge, bake, quantise, compare with the trained model, and write the bundle ``target``.
+
+    Args:
+        model: As trained; used up.
+        base: Its base model.
+        prompts: The compiled tasks.
+        dataset: For titles and popularity, and validation users for the comparison.
+        candidates: Candidate sets by split; a few of the test users' become the bundle's stored requests.
+        target: The bundle folder, replaced if it exists.
+        name: Of the run.
+        quant: One of ``export.quantise.QUANTS``.
+        max_history: Items that the prompt holds.
+        score_correlation: The gate.
+        licences: Of model and data, by name.
+        provenance: Goes into the manifest.
+        console: Shows progress.
+
+    Raises:
+        GateError: Not equal enough to what was trained; no bundle is left.
+    """
+    staging = target.with_name(f".{target.name}.{os.getpid()}.part")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        with console.progress("export", 6) as tick:
+            valid = dataset.valid()
+            asked = valid.take(range(0, len(valid), max(1, len(valid) // PARITY_USERS))).histories
+            trained = score_all(model, prompts, asked, max_history)
+            tick(1, "merge")
+            scale = float(model.log_scale.exp())
+            merged = merge(model, usual_state(model, prompts, asked[:16], max_history))
+            tick(1, "write")
+            f16 = staging / "model-f16.gguf"
+            write_gguf(
+                merged,
+                prompts.vocabulary,
+                token_texts(dataset.catalog.titles, dataset.catalog.ids),
+                base.folder / "tokenizer.json",
+                base.name,
+                name,
+                licences.get(base.name, ""),
+                f16,
+            )
+            architecture, hidden = merged.config.model_type, merged.config.hidden_size
+            del merged
+            tick(1, "quantise")
+            file = f"model-{quant}.gguf"
+            if quant == "f16":
+                types = {}
+            else:
+                types = quantise(f16, staging / file, quant, cores_allowed())
+                f16.unlink()
+            tick(1, "catalogue")
+            counts = np.bincount(np.concatenate(dataset.train()), minlength=len(dataset.catalog))
+            _write_json(
+                staging / "catalog.json",
+                {"ids": dataset.catalog.ids, "titles": dataset.catalog.titles, "popularity": counts.tolist()},
+            )
+            _write_json(staging / "prompt.json", prompt_file(model, prompts, max_history, scale))
+            _write_json(staging / "golden.json", golden(dataset, candidates["test"], max_history))
+            shutil.copyfile(base.folder / "tokenizer.json", staging / "tokenizer.json")
+            tick(1, "compare")
+            described = {
+                "base": base.name,
+                "architecture": architecture,
+                "hidden": hidden,
+                "quant": quant,
+                "file": file,
+                "tensor_types": types,
+            }
+            (staging / "README.md").write_text(bundle_readme(name, described, licences), encoding="utf-8")
+            (staging / "LICENCES.md").write_text(licences_text(licences), encoding="utf-8")
+            trial = staging.with_name(staging.name + ".trial")
+            finish_bundle(
+                staging,
+                trial,
+                name=name,
+                model=described,
+                provenance={},
+                licences=dict(licences),
+                gated=False,
+            )
+            staging = trial
+            with Recommender.load(trial) as recommender:
+                parity = compare(trained, recommender.scores(asked))
+            gate(parity, score_correlation)
+            finish_bundle(
+                trial,
+                target,
+                name=name,
+                model=described,
+                provenance={**provenance, "parity": parity.dump()},
+                licences=dict(licences),
+                gated=True,
+            )
+            tick(1)
+        return Exported(target, (target / file).stat().st_size, types, parity)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def usual_state(model: ItemLM, prompts: Prompts, histories: Sequence[Ints], max_history: int) -> Any:
+    """The mean hidden state over some histories, float32 ``[hidden]``."""
+    segments = []
+    for history in histories:
+        ids = prompts.items(history[-max_history:].tolist())
+        segments.append(Segment(ids, [len(ids) - 1]))
+    with torch.no_grad():
+        return read_states(model, prompts.next_prefix, segments).mean(0)
+
+
+def token_texts(titles: tuple[str, ...], ids: tuple[str, ...]) -> list[str]:
+    """A distinct token text for every item; none can be taken for a control token."""
+    seen: set[str] = set()
+    texts = []
+    for title, item_id in zip(titles, ids, strict=True):
+        text = title.replace("<|", "< |") or item_id
+        if text in seen:
+            text = f"{text} [{item_id}]"
+        seen.add(text)
+        texts.append(text)
+    return texts
+
+
+def prompt_file(model: ItemLM, prompts: Prompts, max_history: int, scale: float) -> dict[str, Any]:
+    """What serving needs to build the prompt that training built."""
+    vocabulary = prompts.vocabulary
+    return {
+        "schema": 1,
+        "prefix": prompts.next_prefix,
+        "soft_tokens": vocabulary.soft,
+        "item_token_base": vocabulary.item_base,
+        "max_history": max_history,
+        "new_item": {"title_prefix": TITLE_PREFIX, "input_norm": model.input_norm, "scale": scale},
+        "text": prompts.text,
+    }
+
+
+def golden(dataset: Dataset, candidates: CandidateSets, max_history: int) -> dict[str, Any]:
+    """Requests with known answers: what `bench` asks where no data set is at hand."""
+    test = dataset.test()
+    users = range(0, len(test), max(1, len(test) // GOLDEN_USERS))
+    return {
+        "histories": [test.histories[u][-max_history:].tolist() for u in users],
+        "targets": [int(test.targets[u]) for u in users],
+        "candidates": [candidates.items[u].tolist() for u in users],
+    }
+
+
+def _write_json(path: Path, data: Any) -> None:
+    path.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")

@@ -1,0 +1,165 @@
+"""Stages 1 and 2 on a tiny model: what learns, what stays, and that a killed run ends as an unbroken one."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from delrec_lite.config import DistillSection, FinetuneSection
+from delrec_lite.console import QUIET
+from delrec_lite.data.types import Dataset
+from delrec_lite.errors import DelrecError
+from delrec_lite.training import distill as stage1
+from delrec_lite.training import finetune as stage2
+from delrec_lite.training import loop
+from delrec_lite.training.windows import StepPlan, windows
+from tests.tiny import ITEMS, dataset, make_model
+
+DISTILL = DistillSection(epochs=20, tokens_per_step=100, lr=0.05)
+FINETUNE = FinetuneSection(epochs=6, tokens_per_step=100, lr=3e-3, item_lr=3e-2, rank=4, alpha=8)
+
+
+class Ring:
+    """A teacher that knows the ring: after item i comes i + 1."""
+
+    def scores(self, histories):
+        return np.stack([self.sequence_scores_many([h])[0][-1] for h in histories])
+
+    def sequence_scores_many(self, sequences):
+        out = []
+        for s in sequences:
+            rows = np.zeros((len(s), ITEMS), np.float32)
+            rows[np.arange(len(s)), (np.asarray(s) + 1) % ITEMS] = 8.0
+            out.append(rows)
+        return out
+
+
+def weights_digest(model):
+    digest = hashlib.sha256()
+    for _, p in sorted(model.lm.named_parameters()):
+        digest.update(p.detach().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def test_stage_1_teaches_the_soft_prompt_and_changes_no_weight_of_the_llm(tiny_base, tmp_path):
+    model, prompts, _ = make_model(tiny_base)
+    before, soft = weights_digest(model), model.soft.detach().clone()
+    stage1.distill(model, prompts, Ring(), dataset(), DISTILL, 10, tmp_path, QUIET)
+    assert weights_digest(model) == before
+    assert not torch.equal(model.soft, soft)
+    assert torch.count_nonzero(model.offset_in) == 0
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["pattern"] < lines[0]["pattern"] - 0.05
+    assert {"pattern", "temporal"} <= lines[0].keys()
+    assert not (tmp_path / loop.CHECKPOINT).exists()
+
+
+def test_stage_1_is_read_back(tiny_base, tmp_path):
+    model, prompts, _ = make_model(tiny_base)
+    stage1.distill(
+        model, prompts, Ring(), dataset(), DistillSection(epochs=1, tokens_per_step=100), 10, tmp_path, QUIET
+    )
+    again, _, _ = make_model(tiny_base)
+    stage1.load_soft(again, tmp_path)
+    assert torch.equal(again.soft, model.soft)
+    assert torch.equal(again.log_scale, model.log_scale)
+
+
+def test_stage_2_learns_the_ring_with_the_soft_prompt_frozen(tiny_base, tmp_path):
+    model, prompts, _ = make_model(tiny_base)
+    soft = model.soft.detach().clone()
+    split = dataset().test()
+    untrained = stage1.score_all(model, prompts, split.histories, 10).argmax(1)
+    stage2.finetune(model, prompts, Ring(), dataset(), FINETUNE, 10, tmp_path, QUIET)
+    first = stage1.score_all(model, prompts, split.histories, 10).argmax(1)
+    assert torch.equal(model.soft, soft)
+    assert (first == split.targets).mean() > 0.8
+    assert (untrained == split.targets).mean() < 0.3
+    again, _, _ = make_model(tiny_base)
+    stage2.load_finetuned(again, tmp_path)
+    assert (stage1.score_all(again, prompts, split.histories, 10).argmax(1) == first).all()
+
+
+def test_test_and_validation_items_are_never_trained_on(tiny_base, tmp_path):
+    """Two data sets that differ in held-out items alone give the same weights."""
+    data = dataset()
+    other = tuple(np.concatenate([s[:-2], [0, 0]]) for s in data.sequences)
+    ends = []
+    for name, sequences in (("a", data.sequences), ("b", other)):
+        changed = Dataset(data.name, data.catalog, data.user_ids, sequences, "x")
+        model, prompts, _ = make_model(tiny_base)
+        short = FinetuneSection(epochs=0.5, tokens_per_step=100)
+        stage2.finetune(model, prompts, Ring(), changed, short, 10, tmp_path / name, QUIET)
+        ends.append(model.offset_in.detach().clone())
+    assert torch.equal(*ends)
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stage", ["distill", "finetune"])
+def test_a_killed_run_ends_with_the_same_weights(tiny_base, tmp_path, monkeypatch, stage):
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+
+    def go(folder):
+        model, prompts, _ = make_model(tiny_base)
+        if stage == "distill":
+            recipe = DistillSection(epochs=2, tokens_per_step=100)
+            stage1.distill(model, prompts, Ring(), dataset(), recipe, 10, folder, QUIET)
+            return load_file(folder / stage1.SOFT)
+        recipe = FinetuneSection(epochs=2, tokens_per_step=100, dropout=0.1)
+        stage2.finetune(model, prompts, Ring(), dataset(), recipe, 10, folder, QUIET)
+        return load_file(folder / stage2.ITEMS) | load_file(folder / stage2.ADAPTER / "adapter_model.safetensors")
+
+    unbroken = go(tmp_path / "unbroken")
+    save = loop._save
+
+    def save_then_die(out, named, optimiser, step):
+        save(out, named, optimiser, step)
+        if step == 3:
+            raise Killed
+
+    monkeypatch.setattr(loop, "_save", save_then_die)
+    with pytest.raises(Killed):
+        go(tmp_path / "broken")
+    monkeypatch.setattr(loop, "_save", save)
+    resumed = go(tmp_path / "broken")
+    assert resumed.keys() == unbroken.keys()
+    for name, tensor in unbroken.items():
+        torch.testing.assert_close(resumed[name], tensor, rtol=0, atol=0)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "broken" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(len(steps)))
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
+    p = torch.nn.Parameter(torch.ones(()))
+    with pytest.raises(DelrecError, match="not a number"):
+        loop.train(
+            [loop.Group({"p": p}, 0.1)],
+            lambda _: (p * float("nan"), {}),
+            loop.Schedule(3, 0),
+            tmp_path,
+            QUIET,
+            "",
+            0,
+        )
+
+
+def test_windows_hold_every_step_from_item_to_item_once():
+    sequences = [np.arange(23), np.arange(100, 104), np.array([7])]
+    for epoch in range(5):
+        cut = windows(sequences, 5, np.random.default_rng(epoch))
+        assert max(len(w) for w in cut) <= 6
+        steps = sorted((int(a), int(b)) for w in cut for a, b in zip(w, w[1:], strict=False))
+        assert steps == [(i, i + 1) for i in range(22)] + [(100, 101), (101, 102), (102, 103)]
+
+
+def test_a_step_is_the_same_whichever_was_asked_before():
+    plan, other = (StepPlan(dataset().train(), 6, 40, seed=1) for _ in range(2))
+    late = [w.tolist() for w in plan.at(9)]
+    assert [w.tolist() for w in plan.at(2)] == [w.tolist() for w in other.at(2)]
+    assert [w.tolist() for w in plan.at(9)] == late
