@@ -94,7 +94,7 @@ def export(
             asked = valid.take(range(0, len(valid), max(1, len(valid) // PARITY_USERS))).histories
             trained = score_all(model, prompts, asked, max_history)
             tick(1, "merge")
-            scale = float(model.log_scale.exp())
+            scale = model.log_scale.exp().item()
             merged = merge(model, usual_state(model, prompts, asked[:16], max_history))
             tick(1, "write")
             f16 = staging / "model-f16.gguf"

@@ -1,7 +1,7 @@
 """A prepared data set as a folder: sequences, catalogue, candidate sets; JSON and npz, never pickle.
 
 ``dataset.json`` (counts, settings, fingerprint), ``catalog.json`` (ids, titles), ``users.json`` (ids),
-``sequences.npz`` (``items`` end to end, ``lengths`` per user), and ``candidates-SPLIT.json`` for valid and test.
+``sequences.npz`` (``items`` end to end, ``lengths`` per user), ``candidates-valid.json`` and ``-test.json``.
 """
 
 import hashlib

@@ -1,0 +1,73 @@
+"""Titles as people type them."""
+
+import pytest
+
+from delrec_lite.errors import UsageError
+from delrec_lite.runtime.matching import Matcher
+
+TITLES = [
+    "The Matrix (1999)",
+    "Star Wars (1977)",
+    "Sabrina (1954)",
+    "Sabrina (1995)",
+    "Les Misérables (1995)",
+    "Seven (Se7en) (1995)",
+    "Chasing Amy (1997)",
+    "Chasing Amy (1997) [2]",
+    "The Postman (1997)",
+    "Il Postino (1994)",
+    "Devil's Own, The (1997)",
+    "2001: A Space Odyssey (1968)",
+    "A (1990)",
+]
+POPULARITY = [9, 9, 3, 8, 1, 5, 6, 7, 2, 4, 1, 1, 1]
+
+
+@pytest.fixture
+def matcher():
+    return Matcher([str(n) for n in range(len(TITLES))], TITLES, POPULARITY)
+
+
+@pytest.mark.parametrize(
+    ("given", "title"),
+    [
+        ("The Matrix (1999)", "The Matrix (1999)"),
+        ("the matrix", "The Matrix (1999)"),
+        ("Matrix, The (1999)", "The Matrix (1999)"),
+        ("MATRIX", "The Matrix (1999)"),
+        ("star  wars!", "Star Wars (1977)"),
+        ("Star Warz", None),
+        ("Les Miserables", "Les Misérables (1995)"),
+        ("Seven", "Seven (Se7en) (1995)"),
+        ("se7en", "Seven (Se7en) (1995)"),
+        ("Sabrina", "Sabrina (1995)"),
+        ("sabrina (1954)", "Sabrina (1954)"),
+        ("devils own", "Devil's Own, The (1997)"),
+        ("2001 a space odysey", "2001: A Space Odyssey (1968)"),
+        ("id:9", "Il Postino (1994)"),
+        ("Chasing Amy", "Chasing Amy (1997) [2]"),
+    ],
+)
+def test_a_title_is_found(matcher, given, title):
+    if title is None:
+        with pytest.raises(UsageError, match="no item is called"):
+            matcher.find(given)
+    else:
+        assert matcher.find(given).title == title
+
+
+def test_a_wrong_year_is_not_another_film(matcher):
+    with pytest.raises(UsageError):
+        matcher.find("Sabrina (1973)")
+
+
+def test_the_other_meanings_are_told(matcher):
+    assert matcher.find("Sabrina").others == ("Sabrina (1954)",)
+    assert matcher.find("Sabrina (1954)").others == ()
+
+
+def test_an_unknown_title_offers_the_nearest(matcher):
+    with pytest.raises(UsageError) as error:
+        matcher.find("Star Trek Wars")
+    assert "'Star Wars (1977)'" in error.value.hint
+    assert matcher.nearest("postmn")[0] == "The Postman (1997)"
