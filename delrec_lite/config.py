@@ -67,6 +67,7 @@ class FinetuneSection(OptimSection):
     rank: int = Field(16, ge=1)
     alpha: int = Field(32, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
+    modules: Literal["attention", "all"] = Field("attention", description="linear layers that get an adapter")
     teacher_weight: float = Field(0.0, ge=0, le=1, description="share of the teacher's distribution in the target")
 
 
@@ -81,12 +82,12 @@ class Recipe(_Section):
     """A whole run, from interactions to a bundle."""
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
-    data: DataSection = Field(default_factory=DataSection)
-    model: ModelSection = Field(default_factory=ModelSection)
-    teacher: TeacherSection = Field(default_factory=TeacherSection)
-    distill: DistillSection = Field(default_factory=DistillSection)
-    finetune: FinetuneSection = Field(default_factory=FinetuneSection)
-    export: ExportSection = Field(default_factory=ExportSection)
+    data: DataSection = DataSection()
+    model: ModelSection = ModelSection()
+    teacher: TeacherSection = TeacherSection()
+    distill: DistillSection = DistillSection()
+    finetune: FinetuneSection = FinetuneSection()
+    export: ExportSection = ExportSection()
 
     def dump(self) -> dict[str, Any]:
         """Every key with its resolved value; ``parse`` reads it back."""

@@ -50,7 +50,7 @@ class Home:
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
     def answer(self, request):
         path, wanted = request.path.lstrip("/"), request.headers.get("Range", "")
@@ -190,7 +190,6 @@ def test_a_wheel_comes_through_pip_of_this_environment(register, tmp_path, monke
     class Pip:
         def __init__(self, command, **_):
             commands.append(command)
-            (tmp_path / "no").mkdir()
             folder = command[command.index("--dest") + 1]
             with open(os.path.join(folder, "thing-1.0-py3-none-any.whl"), "wb") as out:  # noqa: PTH118, PTH123
                 out.write(data)
@@ -217,15 +216,37 @@ def test_without_pip_the_error_says_how_to_get_it(register, tmp_path, monkeypatc
 def test_a_damaged_cache_is_noticed_and_fetched_again(home, register, tmp_path):
     register(files_mirror(home))
     folder = pull("thing", cache=tmp_path).folder
+    stamp = (folder / "small.json").stat().st_mtime_ns
     (folder / "small.json").write_bytes(b'{"a": 2}')
+    os.utime(folder / "small.json", ns=(stamp, stamp))
     assert cached("thing", tmp_path) is None
     again = pull("thing", cache=tmp_path)
     assert not again.cached
     assert (again.folder / "small.json").read_bytes() == SMALL
+    os.utime(folder / "big.bin", (1, 1))
+    assert cached("thing", tmp_path), "another time stamp alone is no damage"
     record = json.loads((folder / RECORD).read_text())
     record["files"]["big.bin"]["sha256"] = sha(b"forged")
     (folder / RECORD).write_text(json.dumps(record))
     assert cached("thing", tmp_path) is None
+
+
+def test_a_host_that_drops_packets_costs_eight_seconds_whatever_its_addresses(register, tmp_path, monkeypatch):
+    waited = []
+
+    def drop(address, timeout):
+        waited.append(timeout)
+        raise TimeoutError("timed out")
+
+    found = [(2, 1, 6, "", (f"192.0.2.{n}", 80)) for n in range(5)]
+    monkeypatch.setattr(fetch.urllib.request, "getproxies", dict)
+    monkeypatch.setattr(fetch.socket, "getaddrinfo", lambda *_, **__: found)
+    monkeypatch.setattr(fetch.socket, "create_connection", drop)
+    register(Mirror("home", "zip", "http://home.example/x.zip", (File("a"),), sha(b""), 1))
+    with pytest.raises(FetchError, match="home: unreachable: timed out"):
+        pull("thing", cache=tmp_path)
+    assert len(waited) == 5
+    assert sum(waited) <= 8
 
 
 def test_offline_uses_the_cache_and_nothing_else(home, register, tmp_path, monkeypatch):

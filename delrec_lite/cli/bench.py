@@ -1,7 +1,128 @@
-"""`delrec-lite bench`: latency of a bundle on real requests."""
+"""`delrec-lite bench`: how fast, how large and how accurate bundles are on real requests; and two runs compared."""
 
-EXAMPLE = "Example"
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from delrec_lite.cli.common import JsonFlag, QuietFlag, make_console
+from delrec_lite.console import Console
+
+EXAMPLE = (
+    "Example: `delrec-lite bench my.delrec --workload cold --threads 1,2 --out now.json`, "
+    "then `delrec-lite bench --compare before.json now.json`"
+)
 
 
-def bench() -> None:
-    """Time a bundle."""
+class Workload(StrEnum):
+    """What can be timed."""
+
+    cold = "cold"
+    rerank = "rerank"
+    batch = "batch"
+    load = "load"
+
+
+class Output(StrEnum):
+    """Forms of the result."""
+
+    table = "table"
+    md = "md"
+    json = "json"
+    csv = "csv"
+
+
+def bench(
+    bundles: Annotated[list[Path] | None, typer.Argument(help="Bundle folders, timed in turn.")] = None,
+    workload: Annotated[
+        list[Workload] | None, typer.Option("--workload", "-w", help="Repeat it; default: all.")
+    ] = None,
+    threads: Annotated[str, typer.Option(help="Thread counts, such as 1,2; default: the cores allowed.")] = "",
+    repeats: Annotated[int, typer.Option("--repeats", "-r", help="Timed samples of each.")] = 20,
+    users: Annotated[int, typer.Option(min=0, help="Users in a batch; 0: 64, or all if fewer.")] = 0,
+    dataset: Annotated[
+        Path | None, typer.Option(help="Prepared data set whose test users ask; default: the bundle's requests.")
+    ] = None,
+    output: Annotated[Output, typer.Option("--output", "-o", help="Form of the result on stdout.")] = Output.table,
+    out: Annotated[Path | None, typer.Option(help="Also write the report with raw samples here, as JSON.")] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None, typer.Option(help="Time nothing: compare two reports, BEFORE AFTER.")
+    ] = None,
+    threshold: Annotated[float, typer.Option(help="With --compare: exit 1 above this ratio of medians.")] = 1.10,
+    json_output: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Time real requests through the runtime that serves, and measure memory and accuracy beside it."""
+    output = Output.json if json_output else output
+    console = make_console(output is Output.json, quiet)
+    if compare is not None:
+        if bundles:
+            from delrec_lite.errors import UsageError
+
+            raise UsageError("--compare times nothing", "give it two reports and no bundle")
+        _compare(compare, threshold, console)
+        return
+    from delrec_lite.bench import report
+    from delrec_lite.bench.runner import Plan
+    from delrec_lite.bench.runner import bench as run
+
+    if out is not None:
+        _must_be_writable(out.parent)  # before minutes of timing, not after
+    plan = Plan([w.value for w in workload or Workload], _threads(threads), repeats, users)
+    found = run(bundles or [], plan, dataset, console)
+    if out is not None:
+        report.write_report(found, out)
+    if output is Output.md:
+        console.result(report.as_markdown(found))
+    elif output is Output.csv:
+        console.result(report.as_csv(found))
+    else:
+        rows, header = report.rows(found)
+        console.result(found.dump(), rows, header)
+        for line in report.footnotes(found):
+            console.say(line)
+
+
+def _must_be_writable(folder: Path) -> None:
+    import os
+
+    from delrec_lite.errors import StorageError
+
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise StorageError(f"cannot write a file into {folder}", "choose a folder that exists and is yours for --out")
+
+
+def _threads(text: str) -> list[int]:
+    from delrec_lite.errors import UsageError
+    from delrec_lite.machine import cores_allowed
+
+    try:
+        return [int(part) for part in text.split(",")] if text else [cores_allowed()]
+    except ValueError as error:
+        raise UsageError(f"--threads is {text!r}", "numbers with commas between them: --threads 1,2") from error
+
+
+def _compare(paths: tuple[Path, Path], threshold: float, console: Console) -> None:
+    from dataclasses import asdict
+
+    from delrec_lite.bench import report
+
+    before, after = (report.read_report(path) for path in paths)
+    ratios = report.compare(before, after, threshold)
+    shown = [
+        [
+            r.workload,
+            r.bundle,
+            str(r.threads),
+            *(f"{v:.3f}" for v in (r.p50, r.p95, r.rss)),
+            "slower" if r.regression else "",
+        ]
+        for r in ratios
+    ]
+    header = ("workload", "bundle", "threads", "p50", "p95", "RSS", f"beyond {threshold:.2f}")
+    console.result([asdict(r) for r in ratios], shown, header, title="second run over first")
+    for line in report.left_out(before, after):
+        console.say(line)
+    if any(r.regression for r in ratios):
+        raise typer.Exit(1)

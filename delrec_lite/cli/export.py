@@ -22,17 +22,21 @@ def export(
     """Write the bundle of a trained run; what is not trained yet is trained first."""
     from delrec_lite.config import load_recipe
     from delrec_lite.errors import UsageError
+    from delrec_lite.export.quantise import QUANTS
     from delrec_lite.pipeline.run import Run
 
     console = make_console(json_output, quiet)
+    if quant is not None and out is None:
+        raise UsageError("--quant without --out would replace the recipe's own bundle", "add --out NAME.delrec")
+    if quant is not None and quant not in QUANTS:
+        raise UsageError(f"no quantisation {quant!r}", f"one of {', '.join(QUANTS)}")
     read = load_recipe(recipe)
     run = Run(read, runs, console)
     if quant is None and out is None:
         done = run.export()
         console.result({"bundle": str(run.bundle), **done.result} if json_output else f"{run.bundle}")
         return
-    if out is None:
-        raise UsageError("--quant without --out would replace the recipe's own bundle", "add --out NAME.delrec")
+    assert out is not None
     made = run.write_bundle(out, quant or read.export.quant)
     result = {"bundle": str(out), "bytes": made.bytes, "quant": quant or read.export.quant}
     console.result({**result, "parity": made.parity.dump()} if json_output else f"{out}")

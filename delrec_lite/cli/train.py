@@ -1,6 +1,6 @@
 """`delrec-lite train`: fit the teacher, distil it into the soft prompt, fine-tune the LLM."""
 
-from enum import Enum
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -11,7 +11,7 @@ from delrec_lite.cli.options import DEFAULT_RECIPE, DEFAULT_RUNS, FreshFlag, Rec
 EXAMPLE = "Example: `delrec-lite train ml-100k-cpu --stage distill`"
 
 
-class Stage(str, Enum):
+class Stage(StrEnum):
     """Stages of training, in order."""
 
     teacher = "teacher"

@@ -11,6 +11,7 @@ from delrec_lite.errors import DataError
 from delrec_lite.evaluation.metrics import Ranks
 
 Scorer = Callable[[Sequence[Ints]], Floats]
+CandidateScorer = Callable[[Sequence[Ints], Ints], Floats]
 
 
 def rank_all(
@@ -32,8 +33,9 @@ def rank_all(
         label: Before the bar.
 
     Raises:
-        DataError: A score is not a number.
+        DataError: No users, candidates of other users, or a score that is not a number.
     """
+    _check(split, candidates)
     m15, full = [], []
     start = time.monotonic()
     with console.progress(label, len(split)) as tick:
@@ -51,6 +53,50 @@ def rank_all(
             full.append(catalogue_ranks(scores, histories, targets))
             tick(len(histories))
     return Ranks(np.concatenate(m15), np.concatenate(full), time.monotonic() - start)
+
+
+def rank_candidates(
+    scorer: CandidateScorer,
+    split: Split,
+    candidates: CandidateSets,
+    batch: int = 16,
+    console: Console = QUIET,
+    label: str = "evaluate",
+) -> Ints:
+    """Rank the target under m=15 alone, for a model that can't score a whole catalogue (the likelihood verbalizer).
+
+    Args:
+        scorer: Histories and their candidates, int64 ``[histories, m]``, to scores, float32 ``[histories, m]``.
+        split: Histories and targets.
+        candidates: Of the same split and users.
+        batch: Users scored together.
+        console: Shows the bar.
+        label: Before the bar.
+
+    Returns:
+        Ranks, int64 ``[users]``.
+
+    Raises:
+        DataError: No users, candidates of other users, or a score that is not a number.
+    """
+    _check(split, candidates)
+    ranks = []
+    with console.progress(label, len(split)) as tick:
+        for at in range(0, len(split), batch):
+            histories, items = split.histories[at : at + batch], candidates.items[at : at + batch]
+            ranks.append(candidate_ranks(scorer(histories, items), items, split.targets[at : at + batch]))
+            tick(len(histories))
+    return np.concatenate(ranks)
+
+
+def _check(split: Split, candidates: CandidateSets) -> None:
+    if not len(split):
+        raise DataError(f"the {split.name} split holds no users", "prepare the data set again")
+    if candidates.split != split.name or len(candidates.items) != len(split):
+        raise DataError(
+            f"{len(candidates.items)} candidate sets of {candidates.split!r} for {len(split)} users of {split.name!r}",
+            "take the candidate sets of the same data set and split",
+        )
 
 
 def candidate_ranks(scores: Floats, items: Ints, targets: Ints) -> Ints:

@@ -6,6 +6,7 @@ from math import comb
 import numpy as np
 
 from delrec_lite.data.types import Floats
+from delrec_lite.errors import DataError
 
 RESAMPLES = 2000
 
@@ -29,12 +30,11 @@ class PairedTest:
     method: str
 
 
-def interval(values: Floats, seed: int = 0) -> tuple[float, float]:
-    """The 95% percentile bootstrap interval of the mean over users."""
+def interval(values: Floats, seed: int = 0, n: int = RESAMPLES) -> tuple[float, float]:
+    """The 95% percentile bootstrap interval of the mean over users, from ``n`` resamples."""
     rng = np.random.default_rng(seed)
-    means = np.concatenate(
-        [values[rng.integers(0, len(values), (100, len(values)))].mean(1) for _ in range(RESAMPLES // 100)]
-    )
+    sizes = [min(100, n - at) for at in range(0, n, 100)]  # 100 at a time: little memory for many users
+    means = np.concatenate([values[rng.integers(0, len(values), (size, len(values)))].mean(1) for size in sizes])
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
 
@@ -44,7 +44,12 @@ def paired_test(a: Floats, b: Floats, seed: int = 0) -> PairedTest:
 
     Metrics of 0 and 1 (HR@k): the exact McNemar test on the users where they differ. Others: a permutation test
     that flips the signs of the users' differences, 10,000 times.
+
+    Raises:
+        DataError: The two are not of the same users.
     """
+    if len(a) != len(b):
+        raise DataError(f"a paired test of {len(a)} users against {len(b)}", "rank the same users with both models")
     difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
     low, high = interval(difference.astype(np.float32), seed)
     if set(np.unique([a, b])) <= {0.0, 1.0}:
@@ -63,4 +68,4 @@ def mcnemar(wins: int, losses: int) -> float:
     """Two-sided exact p of ``wins`` against ``losses`` under a fair coin."""
     n = wins + losses
     tail = sum(comb(n, k) for k in range(min(wins, losses) + 1))
-    return min(1.0, 2 * tail / 2**n)
+    return float(min(1.0, 2 * tail / 2**n))

@@ -6,6 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from delrec_lite.errors import DataError
 from delrec_lite.evaluation.metrics import NAMES, Ranks, per_user
 from delrec_lite.evaluation.significance import interval, paired_test
 
@@ -59,18 +62,41 @@ def write_table(folder: Path, entries: Mapping[str, Ranks], pairs: Sequence[tupl
     """
     rows = [row for model, ranks in entries.items() for row in rows_for(model, ranks)]
     comparisons = compare_all(entries, pairs)
-    raw = {model: {p: ranks.of(p).tolist() for p in PROTOCOLS} for model, ranks in entries.items()}
+    raw = {
+        model: {**{p: ranks.of(p).tolist() for p in PROTOCOLS}, "seconds": ranks.seconds}
+        for model, ranks in entries.items()
+    }
+    folder.mkdir(parents=True, exist_ok=True)
     for name, data in (
         ("table.json", [asdict(row) for row in rows]),
         ("comparisons.json", comparisons),
         ("ranks.json", raw),
     ):
-        _write(
+        write_whole(
             folder / name,
             json.dumps(data, indent=None if name == "ranks.json" else 2, ensure_ascii=False) + "\n",
         )
-    _write(folder / "table.md", markdown(rows, comparisons))
+    write_whole(folder / "table.md", markdown(rows, comparisons))
     return rows
+
+
+def read_ranks(folder: Path) -> dict[str, Ranks]:
+    """The raw ranks that ``write_table`` wrote, by model, in the order of the table.
+
+    Raises:
+        DataError: There is no ``ranks.json``, or it is not one of this program's.
+    """
+    path = folder / "ranks.json"
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            model: Ranks(np.array(r["m15"], dtype=np.int64), np.array(r["full"], dtype=np.int64), float(r["seconds"]))
+            for model, r in held.items()
+        }
+    except FileNotFoundError as error:
+        raise DataError(f"no ranks at {path}", "`delrec-lite eval` writes them") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} does not read: {error}", "remove it and evaluate again") from error
 
 
 def compare_all(entries: Mapping[str, Ranks], pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
@@ -97,14 +123,14 @@ def markdown(rows: Sequence[Row], comparisons: Sequence[Mapping[str, Any]]) -> s
         for row in chosen:
             shown = [f"{row.metrics[n]:.3f} ({row.intervals[n][0]:.3f}-{row.intervals[n][1]:.3f})" for n in NAMES]
             cells.append([row.model, *shown])
-        parts.append(f"**{TITLES[protocol]}**, {chosen[0].users} test users, 95% intervals\n\n{_aligned(cells)}")
+        parts.append(f"**{TITLES[protocol]}**, {chosen[0].users} test users, 95% intervals\n\n{aligned(cells)}")
     tests = [c for c in comparisons if c["metric"] == "HR@1" and c["protocol"] == "m15"]
     if tests:
         cells = [["HR@1, 15 candidates", "difference", "95% interval", "p (paired)"]]
         for c in tests:
             name = f"{c['model']} against {c['against']}"
             cells.append([name, f"{c['difference']:+.3f}", f"{c['low']:+.3f} to {c['high']:+.3f}", f"{c['p']:.2g}"])
-        parts.append(_aligned(cells))
+        parts.append(aligned(cells))
     return "\n\n".join(parts) + "\n"
 
 
@@ -119,14 +145,19 @@ def screen(rows: Sequence[Row], protocol: str) -> tuple[list[list[str]], list[st
     return out, ["model", *NAMES, "HR@1 95%", "s"]
 
 
-def _aligned(cells: Sequence[Sequence[str]]) -> str:
+def aligned(cells: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose source reads as a table too; the first row is the header."""
     widths = [max(len(row[n]) for row in cells) for n in range(len(cells[0]))]
     lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in cells]
-    rule = "|" + "|".join(("-" if n == 0 else "-") * (w + 1) + (":" if n else "-") for n, w in enumerate(widths)) + "|"
+    rule = "|" + "|".join("-" * (w + 1) + (":" if n else "-") for n, w in enumerate(widths)) + "|"
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
-def _write(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
     part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -5,10 +5,12 @@ import hashlib
 import http.client
 import importlib.util
 import os
+import socket
 import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 import zipfile
 from collections.abc import Callable
@@ -65,6 +67,7 @@ def fetch_url(url: str, target: Path, size: int, on_bytes: OnBytes) -> None:
         MirrorError: Unreachable, refused, or cut more often than it is worth trying.
         StorageError: The file cannot be written.
     """
+    _knock(url)
     for attempt in range(1, ATTEMPTS + 1):
         before = target.stat().st_size if target.exists() else 0
         if before >= size:
@@ -86,6 +89,31 @@ def fetch_url(url: str, target: Path, size: int, on_bytes: OnBytes) -> None:
         time.sleep(0.2 * attempt)
     done = target.stat().st_size if target.exists() else 0
     raise MirrorError(f"{target.name} was truncated at {done} of {size} bytes, {ATTEMPTS} times")
+
+
+def _knock(url: str) -> None:
+    """Find out within ``TIMEOUT_SECONDS`` in all whether a host answers.
+
+    The standard library waits that long for each address, and a large host has eight: behind a firewall that
+    drops packets a minute would pass before the next mirror is tried. Behind a proxy there is nothing to ask.
+    """
+    parts = urllib.parse.urlsplit(url)
+    host = parts.hostname or ""
+    if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
+        return
+    reason: OSError | None = None
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        addresses = {str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+        for address in sorted(addresses):
+            try:
+                socket.create_connection((address, port), timeout=TIMEOUT_SECONDS / len(addresses)).close()
+                return
+            except OSError as error:
+                reason = error
+    except OSError as error:
+        reason = error
+    raise MirrorError(f"unreachable: {reason}")
 
 
 def _transfer(url: str, target: Path, start: int, size: int, on_bytes: OnBytes) -> None:
@@ -133,6 +161,7 @@ def fetch_wheel(requirement: str, folder: Path, on_bytes: OnBytes) -> Path:
 
     Raises:
         MirrorError: There is no pip, or it found nothing.
+        StorageError: The disk is full.
     """
     if importlib.util.find_spec("pip") is None:
         raise MirrorError(f"pip is not in this environment; add it with: {sys.executable} -m ensurepip")
@@ -156,7 +185,10 @@ def fetch_wheel(requirement: str, folder: Path, on_bytes: OnBytes) -> Path:
                 child.wait()
     wheels = list((folder / "wheel").glob("*.whl"))
     if child.returncode != 0 or len(wheels) != 1:
-        raise MirrorError(f"pip could not download {requirement}: {_pip_reason(log)}")
+        reason = _pip_reason(log)
+        if os.strerror(errno.ENOSPC) in reason:
+            raise unwritable(folder, OSError(errno.ENOSPC, reason))
+        raise MirrorError(f"pip could not download {requirement}: {reason}")
     return wheels[0]
 
 
@@ -172,8 +204,9 @@ def _size_below(folder: Path) -> int:
 
 def _pip_reason(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    silent = "the package index did not answer; " if any("Retrying (" in line for line in lines) else ""
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
-    return (errors or lines or ["no reason given"])[-1][:200]
+    return silent + (errors or lines or ["no reason given"])[-1][:200]
 
 
 def extract(archive: Path, files: tuple[File, ...], folder: Path) -> None:

@@ -13,7 +13,8 @@ from delrec_lite.console import Console
 from delrec_lite.data.store import load_candidates, load_dataset
 from delrec_lite.data.types import CandidateSets, Dataset
 from delrec_lite.errors import MissingPackageError
-from delrec_lite.hub.pull import Pulled, cache_folder, pull
+from delrec_lite.hub.cache import Pulled, cache_folder
+from delrec_lite.hub.pull import pull
 from delrec_lite.pipeline.stage import Done, key_of, run_stage
 from delrec_lite.prompts.domain import DOMAINS
 from delrec_lite.version import __version__
@@ -71,7 +72,12 @@ class Run:
                 console=self.console,
             )
             interactions = sum(len(s) for s in made.sequences)
-            return {"users": len(made.user_ids), "items": len(made.catalog), "interactions": interactions}
+            return {
+                "users": len(made.user_ids),
+                "items": len(made.catalog),
+                "interactions": interactions,
+                "fingerprint": made.fingerprint,
+            }
 
         data = self.recipe.data.model_dump(exclude={"domain"})
         return self._stage("prepare", key_of(CODE, data, self.pulled["data"].files), make)

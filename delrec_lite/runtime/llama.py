@@ -1,4 +1,4 @@
-"""The llama.cpp engine: its low-level interface, so that the prefix is evaluated once and nothing unread is computed."""
+"""The llama.cpp engine, through its low-level interface: the prefix is evaluated once, nothing unread is computed."""
 
 import ctypes
 import threading

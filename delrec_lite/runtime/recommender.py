@@ -180,7 +180,7 @@ class Recommender:
 
     def _candidate_scores(self, scores: Floats, entries: list[Entry], wanted: list[int | str]) -> Floats:
         new = [e for e in wanted if not isinstance(e, int)]
-        state = self.engine.states([entries])[0] if new else None
+        state = self.engine.states([entries])[0] if new else np.empty(0, np.float32)
         values = [
             scores[e] if isinstance(e, int) else self.bundle.prompt.scale * float(self._title_vector(e) @ state)
             for e in wanted

@@ -44,4 +44,5 @@ class TokenRows:
 
     def mean(self, tokens: Sequence[int]) -> Floats:
         """The mean of several rows: float32 ``[hidden]``."""
-        return np.mean([self.row(token) for token in tokens], axis=0, dtype=np.float32)
+        mean: Floats = np.mean([self.row(token) for token in tokens], axis=0, dtype=np.float32)
+        return mean

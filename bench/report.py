@@ -1,0 +1,243 @@
+"""What a run of the bench found, as JSON with raw samples, CSV, Markdown and for the screen; and two runs compared."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from delrec_lite.errors import UsageError
+from delrec_lite.evaluation.table import aligned, write_whole
+
+SCHEMA = 1
+HEADER = ("bundle", "MB", "threads", "workload", "tokens", "p50 ms", "p95", "p99", "mean ± σ", "/s", "RSS MB")
+ACCURACY = ("HR@1", "NDCG@10")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One workload on one configuration.
+
+    Attributes:
+        workload: Its name.
+        bundle: Its name and quantisation.
+        threads: Of the engine.
+        users: In one sample.
+        tokens: Computed in one sample, on average; a reused prefix does not count.
+        ms: ``p50``, ``p95``, ``p99``, ``mean`` and ``sigma`` of the samples, milliseconds.
+        per_second: Requests (in a batch: users) a second.
+        phases: Mean milliseconds by phase.
+        peak_rss_bytes: Of a process that loads the bundle and does only this workload.
+        artifact_bytes: All files of the bundle.
+        accuracy: ``protocol``, ``requests``, ``HR@1``, ``NDCG@10``; empty for ``load``.
+        samples_ms: Every timed sample, in order.
+    """
+
+    workload: str
+    bundle: str
+    threads: int
+    users: int
+    tokens: float
+    ms: dict[str, float]
+    per_second: float
+    phases: dict[str, float]
+    peak_rss_bytes: int
+    artifact_bytes: int
+    accuracy: dict[str, Any]
+    samples_ms: list[float]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A run: its results and all that a figure needs to be believed.
+
+    Attributes:
+        created: UTC.
+        commit: Of the program, None outside a checkout.
+        machine: Processor, its features, cores allowed.
+        versions: Of what does the work.
+        asked: Where the requests come from, and how many there are.
+        repeats: Timed samples each.
+        bundles: Facts by name, as their manifests have them.
+        results: In the order they were timed.
+    """
+
+    created: str
+    commit: str | None
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    asked: dict[str, Any]
+    repeats: int
+    bundles: dict[str, dict[str, Any]]
+    results: list[Result]
+
+    def dump(self) -> dict[str, Any]:
+        """As JSON; ``read_report`` reads it back."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+
+def summary(samples: Sequence[float]) -> dict[str, float]:
+    """Percentiles (interpolated), mean and standard deviation (0 for one sample)."""
+    values = np.asarray(samples, np.float64)
+    sigma = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+    found = {f"p{q}": float(np.percentile(values, q)) for q in (50, 95, 99)}
+    return {name: round(v, 4) for name, v in {**found, "mean": float(values.mean()), "sigma": sigma}.items()}
+
+
+def rows(report: Report) -> tuple[list[list[str]], list[str]]:
+    """Rows and header for the screen and for Markdown."""
+    out = []
+    for r in report.results:
+        name = f"{r.workload} {r.users}" if r.workload == "batch" else r.workload
+        out.append(
+            [
+                r.bundle,
+                f"{r.artifact_bytes / 1e6:.0f}",
+                str(r.threads),
+                name,
+                f"{r.tokens:.0f}",
+                *(f"{r.ms[p]:.1f}" for p in ("p50", "p95", "p99")),
+                f"{r.ms['mean']:.1f} ± {r.ms['sigma']:.1f}",
+                f"{r.per_second:.1f}",
+                f"{r.peak_rss_bytes / 1e6:.0f}",
+                *(f"{r.accuracy[m]:.3f}" if r.accuracy else "-" for m in ACCURACY),
+            ]
+        )
+    return out, [*HEADER, *ACCURACY]
+
+
+def footnotes(report: Report) -> list[str]:
+    """What the figures were measured on, and their phases: lines below the table."""
+    m, asked = report.machine, report.asked
+    lines = [
+        f"{m['cpu']}, {m['cores_allowed']} cores allowed; "
+        + ", ".join(f"{name} {v}" for name, v in report.versions.items())
+        + (f"; commit {report.commit}" if report.commit else ""),
+        f"{report.repeats} samples each, configurations in turn, warm-up left out; "
+        f"{asked['requests']} requests of up to {asked['history']} items ({asked['source']}). "
+        "RSS: peak of a process that does only that workload.",
+    ]
+    for protocol, n in dict.fromkeys(
+        (r.accuracy["protocol"], r.accuracy["requests"]) for r in report.results if r.accuracy
+    ):
+        used = sorted({r.workload for r in report.results if r.accuracy.get("protocol") == protocol})
+        lines.append(f"HR@1 and NDCG@10 of {', '.join(used)}: protocol {protocol}, {n} requests.")
+    for r in report.results:
+        if r.phases:
+            phases = ", ".join(f"{name} {ms:.1f}" for name, ms in r.phases.items())
+            lines.append(f"{r.workload}, {r.bundle}, {r.threads} threads: {phases} ms")
+    return lines
+
+
+def as_markdown(report: Report) -> str:
+    """The table and its footnotes."""
+    cells, header = rows(report)
+    return aligned([header, *cells]) + "\n\n" + "\n".join(f"- {line}" for line in footnotes(report))
+
+
+def as_csv(report: Report) -> str:
+    """One line a result, without the raw samples."""
+    out = io.StringIO()
+    columns = ["workload", "bundle", "threads", "users", "samples", "tokens", "p50_ms", "p95_ms", "p99_ms", "mean_ms"]
+    columns += ["sigma_ms", "per_second", "peak_rss_bytes", "artifact_bytes", "protocol", "requests", *ACCURACY]
+    columns += ["cpu", "commit", "created"]
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
+    writer.writeheader()
+    for r in report.results:
+        line = {name: value for name, value in asdict(r).items() if name in columns} | r.accuracy
+        line |= {f"{name}_ms": value for name, value in r.ms.items()} | {"samples": len(r.samples_ms)}
+        line |= {"cpu": report.machine["cpu"], "commit": report.commit, "created": report.created}
+        writer.writerow(line)
+    return out.getvalue().rstrip("\n")
+
+
+def write_report(report: Report, path: Path) -> None:
+    """The whole report with raw samples, as JSON."""
+    write_whole(path, json.dumps(report.dump(), indent=1, ensure_ascii=False) + "\n")
+
+
+def read_report(path: Path) -> Report:
+    """A report that ``write_report`` wrote.
+
+    Raises:
+        UsageError: It is none, or of another schema.
+    """
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        if held.pop("schema") != SCHEMA:
+            raise ValueError("another schema")
+        held["results"] = [Result(**r) for r in held["results"]]
+        return Report(**held)
+    except FileNotFoundError as error:
+        raise UsageError(f"no report at {path}", "`delrec-lite bench BUNDLE --out FILE` writes one") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"{path} is no report of the bench: {error}", "write it with --out, by this version"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """One workload and configuration in two runs; each ratio is the second over the first, above 1 is worse.
+
+    Attributes:
+        workload: Its name.
+        bundle: Its name.
+        threads: Of the engine.
+        users: In one sample.
+        p50: Of the median time.
+        p95: Of the 95th percentile.
+        rss: Of the peak memory.
+        regression: Whether ``p50`` is beyond the threshold.
+    """
+
+    workload: str
+    bundle: str
+    threads: int
+    users: int
+    p50: float
+    p95: float
+    rss: float
+    regression: bool
+
+
+def compare(before: Report, after: Report, threshold: float = 1.10) -> list[Ratio]:
+    """Ratios of all that both runs timed; only the median decides, for tails of few samples are noise.
+
+    Raises:
+        UsageError: A threshold of 0 or less, or runs that have nothing in common.
+    """
+    if not threshold > 0:
+        raise UsageError(f"the threshold is {threshold}", "1.10 allows 10% more time")
+    old = {_key(r): r for r in before.results}
+    ratios = []
+    for new in after.results:
+        was = old.get(_key(new))
+        if was:
+            p50 = new.ms["p50"] / was.ms["p50"]
+            rss = new.peak_rss_bytes / was.peak_rss_bytes if was.peak_rss_bytes else 1.0
+            ratios.append(Ratio(*_key(new), p50, new.ms["p95"] / was.ms["p95"], rss, p50 > threshold))
+    if not ratios:
+        raise UsageError("the two runs timed nothing in common", "time the same bundle, workloads and threads")
+    return ratios
+
+
+def left_out(before: Report, after: Report) -> list[str]:
+    """What only one of two runs timed, and whether the machines differ: lines of warning."""
+    old, new = {_key(r) for r in before.results}, {_key(r) for r in after.results}
+    lines = [
+        f"only in the {which} run: {w}, {b}, {t} threads, {u} users"
+        for which, keys in (("first", old - new), ("second", new - old))
+        for w, b, t, u in sorted(keys)
+    ]
+    if before.machine != after.machine:
+        lines.append(f"different machines: {before.machine['cpu']} and {after.machine['cpu']}")
+    return lines
+
+
+def _key(r: Result) -> tuple[str, str, int, int]:
+    return r.workload, r.bundle, r.threads, r.users

@@ -1,0 +1,321 @@
+"""Time the workloads: every configuration in turn, round after round, so that a slow minute is shared by all."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from delrec_lite.bench.report import Report, Result, summary
+from delrec_lite.bench.workloads import HISTORY, WORKLOADS, Requests, Serving, ask, ask_many, requests_of
+
+from delrec_lite.console import QUIET, Console
+from delrec_lite.errors import DelrecError, UsageError
+
+WARM_UP = 2
+# Enough for the memory of a workload to reach its peak.
+PROBE_REQUESTS = 3
+
+Load = Callable[[str, int], Serving]
+Probe = Callable[[dict[str, Any]], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to time.
+
+    Attributes:
+        workloads: Names from ``WORKLOADS``.
+        threads: Thread counts; every bundle runs with each.
+        repeats: Timed samples of each workload and configuration; a sample is a request, a batch or a process.
+        users: Users in a batch; 0 for 64, or all where there are fewer.
+    """
+
+    workloads: Sequence[str]
+    threads: Sequence[int]
+    repeats: int = 20
+    users: int = 0
+
+
+@dataclass
+class _Configuration:
+    path: str
+    name: str
+    threads: int
+    serving: Serving
+    facts: dict[str, Any]
+    accuracy: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def bench(
+    bundles: Sequence[Path],
+    plan: Plan,
+    dataset: Path | None = None,
+    console: Console = QUIET,
+    load: Load | None = None,
+    probe: Probe | None = None,
+) -> Report:
+    """Time real requests through the runtime that serves.
+
+    Warm-up is left out. Peak memory is that of a process of its own which loads the bundle and does only that
+    workload. Accuracy is that of all requests at hand, asked as they are timed (newest ``HISTORY`` items), outside
+    the timing.
+
+    Args:
+        bundles: Folders; all of the same catalogue.
+        plan: What to time.
+        dataset: A prepared data set whose test users ask; default: the requests in the first bundle.
+        console: Shows the bar.
+        load: Opens a bundle with a number of threads; default: ``Recommender.load``.
+        probe: Does a job in a process of its own; default: ``new_process``.
+
+    Raises:
+        UsageError: Nothing to time, a number below 1, bundles of different catalogues, or more users than requests.
+    """
+    _check(bundles, plan)
+    if load is None:
+        from delrec_lite.runtime.recommender import Recommender
+
+        load = Recommender.load
+    probe = probe or new_process
+    with _opened(bundles, plan.threads, load) as configurations:
+        requests = requests_of(configurations[0].serving.bundle, dataset)
+        users = _batch_size(plan.users, len(requests))
+        if set(plan.workloads) - {"load"}:
+            _measure_accuracy(configurations, requests, console)
+        results = []
+        for workload in plan.workloads:
+            timer = _Timer(workload, requests, users, probe)
+            results += timer.run(configurations, plan.repeats, console)
+    facts = {c.name: c.facts for c in configurations}
+    asked = {"source": requests.source, "requests": len(requests), "history": HISTORY}
+    return Report(_now(), commit(), machine(), versions(), asked, plan.repeats, facts, results)
+
+
+def new_process(job: dict[str, Any]) -> dict[str, float]:
+    """Do a job in a new process: milliseconds from its start to its first answer, its phases and peak memory.
+
+    Raises:
+        DelrecError: The process failed; says how.
+    """
+    command = [sys.executable, "-m", "delrec_lite.bench.workloads"]
+    start = time.perf_counter()
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            with suppress(BrokenPipeError):  # it died at once: its exit code and last words say why
+                process.stdin.write(json.dumps(job))
+                process.stdin.close()
+            answered = process.stdout.readline()
+            total = (time.perf_counter() - start) * 1e3
+            last = process.stdout.readline()
+            said = process.stderr.read()
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode != 0 or not answered:
+        why = (said.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
+        raise DelrecError(f"the process of its own for {job['bundle']} failed: {why}", "try `delrec-lite recommend`")
+    facts: dict[str, float] = json.loads(last)
+    inside = sum(facts[phase] for phase in ("import", "load", "answer"))
+    return {"total": total, "start": max(0.0, total - inside), **facts}
+
+
+class _Timer:
+    def __init__(self, workload: str, requests: Requests, users: int, probe: Probe) -> None:
+        self.workload, self.requests, self.users, self.probe = workload, requests, users, probe
+        self.together = [requests.of("batch", n) for n in range(users)]
+
+    def run(self, configurations: Sequence[_Configuration], repeats: int, console: Console) -> list[Result]:
+        """Warm up, then one sample of each configuration in turn, ``repeats`` times; then their memory."""
+        samples: list[list[tuple[float, dict[str, float]]]] = [[] for _ in configurations]
+        warm = 1 if self.workload in {"load", "batch"} else WARM_UP
+        with console.progress(self.workload, (warm + repeats) * len(configurations)) as tick:
+            for n in range(-warm, repeats):
+                for which, configuration in enumerate(configurations):
+                    sample = self._sample(configuration, n)
+                    if n >= 0:
+                        samples[which].append(sample)
+                    tick(1, configuration.name)
+        return [self._result(c, s) for c, s in zip(configurations, samples, strict=True)]
+
+    def _sample(self, configuration: _Configuration, n: int) -> tuple[float, dict[str, float]]:
+        if self.workload == "batch":
+            return ask_many(configuration.serving, self.together), {}
+        if self.workload == "load":
+            facts = self.probe(self._job(configuration, 1, n))
+            return facts["total"], {k: v for k, v in facts.items() if k != "total"}
+        return ask(configuration.serving, self.requests.of(self.workload, n))
+
+    def _job(self, configuration: _Configuration, count: int, first: int = 0) -> dict[str, Any]:
+        batch = self.workload == "batch"
+        asked = self.together if batch else [self.requests.of(self.workload, first + n) for n in range(count)]
+        return {
+            "bundle": configuration.path,
+            "threads": configuration.threads,
+            "together": batch,
+            "requests": [asdict(request) for request in asked],
+        }
+
+    def _result(self, configuration: _Configuration, samples: Sequence[tuple[float, dict[str, float]]]) -> Result:
+        times = [ms for ms, _ in samples]
+        phases = {name: float(np.mean([p[name] for _, p in samples])) for name in samples[0][1]}
+        if self.workload == "load":
+            memory = int(phases.pop("peak_rss_bytes"))
+        else:
+            memory = int(self.probe(self._job(configuration, PROBE_REQUESTS))["peak_rss_bytes"])
+        users = self.users if self.workload == "batch" else 1
+        if self.workload == "batch":
+            tokens = float(sum(self.requests.tokens(n) for n in range(users)))
+        else:
+            tokens = float(np.mean([self.requests.tokens(n) for n in range(len(samples))]))
+        if self.workload == "load":
+            tokens += len(configuration.serving.bundle.prompt.prefix)
+        return Result(
+            workload=self.workload,
+            bundle=configuration.name,
+            threads=configuration.threads,
+            users=users,
+            tokens=round(tokens, 1),
+            ms=summary(times),
+            per_second=round(1e3 * users * len(times) / sum(times), 2),
+            phases={name: round(ms, 3) for name, ms in phases.items()},
+            peak_rss_bytes=memory,
+            artifact_bytes=configuration.facts["bytes"],
+            accuracy={} if self.workload == "load" else configuration.accuracy[self.workload],
+            samples_ms=[round(ms, 4) for ms in times],
+        )
+
+
+def _check(bundles: Sequence[Path], plan: Plan) -> None:
+    if not bundles:
+        raise UsageError("no bundle to time", "give one or more bundle folders")
+    if plan.repeats < 1 or not plan.threads or min(plan.threads) < 1 or plan.users < 0:
+        raise UsageError("repeats, threads and users are at least 1", "try -r 20 --threads 1,2")
+    unknown = set(plan.workloads) - set(WORKLOADS)
+    if unknown or not plan.workloads:
+        raise UsageError(f"no workload is called {', '.join(sorted(unknown))!r}", f"one of {', '.join(WORKLOADS)}")
+
+
+def _batch_size(asked: int, available: int) -> int:
+    if asked > available:
+        raise UsageError(f"{asked} users in a batch, {available} requests at hand", "give more with --dataset DIR")
+    return asked or min(64, available)
+
+
+@contextmanager
+def _opened(bundles: Sequence[Path], threads: Sequence[int], load: Load) -> Iterator[list[_Configuration]]:
+    with ExitStack() as stack:
+        made: list[_Configuration] = []
+        for path in dict.fromkeys(bundles):
+            for count in dict.fromkeys(threads):
+                serving = load(str(path), count)
+                stack.callback(serving.close)
+                bundle = serving.bundle
+                if made and list(bundle.items.ids) != list(made[0].serving.bundle.items.ids):
+                    raise UsageError(f"{path} has another catalogue than {made[0].path}", "time them in separate runs")
+                name = f"{bundle.name} {bundle.manifest['model'].get('quant', '')}".strip()
+                if any(c.name == name and c.path != str(path) for c in made):
+                    name = str(path)
+                made.append(_Configuration(str(path), name, count, serving, facts_of(bundle)))
+        yield made
+
+
+def _measure_accuracy(configurations: Sequence[_Configuration], requests: Requests, console: Console) -> None:
+    from delrec_lite.evaluation.metrics import per_user
+    from delrec_lite.evaluation.protocol import rank_all
+
+    measured: dict[str, dict[str, dict[str, Any]]] = {}
+    for c in configurations:
+        if c.path not in measured:
+            ranks = rank_all(c.serving.scores, requests.split, requests.candidates, console=console, label="accuracy")
+            among = f"m{requests.candidates.items.shape[1]}"
+            measured[c.path] = {
+                workload: {
+                    "protocol": protocol,
+                    "requests": len(values),
+                    **{m: round(float(per_user(values, m).mean()), 4) for m in ("HR@1", "NDCG@10")},
+                }
+                for workload, protocol, values in (
+                    ("cold", "full", ranks.full),
+                    ("batch", "full", ranks.full),
+                    ("rerank", among, ranks.m15),
+                )
+            }
+        c.accuracy = measured[c.path]
+
+
+def facts_of(bundle: Any) -> dict[str, Any]:
+    """What a figure has to say of the bundle that it was measured on."""
+    model, provenance = bundle.manifest["model"], bundle.manifest.get("provenance", {})
+    files = bundle.manifest["files"]
+    return {
+        "folder": str(bundle.folder),
+        "quant": model.get("quant"),
+        "base": model.get("base"),
+        "bytes": sum(int(facts["bytes"]) for facts in files.values()),
+        "model_bytes": int(files[model["file"]]["bytes"]),
+        "model_sha256": files[model["file"]].get("sha256"),
+        "created": bundle.manifest.get("created"),
+        "commit": provenance.get("commit"),
+        "delrec_lite": provenance.get("delrec_lite"),
+    }
+
+
+def commit() -> str | None:
+    """The commit of this program where it runs from a checkout, ``+`` behind it if files differ; else None."""
+    import delrec_lite
+
+    root = Path(delrec_lite.__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    git = ["git", "--no-optional-locks", "-C", str(root)]
+    try:
+        named = subprocess.check_output([*git, "rev-parse", "--short=12", "HEAD"], text=True, timeout=10)
+        changed = subprocess.check_output([*git, "status", "--porcelain", "-uno"], text=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return named.strip() + ("+" if changed.strip() else "")
+
+
+def machine() -> dict[str, Any]:
+    """The processor and what of it this process may use."""
+    import platform
+
+    from delrec_lite.machine import cores_allowed, cpu_features, cpu_name
+
+    return {
+        "cpu": cpu_name(),
+        "cores_allowed": cores_allowed(),
+        "features": list(cpu_features()),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what does the work."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    from delrec_lite.version import __version__
+
+    found = {"delrec-lite": __version__, "python": platform.python_version()}
+    for package in ("numpy", "llama-cpp-python"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,0 +1,194 @@
+"""What is timed: real requests of held-out users, the four workloads over them, and the process that does only one.
+
+Run as a module (``python -m delrec_lite.bench.workloads``) it is that process: it reads a job as JSON on stdin,
+prints ``answered`` at its first answer and then one line of JSON.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from delrec_lite.data.types import CandidateSets, Floats, Split
+from delrec_lite.errors import BundleError, DataError, UsageError
+
+WORKLOADS = {
+    "cold": "one history, the first 10 of the catalogue",
+    "rerank": "one history, its candidates in order",
+    "batch": "many users at once, the first 10 of the catalogue for each",
+    "load": "a new process, from its start to its first answer (files in the page cache)",
+}
+HISTORY = 20
+K = 10
+MOST_USERS = 1000
+GOLDEN = "golden.json"
+
+
+class Serving(Protocol):
+    """What is timed of a ``Recommender``."""
+
+    bundle: Any
+
+    def recommend(self, history: Sequence[str], k: int = 10, candidates: Sequence[str] | None = None) -> Any:
+        """See ``Recommender.recommend``."""
+
+    def recommend_batch(self, histories: Sequence[Sequence[str]], k: int = 10) -> Any:
+        """See ``Recommender.recommend_batch``."""
+
+    def scores(self, histories: Sequence[Any]) -> Floats:
+        """See ``Recommender.scores``."""
+
+    def close(self) -> None:
+        """Free the model."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user would send.
+
+    Attributes:
+        history: Titles, oldest first.
+        candidates: Titles; None for the whole catalogue.
+    """
+
+    history: list[str]
+    candidates: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class Requests:
+    """Questions of held-out users: their newest items, what they took next, and candidates that hold it.
+
+    Attributes:
+        split: Histories of at most ``HISTORY`` items, and targets.
+        candidates: Of the same users.
+        titles: Of the catalogue.
+        source: Where they come from.
+    """
+
+    split: Split
+    candidates: CandidateSets
+    titles: Sequence[str]
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def of(self, workload: str, n: int) -> Request:
+        """The n-th request of a workload, from the first again after the last."""
+        user = n % len(self)
+        history = [self.titles[i] for i in self.split.histories[user]]
+        wanted = [self.titles[i] for i in self.candidates.items[user]]
+        return Request(history, wanted if workload == "rerank" else None)
+
+    def tokens(self, n: int) -> int:
+        """Item tokens that the n-th request computes; the prefix is reused."""
+        return len(self.split.histories[n % len(self)])
+
+
+def requests_of(bundle: Any, dataset: Path | None = None) -> Requests:
+    """Held-out requests: the data set's test users where one is given, else those in the bundle.
+
+    Args:
+        bundle: Opened.
+        dataset: A folder that ``delrec-lite prepare`` wrote; at most ``MOST_USERS`` of its users are taken.
+
+    Raises:
+        UsageError: The bundle holds no requests and no data set is given.
+        BundleError: The bundle's requests do not fit its catalogue.
+        DataError: The data set has another catalogue.
+    """
+    items = bundle.items
+    if dataset is not None:
+        from delrec_lite.data.store import load_candidates, load_dataset
+
+        data, sets = load_dataset(dataset), load_candidates(dataset)["test"]
+        if list(data.catalog.ids) != list(items.ids):
+            raise DataError(
+                f"{dataset} and {bundle.folder} have different catalogues", "give the bundle's own data set"
+            )
+        users = list(range(0, len(data.user_ids), -(-len(data.user_ids) // MOST_USERS)))
+        split, sets = data.test().take(users), CandidateSets("test", sets.items[users], sets.seed)
+        source = f"{data.name}, test users"
+    else:
+        split, sets = _golden(bundle.folder / GOLDEN, len(items.ids))
+        source = f"{bundle.name}, held-out requests in the bundle"
+    newest = tuple(history[-min(HISTORY, bundle.prompt.max_history) :] for history in split.histories)
+    return Requests(Split("test", newest, split.targets), sets, items.titles, source)
+
+
+def _golden(path: Path, items: int) -> tuple[Split, CandidateSets]:
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        histories = tuple(np.array(h, dtype=np.int64) for h in held["histories"])
+        targets = np.array(held["targets"], dtype=np.int64)
+        candidates = np.array(held["candidates"], dtype=np.int64)
+    except FileNotFoundError as error:
+        raise UsageError(f"{path.parent} holds no requests to time", "give some with --dataset DIR") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{path} does not read: {error}", "export the run again, or give --dataset DIR") from error
+    fits = len(histories) == len(targets) == len(candidates) > 0 and candidates.ndim == 2
+    fits = fits and all(h.ndim == 1 and len(h) for h in histories)
+    if not fits or not all(a.min() >= 0 and a.max() < items for a in (*histories, targets, candidates)):
+        raise BundleError(f"{path} does not fit the bundle's catalogue", "export the run again, or give --dataset DIR")
+    return Split("test", histories, targets), CandidateSets("test", candidates, 0)
+
+
+def ask(serving: Serving, request: Request) -> tuple[float, dict[str, float]]:
+    """One request: milliseconds as the caller waits, and those of each phase."""
+    start = time.perf_counter()
+    answer = serving.recommend(request.history, k=K, candidates=request.candidates)
+    return (time.perf_counter() - start) * 1e3, dict(answer.milliseconds)
+
+
+def ask_many(serving: Serving, requests: Sequence[Request]) -> float:
+    """Many users in one call: milliseconds of the call."""
+    start = time.perf_counter()
+    serving.recommend_batch([request.history for request in requests], k=K)
+    return (time.perf_counter() - start) * 1e3
+
+
+def work(job: dict[str, Any], load: Callable[[str, int], Serving], answered: Callable[[], None]) -> dict[str, float]:
+    """Load a bundle and answer a job's requests: milliseconds of each phase, and this process's peak memory.
+
+    Args:
+        job: ``bundle``, ``threads``, ``together`` and ``requests`` (each ``history`` and ``candidates``).
+        load: Opens the bundle.
+        answered: Called at the first answer.
+    """
+    from delrec_lite.machine import peak_rss_bytes
+
+    requests = [Request(**request) for request in job["requests"]]
+    start = time.perf_counter()
+    serving = load(job["bundle"], job["threads"])
+    loaded = time.perf_counter()
+    if job["together"]:
+        ask_many(serving, requests)
+    else:
+        ask(serving, requests[0])
+    phases = {"load": (loaded - start) * 1e3, "answer": (time.perf_counter() - loaded) * 1e3}
+    answered()
+    for request in [] if job["together"] else requests[1:]:
+        ask(serving, request)
+    serving.close()
+    return {**phases, "peak_rss_bytes": peak_rss_bytes()}
+
+
+def main() -> None:
+    """The process of one job."""
+    job = json.loads(sys.stdin.read())
+    start = time.perf_counter()
+    from delrec_lite.runtime.recommender import Recommender
+
+    imported = (time.perf_counter() - start) * 1e3
+    facts = work(job, Recommender.load, lambda: print("answered", flush=True))
+    print(json.dumps({"import": imported, **facts}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

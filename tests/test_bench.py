@@ -1,0 +1,354 @@
+"""The bench: requests, statistics, turns, output forms, comparison; a recommender made up, and one real run."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from delrec_lite.bench import report, workloads
+from delrec_lite.bench.runner import Plan, bench, new_process
+from typer.testing import CliRunner
+
+from delrec_lite.cli.app import app
+from delrec_lite.errors import BundleError, DataError, DelrecError, UsageError
+
+PROGRAM = Path(sys.executable).parent / "delrec-lite"
+ITEMS, USERS, M = 40, 12, 15
+
+
+class Fake:
+    """A recommender whose favourite is always the item after the last; it writes down what it is asked."""
+
+    def __init__(self, folder, name="fake", quant="f16", threads=1, wait=0.0, log=None, ids=None):
+        self.name, self.threads, self.wait, self.closed = name, threads, wait, False
+        self.log = [] if log is None else log
+        ids = ids or [f"i{n}" for n in range(ITEMS)]
+        self.bundle = SimpleNamespace(
+            folder=folder,
+            name=name,
+            items=SimpleNamespace(ids=ids, titles=[f"Title {n}" for n in range(ITEMS)]),
+            prompt=SimpleNamespace(prefix=[0] * 7, max_history=50),
+            manifest={
+                "model": {"file": "m.gguf", "quant": quant, "base": "tiny"},
+                "files": {"m.gguf": {"bytes": 900, "sha256": "ab"}, "catalog.json": {"bytes": 100}},
+                "provenance": {"commit": "abc"},
+            },
+        )
+
+    def recommend(self, history, k=10, candidates=None):
+        self.log.append((self.name, self.threads, len(history), None if candidates is None else len(candidates)))
+        time.sleep(self.wait)
+        return SimpleNamespace(milliseconds={"prefill": 1e3 * self.wait, "sort": 0.0})
+
+    def recommend_batch(self, histories, k=10):
+        self.log.append((self.name, self.threads, "batch", len(histories)))
+        time.sleep(self.wait)
+
+    def scores(self, histories):
+        return np.array([-((np.arange(ITEMS) - h[-1] - 1) % ITEMS) for h in histories], np.float32)
+
+    def close(self):
+        self.closed = True
+
+
+def golden(folder, **changes):
+    """Half of the users go on to the next item, the others to the one after."""
+    folder.mkdir(exist_ok=True)
+    histories = [[(u + n) % ITEMS for n in range(5 + 3 * u)][:35] for u in range(USERS)]
+    targets = [(h[-1] + 1 + u % 2) % ITEMS for u, h in enumerate(histories)]
+    candidates = [[t, *((t + 2 + np.arange(M - 1)) % ITEMS).tolist()] for t in targets]
+    held = {"histories": histories, "targets": targets, "candidates": candidates, **changes}
+    (folder / "golden.json").write_text(json.dumps(held))
+    return folder
+
+
+def probe(job):
+    probe.jobs.append(job)
+    return {"total": 50.0, "start": 5.0, "import": 5.0, "load": 30.0, "answer": 10.0, "peak_rss_bytes": 2_000_000}
+
+
+@pytest.fixture(autouse=True)
+def no_jobs():
+    probe.jobs = []
+
+
+def run(folder, plan, made=None, **changed):
+    made = [] if made is None else made
+
+    def load(path, threads):
+        made.append(Fake(folder, name=Path(path).stem, threads=threads, **changed))
+        return made[-1]
+
+    return bench([folder], plan, load=load, probe=probe), made
+
+
+def test_summary_against_known_values():
+    found = report.summary([float(n) for n in range(1, 101)])
+    assert found == {"p50": 50.5, "p95": 95.05, "p99": 99.01, "mean": 50.5, "sigma": 29.0115}
+    assert report.summary([3.0])["sigma"] == 0
+
+
+def test_each_workload_asks_what_it_says(tmp_path):
+    golden(tmp_path / "a.delrec")
+    found, (fake,) = run(tmp_path / "a.delrec", Plan(["cold", "rerank", "batch", "load"], [1], repeats=4))
+    cold, rerank, batch, load = found.results
+    asked = [entry for entry in fake.log if entry[2] != "batch"]
+    assert {entry[3] for entry in asked[:6]} == {None}, "cold ranks the catalogue"
+    assert {entry[3] for entry in asked[6:]} == {M}, "rerank gives candidates"
+    assert max(entry[2] for entry in asked) <= 20
+    assert len(asked) == 2 * (2 + 4), "2 of each are warm-up"
+    assert [entry[3] for entry in fake.log if entry[2] == "batch"] == [USERS] * 5
+    assert [len(r.samples_ms) for r in found.results] == [4] * 4
+    assert (cold.users, batch.users) == (1, USERS)
+    assert cold.tokens == np.mean([5, 8, 11, 14])
+    assert batch.tokens == sum(min(20, 5 + 3 * u) for u in range(USERS))
+    assert load.tokens == cold.tokens + 7, "a new process computes the prefix too"
+    assert load.phases == {"start": 5, "import": 5, "load": 30, "answer": 10}
+    assert load.ms["p50"] == 50
+    assert load.accuracy == {}
+    assert rerank.peak_rss_bytes == 2_000_000
+    assert cold.artifact_bytes == 1000
+    assert fake.closed
+
+
+def test_memory_is_that_of_a_process_that_does_only_this_workload(tmp_path):
+    golden(tmp_path / "a.delrec")
+    run(tmp_path / "a.delrec", Plan(["rerank", "batch"], [3], repeats=1))
+    rerank, batch = probe.jobs
+    assert all(len(request["candidates"]) == M for request in rerank["requests"])
+    assert not rerank["together"]
+    assert batch["together"]
+    assert len(batch["requests"]) == USERS
+    assert {job["threads"] for job in probe.jobs} == {3}
+
+
+def test_times_are_those_waited_for(tmp_path):
+    golden(tmp_path / "a.delrec")
+    found, _ = run(tmp_path / "a.delrec", Plan(["cold", "batch"], [1], repeats=3), wait=0.02)
+    cold, batch = found.results
+    assert 20 <= cold.ms["p50"] < 60
+    assert cold.phases["prefill"] == 20
+    assert cold.per_second == pytest.approx(1e3 / cold.ms["mean"], rel=0.01)
+    assert batch.per_second == pytest.approx(1e3 * USERS / batch.ms["mean"], rel=0.01)
+
+
+def test_configurations_take_turns(tmp_path):
+    log = []
+    folders = [golden(tmp_path / f"{name}.delrec") for name in "ab"]
+
+    def load(path, threads):
+        return Fake(Path(path), name=Path(path).stem, threads=threads, log=log)
+
+    found = bench(folders, Plan(["cold"], [1, 2], repeats=3), load=load, probe=probe)
+    turns = [entry[:2] for entry in log]
+    assert turns == [("a", 1), ("a", 2), ("b", 1), ("b", 2)] * (2 + 3)
+    lengths = [entry[2] for entry in log]
+    assert all(len(set(lengths[at : at + 4])) == 1 for at in range(0, len(lengths), 4)), "all get the same request"
+    assert [(r.bundle, r.threads) for r in found.results] == [("a f16", 1), ("a f16", 2), ("b f16", 1), ("b f16", 2)]
+
+
+def test_accuracy_is_of_the_requests_asked(tmp_path):
+    golden(tmp_path / "a.delrec")
+    found, _ = run(tmp_path / "a.delrec", Plan(["cold", "rerank"], [1], repeats=1))
+    cold, rerank = (r.accuracy for r in found.results)
+    # In the catalogue the even users' target comes first, the others' second: unless the item before it was had.
+    assert (cold["protocol"], cold["requests"], cold["HR@1"]) == ("full", USERS, 0.5)
+    assert cold["NDCG@10"] == pytest.approx(0.5 + 0.5 / np.log2(3), abs=1e-3)
+    assert (rerank["protocol"], rerank["HR@1"]) == ("m15", 1.0)
+
+
+def test_two_bundles_of_one_name_stay_apart(tmp_path):
+    folders = [golden(tmp_path / name) for name in ("x", "y")]
+    found = bench(folders, Plan(["cold"], [1], 1), load=lambda p, t: Fake(Path(p), name="same"), probe=probe)
+    assert len({r.bundle for r in found.results}) == 2
+    assert set(found.bundles) == {r.bundle for r in found.results}
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"targets": [1]}, BundleError, "does not fit"),
+        ({"histories": [[ITEMS]] * USERS}, BundleError, "does not fit"),
+        ({"histories": [[]] * USERS}, BundleError, "does not fit"),
+        ({"candidates": [[1], [1, 2]]}, BundleError, "does not read"),
+        ({"targets": "none"}, BundleError, "does not read"),
+    ],
+)
+def test_spoilt_requests_are_refused(tmp_path, changes, error, words):
+    golden(tmp_path / "a.delrec", **changes)
+    with pytest.raises(error, match=words):
+        run(tmp_path / "a.delrec", Plan(["cold"], [1], 1))
+
+
+def test_without_requests_a_data_set_is_asked_for(tmp_path):
+    made = []
+    with pytest.raises(UsageError) as caught:
+        run(tmp_path, Plan(["cold"], [1], 1), made)
+    assert "--dataset" in caught.value.hint
+    assert made[0].closed, "a failure frees the model"
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [Plan(["cold"], [1], 0), Plan(["cold"], [0]), Plan(["cold"], []), Plan(["step"], [1]), Plan([], [1])],
+)
+def test_plans_that_time_nothing_are_refused(tmp_path, plan):
+    with pytest.raises(UsageError):
+        run(golden(tmp_path / "a.delrec"), plan)
+
+
+def test_more_users_than_requests_and_other_catalogues_are_refused(tmp_path):
+    folder = golden(tmp_path / "a.delrec")
+    with pytest.raises(UsageError, match="13 users in a batch, 12 requests"):
+        run(folder, Plan(["batch"], [1], 1, users=13))
+    fakes = iter([Fake(folder), Fake(folder, ids=["x"] * ITEMS)])
+    with pytest.raises(UsageError, match="another catalogue"):
+        bench([folder, tmp_path], Plan(["cold"], [1], 1), load=lambda *_: next(fakes), probe=probe)
+    with pytest.raises(UsageError, match="no bundle"):
+        bench([], Plan(["cold"], [1], 1), probe=probe)
+
+
+def test_a_prepared_data_set_asks_with_its_own_test_users(tmp_path):
+    from delrec_lite.data.store import Settings, make_dataset, save_dataset
+    from tests.tiny import candidates, dataset
+
+    tiny = dataset()
+    data = make_dataset(tiny.name, tiny.catalog, tiny.user_ids, tiny.sequences)
+    save_dataset(data, {s: candidates(s) for s in ("valid", "test")}, Settings(1, 5, 3), tmp_path / "data")
+    bundle = Fake(tmp_path).bundle
+    with pytest.raises(DataError, match="different catalogues"):
+        workloads.requests_of(bundle, tmp_path / "data")
+    bundle.items = SimpleNamespace(ids=list(data.catalog.ids), titles=list(data.catalog.titles))
+    found = workloads.requests_of(bundle, tmp_path / "data")
+    assert len(found) == len(data.user_ids)
+    user = 4
+    asked = found.of("rerank", user + len(found))
+    assert asked.history == [data.catalog.titles[i] for i in data.sequences[user][:-1][-20:]]
+    assert data.catalog.titles[data.sequences[user][-1]] in asked.candidates
+    assert found.of("cold", user).candidates is None
+
+
+@pytest.fixture
+def finished(tmp_path):
+    return run(golden(tmp_path / "a.delrec"), Plan(["cold", "rerank", "batch", "load"], [1], 3))[0]
+
+
+def test_a_report_reads_back_with_its_raw_samples(finished, tmp_path):
+    report.write_report(finished, tmp_path / "r.json")
+    assert report.read_report(tmp_path / "r.json") == finished
+    held = json.loads((tmp_path / "r.json").read_text())
+    assert len(held["results"][0]["samples_ms"]) == 3
+    assert held["machine"]["cpu"]
+    assert held["versions"]["delrec-lite"]
+    assert held["bundles"]["a f16"]["commit"] == "abc"
+
+
+def test_csv_and_markdown_hold_every_result(finished):
+    lines = list(csv.DictReader(io.StringIO(report.as_csv(finished))))
+    assert [line["workload"] for line in lines] == ["cold", "rerank", "batch", "load"]
+    assert float(lines[0]["p50_ms"]) == finished.results[0].ms["p50"]
+    assert lines[3]["HR@1"] == ""
+    table = [line for line in report.as_markdown(finished).splitlines() if line.startswith("|")]
+    assert len(table) == 2 + 4
+    assert len({len(line) for line in table}) == 1
+    assert f"batch {USERS}" in table[4]
+
+
+def slower(finished, factor, workload="cold"):
+    results = [
+        replace(r, ms={name: v * factor for name, v in r.ms.items()}) if r.workload == workload else r
+        for r in finished.results
+    ]
+    return replace(finished, results=results)
+
+
+def test_compare_finds_the_regression_and_no_other(finished):
+    ratios = report.compare(finished, slower(finished, 1.2))
+    assert [r.workload for r in ratios if r.regression] == ["cold"]
+    assert ratios[0].p50 == pytest.approx(1.2)
+    assert not any(r.regression for r in report.compare(finished, slower(finished, 1.2), threshold=1.25))
+    assert not any(r.regression for r in report.compare(slower(finished, 1.2), finished))
+    other = replace(finished, results=[replace(r, threads=9) for r in finished.results])
+    with pytest.raises(UsageError, match="nothing in common"):
+        report.compare(finished, other)
+    with pytest.raises(UsageError, match="threshold"):
+        report.compare(finished, finished, 0)
+    assert len(report.left_out(finished, replace(finished, results=finished.results[:3]))) == 1
+
+
+def test_compare_exits_by_its_verdict(finished, tmp_path):
+    report.write_report(finished, tmp_path / "a.json")
+    report.write_report(slower(finished, 1.2), tmp_path / "b.json")
+    a, b = str(tmp_path / "a.json"), str(tmp_path / "b.json")
+    call = CliRunner().invoke
+    assert call(app, ["bench", "--compare", a, a]).exit_code == 0
+    regressed = call(app, ["bench", "--compare", a, b, "--json"])
+    assert regressed.exit_code == 1
+    assert [r["regression"] for r in json.loads(regressed.stdout)] == [True, False, False, False]
+    assert call(app, ["bench", "--compare", a, b, "--threshold", "1.3"]).exit_code == 0
+    assert isinstance(call(app, ["bench", "x.delrec", "--compare", a, b]).exception, UsageError)
+    (tmp_path / "b.json").write_text('{"schema": 1}')
+    assert isinstance(call(app, ["bench", "--compare", a, b]).exception, UsageError)
+
+
+def test_a_process_that_fails_says_why(tmp_path):
+    job = {"bundle": str(tmp_path / "none"), "threads": 1, "together": False, "requests": []}
+    with pytest.raises(DelrecError, match="no bundle at"):
+        new_process(job)
+
+
+def call(*arguments):
+    environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
+    return subprocess.run(
+        [PROGRAM, "bench", *map(str, arguments)], capture_output=True, text=True, check=False, env=environment
+    )
+
+
+def test_a_real_bundle_from_the_command_line(tiny_bundle, tmp_path):
+    out = tmp_path / "now.json"
+    done = call(tiny_bundle, "-r", 2, "--threads", "1", "--out", out, "-o", "json")
+    assert done.returncode == 0, done.stderr
+    data = json.loads(done.stdout)
+    assert data == json.loads(out.read_text())
+    by_name = {r["workload"]: r for r in data["results"]}
+    assert set(by_name) == {"cold", "rerank", "batch", "load"}
+    assert set(by_name["cold"]["phases"]) == {"match", "encode", "prefill", "sort"}
+    assert by_name["load"]["ms"]["p50"] > 10 * by_name["cold"]["ms"]["p50"]
+    assert all(20e6 < r["peak_rss_bytes"] < 4e9 for r in data["results"])
+    assert by_name["cold"]["artifact_bytes"] > sum(f.stat().st_size for f in tiny_bundle.glob("*.gguf"))
+    assert sum(by_name["load"]["phases"].values()) == pytest.approx(by_name["load"]["ms"]["mean"], rel=0.01)
+    shown = call(tiny_bundle, "-r", 1, "-w", "cold", "--threads", "1,2")
+    assert shown.stdout.count("tiny f16") == 2
+    assert "HR@1" in shown.stdout
+    assert "warm-up left out" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ([], 2, "no bundle to time"),
+        (["BUNDLE", "--threads", "two"], 2, "two"),
+        (["BUNDLE", "-r", "0"], 2, "at least 1"),
+        (["nothing.delrec"], 6, "no bundle at"),
+        (["BUNDLE", "--out", "no/such/folder/x.json"], 8, "no/such/folder"),
+        (["--compare", "a.json", "b.json"], 2, "no report at a.json"),
+    ],
+)
+def test_bad_input_is_one_clear_line(tiny_bundle, arguments, code, words):
+    done = call(*[tiny_bundle if a == "BUNDLE" else a for a in arguments])
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_results_are_plain_json(finished):
+    assert json.loads(json.dumps(asdict(finished)))["results"]

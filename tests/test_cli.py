@@ -1,0 +1,130 @@
+"""The command line as people meet it: help, errors, exit codes, where output goes."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from delrec_lite.cli.app import VERBS
+from tests.tiny import dataset
+
+PROGRAM = Path(sys.executable).parent / "delrec-lite"
+
+
+def run(*arguments, **environment):
+    return subprocess.run(
+        [PROGRAM, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "COLUMNS": "100", "NO_COLOR": "1", **environment},
+    )
+
+
+@pytest.mark.parametrize("verb", ["", *VERBS])
+def test_help_is_quick_and_has_an_example(verb):
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = run(*([verb] if verb else []), "--help")
+        seconds.append(time.perf_counter() - start)
+    assert done.returncode == 0
+    assert "Usage" in done.stdout
+    assert f"delrec-lite {verb or 'quickstart'}" in done.stdout
+    assert min(seconds) < 0.5
+
+
+def test_version_is_the_package_s():
+    from delrec_lite import __version__
+
+    assert run("--version").stdout.strip() == f"delrec-lite {__version__}"
+
+
+def test_the_library_imports_no_heavy_package():
+    code = "import sys, delrec_lite, delrec_lite.cli.app, delrec_lite.runtime.recommender\n"
+    code += "print([m for m in ('torch', 'transformers', 'peft', 'llama_cpp', 'pydantic') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_recommend_prints_a_table_and_keeps_the_rest_off_stdout(tiny_bundle):
+    done = run("recommend", tiny_bundle, "--history", "red river", "-k", 3)
+    assert done.returncode == 0, done.stderr
+    shown = [title for title in dataset().catalog.titles if title in done.stdout]
+    assert len(shown) == 3
+    assert "red river -> Red River (1950)" in done.stderr
+    assert " ms (" in done.stderr
+
+
+def test_recommend_json_is_one_document(tiny_bundle, tmp_path):
+    history = tmp_path / "history.txt"
+    history.write_text("Red River\n\nBlue Garden (1964)\n")
+    done = run("recommend", tiny_bundle, "--history-file", history, "-k", 2, "--json")
+    data = json.loads(done.stdout)
+    assert [item["rank"] for item in data["items"]] == [1, 2]
+    assert [match["title"] for match in data["matched"]] == ["Red River (1950)", "Blue Garden (1964)"]
+
+
+def test_candidates_and_new_titles(tiny_bundle):
+    arguments = ["recommend", tiny_bundle, "--history", "Red River", "--candidates", "Blue Garden", "--json"]
+    assert len(json.loads(run(*arguments).stdout)["items"]) == 1
+    refused = run(*arguments, "--candidates", "Purple Cactus")
+    assert refused.returncode == 2
+    taken = json.loads(run(*arguments, "--candidates", "Purple Cactus", "--allow-new").stdout)
+    assert {"Purple Cactus", "Blue Garden (1964)"} == {item["title"] for item in taken["items"]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["recommend", "BUNDLE", "--history", "Purple Cactus"], 2, "nearest"),
+        (["recommend", "BUNDLE"], 2, "history is empty"),
+        (["recommend", "BUNDLE", "--history", "Red River", "-k", "0"], 2, "at least one"),
+        (["recommend", "nothing.delrec", "--history", "x"], 6, "no bundle at nothing.delrec"),
+        (["recommend", "BUNDLE", "--history-file", "nowhere.txt"], 8, "nowhere.txt"),
+        (["train", "no-such-recipe"], 3, "ml-100k-cpu"),
+        (["eval", "bad.yaml"], 3, "unknown key 'model.sofft_tokens'"),
+        (["pull", "no-such-thing"], 2, "no-such-thing"),
+        (["export", "ml-100k-cpu", "--quant", "q8_0"], 2, "--out"),
+        (["export", "ml-100k-cpu", "--quant", "q9", "--out", "x.delrec"], 2, "q9"),
+    ],
+)
+def test_bad_input_is_one_clear_line(tiny_bundle, tmp_path, monkeypatch, arguments, code, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.yaml").write_text("name: x\nmodel:\n  sofft_tokens: 3\n")
+    done = run(*[tiny_bundle if a == "BUNDLE" else a for a in arguments])
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.yaml", "tiny.delrec"]
+
+
+def test_a_traceback_only_when_asked_for(tmp_path):
+    assert "Traceback" in run("recommend", tmp_path / "no", "--history", "x", DELREC_DEBUG="1").stderr
+
+
+def test_a_corrupt_bundle_is_named(tiny_bundle):
+    model = tiny_bundle / "model-f16.gguf"
+    model.write_bytes(model.read_bytes()[:1000])
+    done = run("recommend", tiny_bundle, "--history", "Red River")
+    assert done.returncode == 6
+    assert "model-f16.gguf" in done.stderr
+
+
+def test_an_unwritable_folder_is_named(tmp_path):
+    if os.geteuid() == 0:
+        # root writes everywhere but into a file
+        (tmp_path / "runs").write_text("")
+    else:
+        (tmp_path / "runs").mkdir(mode=0o500)
+    done = run("train", "ml-100k-cpu", "--runs", tmp_path / "runs", DELREC_OFFLINE="1")
+    assert done.returncode == 8, done.stderr
+    assert str(tmp_path / "runs") in done.stderr
+
+
+def test_shell_completion_is_offered():
+    assert "--install-completion" in run("--help").stdout

@@ -1,0 +1,282 @@
+"""From a log to sequences, splits and candidate sets: what comes out, and what is refused."""
+
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+
+from delrec_lite.data.candidates import sample_candidates
+from delrec_lite.data.prepare import build_dataset, k_core_rows, prepare, prepare_tables
+from delrec_lite.data.readers import Columns, Interactions, parse_columns, read_interactions, read_titles
+from delrec_lite.data.store import Settings, load_candidates, load_dataset
+from delrec_lite.data.titles import readable_title, unique_titles
+from delrec_lite.errors import DataError, StorageError, UsageError
+
+FILMS = [
+    ("1", "Toy Story", "1995"),
+    ("2", "Matrix, The", "1999"),
+    ("3", "Blue Angel, The (Blaue Engel, Der)", "1930"),
+    ("4", "Misérables, Les", "1995"),
+    ("5", "Land Before Time III: The Time of the Great Giving (1995)", "V"),
+    ("6", "unkonwn", "unkonwn"),
+    ("7", "Chasing Amy", "1997"),
+    ("8", "Chasing Amy", "1997"),
+]
+READABLE = (
+    "Toy Story (1995)",
+    "The Matrix (1999)",
+    "The Blue Angel (Der Blaue Engel) (1930)",
+    "Les Misérables (1995)",
+    "Land Before Time III: The Time of the Great Giving (1995)",
+    "unknown",
+)
+
+
+def log_rows():
+    """Twelve users, each with 6 of the 8 films, at times that are not in the order of the file."""
+    rng = np.random.default_rng(5)
+    rows = []
+    for user in range(1, 13):
+        for film in rng.permutation(8)[:6]:
+            rows.append((str(user), FILMS[film][0], "4", str(int(rng.integers(100, 110)))))
+    return rows
+
+
+def recbole(folder):
+    folder.mkdir()
+    head = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
+    (folder / "x.inter").write_text(head + "".join("\t".join(r) + "\n" for r in log_rows()), encoding="utf-8")
+    head = "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
+    rows = "".join(f"{i}\t{title}\t{year}\tDrama\n" for i, title, year in FILMS)
+    (folder / "x.item").write_text(head + rows, encoding="utf-8")
+    return folder
+
+
+def grouplens(folder):
+    folder.mkdir()
+    (folder / "u.data").write_text("".join("\t".join(r) + "\n" for r in log_rows()))
+    rows = []
+    for number, title, year in FILMS:
+        whole = "unknown" if title == "unkonwn" else f"{title} ({year})"
+        release = "" if title == "unkonwn" else "01-Jan-1995"
+        rows.append(f"{number}|{whole}|{release}||http://x|" + "|".join("0" * 19) + "\n")
+    (folder / "u.item").write_text("".join(rows), encoding="latin-1")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("title", "year", "readable"),
+    [
+        ("Matrix, The (1999)", "", "The Matrix (1999)"),
+        ("Fish Called Wanda, A", "1988", "A Fish Called Wanda (1988)"),
+        ("Affair to Remember, An", "1957", "An Affair to Remember (1957)"),
+        ("Postino, Il", "1994", "Il Postino (1994)"),
+        ("Boot, Das", "1981", "Das Boot (1981)"),
+        ("Enfer, L'", "1994", "L'Enfer (1994)"),
+        ("Seventh Seal, The (Sjunde inseglet, Det)", "1957", "The Seventh Seal (Det Sjunde inseglet) (1957)"),
+        ("Convent, The (Convento, O)", "1995", "The Convent (O Convento) (1995)"),
+        ("Star Maker, The (Uomo delle stelle, L')", "1995", "The Star Maker (L'Uomo delle stelle) (1995)"),
+        ("Fille seule, La (A Single Girl)", "1995", "La Fille seule (A Single Girl) (1995)"),
+        (
+            "Shanghai Triad (Yao a yao yao dao waipo qiao)",
+            "1995",
+            "Shanghai Triad (Yao a yao yao dao waipo qiao) (1995)",
+        ),
+        ("Marlene Dietrich: Shadow and Light (1996) ", "", "Marlene Dietrich: Shadow and Light (1996)"),
+        ("Land Before Time III (1995) (V)", "", "Land Before Time III (1995)"),
+        ("Bye Bye, Love", "1995", "Bye Bye, Love (1995)"),
+        ("Corrina, Corrina", "1994", "Corrina, Corrina (1994)"),
+        ("Truth or Consequences, N.M.", "1997", "Truth or Consequences, N.M. (1997)"),
+        ("1984", "1984", "1984 (1984)"),
+        ("unknown", "", "unknown"),
+    ],
+)
+def test_titles_are_written_as_a_person_would(title, year, readable):
+    assert readable_title(title, year) == readable
+
+
+def test_items_of_the_same_title_are_told_apart_and_the_most_used_keeps_it():
+    titles = ["Amy (1997)", "Amy (1997)", "Amy (1997)", "Solo", "Solo", "Amy [2] (1997)"]
+    made = unique_titles(titles, [1, 5, 1, 2, 2, 0])
+    assert made == ("Amy [3] (1997)", "Amy (1997)", "Amy [4] (1997)", "Solo", "Solo [2]", "Amy [2] (1997)")
+
+
+def test_both_layouts_of_movielens_give_the_same_data_set(tmp_path):
+    ours = prepare("ml", recbole(tmp_path / "a"), tmp_path / "out-a", k_core=2, m=3)
+    theirs = prepare("ml", grouplens(tmp_path / "b"), tmp_path / "out-b", k_core=2, m=3)
+    assert ours.fingerprint == theirs.fingerprint
+    assert ours.catalog.titles[:6] == READABLE
+    assert set(ours.catalog.titles[6:]) == {"Chasing Amy (1997)", "Chasing Amy [2] (1997)"}
+    for name in ("candidates-valid.json", "candidates-test.json", "catalog.json", "users.json"):
+        assert (tmp_path / "out-a" / name).read_bytes() == (tmp_path / "out-b" / name).read_bytes()
+
+
+def test_k_core_is_repeated_until_both_sides_hold():
+    # Item 3 has one interaction; without it user 2 has two, and without user 2 item 2 has two.
+    users = np.array([0, 0, 0, 1, 1, 1, 3, 3, 3, 2, 2, 2])
+    items = np.array([0, 1, 4, 0, 1, 4, 0, 1, 4, 2, 0, 3])
+    kept = k_core_rows(users, items, 3)
+    assert sorted(set(users[kept])) == [0, 1, 3]
+    assert sorted(set(items[kept])) == [0, 1, 4]
+    assert not k_core_rows(users, items, 4).any()
+
+
+def test_sequences_are_in_the_order_of_time_and_ties_in_that_of_the_file():
+    log = Interactions(("b", "a", "b", "a", "b", "a"), ("x", "y", "z", "z", "y", "x"), np.array([3, 1, 2, 1, 2, 0.0]))
+    data = build_dataset("t", log, {"x": "X", "y": "Y", "z": "Z"}, 1)
+    spelled = {u: "".join(data.catalog.ids[i] for i in s) for u, s in zip(data.user_ids, data.sequences, strict=True)}
+    assert spelled == {"a": "xyz", "b": "zyx"}
+
+
+def test_numbers_order_ids_as_numbers():
+    ids = tuple(str(n) for n in (10, 9, 100, 1))
+    log = Interactions(("2",) * 4 + ("10",) * 4, ids * 2, np.arange(8.0))
+    data = build_dataset("t", log, {i: f"T{i}" for i in ids}, 1)
+    assert (data.catalog.ids, data.user_ids) == (("1", "9", "10", "100"), ("2", "10"))
+
+
+def test_users_too_short_for_leave_one_out_are_left_out():
+    log = Interactions(("a", "a", "b", "b", "b"), ("x", "y", "x", "y", "x"), np.arange(5.0))
+    assert build_dataset("t", log, {"x": "X", "y": "Y"}, 1).user_ids == ("b",)
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    return prepare("ml", recbole(tmp_path / "src"), tmp_path / "out", k_core=2, m=3, seed=7), tmp_path / "out"
+
+
+def test_candidates_hold_the_positive_once_and_no_item_the_user_has_seen(prepared):
+    data, folder = prepared
+    for split, sets in load_candidates(folder).items():
+        targets = getattr(data, split)().targets
+        assert sets.items.shape == (len(data.user_ids), 3)
+        for row, target, sequence in zip(sets.items, targets, data.sequences, strict=True):
+            assert len(set(row)) == 3
+            assert set(row) & set(sequence) == {target}
+    places = (sets.items == targets[:, None]).argmax(1)
+    assert len(set(places)) > 1
+
+
+def test_candidates_depend_on_seed_and_split_only(prepared):
+    data, folder = prepared
+    saved = load_candidates(folder)
+    for split in ("valid", "test"):
+        assert (sample_candidates(data, split, 3, 7).items == saved[split].items).all()
+        assert (sample_candidates(data, split, 3, 8).items != saved[split].items).any()
+
+
+def test_too_few_unseen_items_name_the_user(prepared):
+    with pytest.raises(DataError, match="user '1' has 2 unseen items, 3 negatives"):
+        sample_candidates(prepared[0], "test", 4, 7)
+
+
+def test_a_stored_data_set_reads_back_equal(prepared):
+    data, folder = prepared
+    again = load_dataset(folder)
+    assert dataclasses.replace(again, sequences=()) == dataclasses.replace(data, sequences=())
+    assert all((a == b).all() for a, b in zip(again.sequences, data.sequences, strict=True))
+    about = json.loads((folder / "dataset.json").read_text())
+    assert (about["users"], about["k_core"], about["m"], about["seed"]) == (12, 2, 3, 7)
+    assert sorted(p.name for p in folder.parent.iterdir()) == ["out", "src"]
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "catalog.json", "users.json", "sequences.npz"])
+def test_a_damaged_data_set_is_refused(prepared, name):
+    path = prepared[1] / name
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(DataError, match="out"):
+        load_dataset(prepared[1])
+    path.unlink()
+    with pytest.raises(DataError, match="out"):
+        load_dataset(prepared[1])
+
+
+def test_a_title_changed_by_hand_is_noticed(prepared):
+    path = prepared[1] / "catalog.json"
+    path.write_text(path.read_text(encoding="utf-8").replace("1995", "1996"), encoding="utf-8")
+    with pytest.raises(DataError, match="fingerprint differs"):
+        load_dataset(prepared[1])
+
+
+def test_candidates_of_another_data_set_are_refused(prepared):
+    path = prepared[1] / "candidates-test.json"
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps({**data, "dataset": "another"}))
+    with pytest.raises(DataError, match="belongs to another data set"):
+        load_candidates(prepared[1])
+
+
+def test_preparing_again_replaces_and_a_foreign_folder_is_left_alone(prepared, tmp_path):
+    prepare("ml", tmp_path / "src", prepared[1], k_core=2, m=2)
+    assert load_candidates(prepared[1])["test"].items.shape == (12, 2)
+    foreign = tmp_path / "mine"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("years of work")
+    with pytest.raises(StorageError, match="holds no data set"):
+        prepare("ml", tmp_path / "src", foreign, k_core=2, m=2)
+    assert (foreign / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ("1\t2\t3", r"x\.inter, row 74: 3 fields instead of 4"),
+        ("1\t2\t3\tsoon", r"x\.inter, row 74: timestamp is 'soon'"),
+        ("1\t2\t3\tnan", r"x\.inter, row 74: timestamp is 'nan'"),
+        ("\t2\t3\t4", r"x\.inter, row 74: user_id is empty"),
+        ("1\t\t3\t4", r"x\.inter, row 74: item_id is empty"),
+    ],
+)
+def test_a_malformed_row_is_named_with_file_and_number(tmp_path, row, says):
+    folder = recbole(tmp_path / "src")
+    with (folder / "x.inter").open("a") as file:
+        file.write(row + "\n")
+    with pytest.raises(DataError, match=says):
+        prepare("ml", folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_missing_is_named(tmp_path):
+    with pytest.raises(DataError, match="neither u.data nor one .inter file"):
+        prepare("ml", tmp_path, tmp_path / "out")
+    folder = recbole(tmp_path / "src")
+    with pytest.raises(DataError, match="nothing is left of ml after the 50-core"):
+        prepare("ml", folder, tmp_path / "out", k_core=50)
+    (folder / "x.item").write_text("item_id:token\tmovie_title:token_seq\trelease_year:token\n1\tToy Story\t1995\n")
+    with pytest.raises(DataError, match="item '2' of ml has interactions but no title"):
+        prepare("ml", folder, tmp_path / "out", k_core=2)
+    (folder / "x.item").write_text("item_id:token\tname:token_seq\n")
+    with pytest.raises(DataError, match="no column 'movie_title'"):
+        prepare("ml", folder, tmp_path / "out")
+
+
+def test_a_csv_of_ones_own_with_ones_own_column_names(tmp_path):
+    (tmp_path / "log.csv").write_text("ts,sku,uid\n" + "".join(f"{t},s{t % 4},u{t // 4}\n" for t in range(8)))
+    (tmp_path / "items.csv").write_text("sku,name\n" + "".join(f's{n},"Lamp, small {n}"\n' for n in range(4)))
+    columns = parse_columns("user=uid, item=sku,time=ts,title=name")
+    log, titles = read_interactions(tmp_path / "log.csv", columns), read_titles(tmp_path / "items.csv", columns)
+    with pytest.raises(DataError, match="0 unseen items"):
+        prepare_tables("shop", log, titles, tmp_path / "out", Settings(2, 2, 1))
+    data = build_dataset("shop", log, titles, 2)
+    assert data.catalog.titles[0] == "Lamp, small 0"
+    assert [s.tolist() for s in data.sequences] == [[0, 1, 2, 3]] * 2
+    assert parse_columns("") == Columns()
+    with pytest.raises(UsageError, match="'price'"):
+        parse_columns("price=p")
+
+
+@pytest.mark.real
+def test_movielens_100k_has_the_known_size(tmp_path):
+    from delrec_lite.hub.pull import pull
+
+    data = prepare("ml-100k", pull("ml-100k").folder, tmp_path / "out")
+    assert (len(data.user_ids), len(data.catalog)) == (943, 1349)
+    assert sum(len(s) for s in data.sequences) == 99287
+    assert len(set(data.catalog.titles)) == 1349
+    assert {"Il Postino (1994)", "The Good, The Bad and The Ugly (1966)"} < set(data.catalog.titles)
+    assert not [t for t in data.catalog.titles if re.search(r", (The|An?|L[ae]s?)( \(|\))|  |\ufffd", t)]
+    assert [t for t in data.catalog.titles if not t.endswith(")")] == ["unknown"]
+    # The same whichever mirror delivered it.
+    assert data.fingerprint == "edd39bdbf1d1329a3f3e8fbfc9b742f5ead3017ebc84f1d12b6f12d7e1af685e"

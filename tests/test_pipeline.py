@@ -1,0 +1,118 @@
+"""Stages are made once, gone on from after a kill, and made again exactly when their recipe changed."""
+
+import json
+
+import pytest
+
+from delrec_lite.config import Recipe, load_recipe, parse, shipped_recipes
+from delrec_lite.console import QUIET
+from delrec_lite.errors import ConfigError
+from delrec_lite.pipeline.run import Run
+from delrec_lite.pipeline.stage import key_of, run_stage
+
+
+def test_a_stage_is_made_once(tmp_path):
+    calls = []
+
+    def make(folder):
+        calls.append(folder)
+        (folder / "file").write_text("x")
+        return {"n": len(calls)}
+
+    first = run_stage(tmp_path / "s", "key", make)
+    again = run_stage(tmp_path / "s", "key", make)
+    assert (first.again, again.again, len(calls)) == (True, False, 1)
+    assert again.result == {"n": 1}
+    other = run_stage(tmp_path / "s", "other key", make)
+    assert other.again
+    assert other.result == {"n": 2}
+
+
+def test_a_stage_cut_short_keeps_its_files_for_the_same_key_only(tmp_path):
+    def cut(folder):
+        (folder / "checkpoint").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(tmp_path / "s", "key", cut)
+    seen = []
+    run_stage(tmp_path / "s", "key", lambda folder: seen.append((folder / "checkpoint").exists()) or {})
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(tmp_path / "s", "second key", cut)
+    run_stage(tmp_path / "s", "third key", lambda folder: seen.append((folder / "checkpoint").exists()) or {})
+    assert seen == [True, False]
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """Which stages are made for a recipe, with every stage's work replaced by a note."""
+    notes = []
+
+    def fake(self, name, key, make):
+        def note(folder):
+            notes.append(name)
+            return {"agreement_trained": 0.1, "agreement_untrained": 0.0, "users": 1, "steps": 1, "loss": 1.0}
+
+        from delrec_lite.pipeline.stage import run_stage as real
+
+        if name not in self.stages:
+            self.stages[name] = real(self.folder / name, key, note)
+        return self.stages[name]
+
+    class Pulled:
+        files = {"a": "b"}
+
+    monkeypatch.setattr(Run, "_stage", fake)
+    monkeypatch.setattr(Run, "pulled", {"model": Pulled, "data": Pulled})
+
+    def go(**changes):
+        notes.clear()
+        base = Recipe(name="r").model_dump()
+        for section, values in changes.items():
+            base[section] |= values
+        run = Run(Recipe.model_validate(base), tmp_path, QUIET)
+        run.bundle.mkdir(exist_ok=True)
+        (run.bundle / "manifest.json").write_text("{}")
+        run.export()
+        return list(notes)
+
+    return go
+
+
+def test_a_changed_recipe_redoes_exactly_the_stages_it_touches(made):
+    assert made() == ["prepare", "teacher", "distill", "finetune", "export"]
+    assert made() == []
+    assert made(export={"quant": "q8_0"}) == ["export"]
+    assert made(export={"quant": "q8_0"}, finetune={"epochs": 9}) == ["finetune", "export"]
+    assert made(export={"quant": "q8_0"}, finetune={"epochs": 9}, data={"seed": 1})[0] == "prepare"
+    assert made(distill={"lr": 0.5}, data={"seed": 1}) == ["distill", "finetune", "export"]
+
+
+def test_recipes_in_the_package_read_and_come_back(tmp_path):
+    assert "ml-100k-cpu" in shipped_recipes()
+    for name in shipped_recipes():
+        recipe = load_recipe(name)
+        assert recipe.name == name
+        assert parse(json.dumps(recipe.dump()), "x") == recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name: x\nfoo: 1", "unknown key 'foo'"),
+        ("name: x\nmodel: {soft_tokens: 0}", "model.soft_tokens"),
+        ("name: x\nfinetune: {lr: fast}", "finetune.lr"),
+        ("name: ../x", "name"),
+        ("[1, 2]", "no recipe"),
+        ("name: [", "not valid YAML"),
+        ("name: x\nteacher: {kind: bert}", "teacher.kind"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_by_key(text, words):
+    with pytest.raises(ConfigError, match=words):
+        parse(text, "file.yaml")
+
+
+def test_keys_depend_on_every_part():
+    assert key_of(1, {"a": 2, "b": 3}) == key_of(1, {"b": 3, "a": 2})
+    assert key_of(1, {"a": 2}) != key_of(1, {"a": 3})
