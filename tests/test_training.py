@@ -16,7 +16,7 @@ from delrec_lite.training import distill as stage1
 from delrec_lite.training import finetune as stage2
 from delrec_lite.training import loop
 from delrec_lite.training.windows import StepPlan, windows
-from tests.tiny import ITEMS, dataset, make_model
+from tests.tiny import ITEMS, candidates, dataset, make_model
 
 DISTILL = DistillSection(epochs=20, tokens_per_step=100, lr=0.05)
 FINETUNE = FinetuneSection(epochs=6, tokens_per_step=100, lr=3e-3, item_lr=3e-2, rank=4, alpha=8)
@@ -47,7 +47,7 @@ def weights_digest(model):
 def test_stage_1_teaches_the_soft_prompt_and_changes_no_weight_of_the_llm(tiny_base, tmp_path):
     model, prompts, _ = make_model(tiny_base)
     before, soft = weights_digest(model), model.soft.detach().clone()
-    stage1.distill(model, prompts, Ring(), dataset(), DISTILL, 10, tmp_path, QUIET)
+    stage1.distill(model, prompts, Ring(), dataset(), candidates("valid"), DISTILL, 10, tmp_path, QUIET)
     assert weights_digest(model) == before
     assert not torch.equal(model.soft, soft)
     assert torch.count_nonzero(model.offset_in) == 0
@@ -60,7 +60,15 @@ def test_stage_1_teaches_the_soft_prompt_and_changes_no_weight_of_the_llm(tiny_b
 def test_stage_1_is_read_back(tiny_base, tmp_path):
     model, prompts, _ = make_model(tiny_base)
     stage1.distill(
-        model, prompts, Ring(), dataset(), DistillSection(epochs=1, tokens_per_step=100), 10, tmp_path, QUIET
+        model,
+        prompts,
+        Ring(),
+        dataset(),
+        candidates("valid"),
+        DistillSection(epochs=1, tokens_per_step=100),
+        10,
+        tmp_path,
+        QUIET,
     )
     again, _, _ = make_model(tiny_base)
     stage1.load_soft(again, tmp_path)
@@ -109,7 +117,7 @@ def test_a_killed_run_ends_with_the_same_weights(tiny_base, tmp_path, monkeypatc
         model, prompts, _ = make_model(tiny_base)
         if stage == "distill":
             recipe = DistillSection(epochs=2, tokens_per_step=100)
-            stage1.distill(model, prompts, Ring(), dataset(), recipe, 10, folder, QUIET)
+            stage1.distill(model, prompts, Ring(), dataset(), candidates("valid"), recipe, 10, folder, QUIET)
             return load_file(folder / stage1.SOFT)
         recipe = FinetuneSection(epochs=2, tokens_per_step=100, dropout=0.1)
         stage2.finetune(model, prompts, Ring(), dataset(), recipe, 10, folder, QUIET)

@@ -111,6 +111,7 @@ class Run:
                 prompts,
                 self.fitted_teacher(),
                 self.dataset,
+                self.candidates["valid"],
                 self.recipe.distill,
                 self.recipe.model.max_history,
                 folder,
@@ -273,8 +274,9 @@ def tell(done: Done) -> str:
         return f"{r['kind']} {shown}"
     if done.name == "distill":
         return (
-            f"the frozen LLM's first choice is the teacher's for {r['agreement_trained']:.1%} of {r['users']} "
-            f"validation users, {r['agreement_untrained']:.1%} with the untrained soft prompt"
+            f"of {r['candidates']} candidates the frozen LLM chooses the teacher's first for "
+            f"{r['agreement_trained']:.1%} of {r['users']} validation users; {r['agreement_untrained']:.1%} with the "
+            f"untrained soft prompt, {1 / r['candidates']:.1%} by chance"
         )
     if done.name == "finetune":
         return f"{r['steps']} steps, loss {r['loss']:.3f} nats an item at the end"

@@ -14,7 +14,7 @@ from torch import nn
 
 from delrec_lite.config import DistillSection
 from delrec_lite.console import Console
-from delrec_lite.data.types import Dataset, Ints
+from delrec_lite.data.types import CandidateSets, Dataset, Ints
 from delrec_lite.llm.forward import read_states, score_histories
 from delrec_lite.llm.model import ItemLM
 from delrec_lite.llm.packing import Segment
@@ -24,24 +24,30 @@ from delrec_lite.training.loop import Group, Schedule, finished, train
 from delrec_lite.training.windows import StepPlan, steps, steps_for
 
 SOFT = "soft.safetensors"
-AGREEMENT_USERS = 200
+AGREEMENT_USERS = 314
 SHORTEST_TEMPORAL = 8  # an example of four, then a question of four
 
 
 @dataclass(frozen=True)
 class Distilled:
-    """What stage 1 shows: how often the frozen LLM's first choice is the teacher's, on validation users.
+    """What stage 1 shows: how often the frozen LLM's first choice among the candidates is the teacher's.
 
     Attributes:
-        agreement_untrained: With the soft prompt as it was drawn.
-        agreement_trained: With the soft prompt as learned.
+        agreement_untrained: Share of validation users, with the soft prompt as it was drawn.
+        agreement_trained: The same with the soft prompt as learned.
         users: Validation users asked.
+        candidates: Size of a user's candidate set; choosing blindly agrees in one of so many.
+        divergence_untrained: Mean KL from the teacher's distribution over the whole catalogue, nats.
+        divergence_trained: The same with the soft prompt as learned.
         steps: Optimiser steps made.
     """
 
     agreement_untrained: float
     agreement_trained: float
     users: int
+    candidates: int
+    divergence_untrained: float
+    divergence_trained: float
     steps: int
 
 
@@ -63,6 +69,7 @@ def distill(
     prompts: Prompts,
     teacher: Teacher,
     dataset: Dataset,
+    candidates: CandidateSets,
     recipe: DistillSection,
     max_history: int,
     out: Path,
@@ -79,6 +86,7 @@ def distill(
         prompts: The compiled tasks.
         teacher: Fitted on the same data set.
         dataset: Only its training part is learned from; validation users are asked for the report.
+        candidates: Of the validation users.
         recipe: Stage 1 of the recipe.
         max_history: Items of a history that the prompt holds.
         out: Folder for checkpoint, metrics and ``soft.safetensors``.
@@ -90,13 +98,8 @@ def distill(
     out.mkdir(parents=True, exist_ok=True)
     model.requires_grad_(False)
     set_scale(model, prompts, dataset, max_history)
-    asked = dataset.valid().take(range(0, len(dataset.sequences), max(1, len(dataset.sequences) // AGREEMENT_USERS)))
-    choice = teacher.scores(asked.histories).argmax(1)
-
-    def agreement() -> float:
-        return float((score_all(model, prompts, asked.histories, max_history).argmax(1) == choice).mean())
-
-    untrained = agreement()
+    agree = Agreement(teacher, dataset, candidates)
+    untrained = agree(model, prompts, max_history)
     model.soft.requires_grad_(True)
     weights = TaskWeights(2 if recipe.temporal_share else 1, recipe.weighting == "uncertainty")
     plan = steps_for(recipe.epochs, dataset.train(), recipe.tokens_per_step)
@@ -119,11 +122,31 @@ def distill(
         groups.append(Group({"log_variance": weights.log_variance}, 1e-2))
     train(groups, loss_of, Schedule(plan, recipe.warmup), out, console, "stage 1", recipe.seed)
     model.requires_grad_(False)
-    report = Distilled(untrained, agreement(), len(asked), plan)
+    trained = agree(model, prompts, max_history)
+    report = Distilled(untrained[0], trained[0], agree.users, candidates.items.shape[1], untrained[1], trained[1], plan)
     save_file({"soft": model.soft.detach().clone(), "log_scale": model.log_scale.detach().clone()}, out / SOFT)
     (out / "agreement.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
     finished(out)
     return report
+
+
+class Agreement:
+    """How near a model's choices are to the teacher's, on some validation users."""
+
+    def __init__(self, teacher: Teacher, dataset: Dataset, candidates: CandidateSets) -> None:
+        every = range(0, len(dataset.sequences), max(1, len(dataset.sequences) // AGREEMENT_USERS))
+        self._histories = dataset.valid().take(every).histories
+        self._candidates = candidates.items[list(every)]
+        self._wanted = teacher.scores(self._histories)
+        self.users = len(self._histories)
+
+    def __call__(self, model: ItemLM, prompts: Prompts, max_history: int) -> tuple[float, float]:
+        """Share of users with the teacher's first choice among the candidates; mean KL over the catalogue."""
+        scores = score_all(model, prompts, self._histories, max_history)
+        mine, wanted = (np.take_along_axis(s, self._candidates, 1).argmax(1) for s in (scores, self._wanted))
+        log_p, log_q = (F.log_softmax(torch.from_numpy(s), 1) for s in (self._wanted, scores))
+        divergence = F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+        return float((mine == wanted).mean()), divergence.item()
 
 
 def load_soft(model: ItemLM, folder: Path) -> None:

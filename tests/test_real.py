@@ -1,0 +1,88 @@
+"""One pass over the real road: SmolLM2 and MovieLens-100K, two training steps of each stage, export, recommend."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from delrec_lite.config import parse
+from delrec_lite.console import QUIET
+from delrec_lite.pipeline.run import Run
+from delrec_lite.training import finetune as stage2
+
+PROGRAM = Path(sys.executable).parent / "delrec-lite"
+
+# Two steps of each stage; the teacher needs one epoch.
+RECIPE = """
+name: real
+model: {max_history: 20}
+teacher: {settings: {epochs: 1, hidden: 32}}
+distill: {epochs: 0.0013, tokens_per_step: 64, temporal_share: 0.5}
+finetune: {epochs: 0.0013, tokens_per_step: 64, teacher_weight: 0.3}
+export: {quant: q8_0}
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    made = Run(parse(RECIPE, "real"), tmp_path_factory.mktemp("runs"), QUIET)
+    made.export()
+    return made
+
+
+@pytest.mark.real
+def test_the_data_is_movielens(run):
+    facts = run.prepare().result
+    assert (facts["users"], facts["items"], facts["interactions"]) == (943, 1349, 99287)
+    assert "The Matrix" not in run.dataset.catalog.titles[0]
+    assert "Toy Story (1995)" in run.dataset.catalog.titles
+    assert run.candidates["test"].items.shape == (943, 15)
+
+
+@pytest.mark.real
+def test_both_stages_made_two_steps(run):
+    assert run.distill().result["steps"] == 2
+    assert run.finetune().result["steps"] == 2
+    lines = (run.finetune().folder / "metrics.jsonl").read_text().splitlines()
+    assert all(0 < json.loads(line)["next_item"] < 20 for line in lines)
+    assert (run.finetune().folder / stage2.ADAPTER / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.real
+def test_the_bundle_scores_as_training_precision_does(run):
+    """F16 against torch in float32 over 50 users: cosine of scores, and the same first ten."""
+    import numpy as np
+
+    from delrec_lite.runtime.recommender import Recommender
+    from delrec_lite.training.distill import score_all
+
+    target = run.folder / "f16.delrec"
+    run.write_bundle(target, "f16")
+    model, prompts, _ = run.trained()
+    model.lm.float()
+    histories = run.dataset.test().histories[:50]
+    trained = score_all(model, prompts, histories, 20)
+    with Recommender.load(target) as recommender:
+        served = recommender.scores(histories)
+    a, b = (s - s.mean(1, keepdims=True) for s in (trained, served))
+    cosine = (a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1))
+    assert cosine.min() > 0.999
+    first = [np.argsort(-s, 1)[:, :10] for s in (trained, served)]
+    same = np.mean([len(np.intersect1d(x, y)) for x, y in zip(*first, strict=True)])
+    assert same > 9.8
+
+
+@pytest.mark.real
+def test_recommend_answers_in_words(run):
+    arguments = ["--history", "Toy Story (1995)", "--history", "star wars", "-k", "10", "--json"]
+    done = subprocess.run(
+        [PROGRAM, "recommend", run.bundle, *arguments], capture_output=True, text=True, env=os.environ, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert len(answer["items"]) == 10
+    assert answer["matched"][1]["title"] == "Star Wars (1977)"
+    assert not {"Toy Story (1995)", "Star Wars (1977)"} & {item["title"] for item in answer["items"]}
