@@ -14,6 +14,8 @@ from delrec_lite.errors import UsageError
 from delrec_lite.evaluation.table import aligned, write_whole
 
 SCHEMA = 1
+# Others kept at least half a core busy: two threads that wait for each other then take many times as long.
+BUSY = 0.5
 HEADER = ("bundle", "MB", "threads", "workload", "tokens", "p50 ms", "p95", "p99", "mean ± σ", "/s", "RSS MB")
 ACCURACY = ("HR@1", "NDCG@10")
 
@@ -62,6 +64,7 @@ class Report:
         versions: Of what does the work.
         asked: Where the requests come from, and how many there are.
         repeats: Timed samples each.
+        load_before: The machine's load average over the minute before; 0 if unknown.
         bundles: Facts by name, as their manifests have them.
         results: In the order they were timed.
     """
@@ -72,6 +75,7 @@ class Report:
     versions: dict[str, str]
     asked: dict[str, Any]
     repeats: int
+    load_before: float
     bundles: dict[str, dict[str, Any]]
     results: list[Result]
 
@@ -89,7 +93,7 @@ def summary(samples: Sequence[float]) -> dict[str, float]:
 
 
 def rows(report: Report) -> tuple[list[list[str]], list[str]]:
-    """Rows and header for the screen and for Markdown."""
+    """The table's cells and header."""
     out = []
     for r in report.results:
         name = f"{r.workload} {r.users}" if r.workload == "batch" else r.workload
@@ -120,6 +124,7 @@ def footnotes(report: Report) -> list[str]:
         f"{report.repeats} samples each, configurations in turn, warm-up left out; "
         f"{asked['requests']} requests of up to {asked['history']} items ({asked['source']}). "
         "RSS: peak of a process that does only that workload.",
+        *([busy(report)] if report.load_before >= BUSY else []),
     ]
     for protocol, n in dict.fromkeys(
         (r.accuracy["protocol"], r.accuracy["requests"]) for r in report.results if r.accuracy
@@ -131,6 +136,11 @@ def footnotes(report: Report) -> list[str]:
             phases = ", ".join(f"{name} {ms:.1f}" for name, ms in r.phases.items())
             lines.append(f"{r.workload}, {r.bundle}, {r.threads} threads: {phases} ms")
     return lines
+
+
+def busy(report: Report) -> str:
+    """That something else ran."""
+    return f"The machine was not idle (load average {report.load_before:.1f} before): times are too long and uneven."
 
 
 def as_markdown(report: Report) -> str:
@@ -236,6 +246,7 @@ def left_out(before: Report, after: Report) -> list[str]:
     ]
     if before.machine != after.machine:
         lines.append(f"different machines: {before.machine['cpu']} and {after.machine['cpu']}")
+    lines += [f"{which} run: {busy(r)}" for which, r in (("first", before), ("second", after)) if r.load_before >= BUSY]
     return lines
 
 

@@ -1,6 +1,7 @@
 """Time the workloads: every configuration in turn, round after round, so that a slow minute is shared by all."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -83,6 +84,7 @@ def bench(
 
         load = Recommender.load
     probe = probe or new_process
+    load_before = load_average()
     with _opened(bundles, plan.threads, load) as configurations:
         requests = requests_of(configurations[0].serving.bundle, dataset)
         users = _batch_size(plan.users, len(requests))
@@ -94,7 +96,7 @@ def bench(
             results += timer.run(configurations, plan.repeats, console)
     facts = {c.name: c.facts for c in configurations}
     asked = {"source": requests.source, "requests": len(requests), "history": HISTORY}
-    return Report(_now(), commit(), machine(), versions(), asked, plan.repeats, facts, results)
+    return Report(_now(), commit(), machine(), versions(), asked, plan.repeats, load_before, facts, results)
 
 
 def new_process(job: dict[str, Any]) -> dict[str, float]:
@@ -285,6 +287,11 @@ def commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return named.strip() + ("+" if changed.strip() else "")
+
+
+def load_average() -> float:
+    """Runnable threads over the last minute; 0 if unknown."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else 0.0
 
 
 def machine() -> dict[str, Any]:

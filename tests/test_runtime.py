@@ -1,6 +1,5 @@
-"""The bundle, the engine and the recommender."""
+"""The engine and the recommender."""
 
-import json
 import subprocess
 import sys
 import threading
@@ -8,10 +7,185 @@ import threading
 import numpy as np
 import pytest
 
-from delrec_lite.errors import BundleError, UsageError
-from delrec_lite.runtime.bundle import Bundle
+from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, UsageError
+from delrec_lite.runtime.gguf_rows import TokenRows
+from delrec_lite.runtime.llama import BATCH_TOKENS, SEQUENCES, LlamaEngine, _groups
 from delrec_lite.runtime.recommender import Recommender
+from tests.bundles import MAX_HISTORY, TITLES, tiny_bundle
 from tests.tiny import ITEMS, dataset
+
+HISTORIES = [[3], [3, 4], [4, 3], list(range(7)), list(range(25, 5, -1))]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return tiny_bundle(tmp_path_factory.mktemp("runtime"))
+
+
+@pytest.fixture
+def engine(tiny):
+    made = LlamaEngine(tiny.bundle, threads=1)
+    yield made
+    made.close()
+
+
+def cosines(a, b):
+    return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+
+
+def test_engine_computes_the_llama_of_the_file(engine, tiny):
+    """Prefix evaluated once and shared, all requests in one batch; the reference evaluates each from scratch."""
+    for _ in range(2):
+        assert cosines(engine.states(HISTORIES), tiny.states(HISTORIES)).min() > 0.9999
+        np.testing.assert_allclose(engine.scores(HISTORIES), tiny.scores(HISTORIES), atol=0.02)
+
+
+def test_engine_reads_the_state_after_the_final_norm(engine, tiny):
+    """Scores and states are of the same place: an item's score is its output row times the state."""
+    rows = tiny.weights["output.weight"][tiny.item_base :]
+    np.testing.assert_allclose(engine.states(HISTORIES) @ rows.T, engine.scores(HISTORIES), atol=0.01)
+
+
+def test_vectors_are_items(engine, tiny):
+    """Items fed as vectors, alone or among items, compute what their tokens do."""
+    rows = tiny.weights["token_embd.weight"][tiny.item_base :]
+    for request in ([rows[3], rows[4]], [3, rows[4]], [rows[3], 4]):
+        np.testing.assert_allclose(engine.scores([request]), engine.scores([[3, 4]]), atol=0.01)
+        np.testing.assert_allclose(engine.states([request]), engine.states([[3, 4]]), atol=0.01)
+
+
+@pytest.mark.parametrize("request_", [[], [-1], [len(TITLES)], [np.zeros(3, np.float32)], [1, "2"]])
+def test_engine_refuses_what_c_would_take(engine, request_):
+    before = engine.scores([[1, 2]])
+    for ask in (engine.scores, engine.states):
+        with pytest.raises(UsageError):
+            ask([[1], request_])
+    np.testing.assert_allclose(engine.scores([[1, 2]]), before, atol=1e-4)
+
+
+def test_states_and_scores_do_not_disturb_each_other(engine):
+    """Hidden states need another mode of llama.cpp than scores; threads asking for both must not see it."""
+    wanted = {False: engine.scores(HISTORIES), True: engine.states(HISTORIES)}
+    wrong = []
+
+    def ask(states):
+        for _ in range(30):
+            try:
+                got = engine.states(HISTORIES) if states else engine.scores(HISTORIES)
+                if not np.allclose(got, wanted[states], atol=0.02):
+                    wrong.append("other numbers")
+            except Exception as error:
+                wrong.append(repr(error))
+
+    threads = [threading.Thread(target=ask, args=(n % 2 == 0,)) for n in range(6)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert wrong == []
+
+
+def test_a_closed_engine_says_so(tiny):
+    engine = LlamaEngine(tiny.bundle, threads=1)
+    engine.close()
+    engine.close()
+    with pytest.raises(DelrecError, match="closed"):
+        engine.scores([[1]])
+
+
+def test_groups_hold_every_request_once_in_order():
+    lengths = [1] * (SEQUENCES + 3) + [BATCH_TOKENS - 1, 2, 2 * BATCH_TOKENS, 1]
+    groups = list(_groups(lengths))
+    assert [row for group in groups for row in group] == list(range(len(lengths)))
+    for group in groups:
+        assert len(group) <= SEQUENCES
+        assert len(group) == 1 or sum(lengths[row] for row in group) <= BATCH_TOKENS
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"item_token_base": 1}, "tokens; prompt and catalogue need"),
+        ({"prefix": [10**6]}, "outside the vocabulary"),
+        ({"prefix": []}, "outside the vocabulary"),
+        ({"max_history": 1000}, "tokens; .* reads 256"),
+        ({"max_history": 0}, "max_history"),
+        ({"hidden_told": 65}, "has width 64"),
+    ],
+)
+def test_a_model_that_does_not_fit_its_prompt_is_refused(tmp_path, changed, message):
+    with pytest.raises(BundleError, match=message):
+        Recommender.load(tiny_bundle(tmp_path, **changed).bundle.folder)
+
+
+def test_a_library_that_is_missing_or_broken_is_told(tiny, monkeypatch):
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    with pytest.raises(MissingPackageError) as error:
+        LlamaEngine(tiny.bundle)
+    assert "delrec-lite[gguf]" in error.value.hint
+    with pytest.raises(UsageError, match="threads"):
+        LlamaEngine(tiny.bundle, threads=0)
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "Q8_0", "Q4_0", "BF16"])
+def test_rows_are_those_that_the_format_s_own_package_reads(tmp_path, kind):
+    import gguf
+
+    kind = gguf.GGMLQuantizationType[kind]
+    rows = np.random.default_rng(1).standard_normal((9, 64)).astype(np.float32)
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "llama")
+    writer.add_token_list(["a", "b" * 300])
+    writer.add_array("scores", [1.5, 2.5])
+    writer.add_custom_alignment(64)
+    writer.add_tensor("first", np.ones(3, np.float32))
+    packed = rows.astype(np.float16) if kind.name == "F16" else gguf.quants.quantize(rows, kind)
+    writer.add_tensor("token_embd.weight", packed, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    expected = gguf.quants.dequantize(packed, kind)
+    read = TokenRows(tmp_path / "x.gguf")
+    np.testing.assert_array_equal(np.stack([read.row(i) for i in range(9)]), expected)
+    np.testing.assert_allclose(read.mean([1, 4, 4]), expected[[1, 4, 4]].mean(0), rtol=1e-5, atol=1e-7)
+    with pytest.raises(BundleError, match="none for token 9"):
+        read.row(9)
+    whole = (tmp_path / "x.gguf").read_bytes()
+    for cut in (3, 20, 60, 200, len(whole) - 100):
+        (tmp_path / "cut.gguf").write_bytes(whole[:cut])
+        with pytest.raises(BundleError, match="does not read as GGUF"):
+            TokenRows(tmp_path / "cut.gguf").row(0)
+
+
+def test_nothing_left_to_rank_is_said(tiny):
+    with Recommender.load(tiny.bundle.folder, threads=1) as recommender:
+        with pytest.raises(UsageError, match="whole catalogue"):
+            recommender.recommend(TITLES)
+        assert len(recommender.recommend(TITLES, k=99, exclude_history=False).items) == len(TITLES)
+        with pytest.raises(UsageError, match="no candidates"):
+            recommender.recommend(TITLES[:1], candidates=[])
+        twice = recommender.recommend(TITLES[:1], candidates=[TITLES[5], "red winter", TITLES[5], TITLES[4]])
+        assert [i.title for i in twice.items].count(TITLES[5]) == 1
+        assert len(twice.items) == 2
+
+
+def test_a_batch_is_each_history_alone(tiny):
+    with Recommender.load(tiny.bundle.folder, threads=1) as recommender:
+        histories = [[TITLES[i] for i in h] for h in HISTORIES]
+        for history, answer in zip(histories, recommender.recommend_batch(histories, k=5), strict=True):
+            alone = recommender.recommend(history, k=5).items
+            assert [i.title for i in answer] == [i.title for i in alone]
+            assert [i.score for i in answer] == pytest.approx([i.score for i in alone], abs=0.02)
+            assert not {i.title for i in answer} & set(history)
+        for bad, k in (([[]], 3), (histories, 0), ([["no such thing at all"]], 3)):
+            with pytest.raises(UsageError):
+                recommender.recommend_batch(bad, k)
+
+
+def test_history_beyond_what_the_prompt_holds_still_is_excluded(tiny):
+    with Recommender.load(tiny.bundle.folder, threads=1) as recommender:
+        answer = recommender.recommend(TITLES[: MAX_HISTORY + 5], k=99)
+        assert {i.title for i in answer.items} == set(TITLES[MAX_HISTORY + 5 :])
 
 
 @pytest.fixture
@@ -121,47 +295,6 @@ def test_threads_get_their_own_answers(recommender):
         t.join()
     for n in range(8):
         np.testing.assert_allclose(got[n], expected[n], atol=2e-2)
-
-
-def spoil(folder, name, change):
-    path = folder / name
-    path.write_bytes(change(path.read_bytes()))
-
-
-@pytest.mark.parametrize("name", ["model-f16.gguf", "catalog.json", "prompt.json", "tokenizer.json"])
-def test_a_changed_file_is_refused_by_name(tiny_bundle, name):
-    spoil(tiny_bundle, name, lambda b: b[:-1] + bytes([b[-1] ^ 1]))
-    with pytest.raises(BundleError, match=name):
-        Recommender.load(tiny_bundle)
-
-
-@pytest.mark.parametrize("name", ["model-f16.gguf", "manifest.json", "catalog.json"])
-def test_a_missing_or_cut_file_is_refused(tiny_bundle, name):
-    spoil(tiny_bundle, name, lambda b: b[: len(b) // 2])
-    with pytest.raises(BundleError, match=name):
-        Bundle.open(tiny_bundle, verify=False)
-    (tiny_bundle / name).unlink()
-    with pytest.raises(BundleError, match="missing"):
-        Bundle.open(tiny_bundle)
-
-
-def edit_manifest(folder, **changes):
-    path = folder / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
-def test_foreign_and_hostile_manifests_are_refused(tiny_bundle, tmp_path):
-    for bad in ({"schema": 99}, {"files": {}}, {"files": {"../secret": {"bytes": 1}}}, {"model": {}}):
-        folder = tmp_path / "copy"
-        import shutil
-
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(tiny_bundle, folder)
-        edit_manifest(folder, **bad)
-        with pytest.raises(BundleError):
-            Bundle.open(folder)
-    with pytest.raises(BundleError, match="no bundle"):
-        Bundle.open(tmp_path / "nothing")
 
 
 def test_serving_needs_no_torch(tiny_bundle):

@@ -27,7 +27,6 @@ class Workload(StrEnum):
 class Output(StrEnum):
     """Forms of the result."""
 
-    table = "table"
     md = "md"
     json = "json"
     csv = "csv"
@@ -44,7 +43,7 @@ def bench(
     dataset: Annotated[
         Path | None, typer.Option(help="Prepared data set whose test users ask; default: the bundle's requests.")
     ] = None,
-    output: Annotated[Output, typer.Option("--output", "-o", help="Form of the result on stdout.")] = Output.table,
+    output: Annotated[Output, typer.Option("--output", "-o", help="Form of the result on stdout.")] = Output.md,
     out: Annotated[Path | None, typer.Option(help="Also write the report with raw samples here, as JSON.")] = None,
     compare: Annotated[
         tuple[Path, Path] | None, typer.Option(help="Time nothing: compare two reports, BEFORE AFTER.")
@@ -73,15 +72,10 @@ def bench(
     found = run(bundles or [], plan, dataset, console)
     if out is not None:
         report.write_report(found, out)
-    if output is Output.md:
-        console.result(report.as_markdown(found))
-    elif output is Output.csv:
-        console.result(report.as_csv(found))
+    if output is Output.json:
+        console.result(found.dump())
     else:
-        rows, header = report.rows(found)
-        console.result(found.dump(), rows, header)
-        for line in report.footnotes(found):
-            console.say(line)
+        console.result(report.as_csv(found) if output is Output.csv else report.as_markdown(found))
 
 
 def _must_be_writable(folder: Path) -> None:

@@ -34,7 +34,11 @@ def recommend(
     console = make_console(json_output, quiet)
     titles = list(history or [])
     if history_file is not None:
-        titles += [line.strip() for line in history_file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        try:
+            lines = history_file.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{history_file} is not UTF-8 text", "save it as UTF-8") from error
+        titles += [line.strip() for line in lines if line.strip()]
     if not titles:
         raise UsageError("the history is empty", 'give titles with --history "A title" or --history-file FILE')
     if k < 1:

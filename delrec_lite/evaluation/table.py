@@ -146,9 +146,12 @@ def screen(rows: Sequence[Row], protocol: str) -> tuple[list[list[str]], list[st
 
 
 def aligned(cells: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose source reads as a table too; the first row is the header."""
+    """A Markdown table whose source reads as a table too; the first row is the header, the first column words."""
     widths = [max(len(row[n]) for row in cells) for n in range(len(cells[0]))]
-    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in cells]
+    lines = []
+    for row in cells:
+        padded = [cell.rjust(w) if n else cell.ljust(w) for n, (cell, w) in enumerate(zip(row, widths, strict=True))]
+        lines.append("| " + " | ".join(padded) + " |")
     rule = "|" + "|".join("-" * (w + 1) + (":" if n else "-") for n, w in enumerate(widths)) + "|"
     return "\n".join([lines[0], rule, *lines[1:]])
 

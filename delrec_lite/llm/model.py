@@ -11,13 +11,19 @@ from delrec_lite.llm.load import Base
 from delrec_lite.prompts.vocabulary import Vocabulary
 
 
+# How loud the teacher's geometry is beside a title, on the way in and out. Measured on ML-100K's validation users after
+# 40 steps of stage 2: loss 5.98 with 0.7, against 6.35 without.
+TEACHER_SHARE_IN = 0.7
+TEACHER_SHARE_OUT = 0.7
+
+
 class ItemLM(nn.Module):
     """Scores the whole catalogue at any position of a prompt in the extended vocabulary.
 
     The score of item i at hidden state h is ``scale * h . (mean LM-head row of i's title + offset_i)`` (the
     title-mean verbalizer; no bias, so that the rows can stand as rows of any runtime's output head). An item on
-    the way in is its title's mean token embedding plus an offset. All offsets begin at zero, so an untrained item
-    lives on its title.
+    the way in is its title's mean token embedding plus an offset. Offsets begin at zero, so an untrained item lives
+    on its title, unless ``start_from`` gives them the teacher's geometry.
 
     Args:
         base: The language model.
@@ -41,6 +47,26 @@ class ItemLM(nn.Module):
         self.offset_in = nn.Parameter(torch.zeros(len(titles), hidden))
         self.offset_out = nn.Parameter(torch.zeros(len(titles), hidden))
         self.log_scale = nn.Parameter(torch.zeros(()))
+
+    @torch.no_grad()
+    def start_from(self, vectors: Any, trained: Any) -> None:
+        """Let items begin beside the items that a sequential recommender holds alike.
+
+        Its item vectors are turned into the LLM's width by a fixed random rotation, the same on the way in and on
+        the way out, so that likeness and nothing else is taken over.
+
+        Args:
+            vectors: The recommender's item vectors, float32 ``[items, d]``, d at most the LLM's width.
+            trained: Which items it has seen, bool ``[items]``; the others stay on their titles.
+        """
+        centred = vectors - vectors[trained].mean(0)
+        centred = centred / centred[trained].norm(dim=1).median() * trained.unsqueeze(1)
+        generator = torch.Generator().manual_seed(0)
+        rotation, _ = torch.linalg.qr(torch.randn(self.offset_in.shape[1], vectors.shape[1], generator=generator))
+        alike = centred @ rotation.T
+        loudness_out = (self.titles_out - self.titles_out.mean(0)).norm(dim=1).median()
+        self.offset_in.copy_(alike * TEACHER_SHARE_IN * self.input_norm)
+        self.offset_out.copy_(alike * TEACHER_SHARE_OUT * loudness_out)
 
     @property
     def body(self) -> Any:

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from delrec_lite.config import Recipe
@@ -216,6 +217,8 @@ class Run:
     def untrained(self) -> tuple[Any, Any, Any]:
         """The model before stage 1, the compiled prompts and the base model."""
         _need_torch()
+        import torch
+
         from delrec_lite.llm.load import load_base, unpack
         from delrec_lite.llm.model import ItemLM
         from delrec_lite.prompts.tasks import compile_prompts
@@ -223,6 +226,9 @@ class Run:
         name = self.recipe.model.base
         base = load_base(name, unpack(name, self.pulled["model"].folder, cache_folder()))
         model = ItemLM(base, self.dataset.catalog.titles, self.recipe.model.soft_tokens, self.recipe.distill.seed)
+        if self.recipe.model.item_start == "teacher":
+            seen = np.bincount(np.concatenate(self.dataset.train()), minlength=len(self.dataset.catalog)) > 0
+            model.start_from(torch.from_numpy(self.fitted_teacher().item_vectors()), torch.from_numpy(seen))
         prompts = compile_prompts(DOMAINS[self.recipe.data.domain], model.vocabulary, base.encode, base.bos)
         return model, prompts, base
 

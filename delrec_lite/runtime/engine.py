@@ -13,13 +13,29 @@ Entry = int | Floats
 
 
 class Engine(Protocol):
-    """Evaluates the fixed prefix once, then answers requests, one or many at a time; safe under threads."""
+    """Evaluates the fixed prefix once, then answers requests, one or many at a time; safe under threads.
+
+    A request is a history, oldest first, not empty; its newest ``max_history`` entries are read.
+    """
 
     def scores(self, requests: Sequence[Sequence[Entry]]) -> Floats:
-        """Scores of the whole catalogue after each history: float32 ``[requests, items]``."""
+        """Scores of the whole catalogue after each history: float32 ``[requests, items]``.
+
+        Raises:
+            UsageError: An empty history, or an entry that is no item and no vector of the model's width.
+        """
 
     def states(self, requests: Sequence[Sequence[Entry]]) -> Floats:
-        """The last hidden state of each history, for items outside the catalogue: float32 ``[requests, hidden]``."""
+        """The last hidden state of each history, after the final norm: float32 ``[requests, hidden]``.
+
+        For items outside the catalogue, which have no score of their own.
+
+        Raises:
+            UsageError: As in ``scores``.
+        """
+
+    def token_vector(self, tokens: Sequence[int]) -> Floats:
+        """The mean input row of text tokens: float32 ``[hidden]``."""
 
     def close(self) -> None:
-        """Free the model."""
+        """Free the model; a second call does nothing."""

@@ -11,6 +11,8 @@ from delrec_lite.errors import UsageError
 _ARTICLE = re.compile(r"^(?:the|a|an|la|le|les|il|el|los|las|das|der|die|l)\s+(?=\S)")
 _TRAILING = re.compile(r"^(.*), (?:the|a|an|la|le|les|l'|il|el|los|las|das|der|die)$", re.IGNORECASE)
 _YEAR = re.compile(r"\s*\((\d{4})\)(?:\s*\[\d+\])?\s*$")
+_BARE_YEAR = re.compile(r"^(.*\S)[\s,]+(\d{4})$")
+_APOSTROPHE = re.compile("['`\u2018\u2019]")
 _ASIDE = re.compile(r"\s*\([^()]*\)")
 # Below this a title is called unknown rather than taken for another; 100 is the same text.
 SURE = 93.0
@@ -19,8 +21,9 @@ SURE = 93.0
 def normal(title: str) -> str:
     """Lower case, no accents, no punctuation, no article in front."""
     title = _TRAILING.sub(r"\1", title.strip())
-    plain = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode() or title
-    words = re.sub(r"[^\w]+", " ", plain.lower().replace("&", " and ").replace("'", "")).strip()
+    # Marks go, letters stay: a title in another script must not shrink to its digits.
+    plain = "".join(c for c in unicodedata.normalize("NFKD", title) if not unicodedata.combining(c))
+    words = re.sub(r"[\W_]+", " ", _APOSTROPHE.sub("", plain.casefold()).replace("&", " and ")).strip()
     return _ARTICLE.sub("", words)
 
 
@@ -90,6 +93,9 @@ class Matcher:
             raise UsageError("a title is empty", "give a title, or id:<item id>")
         name, year = split_year(given)
         found = self._choose(normal(name), year)
+        bare = _BARE_YEAR.match(given.strip())
+        if found is None and bare:  # "toy story 1995", but "blade runner 2049" was a name
+            found = self._choose(normal(bare.group(1)), bare.group(2))
         if found is None:
             found = self._near(normal(name), year)
         if found is None:

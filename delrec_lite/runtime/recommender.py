@@ -11,7 +11,7 @@ import numpy as np
 
 from delrec_lite.errors import BundleError, UsageError
 from delrec_lite.runtime.bundle import Bundle
-from delrec_lite.runtime.engine import Entry, Floats
+from delrec_lite.runtime.engine import Engine, Entry, Floats
 from delrec_lite.runtime.llama import LlamaEngine
 from delrec_lite.runtime.matching import Match, Matcher
 
@@ -58,7 +58,7 @@ class Recommender:
         engine: Evaluates it.
     """
 
-    def __init__(self, bundle: Bundle, engine: LlamaEngine) -> None:
+    def __init__(self, bundle: Bundle, engine: Engine) -> None:
         self.bundle = bundle
         self.engine = engine
         items = bundle.items
@@ -98,16 +98,19 @@ class Recommender:
             exclude_history: Leave out what the history holds (candidates are never left out).
 
         Raises:
-            UsageError: An empty history, ``k`` below 1, or an unknown title.
+            UsageError: An empty history, ``k`` below 1, an unknown title, or nothing to rank.
         """
-        if k < 1:
-            raise UsageError(f"k is {k}", "ask for at least one item")
+        _check_k(k)
+        if candidates is not None and not candidates:
+            raise UsageError("there are no candidates", "give at least one, or none at all for the whole catalogue")
         if not history:
             raise UsageError("the history is empty", "give at least one title")
         clock = _Clock()
         matched: list[Match] = []
         had = [self._entry(title, allow_new, matched) for title in history]
-        wanted = None if candidates is None else [self._entry(title, allow_new, matched) for title in candidates]
+        wanted = None
+        if candidates is not None:  # the same item named twice is ranked once
+            wanted = list(dict.fromkeys(self._entry(title, allow_new, matched) for title in candidates))
         clock.lap("match")
         entries: list[Entry] = [e if isinstance(e, int) else self._input_vector(e) for e in had]
         clock.lap("encode")
@@ -129,7 +132,12 @@ class Recommender:
         return Recommendation(answer, matched, clock.milliseconds)
 
     def recommend_batch(self, histories: Sequence[Sequence[str]], k: int = 10) -> list[list[Ranked]]:
-        """The first ``k`` of the catalogue for many histories of titles at once."""
+        """The first ``k`` of the catalogue for many histories of titles at once, each without its own history.
+
+        Raises:
+            UsageError: As in ``recommend``.
+        """
+        _check_k(k)
         items = [[self._matcher.find(title).item for title in history] for history in histories]
         answers = []
         for row, had in zip(self.scores([np.array(i) for i in items]), items, strict=True):
@@ -147,9 +155,10 @@ class Recommender:
 
         Returns:
             float32 ``[histories, items]``.
+
+        Raises:
+            UsageError: An empty history, or an index outside the catalogue.
         """
-        if any(len(history) == 0 for history in histories):
-            raise UsageError("a history is empty", "give at least one item")
         return self.engine.scores([[int(i) for i in history] for history in histories])
 
     def close(self) -> None:
@@ -188,6 +197,8 @@ class Recommender:
         return np.array(values, np.float32)
 
     def _ranked(self, values: Floats, pool: Any, names: list[tuple[str, str]] | None, k: int) -> list[Ranked]:
+        if len(values) == 0:
+            raise UsageError("the history holds the whole catalogue", "rank it all with exclude_history=False")
         order = np.argsort(-values, kind="stable")[:k]
         shifted = np.exp(values - values.max())
         total = float(shifted.sum())
@@ -219,6 +230,11 @@ class Recommender:
         vector = self._title_vector(title)
         scaled: Floats = vector * np.float32(self.bundle.prompt.input_norm / np.linalg.norm(vector))
         return scaled
+
+
+def _check_k(k: int) -> None:
+    if k < 1:
+        raise UsageError(f"k is {k}", "ask for at least one item")
 
 
 class _Clock:

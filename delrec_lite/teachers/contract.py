@@ -82,6 +82,11 @@ class Teacher:
             out[rows] = self.network.scores(last).cpu().numpy()
         return out
 
+    def item_vectors(self) -> Floats:
+        """The network's vectors of all items: float32 ``[items, hidden]``."""
+        vectors: Floats = self.network.items.detach().cpu().numpy()
+        return vectors
+
     def sequence_scores(self, sequence: Ints) -> Floats:
         """Scores after each item of a sequence: row t has seen items 0..t; float32 ``[length, items]``."""
         return self.sequence_scores_many([sequence])[0]

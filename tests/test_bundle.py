@@ -1,0 +1,185 @@
+"""A bundle is what was exported, or it is refused; replacing one never loses it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from delrec_lite.errors import BundleError
+from delrec_lite.runtime.bundle import Bundle, finish_bundle
+from delrec_lite.runtime.recommender import Recommender
+from tests.bundles import TITLES
+from tests.bundles import tiny_bundle as make
+
+FILES = ["model-f32.gguf", "catalog.json", "prompt.json", "tokenizer.json"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return make(tmp_path).bundle.folder
+
+
+def spoil(path, change):
+    path.write_bytes(change(path.read_bytes()))
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def refused(folder, words, **options):
+    with pytest.raises(BundleError, match=words) as error:
+        Bundle.open(folder, **options)
+    assert error.value.hint
+    return error.value
+
+
+def test_what_was_written_opens(folder):
+    bundle = Bundle.open(folder)
+    assert bundle.name == "tiny"
+    assert bundle.items.titles == TITLES
+    assert bundle.prompt.max_history == 10
+    assert bundle.model_path.is_file()
+    assert set(bundle.manifest["files"]) == set(FILES)
+    assert bundle.manifest["schema"] == 1
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_changed_file_is_refused_by_name(folder, name):
+    spoil(folder / name, lambda b: b[:-1] + bytes([b[-1] ^ 1]))
+    refused(folder, name)
+    with pytest.raises(BundleError, match=name):
+        Recommender.load(folder)
+
+
+@pytest.mark.parametrize("name", [*FILES, "manifest.json"])
+def test_a_missing_cut_or_linked_file_is_refused_by_name(folder, name, tmp_path):
+    whole = (folder / name).read_bytes()
+    (folder / name).write_bytes(whole[: len(whole) // 2])
+    refused(folder, name, verify=False)
+    (folder / name).unlink()
+    refused(folder, f"{name} is missing")
+    (folder / name).mkdir()
+    with pytest.raises((BundleError, IsADirectoryError)):
+        Bundle.open(folder)
+    if name != "manifest.json":
+        (folder / name).rmdir()
+        (tmp_path / "elsewhere").write_bytes(whole)
+        (folder / name).symlink_to(tmp_path / "elsewhere")
+        refused(folder, f"{name} is missing")
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/b", "..", ".", "", "a\\b", "a\0b"])
+def test_a_manifest_cannot_point_outside(folder, name):
+    files = json.loads((folder / "manifest.json").read_text())["files"]
+    edit(folder / "manifest.json", files=files | {name: {"bytes": 1, "sha256": ""}})
+    refused(folder, "not a plain file name")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"schema": 99},
+        {"schema": None},
+        {"files": {}},
+        {"files": []},
+        {"files": {"catalog.json": {}}},
+        {"files": dict.fromkeys(FILES, 5)},
+        {"model": {}},
+        {"model": None},
+        {"model": {"file": "../x.gguf"}},
+        {"model": {"file": "README.md"}},
+    ],
+)
+def test_a_foreign_manifest_is_refused(folder, changes):
+    edit(folder / "manifest.json", **changes)
+    refused(folder, "manifest|schema|model|README")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "null", b"\xff\xfe"])
+def test_a_manifest_that_is_no_manifest_is_refused(folder, text):
+    (folder / "manifest.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    refused(folder, "manifest.json")
+
+
+def test_no_bundle_is_said(tmp_path):
+    refused(tmp_path / "nothing", "no bundle")
+    (tmp_path / "file").write_text("")
+    refused(tmp_path / "file", "no bundle")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"ids": None}, {"titles": ["one"]}, {"popularity": "123"}, {"titles": [5] * len(TITLES)}],
+)
+def test_a_catalogue_that_does_not_hold_together_is_refused(folder, changes):
+    edit(folder / "catalog.json", **changes)
+    with pytest.raises(BundleError, match="catalog.json"):
+        _ = Bundle(folder, {"model": {"file": "x"}}).items
+
+
+@pytest.mark.parametrize("changes", [{"prefix": "abc"}, {"new_item": None}, {"max_history": "x"}, {"max_history": 0}])
+def test_a_prompt_that_does_not_read_is_refused(folder, changes):
+    edit(folder / "prompt.json", **changes)
+    with pytest.raises(BundleError, match="prompt.json"):
+        _ = Bundle(folder, {"model": {"file": "x"}}).prompt
+
+
+def test_a_model_that_llama_cpp_cannot_load_is_one_quiet_error(tmp_path):
+    """Its hash is right, so only llama.cpp can tell; it must not speak on the terminal."""
+    made = make(tmp_path)
+    staging = tmp_path / "staging"
+    made.bundle.folder.rename(staging)
+    (staging / "manifest.json").unlink()
+    spoil(staging / "model-f32.gguf", lambda b: b[: len(b) // 2])
+    facts = {"name": "bad", "provenance": {}, "licences": {}, "gated": False}
+    finish_bundle(staging, tmp_path / "bad.delrec", model={"file": "model-f32.gguf"}, **facts)
+    code = f"from delrec_lite import Recommender; Recommender.load({str(tmp_path / 'bad.delrec')!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[0].startswith("Traceback")
+    assert "cannot load" in done.stderr.splitlines()[-1]
+    assert "llama_model_load" not in done.stderr
+
+
+def test_replacing_keeps_one_bundle_and_no_leftovers(tmp_path):
+    first = make(tmp_path).bundle.folder
+    before = json.loads((first / "manifest.json").read_text())["files"]
+    make(tmp_path, seed=1)
+    after = Bundle.open(first).manifest["files"]
+    assert before["model-f32.gguf"] != after["model-f32.gguf"]
+    assert [p.name for p in tmp_path.iterdir()] == ["tiny.delrec"]
+
+
+def test_a_failed_replacement_leaves_the_old_bundle(tmp_path, monkeypatch):
+    old = make(tmp_path).bundle
+    rename = Path.rename
+
+    def no_room(self, target):
+        if self.name == ".tiny.part":
+            raise OSError(28, "No space left on device", str(target))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", no_room)
+    with pytest.raises(OSError, match="No space"):
+        make(tmp_path, seed=1)
+    assert Bundle.open(old.folder).manifest["files"] == old.manifest["files"]
+
+
+def test_an_incomplete_staging_folder_becomes_no_bundle(tmp_path):
+    staging = tmp_path / "staging"
+    staging.mkdir()
+    (staging / "catalog.json").write_text("{}")
+    with pytest.raises(BundleError):
+        finish_bundle(
+            staging,
+            tmp_path / "x.delrec",
+            name="x",
+            model={"file": "model.gguf"},
+            provenance={},
+            licences={},
+            gated=False,
+        )
+    assert not os.path.lexists(tmp_path / "x.delrec")
