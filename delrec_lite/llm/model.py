@@ -11,10 +11,10 @@ from delrec_lite.llm.load import Base
 from delrec_lite.prompts.vocabulary import Vocabulary
 
 
-# How loud the teacher's geometry is beside a title, on the way in and out. Measured on ML-100K's validation users after
-# 40 steps of stage 2: loss 5.98 with 0.7, against 6.35 without.
-TEACHER_SHARE_IN = 0.7
-TEACHER_SHARE_OUT = 0.7
+# How loud the teacher's geometry is beside a title, on the way in and out. After 40 steps of stage 2 (0.33 epochs) on
+# ML-100K, 315 validation users, whole catalogue: HR@10 0.181 with 0.7 and 0.200 with 1.5.
+TEACHER_SHARE_IN = 1.5
+TEACHER_SHARE_OUT = 1.5
 
 
 class ItemLM(nn.Module):

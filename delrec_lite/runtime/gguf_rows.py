@@ -82,11 +82,13 @@ class TokenRows:
         packed = np.frombuffer(m.data, np.uint8, m.row_bytes, m.start + token * m.row_bytes)
         if m.kind.name in ("F32", "F16"):
             packed = packed.view(np.float32 if m.kind.name == "F32" else np.float16)
-        return np.ascontiguousarray(dequantize(packed[None], m.kind)[0], np.float32)
+        row: Floats = np.ascontiguousarray(dequantize(packed[None], m.kind)[0], np.float32)
+        return row
 
     def mean(self, tokens: Sequence[int]) -> Floats:
         """The mean of several rows: float32 ``[hidden]``."""
-        return np.mean([self.row(token) for token in tokens], axis=0, dtype=np.float32)
+        mean: Floats = np.mean([self.row(token) for token in tokens], axis=0, dtype=np.float32)
+        return mean
 
 
 def _find(data: mmap.mmap) -> tuple[int, int, int, int]:

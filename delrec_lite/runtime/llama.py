@@ -65,9 +65,11 @@ class LlamaEngine:
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         if threads is not None and threads < 1:
             raise UsageError(f"threads is {threads}", "at least 1, or leave it out")
-        self._c = silence()
+        self._c: Any = silence()
         self._lock = threading.Lock()
-        self._context = self._model = None
+        self._context: Any = None
+        self._model: Any = None
+        self._outputs: list[int] = []
         try:
             self._load(bundle, threads or cores_allowed())
         except BaseException:
@@ -83,8 +85,8 @@ class LlamaEngine:
         self._model = c.llama_model_load_from_file(str(bundle.model_path).encode(), settings)
         if not self._model:
             raise BundleError(f"llama.cpp cannot load {bundle.model_path}", REMEDY)
-        self._vocabulary = c.llama_vocab_n_tokens(c.llama_model_get_vocab(self._model))
-        self.hidden = c.llama_model_n_embd(self._model)
+        self._vocabulary: int = c.llama_vocab_n_tokens(c.llama_model_get_vocab(self._model))
+        self.hidden: int = c.llama_model_n_embd(self._model)
         told = bundle.manifest["model"].get("hidden", self.hidden)
         if told != self.hidden:
             raise BundleError(f"{bundle.model_path} has width {self.hidden}; its manifest says {told}", REMEDY)
@@ -112,7 +114,7 @@ class LlamaEngine:
         self._context = c.llama_init_from_model(self._model, params)
         if not self._context:
             raise BundleError(f"llama.cpp cannot make a context for {bundle.model_path}", "is there memory left?")
-        self._memory = c.llama_get_memory(self._context)
+        self._memory: Any = c.llama_get_memory(self._context)
         self._decode([(0, 0, prompt.prefix)], read=False)
 
     def scores(self, requests: Sequence[Sequence[Entry]]) -> Floats:
