@@ -36,7 +36,7 @@ bench: $(STAMP)
 	$(BIN)/delrec-lite bench runs/ml-100k-cpu/ml-100k-cpu.delrec
 
 lock: $(STAMP)
-	$(BIN)/python -m pip freeze --exclude-editable > constraints.txt
+	$(BIN)/python -m pip freeze --exclude-editable | grep -viE '^(pip|setuptools|wheel)=' > constraints.txt
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

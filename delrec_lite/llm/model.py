@@ -10,7 +10,6 @@ from delrec_lite.llm.items import title_vectors, usual_norm
 from delrec_lite.llm.load import Base
 from delrec_lite.prompts.vocabulary import Vocabulary
 
-
 # How loud the teacher's geometry is beside a title, on the way in and out. After 40 steps of stage 2 (0.33 epochs) on
 # ML-100K, 315 validation users, whole catalogue: HR@10 0.181 with 0.7 and 0.200 with 1.5.
 TEACHER_SHARE_IN = 1.5

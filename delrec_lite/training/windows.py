@@ -37,14 +37,16 @@ def steps(sequences: Sequence[Ints], length: int, tokens: int, seed: int) -> Ite
         pool = windows(sequences, length, rng)
         rng.shuffle(pool)
         batch: list[Ints] = []
-        count = 0
+        count, whole = 0, False
         for window in pool:
             batch.append(window)
             count += len(window) - 1
             if count >= tokens:
                 yield batch
-                batch, count = [], 0
-        epoch += 1  # the last, short step of an epoch is dropped; its windows return in the next
+                batch, count, whole = [], 0, True
+        if not whole:
+            yield pool  # a data set smaller than a step
+        epoch += 1  # else the last, short step of an epoch is dropped; its windows return in the next
 
 
 def steps_for(epochs: float, sequences: Sequence[Ints], tokens: int) -> int:
