@@ -1,7 +1,6 @@
 """Time the workloads: every configuration in turn, round after round, so that a slow minute is shared by all."""
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -12,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from delrec_lite.bench.report import Report, Result, summary
 from delrec_lite.bench.workloads import HISTORY, WORKLOADS, Requests, Serving, ask, ask_many, requests_of
-
 from delrec_lite.console import QUIET, Console
 from delrec_lite.errors import DelrecError, UsageError
+from delrec_lite.provenance import commit, load_average, machine, now, versions
 
 WARM_UP = 2
 # Enough for the memory of a workload to reach its peak.
@@ -96,7 +96,7 @@ def bench(
             results += timer.run(configurations, plan.repeats, console)
     facts = {c.name: c.facts for c in configurations}
     asked = {"source": requests.source, "requests": len(requests), "history": HISTORY}
-    return Report(_now(), commit(), machine(), versions(), asked, plan.repeats, load_before, facts, results)
+    return Report(now(), commit(), machine(), versions(), asked, plan.repeats, load_before, facts, results)
 
 
 def new_process(job: dict[str, Any]) -> dict[str, float]:
@@ -271,58 +271,3 @@ def facts_of(bundle: Any) -> dict[str, Any]:
         "commit": provenance.get("commit"),
         "delrec_lite": provenance.get("delrec_lite"),
     }
-
-
-def commit() -> str | None:
-    """The commit of this program where it runs from a checkout, ``+`` behind it if files differ; else None."""
-    import delrec_lite
-
-    root = Path(delrec_lite.__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return None
-    git = ["git", "--no-optional-locks", "-C", str(root)]
-    try:
-        named = subprocess.check_output([*git, "rev-parse", "--short=12", "HEAD"], text=True, timeout=10)
-        changed = subprocess.check_output([*git, "status", "--porcelain", "-uno"], text=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return named.strip() + ("+" if changed.strip() else "")
-
-
-def load_average() -> float:
-    """Runnable threads over the last minute; 0 if unknown."""
-    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else 0.0
-
-
-def machine() -> dict[str, Any]:
-    """The processor and what of it this process may use."""
-    import platform
-
-    from delrec_lite.machine import cores_allowed, cpu_features, cpu_name
-
-    return {
-        "cpu": cpu_name(),
-        "cores_allowed": cores_allowed(),
-        "features": list(cpu_features()),
-        "system": f"{platform.system()} {platform.machine()}",
-    }
-
-
-def versions() -> dict[str, str]:
-    """Versions of what does the work."""
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
-
-    from delrec_lite.version import __version__
-
-    found = {"delrec-lite": __version__, "python": platform.python_version()}
-    for package in ("numpy", "llama-cpp-python"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

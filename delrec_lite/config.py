@@ -18,6 +18,7 @@ class DataSection(_Section):
     """Which interactions, and how they become sequences and candidate sets."""
 
     name: str = "ml-100k"
+    folder: str | None = Field(None, description="your own data, as `delrec-lite prepare` wrote it; nothing is pulled")
     domain: Literal["movie", "game", "item", "artist"] = "movie"
     k_core: int = Field(5, ge=1)
     candidates: int = Field(15, ge=2, description="m: one positive and m - 1 unseen negatives")

@@ -10,9 +10,9 @@ from typing import Any
 
 import gguf
 import numpy as np
-from delrec_lite.export.merge import Merged
 
 from delrec_lite.errors import DelrecError
+from delrec_lite.export.merge import Merged
 from delrec_lite.prompts.vocabulary import Vocabulary
 
 ARCHITECTURES = {"llama": gguf.MODEL_ARCH.LLAMA}

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from delrec_lite.console import Console
+from delrec_lite.data.types import CandidateSets, Dataset, Ints
 from delrec_lite.export.card import bundle_readme, licences_text
 from delrec_lite.export.gguf_file import write_gguf
 from delrec_lite.export.merge import merge
 from delrec_lite.export.parity import Parity, compare, gate
 from delrec_lite.export.quantise import quantise
-
-from delrec_lite.console import Console
-from delrec_lite.data.types import CandidateSets, Dataset, Ints
 from delrec_lite.llm.forward import read_states
 from delrec_lite.llm.load import Base
 from delrec_lite.llm.model import ItemLM

@@ -21,9 +21,8 @@ def one_thread():
 
 def export_tiny(base_folder, target, quant="f16", model=None, **changed):
     """A bundle of the tiny model; returns what export returns."""
-    from delrec_lite.export.write import export
-
     from delrec_lite.console import QUIET
+    from delrec_lite.export.write import export
 
     made, prompts, base = make_model(base_folder) if model is None else model
     settings = {

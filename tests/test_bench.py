@@ -13,10 +13,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from delrec_lite.bench import report, workloads
-from delrec_lite.bench.runner import Plan, bench, new_process
 from typer.testing import CliRunner
 
+from delrec_lite.bench import report, workloads
+from delrec_lite.bench.runner import Plan, bench, new_process
 from delrec_lite.cli.app import app
 from delrec_lite.errors import BundleError, DataError, DelrecError, UsageError
 

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from delrec_lite.export.parity import compare
-from delrec_lite.export.write import token_texts
 
 from delrec_lite.config import FinetuneSection
 from delrec_lite.console import QUIET
 from delrec_lite.errors import GateError
+from delrec_lite.export.parity import compare
+from delrec_lite.export.write import token_texts
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.llama import LlamaEngine
 from delrec_lite.training.distill import score_all

@@ -6,7 +6,7 @@ import pytest
 
 from delrec_lite.config import Recipe, load_recipe, parse, shipped_recipes
 from delrec_lite.console import QUIET
-from delrec_lite.errors import ConfigError
+from delrec_lite.errors import ConfigError, UsageError
 from delrec_lite.pipeline.run import Run
 from delrec_lite.pipeline.stage import key_of, run_stage
 
@@ -116,3 +116,11 @@ def test_a_wrong_recipe_is_refused_by_key(text, words):
 def test_keys_depend_on_every_part():
     assert key_of(1, {"a": 2, "b": 3}) == key_of(1, {"b": 3, "a": 2})
     assert key_of(1, {"a": 2}) != key_of(1, {"a": 3})
+
+
+def test_a_folder_that_is_no_run_is_not_touched(tmp_path):
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "thesis.txt").write_text("mine")
+    with pytest.raises(UsageError, match="not a run"):
+        Run(Recipe(name="r"), tmp_path, QUIET, fresh=True)
+    assert (tmp_path / "r" / "thesis.txt").read_text() == "mine"

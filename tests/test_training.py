@@ -11,11 +11,12 @@ from safetensors.torch import load_file
 from delrec_lite.config import DistillSection, FinetuneSection
 from delrec_lite.console import QUIET
 from delrec_lite.data.types import Dataset
+from delrec_lite.data.windows import windows
 from delrec_lite.errors import DelrecError
 from delrec_lite.training import distill as stage1
 from delrec_lite.training import finetune as stage2
 from delrec_lite.training import loop
-from delrec_lite.training.windows import StepPlan, windows
+from delrec_lite.training.windows import StepPlan
 from tests.tiny import ITEMS, candidates, dataset, make_model
 
 DISTILL = DistillSection(epochs=20, tokens_per_step=100, lr=0.05)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from delrec_lite.errors import DelrecError, StorageError
+from delrec_lite.errors import DelrecError, MissingPackageError, StorageError
 from delrec_lite.version import __version__
 
 VERBS = ("quickstart", "pull", "prepare", "train", "export", "eval", "recommend", "bench", "doctor")
@@ -47,7 +47,7 @@ def main() -> None:
     """Run the command line; every error becomes one clear line, with a traceback only under DELREC_DEBUG=1."""
     try:
         app()
-    except (DelrecError, OSError, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as error:
         if os.environ.get("DELREC_DEBUG"):
             raise
         sys.exit(_report(error))
@@ -60,13 +60,25 @@ def _report(error: BaseException) -> int:
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    if isinstance(error, OSError):
-        error = _storage(error)
-    assert isinstance(error, DelrecError)
+    error = _told(error)
     print(f"error: {error.message}", file=sys.stderr)
     if error.hint:
         print(f"  try: {error.hint}", file=sys.stderr)
     return error.exit_code
+
+
+def _told(error: BaseException) -> DelrecError:
+    """Any error as one that says what to do."""
+    if isinstance(error, DelrecError):
+        return error
+    if isinstance(error, OSError):
+        return _storage(error)
+    if isinstance(error, ImportError):
+        return MissingPackageError(f"{error.name} is not installed", 'pip install "delrec-lite[train,gguf]"')
+    text = " ".join(str(error).split()) or type(error).__name__
+    if "No space left" in text:  # safetensors' own errors carry the system's words
+        return StorageError(text, "free some space and run it again")
+    return DelrecError(f"{type(error).__name__}: {text}", "this should not happen; DELREC_DEBUG=1 shows where it did")
 
 
 def _storage(error: OSError) -> StorageError:

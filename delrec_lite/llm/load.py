@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 
+from delrec_lite.console import QUIET, Console
 from delrec_lite.errors import DelrecError
 from delrec_lite.prompts.tasks import Encode
 
+os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported; the stage shows its own progress
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a base model comes through `pull`, never from inside a stage
 
 
@@ -34,7 +36,7 @@ class Base:
     folder: Path
 
 
-def unpack(name: str, pulled: Path, cache: Path) -> Path:
+def unpack(name: str, pulled: Path, cache: Path, console: Console = QUIET) -> Path:
     """The Hugging Face folder of a pulled base; a GGUF file is de-quantised to bf16 once and kept in ``cache``."""
     if (pulled / "config.json").is_file():
         return pulled
@@ -46,7 +48,8 @@ def unpack(name: str, pulled: Path, cache: Path) -> Path:
         return folder
     import transformers
 
-    staging = cache / f"{name}-bf16.part"
+    console.say(f"  {name}: de-quantising {ggufs[0].name} to bf16, once (about half a minute)")
+    staging = cache / f"{name}-bf16.{os.getpid()}.part"
     shutil.rmtree(staging, ignore_errors=True)
     _hush()
     source = {"gguf_file": ggufs[0].name}

@@ -27,7 +27,7 @@ def quickstart(recipe: Recipe, runs: Path, console: Console, fresh: bool = False
     example(run, console)
     minutes = (time.monotonic() - start) / 60
     console.say(f"\n{minutes:.1f} minutes. Table: {run.folder / 'table.md'}. Bundle: {run.bundle}")
-    console.say(f'Next: delrec-lite recommend {run.bundle} --history "Toy Story (1995)"')
+    console.say(f'Next: delrec-lite recommend {run.bundle} --history "{run.dataset.catalog.titles[0]}"')
     if recipe.name == "ml-100k-cpu":
         console.say("More accuracy for more time: delrec-lite quickstart ml-100k-cpu-full")
     return run

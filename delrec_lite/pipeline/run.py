@@ -13,16 +13,17 @@ from delrec_lite.config import Recipe
 from delrec_lite.console import Console
 from delrec_lite.data.store import load_candidates, load_dataset
 from delrec_lite.data.types import CandidateSets, Dataset
-from delrec_lite.errors import MissingPackageError
+from delrec_lite.errors import MissingPackageError, UsageError
 from delrec_lite.hub.cache import Pulled, cache_folder
 from delrec_lite.hub.pull import pull
 from delrec_lite.pipeline.stage import Done, key_of, run_stage
 from delrec_lite.prompts.domain import DOMAINS
+from delrec_lite.provenance import commit, machine, versions
 from delrec_lite.version import __version__
 
 # Goes into every stage's key: raise it when a stage computes something else from the same recipe.
 CODE = 1
-STAGES = ("teacher", "distill", "finetune")
+RECIPE = "recipe.yaml"
 
 
 class Run:
@@ -40,10 +41,12 @@ class Run:
         self.folder = runs / recipe.name
         self.console = console
         self.stages: dict[str, Done] = {}
+        if self.folder.is_dir() and any(self.folder.iterdir()) and not (self.folder / RECIPE).is_file():
+            raise UsageError(f"{self.folder} is not empty and not a run", "choose another --runs folder")
         if fresh and self.folder.is_dir():
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.dump(), sort_keys=False), encoding="utf-8")
+        (self.folder / RECIPE).write_text(yaml.safe_dump(recipe.dump(), sort_keys=False), encoding="utf-8")
 
     @property
     def bundle(self) -> Path:
@@ -52,36 +55,47 @@ class Run:
 
     @cached_property
     def pulled(self) -> dict[str, Pulled]:
-        """The base model and the data set, fetched or from the cache: keys ``model`` and ``data``."""
-        names = {"model": self.recipe.model.base, "data": self.recipe.data.name}
+        """Base model and data set, fetched or from the cache: keys ``model`` and, unless it is your own, ``data``."""
+        names = {"model": self.recipe.model.base}
+        if self.recipe.data.folder is None:
+            names["data"] = self.recipe.data.name
         return {role: pull(name, self.console, cache_folder()) for role, name in names.items()}
 
     def prepare(self) -> Done:
-        """Interactions to sequences, splits and candidate sets."""
+        """Interactions to sequences, splits and candidate sets; your own data set is taken as it is."""
+        data = self.recipe.data
 
         def make(folder: Path) -> dict[str, Any]:
             from delrec_lite.data.prepare import prepare
 
-            data = self.recipe.data
-            made = prepare(
-                data.name,
-                self.pulled["data"].folder,
-                folder / "dataset",
-                k_core=data.k_core,
-                m=data.candidates,
-                seed=data.seed,
-                console=self.console,
-            )
-            interactions = sum(len(s) for s in made.sequences)
+            if data.folder is not None:
+                made = load_dataset(Path(data.folder))
+            else:
+                made = prepare(
+                    data.name,
+                    self.pulled["data"].folder,
+                    folder / "dataset",
+                    k_core=data.k_core,
+                    m=data.candidates,
+                    seed=data.seed,
+                    console=self.console,
+                )
             return {
                 "users": len(made.user_ids),
                 "items": len(made.catalog),
-                "interactions": interactions,
+                "interactions": sum(len(s) for s in made.sequences),
                 "fingerprint": made.fingerprint,
             }
 
-        data = self.recipe.data.model_dump(exclude={"domain"})
-        return self._stage("prepare", key_of(CODE, data, self.pulled["data"].files), make)
+        if data.folder is not None:
+            return self._stage("prepare", key_of(CODE, load_dataset(Path(data.folder)).fingerprint), make)
+        settings = data.model_dump(exclude={"domain", "folder"})
+        return self._stage("prepare", key_of(CODE, settings, self.pulled["data"].files), make)
+
+    @property
+    def _dataset_folder(self) -> Path:
+        done = self.prepare()
+        return done.folder / "dataset" if self.recipe.data.folder is None else Path(self.recipe.data.folder)
 
     def teacher(self) -> Done:
         """Fit the conventional recommender."""
@@ -191,6 +205,9 @@ class Run:
             licences={p.name: p.licence for p in self.pulled.values()},
             provenance={
                 "delrec_lite": __version__,
+                "commit": commit(),
+                "machine": machine(),
+                "versions": versions(),
                 "recipe": self.recipe.dump(),
                 "sources": {p.name: {"mirror": p.mirror, "sha256": p.files} for p in self.pulled.values()},
                 "stages": {name: done.result for name, done in self.stages.items()},
@@ -201,12 +218,12 @@ class Run:
     @cached_property
     def dataset(self) -> Dataset:
         """As prepared."""
-        return load_dataset(self.prepare().folder / "dataset")
+        return load_dataset(self._dataset_folder)
 
     @cached_property
     def candidates(self) -> dict[str, CandidateSets]:
         """Candidate sets by split, the same for every row of every table."""
-        return load_candidates(self.prepare().folder / "dataset")
+        return load_candidates(self._dataset_folder)
 
     def fitted_teacher(self) -> Any:
         """The teacher, loaded."""
@@ -224,7 +241,7 @@ class Run:
         from delrec_lite.prompts.tasks import compile_prompts
 
         name = self.recipe.model.base
-        base = load_base(name, unpack(name, self.pulled["model"].folder, cache_folder()))
+        base = load_base(name, unpack(name, self.pulled["model"].folder, cache_folder(), self.console))
         model = ItemLM(base, self.dataset.catalog.titles, self.recipe.model.soft_tokens, self.recipe.distill.seed)
         if self.recipe.model.item_start == "teacher":
             seen = np.bincount(np.concatenate(self.dataset.train()), minlength=len(self.dataset.catalog)) > 0

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from delrec_lite.console import Console
 from delrec_lite.data.types import Dataset, Floats, Ints, Split
+from delrec_lite.data.windows import windows
 from delrec_lite.errors import DataError, DelrecError
 from delrec_lite.teachers.contract import Network, Teacher, TeacherConfig, build, pad
 
@@ -106,18 +107,13 @@ def _epoch(network: Network, optimiser: Any, sequences: Sequence[Ints], epoch: i
 def _batches(sequences: Sequence[Ints], config: TeacherConfig, epoch: int) -> Iterator[list[Ints]]:
     """Windows of ``max_length`` steps, each cut elsewhere in every epoch, of similar length together."""
     rng = np.random.default_rng([config.seed, epoch])
-    windows = []
-    for sequence in sequences:
-        end, length = len(sequence) - 1, config.max_length
-        first = end if end <= length else int(rng.integers(1, length + 1))
-        cuts = [0, *range(first, end, length), end]
-        windows += [sequence[a : b + 1] for a, b in zip(cuts, cuts[1:], strict=False) if b > a]
+    pool = windows(sequences, config.max_length, rng)
     # Sorting noisy lengths keeps padding low without showing the same neighbours in every epoch.
-    order = np.argsort([len(w) * rng.uniform(0.8, 1.25) for w in windows])
-    starts = np.arange(0, len(windows), config.batch)
+    order = np.argsort([len(w) * rng.uniform(0.8, 1.25) for w in pool])
+    starts = np.arange(0, len(pool), config.batch)
     rng.shuffle(starts)
     for start in starts:
-        yield [windows[n] for n in order[start : start + config.batch]]
+        yield [pool[n] for n in order[start : start + config.batch]]
 
 
 def _factor(epochs_done: float, epochs: int) -> float:

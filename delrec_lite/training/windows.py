@@ -1,32 +1,11 @@
-"""Cut training sequences into windows, differently in every epoch, and windows into steps; all from a seed."""
+"""Windows of training sequences, put together into steps; all from a seed."""
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from delrec_lite.data.types import Ints
-
-
-def windows(sequences: Sequence[Ints], length: int, rng: np.random.Generator) -> list[Ints]:
-    """Pieces of at most ``length + 1`` items that share one item with their neighbour.
-
-    Every step from one item to the next lies in exactly one window: ``length`` inputs, each with the item after it
-    as its target. Where a long sequence is cut is random, so that over epochs an item meets histories of any length.
-
-    Args:
-        sequences: Item indices, oldest first.
-        length: Most inputs of a window.
-        rng: Decides the cuts.
-    """
-    out = []
-    for sequence in sequences:
-        last = len(sequence) - 1  # steps from one item to the next
-        if last < 1:
-            continue
-        first_cut = last if last <= length else int(rng.integers(1, length + 1))
-        cuts = [0, *range(first_cut, last, length), last]
-        out += [sequence[a : b + 1] for a, b in zip(cuts, cuts[1:], strict=False) if b > a]
-    return out
+from delrec_lite.data.windows import windows
 
 
 def steps(sequences: Sequence[Ints], length: int, tokens: int, seed: int) -> Iterator[list[Ints]]:

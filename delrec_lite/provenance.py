@@ -1,0 +1,57 @@
+"""What a figure was made with: commit, machine and versions."""
+
+import os
+import platform
+import subprocess
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from delrec_lite.machine import cores_allowed, cpu_features, cpu_name
+from delrec_lite.version import __version__
+
+
+def commit() -> str | None:
+    """The commit of this program where it runs from a checkout, ``+`` behind it if files differ; else None."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    git = ["git", "--no-optional-locks", "-C", str(root)]
+    try:
+        named = subprocess.check_output([*git, "rev-parse", "--short=12", "HEAD"], text=True, timeout=10)
+        changed = subprocess.check_output([*git, "status", "--porcelain", "-uno"], text=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return named.strip() + ("+" if changed.strip() else "")
+
+
+def load_average() -> float:
+    """Runnable threads over the last minute; 0 if unknown."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else 0.0
+
+
+def machine() -> dict[str, Any]:
+    """The processor and what of it this process may use."""
+    return {
+        "cpu": cpu_name(),
+        "cores_allowed": cores_allowed(),
+        "features": list(cpu_features()),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what does the work."""
+    found = {"delrec-lite": __version__, "python": platform.python_version()}
+    for package in ("numpy", "llama-cpp-python", "torch", "transformers", "peft"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def now() -> str:
+    """The time, UTC, to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
