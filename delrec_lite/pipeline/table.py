@@ -14,10 +14,11 @@ from delrec_lite.data.types import Floats, Ints
 from delrec_lite.evaluation.metrics import Ranks
 from delrec_lite.evaluation.popularity import popularity
 from delrec_lite.evaluation.protocol import candidate_ranks, catalogue_ranks, rank_all
-from delrec_lite.evaluation.table import PROTOCOLS, TITLES, Row, screen, write_table
+from delrec_lite.evaluation.table import PROTOCOLS, TITLES, Row, screen, write_table, write_whole
 from delrec_lite.pipeline.run import CODE, Run
 from delrec_lite.pipeline.stage import Done, key_of, run_stage
 from delrec_lite.prompts.domain import DOMAINS
+from delrec_lite.provenance import commit, machine, now, versions
 
 POPULARITY, ZERO_SHOT = "popularity", "LLM zero-shot"
 TRAINED, QUANTISED = "DELRec (training precision)", "DELRec (quantised GGUF)"
@@ -29,7 +30,8 @@ Scorer = Callable[[Sequence[Ints]], Floats]
 def evaluate(run: Run) -> list[Row]:
     """Rank the test users with every model and write ``table.json``, ``table.md``, ``ranks.json``.
 
-    Each model's ranks are a stage of their own, so an evaluation cut short goes on with the next model.
+    Also ``report.json``: the same rows with recipe, stages, machine and versions. Each model's ranks are a stage of
+    their own, so an evaluation cut short goes on with the next model.
     """
     teacher = TEACHERS[run.recipe.teacher.kind]
     makers: dict[str, tuple[str, Callable[[], Ranks]]] = {
@@ -43,7 +45,25 @@ def evaluate(run: Run) -> list[Row]:
         QUANTISED: (run.export().key, lambda: _quantised(run)),
     }
     entries = {name: _stored(run, name, key, make) for name, (key, make) in makers.items()}
-    return write_table(run.folder, entries, [(QUANTISED, other) for other in entries if other != QUANTISED])
+    rows = write_table(run.folder, entries, [(QUANTISED, other) for other in entries if other != QUANTISED])
+    _write_report(run, rows)
+    return rows
+
+
+def _write_report(run: Run, rows: Sequence[Row]) -> None:
+    """``report.json``: the table with all that a figure needs to be believed and made again."""
+    report = {
+        "created": now(),
+        "commit": commit(),
+        "machine": machine(),
+        "versions": versions(),
+        "recipe": run.recipe.dump(),
+        "sources": {p.name: {"mirror": p.mirror, "sha256": p.files} for p in run.pulled.values()},
+        "stages": {name: {"seconds": done.seconds, **done.result} for name, done in run.stages.items()},
+        "rows": [asdict(row) for row in rows],
+        "comparisons": json.loads((run.folder / "comparisons.json").read_text(encoding="utf-8")),
+    }
+    write_whole(run.folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
 
 
 def show(rows: Sequence[Row], console: Console) -> None:
