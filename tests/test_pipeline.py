@@ -124,3 +124,12 @@ def test_a_folder_that_is_no_run_is_not_touched(tmp_path):
     with pytest.raises(UsageError, match="not a run"):
         Run(Recipe(name="r"), tmp_path, QUIET, fresh=True)
     assert (tmp_path / "r" / "thesis.txt").read_text() == "mine"
+
+
+def test_a_run_belongs_to_one_process_at_a_time(tmp_path):
+    held = Run(Recipe(name="r"), tmp_path, QUIET)
+    with pytest.raises(UsageError, match="another process"):
+        Run(Recipe(name="r"), tmp_path, QUIET)
+    Run(Recipe(name="other"), tmp_path, QUIET)
+    del held
+    Run(Recipe(name="r"), tmp_path, QUIET)

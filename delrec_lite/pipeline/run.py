@@ -34,6 +34,9 @@ class Run:
         runs: Folder of all runs.
         console: Shows each stage.
         fresh: Forget what an earlier call made.
+
+    Raises:
+        UsageError: The folder holds something else, or another process is working on it.
     """
 
     def __init__(self, recipe: Recipe, runs: Path, console: Console, fresh: bool = False) -> None:
@@ -43,6 +46,8 @@ class Run:
         self.stages: dict[str, Done] = {}
         if self.folder.is_dir() and any(self.folder.iterdir()) and not (self.folder / RECIPE).is_file():
             raise UsageError(f"{self.folder} is not empty and not a run", "choose another --runs folder")
+        runs.mkdir(parents=True, exist_ok=True)
+        self._lock = _only_one(runs / f".{recipe.name}.lock")
         if fresh and self.folder.is_dir():
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -310,6 +315,29 @@ def tell(done: Done) -> str:
             f"trained model's, {parity['top10_overlap']:.0%} of the first ten the same"
         )
     return ""
+
+
+def _only_one(path: Path) -> Any:
+    """Hold the run for this process; the lock is the kernel's, so a killed process leaves none behind.
+
+    Raises:
+        UsageError: Another process has it: two would write into each other's stages.
+    """
+    try:
+        import fcntl
+    except ImportError:  # no such lock on Windows
+        return None
+    file = path.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UsageError(
+            f"another process is working on {path.parent / path.name[1:-5]}",
+            "wait for it, or choose another --runs folder",
+        ) from error
+    except OSError:  # some network disks have none either
+        return None
+    return file
 
 
 def _need_torch() -> None:
