@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,8 @@ def export(
         GateError: Not equal enough to what was trained; no bundle is left.
     """
     staging = target.with_name(f".{target.name}.{os.getpid()}.part")
-    shutil.rmtree(staging, ignore_errors=True)
+    for left in target.parent.glob(f".{target.name}.*.part*"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
     staging.mkdir(parents=True)
     try:
         with console.progress("export", 6) as tick:
@@ -101,7 +102,7 @@ def export(
             write_gguf(
                 merged,
                 prompts.vocabulary,
-                token_texts(dataset.catalog.titles, dataset.catalog.ids),
+                token_texts(dataset.catalog.titles, dataset.catalog.ids, token_names(base.folder / "tokenizer.json")),
                 base.folder / "tokenizer.json",
                 base.name,
                 name,
@@ -176,9 +177,19 @@ def usual_state(model: ItemLM, prompts: Prompts, histories: Sequence[Ints], max_
         return read_states(model, prompts.next_prefix, segments).mean(0)
 
 
-def token_texts(titles: tuple[str, ...], ids: tuple[str, ...]) -> list[str]:
-    """A distinct token text for every item; none can be taken for a control token."""
-    seen: set[str] = set()
+def token_names(tokenizer_json: Path) -> set[str]:
+    """The texts that the base model's own tokens have."""
+    held = json.loads(tokenizer_json.read_text(encoding="utf-8"))
+    return {*held["model"]["vocab"], *(token["content"] for token in held.get("added_tokens", []))}
+
+
+def token_texts(titles: Sequence[str], ids: Sequence[str], taken: Collection[str] = ()) -> list[str]:
+    """A distinct token text for every item; none can be taken for a control token.
+
+    Two equal texts in a vocabulary end the process that loads it, so a title that is a word of the base model
+    (MovieLens-100K lists a film called ``unknown``) carries its id.
+    """
+    seen = set(taken)
     texts = []
     for title, item_id in zip(titles, ids, strict=True):
         text = title.replace("<|", "< |") or item_id

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from delrec_lite.config import FinetuneSection
-from delrec_lite.console import QUIET
 from delrec_lite.errors import GateError
 from delrec_lite.export.parity import compare
 from delrec_lite.export.write import token_texts
@@ -16,7 +15,7 @@ from delrec_lite.runtime.llama import LlamaEngine
 from delrec_lite.training.distill import score_all
 from delrec_lite.training.finetune import add_adapter
 from tests.conftest import export_tiny
-from tests.tiny import dataset, make_model
+from tests.tiny import SPECIALS, dataset, make_model
 
 
 def scramble(model):
@@ -134,4 +133,19 @@ def test_item_tokens_are_distinct_and_imitate_no_control_token():
     assert len(set(texts)) == 4
     assert not any("<|" in text for text in texts)
     assert all(texts)
-    assert QUIET.mode == "quiet"
+    assert token_texts(("unknown",), ("267",), {"unknown"}) == ["unknown [267]"]
+
+
+def test_a_title_that_is_a_word_of_the_base_model_is_exported(tiny_base, tmp_path, monkeypatch):
+    from delrec_lite.export import write
+
+    word = max(write.token_names(tiny_base / "tokenizer.json") - set(SPECIALS), key=len)
+    monkeypatch.setattr(write, "token_texts", lambda t, i, taken: token_texts((word, *t[1:]), i, taken))
+    made = export_tiny(tiny_base, tmp_path / "x.delrec")
+    assert engine_scores(made.path, [[1, 2]]).shape == (1, len(dataset().catalog))
+
+
+def test_what_a_killed_export_left_is_cleared_away(tiny_base, tmp_path):
+    (tmp_path / ".x.delrec.1.part.trial").mkdir()
+    export_tiny(tiny_base, tmp_path / "x.delrec")
+    assert [p.name for p in tmp_path.iterdir()] == ["x.delrec"]

@@ -70,9 +70,11 @@ def test_the_bundle_scores_as_training_precision_does(run):
     a, b = (s - s.mean(1, keepdims=True) for s in (trained, served))
     cosine = (a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1))
     assert cosine.min() > 0.999
-    first = [np.argsort(-s, 1)[:, :10] for s in (trained, served)]
-    same = np.mean([len(np.intersect1d(x, y)) for x, y in zip(*first, strict=True)])
-    assert same > 9.8
+    for user, (x, y) in enumerate(zip(np.argsort(-trained, 1)[:, :10], np.argsort(-served, 1)[:, :10], strict=True)):
+        # The same first ten, but for items that stand level with the tenth in half precision.
+        level = 0.01 * trained[user].std()
+        for item in np.setxor1d(x, y):
+            assert abs(trained[user, item] - trained[user, x[-1]]) < level
 
 
 @pytest.mark.real
