@@ -78,7 +78,8 @@ class FinetuneSection(OptimSection):
 class ExportSection(_Section):
     """What the bundle holds."""
 
-    quant: Literal["iq4_nl", "q4_0", "q8_0", "f16", "bf16"] = "iq4_nl"
+    # Against training precision on 50 validation users: iq4_nl kept 77% of the first ten (correlation 0.987).
+    quant: Literal["iq4_nl", "q4_0", "q8_0", "f16", "bf16"] = "q8_0"
     score_correlation: float = Field(0.98, gt=0, le=1, description="gate: against training precision")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console as RichConsole
 from rich.progress import (
     BarColumn,
@@ -52,10 +53,13 @@ class Console:
         if self.mode == "json":
             sys.stdout.write(json.dumps(data, ensure_ascii=False, indent=2) + "\n")
         elif self.mode == "human" and rows:
-            table = Table(title=title or None, title_justify="left", header_style="bold")
+            table = Table(
+                title=title or None, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False
+            )
             for column, name in enumerate(header):
                 number = all(_numeric(row[column]) for row in rows)
-                table.add_column(name, justify="right" if number else "left", no_wrap=number)
+                # A name or number cut in two cannot be read; only a long last column may wrap.
+                table.add_column(name, justify="right" if number else "left", no_wrap=column < len(header) - 1)
             for row in rows:
                 table.add_row(*(cell.replace("[", "\\[") for cell in row))
             self._out.print(table)

@@ -14,10 +14,6 @@ from delrec_lite.llm.packing import Segment, pack
 from delrec_lite.prompts.domain import Domain
 from delrec_lite.prompts.tasks import TITLE_PREFIX, zero_shot_prompt
 
-# Titles of a history in words, the newest. A title with its year is about 10 tokens, a year alone 6; with five of them
-# and 15 candidates a user costs about 220 tokens. With ten the 943 users took 371 s on 2 cores.
-ZERO_SHOT_HISTORY = 5
-
 
 @torch.no_grad()
 def zero_shot(
@@ -26,6 +22,7 @@ def zero_shot(
     domain: Domain,
     split: Split,
     candidates: CandidateSets,
+    length: int,
     console: Console,
 ) -> tuple[Floats, Floats]:
     """Scores of candidates and of the whole catalogue from the untouched LLM, one forward a user.
@@ -33,6 +30,15 @@ def zero_shot(
     Candidates: ``likelihood``, the log-probability of the title's tokens after the prompt. Catalogue:
     ``title-mean``, the last hidden state times the mean LM-head row of the title's tokens; a likelihood of 1,349
     titles a user would take hours.
+
+    Args:
+        base: The language model.
+        titles: The catalogue's.
+        domain: Its words.
+        split: Whose histories are asked about.
+        candidates: Of the same users.
+        length: Titles of a history that the prompt holds, the newest.
+        console: Shows the bar.
 
     Returns:
         float32 ``[users, m]`` and float32 ``[users, items]``.
@@ -43,7 +49,7 @@ def zero_shot(
     likelihoods, catalogue = [], []
     with console.progress("zero-shot", len(split)) as tick:
         for history, chosen in zip(split.histories, candidates.items, strict=True):
-            words = zero_shot_prompt(domain, [titles[i] for i in history[-ZERO_SHOT_HISTORY:]])
+            words = zero_shot_prompt(domain, [titles[i] for i in history[-length:]])
             prefix = ([] if base.bos is None else [base.bos]) + base.encode(words)
             states = _states(body, prefix, [encoded[i] for i in chosen])
             catalogue.append((rows @ states[0][0].float()).numpy())
