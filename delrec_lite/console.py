@@ -58,8 +58,8 @@ class Console:
             )
             for column, name in enumerate(header):
                 number = all(_numeric(row[column]) for row in rows)
-                # A name or number cut in two cannot be read; only a long last column may wrap.
-                table.add_column(name, justify="right" if number else "left", no_wrap=column < len(header) - 1)
+                # A name or number cut in two cannot be read; words may wrap.
+                table.add_column(name, justify="right" if number else "left", no_wrap=number or column == 0)
             for row in rows:
                 table.add_row(*(cell.replace("[", "\\[") for cell in row))
             self._out.print(table)
