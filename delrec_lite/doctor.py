@@ -31,6 +31,7 @@ _PURPOSE = {
     "rapidfuzz": "forgiving title search",
     "rich": "tables and progress bars",
     "safetensors": "bundles and checkpoints",
+    "tokenizers": "titles outside the catalogue",
     "torch": "training, both stages",
     "transformers": "training: the base model",
     "typer": "the command line",
