@@ -128,3 +128,21 @@ def test_an_unwritable_folder_is_named(tmp_path):
 
 def test_shell_completion_is_offered():
     assert "--install-completion" in run("--help").stdout
+
+
+def test_an_interrupt_says_that_the_same_command_goes_on(tmp_path):
+    """Ctrl-C while a run waits for its data."""
+    code = (
+        "import os, signal\n"
+        "from delrec_lite.cli import app\n"
+        "from delrec_lite.pipeline import run\n"
+        "run.pull = lambda *rest: signal.raise_signal(signal.SIGINT)\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "import sys\n"
+        f"sys.argv = ['delrec-lite', 'train', '--runs', {str(tmp_path / 'runs')!r}]\n"
+        "app.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 130, done.stderr
+    assert "goes on from the last finished stage" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -13,6 +13,8 @@ from delrec_lite.version import __version__
 
 VERBS = ("quickstart", "pull", "prepare", "train", "export", "eval", "recommend", "bench", "doctor")
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     name="delrec-lite",
     no_args_is_help=True,
@@ -51,12 +53,16 @@ def main() -> None:
         if os.environ.get("DELREC_DEBUG"):
             raise
         sys.exit(_report(error))
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:  # the command line library has met Ctrl-C first
+            _report(KeyboardInterrupt())
+        raise
 
 
 def _report(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         print("interrupted; the same command goes on from the last finished stage", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
