@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from delrec_lite.errors import UsageError
-from delrec_lite.evaluation.table import aligned, write_whole
+from delrec_lite.evaluation.table import aligned
+from delrec_lite.files import write_whole
 
 SCHEMA = 1
 # Others kept at least half a core busy: two threads that wait for each other then take many times as long.

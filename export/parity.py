@@ -1,15 +1,12 @@
 """The gate: what was exported scores as what was trained does."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from delrec_lite.data.types import Floats, Ints
+from delrec_lite.data.types import Floats
 from delrec_lite.errors import GateError
-
-Scorer = Callable[[Sequence[Ints]], Floats]
 
 
 @dataclass(frozen=True)

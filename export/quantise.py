@@ -31,7 +31,7 @@ def quantise(source: Path, target: Path, quant: str, threads: int) -> dict[str, 
     silence()
     params = llama_cpp.llama_model_quantize_default_params()
     params.nthread = threads
-    params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_{'' if quant == 'f32' else 'MOSTLY_'}{quant.upper()}")
+    params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{quant.upper()}")
     # Without `pure` some tensors become K-quants, which do not fit a width that is no multiple of 256.
     params.pure = True
     rows = int(gguf.GGMLQuantizationType[TOKEN_ROWS[quant].upper()])

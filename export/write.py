@@ -8,25 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from delrec_lite.console import Console
-from delrec_lite.data.types import CandidateSets, Dataset, Ints
+from delrec_lite.data.types import CandidateSets, Dataset
 from delrec_lite.export.card import bundle_readme, licences_text
 from delrec_lite.export.gguf_file import write_gguf
 from delrec_lite.export.merge import merge
 from delrec_lite.export.parity import Parity, compare, gate
 from delrec_lite.export.quantise import quantise
-from delrec_lite.llm.forward import read_states
+from delrec_lite.llm.forward import last_states, score_all
 from delrec_lite.llm.load import Base
 from delrec_lite.llm.model import ItemLM
-from delrec_lite.llm.packing import Segment
 from delrec_lite.machine import cores_allowed
 from delrec_lite.prompts.tasks import TITLE_PREFIX, Prompts
 from delrec_lite.runtime.bundle import finish_bundle
 from delrec_lite.runtime.recommender import Recommender
-from delrec_lite.training.distill import score_all
 
 PARITY_USERS = 50
 GOLDEN_USERS = 64
@@ -96,7 +91,7 @@ def export(
             trained = score_all(model, prompts, asked, max_history)
             tick(1, "merge")
             scale = model.log_scale.exp().item()
-            merged = merge(model, usual_state(model, prompts, asked[:16], max_history))
+            merged = merge(model, last_states(model, prompts, asked[:16], max_history).mean(0))
             tick(1, "write")
             f16 = staging / "model-f16.gguf"
             write_gguf(
@@ -119,10 +114,13 @@ def export(
                 types = quantise(f16, staging / file, quant, cores_allowed())
                 f16.unlink()
             tick(1, "catalogue")
-            counts = np.bincount(np.concatenate(dataset.train()), minlength=len(dataset.catalog))
             _write_json(
                 staging / "catalog.json",
-                {"ids": dataset.catalog.ids, "titles": dataset.catalog.titles, "popularity": counts.tolist()},
+                {
+                    "ids": dataset.catalog.ids,
+                    "titles": dataset.catalog.titles,
+                    "popularity": dataset.popularity().tolist(),
+                },
             )
             _write_json(staging / "prompt.json", prompt_file(model, prompts, max_history, scale))
             _write_json(staging / "golden.json", golden(dataset, candidates["test"], max_history))
@@ -165,16 +163,6 @@ def export(
         return Exported(target, (target / file).stat().st_size, types, parity)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-def usual_state(model: ItemLM, prompts: Prompts, histories: Sequence[Ints], max_history: int) -> Any:
-    """The mean hidden state over some histories, float32 ``[hidden]``."""
-    segments = []
-    for history in histories:
-        ids = prompts.items(history[-max_history:].tolist())
-        segments.append(Segment(ids, [len(ids) - 1]))
-    with torch.no_grad():
-        return read_states(model, prompts.next_prefix, segments).mean(0)
 
 
 def token_names(tokenizer_json: Path) -> set[str]:

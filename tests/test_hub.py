@@ -269,7 +269,7 @@ def test_two_pulls_at_once_fetch_once(home, register, tmp_path):
 
 
 def test_two_pulls_at_once_where_there_is_no_lock(home, register, tmp_path, monkeypatch):
-    monkeypatch.setattr("delrec_lite.hub.cache._locked", lambda *_: False)
+    monkeypatch.setattr("delrec_lite.hub.cache.lock", lambda *_: False)
     register(files_mirror(home))
     with ThreadPoolExecutor(4) as pool:
         pulls = list(pool.map(lambda _: pull("thing", cache=tmp_path), range(4)))

@@ -56,8 +56,8 @@ def test_the_bundle_scores_as_training_precision_does(run):
     """F16 against torch in float32 over 50 users: cosine of scores, and the same first ten."""
     import numpy as np
 
+    from delrec_lite.llm.forward import score_all
     from delrec_lite.runtime.recommender import Recommender
-    from delrec_lite.training.distill import score_all
 
     target = run.folder / "f16.delrec"
     run.write_bundle(target, "f16")

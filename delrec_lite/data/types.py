@@ -51,6 +51,10 @@ class Dataset:
         """Leave-one-out: every sequence without its last two items."""
         return tuple(s[:-2] for s in self.sequences)
 
+    def popularity(self) -> Ints:
+        """How often each item stands in the training part: ``[items]``."""
+        return np.bincount(np.concatenate(self.train()), minlength=len(self.catalog))
+
     def valid(self) -> "Split":
         """Leave-one-out: the second-last item is the target, all before it the history."""
         return Split("valid", tuple(s[:-2] for s in self.sequences), np.array([s[-2] for s in self.sequences]))

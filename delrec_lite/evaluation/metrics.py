@@ -1,6 +1,8 @@
 """From ranks to figures: HR@k, NDCG@k and MRR, one value a user, and their means."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +28,15 @@ class Ranks:
     def of(self, protocol: str) -> Ints:
         """The ranks under ``m15`` or ``full``."""
         return self.m15 if protocol == "m15" else self.full
+
+    def dump(self) -> dict[str, Any]:
+        """As JSON; ``parse`` reads it back."""
+        return {"m15": self.m15.tolist(), "full": self.full.tolist(), "seconds": self.seconds}
+
+    @classmethod
+    def parse(cls, held: Mapping[str, Any]) -> "Ranks":
+        """What ``dump`` gave; raises KeyError, TypeError or ValueError for anything else."""
+        return cls(np.array(held["m15"], np.int64), np.array(held["full"], np.int64), float(held["seconds"]))
 
 
 def per_user(ranks: Ints, name: str) -> Floats:

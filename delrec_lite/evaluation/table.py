@@ -6,11 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from delrec_lite.errors import DataError
 from delrec_lite.evaluation.metrics import NAMES, Ranks, per_user
 from delrec_lite.evaluation.significance import interval, paired_test
+from delrec_lite.files import write_whole
 
 PROTOCOLS = ("m15", "full")
 SHOWN = ("HR@1", "HR@5", "HR@10", "NDCG@10")  # what fits 80 columns; the files have all
@@ -63,10 +62,7 @@ def write_table(folder: Path, entries: Mapping[str, Ranks], pairs: Sequence[tupl
     """
     rows = [row for model, ranks in entries.items() for row in rows_for(model, ranks)]
     comparisons = compare_all(entries, pairs)
-    raw = {
-        model: {**{p: ranks.of(p).tolist() for p in PROTOCOLS}, "seconds": ranks.seconds}
-        for model, ranks in entries.items()
-    }
+    raw = {model: ranks.dump() for model, ranks in entries.items()}
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in (
         ("table.json", [asdict(row) for row in rows]),
@@ -90,10 +86,7 @@ def read_ranks(folder: Path) -> dict[str, Ranks]:
     path = folder / "ranks.json"
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
-        return {
-            model: Ranks(np.array(r["m15"], dtype=np.int64), np.array(r["full"], dtype=np.int64), float(r["seconds"]))
-            for model, r in held.items()
-        }
+        return {model: Ranks.parse(ranks) for model, ranks in held.items()}
     except FileNotFoundError as error:
         raise DataError(f"no ranks at {path}", "`delrec-lite eval` writes them") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -155,13 +148,3 @@ def aligned(cells: Sequence[Sequence[str]]) -> str:
         lines.append("| " + " | ".join(padded) + " |")
     rule = "|" + "|".join("-" * (w + 1) + (":" if n else "-") for n, w in enumerate(widths)) + "|"
     return "\n".join([lines[0], rule, *lines[1:]])
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from typing import Any
 import platformdirs
 
 from delrec_lite.console import Console
-from delrec_lite.hub.fetch import sha256_of
+from delrec_lite.files import lock, sha256_of
 from delrec_lite.hub.registry import Asset, Mirror
 
 RECORD = "pulled.json"
@@ -99,8 +99,8 @@ def working_folder(folder: Path, console: Console) -> Iterator[Path]:
     The lock is the kernel's, so a killed process leaves none behind. Where there is no such lock (Windows,
     some network disks) each call works under a name of its own and cannot go on with another's partial files.
     """
-    with (folder.parent / f".{folder.name}.lock").open("ab") as lock:
-        if _locked(lock.fileno(), folder.name, console):
+    with (folder.parent / f".{folder.name}.lock").open("ab") as file:
+        if lock(file, lambda: console.say(f"  {folder.name}: another process is fetching it; waiting")):
             staging = folder.parent / f".{folder.name}.staging"
             staging.mkdir(exist_ok=True)
             keep = "*.part"
@@ -117,18 +117,3 @@ def working_folder(folder: Path, console: Console) -> Iterator[Path]:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
             if not kept:
                 staging.rmdir()
-
-
-def _locked(descriptor: int, name: str, console: Console) -> bool:
-    try:
-        import fcntl
-    except ImportError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        console.say(f"  {name}: another process is fetching it; waiting")
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    except OSError:
-        return False
-    return True

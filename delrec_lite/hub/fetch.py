@@ -1,7 +1,6 @@
 """Transfers: a URL to a file (resumed if cut), a pinned wheel through pip, members out of an archive."""
 
 import errno
-import hashlib
 import http.client
 import importlib.util
 import os
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from delrec_lite.errors import StorageError
+from delrec_lite.files import sha256_of
 from delrec_lite.hub.registry import File
 from delrec_lite.version import __version__
 
@@ -32,12 +32,6 @@ OnBytes = Callable[[int], None]
 
 class MirrorError(Exception):
     """This mirror did not deliver; the text says why, in a few words. The next one is tried."""
-
-
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def verify(path: Path, sha256: str, size: int) -> None:

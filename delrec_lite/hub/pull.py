@@ -3,6 +3,8 @@
 import math
 import os
 import shutil
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from delrec_lite.console import QUIET, Console
@@ -86,11 +88,12 @@ def _fetch(asset: Asset, folder: Path, staging: Path, console: Console) -> Pulle
             console.say(f"  {mirror.name} failed: {error}")
             continue
         write_record(asset, mirror, out)
-        _put(out, folder, staging)
-        pulled = read_cached(asset, folder)
-        if pulled is None:
-            raise StorageError(f"{folder} changed while it was written", "run the same command again")
-        return Pulled(**{**vars(pulled), "cached": False})
+        fetched = read_cached(asset, out)
+        if fetched is None:
+            raise StorageError(f"{out} changed while it was written", "run the same command again")
+        if read_cached(asset, folder) is None:  # where no lock is to be had, another call may have been first
+            _put(out, folder, staging)
+        return replace(fetched, folder=folder, cached=False)
     raise FetchError(
         f"no mirror delivered {asset.name}; " + "; ".join(reasons),
         "check the network, proxy and package index settings, then run it again: what came through is kept",
@@ -136,10 +139,10 @@ def _after(before: int, on_bytes: OnBytes) -> OnBytes:
 
 def _put(out: Path, folder: Path, staging: Path) -> None:
     """Move the finished folder to its place; what lay there was found unusable."""
-    if folder.exists():
+    with suppress(FileNotFoundError):
         folder.rename(staging / "old")
     try:
         out.rename(folder)
     except OSError:
-        if not (folder / RECORD).is_file():  # where no lock is to be had, another call may have been first
+        if not (folder / RECORD).is_file():  # without a lock, another call's may be in place by now
             raise

@@ -30,6 +30,16 @@ def read_states(model: ItemLM, prefix: Sequence[int], segments: Sequence[Segment
 
 
 @torch.no_grad()
+def last_states(model: ItemLM, prompts: Prompts, histories: Sequence[Ints], max_history: int) -> Any:
+    """The hidden state after each history: float32 ``[histories, hidden]``; arguments as in ``score_histories``."""
+    segments = []
+    for history in histories:
+        ids = prompts.items(history[-max_history:].tolist())
+        segments.append(Segment(ids, [len(ids) - 1]))
+    return read_states(model, prompts.next_prefix, segments)
+
+
+@torch.no_grad()
 def score_histories(model: ItemLM, prompts: Prompts, histories: Sequence[Ints], max_history: int) -> Floats:
     """Scores of the whole catalogue after each history.
 
@@ -42,9 +52,17 @@ def score_histories(model: ItemLM, prompts: Prompts, histories: Sequence[Ints], 
     Returns:
         float32 ``[histories, items]``.
     """
-    segments = []
-    for history in histories:
-        ids = prompts.items(history[-max_history:].tolist())
-        segments.append(Segment(ids, [len(ids) - 1]))
-    scores: Floats = model.scores(read_states(model, prompts.next_prefix, segments)).cpu().numpy().astype(np.float32)
+    states = last_states(model, prompts, histories, max_history)
+    scores: Floats = model.scores(states).cpu().numpy().astype(np.float32)
     return scores
+
+
+def score_all(model: ItemLM, prompts: Prompts, histories: Sequence[Ints], max_history: int, batch: int = 16) -> Floats:
+    """``score_histories`` over many histories, in batches."""
+    starts = range(0, len(histories), batch)
+    return np.concatenate([score_histories(model, prompts, histories[i : i + batch], max_history) for i in starts])
+
+
+def window_segment(prompts: Prompts, window: Ints) -> Segment:
+    """A training window, read at every item."""
+    return Segment(prompts.items(window.tolist()), range(len(window)))

@@ -15,6 +15,7 @@ from delrec_lite.prompts.tasks import Encode
 
 os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported; the stage shows its own progress
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a base model comes through `pull`, never from inside a stage
+from delrec_lite.prompts.tokenizer import open_tokenizer
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,11 @@ def unpack(name: str, pulled: Path, cache: Path, console: Console = QUIET) -> Pa
 def load_base(name: str, folder: Path, dtype: torch.dtype = torch.bfloat16) -> Base:
     """Load the weights of ``folder`` in ``dtype``, frozen."""
     import transformers
-    from tokenizers import Tokenizer
 
     _hush()
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
     model.requires_grad_(False).eval()
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.encode_special_tokens = True
+    tokenizer = open_tokenizer(folder / "tokenizer.json")
 
     def encode(text: str) -> list[int]:
         return list(tokenizer.encode(text, add_special_tokens=False).ids)

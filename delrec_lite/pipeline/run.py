@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from delrec_lite.config import Recipe
@@ -14,6 +13,7 @@ from delrec_lite.console import Console
 from delrec_lite.data.store import load_candidates, load_dataset
 from delrec_lite.data.types import CandidateSets, Dataset
 from delrec_lite.errors import MissingPackageError, UsageError
+from delrec_lite.files import lock
 from delrec_lite.hub.cache import Pulled, cache_folder
 from delrec_lite.hub.pull import pull
 from delrec_lite.pipeline.stage import Done, key_of, run_stage
@@ -236,20 +236,25 @@ class Run:
 
         return load_teacher(self.teacher().folder)
 
+    def base(self) -> Any:
+        """The base model as pulled, unpacked and loaded."""
+        _need_torch()
+        from delrec_lite.llm.load import load_base, unpack
+
+        name = self.recipe.model.base
+        return load_base(name, unpack(name, self.pulled["model"].folder, cache_folder(), self.console))
+
     def untrained(self) -> tuple[Any, Any, Any]:
         """The model before stage 1, the compiled prompts and the base model."""
-        _need_torch()
+        base = self.base()
         import torch
 
-        from delrec_lite.llm.load import load_base, unpack
         from delrec_lite.llm.model import ItemLM
         from delrec_lite.prompts.tasks import compile_prompts
 
-        name = self.recipe.model.base
-        base = load_base(name, unpack(name, self.pulled["model"].folder, cache_folder(), self.console))
         model = ItemLM(base, self.dataset.catalog.titles, self.recipe.model.soft_tokens, self.recipe.distill.seed)
         if self.recipe.model.item_start == "teacher":
-            seen = np.bincount(np.concatenate(self.dataset.train()), minlength=len(self.dataset.catalog)) > 0
+            seen = self.dataset.popularity() > 0
             model.start_from(torch.from_numpy(self.fitted_teacher().item_vectors()), torch.from_numpy(seen))
         prompts = compile_prompts(DOMAINS[self.recipe.data.domain], model.vocabulary, base.encode, base.bos)
         return model, prompts, base
@@ -323,20 +328,15 @@ def _only_one(path: Path) -> Any:
     Raises:
         UsageError: Another process has it: two would write into each other's stages.
     """
-    try:
-        import fcntl
-    except ImportError:  # no such lock on Windows
-        return None
-    file = path.open("ab")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+
+    def busy() -> None:
         raise UsageError(
             f"another process is working on {path.parent / path.name[1:-5]}",
             "wait for it, or choose another --runs folder",
-        ) from error
-    except OSError:  # some network disks have none either
-        return None
+        )
+
+    file = path.open("ab")
+    lock(file, busy)
     return file
 
 

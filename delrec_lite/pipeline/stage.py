@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from delrec_lite.files import write_whole
+
 DONE = "done.json"
 KEY = "key.json"
 
@@ -22,7 +24,7 @@ class Done:
         folder: Where its files are.
         key: What it was made from.
         result: Its figures, as JSON.
-        seconds: How long it took when it was made.
+        seconds: How long the call that finished it took; one cut short before is not counted.
         again: False if it was found finished.
     """
 
@@ -55,21 +57,14 @@ def run_stage(folder: Path, key: str, make: Callable[[Path], dict[str, Any]]) ->
         held = json.loads(done.read_text(encoding="utf-8"))
         if held["key"] == key:
             return Done(folder.name, folder, key, held["result"], held["seconds"], again=False)
-    spent = 0.0
     begun = folder / KEY
     held = json.loads(begun.read_text(encoding="utf-8")) if begun.is_file() else {}
     if held.get("key") != key or done.is_file():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        _write(begun, {"key": key})
+        write_whole(begun, json.dumps({"key": key}) + "\n")
     start = time.monotonic()
     result = make(folder)
-    spent += time.monotonic() - start
-    _write(done, {"key": key, "seconds": round(spent, 1), "result": result})
-    return Done(folder.name, folder, key, result, round(spent, 1), again=True)
-
-
-def _write(path: Path, data: dict[str, Any]) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    part.replace(path)
+    seconds = round(time.monotonic() - start, 1)
+    write_whole(done, json.dumps({"key": key, "seconds": seconds, "result": result}, indent=2) + "\n")
+    return Done(folder.name, folder, key, result, seconds, again=True)

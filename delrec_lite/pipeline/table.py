@@ -7,14 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from delrec_lite.console import Console
 from delrec_lite.data.types import Floats, Ints
 from delrec_lite.evaluation.metrics import Ranks
 from delrec_lite.evaluation.popularity import popularity
 from delrec_lite.evaluation.protocol import candidate_ranks, catalogue_ranks, rank_all
-from delrec_lite.evaluation.table import PROTOCOLS, TITLES, Row, screen, write_table, write_whole
+from delrec_lite.evaluation.table import PROTOCOLS, TITLES, Row, screen, write_table
+from delrec_lite.files import write_whole
 from delrec_lite.pipeline.run import CODE, Run
 from delrec_lite.pipeline.stage import Done, key_of, run_stage
 from delrec_lite.prompts.domain import DOMAINS
@@ -81,16 +80,14 @@ def show(rows: Sequence[Row], console: Console) -> None:
 
 def _stored(run: Run, name: str, key: str, make: Callable[[], Ranks]) -> Ranks:
     def made(folder: Path) -> dict[str, Any]:
-        ranks = make()
-        stored = {"m15": ranks.m15.tolist(), "full": ranks.full.tolist(), "seconds": ranks.seconds}
-        (folder / "ranks.json").write_text(json.dumps(stored), encoding="utf-8")
+        (folder / "ranks.json").write_text(json.dumps(make().dump()), encoding="utf-8")
         return {}
 
     slug = "".join(c if c.isalnum() else "-" for c in name.lower()).strip("-")
     done: Done = run_stage(run.folder / "evaluate" / slug, key_of(CODE, key), made)
     held = json.loads((done.folder / "ranks.json").read_text(encoding="utf-8"))
     run.console.say(f"  evaluate: {name} ({f'{done.seconds:.0f} s' if done.again else 'as made before'})")
-    return Ranks(np.array(held["m15"]), np.array(held["full"]), held["seconds"])
+    return Ranks.parse(held)
 
 
 def _ranked(run: Run, scorer: Scorer, label: str) -> Ranks:
@@ -100,7 +97,7 @@ def _ranked(run: Run, scorer: Scorer, label: str) -> Ranks:
 def _zero_shot(run: Run) -> Ranks:
     from delrec_lite.llm.zeroshot import zero_shot
 
-    _, _, base = run.untrained()
+    base = run.base()
     test, candidates = run.dataset.test(), run.candidates["test"]
     domain = DOMAINS[run.recipe.data.domain]
     start = time.monotonic()

@@ -1,6 +1,5 @@
 """`Bundle`: the folder that export writes and everything else reads; verified before anything in it is used."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from delrec_lite.errors import BundleError
+from delrec_lite.files import sha256_of
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -182,7 +182,7 @@ def finish_bundle(
         BundleError: Files of a bundle are not there; ``target`` is as it was.
     """
     files = {
-        path.name: {"sha256": _sha256(path), "bytes": path.stat().st_size}
+        path.name: {"sha256": sha256_of(path), "bytes": path.stat().st_size}
         for path in sorted(staging.iterdir())
         if path.name != MANIFEST and path.is_file()
     }
@@ -223,13 +223,8 @@ def _check(folder: Path, name: str, facts: Any, verify: bool) -> None:
     size = path.stat().st_size
     if size != facts.get("bytes"):
         raise BundleError(f"{path} has {size} bytes, its manifest says {facts.get('bytes')}", REMEDY)
-    if verify and _sha256(path) != facts.get("sha256"):
+    if verify and sha256_of(path) != facts.get("sha256"):
         raise BundleError(f"{path} is not the file that was exported: wrong sha256", REMEDY)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_json(path: Path) -> dict[str, Any]:

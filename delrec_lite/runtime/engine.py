@@ -3,10 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
-Floats = npt.NDArray[np.float32]
+from delrec_lite.data.types import Floats
 
 # An item of a history: its index in the catalogue, or a vector for an item that the catalogue does not have.
 Entry = int | Floats

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from delrec_lite.data.types import Floats
 from delrec_lite.errors import BundleError, MissingPackageError
-from delrec_lite.runtime.engine import Floats
 
 TENSOR = "token_embd.weight"
 _STRING, _ARRAY = 8, 9

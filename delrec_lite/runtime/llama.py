@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from delrec_lite.data.types import Floats
 from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, UsageError
 from delrec_lite.machine import cores_allowed
 from delrec_lite.runtime.bundle import REMEDY, Bundle
-from delrec_lite.runtime.engine import Entry, Floats
+from delrec_lite.runtime.engine import Entry
 from delrec_lite.runtime.gguf_rows import TokenRows
 
 # Requests evaluated together, and their tokens; a request's own length may exceed the latter.

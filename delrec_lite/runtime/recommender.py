@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from delrec_lite.data.types import Floats
 from delrec_lite.errors import BundleError, UsageError
+from delrec_lite.prompts.tokenizer import open_tokenizer
 from delrec_lite.runtime.bundle import Bundle
-from delrec_lite.runtime.engine import Engine, Entry, Floats
+from delrec_lite.runtime.engine import Engine, Entry
 from delrec_lite.runtime.llama import LlamaEngine
 from delrec_lite.runtime.matching import Match, Matcher
 
@@ -211,15 +213,11 @@ class Recommender:
 
     @cached_property
     def _tokenizer(self) -> Any:
-        from tokenizers import Tokenizer
-
         path = self.bundle.folder / "tokenizer.json"
         try:
-            tokenizer = Tokenizer.from_file(str(path))
+            return open_tokenizer(path)
         except Exception as error:  # the package raises bare Exception
             raise BundleError(f"{path} does not read: {error}", "export the run again") from error
-        tokenizer.encode_special_tokens = True  # a title is words, whatever it looks like
-        return tokenizer
 
     def _title_vector(self, title: str) -> Floats:
         """Mean token row of a title: what an untrained item is."""

@@ -16,6 +16,7 @@ from delrec_lite.console import Console
 from delrec_lite.data.types import Dataset, Floats, Ints, Split
 from delrec_lite.data.windows import windows
 from delrec_lite.errors import DataError, DelrecError
+from delrec_lite.files import write_whole
 from delrec_lite.teachers.contract import Network, Teacher, TeacherConfig, build, pad
 
 METRICS = "metrics.jsonl"
@@ -67,7 +68,8 @@ def fit(
             seconds = round(time.monotonic() - began, 2)
             lines.append({"epoch": epoch, "loss": loss, **figures, "seconds": seconds})
             if out is not None:
-                _write(out / METRICS, lines)
+                out.mkdir(parents=True, exist_ok=True)
+                write_whole(out / METRICS, "".join(json.dumps(line) + "\n" for line in lines))
             if figures["ndcg@10"] > best.metrics["ndcg@10"]:
                 best.metrics, kept = figures | {"epoch": epoch, "seconds": seconds}, _copy(network)
             tick(1, f"validation NDCG@10 {figures['ndcg@10']:.4f}")
@@ -151,10 +153,3 @@ def _some(split: Split, seed: int) -> Split:
 
 def _copy(network: Network) -> dict[str, Any]:
     return {name: value.detach().clone() for name, value in network.state_dict().items()}
-
-
-def _write(path: Path, lines: Sequence[dict[str, float]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    part.replace(path)

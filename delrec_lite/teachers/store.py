@@ -1,6 +1,5 @@
 """A teacher on disk: a folder with its settings as JSON and its weights as safetensors."""
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -13,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from delrec_lite.errors import BundleError, ConfigError, StorageError
+from delrec_lite.files import sha256_of
 from delrec_lite.teachers.contract import Teacher, TeacherConfig, build
 
 SCHEMA = 1
@@ -40,7 +40,7 @@ def save_teacher(teacher: Teacher, folder: Path) -> None:
         part = Path(tempfile.mkdtemp(prefix=".part-", dir=folder))
         save_file(tensors, part / WEIGHTS)
         # A kill between the two renames leaves new weights beside old settings: the digest tells.
-        text["sha256"] = _sha256(part / WEIGHTS)
+        text["sha256"] = sha256_of(part / WEIGHTS)
         (part / CONFIG).write_text(json.dumps(text, indent=2) + "\n", encoding="utf-8")
         (part / WEIGHTS).replace(folder / WEIGHTS)
         (part / CONFIG).replace(folder / CONFIG)
@@ -59,7 +59,7 @@ def load_teacher(folder: Path) -> Teacher:
     """
     text = _settings(folder / CONFIG)
     try:
-        if _sha256(folder / WEIGHTS) != text.get("sha256"):
+        if sha256_of(folder / WEIGHTS) != text.get("sha256"):
             raise BundleError(f"{folder / WEIGHTS} is not what {CONFIG} beside it names: sha256 differs", _REMEDY)
     except OSError as error:
         raise BundleError(f"{folder / WEIGHTS} cannot be read: {error}", _REMEDY) from error
@@ -87,8 +87,3 @@ def _settings(path: Path) -> dict[str, Any]:
     if not isinstance(text, dict) or text.get("schema") != SCHEMA:
         raise BundleError(f"{path} is not a teacher of schema {SCHEMA}", _REMEDY)
     return text
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -15,7 +15,7 @@ from torch import nn
 from delrec_lite.config import DistillSection
 from delrec_lite.console import Console
 from delrec_lite.data.types import CandidateSets, Dataset, Ints
-from delrec_lite.llm.forward import read_states, score_histories
+from delrec_lite.llm.forward import read_states, score_all, window_segment
 from delrec_lite.llm.model import ItemLM
 from delrec_lite.llm.packing import Segment
 from delrec_lite.prompts.tasks import Prompts
@@ -161,7 +161,7 @@ def pattern_loss(model: ItemLM, prompts: Prompts, teacher: Teacher, batch: list[
     """Mean KL from the teacher's distribution to the model's, over all item boundaries of the windows."""
     inputs = [window[:-1] for window in batch]
     wanted = teacher_distribution(teacher, inputs, temperature)
-    states = read_states(model, prompts.next_prefix, [_segment(prompts, window) for window in inputs])
+    states = read_states(model, prompts.next_prefix, [window_segment(prompts, window) for window in inputs])
     return F.kl_div(F.log_softmax(model.scores(states), 1), wanted, reduction="batchmean", log_target=True)
 
 
@@ -189,22 +189,10 @@ def set_scale(model: ItemLM, prompts: Prompts, dataset: Dataset, max_history: in
     A sum of title rows has no natural scale; without one, stage 1 would spend its soft prompt on loudness.
     """
     some = next(steps(dataset.train(), max_history, 800, seed=0))
-    states = read_states(model, prompts.next_prefix, [_segment(prompts, window[:-1]) for window in some])
+    states = read_states(model, prompts.next_prefix, [window_segment(prompts, window[:-1]) for window in some])
     targets = torch.from_numpy(np.concatenate([window[1:] for window in some]))
     model.log_scale.zero_()
     scores = model.scores(states)
     grid = torch.linspace(-6, 2, 33)
     losses = torch.stack([F.cross_entropy(scores * g.exp(), targets) for g in grid])
     model.log_scale.copy_(grid[losses.argmin()])
-
-
-def score_all(model: ItemLM, prompts: Prompts, histories: Sequence[Ints], max_history: int, batch: int = 16) -> Any:
-    """``score_histories`` over many histories, in batches."""
-    parts = [
-        score_histories(model, prompts, histories[i : i + batch], max_history) for i in range(0, len(histories), batch)
-    ]
-    return np.concatenate(parts)
-
-
-def _segment(prompts: Prompts, window: Ints) -> Segment:
-    return Segment(prompts.items(window.tolist()), range(len(window)))

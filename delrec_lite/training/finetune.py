@@ -13,9 +13,8 @@ from safetensors.torch import load_file, save_file
 from delrec_lite.config import FinetuneSection
 from delrec_lite.console import Console
 from delrec_lite.data.types import Dataset
-from delrec_lite.llm.forward import read_states
+from delrec_lite.llm.forward import read_states, window_segment
 from delrec_lite.llm.model import ItemLM
-from delrec_lite.llm.packing import Segment
 from delrec_lite.prompts.tasks import Prompts
 from delrec_lite.teachers.contract import Teacher
 from delrec_lite.training.distill import teacher_distribution
@@ -78,7 +77,7 @@ def finetune(
     def loss_of(step: int) -> tuple[Any, dict[str, float]]:
         batch = batches.at(step)
         inputs = [window[:-1] for window in batch]
-        segments = [Segment(prompts.items(window.tolist()), range(len(window))) for window in inputs]
+        segments = [window_segment(prompts, window) for window in inputs]
         scores = model.scores(read_states(model, prompts.next_prefix, segments))
         truth = torch.from_numpy(np.concatenate([window[1:] for window in batch]))
         loss = F.cross_entropy(scores, truth)
