@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from delrec_lite.errors import ConfigError
+
+Kind = Literal["sasrec", "gru4rec", "caser"]
 
 
 class _Section(BaseModel):
@@ -37,10 +39,23 @@ class ModelSection(_Section):
 
 
 class TeacherSection(_Section):
-    """The sequential recommender to distil; the names are those of the teachers' own configuration."""
+    """The sequential recommender to distil, or several; the settings are those of the teacher's own configuration."""
 
-    kind: Literal["sasrec", "gru4rec", "caser"] = "sasrec"
+    kind: Kind | list[Kind] = Field("sasrec", description="of several, the distributions are mixed", min_length=1)
     settings: dict[str, int | float] = Field(default_factory=dict)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Which teachers, in order."""
+        return (self.kind,) if isinstance(self.kind, str) else tuple(self.kind)
+
+    @model_validator(mode="after")
+    def _settings_are_of_one(self) -> "TeacherSection":
+        if len(set(self.kinds)) != len(self.kinds):
+            raise ValueError("a kind stands twice")
+        if len(self.kinds) > 1 and self.settings:
+            raise ValueError("settings belong to one kind of teacher; several take their defaults")
+        return self
 
 
 class OptimSection(_Section):
@@ -73,6 +88,8 @@ class FinetuneSection(OptimSection):
     dropout: float = Field(0.0, ge=0, lt=1)
     modules: Literal["attention", "all"] = Field("attention", description="linear layers that get an adapter")
     teacher_weight: float = Field(0.0, ge=0, le=1, description="share of the teacher's distribution in the target")
+    valid_every: float = Field(0.0, ge=0, description="epochs between validations, which choose the weights; 0: none")
+    patience: int = Field(3, ge=1, description="validations without a better one before training stops")
 
 
 class ExportSection(_Section):

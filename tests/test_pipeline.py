@@ -106,6 +106,9 @@ def test_recipes_in_the_package_read_and_come_back(tmp_path):
         ("[1, 2]", "no recipe"),
         ("name: [", "not valid YAML"),
         ("name: x\nteacher: {kind: bert}", "teacher.kind"),
+        ("name: x\nteacher: {kind: [caser, caser]}", "twice"),
+        ("name: x\nteacher: {kind: []}", "teacher.kind"),
+        ("name: x\nteacher: {kind: [caser, sasrec], settings: {hidden: 8}}", "several take their defaults"),
     ],
 )
 def test_a_wrong_recipe_is_refused_by_key(text, words):

@@ -10,6 +10,7 @@ from delrec_lite.console import QUIET
 from delrec_lite.data.types import Catalog, Dataset
 from delrec_lite.errors import BundleError, ConfigError, DataError, StorageError, UsageError
 from delrec_lite.teachers.contract import KINDS, Teacher, TeacherConfig
+from delrec_lite.teachers.ensemble import Ensemble
 from delrec_lite.teachers.fit import fit
 from delrec_lite.teachers.store import CONFIG, WEIGHTS, load_teacher, save_teacher
 
@@ -87,6 +88,21 @@ def test_saved_and_loaded_scores_the_same(teacher, tmp_path: Path):
     np.testing.assert_array_equal(loaded.scores(histories), teacher.scores(histories))
     assert (loaded.config, loaded.metrics) == (teacher.config, teacher.metrics)
     assert sorted(p.name for p in (tmp_path / "t").iterdir()) == sorted([CONFIG, WEIGHTS])
+
+
+def test_several_as_one_give_the_mean_of_their_probabilities():
+    members = [fit(TeacherConfig.for_kind(kind, **TINY | {"epochs": 2}), _circle(), QUIET) for kind in KINDS[:2]]
+    both = Ensemble(members)
+    histories = _circle().test().histories[:5]
+
+    def shares(scores):
+        return np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+
+    expected = (shares(members[0].scores(histories)) + shares(members[1].scores(histories))) / 2
+    np.testing.assert_allclose(np.exp(both.scores(histories)), expected, atol=1e-5)
+    for many, history in zip(both.sequence_scores_many(histories), histories, strict=True):
+        np.testing.assert_allclose(many[-1], both.scores([history])[0], atol=1e-4)
+    assert both.item_vectors().shape == (ITEMS, 32)
 
 
 def test_the_same_seed_gives_the_same_teacher(teacher):

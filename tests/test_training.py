@@ -83,7 +83,7 @@ def test_stage_2_learns_the_ring_with_the_soft_prompt_frozen(tiny_base, tmp_path
     soft = model.soft.detach().clone()
     split = dataset().test()
     untrained = stage1.score_all(model, prompts, split.histories, 10).argmax(1)
-    stage2.finetune(model, prompts, Ring(), dataset(), FINETUNE, 10, tmp_path, QUIET)
+    stage2.finetune(model, prompts, Ring(), dataset(), candidates("valid"), FINETUNE, 10, tmp_path, QUIET)
     first = stage1.score_all(model, prompts, split.histories, 10).argmax(1)
     assert torch.equal(model.soft, soft)
     assert (first == split.targets).mean() > 0.8
@@ -102,9 +102,49 @@ def test_test_and_validation_items_are_never_trained_on(tiny_base, tmp_path):
         changed = Dataset(data.name, data.catalog, data.user_ids, sequences, "x")
         model, prompts, _ = make_model(tiny_base)
         short = FinetuneSection(epochs=0.5, tokens_per_step=100)
-        stage2.finetune(model, prompts, Ring(), changed, short, 10, tmp_path / name, QUIET)
+        stage2.finetune(model, prompts, Ring(), changed, candidates("valid"), short, 10, tmp_path / name, QUIET)
         ends.append(model.offset_in.detach().clone())
     assert torch.equal(*ends)
+
+
+VALIDATED = FinetuneSection(
+    epochs=3, tokens_per_step=100, lr=3e-3, item_lr=3e-2, rank=4, alpha=8, valid_every=0.5, patience=2
+)
+
+
+def fine_tuned(tiny_base, folder, recipe=VALIDATED):
+    model, prompts, _ = make_model(tiny_base)
+    report = stage2.finetune(model, prompts, Ring(), dataset(), candidates("valid"), recipe, 10, folder, QUIET)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return report, lines, load_file(folder / stage2.ITEMS)["offset_in"]
+
+
+def test_validation_keeps_the_weights_that_rank_best(tiny_base, tmp_path, monkeypatch):
+    figures = iter([0.2, 0.9, 0.3, 0.4, 0.8, 0.7])
+    kept = []
+
+    def measure(model, *_):
+        kept.append(model.offset_in.detach().clone())
+        return {"valid_ndcg@10": next(figures), "valid_hr@1": 0.5}
+
+    monkeypatch.setattr(stage2, "_measure", measure)
+    report, lines, offsets = fine_tuned(tiny_base, tmp_path)
+    asked = [line["step"] for line in lines if "valid_ndcg@10" in line]
+    assert report.best_step == asked[1] + 1
+    assert report.valid_ndcg == 0.9
+    assert torch.equal(offsets, kept[1])
+    assert len(asked) == 4  # the best one and two more, which were no better
+    assert lines[-1]["step"] == asked[-1] < report.steps - 1
+    assert not list(tmp_path.glob("*.part"))
+    assert not (tmp_path / loop.BEST).exists()
+
+
+def test_validation_measures_what_was_learned_and_disturbs_nothing(tiny_base, tmp_path):
+    report, lines, _ = fine_tuned(tiny_base, tmp_path / "with")
+    asked = [line["valid_ndcg@10"] for line in lines if "valid_ndcg@10" in line]
+    assert report.valid_ndcg == max(asked) > asked[0] + 0.1
+    _, without, _ = fine_tuned(tiny_base, tmp_path / "without", VALIDATED.model_copy(update={"valid_every": 0.0}))
+    assert [line["loss"] for line in lines] == [line["loss"] for line in without[: len(lines)]]
 
 
 class Killed(Exception):
@@ -121,8 +161,8 @@ def test_a_killed_run_ends_with_the_same_weights(tiny_base, tmp_path, monkeypatc
             recipe = DistillSection(epochs=2, tokens_per_step=100)
             stage1.distill(model, prompts, Ring(), dataset(), candidates("valid"), recipe, 10, folder, QUIET)
             return load_file(folder / stage1.SOFT)
-        recipe = FinetuneSection(epochs=2, tokens_per_step=100, dropout=0.1)
-        stage2.finetune(model, prompts, Ring(), dataset(), recipe, 10, folder, QUIET)
+        recipe = FinetuneSection(epochs=2, tokens_per_step=100, dropout=0.1, valid_every=0.7)
+        stage2.finetune(model, prompts, Ring(), dataset(), candidates("valid"), recipe, 10, folder, QUIET)
         return load_file(folder / stage2.ITEMS) | load_file(folder / stage2.ADAPTER / "adapter_model.safetensors")
 
     unbroken = go(tmp_path / "unbroken")

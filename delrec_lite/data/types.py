@@ -99,3 +99,7 @@ class CandidateSets:
     split: str
     items: Ints
     seed: int
+
+    def take(self, users: Sequence[int]) -> "CandidateSets":
+        """The sets of some of the users only."""
+        return CandidateSets(self.split, self.items[list(users)], self.seed)

@@ -22,7 +22,7 @@ from delrec_lite.provenance import commit, machine, versions
 from delrec_lite.version import __version__
 
 # Goes into every stage's key: raise it when a stage computes something else from the same recipe.
-CODE = 1
+CODE = 2
 RECIPE = "recipe.yaml"
 
 
@@ -109,12 +109,15 @@ class Run:
         def make(folder: Path) -> dict[str, Any]:
             from delrec_lite.teachers.contract import TeacherConfig
             from delrec_lite.teachers.fit import fit
-            from delrec_lite.teachers.store import save_teacher
+            from delrec_lite.teachers.store import CONFIG, load_teacher, save_teacher
 
-            config = TeacherConfig.for_kind(self.recipe.teacher.kind, **self.recipe.teacher.settings)
-            fitted = fit(config, self.dataset, self.console, out=folder)
-            save_teacher(fitted, folder)
-            return {"kind": config.kind, **fitted.metrics}
+            result = {}
+            for kind in self.recipe.teacher.kinds:
+                if not (folder / kind / CONFIG).is_file():  # else fitted before this stage was cut short
+                    config = TeacherConfig.for_kind(kind, **self.recipe.teacher.settings)
+                    save_teacher(fit(config, self.dataset, self.console, out=folder / kind), folder / kind)
+                result[kind] = load_teacher(folder / kind).metrics
+            return result
 
         return self._stage("teacher", key_of(CODE, upstream.key, self.recipe.teacher.model_dump()), make)
 
@@ -164,6 +167,7 @@ class Run:
                 prompts,
                 self.fitted_teacher(),
                 self.dataset,
+                self.candidates["valid"],
                 self.recipe.finetune,
                 self.recipe.model.max_history,
                 folder,
@@ -230,11 +234,18 @@ class Run:
         """Candidate sets by split, the same for every row of every table."""
         return load_candidates(self._dataset_folder)
 
-    def fitted_teacher(self) -> Any:
-        """The teacher, loaded."""
+    def teachers(self) -> dict[str, Any]:
+        """The teachers by kind, loaded."""
         from delrec_lite.teachers.store import load_teacher
 
-        return load_teacher(self.teacher().folder)
+        return {kind: load_teacher(self.teacher().folder / kind) for kind in self.recipe.teacher.kinds}
+
+    def fitted_teacher(self) -> Any:
+        """What is distilled: the teacher, or all of them as one."""
+        from delrec_lite.teachers.ensemble import Ensemble
+
+        members = list(self.teachers().values())
+        return members[0] if len(members) == 1 else Ensemble(members)
 
     def base(self) -> Any:
         """The base model as pulled, unpacked and loaded."""
@@ -303,8 +314,9 @@ def tell(done: Done) -> str:
     if done.name == "prepare":
         return f"{r['users']} users, {r['items']} items, {r['interactions']} interactions"
     if done.name == "teacher":
-        shown = ", ".join(f"{k} {v:.4g}" for k, v in r.items() if isinstance(v, float))
-        return f"{r['kind']} {shown}"
+        return "; ".join(
+            f"{kind} validation NDCG@10 {m['ndcg@10']:.4f}, HR@10 {m['hr@10']:.3f}" for kind, m in r.items()
+        )
     if done.name == "distill":
         return (
             f"of {r['candidates']} candidates the frozen LLM chooses the teacher's first for "
@@ -312,7 +324,8 @@ def tell(done: Done) -> str:
             f"untrained soft prompt, {1 / r['candidates']:.1%} by chance"
         )
     if done.name == "finetune":
-        return f"{r['steps']} steps, loss {r['loss']:.3f} nats an item at the end"
+        chosen = f", best at {r['best_step']} (validation NDCG@10 {r['valid_ndcg']:.4f})" if r["best_step"] else ""
+        return f"{r['steps']} steps, loss {r['loss']:.3f} nats an item at the end{chosen}"
     if done.name == "export":
         parity = r["parity"]
         return (

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ TRAINED, QUANTISED = "DELRec (training precision)", "DELRec (quantised GGUF)"
 # Titles of a history in the zero-shot row's prompt, the newest. A title with its year is about 10 tokens; with five of
 # them and 15 candidates a user costs about 220. With ten the 943 users took 371 s on 2 cores.
 ZERO_SHOT_HISTORY = 5
+TOGETHER = "teachers together"
 TEACHERS = {"sasrec": "SASRec", "gru4rec": "GRU4Rec", "caser": "Caser"}
 
 Scorer = Callable[[Sequence[Ints]], Floats]
@@ -35,10 +37,9 @@ def evaluate(run: Run) -> list[Row]:
     Also ``report.json``: the same rows with recipe, stages, machine and versions. Each model's ranks are a stage of
     their own, so an evaluation cut short goes on with the next model.
     """
-    teacher = TEACHERS[run.recipe.teacher.kind]
     makers: dict[str, tuple[str, Callable[[], Ranks]]] = {
         POPULARITY: (run.prepare().key, lambda: _ranked(run, popularity(run.dataset), POPULARITY)),
-        teacher: (run.teacher().key, lambda: _ranked(run, run.fitted_teacher().scores, teacher)),
+        **_teachers(run),
         ZERO_SHOT: (
             key_of(run.prepare().key, run.recipe.data.domain, run.pulled["model"].files, ZERO_SHOT_HISTORY),
             lambda: _zero_shot(run),
@@ -50,6 +51,21 @@ def evaluate(run: Run) -> list[Row]:
     rows = write_table(run.folder, entries, [(QUANTISED, other) for other in entries if other != QUANTISED])
     _write_report(run, rows)
     return rows
+
+
+def _teachers(run: Run) -> dict[str, tuple[str, Callable[[], Ranks]]]:
+    """A row for each teacher, and one for all together where there are several."""
+    scorers = {TEACHERS[kind]: partial(_teacher_scores, run, kind) for kind in run.recipe.teacher.kinds}
+    if len(scorers) > 1:
+        scorers[TOGETHER] = partial(_teacher_scores, run, None)
+    key = run.teacher().key
+    return {name: (key, partial(_ranked, run, scorer, name)) for name, scorer in scorers.items()}
+
+
+def _teacher_scores(run: Run, kind: str | None, histories: Sequence[Ints]) -> Floats:
+    teacher = run.fitted_teacher() if kind is None else run.teachers()[kind]
+    scores: Floats = teacher.scores(histories)
+    return scores
 
 
 def _write_report(run: Run, rows: Sequence[Row]) -> None:

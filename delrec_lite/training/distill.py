@@ -24,7 +24,7 @@ from delrec_lite.training.loop import Group, Schedule, finished, train
 from delrec_lite.training.windows import StepPlan, steps, steps_for
 
 SOFT = "soft.safetensors"
-AGREEMENT_USERS = 314
+ASKED_USERS = 314  # validation users that training asks: 943 would take a minute each time
 SHORTEST_TEMPORAL = 8  # an example of four, then a question of four
 
 
@@ -130,13 +130,18 @@ def distill(
     return report
 
 
+def some_users(users: int) -> range:
+    """Every so manyth user, about ``ASKED_USERS`` of them."""
+    return range(0, users, max(1, users // ASKED_USERS))
+
+
 class Agreement:
     """How near a model's choices are to the teacher's, on some validation users."""
 
     def __init__(self, teacher: Teacher, dataset: Dataset, candidates: CandidateSets) -> None:
-        every = range(0, len(dataset.sequences), max(1, len(dataset.sequences) // AGREEMENT_USERS))
-        self._histories = dataset.valid().take(every).histories
-        self._candidates = candidates.items[list(every)]
+        some = some_users(len(dataset.sequences))
+        self._histories = dataset.valid().take(some).histories
+        self._candidates = candidates.take(some).items
         self._wanted = teacher.scores(self._histories)
         self.users = len(self._histories)
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,15 @@ from safetensors.torch import load_file, save_file
 
 from delrec_lite.config import FinetuneSection
 from delrec_lite.console import Console
-from delrec_lite.data.types import Dataset
-from delrec_lite.llm.forward import read_states, window_segment
+from delrec_lite.data.types import CandidateSets, Dataset
+from delrec_lite.evaluation.metrics import per_user
+from delrec_lite.evaluation.protocol import rank_all
+from delrec_lite.llm.forward import read_states, score_histories, window_segment
 from delrec_lite.llm.model import ItemLM
 from delrec_lite.prompts.tasks import Prompts
 from delrec_lite.teachers.contract import Teacher
-from delrec_lite.training.distill import teacher_distribution
-from delrec_lite.training.loop import Group, Schedule, finished, train
+from delrec_lite.training.distill import some_users, teacher_distribution
+from delrec_lite.training.loop import Group, Schedule, Validation, finished, train
 from delrec_lite.training.windows import StepPlan, steps_for
 
 ADAPTER = "adapter"
@@ -32,10 +35,21 @@ MODULES: dict[str, list[str] | str] = {
 
 @dataclass(frozen=True)
 class Finetuned:
-    """What stage 2 shows: mean loss over the last tenth of its steps (nats an item), and its length."""
+    """What stage 2 shows.
+
+    Attributes:
+        loss: Mean over the last tenth of the steps, nats an item.
+        steps: Optimiser steps planned.
+        best_step: After how many steps the weights that are kept stood; 0: no validation, the last are kept.
+        valid_ndcg: NDCG@10 of those over the whole catalogue, some validation users; 0 without validation.
+        valid_hr1: HR@1 among their candidates.
+    """
 
     loss: float
     steps: int
+    best_step: int = 0
+    valid_ndcg: float = 0.0
+    valid_hr1: float = 0.0
 
 
 def finetune(
@@ -43,6 +57,7 @@ def finetune(
     prompts: Prompts,
     teacher: Teacher,
     dataset: Dataset,
+    candidates: CandidateSets,
     recipe: FinetuneSection,
     max_history: int,
     out: Path,
@@ -57,7 +72,8 @@ def finetune(
         model: With the soft prompt of stage 1; its LLM gets the adapter in place.
         prompts: The compiled tasks.
         teacher: Fitted on the same data set; asked only if ``teacher_weight`` is above 0.
-        dataset: Only its training part is used.
+        dataset: Only its training part is learned from; some validation users choose the weights.
+        candidates: Of the validation users.
         recipe: Stage 2 of the recipe.
         max_history: Inputs of a training window.
         out: Folder for checkpoint, metrics, adapter and item vectors.
@@ -90,14 +106,36 @@ def finetune(
         return loss, figures
 
     model.train()
-    means = train(groups, loss_of, Schedule(plan, recipe.warmup), out, console, "stage 2", recipe.seed)
+    validation = None
+    if recipe.valid_every:
+        every = steps_for(recipe.valid_every, dataset.train(), recipe.tokens_per_step)
+        validation = Validation(
+            partial(_measure, model, prompts, dataset, candidates, max_history), every, recipe.patience
+        )
+    means = train(groups, loss_of, Schedule(plan, recipe.warmup), out, console, "stage 2", recipe.seed, validation)
     model.eval().requires_grad_(False)
     model.lm.save_pretrained(str(out / ADAPTER))
     save_file({name: p.detach().clone() for name, p in items.items()}, out / ITEMS)
-    report = Finetuned(means["next_item"], plan)
+    chosen = (int(means["best_step"]), means["valid_ndcg@10"], means["valid_hr@1"]) if validation else ()
+    report = Finetuned(means["next_item"], plan, *chosen)
     (out / "finetune.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
     finished(out)
     return report
+
+
+def _measure(
+    model: ItemLM, prompts: Prompts, dataset: Dataset, candidates: CandidateSets, max_history: int
+) -> dict[str, float]:
+    """NDCG@10 over the whole catalogue and HR@1 among the candidates, of some validation users."""
+    some = some_users(len(dataset.sequences))
+    split, sets = dataset.valid().take(some), candidates.take(some)
+    model.eval()
+    ranks = rank_all(lambda histories: score_histories(model, prompts, histories, max_history), split, sets)
+    model.train()
+    return {
+        "valid_ndcg@10": float(per_user(ranks.full, "NDCG@10").mean()),
+        "valid_hr@1": float(per_user(ranks.m15, "HR@1").mean()),
+    }
 
 
 def add_adapter(model: ItemLM, recipe: FinetuneSection) -> None:

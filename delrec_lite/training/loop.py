@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from delrec_lite.console import Console
 from delrec_lite.errors import DelrecError
 
 CHECKPOINT = "checkpoint.safetensors"
+BEST = "best.safetensors"
+VALID = "valid_"  # figures of a validation begin so in the log
 METRICS = "metrics.jsonl"
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 
@@ -45,6 +47,21 @@ class Schedule:
         return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, self.steps - rise)))
 
 
+@dataclass(frozen=True)
+class Validation:
+    """Asks now and then how good the weights are, keeps the best, and stops when they get no better.
+
+    Attributes:
+        measure: Figures to log; the first one decides, higher is better.
+        every: Steps between two; the last step is always asked.
+        patience: How many without a better one end training.
+    """
+
+    measure: Callable[[], dict[str, float]]
+    every: int
+    patience: int
+
+
 LossOf = Callable[[int], tuple[Any, dict[str, float]]]
 
 
@@ -56,6 +73,7 @@ def train(
     console: Console,
     label: str,
     seed: int,
+    validation: Validation | None = None,
 ) -> dict[str, float]:
     """Minimise ``loss_of``; called again after a kill, it goes on from the last checkpoint in ``out``.
 
@@ -69,9 +87,11 @@ def train(
         console: Shows the bar.
         label: Before the bar.
         seed: For dropout.
+        validation: Decides which step's weights are left at the end; without one, the last.
 
     Returns:
-        The means of the logged figures over the last tenth of the steps.
+        The means of the logged figures over the last tenth of the steps; with ``validation`` also what it measured
+        of the weights that are left, and ``best_step``, how many steps they took.
 
     Raises:
         DelrecError: The loss is not a number.
@@ -88,6 +108,8 @@ def train(
     with (out / METRICS).open("a", encoding="utf-8") as log, console.progress(label, schedule.steps) as tick:
         tick(start)
         for step in range(start, schedule.steps):
+            if validation is not None and _tired(kept, validation):
+                break
             torch.manual_seed((seed << 24) + step)
             began = time.monotonic()
             for settings, group in zip(optimiser.param_groups, groups, strict=True):
@@ -105,20 +127,52 @@ def train(
                 **figures,
                 "seconds": round(time.monotonic() - began, 3),
             }
+            asked = validation is not None and ((step + 1) % validation.every == 0 or step + 1 == schedule.steps)
+            if validation is not None and asked:
+                line |= validation.measure()
             kept.append(line)
             log.write(json.dumps(line) + "\n")
             log.flush()
             tick(1, f"loss {loss.item():.3f}")
-            if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
+            # The best weights before the checkpoint: a resumed run never finds them missing.
+            if asked and _best(kept)["step"] == step:
+                _write(out / BEST, {f"value/{name}": p.detach() for name, p in named.items()}, step + 1)
+            if asked or time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
                 _save(out, named, optimiser, step + 1)
                 saved = time.monotonic()
-    tail = kept[-max(1, schedule.steps // 10) :]
-    return {key: sum(line[key] for line in tail) / len(tail) for key in tail[0] if key not in {"step", "seconds"}}
+    tail = kept[-max(1, len(kept) // 10) :]
+    common = set(tail[0]).intersection(*tail) - {"step", "seconds"}
+    figures = {key: sum(line[key] for line in tail) / len(tail) for key in tail[0] if key in common}
+    if validation is None:
+        return figures
+    best = _best(kept)
+    _restore(out / BEST, named)
+    return figures | {key: v for key, v in best.items() if key.startswith(VALID)} | {"best_step": best["step"] + 1}
+
+
+def _tired(lines: Sequence[Mapping[str, float]], validation: Validation) -> bool:
+    """Whether the best is too long ago."""
+    if not any(key.startswith(VALID) for line in lines for key in line):
+        return False
+    return lines[-1]["step"] - _best(lines)["step"] >= validation.patience * validation.every
+
+
+def _best(lines: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
+    """The validated line whose first figure is highest; of equals, the first."""
+    asked = [line for line in lines if any(key.startswith(VALID) for key in line)]
+    return max(asked, key=lambda line: next(v for key, v in line.items() if key.startswith(VALID)))
+
+
+def _restore(path: Path, named: Mapping[str, nn.Parameter]) -> None:
+    with safe_open(path, framework="pt") as file, torch.no_grad():
+        for name, p in named.items():
+            p.copy_(file.get_tensor(f"value/{name}"))
 
 
 def finished(out: Path) -> None:
-    """The stage has written its result: its checkpoint is not needed any more."""
-    (out / CHECKPOINT).unlink(missing_ok=True)
+    """The stage has written its result: its checkpoints are not needed any more."""
+    for name in (CHECKPOINT, BEST):
+        (out / name).unlink(missing_ok=True)
 
 
 def _kept_lines(path: Path, start: int) -> list[dict[str, float]]:
@@ -133,9 +187,13 @@ def _save(out: Path, named: Mapping[str, nn.Parameter], optimiser: torch.optim.O
     for name, p in named.items():
         state = optimiser.state[p]
         tensors |= {f"{key}/{name}": state[key] for key in ("exp_avg", "exp_avg_sq") if key in state}
-    part = out / (CHECKPOINT + ".part")
+    _write(out / CHECKPOINT, tensors, step)
+
+
+def _write(path: Path, tensors: Mapping[str, Any], step: int) -> None:
+    part = path.with_name(path.name + ".part")
     save_file({k: v.contiguous() for k, v in tensors.items()}, part, metadata={"step": str(step)})
-    part.rename(out / CHECKPOINT)
+    part.rename(path)
 
 
 def _resume(out: Path, named: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer) -> int:

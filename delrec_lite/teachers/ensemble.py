@@ -1,0 +1,46 @@
+"""Several teachers as one: the mean of their distributions, and their item vectors side by side."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from delrec_lite.data.types import Floats, Ints
+from delrec_lite.teachers.contract import Teacher
+
+
+class Ensemble:
+    """Scores as one ``Teacher`` does: the logarithm of its members' mean probability of each item.
+
+    Args:
+        members: Fitted on the same data set, at least one.
+    """
+
+    def __init__(self, members: Sequence[Teacher]) -> None:
+        self.members = tuple(members)
+        self.items = members[0].items
+
+    def scores(self, histories: Sequence[Ints]) -> Floats:
+        """See ``Teacher.scores``."""
+        return _mixture([member.scores(histories) for member in self.members])
+
+    def sequence_scores_many(self, sequences: Sequence[Ints]) -> list[Floats]:
+        """See ``Teacher.sequence_scores_many``."""
+        every = [member.sequence_scores_many(sequences) for member in self.members]
+        return [_mixture(of_one) for of_one in zip(*every, strict=True)]
+
+    def item_vectors(self) -> Floats:
+        """The members' item vectors side by side, each equally loud: float32 ``[items, sum of widths]``."""
+        parts = []
+        for member in self.members:
+            vectors = member.item_vectors()
+            loudness = np.linalg.norm(vectors - vectors.mean(0), axis=1).mean()
+            parts.append(vectors / np.float32(loudness))
+        return np.concatenate(parts, axis=1)
+
+
+def _mixture(scores: Sequence[Floats]) -> Floats:
+    logs = torch.stack([F.log_softmax(torch.from_numpy(s), 1) for s in scores])
+    mixed: Floats = (torch.logsumexp(logs, 0) - np.log(len(scores))).numpy()
+    return mixed
