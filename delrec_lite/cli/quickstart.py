@@ -1,5 +1,9 @@
 """`delrec-lite quickstart`: the whole road, from a ratings log to a quantised recommendation."""
 
+from typing import Annotated
+
+import typer
+
 from delrec_lite.cli.common import JsonFlag, QuietFlag, make_console
 from delrec_lite.cli.options import DEFAULT_RECIPE, DEFAULT_RUNS, FreshFlag, RecipeArgument, RunsOption
 
@@ -9,6 +13,9 @@ EXAMPLE = "Example: `delrec-lite quickstart` (about 25 minutes on 2 cores; inter
 def quickstart(
     recipe: RecipeArgument = DEFAULT_RECIPE,
     runs: RunsOption = DEFAULT_RUNS,
+    train: Annotated[
+        bool, typer.Option("--train", help="Train here instead of using the trained weights that the package carries.")
+    ] = False,
     fresh: FreshFlag = False,
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -17,4 +24,4 @@ def quickstart(
     from delrec_lite.config import load_recipe
     from delrec_lite.pipeline.quickstart import quickstart as whole_road
 
-    whole_road(load_recipe(recipe), runs, make_console(json_output, quiet), fresh)
+    whole_road(load_recipe(recipe), runs, make_console(json_output, quiet), fresh, train)

@@ -34,7 +34,7 @@ def train(
     from delrec_lite.pipeline.run import Run
 
     console = make_console(json_output, quiet)
-    run = Run(load_recipe(recipe), runs, console, fresh)
+    run = Run(load_recipe(recipe), runs, console, fresh, shipped=False)
     done = getattr(run, stage.value)()
     data = {name: {"folder": str(s.folder), "seconds": s.seconds, **s.result} for name, s in run.stages.items()}
     console.result(data if json_output else f"{done.folder}")

@@ -26,7 +26,13 @@ __all__ = ["Pulled", "cache_folder", "cached", "pull"]
 _MB = 1_000_000
 
 
-def pull(name: str, console: Console = QUIET, cache: Path | None = None, offline: bool | None = None) -> Pulled:
+def pull(
+    name: str,
+    console: Console = QUIET,
+    cache: Path | None = None,
+    offline: bool | None = None,
+    first: str | None = None,
+) -> Pulled:
     """Fetch an asset, or find it in the cache.
 
     Mirrors are tried in order. What they deliver is checked against the pinned size and sha256 before it
@@ -37,6 +43,7 @@ def pull(name: str, console: Console = QUIET, cache: Path | None = None, offline
         console: Shows what is tried and how far it is.
         cache: Default: ``cache_folder()``.
         offline: Use the cache only; default: whether ``DELREC_OFFLINE`` is set.
+        first: The mirror to try before the others.
 
     Raises:
         UsageError: No such name.
@@ -44,6 +51,7 @@ def pull(name: str, console: Console = QUIET, cache: Path | None = None, offline
         StorageError: The cache cannot be written.
     """
     asset = find(name)
+    asset = replace(asset, mirrors=tuple(sorted(asset.mirrors, key=lambda mirror: mirror.name != first)))
     root = cache or cache_folder()
     folder = root / f"{asset.kind}s" / asset.name
     if found := read_cached(asset, folder):

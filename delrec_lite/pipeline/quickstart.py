@@ -9,7 +9,7 @@ from delrec_lite.pipeline.run import Run
 from delrec_lite.pipeline.table import evaluate, show
 
 
-def quickstart(recipe: Recipe, runs: Path, console: Console, fresh: bool = False) -> Run:
+def quickstart(recipe: Recipe, runs: Path, console: Console, fresh: bool = False, train: bool = False) -> Run:
     """Make every stage of ``recipe`` that is not made yet, print the table and one recommendation.
 
     Args:
@@ -17,9 +17,10 @@ def quickstart(recipe: Recipe, runs: Path, console: Console, fresh: bool = False
         runs: Folder of all runs.
         console: Shows progress and prints the table.
         fresh: Start over.
+        train: Train even where the package carries the trained weights.
     """
     start = time.monotonic()
-    run = Run(recipe, runs, console, fresh)
+    run = Run(recipe, runs, console, fresh, shipped=not train)
     for pulled in run.pulled.values():
         console.say(f"  pull: {pulled.name}, {pulled.bytes / 1e6:.0f} MB, {pulled.licence} ({pulled.mirror})")
     run.export()

@@ -42,6 +42,12 @@ def key_of(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def begun(folder: Path, key: str) -> bool:
+    """Whether the stage in ``folder`` was begun, or finished, for ``key``."""
+    path = folder / KEY
+    return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["key"] == key
+
+
 def run_stage(folder: Path, key: str, make: Callable[[Path], dict[str, Any]]) -> Done:
     """The stage in ``folder``: as found if it is finished for ``key``, else made.
 

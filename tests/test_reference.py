@@ -1,0 +1,137 @@
+"""Shipped weights: used where training would make the same, never instead of what was trained here."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from delrec_lite.config import Recipe
+from delrec_lite.console import QUIET
+from delrec_lite.data.store import Settings, make_dataset, save_dataset
+from delrec_lite.errors import DataError
+from delrec_lite.hub.cache import Pulled
+from delrec_lite.llm.load import load_base
+from delrec_lite.pipeline import reference
+from delrec_lite.pipeline import run as run_module
+from delrec_lite.pipeline.run import Run
+from tests.tiny import candidates, dataset
+
+SECTIONS = {
+    "model": {"base": "tiny", "soft_tokens": 3, "max_history": 10},
+    "teacher": {"settings": {"epochs": 1, "hidden": 8, "max_length": 8}},
+    "distill": {"epochs": 0.3, "tokens_per_step": 100},
+    "finetune": {"epochs": 0.3, "tokens_per_step": 100, "rank": 2},
+    "export": {"quant": "f16", "score_correlation": 0.5},
+}
+
+
+@pytest.fixture
+def tiny_run(tiny_base, tmp_path, monkeypatch):
+    """Makes runs of the tiny model on the ring of items; ``shipped`` as for ``Run``."""
+    data = dataset()
+    data = make_dataset("ring", data.catalog, data.user_ids, data.sequences)
+    save_dataset(data, {s: candidates(s) for s in ("valid", "test")}, Settings(2, 5, 3), tmp_path / "ring")
+    pulled = Pulled("tiny", tiny_base, "here", True, {"model": "abc"}, "none", 1)
+    monkeypatch.setattr(Run, "pulled", {"model": pulled})
+    monkeypatch.setattr(Run, "base", lambda self: load_base("tiny", tiny_base, torch.float32))
+
+    def make(runs="runs", shipped=True, **changes):
+        sections = {name: SECTIONS[name] | changes.get(name, {}) for name in SECTIONS}
+        recipe = Recipe.model_validate({"name": "r", "data": {"folder": str(tmp_path / "ring")}, **sections})
+        return Run(recipe, tmp_path / runs, QUIET, shipped=shipped)
+
+    return make
+
+
+@pytest.fixture
+def packed(tiny_run, tmp_path, monkeypatch):
+    """Weights of the tiny recipe, shipped."""
+    first = tiny_run("first", shipped=False)
+    reference.pack(first, tmp_path / "weights")
+    monkeypatch.setattr(
+        run_module,
+        "reference_for",
+        lambda name: reference.read_reference(tmp_path / "weights") if name == "r" else None,
+    )
+    return first
+
+
+def shipped_stages(run):
+    run.finetune()
+    return [name for name in reference.STAGES if "shipped" in run.stages[name].result]
+
+
+def scores(run):
+    from delrec_lite.llm.forward import score_all
+
+    model, prompts, _ = run.trained()
+    return score_all(model, prompts, run.dataset.test().histories, 10)
+
+
+def test_shipped_weights_score_as_the_run_that_made_them(tiny_run, packed):
+    run = tiny_run()
+    assert shipped_stages(run) == ["teacher", "distill", "finetune"]
+    assert run.finetune().result["loss"] == packed.finetune().result["loss"]
+    np.testing.assert_allclose(scores(run), scores(packed), atol=2e-2)  # half precision
+    histories = run.dataset.test().histories
+    np.testing.assert_array_equal(run.fitted_teacher().scores(histories), packed.fitted_teacher().scores(histories))
+
+
+@pytest.mark.parametrize(
+    ("changes", "stages"),
+    [
+        ({"export": {"quant": "q8_0"}}, ["teacher", "distill", "finetune"]),
+        ({"finetune": {"lr": 1e-3}}, ["teacher", "distill"]),
+        ({"distill": {"lr": 1e-3}}, ["teacher"]),
+        ({"model": {"soft_tokens": 4}}, ["teacher"]),
+        ({"teacher": {"settings": {"epochs": 2, "hidden": 8}}}, []),
+    ],
+)
+def test_a_changed_recipe_trains_what_it_touches(tiny_run, packed, changes, stages):
+    assert shipped_stages(tiny_run(**changes)) == stages
+
+
+def test_another_data_set_or_base_model_trains(tiny_run, packed, monkeypatch):
+    held = Run.pulled["model"]
+    other = Pulled("tiny", held.folder, "there", True, {"model": "def"}, "none", 1)
+    monkeypatch.setattr(Run, "pulled", {"model": other})
+    assert shipped_stages(tiny_run()) == ["teacher"]
+
+
+def test_what_was_trained_here_is_not_replaced(tiny_run, packed):
+    tiny_run(shipped=False).teacher()
+    run = tiny_run()
+    assert shipped_stages(run) == []
+
+
+def test_training_replaces_what_was_shipped(tiny_run, packed):
+    shipped_stages(tiny_run())
+    assert shipped_stages(tiny_run(shipped=False)) == []
+    assert shipped_stages(tiny_run()) == []
+
+
+def test_shipped_weights_are_not_packed_again(tiny_run, packed, tmp_path):
+    with pytest.raises(DataError, match="copied, not trained"):
+        reference.pack(tiny_run(), tmp_path / "again")
+
+
+def test_a_changed_file_is_refused(tiny_run, packed, tmp_path):
+    file = tmp_path / "weights" / "distill" / "soft.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(DataError, match="soft.safetensors"):
+        tiny_run("other")
+
+
+def test_the_weights_in_the_package_are_whole_and_of_their_recipe():
+    from delrec_lite.config import load_recipe, shipped_recipes
+
+    found = [name for name in shipped_recipes() if reference.reference_for(name)]
+    for name in found:
+        held = reference.reference_for(name)
+        recipe = load_recipe(name)
+        facts = reference.made_from(recipe, held.made_from["data"], held.made_from["files"], run_module.CODE)
+        assert held.fits("finetune", facts), name
+        size = sum(p.stat().st_size for p in held.folder.rglob("*") if p.is_file())
+        assert size <= 16_000_000
+        assert json.loads((held.folder / "finetune" / "finetune.json").read_text())["steps"] > 100
