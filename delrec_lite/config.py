@@ -32,6 +32,9 @@ class ModelSection(_Section):
 
     base: str = "smollm2-135m-instruct"
     soft_tokens: int = Field(16, ge=1, le=256, description="k, the vectors that stage 1 learns")
+    pattern: Literal["soft", "words", "none"] = Field(
+        "soft", description="what tells the LLM of the recommender: the soft prompt, a written sentence, nothing"
+    )
     item_start: Literal["teacher", "titles"] = Field(
         "teacher", description="first item vectors: titles alone, or with the likeness that the teacher sees"
     )
@@ -71,6 +74,7 @@ class OptimSection(_Section):
 class DistillSection(OptimSection):
     """Stage 1: the LLM is frozen, only the soft prompt learns (DELRec, sections 4.2 and 4.3)."""
 
+    epochs: float = Field(1.0, ge=0, description="0 leaves the soft prompt as drawn")
     lr: float = Field(3e-2, gt=0)
     temporal_share: float = Field(0.25, ge=0, le=1, description="share of a step's tokens in temporal analysis")
     temperature: float = Field(1.0, gt=0, description="softens the teacher's distribution")
@@ -80,7 +84,7 @@ class DistillSection(OptimSection):
 class FinetuneSection(OptimSection):
     """Stage 2: the soft prompt is frozen, the adapter and the item vectors learn."""
 
-    epochs: float = Field(3.0, gt=0)
+    epochs: float = Field(3.0, ge=0, description="0 leaves the LLM as it comes")
     lr: float = Field(6e-4, gt=0, description="of the LoRA matrices")
     item_lr: float = Field(1e-3, gt=0, description="of the item vectors, scale and bias")
     rank: int = Field(16, ge=1)
@@ -88,6 +92,7 @@ class FinetuneSection(OptimSection):
     dropout: float = Field(0.0, ge=0, lt=1)
     modules: Literal["attention", "all"] = Field("attention", description="linear layers that get an adapter")
     teacher_weight: float = Field(0.0, ge=0, le=1, description="share of the teacher's distribution in the target")
+    train_soft: bool = Field(False, description="the soft prompt learns too (ablation)")
     valid_every: float = Field(0.0, ge=0, description="epochs between validations, which choose the weights; 0: none")
     patience: int = Field(3, ge=1, description="validations without a better one before training stops")
 

@@ -47,3 +47,42 @@ def tiny_bundle_made(tiny_base, tmp_path_factory):
 def tiny_bundle(tiny_bundle_made, tmp_path):
     """A copy that a test may spoil."""
     return shutil.copytree(tiny_bundle_made, tmp_path / "tiny.delrec")
+
+
+SECTIONS = {
+    "model": {"base": "tiny", "soft_tokens": 3, "max_history": 10},
+    "teacher": {"settings": {"epochs": 1, "hidden": 8, "max_length": 8}},
+    "distill": {"epochs": 0.3, "tokens_per_step": 100},
+    "finetune": {"epochs": 0.3, "tokens_per_step": 100, "rank": 2},
+    "export": {"quant": "f16", "score_correlation": 0.5},
+}
+
+
+@pytest.fixture
+def tiny_run(tiny_base, tmp_path, monkeypatch):
+    """Makes recipes and runs of the tiny model on the ring of items, with changes by section."""
+    import torch
+
+    from delrec_lite.config import Recipe
+    from delrec_lite.console import QUIET
+    from delrec_lite.data.store import Settings, make_dataset, save_dataset
+    from delrec_lite.hub.cache import Pulled
+    from delrec_lite.llm.load import load_base
+    from delrec_lite.pipeline.run import Run
+
+    data = dataset()
+    data = make_dataset("ring", data.catalog, data.user_ids, data.sequences)
+    save_dataset(data, {s: candidates(s) for s in ("valid", "test")}, Settings(2, 5, 3), tmp_path / "ring")
+    pulled = Pulled("tiny", tiny_base, "here", True, {"model": "abc"}, "none", 1)
+    monkeypatch.setattr(Run, "pulled", {"model": pulled})
+    monkeypatch.setattr(Run, "base", lambda self: load_base("tiny", tiny_base, torch.float32))
+
+    def recipe(**changes):
+        sections = {name: SECTIONS[name] | changes.get(name, {}) for name in SECTIONS}
+        return Recipe.model_validate({"name": "r", "data": {"folder": str(tmp_path / "ring")}, **sections})
+
+    def make(runs="runs", shipped=True, **changes):
+        return Run(recipe(**changes), tmp_path / runs, QUIET, shipped=shipped)
+
+    make.recipe = recipe
+    return make

@@ -136,7 +136,7 @@ def test_an_interrupt_says_that_the_same_command_goes_on(tmp_path):
         "import os, signal\n"
         "from delrec_lite.cli import app\n"
         "from delrec_lite.pipeline import run\n"
-        "run.pull = lambda *rest: signal.raise_signal(signal.SIGINT)\n"
+        "run.pull = lambda *rest, **more: signal.raise_signal(signal.SIGINT)\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import sys\n"
         f"sys.argv = ['delrec-lite', 'train', '--runs', {str(tmp_path / 'runs')!r}]\n"

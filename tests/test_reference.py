@@ -4,44 +4,12 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
-from delrec_lite.config import Recipe
-from delrec_lite.console import QUIET
-from delrec_lite.data.store import Settings, make_dataset, save_dataset
 from delrec_lite.errors import DataError
 from delrec_lite.hub.cache import Pulled
-from delrec_lite.llm.load import load_base
 from delrec_lite.pipeline import reference
 from delrec_lite.pipeline import run as run_module
 from delrec_lite.pipeline.run import Run
-from tests.tiny import candidates, dataset
-
-SECTIONS = {
-    "model": {"base": "tiny", "soft_tokens": 3, "max_history": 10},
-    "teacher": {"settings": {"epochs": 1, "hidden": 8, "max_length": 8}},
-    "distill": {"epochs": 0.3, "tokens_per_step": 100},
-    "finetune": {"epochs": 0.3, "tokens_per_step": 100, "rank": 2},
-    "export": {"quant": "f16", "score_correlation": 0.5},
-}
-
-
-@pytest.fixture
-def tiny_run(tiny_base, tmp_path, monkeypatch):
-    """Makes runs of the tiny model on the ring of items; ``shipped`` as for ``Run``."""
-    data = dataset()
-    data = make_dataset("ring", data.catalog, data.user_ids, data.sequences)
-    save_dataset(data, {s: candidates(s) for s in ("valid", "test")}, Settings(2, 5, 3), tmp_path / "ring")
-    pulled = Pulled("tiny", tiny_base, "here", True, {"model": "abc"}, "none", 1)
-    monkeypatch.setattr(Run, "pulled", {"model": pulled})
-    monkeypatch.setattr(Run, "base", lambda self: load_base("tiny", tiny_base, torch.float32))
-
-    def make(runs="runs", shipped=True, **changes):
-        sections = {name: SECTIONS[name] | changes.get(name, {}) for name in SECTIONS}
-        recipe = Recipe.model_validate({"name": "r", "data": {"folder": str(tmp_path / "ring")}, **sections})
-        return Run(recipe, tmp_path / runs, QUIET, shipped=shipped)
-
-    return make
 
 
 @pytest.fixture

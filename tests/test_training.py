@@ -48,7 +48,7 @@ def weights_digest(model):
 def test_stage_1_teaches_the_soft_prompt_and_changes_no_weight_of_the_llm(tiny_base, tmp_path):
     model, prompts, _ = make_model(tiny_base)
     before, soft = weights_digest(model), model.soft.detach().clone()
-    stage1.distill(model, prompts, Ring(), dataset(), candidates("valid"), DISTILL, 10, tmp_path, QUIET)
+    stage1.distill(model, prompts, prompts, Ring(), dataset(), candidates("valid"), DISTILL, 10, tmp_path, QUIET)
     assert weights_digest(model) == before
     assert not torch.equal(model.soft, soft)
     assert torch.count_nonzero(model.offset_in) == 0
@@ -63,6 +63,7 @@ def test_stage_1_is_read_back(tiny_base, tmp_path):
     model, prompts, _ = make_model(tiny_base)
     stage1.distill(
         model,
+        prompts,
         prompts,
         Ring(),
         dataset(),
@@ -159,7 +160,7 @@ def test_a_killed_run_ends_with_the_same_weights(tiny_base, tmp_path, monkeypatc
         model, prompts, _ = make_model(tiny_base)
         if stage == "distill":
             recipe = DistillSection(epochs=2, tokens_per_step=100)
-            stage1.distill(model, prompts, Ring(), dataset(), candidates("valid"), recipe, 10, folder, QUIET)
+            stage1.distill(model, prompts, prompts, Ring(), dataset(), candidates("valid"), recipe, 10, folder, QUIET)
             return load_file(folder / stage1.SOFT)
         recipe = FinetuneSection(epochs=2, tokens_per_step=100, dropout=0.1, valid_every=0.7)
         stage2.finetune(model, prompts, Ring(), dataset(), candidates("valid"), recipe, 10, folder, QUIET)

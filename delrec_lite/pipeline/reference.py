@@ -45,7 +45,7 @@ class Reference:
             needed += ["domain", "model", "files", "distill"]
         if stage == "finetune":
             needed += ["finetune"]
-        return stage in STAGES and all(self.made_from.get(name) == facts.get(name) for name in needed)
+        return all(self.made_from[name] == facts[name] for name in needed)
 
     def copy(self, stage: str, folder: Path) -> dict[str, Any]:
         """Put a stage's files where training would have left them; returns its figures."""
@@ -85,10 +85,13 @@ def read_reference(folder: Path) -> Reference:
         DataError: A file is missing or is not the one that was packed.
     """
     held = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    # The recipe is read anew: keys that came later stand at their defaults, which change nothing.
+    recipe = Recipe.model_validate(held["recipe"])
+    facts = made_from(recipe, held["data"], held["base"], held["code"])
     for name, digest in held["files"].items():
         if not (folder / name).is_file() or sha256_of(folder / name) != digest:
             raise DataError(f"{folder / name} is not as it was shipped", "install the package again, or use --train")
-    return Reference(folder, held["made_from"], held["stages"], held["mirrors"])
+    return Reference(folder, facts, held["stages"], held["mirrors"])
 
 
 def pack(run: Any, target: Path) -> None:
@@ -106,12 +109,13 @@ def pack(run: Any, target: Path) -> None:
         shutil.copytree(stage.folder, target / name, ignore=skipped)
     for path in (target / "finetune").rglob("*.safetensors"):
         _halve(path)
-    facts = made_from(run.recipe, run.prepare().result["fingerprint"], run.pulled["model"].files, run.code)
     files = {str(p.relative_to(target)): sha256_of(p) for p in sorted(target.rglob("*")) if p.is_file()}
     text = {
         "schema": SCHEMA,
         "recipe": run.recipe.dump(),
-        "made_from": facts,
+        "code": run.code,
+        "data": run.prepare().result["fingerprint"],
+        "base": run.pulled["model"].files,
         "mirrors": {role: pulled.mirror for role, pulled in run.pulled.items()},
         "stages": {name: {"seconds": stage.seconds, "result": stage.result} for name, stage in done.items()},
         "files": files,

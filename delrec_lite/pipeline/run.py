@@ -134,10 +134,11 @@ class Run:
         def make(folder: Path) -> dict[str, Any]:
             from delrec_lite.training.distill import distill
 
-            model, prompts, _ = self.untrained()
+            model, prompts, base = self.untrained()
             report = distill(
                 model,
                 prompts,
+                self._prompts(model, base, "words"),
                 self.fitted_teacher(),
                 self.dataset,
                 self.candidates["valid"],
@@ -267,14 +268,17 @@ class Run:
         import torch
 
         from delrec_lite.llm.model import ItemLM
-        from delrec_lite.prompts.tasks import compile_prompts
 
         model = ItemLM(base, self.dataset.catalog.titles, self.recipe.model.soft_tokens, self.recipe.distill.seed)
         if self.recipe.model.item_start == "teacher":
             seen = self.dataset.popularity() > 0
             model.start_from(torch.from_numpy(self.fitted_teacher().item_vectors()), torch.from_numpy(seen))
-        prompts = compile_prompts(DOMAINS[self.recipe.data.domain], model.vocabulary, base.encode, base.bos)
-        return model, prompts, base
+        return model, self._prompts(model, base, self.recipe.model.pattern), base
+
+    def _prompts(self, model: Any, base: Any, pattern: str) -> Any:
+        from delrec_lite.prompts.tasks import compile_prompts
+
+        return compile_prompts(DOMAINS[self.recipe.data.domain], model.vocabulary, base.encode, base.bos, pattern)
 
     def trained(self) -> tuple[Any, Any, Any]:
         """The model after stage 2 in training precision, the compiled prompts and the base model."""
@@ -343,8 +347,9 @@ def tell(done: Done) -> str:
     if done.name == "distill":
         return (
             f"of {r['candidates']} candidates the frozen LLM chooses the teacher's first for "
-            f"{r['agreement_trained']:.1%} of {r['users']} validation users; {r['agreement_untrained']:.1%} with the "
-            f"untrained soft prompt, {1 / r['candidates']:.1%} by chance"
+            f"{r['trained']['agreement']:.1%} of {r['users']} validation users; {r['untrained']['agreement']:.1%} with "
+            f"the untrained soft prompt, {r['written']['agreement']:.1%} with a written one, "
+            f"{1 / r['candidates']:.1%} by chance"
         )
     if done.name == "finetune":
         chosen = f", best at {r['best_step']} (validation NDCG@10 {r['valid_ndcg']:.4f})" if r["best_step"] else ""

@@ -125,6 +125,11 @@ def _zero_shot(run: Run) -> Ranks:
     )
 
 
+def training_precision(run: Run) -> Ranks:
+    """Ranks of the test users by the trained model before export; made once, like a stage."""
+    return _stored(run, TRAINED, run.finetune().key, lambda: _trained(run))
+
+
 def _trained(run: Run) -> Ranks:
     from delrec_lite.llm.forward import score_histories
 

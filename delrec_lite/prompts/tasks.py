@@ -14,6 +14,11 @@ Encode = Callable[[str], list[int]]
 
 # A title's tokens as they stand inside a sentence: with the space before it.
 TITLE_PREFIX = " "
+# What a person would write of a sequential recommender's pattern.
+WRITTEN = (
+    " the latest {domain.items} count most, their order matters, and what others have {domain.done} after"
+    " the same {domain.items} comes next."
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,9 @@ class Prompts:
         return ids, reads, [int(third), int(rest[-2])]
 
 
-def compile_prompts(domain: Domain, vocabulary: Vocabulary, encode: Encode, bos: int | None) -> Prompts:
+def compile_prompts(
+    domain: Domain, vocabulary: Vocabulary, encode: Encode, bos: int | None, pattern: str = "soft"
+) -> Prompts:
     """Turn words into token ids.
 
     Args:
@@ -71,6 +78,7 @@ def compile_prompts(domain: Domain, vocabulary: Vocabulary, encode: Encode, bos:
         vocabulary: The id space; its soft tokens stand where the pattern is named.
         encode: Text to token ids, adding nothing and reading special tokens' names as plain text.
         bos: The base model's first token, where it wants one.
+        pattern: ``soft``, or in its place ``words`` that a person wrote or ``none`` at all (the paper's ablations).
     """
     text = {
         "instruction": f"The pattern of {domain.items}:",
@@ -80,7 +88,14 @@ def compile_prompts(domain: Domain, vocabulary: Vocabulary, encode: Encode, bos:
         "hidden": ": hidden is",
         "again": ".",
     }
-    head = ([] if bos is None else [bos]) + encode(text["instruction"]) + list(vocabulary.soft_ids)
+    head = [] if bos is None else [bos]
+    if pattern == "soft":
+        head += encode(text["instruction"]) + list(vocabulary.soft_ids)
+    elif pattern == "words":
+        text["instruction"] += WRITTEN.format(domain=domain)
+        head += encode(text["instruction"])
+    else:
+        text["instruction"] = ""
     return Prompts(
         vocabulary=vocabulary,
         next_prefix=(*head, *encode(text["next"])),

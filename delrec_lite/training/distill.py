@@ -14,7 +14,7 @@ from torch import nn
 
 from delrec_lite.config import DistillSection
 from delrec_lite.console import Console
-from delrec_lite.data.types import CandidateSets, Dataset, Ints
+from delrec_lite.data.types import CandidateSets, Dataset, Floats, Ints
 from delrec_lite.llm.forward import read_states, score_all, window_segment
 from delrec_lite.llm.model import ItemLM
 from delrec_lite.llm.packing import Segment
@@ -29,25 +29,40 @@ SHORTEST_TEMPORAL = 8  # an example of four, then a question of four
 
 
 @dataclass(frozen=True)
-class Distilled:
-    """What stage 1 shows: how often the frozen LLM's first choice among the candidates is the teacher's.
+class Nearness:
+    """How near a ranking is to the teacher's, means over users.
 
     Attributes:
-        agreement_untrained: Share of validation users, with the soft prompt as it was drawn.
-        agreement_trained: The same with the soft prompt as learned.
+        agreement: Share of users whose first among the candidates is the teacher's.
+        correlation: Spearman's rank correlation of the candidates' scores with the teacher's.
+        ndcg: NDCG@10 over the whole catalogue against the teacher's first ten, gains 10, 9, ... 1.
+        divergence: KL from the teacher's distribution over the whole catalogue, nats.
+    """
+
+    agreement: float
+    correlation: float
+    ndcg: float
+    divergence: float
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """What stage 1 shows: how near the frozen LLM's ranking is to the teacher's, by the prompt it is given.
+
+    Attributes:
+        trained: With the soft prompt as learned.
+        untrained: With the soft prompt as it was drawn.
+        written: With a sentence that a person wrote in its place.
         users: Validation users asked.
         candidates: Size of a user's candidate set; choosing blindly agrees in one of so many.
-        divergence_untrained: Mean KL from the teacher's distribution over the whole catalogue, nats.
-        divergence_trained: The same with the soft prompt as learned.
         steps: Optimiser steps made.
     """
 
-    agreement_untrained: float
-    agreement_trained: float
+    trained: Nearness
+    untrained: Nearness
+    written: Nearness
     users: int
     candidates: int
-    divergence_untrained: float
-    divergence_trained: float
     steps: int
 
 
@@ -67,6 +82,7 @@ class TaskWeights(nn.Module):
 def distill(
     model: ItemLM,
     prompts: Prompts,
+    written: Prompts,
     teacher: Teacher,
     dataset: Dataset,
     candidates: CandidateSets,
@@ -84,6 +100,7 @@ def distill(
     Args:
         model: The frozen LLM; its ``soft`` is changed in place.
         prompts: The compiled tasks.
+        written: The same with words in the soft prompt's place, for the report.
         teacher: Fitted on the same data set.
         dataset: Only its training part is learned from; validation users are asked for the report.
         candidates: Of the validation users.
@@ -99,31 +116,36 @@ def distill(
     model.requires_grad_(False)
     set_scale(model, prompts, dataset, max_history)
     agree = Agreement(teacher, dataset, candidates)
-    untrained = agree(model, prompts, max_history)
+    by_words, untrained = (agree(model, p, max_history) for p in (written, prompts))
     model.soft.requires_grad_(True)
-    weights = TaskWeights(2 if recipe.temporal_share else 1, recipe.weighting == "uncertainty")
-    plan = steps_for(recipe.epochs, dataset.train(), recipe.tokens_per_step)
+    weights = TaskWeights(2 if 0 < recipe.temporal_share < 1 else 1, recipe.weighting == "uncertainty")
+    # A prompt without soft tokens has nothing to learn.
+    epochs = recipe.epochs if set(prompts.vocabulary.soft_ids) & set(prompts.next_prefix) else 0.0
+    plan = steps_for(epochs, dataset.train(), recipe.tokens_per_step)
     shared = round(recipe.tokens_per_step * recipe.temporal_share)
     pattern = StepPlan(dataset.train(), max_history, recipe.tokens_per_step - shared, recipe.seed)
     long_enough = [s for s in dataset.train() if len(s) >= SHORTEST_TEMPORAL]
     temporal = StepPlan(long_enough, max_history, shared, recipe.seed + 1)
 
     def loss_of(step: int) -> tuple[Any, dict[str, float]]:
-        losses = [pattern_loss(model, prompts, teacher, pattern.at(step), recipe.temperature)]
-        figures = {"pattern": losses[0].item()}
+        losses, figures = [], {}
+        if shared < recipe.tokens_per_step:
+            losses.append(pattern_loss(model, prompts, teacher, pattern.at(step), recipe.temperature))
+            figures["pattern"] = losses[-1].item()
         if shared:
             batch = [window for window in temporal.at(step) if len(window) >= SHORTEST_TEMPORAL]
-            losses.append(temporal_loss(model, prompts, batch) if batch else losses[0].new_zeros(()))
-            figures["temporal"] = losses[1].item()
+            losses.append(temporal_loss(model, prompts, batch) if batch else model.soft.sum() * 0.0)
+            figures["temporal"] = losses[-1].item()
         return weights(losses), figures
 
     groups = [Group({"soft": model.soft}, recipe.lr)]
     if recipe.weighting == "uncertainty":
         groups.append(Group({"log_variance": weights.log_variance}, 1e-2))
-    train(groups, loss_of, Schedule(plan, recipe.warmup), out, console, "stage 1", recipe.seed)
+    if plan:
+        train(groups, loss_of, Schedule(plan, recipe.warmup), out, console, "stage 1", recipe.seed)
     model.requires_grad_(False)
     trained = agree(model, prompts, max_history)
-    report = Distilled(untrained[0], trained[0], agree.users, candidates.items.shape[1], untrained[1], trained[1], plan)
+    report = Distilled(trained, untrained, by_words, agree.users, candidates.items.shape[1], plan)
     save_file({"soft": model.soft.detach().clone(), "log_scale": model.log_scale.detach().clone()}, out / SOFT)
     (out / "agreement.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
     finished(out)
@@ -145,13 +167,30 @@ class Agreement:
         self._wanted = teacher.scores(self._histories)
         self.users = len(self._histories)
 
-    def __call__(self, model: ItemLM, prompts: Prompts, max_history: int) -> tuple[float, float]:
-        """Share of users with the teacher's first choice among the candidates; mean KL over the catalogue."""
+    def __call__(self, model: ItemLM, prompts: Prompts, max_history: int) -> Nearness:
+        """Means over the users asked."""
         scores = score_all(model, prompts, self._histories, max_history)
-        mine, wanted = (np.take_along_axis(s, self._candidates, 1).argmax(1) for s in (scores, self._wanted))
+        mine, wanted = (np.take_along_axis(s, self._candidates, 1) for s in (scores, self._wanted))
         log_p, log_q = (F.log_softmax(torch.from_numpy(s), 1) for s in (self._wanted, scores))
         divergence = F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
-        return float((mine == wanted).mean()), divergence.item()
+        return Nearness(
+            float((mine.argmax(1) == wanted.argmax(1)).mean()),
+            float(np.mean([np.corrcoef(_ranks(a), _ranks(b))[0, 1] for a, b in zip(mine, wanted, strict=True)])),
+            float(np.mean([_list_ndcg(a, b) for a, b in zip(scores, self._wanted, strict=True)])),
+            divergence.item(),
+        )
+
+
+def _ranks(scores: Floats) -> Ints:
+    return scores.argsort().argsort()
+
+
+def _list_ndcg(scores: Floats, wanted: Floats, k: int = 10) -> float:
+    """NDCG@k of one ranking against the first k of another, gains k, k - 1, ... 1."""
+    gains = np.zeros(len(scores))
+    gains[np.argsort(-wanted)[:k]] = np.arange(k, 0, -1)[: len(scores)]
+    discounts = 1 / np.log2(np.arange(2, k + 2))[: len(scores)]
+    return float((gains[np.argsort(-scores)[:k]] * discounts).sum() / (np.sort(gains)[::-1][:k] * discounts).sum())
 
 
 def load_soft(model: ItemLM, folder: Path) -> None:

@@ -84,6 +84,8 @@ def finetune(
     add_adapter(model, recipe)
     lora = {name: p for name, p in model.lm.named_parameters() if p.requires_grad}
     items = {"offset_in": model.offset_in, "offset_out": model.offset_out, "log_scale": model.log_scale}
+    if recipe.train_soft:
+        items["soft"] = model.soft
     for p in items.values():
         p.requires_grad_(True)
     groups = [Group(lora, recipe.lr), Group(items, recipe.item_lr)]
@@ -112,11 +114,13 @@ def finetune(
         validation = Validation(
             partial(_measure, model, prompts, dataset, candidates, max_history), every, recipe.patience
         )
-    means = train(groups, loss_of, Schedule(plan, recipe.warmup), out, console, "stage 2", recipe.seed, validation)
+    means = {"next_item": 0.0}
+    if plan:
+        means = train(groups, loss_of, Schedule(plan, recipe.warmup), out, console, "stage 2", recipe.seed, validation)
     model.eval().requires_grad_(False)
     model.lm.save_pretrained(str(out / ADAPTER))
     save_file({name: p.detach().clone() for name, p in items.items()}, out / ITEMS)
-    chosen = (int(means["best_step"]), means["valid_ndcg@10"], means["valid_hr@1"]) if validation else ()
+    chosen = (int(means["best_step"]), means["valid_ndcg@10"], means["valid_hr@1"]) if "best_step" in means else ()
     report = Finetuned(means["next_item"], plan, *chosen)
     (out / "finetune.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
     finished(out)
@@ -156,6 +160,6 @@ def load_finetuned(model: ItemLM, folder: Path) -> None:
     model.lm = PeftModel.from_pretrained(model.lm, str(folder / ADAPTER)).eval()
     held = load_file(folder / ITEMS)
     with torch.no_grad():
-        for name in ("offset_in", "offset_out", "log_scale"):
-            getattr(model, name).copy_(held[name])
+        for name, tensor in held.items():
+            getattr(model, name).copy_(tensor)
     model.requires_grad_(False)

@@ -1,0 +1,41 @@
+"""`delrec-lite ablate`: what each part of the method is worth."""
+
+from typing import Annotated
+
+import typer
+
+from delrec_lite.cli.common import JsonFlag, QuietFlag, make_console
+from delrec_lite.cli.options import DEFAULT_RECIPE, DEFAULT_RUNS, RecipeArgument, RunsOption
+
+EXAMPLE = 'Example: `delrec-lite ablate ml-100k-cpu-quick --variant "without soft prompt" --seeds 1,2,3`'
+
+
+def ablate(
+    recipe: RecipeArgument = DEFAULT_RECIPE,
+    variant: Annotated[
+        list[str] | None, typer.Option("--variant", help="A variant by its name; repeat it. Default: all.")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds of both stages, with commas; each is a training of its own.")] = "1",
+    runs: RunsOption = DEFAULT_RUNS,
+    json_output: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Train a recipe without one part at a time, and compare on the same test users."""
+    from delrec_lite.config import load_recipe
+    from delrec_lite.errors import UsageError
+    from delrec_lite.evaluation.table import TITLES
+    from delrec_lite.pipeline.ablate import VARIANTS, cells, header
+    from delrec_lite.pipeline.ablate import ablate as run_all
+
+    try:
+        numbers = [int(seed) for seed in seeds.split(",")]
+    except ValueError as error:
+        raise UsageError(f"--seeds {seeds!r} is no list of whole numbers", "for example --seeds 1,2,3") from error
+    console = make_console(json_output, quiet)
+    rows = run_all(load_recipe(recipe), runs, console, tuple(variant or VARIANTS), numbers)
+    if json_output:
+        console.result([vars(row) for row in rows])
+        return
+    for protocol, title in TITLES.items():
+        lines = [cells(row) for row in rows if row.protocol == protocol]
+        console.result(None, lines, header(), title=f"{title}, {rows[0].users} test users, {len(numbers)} seeds")

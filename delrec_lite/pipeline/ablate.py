@@ -1,0 +1,193 @@
+"""`ablate`: the paper's ablations of a recipe and ours, over several seeds, on the same test users and candidates."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from delrec_lite.config import Recipe
+from delrec_lite.console import Console
+from delrec_lite.data.types import Floats
+from delrec_lite.errors import UsageError
+from delrec_lite.evaluation.metrics import NAMES, Ranks, per_user
+from delrec_lite.evaluation.significance import interval, paired_test
+from delrec_lite.evaluation.table import PROTOCOLS, TITLES, aligned
+from delrec_lite.files import write_whole
+from delrec_lite.pipeline.run import Run
+from delrec_lite.pipeline.table import training_precision
+from delrec_lite.provenance import commit, machine, now, versions
+
+WHOLE = "DELRec"
+# What each variant changes in the recipe. The first eight are the paper's (section 5.3), the last two are of ours.
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    WHOLE: {},
+    "without soft prompt": {"model": {"pattern": "none"}},
+    "written prompt": {"model": {"pattern": "words"}},
+    "untrained soft prompt (no stage 1)": {"distill": {"epochs": 0.0}},
+    "without temporal analysis": {"distill": {"temporal_share": 0.0}},
+    "without pattern simulating": {"distill": {"temporal_share": 1.0}},
+    "without stage 2": {"finetune": {"epochs": 0.0}},
+    "soft prompt trained in stage 2 too": {"finetune": {"train_soft": True}},
+    "truth alone in stage 2": {"finetune": {"teacher_weight": 0.0}},
+    "items start from titles": {"model": {"item_start": "titles"}},
+}
+
+
+@dataclass(frozen=True)
+class AblationRow:
+    """One variant under one protocol.
+
+    Attributes:
+        variant: One of ``VARIANTS``.
+        protocol: ``m15`` or ``full``.
+        users: Test users.
+        seeds: How many runs the means are over.
+        metrics: Means over users and seeds, by name.
+        intervals: 95% bootstrap intervals over users, of their means over seeds.
+        by_seed: Means over users, by name, one for each seed.
+        difference: To the whole of DELRec, by name: ``difference``, ``low``, ``high``, ``p``; none for itself.
+    """
+
+    variant: str
+    protocol: str
+    users: int
+    seeds: int
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    by_seed: dict[str, list[float]]
+    difference: dict[str, dict[str, float]]
+
+
+def ablate(
+    recipe: Recipe,
+    runs: Path,
+    console: Console,
+    variants: Sequence[str] = tuple(VARIANTS),
+    seeds: Sequence[int] = (1,),
+) -> list[AblationRow]:
+    """Train every variant once for each seed and rank the test users in training precision.
+
+    Data set, candidate sets and teachers are made once and shared. Every run is kept under
+    ``<runs>/<recipe name>-ablation/``, so a call that was cut short goes on, and a later one adds to it.
+
+    Args:
+        recipe: The whole method; its seeds are replaced.
+        runs: Folder of all runs.
+        console: Shows progress.
+        variants: Names out of ``VARIANTS``; ``DELRec`` itself is always among them.
+        seeds: Of both stages; the teachers keep theirs.
+
+    Returns:
+        Rows, also written with raw ranks to ``ablation.json`` and as a table to ``ablation.md``.
+
+    Raises:
+        UsageError: No such variant, or no seed.
+    """
+    for name in variants:
+        if name not in VARIANTS:
+            raise UsageError(f"no variant {name!r}", f"one of: {', '.join(VARIANTS)}")
+    if not seeds:
+        raise UsageError("no seed", "give at least one")
+    chosen = [name for name in VARIANTS if name in variants or name == WHOLE]
+    folder = runs / f"{recipe.name}-ablation"
+    shared = Run(recipe.model_copy(update={"name": "shared"}), folder, console, shipped=False)
+    shared.teacher()
+    ranks: dict[str, list[Ranks]] = {name: [] for name in chosen}
+    for seed in seeds:
+        for name in chosen:
+            console.heading(f"{name}, seed {seed}")
+            run = _run(recipe, name, seed, shared, folder, console)
+            ranks[name].append(training_precision(run))
+    rows = [row for name in chosen for row in _rows(name, ranks[name], ranks[WHOLE])]
+    _write(folder, recipe, seeds, rows, ranks)
+    return rows
+
+
+def _run(recipe: Recipe, name: str, seed: int, shared: Run, folder: Path, console: Console) -> Run:
+    """A variant's run, with the data set and teachers that all share."""
+    sections = recipe.dump()
+    for stage in ("distill", "finetune"):
+        sections[stage]["seed"] = seed
+    for section, values in VARIANTS[name].items():
+        sections[section] |= values
+    slug = "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+    sections["name"] = f"{slug}-{seed}"
+    target = folder / sections["name"]
+    for stage in ("prepare", "teacher"):
+        if not (target / stage / "done.json").is_file() and (shared.folder / stage).is_dir():
+            shutil.copytree(shared.folder / stage, target / stage, dirs_exist_ok=True)
+    write_whole(target / "recipe.yaml", "")  # a folder with stages and no recipe would be taken for something else
+    return Run(Recipe.model_validate(sections), folder, console, shipped=False)
+
+
+def _rows(name: str, ranks: Sequence[Ranks], whole: Sequence[Ranks]) -> list[AblationRow]:
+    rows = []
+    for protocol in PROTOCOLS:
+        mine = {metric: _users(ranks, protocol, metric) for metric in NAMES}
+        metrics = {metric: round(float(values.mean()), 5) for metric, values in mine.items()}
+        intervals = {metric: _rounded(interval(values.mean(0))) for metric, values in mine.items()}
+        by_seed = {metric: [round(float(v), 5) for v in values.mean(1)] for metric, values in mine.items()}
+        difference = {}
+        if name != WHOLE:
+            for metric in ("HR@1", "NDCG@10"):
+                test = paired_test(mine[metric].mean(0), _users(whole, protocol, metric).mean(0))
+                difference[metric] = {k: float(f"{v:.4g}") for k, v in vars(test).items() if isinstance(v, float)}
+        rows.append(AblationRow(name, protocol, len(ranks[0].m15), len(ranks), metrics, intervals, by_seed, difference))
+    return rows
+
+
+def _users(ranks: Sequence[Ranks], protocol: str, metric: str) -> Floats:
+    """A metric for every seed and user: float32 ``[seeds, users]``."""
+    values: Floats = np.stack([per_user(one.of(protocol), metric) for one in ranks])
+    return values
+
+
+def _rounded(pair: tuple[float, float]) -> tuple[float, float]:
+    return round(pair[0], 5), round(pair[1], 5)
+
+
+def _write(
+    folder: Path, recipe: Recipe, seeds: Sequence[int], rows: Sequence[AblationRow], ranks: dict[str, list[Ranks]]
+) -> None:
+    report = {
+        "created": now(),
+        "commit": commit(),
+        "machine": machine(),
+        "versions": versions(),
+        "recipe": recipe.dump(),
+        "seeds": list(seeds),
+        "rows": [vars(row) for row in rows],
+        "ranks": {name: [one.dump() for one in of_seeds] for name, of_seeds in ranks.items()},
+    }
+    write_whole(folder / "ablation.json", json.dumps(report, ensure_ascii=False) + "\n")
+    write_whole(folder / "ablation.md", markdown(rows))
+
+
+def markdown(rows: Sequence[AblationRow]) -> str:
+    """One aligned table for each protocol."""
+    parts = []
+    for protocol in PROTOCOLS:
+        chosen = [row for row in rows if row.protocol == protocol]
+        parts.append(
+            f"**{TITLES[protocol]}**, {chosen[0].users} test users, means over {chosen[0].seeds} seeds, "
+            f"differences to {WHOLE} with 95% intervals\n\n{aligned([header(), *(cells(row) for row in chosen)])}"
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def header() -> list[str]:
+    """Columns of the table."""
+    return ["variant", "HR@1", "HR@10", "NDCG@10", "HR@1 difference", "p", "NDCG@10 difference", "p"]
+
+
+def cells(row: AblationRow) -> list[str]:
+    """A row of the table in words."""
+    out = [row.variant, *(f"{row.metrics[name]:.3f}" for name in ("HR@1", "HR@10", "NDCG@10"))]
+    for metric in ("HR@1", "NDCG@10"):
+        d = row.difference.get(metric)
+        out += [f"{d['difference']:+.3f} ({d['low']:+.3f} to {d['high']:+.3f})", f"{d['p']:.2g}"] if d else ["", ""]
+    return out

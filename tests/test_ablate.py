@@ -1,0 +1,59 @@
+"""Ablations: each variant trains another model, all on the same users, and a call cut short goes on."""
+
+import json
+
+import numpy as np
+import pytest
+
+from delrec_lite.console import QUIET
+from delrec_lite.errors import UsageError
+from delrec_lite.files import sha256_of
+from delrec_lite.pipeline.ablate import VARIANTS, WHOLE, ablate
+
+
+def prefix(tiny_run, pattern):
+    _, prompts, _ = tiny_run(runs=pattern, model={"pattern": pattern}).untrained()
+    return prompts
+
+
+def test_the_pattern_stands_as_soft_tokens_as_words_or_not_at_all(tiny_run):
+    soft, words, none = (prefix(tiny_run, pattern) for pattern in ("soft", "words", "none"))
+    assert set(soft.vocabulary.soft_ids) <= set(soft.next_prefix)
+    for prompts in (words, none):
+        assert not set(prompts.vocabulary.soft_ids) & set(prompts.next_prefix)
+    assert len(none.next_prefix) < len(soft.next_prefix) < len(words.next_prefix)
+    assert none.text["next"] == words.text["next"]
+    assert "order matters" in words.text["instruction"]
+
+
+def test_every_variant_trains_and_stands_in_the_table(tiny_run, tmp_path):
+    learning = {"epochs": 1, "lr": 1e-3, "item_lr": 1e-2, "teacher_weight": 0.5}
+    recipe = tiny_run.recipe(distill={"epochs": 3, "lr": 0.3}, finetune=learning)
+    rows = ablate(recipe, tmp_path, QUIET, seeds=(1,))
+    assert [row.variant for row in rows if row.protocol == "m15"] == list(VARIANTS)
+    report = json.loads((tmp_path / "r-ablation" / "ablation.json").read_text())
+    assert all(len(of_seeds[0]["full"]) == 24 for of_seeds in report["ranks"].values())
+    learned = [sha256_of(path) for path in (tmp_path / "r-ablation").glob("*/finetune/items.safetensors")]
+    assert len(set(learned)) == len(learned) == len(VARIANTS)
+    table = (tmp_path / "r-ablation" / "ablation.md").read_text()
+    assert all(name in table for name in VARIANTS)
+    assert all(row.difference or row.variant == WHOLE for row in rows)
+
+
+def test_seeds_are_averaged_and_what_is_made_is_kept(tiny_run, tmp_path, monkeypatch):
+    chosen = ["without stage 2"]
+    one = ablate(tiny_run.recipe(), tmp_path, QUIET, chosen, (1,))
+    monkeypatch.setattr("delrec_lite.teachers.fit.fit", None)  # shared: never fitted again
+    two = ablate(tiny_run.recipe(), tmp_path, QUIET, chosen, (1, 2))
+    assert [row.variant for row in two] == [WHOLE, WHOLE, "without stage 2", "without stage 2"]
+    for before, after in zip(one, two, strict=True):
+        assert after.by_seed["MRR"][0] == before.by_seed["MRR"][0]
+        assert after.metrics["MRR"] == pytest.approx(np.mean(after.by_seed["MRR"]), abs=1e-4)
+    assert two[0].by_seed["MRR"][0] != two[0].by_seed["MRR"][1]
+
+
+def test_wrong_variants_and_seeds_are_refused(tiny_run, tmp_path):
+    with pytest.raises(UsageError, match="without soul"):
+        ablate(tiny_run.recipe(), tmp_path, QUIET, ["without soul"])
+    with pytest.raises(UsageError, match="no seed"):
+        ablate(tiny_run.recipe(), tmp_path, QUIET, seeds=())
