@@ -1,5 +1,9 @@
 """`delrec-lite eval`: the table of a run."""
 
+from typing import Annotated
+
+import typer
+
 from delrec_lite.cli.common import JsonFlag, QuietFlag, make_console
 from delrec_lite.cli.options import DEFAULT_RECIPE, DEFAULT_RUNS, RecipeArgument, RunsOption
 
@@ -8,6 +12,9 @@ EXAMPLE = "Example: `delrec-lite eval ml-100k-cpu --json`"
 
 def eval(  # noqa: A001 - the verb's name
     recipe: RecipeArgument = DEFAULT_RECIPE,
+    fused: Annotated[
+        bool, typer.Option("--fused", help="Add a row: the trained model and its teachers, mixed by a learned weight.")
+    ] = False,
     runs: RunsOption = DEFAULT_RUNS,
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -18,4 +25,4 @@ def eval(  # noqa: A001 - the verb's name
     from delrec_lite.pipeline.table import evaluate, show
 
     console = make_console(json_output, quiet)
-    show(evaluate(Run(load_recipe(recipe), runs, console)), console)
+    show(evaluate(Run(load_recipe(recipe), runs, console), fused), console)

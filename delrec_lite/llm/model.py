@@ -55,13 +55,17 @@ class ItemLM(nn.Module):
         the way out, so that likeness and nothing else is taken over.
 
         Args:
-            vectors: The recommender's item vectors, float32 ``[items, d]``, d at most the LLM's width.
+            vectors: The recommender's item vectors, float32 ``[items, d]``; of a d above the LLM's width the
+                principal components that fit.
             trained: Which items it has seen, bool ``[items]``; the others stay on their titles.
         """
         centred = vectors - vectors[trained].mean(0)
         centred = centred / centred[trained].norm(dim=1).median() * trained.unsqueeze(1)
+        width = self.offset_in.shape[1]
+        if centred.shape[1] > width:
+            centred = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:width].T
         generator = torch.Generator().manual_seed(0)
-        rotation, _ = torch.linalg.qr(torch.randn(self.offset_in.shape[1], vectors.shape[1], generator=generator))
+        rotation, _ = torch.linalg.qr(torch.randn(width, centred.shape[1], generator=generator))
         alike = centred @ rotation.T
         loudness_out = (self.titles_out - self.titles_out.mean(0)).norm(dim=1).median()
         self.offset_in.copy_(alike * TEACHER_SHARE_IN * self.input_norm)

@@ -17,8 +17,8 @@ from delrec_lite.evaluation.metrics import NAMES, Ranks, per_user
 from delrec_lite.evaluation.significance import interval, paired_test
 from delrec_lite.evaluation.table import PROTOCOLS, TITLES, aligned
 from delrec_lite.files import write_whole
+from delrec_lite.pipeline.rows import training_precision
 from delrec_lite.pipeline.run import Run
-from delrec_lite.pipeline.table import training_precision
 from delrec_lite.provenance import commit, machine, now, versions
 
 WHOLE = "DELRec"

@@ -18,6 +18,7 @@ from delrec_lite.hub.cache import Pulled, cache_folder
 from delrec_lite.hub.pull import pull
 from delrec_lite.pipeline.reference import STAGES, made_from, reference_for
 from delrec_lite.pipeline.stage import Done, begun, key_of, run_stage
+from delrec_lite.pipeline.tell import TITLES, tell
 from delrec_lite.prompts.domain import DOMAINS
 from delrec_lite.provenance import commit, machine, versions
 from delrec_lite.version import __version__
@@ -322,45 +323,6 @@ class Run:
         if "shipped" in done.result:
             how = f"shipped with the package; training took {done.result['shipped']:.0f} s"
         self.console.say(f"  {TITLES.get(done.name, done.name)}: {tell(done)} ({how})")
-
-
-TITLES = {
-    "prepare": "prepare",
-    "teacher": "teacher",
-    "distill": "stage 1 (distil)",
-    "finetune": "stage 2 (fine-tune)",
-    "export": "export",
-}
-
-
-def tell(done: Done) -> str:
-    """A stage's figures in one line of words."""
-    r = done.result
-    if done.name == "prepare":
-        return f"{r['users']} users, {r['items']} items, {r['interactions']} interactions"
-    if done.name == "teacher":
-        return "; ".join(
-            f"{kind} validation NDCG@10 {m['ndcg@10']:.4f}, HR@10 {m['hr@10']:.3f}"
-            for kind, m in r.items()
-            if kind != "shipped"
-        )
-    if done.name == "distill":
-        return (
-            f"of {r['candidates']} candidates the frozen LLM chooses the teacher's first for "
-            f"{r['trained']['agreement']:.1%} of {r['users']} validation users; {r['untrained']['agreement']:.1%} with "
-            f"the untrained soft prompt, {r['written']['agreement']:.1%} with a written one, "
-            f"{1 / r['candidates']:.1%} by chance"
-        )
-    if done.name == "finetune":
-        chosen = f", best at {r['best_step']} (validation NDCG@10 {r['valid_ndcg']:.4f})" if r["best_step"] else ""
-        return f"{r['steps']} steps, loss {r['loss']:.3f} nats an item at the end{chosen}"
-    if done.name == "export":
-        parity = r["parity"]
-        return (
-            f"{r['quant']}, {r['bytes'] / 1e6:.0f} MB, scores correlate {parity['score_correlation']:.4f} with the "
-            f"trained model's, {parity['top10_overlap']:.0%} of the first ten the same"
-        )
-    return ""
 
 
 def _only_one(path: Path) -> Any:

@@ -1,0 +1,153 @@
+"""What each row of the table is made with: one scorer a model, its ranks kept like a stage."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from delrec_lite.data.types import Floats, Ints
+from delrec_lite.evaluation.metrics import Ranks
+from delrec_lite.evaluation.popularity import popularity
+from delrec_lite.evaluation.protocol import candidate_ranks, catalogue_ranks, rank_all
+from delrec_lite.pipeline.run import CODE, Run
+from delrec_lite.pipeline.stage import Done, key_of, run_stage
+from delrec_lite.prompts.domain import DOMAINS
+
+POPULARITY, ZERO_SHOT = "popularity", "LLM zero-shot"
+TRAINED, QUANTISED = "DELRec (training precision)", "DELRec (quantised GGUF)"
+# Titles of a history in the zero-shot row's prompt, the newest. A title with its year is about 10 tokens; with five of
+# them and 15 candidates a user costs about 220. With ten the 943 users took 371 s on 2 cores.
+ZERO_SHOT_HISTORY = 5
+FUSED = "DELRec and teachers fused"
+TOGETHER = "teachers together"
+TEACHERS = {"sasrec": "SASRec", "gru4rec": "GRU4Rec", "caser": "Caser"}
+
+Scorer = Callable[[Sequence[Ints]], Floats]
+
+
+Maker = tuple[str, Callable[[], Ranks]]
+
+
+def makers(run: Run, fused: bool = False) -> dict[str, Maker]:
+    """The key and the work of each row, in the order of the table."""
+    found: dict[str, Maker] = {
+        POPULARITY: (run.prepare().key, lambda: _ranked(run, popularity(run.dataset), POPULARITY)),
+        **_teachers(run),
+        ZERO_SHOT: (
+            key_of(run.prepare().key, run.recipe.data.domain, run.pulled["model"].files, ZERO_SHOT_HISTORY),
+            lambda: _zero_shot(run),
+        ),
+        TRAINED: (run.finetune().key, lambda: _trained(run)),
+        QUANTISED: (run.export().key, lambda: _quantised(run)),
+    }
+    if fused:
+        found[FUSED] = (run.finetune().key, lambda: _fused(run))
+    return found
+
+
+def _teachers(run: Run) -> dict[str, Maker]:
+    """A row for each teacher, and one for all together where there are several."""
+    scorers = {TEACHERS[kind]: partial(_teacher_scores, run, kind) for kind in run.recipe.teacher.kinds}
+    if len(scorers) > 1:
+        scorers[TOGETHER] = partial(_teacher_scores, run, None)
+    key = run.teacher().key
+    return {name: (key, partial(_ranked, run, scorer, name)) for name, scorer in scorers.items()}
+
+
+def _teacher_scores(run: Run, kind: str | None, histories: Sequence[Ints]) -> Floats:
+    teacher = run.fitted_teacher() if kind is None else run.teachers()[kind]
+    scores: Floats = teacher.scores(histories)
+    return scores
+
+
+def stored(run: Run, name: str, key: str, make: Callable[[], Ranks]) -> Ranks:
+    """The ranks of a row, as made before or made now."""
+
+    def made(folder: Path) -> dict[str, Any]:
+        (folder / "ranks.json").write_text(json.dumps(make().dump()), encoding="utf-8")
+        return {}
+
+    slug = "".join(c if c.isalnum() else "-" for c in name.lower()).strip("-")
+    done: Done = run_stage(run.folder / "evaluate" / slug, key_of(CODE, key), made)
+    held = json.loads((done.folder / "ranks.json").read_text(encoding="utf-8"))
+    run.console.say(f"  evaluate: {name} ({f'{done.seconds:.0f} s' if done.again else 'as made before'})")
+    return Ranks.parse(held)
+
+
+def _ranked(run: Run, scorer: Scorer, label: str) -> Ranks:
+    return rank_all(scorer, run.dataset.test(), run.candidates["test"], console=run.console, label=label)
+
+
+def _zero_shot(run: Run) -> Ranks:
+    from delrec_lite.llm.zeroshot import zero_shot
+
+    base = run.base()
+    test, candidates = run.dataset.test(), run.candidates["test"]
+    domain = DOMAINS[run.recipe.data.domain]
+    start = time.monotonic()
+    m15, full = zero_shot(base, run.dataset.catalog.titles, domain, test, candidates, ZERO_SHOT_HISTORY, run.console)
+    return Ranks(
+        candidate_ranks(m15, candidates.items, test.targets),
+        catalogue_ranks(full, test.histories, test.targets),
+        time.monotonic() - start,
+    )
+
+
+def training_precision(run: Run) -> Ranks:
+    """Ranks of the test users by the trained model before export; made once, like a stage."""
+    return stored(run, TRAINED, run.finetune().key, lambda: _trained(run))
+
+
+def _trained(run: Run) -> Ranks:
+    from delrec_lite.llm.forward import score_histories
+
+    model, prompts, _ = run.trained()
+    length = run.recipe.model.max_history
+    return _ranked(run, lambda histories: score_histories(model, prompts, histories, length), TRAINED)
+
+
+def _fused(run: Run) -> Ranks:
+    """Log-probabilities of the trained model and of the teachers, mixed by a weight learned on validation users."""
+    from delrec_lite.llm.forward import score_histories
+    from delrec_lite.training.distill import some_users
+
+    model, prompts, _ = run.trained()
+    teacher, length = run.fitted_teacher(), run.recipe.model.max_history
+
+    def both(histories: Sequence[Ints]) -> tuple[Floats, Floats]:
+        return _log_softmax(score_histories(model, prompts, histories, length)), _log_softmax(teacher.scores(histories))
+
+    asked = run.dataset.valid().take(some_users(len(run.dataset.sequences)))
+    parts = [both(asked.histories[at : at + 16]) for at in range(0, len(asked), 16)]
+    own, others = (np.concatenate(part) for part in zip(*parts, strict=True))
+    rows = np.arange(len(asked))
+
+    def likelihood(weight: float) -> float:
+        mixed = _log_softmax(np.asarray((1 - weight) * own + weight * others, np.float32))
+        return float(mixed[rows, asked.targets].mean())
+
+    weight = max(np.linspace(0, 1, 21), key=likelihood)
+    run.console.say(f"  {FUSED}: the teachers weigh {weight:.2f}")
+
+    def scorer(histories: Sequence[Ints]) -> Floats:
+        mine, theirs = both(histories)
+        return np.asarray((1 - weight) * mine + weight * theirs, np.float32)
+
+    return _ranked(run, scorer, FUSED)
+
+
+def _log_softmax(scores: Floats) -> Floats:
+    shifted = scores - scores.max(1, keepdims=True)
+    out: Floats = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    return out
+
+
+def _quantised(run: Run) -> Ranks:
+    from delrec_lite.runtime.recommender import Recommender
+
+    with Recommender.load(run.bundle) as recommender:
+        return _ranked(run, recommender.scores, QUANTISED)

@@ -1,0 +1,59 @@
+"""The table of a run: every model on the same users, segments of them apart, fusion on request."""
+
+import json
+
+import numpy as np
+import pytest
+
+from delrec_lite.evaluation.metrics import per_user
+from delrec_lite.evaluation.segments import by_segment, segments
+from delrec_lite.pipeline.rows import FUSED, QUANTISED, TOGETHER, TRAINED
+from delrec_lite.pipeline.table import evaluate
+from tests.tiny import dataset
+
+
+@pytest.fixture
+def evaluated(tiny_run):
+    run = tiny_run(teacher={"kind": ["sasrec", "caser"], "settings": {}}, finetune={"epochs": 2, "item_lr": 0.03})
+    rows = evaluate(run, fused=True)
+    return run, rows
+
+
+def test_the_table_of_a_run(evaluated):
+    run, rows = evaluated
+    names = ["popularity", "SASRec", "Caser", TOGETHER, "LLM zero-shot", TRAINED, QUANTISED, FUSED]
+    assert [row.model for row in rows if row.protocol == "full"] == names
+    report = json.loads((run.folder / "report.json").read_text())
+    ranks = json.loads((run.folder / "ranks.json").read_text())
+    for row in rows:
+        own = np.array(ranks[row.model][row.protocol])
+        assert row.metrics["HR@5"] == pytest.approx(per_user(own, "HR@5").mean(), abs=1e-4)
+    compared = {(c["model"], c["against"]) for c in report["comparisons"]}
+    assert {(QUANTISED, "SASRec"), (TRAINED, "Caser"), (FUSED, TOGETHER)} <= compared
+    assert {row["model"] for row in report["segments"]} == set(names)
+    table = (run.folder / "table.md").read_text()
+    assert "seen at most" in table
+    assert FUSED in table
+
+
+def test_fusion_is_between_its_parts_or_better_on_what_it_was_fitted_to(evaluated):
+    run, rows = evaluated
+    likely = {row.model: row.metrics["MRR"] for row in rows if row.protocol == "full"}
+    assert likely[FUSED] >= min(likely[TRAINED], likely[TOGETHER]) - 0.05
+
+
+def test_segments_part_the_users_and_their_means_are_those_of_the_ranks():
+    data = dataset()
+    parts = list(segments(data).values())
+    assert (parts[0] ^ parts[1]).all()
+    assert (parts[2] ^ parts[3]).all()
+    lengths = np.array([len(h) for h in data.test().histories])
+    assert lengths[parts[0]].max() < lengths[parts[1]].min()
+
+    from delrec_lite.evaluation.metrics import Ranks
+
+    inside = parts[0]
+    ranks = Ranks(np.where(inside, 1, 9), np.where(inside, 11, 2), 0.0)
+    first, second = by_segment({"m": ranks}, data)[:2]
+    assert (first["m15 HR@1"], first["full HR@10"], first["users"]) == (1.0, 0.0, int(inside.sum()))
+    assert (second["m15 HR@1"], second["full HR@10"]) == (0.0, 1.0)
