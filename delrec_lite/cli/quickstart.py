@@ -7,7 +7,7 @@ import typer
 from delrec_lite.cli.common import JsonFlag, QuietFlag, make_console
 from delrec_lite.cli.options import DEFAULT_RECIPE, DEFAULT_RUNS, FreshFlag, RecipeArgument, RunsOption
 
-EXAMPLE = "Example: `delrec-lite quickstart` (about 25 minutes on 2 cores; interrupted, it goes on where it was)"
+EXAMPLE = "Example: `delrec-lite quickstart`, or `delrec-lite quickstart ml-100k-cpu-quick` to train in 25 minutes"
 
 
 def quickstart(

@@ -29,8 +29,11 @@ def quickstart(recipe: Recipe, runs: Path, console: Console, fresh: bool = False
     minutes = (time.monotonic() - start) / 60
     console.say(f"\n{minutes:.1f} minutes. Table: {run.folder / 'table.md'}. Bundle: {run.bundle}")
     console.say(f'Next: delrec-lite recommend {run.bundle} --history "{run.dataset.catalog.titles[0]}"')
-    if recipe.name == "ml-100k-cpu":
-        console.say("More accuracy for more time: delrec-lite quickstart ml-100k-cpu-full")
+    if "shipped" in run.finetune().result:
+        console.say(
+            f"The trained weights came with the package. To train them here: delrec-lite quickstart {recipe.name} "
+            "--train (about an hour on two cores), or delrec-lite quickstart ml-100k-cpu-quick (25 minutes)"
+        )
     return run
 
 
