@@ -22,6 +22,26 @@ class Engine(Protocol):
             UsageError: An empty history, or an entry that is no item and no vector of the model's width.
         """
 
+    def step(self, session: str, request: Sequence[Entry]) -> tuple[Floats, int]:
+        """Scores after one history, going on from what this session's last request left.
+
+        Entries that the last request began with too are not evaluated again. Sessions are bounded: the one not
+        used for longest makes room, and costs its whole history when it comes back.
+
+        Args:
+            session: Names the user.
+            request: The whole history, as in ``scores``.
+
+        Returns:
+            float32 ``[items]``, and how many entries were evaluated.
+
+        Raises:
+            UsageError: As in ``scores``.
+        """
+
+    def forget(self, session: str) -> None:
+        """Drop what a session left; a session that is not there is no error."""
+
     def states(self, requests: Sequence[Sequence[Entry]]) -> Floats:
         """The last hidden state of each history, after the final norm: float32 ``[requests, hidden]``.
 

@@ -13,10 +13,13 @@ from delrec_lite.machine import cores_allowed
 from delrec_lite.runtime.bundle import REMEDY, Bundle
 from delrec_lite.runtime.engine import Entry
 from delrec_lite.runtime.gguf_rows import TokenRows
+from delrec_lite.runtime.sessions import Sessions, common
 
 # Requests evaluated together, and their tokens; a request's own length may exceed the latter.
 SEQUENCES = 16
 BATCH_TOKENS = 512
+# Users whose last history stays in the cache. A cell of SmolLM2-135M holds 23 kB, so 16 histories of 50 hold 18 MB.
+SESSIONS = 16
 
 _silent: Any = None
 
@@ -71,6 +74,7 @@ class LlamaEngine:
         self._context: Any = None
         self._model: Any = None
         self._outputs: list[int] = []
+        self._sessions = Sessions(SESSIONS)
         try:
             self._load(bundle, threads or cores_allowed())
         except BaseException:
@@ -105,9 +109,9 @@ class LlamaEngine:
         self._rows = TokenRows(bundle.model_path)
         params = c.llama_context_default_params()
         tokens = max(BATCH_TOKENS, prompt.max_history, len(prompt.prefix))
-        params.n_ctx = len(prompt.prefix) + tokens
+        params.n_ctx = len(prompt.prefix) + tokens + SESSIONS * prompt.max_history
         params.n_batch = params.n_ubatch = tokens
-        params.n_seq_max = SEQUENCES + 1
+        params.n_seq_max = 1 + SEQUENCES + SESSIONS
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = c.LLAMA_FLASH_ATTN_TYPE_ENABLED
         params.kv_unified = True  # the prefix's cells are shared by all sequences, not copied
@@ -120,13 +124,36 @@ class LlamaEngine:
 
     def scores(self, requests: Sequence[Sequence[Entry]]) -> Floats:
         """See ``Engine.scores``."""
-        base = self._prompt.item_token_base
         out = np.empty((len(requests), self._items), np.float32)
         for rows in self._batches(requests):
             for output, row in zip(self._outputs, rows, strict=True):
-                logits = self._c.llama_get_logits_ith(self._context, output)
-                out[row] = np.ctypeslib.as_array(logits, (self._vocabulary,))[base : base + self._items]
+                out[row] = self._logits(output)
         return out
+
+    def step(self, session: str, request: Sequence[Entry]) -> tuple[Floats, int]:
+        """See ``Engine.step``."""
+        entries = self._tokens(request)
+        names = [entry if isinstance(entry, int) else entry.tobytes() for entry in entries]
+        start = len(self._prompt.prefix)
+        with self._lock:
+            self._opened()
+            held = self._sessions.take(session)
+            sequence = 1 + SEQUENCES + held.slot
+            kept = common(held.entries, names)
+            held.entries = []  # until all went well
+            if kept:
+                self._c.llama_memory_seq_rm(self._memory, sequence, start + kept, -1)
+            else:
+                self._c.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+                self._c.llama_memory_seq_cp(self._memory, 0, sequence, -1, -1)
+            self._decode([(sequence, start + kept, entries[kept:])], read=True)
+            held.entries = names
+            return self._logits(self._outputs[0]).copy(), len(entries) - kept
+
+    def forget(self, session: str) -> None:
+        """See ``Engine.forget``."""
+        with self._lock:
+            self._sessions.drop(session)
 
     def states(self, requests: Sequence[Sequence[Entry]]) -> Floats:
         """See ``Engine.states``."""
@@ -151,6 +178,17 @@ class LlamaEngine:
                 self._c.llama_model_free(self._model)
                 self._model = None
 
+    def _opened(self) -> None:
+        if not self._context:
+            raise DelrecError("this recommender is closed", "load the bundle again")
+
+    def _logits(self, output: int) -> Floats:
+        """The items' scores at an output, valid until the next decode."""
+        logits = self._c.llama_get_logits_ith(self._context, output)
+        base = self._prompt.item_token_base
+        scores: Floats = np.ctypeslib.as_array(logits, (self._vocabulary,))[base : base + self._items]
+        return scores
+
     def _batches(self, requests: Sequence[Sequence[Entry]], embeddings: bool = False) -> Iterator[list[int]]:
         """Decode requests in groups and yield each group's rows.
 
@@ -160,8 +198,7 @@ class LlamaEngine:
         work = [self._tokens(request) for request in requests]
         for rows in _groups([len(entries) for entries in work]):
             with self._lock:
-                if not self._context:
-                    raise DelrecError("this recommender is closed", "load the bundle again")
+                self._opened()
                 try:
                     self._answer([work[row] for row in rows], embeddings)
                     yield rows

@@ -45,11 +45,15 @@ class Recommendation:
         items: Best first.
         matched: What each title of history and candidates was taken for; a new title is its own.
         milliseconds: Time by phase: ``match``, ``encode``, ``prefill``, ``sort``.
+        tokens_computed: Tokens that the model evaluated for this answer.
+        tokens_avoided: Tokens of the prompt that were in its cache: instruction, soft prompt, a session's history.
     """
 
     items: list[Ranked]
     matched: list[Match]
     milliseconds: dict[str, float]
+    tokens_computed: int
+    tokens_avoided: int
 
 
 class Recommender:
@@ -89,6 +93,8 @@ class Recommender:
         candidates: Sequence[str] | None = None,
         allow_new: bool = False,
         exclude_history: bool = True,
+        exclude: Sequence[str] = (),
+        session: str | None = None,
     ) -> Recommendation:
         """Rank what comes next.
 
@@ -98,6 +104,9 @@ class Recommender:
             candidates: Rank only these; default: the whole catalogue.
             allow_new: Take an unknown title as a new item that lives on its words.
             exclude_history: Leave out what the history holds (candidates are never left out).
+            exclude: More titles to leave out of the catalogue.
+            session: Names a user whose history is kept in the model's cache, so that the next request pays for new
+                items alone; the answer is the same.
 
         Raises:
             UsageError: An empty history, ``k`` below 1, an unknown title, or nothing to rank.
@@ -113,13 +122,19 @@ class Recommender:
         wanted = None
         if candidates is not None:  # the same item named twice is ranked once
             wanted = list(dict.fromkeys(self._entry(title, allow_new, matched) for title in candidates))
+        left_out = [self._matcher.find(title).item for title in exclude]
         clock.lap("match")
         entries: list[Entry] = [e if isinstance(e, int) else self._input_vector(e) for e in had]
         clock.lap("encode")
-        scores = self.engine.scores([entries])[0]
+        read = min(len(entries), self.bundle.prompt.max_history)
+        if session is None:
+            scores, computed = self.engine.scores([entries])[0], read
+        else:
+            scores, computed = self.engine.step(session, entries)
         clock.lap("prefill")
         if wanted is None:
             left = np.ones(len(scores), dtype=bool)
+            left[left_out] = False
             if exclude_history:
                 left[[e for e in had if isinstance(e, int)]] = False
             pool = np.flatnonzero(left)
@@ -131,7 +146,8 @@ class Recommender:
             pool = np.arange(len(values))
         answer = self._ranked(values, pool, names, k)
         clock.lap("sort")
-        return Recommendation(answer, matched, clock.milliseconds)
+        avoided = len(self.bundle.prompt.prefix) + read - computed
+        return Recommendation(answer, matched, clock.milliseconds, computed, avoided)
 
     def recommend_batch(self, histories: Sequence[Sequence[str]], k: int = 10) -> list[list[Ranked]]:
         """The first ``k`` of the catalogue for many histories of titles at once, each without its own history.

@@ -1,0 +1,146 @@
+"""Sessions: the same answers as without, for the price of what is new; bounded, and safe under threads."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from delrec_lite.errors import DelrecError, UsageError
+from delrec_lite.runtime.llama import SESSIONS, LlamaEngine
+from delrec_lite.runtime.recommender import Recommender
+from delrec_lite.runtime.sessions import Sessions, common
+from tests.bundles import MAX_HISTORY, TITLES, tiny_bundle
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return tiny_bundle(tmp_path_factory.mktemp("sessions"))
+
+
+@pytest.fixture
+def engine(tiny):
+    made = LlamaEngine(tiny.bundle, threads=1)
+    yield made
+    made.close()
+
+
+def test_one_more_item_costs_one(engine, tiny):
+    history = [3, 1, 4, 1, 5]
+    costs = []
+    for end in range(1, len(history) + 1):
+        scores, computed = engine.step("u", history[:end])
+        costs.append(computed)
+        np.testing.assert_allclose(scores, tiny.scores([history[:end]])[0], atol=2e-2)
+    assert costs == [1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("second", "cost"),
+    [
+        ([3, 1, 4], 1),  # the same again: only the last is asked
+        ([3, 1], 1),  # shorter
+        ([3, 1, 7, 8], 2),  # other from the third on
+        ([9, 1, 4], 3),  # other from the first
+        ([3, 1, 4, 8, 9], 2),
+    ],
+)
+def test_what_two_histories_begin_with_is_kept(engine, tiny, second, cost):
+    engine.step("u", [3, 1, 4])
+    scores, computed = engine.step("u", second)
+    assert computed == cost
+    np.testing.assert_allclose(scores, tiny.scores([second])[0], atol=2e-2)
+
+
+def test_a_window_that_slides_is_evaluated_anew_and_right(engine, tiny):
+    history = [n % len(TITLES) for n in range(MAX_HISTORY + 3)]
+    for end in range(MAX_HISTORY - 1, len(history) + 1):
+        scores, computed = engine.step("u", history[:end])
+        np.testing.assert_allclose(scores, tiny.scores([history[:end]])[0], atol=2e-2)
+    assert computed == MAX_HISTORY
+
+
+def test_vectors_are_kept_too(engine):
+    vector = np.linspace(-1, 1, engine.hidden, dtype=np.float32)
+    first, _ = engine.step("u", [1, vector])
+    again, computed = engine.step("u", [1, vector, 2])
+    assert computed == 1
+    np.testing.assert_allclose(again, engine.scores([[1, vector, 2]])[0], atol=2e-2)
+    other, computed = engine.step("u", [1, vector + 1, 2])
+    assert computed == 2
+    assert np.abs(other - again).max() > 1e-3
+
+
+def test_users_and_batches_do_not_disturb_each_other(engine, tiny):
+    histories = {f"u{n}": [n, n + 1] for n in range(SESSIONS + 5)}
+    for name, history in histories.items():
+        engine.step(name, history)
+    engine.scores([[7, 8, 9]] * 20)
+    for name, history in histories.items():
+        scores, computed = engine.step(name, [*history, 30])
+        np.testing.assert_allclose(scores, tiny.scores([[*history, 30]])[0], atol=2e-2)
+    assert computed == 3  # made room for others since
+
+
+def test_the_one_not_used_for_longest_makes_room():
+    table = Sessions(2)
+    a, b = table.take("a"), table.take("b")
+    table.take("a")
+    c = table.take("c")
+    assert (c.slot, len(table)) == (b.slot, 2)
+    assert table.take("a") is a
+    table.drop("a")
+    assert table.take("d").slot == a.slot
+    table.drop("nobody")
+
+
+def test_the_last_entry_is_always_evaluated():
+    assert common([1, 2, 3], [1, 2, 3]) == 2
+    assert common([1, 2, 3], [1, 2, 3, 4]) == 3
+    assert common([], [1]) == 0
+    assert common([1, 2], [2, 2]) == 0
+
+
+def test_a_failed_step_leaves_nothing_to_go_on_from(engine, tiny, monkeypatch):
+    engine.step("u", [1, 2])
+    monkeypatch.setattr(engine, "_decode", lambda *_, **__: (_ for _ in ()).throw(DelrecError("no memory", "")))
+    with pytest.raises(DelrecError):
+        engine.step("u", [1, 2, 3])
+    monkeypatch.undo()
+    scores, computed = engine.step("u", [1, 2, 3])
+    assert computed == 3
+    np.testing.assert_allclose(scores, tiny.scores([[1, 2, 3]])[0], atol=2e-2)
+
+
+def test_a_closed_or_wrong_request_is_refused(engine):
+    with pytest.raises(UsageError):
+        engine.step("u", [])
+    engine.forget("u")
+    engine.close()
+    with pytest.raises(DelrecError, match="closed"):
+        engine.step("u", [1])
+
+
+def test_recommend_with_a_session_says_what_it_saved(tiny):
+    with Recommender.load(tiny.bundle.folder, threads=1) as recommender:
+        history = TITLES[:4]
+        plain = recommender.recommend(history, k=5)
+        first = recommender.recommend(history[:3], k=5, session="me")
+        second = recommender.recommend(history, k=5, session="me")
+        prefix = len(tiny.prefix)
+        assert (plain.tokens_computed, plain.tokens_avoided) == (4, prefix)
+        assert (first.tokens_computed, first.tokens_avoided) == (3, prefix)
+        assert (second.tokens_computed, second.tokens_avoided) == (1, prefix + 3)
+        assert [r.title for r in second.items] == [r.title for r in plain.items]
+        gone = plain.items[0].title
+        assert gone not in [r.title for r in recommender.recommend(history, k=50, exclude=[gone]).items]
+
+
+def test_sessions_under_threads_get_their_own_answers(engine, tiny):
+    histories = [[n % 40, (n * 7) % 40, (n * 3) % 40] for n in range(40)]
+
+    def ask(n):
+        return engine.step(f"u{n % 20}", histories[n])[0]
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(ask, range(40)))
+    np.testing.assert_allclose(np.stack(answers), tiny.scores(histories), atol=2e-2)
