@@ -179,7 +179,7 @@ class _Timer:
         if self.workload == "batch":
             tokens = float(sum(self.requests.tokens(n) for n in range(users)))
         else:
-            tokens = float(np.mean([self.requests.tokens(n) for n in range(len(samples))]))
+            tokens = float(np.mean([self.requests.tokens(n, self.workload) for n in range(len(samples))]))
         if self.workload == "load":
             tokens += len(configuration.serving.bundle.prompt.prefix)
         return Result(
@@ -249,6 +249,7 @@ def _measure_accuracy(configurations: Sequence[_Configuration], requests: Reques
                 }
                 for workload, protocol, values in (
                     ("cold", "full", ranks.full),
+                    ("step", "full", ranks.full),
                     ("batch", "full", ranks.full),
                     ("rerank", among, ranks.m15),
                 )

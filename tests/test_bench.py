@@ -30,6 +30,7 @@ class Fake:
     def __init__(self, folder, name="fake", quant="f16", threads=1, wait=0.0, log=None, ids=None):
         self.name, self.threads, self.wait, self.closed = name, threads, wait, False
         self.log = [] if log is None else log
+        self.sessions = []
         ids = ids or [f"i{n}" for n in range(ITEMS)]
         self.bundle = SimpleNamespace(
             folder=folder,
@@ -43,8 +44,9 @@ class Fake:
             },
         )
 
-    def recommend(self, history, k=10, candidates=None):
+    def recommend(self, history, k=10, candidates=None, session=None):
         self.log.append((self.name, self.threads, len(history), None if candidates is None else len(candidates)))
+        self.sessions.append(session)
         time.sleep(self.wait)
         return SimpleNamespace(milliseconds={"prefill": 1e3 * self.wait, "sort": 0.0})
 
@@ -117,6 +119,17 @@ def test_each_workload_asks_what_it_says(tmp_path):
     assert rerank.peak_rss_bytes == 2_000_000
     assert cold.artifact_bytes == 1000
     assert fake.closed
+
+
+def test_step_times_the_newest_item_of_a_user_known_before(tmp_path):
+    golden(tmp_path / "a.delrec")
+    found, (fake,) = run(tmp_path / "a.delrec", Plan(["step"], [1], repeats=2))
+    lengths = [entry[2] for entry in fake.log]
+    assert lengths == [n for timed in (14, 17, 5, 8) for n in (timed - 1, timed)]
+    assert set(fake.sessions) == {"bench"}
+    assert found.results[0].tokens == 1
+    assert len(found.results[0].samples_ms) == 2
+    assert found.results[0].accuracy["protocol"] == "full"
 
 
 def test_memory_is_that_of_a_process_that_does_only_this_workload(tmp_path):
@@ -198,7 +211,7 @@ def test_without_requests_a_data_set_is_asked_for(tmp_path):
 
 @pytest.mark.parametrize(
     "plan",
-    [Plan(["cold"], [1], 0), Plan(["cold"], [0]), Plan(["cold"], []), Plan(["step"], [1]), Plan([], [1])],
+    [Plan(["cold"], [1], 0), Plan(["cold"], [0]), Plan(["cold"], []), Plan(["fast"], [1]), Plan([], [1])],
 )
 def test_plans_that_time_nothing_are_refused(tmp_path, plan):
     with pytest.raises(UsageError):

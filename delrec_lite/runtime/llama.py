@@ -2,7 +2,7 @@
 
 import ctypes
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -133,7 +133,7 @@ class LlamaEngine:
     def step(self, session: str, request: Sequence[Entry]) -> tuple[Floats, int]:
         """See ``Engine.step``."""
         entries = self._tokens(request)
-        names = [entry if isinstance(entry, int) else entry.tobytes() for entry in entries]
+        names: list[Hashable] = [entry if isinstance(entry, int) else entry.tobytes() for entry in entries]
         start = len(self._prompt.prefix)
         with self._lock:
             self._opened()
