@@ -14,12 +14,14 @@ from delrec_lite.export.card import bundle_readme, licences_text
 from delrec_lite.export.gguf_file import write_gguf
 from delrec_lite.export.merge import merge
 from delrec_lite.export.parity import Parity, compare, gate
+from delrec_lite.export.prune import prune
 from delrec_lite.export.quantise import quantise
 from delrec_lite.llm.forward import last_states, score_all
 from delrec_lite.llm.load import Base
 from delrec_lite.llm.model import ItemLM
 from delrec_lite.machine import cores_allowed
 from delrec_lite.prompts.tasks import TITLE_PREFIX, Prompts
+from delrec_lite.prompts.vocabulary import Vocabulary
 from delrec_lite.runtime.bundle import finish_bundle
 from delrec_lite.runtime.recommender import Recommender
 
@@ -56,6 +58,7 @@ def export(
     quant: str,
     max_history: int,
     score_correlation: float,
+    prune_vocab: bool,
     licences: Mapping[str, str],
     provenance: Mapping[str, Any],
     console: Console,
@@ -73,6 +76,7 @@ def export(
         quant: One of ``export.quantise.QUANTS``.
         max_history: Items that the prompt holds.
         score_correlation: The gate.
+        prune_vocab: Leave out text tokens that nothing here needs.
         licences: Of model and data, by name.
         provenance: Goes into the manifest.
         console: Shows progress.
@@ -93,12 +97,22 @@ def export(
             scale = model.log_scale.exp().item()
             merged = merge(model, last_states(model, prompts, asked[:16], max_history).mean(0))
             tick(1, "write")
-            f16 = staging / "model-f16.gguf"
+            f16, tokenizer = staging / "model-f16.gguf", staging / "tokenizer.json"
+            vocabulary, prefix = prompts.vocabulary, list(prompts.next_prefix)
+            if prune_vocab:
+                titles = [before + title for title in dataset.catalog.titles for before in ("", TITLE_PREFIX)]
+                text_ids = [i for i in prefix if i < vocabulary.text]
+                words = [*titles, *prompts.text.values()]
+                pruned = prune(base.folder / "tokenizer.json", words, text_ids, vocabulary.text)
+                merged, vocabulary, prefix = pruned.apply(merged), pruned.vocabulary(vocabulary), pruned.ids(prefix)
+                _write_json(tokenizer, pruned.tokenizer)
+            else:
+                shutil.copyfile(base.folder / "tokenizer.json", tokenizer)
             write_gguf(
                 merged,
-                prompts.vocabulary,
-                token_texts(dataset.catalog.titles, dataset.catalog.ids, token_names(base.folder / "tokenizer.json")),
-                base.folder / "tokenizer.json",
+                vocabulary,
+                token_texts(dataset.catalog.titles, dataset.catalog.ids, token_names(tokenizer)),
+                tokenizer,
                 base.name,
                 name,
                 licences.get(base.name, ""),
@@ -122,9 +136,10 @@ def export(
                     "popularity": dataset.popularity().tolist(),
                 },
             )
-            _write_json(staging / "prompt.json", prompt_file(model, prompts, max_history, scale))
+            _write_json(
+                staging / "prompt.json", prompt_file(model, prompts.text, vocabulary, prefix, max_history, scale)
+            )
             _write_json(staging / "golden.json", golden(dataset, candidates["test"], max_history))
-            shutil.copyfile(base.folder / "tokenizer.json", staging / "tokenizer.json")
             tick(1, "compare")
             described = {
                 "base": base.name,
@@ -133,6 +148,7 @@ def export(
                 "quant": quant,
                 "file": file,
                 "tensor_types": types,
+                "text_tokens": {"kept": vocabulary.text, "of": prompts.vocabulary.text},
             }
             (staging / "README.md").write_text(bundle_readme(name, described, licences), encoding="utf-8")
             (staging / "LICENCES.md").write_text(licences_text(licences), encoding="utf-8")
@@ -188,17 +204,23 @@ def token_texts(titles: Sequence[str], ids: Sequence[str], taken: Collection[str
     return texts
 
 
-def prompt_file(model: ItemLM, prompts: Prompts, max_history: int, scale: float) -> dict[str, Any]:
+def prompt_file(
+    model: ItemLM,
+    text: Mapping[str, str],
+    vocabulary: Vocabulary,
+    prefix: Sequence[int],
+    max_history: int,
+    scale: float,
+) -> dict[str, Any]:
     """What serving needs to build the prompt that training built."""
-    vocabulary = prompts.vocabulary
     return {
         "schema": 1,
-        "prefix": prompts.next_prefix,
+        "prefix": prefix,
         "soft_tokens": vocabulary.soft,
         "item_token_base": vocabulary.item_base,
         "max_history": max_history,
         "new_item": {"title_prefix": TITLE_PREFIX, "input_norm": model.input_norm, "scale": scale},
-        "text": prompts.text,
+        "text": text,
     }
 
 

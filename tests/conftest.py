@@ -30,6 +30,7 @@ def export_tiny(base_folder, target, quant="f16", model=None, **changed):
         "quant": quant,
         "max_history": 10,
         "score_correlation": 0.9,
+        "prune_vocab": False,
         "licences": {"tiny": "none"},
         "provenance": {},
         "console": QUIET,

@@ -1,5 +1,6 @@
 """A language model and a data set small enough to train in a test, built on the spot."""
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -46,8 +47,8 @@ def candidates(split: str = "test", m: int = 5) -> CandidateSets:
     return CandidateSets(split, np.array(rows), 3)
 
 
-def write_base(folder: Path) -> Path:
-    """A two-layer Llama with byte-pair tokenizer, as a Hugging Face folder."""
+def write_base(folder: Path, more: Sequence[str] = ()) -> Path:
+    """A two-layer Llama with byte-pair tokenizer, as a Hugging Face folder; the tokenizer knows titles and ``more``."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     tokenizer = Tokenizer(models.BPE(byte_fallback=False))
@@ -55,7 +56,7 @@ def write_base(folder: Path) -> Path:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=SPECIALS, initial_alphabet=alphabet)
-    tokenizer.train_from_iterator([f" {t}" for t in dataset().catalog.titles], trainer)
+    tokenizer.train_from_iterator([*(f" {t}" for t in dataset().catalog.titles), *more], trainer)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     torch.manual_seed(0)

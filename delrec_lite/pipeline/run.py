@@ -219,6 +219,7 @@ class Run:
             quant=quant,
             max_history=self.recipe.model.max_history,
             score_correlation=self.recipe.export.score_correlation,
+            prune_vocab=self.recipe.export.prune_vocab,
             licences={p.name: p.licence for p in self.pulled.values()},
             provenance={
                 "delrec_lite": __version__,
