@@ -93,6 +93,9 @@ class FinetuneSection(OptimSection):
     modules: Literal["attention", "all"] = Field("attention", description="linear layers that get an adapter")
     teacher_weight: float = Field(0.0, ge=0, le=1, description="share of the teacher's distribution in the target")
     train_soft: bool = Field(False, description="the soft prompt learns too (ablation)")
+    teacher_until: float = Field(
+        1.0, gt=0, le=1, description="share of the steps after which teacher_weight falls, reaching 0 at the end"
+    )
     valid_every: float = Field(0.0, ge=0, description="epochs between validations, which choose the weights; 0: none")
     patience: int = Field(3, ge=1, description="validations without a better one before training stops")
 

@@ -220,3 +220,10 @@ def test_a_data_set_smaller_than_a_step_is_one_step():
     plan = StepPlan([np.arange(5)], 3, 1000, seed=0)
     assert sum(len(w) - 1 for w in plan.at(0)) == 4
     assert sum(len(w) - 1 for w in plan.at(3)) == 4
+
+
+def test_the_teacher_s_share_of_the_target_falls_at_the_end():
+    recipe = FinetuneSection(teacher_weight=0.5, teacher_until=0.6)
+    shares = [stage2.teacher_weight(recipe, done) for done in (0.0, 0.6, 0.8, 1.0)]
+    assert shares == pytest.approx([0.5, 0.5, 0.25, 0.0])
+    assert stage2.teacher_weight(FinetuneSection(teacher_weight=0.3), 1.0) == 0.3

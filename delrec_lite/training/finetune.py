@@ -104,7 +104,8 @@ def finetune(
             wanted = teacher_distribution(teacher, inputs, 1.0)
             kl = F.kl_div(F.log_softmax(scores, 1), wanted, reduction="batchmean", log_target=True)
             figures["teacher"] = kl.item()
-            loss = (1 - recipe.teacher_weight) * loss + recipe.teacher_weight * kl
+            weight = teacher_weight(recipe, step / plan)
+            loss = (1 - weight) * loss + weight * kl
         return loss, figures
 
     model.train()
@@ -125,6 +126,13 @@ def finetune(
     (out / "finetune.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
     finished(out)
     return report
+
+
+def teacher_weight(recipe: FinetuneSection, done: float) -> float:
+    """The teacher's share of the target when the share ``done`` of the steps is made."""
+    if done <= recipe.teacher_until:
+        return recipe.teacher_weight
+    return recipe.teacher_weight * (1 - done) / (1 - recipe.teacher_until)
 
 
 def _measure(
