@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from delrec_lite.data.types import CandidateSets, Floats, Split
-from delrec_lite.errors import BundleError, DataError, UsageError
+from delrec_lite.errors import DataError
+from delrec_lite.runtime.golden import read_golden
 
 WORKLOADS = {
     "cold": "one history, the first 10 of the catalogue",
@@ -27,7 +26,6 @@ WORKLOADS = {
 HISTORY = 20
 K = 10
 MOST_USERS = 1000
-GOLDEN = "golden.json"
 SESSION = "bench"
 
 
@@ -127,27 +125,11 @@ def requests_of(bundle: Any, dataset: Path | None = None) -> Requests:
         split, sets = data.test().take(users), CandidateSets("test", sets.items[users], sets.seed)
         source = f"{data.name}, test users"
     else:
-        split, sets = _golden(bundle.folder / GOLDEN, len(items.ids))
+        held = read_golden(bundle.folder, len(items.ids))
+        split, sets = Split("test", held.histories, held.targets), CandidateSets("test", held.candidates, 0)
         source = f"{bundle.name}, held-out requests in the bundle"
     newest = tuple(history[-min(HISTORY, bundle.prompt.max_history) :] for history in split.histories)
     return Requests(Split("test", newest, split.targets), sets, items.titles, source)
-
-
-def _golden(path: Path, items: int) -> tuple[Split, CandidateSets]:
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-        histories = tuple(np.array(h, dtype=np.int64) for h in held["histories"])
-        targets = np.array(held["targets"], dtype=np.int64)
-        candidates = np.array(held["candidates"], dtype=np.int64)
-    except FileNotFoundError as error:
-        raise UsageError(f"{path.parent} holds no requests to time", "give some with --dataset DIR") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"{path} does not read: {error}", "export the run again, or give --dataset DIR") from error
-    fits = len(histories) == len(targets) == len(candidates) > 0 and candidates.ndim == 2
-    fits = fits and all(h.ndim == 1 and len(h) for h in histories)
-    if not fits or not all(a.min() >= 0 and a.max() < items for a in (*histories, targets, candidates)):
-        raise BundleError(f"{path} does not fit the bundle's catalogue", "export the run again, or give --dataset DIR")
-    return Split("test", histories, targets), CandidateSets("test", candidates, 0)
 
 
 def ask(serving: Serving, request: Request) -> tuple[float, dict[str, float]]:

@@ -23,6 +23,7 @@ from delrec_lite.machine import cores_allowed
 from delrec_lite.prompts.tasks import TITLE_PREFIX, Prompts
 from delrec_lite.prompts.vocabulary import Vocabulary
 from delrec_lite.runtime.bundle import finish_bundle
+from delrec_lite.runtime.golden import Golden, write_golden
 from delrec_lite.runtime.recommender import Recommender
 
 PARITY_USERS = 50
@@ -139,7 +140,6 @@ def export(
             _write_json(
                 staging / "prompt.json", prompt_file(model, prompts.text, vocabulary, prefix, max_history, scale)
             )
-            _write_json(staging / "golden.json", golden(dataset, candidates["test"], max_history))
             tick(1, "compare")
             described = {
                 "base": base.name,
@@ -165,6 +165,8 @@ def export(
             staging = trial
             with Recommender.load(trial) as recommender:
                 parity = compare(trained, recommender.scores(asked))
+                stored = golden(dataset, candidates["test"], max_history)
+                write_golden(trial, stored, recommender.scores(stored.histories))
             gate(parity, score_correlation)
             finish_bundle(
                 trial,
@@ -224,15 +226,13 @@ def prompt_file(
     }
 
 
-def golden(dataset: Dataset, candidates: CandidateSets, max_history: int) -> dict[str, Any]:
-    """Requests with known answers: what `bench` asks where no data set is at hand."""
+def golden(dataset: Dataset, candidates: CandidateSets, max_history: int) -> Golden:
+    """Requests of test users: what `verify` asks, and `bench` where no data set is at hand."""
     test = dataset.test()
-    users = range(0, len(test), max(1, len(test) // GOLDEN_USERS))
-    return {
-        "histories": [test.histories[u][-max_history:].tolist() for u in users],
-        "targets": [int(test.targets[u]) for u in users],
-        "candidates": [candidates.items[u].tolist() for u in users],
-    }
+    users = list(range(0, len(test), max(1, len(test) // GOLDEN_USERS)))
+    some = test.take(users)
+    histories = tuple(history[-max_history:] for history in some.histories)
+    return Golden(histories, some.targets, candidates.take(users).items)
 
 
 def _write_json(path: Path, data: Any) -> None:

@@ -1,0 +1,90 @@
+"""The requests stored in a bundle: held-out users, what they took next, and what the bundle answered at export."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from delrec_lite.data.types import Floats, Ints
+from delrec_lite.errors import BundleError, UsageError
+from delrec_lite.runtime.bundle import REMEDY
+
+FILE = "golden.json"
+KEPT = 10
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Stored requests.
+
+    Attributes:
+        histories: Item indices, oldest first.
+        targets: What each user took next, int64 ``[users]``.
+        candidates: int64 ``[users, m]``.
+        top: The items answered first at export, int64 ``[users, 10]``; None in a bundle of an older version.
+        scores: Their scores, float32, same shape.
+    """
+
+    histories: tuple[Ints, ...]
+    targets: Ints
+    candidates: Ints
+    top: Ints | None = None
+    scores: Floats | None = None
+
+
+def write_golden(folder: Path, golden: Golden, scores: Floats) -> None:
+    """Write the requests with the answers that ``scores``, float32 ``[users, items]``, give."""
+    top = np.argsort(-scores, axis=1)[:, :KEPT]
+    held: dict[str, Any] = {
+        "histories": [history.tolist() for history in golden.histories],
+        "targets": golden.targets.tolist(),
+        "candidates": golden.candidates.tolist(),
+        "top": top.tolist(),
+        "scores": np.round(np.take_along_axis(scores, top, 1), 4).tolist(),
+    }
+    (folder / FILE).write_text(json.dumps(held), encoding="utf-8")
+
+
+def read_golden(folder: Path, items: int) -> Golden:
+    """The stored requests, checked against a catalogue of ``items``.
+
+    Raises:
+        UsageError: There are none.
+        BundleError: They do not read or do not fit.
+    """
+    path = folder / FILE
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        golden = Golden(
+            tuple(np.array(h, dtype=np.int64) for h in held["histories"]),
+            np.array(held["targets"], dtype=np.int64),
+            np.array(held["candidates"], dtype=np.int64),
+            np.array(held["top"], dtype=np.int64) if "top" in held else None,
+            np.array(held["scores"], dtype=np.float32) if "top" in held else None,
+        )
+    except FileNotFoundError as error:
+        raise UsageError(f"{folder} holds no stored requests", "give some with --dataset DIR") from error
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise BundleError(f"{path} does not read: {error}", REMEDY) from error
+    if not _fits(golden, items):
+        raise BundleError(f"{path} does not fit the bundle's catalogue", REMEDY)
+    return golden
+
+
+def _fits(golden: Golden, items: int) -> bool:
+    users = len(golden.histories)
+    matrices: Sequence[Any] = [golden.candidates]
+    if golden.top is not None and golden.scores is not None:
+        if golden.top.shape != golden.scores.shape:
+            return False
+        matrices = [golden.candidates, golden.top]
+    if not users or golden.targets.shape != (users,):
+        return False
+    if any(m.ndim != 2 or len(m) != users or m.shape[1] < 1 for m in matrices):
+        return False
+    if any(h.ndim != 1 or not len(h) for h in golden.histories):
+        return False
+    return all(a.min() >= 0 and a.max() < items for a in (*golden.histories, golden.targets, *matrices))

@@ -1,0 +1,72 @@
+"""`verify`: a bundle as exported passes; changed files, changed answers and bundles without answers do not."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from delrec_lite.cli.app import app
+from delrec_lite.errors import BundleError
+from delrec_lite.runtime.golden import FILE, read_golden
+from delrec_lite.runtime.verify import verify
+from tests.tiny import ITEMS
+
+
+def rewrite(bundle, change):
+    """Change the stored requests, and let the manifest name what is there now."""
+    path = bundle / FILE
+    held = json.loads(path.read_text())
+    change(held)
+    path.write_text(json.dumps(held))
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["files"][FILE] = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "bytes": path.stat().st_size}
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_bundle_as_exported_is_verified(tiny_bundle):
+    found = verify(tiny_bundle, threads=1)
+    assert found.top10_overlap == 1.0
+    assert found.largest_difference < 0.01
+    assert found.requests == 24
+    assert found.gated
+    golden = read_golden(tiny_bundle, ITEMS)
+    assert (np.diff(golden.scores, axis=1) <= 0).all()
+
+
+def test_json_and_table(tiny_bundle):
+    done = CliRunner().invoke(app, ["verify", str(tiny_bundle), "--threads", "1", "--json"])
+    assert json.loads(done.stdout)["top10_overlap"] == 1.0
+    done = CliRunner().invoke(app, ["verify", str(tiny_bundle), "--threads", "1"])
+    assert "24 answered" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda held: held.update(top=[row[::-1] for row in np.add(held["top"], 11).__mod__(ITEMS).tolist()]),
+            "differ",
+        ),
+        (lambda held: held.update(scores=np.add(held["scores"], 1.0).tolist()), "differ by up to 1"),
+        (lambda held: held.pop("top"), "no answers"),
+        (lambda held: held["top"][0].__setitem__(0, ITEMS), "does not fit"),
+        (lambda held: held["top"].pop(), "does not fit"),
+        (lambda held: held.update(histories=[[]] * 24), "does not fit"),
+        (lambda held: held.update(targets="x"), "does not read"),
+    ],
+)
+def test_other_answers_or_broken_requests_are_told(tiny_bundle, change, words):
+    rewrite(tiny_bundle, change)
+    with pytest.raises(BundleError, match=words):
+        verify(tiny_bundle, threads=1)
+
+
+def test_a_changed_file_is_named(tiny_bundle):
+    path = tiny_bundle / "model-f16.gguf"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BundleError, match="model-f16.gguf"):
+        verify(tiny_bundle)
