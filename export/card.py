@@ -77,8 +77,8 @@ for title, logprob in answer["choices"][0]["logprobs"]["top_logprobs"][0].items(
 ```
 
 A server does the same: `python -m llama_cpp.server --model {model["file"]} --logits_all true`, then a completion
-request with `max_tokens` 1 and `logprobs` 10. In a chat the template puts the fixed words in by itself; the message is the
-titles, oldest first, one a line.
+request with `max_tokens` 1 and `logprobs` 10. In a chat the template puts the fixed words in by itself; the message is
+the titles, oldest first, one a line.
 
 `manifest.json` holds the hash of every file, the recipe and the figures of the comparison with the trained model.
 
