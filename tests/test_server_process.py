@@ -164,3 +164,16 @@ def test_the_page_in_a_browser(served, browser):
     click("#history button")
     wait.until(lambda _: len(texts("#history li")) == 1)
     assert texts("#error") == [""]
+
+
+def test_clients_at_once_get_the_answers_of_one(served):
+    from delrec_lite.bench.load import load
+
+    histories = [TITLES[n : n + 3] for n in range(8)]
+    found = load(served.address, histories, clients=6, seconds=1.5, pid=served.process.pid)
+    assert found.differing == 0
+    assert set(found.statuses) == {"200"}
+    assert found.statuses["200"] > 6
+    assert found.rss_after < found.rss_before + 50_000_000
+    with pytest.raises(ValueError, match="this machine"):
+        load("http://example.org", histories, 1, 1.0)
