@@ -1,32 +1,84 @@
 """The texts of a bundle: its README (a model card) and the licences of what is inside."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def bundle_readme(name: str, model: Mapping[str, Any], licences: Mapping[str, str]) -> str:
-    """A model card with front matter."""
+def bundle_readme(
+    name: str,
+    model: Mapping[str, Any],
+    licences: Mapping[str, str],
+    titles: Sequence[str],
+    provenance: Mapping[str, Any],
+    parity: Mapping[str, float],
+) -> str:
+    """A model card with front matter, and how to run it here, in a stock llama.cpp server, in plain Python.
+
+    Args:
+        name: Of the run.
+        model: As the manifest has it.
+        licences: By name of model and data set.
+        titles: Two of the catalogue, for the examples.
+        provenance: As the manifest has it.
+        parity: Against the model in training precision.
+    """
+    text = model["text_tokens"]
+    base = f"base_model: {model['base']}\n"
+    shown = ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in parity.items())
+    data = provenance.get("stages", {}).get("prepare", {})
+    trained = f"Trained on {data['users']} users, {data['items']} items, " if data else ""
+    trained += f"{data['interactions']} interactions.\n" if data else ""
+    first, second = (title.replace('"', "'") for title in titles)
     tags = "\n".join(f"  - {tag}" for tag in ("recommendation", "sequential-recommendation", "gguf", "delrec"))
     types = ", ".join(f"{count} x {kind}" for kind, count in model["tensor_types"].items()) or "F16"
     return f"""---
 library_name: delrec-lite
-tags:
+{base}tags:
 {tags}
 ---
 # {name}
 
 A sequential recommender: {model["base"]} with a distilled soft prompt, a fine-tuned adapter merged in and the whole
-catalogue as item tokens. Model file: `{model["file"]}` ({types}).
+catalogue as item tokens. Model file: `{model["file"]}` ({types}); {text["kept"]} of the base's {text["of"]} text tokens
+are kept. {trained}
+Against the model in training precision ({model["quant"]}): {shown}.
 
-    pip install "delrec-lite[gguf]"
-    delrec-lite recommend {name}.delrec --history "a title" --history "another title" -k 10
+## With delrec-lite
 
-In Python:
+```bash
+pip install "delrec-lite[gguf]"
+delrec-lite recommend {name}.delrec --history "{first}" --history "{second}" -k 10
+delrec-lite verify {name}.delrec
+```
 
-    from delrec_lite.runtime.recommender import Recommender
+```python
+from delrec_lite.runtime.recommender import Recommender
 
-    recommender = Recommender.load("{name}.delrec")
-    recommender.recommend(history=["a title", "another title"], k=10)
+with Recommender.load("{name}.delrec") as recommender:
+    print(recommender.recommend(history=["{first}", "{second}"], k=10).items)
+```
+
+## In any llama.cpp runtime
+
+Every item is one token whose text is its title, and its output row is what scores it: the logits behind a prompt that
+lists titles are the ranking. The fixed words before the titles, soft prompt included, are in `prompt.json`; nothing
+stands between the titles.
+
+```python
+import json
+from llama_cpp import Llama
+
+folder = "{name}.delrec/"
+words = json.load(open(folder + "prompt.json", encoding="utf-8"))["text"]["stock"]
+model = Llama(folder + "{model["file"]}", n_ctx=256, logits_all=True, verbose=False)
+answer = model.create_completion(words + "{first}" + "{second}", max_tokens=1, logprobs=10)
+for title, logprob in answer["choices"][0]["logprobs"]["top_logprobs"][0].items():
+    print(f"{{logprob:8.3f}}  {{title}}")
+```
+
+A server does the same: `python -m llama_cpp.server --model {model["file"]} --logits_all true`, then a completion
+request with `max_tokens` 1 and `logprobs` 10. In a chat the template puts the fixed words in by itself; the message is
+the titles, oldest first, one a line.
 
 `manifest.json` holds the hash of every file, the recipe and the figures of the comparison with the trained model.
 

@@ -34,6 +34,7 @@ def write_gguf(
     base: str,
     name: str,
     licence: str,
+    template: str,
     path: Path,
 ) -> None:
     """Write ``merged`` to ``path``.
@@ -46,6 +47,7 @@ def write_gguf(
         base: Name of the base model, as pulled.
         name: Goes into ``general.name``.
         licence: Goes into ``general.license``.
+        template: Jinja text that makes a prompt of chat messages.
         path: New file.
 
     Raises:
@@ -62,6 +64,7 @@ def write_gguf(
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
     _add_shape(writer, config, len(vocabulary))
     _add_tokenizer(writer, vocabulary, titles, tokenizer_json, base, config)
+    writer.add_chat_template(template)
     names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
     for hf_name, tensor in merged.tensors.items():
         target = names.get_name(hf_name, try_suffixes=(".weight", ".bias"))

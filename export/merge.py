@@ -26,20 +26,30 @@ class Merged:
 
 
 @torch.no_grad()
-def merge(model: ItemLM, usual_state: Any) -> Merged:
+def merge(model: ItemLM, states: Any) -> Merged:
     """Fold the adapter into the LLM, and soft prompt and items into its vocabulary; ``model`` is used up.
 
     Args:
         model: As trained.
-        usual_state: The mean hidden state of some requests, ``[hidden]``. Text and soft tokens get the head row that
-            gives a logit of ``NEVER`` at this state, so that no runtime can answer with them.
+        states: Hidden states of many requests, ``[n, hidden]``. Text and soft tokens get the head row whose logit is
+            nearest to ``NEVER`` at all of them, so that no runtime answers with them.
     """
     lm = model.lm.float()
     if hasattr(lm, "merge_and_unload"):
         lm = lm.merge_and_unload()
     tensors = {name: t for name, t in lm.state_dict().items() if not name.endswith("rotary_emb.inv_freq")}
     tensors["model.embed_tokens.weight"] = torch.cat([tensors["model.embed_tokens.weight"], model.extension()])
-    never = NEVER * usual_state / usual_state.square().sum()
-    others = never.expand(model.vocabulary.item_base, -1)
+    others = never_row(states).expand(model.vocabulary.item_base, -1)
     tensors["lm_head.weight"] = torch.cat([others, model.head()])
     return Merged(lm.config, tensors)
+
+
+def never_row(states: Any) -> Any:
+    """The row with a logit of about ``NEVER`` at every state: least squares, a little ridge to stay small.
+
+    Args:
+        states: float32 ``[n, hidden]``.
+    """
+    square = states.T @ states / len(states)
+    ridge = 1e-3 * square.diagonal().mean() * torch.eye(len(square))
+    return torch.linalg.solve(square + ridge, NEVER * states.mean(0))

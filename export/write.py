@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from delrec_lite.console import Console
 from delrec_lite.data.types import CandidateSets, Dataset
 from delrec_lite.export.card import bundle_readme, licences_text
@@ -16,7 +19,8 @@ from delrec_lite.export.merge import merge
 from delrec_lite.export.parity import Parity, compare, gate
 from delrec_lite.export.prune import prune
 from delrec_lite.export.quantise import quantise
-from delrec_lite.llm.forward import last_states, score_all
+from delrec_lite.export.stock import chat_template, stock_prompt, token_text
+from delrec_lite.llm.forward import read_states, score_all, window_segment
 from delrec_lite.llm.load import Base
 from delrec_lite.llm.model import ItemLM
 from delrec_lite.machine import cores_allowed
@@ -28,6 +32,8 @@ from delrec_lite.runtime.recommender import Recommender
 
 PARITY_USERS = 50
 GOLDEN_USERS = 64
+# Whose states, and how many of each, decide what text tokens' rows look like: short histories count too.
+STATES_USERS, STATES_LENGTH = 64, 20
 
 
 @dataclass(frozen=True)
@@ -96,27 +102,32 @@ def export(
             trained = score_all(model, prompts, asked, max_history)
             tick(1, "merge")
             scale = model.log_scale.exp().item()
-            merged = merge(model, last_states(model, prompts, asked[:16], max_history).mean(0))
+            merged = merge(model, some_states(model, prompts, dataset))
             tick(1, "write")
             f16, tokenizer = staging / "model-f16.gguf", staging / "tokenizer.json"
             vocabulary, prefix = prompts.vocabulary, list(prompts.next_prefix)
             if prune_vocab:
                 titles = [before + title for title in dataset.catalog.titles for before in ("", TITLE_PREFIX)]
                 text_ids = [i for i in prefix if i < vocabulary.text]
-                words = [*titles, *prompts.text.values()]
-                pruned = prune(base.folder / "tokenizer.json", words, text_ids, vocabulary.text)
+                known = [*titles, *prompts.text.values()]
+                pruned = prune(base.folder / "tokenizer.json", known, text_ids, vocabulary.text)
                 merged, vocabulary, prefix = pruned.apply(merged), pruned.vocabulary(vocabulary), pruned.ids(prefix)
                 _write_json(tokenizer, pruned.tokenizer)
             else:
                 shutil.copyfile(base.folder / "tokenizer.json", tokenizer)
+            bos = token_text(tokenizer, merged.config.bos_token_id) if base.bos is not None else ""
+            soft = len([i for i in prefix if vocabulary.text <= i < vocabulary.item_base])
+            words = stock_prompt(prompts.text, soft, bos)
+            texts = token_texts(dataset.catalog.titles, dataset.catalog.ids, token_names(tokenizer), words)
             write_gguf(
                 merged,
                 vocabulary,
-                token_texts(dataset.catalog.titles, dataset.catalog.ids, token_names(tokenizer)),
+                texts,
                 tokenizer,
                 base.name,
                 name,
                 licences.get(base.name, ""),
+                chat_template(words),
                 f16,
             )
             architecture, hidden = merged.config.model_type, merged.config.hidden_size
@@ -138,7 +149,8 @@ def export(
                 },
             )
             _write_json(
-                staging / "prompt.json", prompt_file(model, prompts.text, vocabulary, prefix, max_history, scale)
+                staging / "prompt.json",
+                prompt_file(model, {**prompts.text, "stock": words}, vocabulary, prefix, max_history, scale),
             )
             tick(1, "compare")
             described = {
@@ -150,7 +162,6 @@ def export(
                 "tensor_types": types,
                 "text_tokens": {"kept": vocabulary.text, "of": prompts.vocabulary.text},
             }
-            (staging / "README.md").write_text(bundle_readme(name, described, licences), encoding="utf-8")
             (staging / "LICENCES.md").write_text(licences_text(licences), encoding="utf-8")
             trial = staging.with_name(staging.name + ".trial")
             finish_bundle(
@@ -168,6 +179,9 @@ def export(
                 stored = golden(dataset, candidates["test"], max_history)
                 write_golden(trial, stored, recommender.scores(stored.histories))
             gate(parity, score_correlation)
+            popular = np.argsort(-dataset.popularity())[:2]
+            card = bundle_readme(name, described, licences, [texts[i] for i in popular], provenance, parity.dump())
+            (trial / "README.md").write_text(card, encoding="utf-8")
             finish_bundle(
                 trial,
                 target,
@@ -183,23 +197,35 @@ def export(
         shutil.rmtree(staging, ignore_errors=True)
 
 
+def some_states(model: ItemLM, prompts: Prompts, dataset: Dataset) -> Any:
+    """Hidden states after every item of some training histories: float32 ``[n, hidden]``."""
+    sequences = dataset.train()
+    some = [s[:STATES_LENGTH] for s in sequences[:: max(1, len(sequences) // STATES_USERS)] if len(s)]
+    parts = [some[at : at + 16] for at in range(0, len(some), 16)]
+    with torch.no_grad():
+        return torch.cat(
+            [read_states(model, prompts.next_prefix, [window_segment(prompts, s) for s in part]) for part in parts]
+        )
+
+
 def token_names(tokenizer_json: Path) -> set[str]:
     """The texts that the base model's own tokens have."""
     held = json.loads(tokenizer_json.read_text(encoding="utf-8"))
     return {*held["model"]["vocab"], *(token["content"] for token in held.get("added_tokens", []))}
 
 
-def token_texts(titles: Sequence[str], ids: Sequence[str], taken: Collection[str] = ()) -> list[str]:
+def token_texts(titles: Sequence[str], ids: Sequence[str], taken: Collection[str] = (), prompt: str = "") -> list[str]:
     """A distinct token text for every item; none can be taken for a control token.
 
     Two equal texts in a vocabulary end the process that loads it, so a title that is a word of the base model
-    (MovieLens-100K lists a film called ``unknown``) carries its id.
+    (MovieLens-100K lists a film called ``unknown``) carries its id; so does one that stands in the prompt's own
+    words, which it would cut in two.
     """
     seen = set(taken)
     texts = []
     for title, item_id in zip(titles, ids, strict=True):
         text = title.replace("<|", "< |") or item_id
-        if text in seen:
+        if text in seen or text in prompt:
             text = f"{text} [{item_id}]"
         seen.add(text)
         texts.append(text)

@@ -140,7 +140,7 @@ def test_a_title_that_is_a_word_of_the_base_model_is_exported(tiny_base, tmp_pat
     from delrec_lite.export import write
 
     word = max(write.token_names(tiny_base / "tokenizer.json") - set(SPECIALS), key=len)
-    monkeypatch.setattr(write, "token_texts", lambda t, i, taken: token_texts((word, *t[1:]), i, taken))
+    monkeypatch.setattr(write, "token_texts", lambda t, *rest: token_texts((word, *t[1:]), *rest))
     made = export_tiny(tiny_base, tmp_path / "x.delrec")
     assert engine_scores(made.path, [[1, 2]]).shape == (1, len(dataset().catalog))
 

@@ -11,7 +11,21 @@ import typer
 from delrec_lite.errors import DelrecError, MissingPackageError, StorageError
 from delrec_lite.version import __version__
 
-VERBS = ("quickstart", "pull", "prepare", "train", "export", "eval", "ablate", "recommend", "verify", "bench", "doctor")
+VERBS = (
+    "quickstart",
+    "pull",
+    "prepare",
+    "train",
+    "export",
+    "eval",
+    "ablate",
+    "recommend",
+    "explain",
+    "serve",
+    "verify",
+    "bench",
+    "doctor",
+)
 
 INTERRUPTED = 130
 

@@ -179,6 +179,31 @@ class Recommender:
         """
         return self.engine.scores([[int(i) for i in history] for history in histories])
 
+    def entries(self, history: Sequence[str], allow_new: bool = False) -> tuple[list[Match], list[Entry]]:
+        """What each title was taken for, and what the engine is given for it.
+
+        Raises:
+            UsageError: An unknown title.
+        """
+        matched: list[Match] = []
+        had = [self._entry(title, allow_new, matched) for title in history]
+        return matched, [e if isinstance(e, int) else self._input_vector(e) for e in had]
+
+    def find(self, title: str) -> Match:
+        """The item of the catalogue that a title names.
+
+        Raises:
+            UsageError: There is none; names the nearest.
+        """
+        return self._matcher.find(title)
+
+    def search(self, words: str, k: int = 10) -> list[Match]:
+        """Titles of the catalogue that look most like some words; the most popular for none at all."""
+        if not words.strip():
+            popular = np.argsort(-np.asarray(self.bundle.items.popularity), kind="stable")[:k]
+            return [self._matcher.find(self.bundle.items.titles[i]) for i in popular]
+        return [self._matcher.find(title) for title in self._matcher.nearest(words, k)]
+
     def close(self) -> None:
         """Free the model."""
         self.engine.close()

@@ -1,0 +1,161 @@
+"""Why an item was recommended: each history item's contribution, by leaving it out (occlusion), in one batch."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from delrec_lite.data.types import Floats, Ints
+from delrec_lite.errors import UsageError
+from delrec_lite.evaluation.significance import PairedTest, paired_test
+from delrec_lite.runtime.engine import Entry
+from delrec_lite.runtime.recommender import Recommender
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """One item of the history.
+
+    Attributes:
+        title: As the catalogue has it.
+        weight: How much the recommended item's log-probability falls without it, nats; below 0: it rises.
+        read: Whether the model read it; older items than the prompt holds have no weight.
+    """
+
+    title: str
+    weight: float
+    read: bool
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why an item stands where it stands.
+
+    Attributes:
+        id: The data set's own id of the explained item.
+        title: Its title.
+        rank: Its place in the whole catalogue without the history; 0 if it is in the history.
+        probability: Over the whole catalogue.
+        contributions: One for each item of the history, in its order.
+        milliseconds: Time taken.
+    """
+
+    id: str
+    title: str
+    rank: int
+    probability: float
+    contributions: list[Contribution]
+    milliseconds: float
+
+
+def explain(
+    recommender: Recommender, history: Sequence[str], item: str | None = None, allow_new: bool = False
+) -> Explanation:
+    """Explain one item after a history; by default the one that is recommended first.
+
+    Args:
+        recommender: Loaded.
+        history: Titles (or ``id:<item id>``), oldest first.
+        item: A title of the catalogue.
+        allow_new: Take an unknown title of the history as a new item.
+
+    Raises:
+        UsageError: An empty history or an unknown title.
+    """
+    start = time.perf_counter()
+    if not history:
+        raise UsageError("the history is empty", "give at least one title")
+    matched, entries = recommender.entries(history, allow_new)
+    scores, weights = occlude(recommender, entries)
+    had = [match.item for match in matched if match.item >= 0]
+    open_ = np.ones(len(scores), dtype=bool)
+    open_[had] = False
+    if item is not None:
+        target = recommender.find(item).item
+    elif open_.any():
+        target = int(np.where(open_, scores, -np.inf).argmax())
+    else:
+        raise UsageError("the history holds the whole catalogue", "name the item to explain")
+    column = weights[:, target]
+    unread = len(matched) - len(column)
+    contributions = [
+        Contribution(match.title, float(column[n - unread]) if n >= unread else 0.0, n >= unread)
+        for n, match in enumerate(matched)
+    ]
+    rank = 0 if target in had else 1 + int((scores[open_] > scores[target]).sum())
+    items = recommender.bundle.items
+    milliseconds = (time.perf_counter() - start) * 1e3
+    probability = float(np.exp(_log_softmax(scores[None])[0, target]))
+    return Explanation(items.ids[target], items.titles[target], rank, probability, contributions, milliseconds)
+
+
+def occlude(recommender: Recommender, entries: Sequence[Entry]) -> tuple[Floats, Floats]:
+    """Scores with the whole history, and how much every item's log-probability falls without each entry.
+
+    Without its only entry a history says nothing: then the fall is to an even chance.
+
+    Args:
+        recommender: Loaded.
+        entries: The history; its newest ``max_history`` are read.
+
+    Returns:
+        float32 ``[items]`` and float32 ``[entries read, items]``.
+    """
+    read = list(entries[-recommender.bundle.prompt.max_history :])
+    without = [read[:n] + read[n + 1 :] for n in range(len(read))]
+    scores = recommender.engine.scores([read, *(w for w in without if w)])
+    logs = _log_softmax(scores)
+    even = np.full((1, scores.shape[1]), -np.log(scores.shape[1]), np.float32)
+    weights: Floats = logs[:1] - (logs[1:] if len(read) > 1 else even)
+    return scores[0], weights
+
+
+@dataclass(frozen=True)
+class Faithfulness:
+    """Whether contributions say what the model does.
+
+    Attributes:
+        users: Whose first recommendation was explained.
+        top: Mean fall of its log-probability without the entry that contributes most, nats.
+        random: The same without an entry drawn at random.
+        test: Paired, top against random.
+    """
+
+    users: int
+    top: float
+    random: float
+    test: PairedTest
+
+
+def faithfulness(recommender: Recommender, histories: Sequence[Ints], seed: int = 0) -> Faithfulness:
+    """Leave out the top-attributed entry, and a random one, and ask again.
+
+    The contributions are computed from the batch; the falls are measured by new requests, one at a time.
+
+    Raises:
+        UsageError: No history has two items.
+    """
+    rng = np.random.default_rng(seed)
+    tops: list[float] = []
+    randoms: list[float] = []
+    for history in histories:
+        entries: list[Entry] = [int(i) for i in history[-recommender.bundle.prompt.max_history :]]
+        if len(entries) < 2:
+            continue
+        scores, weights = occlude(recommender, entries)
+        target = int(scores.argmax())
+        before = _log_softmax(scores[None])[0, target]
+        for kept, n in ((tops, int(weights[:, target].argmax())), (randoms, int(rng.integers(len(entries))))):
+            after = _log_softmax(recommender.engine.scores([entries[:n] + entries[n + 1 :]]))[0, target]
+            kept.append(before - after)
+    if not tops:
+        raise UsageError("no history has two items", "give longer ones")
+    a, b = np.array(tops, np.float32), np.array(randoms, np.float32)
+    return Faithfulness(len(a), float(a.mean()), float(b.mean()), paired_test(a, b))
+
+
+def _log_softmax(scores: Floats) -> Floats:
+    shifted = scores - scores.max(1, keepdims=True)
+    out: Floats = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    return out

@@ -1,0 +1,93 @@
+"""Explanations: contributions are falls of log-probability, measured here by hand, and they are faithful."""
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from delrec_lite.cli.app import app
+from delrec_lite.errors import UsageError
+from delrec_lite.runtime.explain import explain, faithfulness
+from delrec_lite.runtime.recommender import Recommender
+from tests.bundles import MAX_HISTORY, TITLES, tiny_bundle
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return tiny_bundle(tmp_path_factory.mktemp("explain"))
+
+
+@pytest.fixture(scope="module")
+def recommender(tiny):
+    with Recommender.load(tiny.bundle.folder, threads=1) as made:
+        yield made
+
+
+def logs(scores):
+    return scores - np.log(np.exp(scores).sum(-1, keepdims=True))
+
+
+def test_a_contribution_is_the_fall_without_the_item(tiny, recommender):
+    history = [3, 8, 21]
+    told = explain(recommender, [TITLES[i] for i in history], TITLES[30])
+    whole = logs(tiny.scores([history])[0])[30]
+    for n, contribution in enumerate(told.contributions):
+        without = logs(tiny.scores([history[:n] + history[n + 1 :]])[0])[30]
+        assert contribution.weight == pytest.approx(whole - without, abs=0.03)
+        assert contribution.title == TITLES[history[n]]
+    assert told.title == TITLES[30]
+    assert told.probability == pytest.approx(np.exp(whole), rel=0.05)
+
+
+def test_by_default_the_first_recommendation_is_explained(recommender):
+    history = TITLES[:4]
+    told = explain(recommender, history)
+    assert told.title == recommender.recommend(history, k=1).items[0].title
+    assert told.rank == 1
+    assert explain(recommender, history, history[0]).rank == 0
+
+
+def test_one_item_is_compared_with_an_even_chance(tiny, recommender):
+    told = explain(recommender, [TITLES[5]], TITLES[6])
+    expected = logs(tiny.scores([[5]])[0])[6] + np.log(len(TITLES))
+    assert told.contributions[0].weight == pytest.approx(expected, abs=0.03)
+
+
+def test_items_that_the_prompt_does_not_hold_have_no_weight(recommender):
+    told = explain(recommender, TITLES[: MAX_HISTORY + 2])
+    assert [c.read for c in told.contributions] == [False] * 2 + [True] * MAX_HISTORY
+    assert [c.weight for c in told.contributions[:2]] == [0.0, 0.0]
+
+
+def test_the_top_item_matters_more_than_a_random_one(recommender):
+    rng = np.random.default_rng(0)
+    found = faithfulness(recommender, [rng.choice(40, 6, replace=False) for _ in range(40)])
+    assert found.users == 40
+    assert found.top > found.random
+    assert found.test.p < 0.01
+    with pytest.raises(UsageError):
+        faithfulness(recommender, [np.array([1])])
+
+
+def test_bad_requests_are_refused(recommender):
+    with pytest.raises(UsageError, match="empty"):
+        explain(recommender, [])
+    with pytest.raises(UsageError, match="no item is called"):
+        explain(recommender, [TITLES[0]], "Zzz")
+    with pytest.raises(UsageError, match="whole catalogue"):
+        explain(recommender, TITLES)
+
+
+def test_the_command(tiny_bundle):
+    options = ["explain", str(tiny_bundle), "--threads", "1"]
+    done = CliRunner().invoke(app, [*options, "--history", "id:i3", "--history", "id:i4", "--json"])
+    told = json.loads(done.stdout)
+    assert [c["read"] for c in told["contributions"]] == [True, True]
+    done = CliRunner().invoke(app, [*options, "--faithfulness", "-n", "5", "--json"])
+    assert json.loads(done.stdout)["users"] == 5
+
+
+def test_search_finds_titles_by_words_and_the_popular_by_none(recommender):
+    assert recommender.search("red rivr", 3)[0].title == "Red River (1950)"
+    assert len(recommender.search("", 5)) == 5

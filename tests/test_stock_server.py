@@ -1,0 +1,118 @@
+"""Any stock llama.cpp server is a recommender: the same first ten as our runtime, with none of our code in it."""
+
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+
+from delrec_lite.export.write import token_texts
+from delrec_lite.runtime.bundle import Bundle
+from delrec_lite.runtime.llama import silence
+from delrec_lite.runtime.recommender import Recommender
+from tests.conftest import export_tiny
+from tests.test_export import scramble
+from tests.tiny import dataset, make_model
+
+# The server's process refuses to import anything of this project.
+STOCK = """
+import sys, runpy
+class Refuse:
+    def find_spec(self, name, *rest):
+        if name.partition(".")[0] == "delrec_lite":
+            raise ImportError("the stock server has no delrec_lite")
+sys.meta_path.insert(0, Refuse())
+runpy.run_module("llama_cpp.server", run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_base, tmp_path_factory):
+    model, prompts, base = make_model(tiny_base)
+    scramble(model)
+    target = tmp_path_factory.mktemp("stock") / "x.delrec"
+    return export_tiny(tiny_base, target, "f16", (model, prompts, base), prune_vocab=True).path
+
+
+@pytest.fixture(scope="module")
+def server(bundle, tmp_path_factory):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = ["--model", str(bundle / "model-f16.gguf"), "--port", str(port), "--logits_all", "true"]
+    options += ["--n_ctx", "128", "--n_threads", "1", "--n_threads_batch", "1", "--verbose", "false"]
+    folder = tmp_path_factory.mktemp("elsewhere")
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen([sys.executable, "-c", STOCK, *options], cwd=folder, stdout=log, stderr=log)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            assert process.poll() is None, (folder / "log").read_text()[-2000:]
+            try:
+                urllib.request.urlopen(f"{address}/v1/models", timeout=5).read()
+                break
+            except OSError:
+                time.sleep(0.25)
+        yield address
+    finally:
+        process.kill()
+        process.wait()
+
+
+def post(url, body):
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    return json.loads(urllib.request.urlopen(request, timeout=60).read())["choices"][0]
+
+
+def histories():
+    """Fifty users' histories, of every length the prompt holds."""
+    every = [h[-n:] for n in (10, 4, 1) for h in dataset().test().histories]
+    return [h.tolist() for h in every[:50]]
+
+
+def test_the_stock_server_ranks_as_our_runtime_does(bundle, server):
+    prompt = json.loads((bundle / "prompt.json").read_text())["text"]["stock"]
+    titles = dataset().catalog.titles
+    with Recommender.load(bundle, threads=1) as recommender:
+        ours = recommender.scores(histories())
+    for history, scores in zip(histories(), ours, strict=True):
+        asked = {"prompt": prompt + "".join(titles[i] for i in history), "max_tokens": 1, "logprobs": 10}
+        told = post(f"{server}/v1/completions", {**asked, "temperature": 0.0})
+        ranked = sorted(told["logprobs"]["top_logprobs"][0].items(), key=lambda pair: -pair[1])
+        wanted = [titles[i] for i in (-scores).argsort()[:10]]
+        assert [title for title, _ in ranked[:10]] == wanted
+        assert told["text"] == wanted[0]
+
+
+def test_chat_puts_the_soft_prompt_in_by_itself(bundle, server):
+    titles = dataset().catalog.titles
+    history = histories()[0]
+    with Recommender.load(bundle, threads=1) as recommender:
+        best = titles[recommender.scores([history])[0].argmax()]
+    message = {"role": "user", "content": "\n".join(titles[i] for i in history)}
+    told = post(f"{server}/v1/chat/completions", {"messages": [message], "max_tokens": 1, "temperature": 0.0})
+    assert told["message"]["content"] == best
+
+
+def test_the_words_of_the_prompt_become_the_trained_ids(bundle):
+    c = silence()
+    from llama_cpp import Llama
+
+    held = Bundle.open(bundle)
+    text = json.loads((bundle / "prompt.json").read_text())["text"]["stock"]
+    model = Llama(str(held.model_path), vocab_only=True, verbose=False)
+    assert c
+    ids = model.tokenize((text + "Red River (1950)Blue Garden (1954)").encode(), add_bos=False, special=True)
+    titles = held.items.titles
+    items = [held.prompt.item_token_base + titles.index(t) for t in ("Red River (1950)", "Blue Garden (1954)")
+             if t in titles]  # fmt: skip
+    assert ids[: len(held.prompt.prefix)] == held.prompt.prefix
+    assert ids[len(held.prompt.prefix) :][: len(items)] == items
+
+
+def test_a_title_that_would_cut_the_prompt_or_play_a_special_token_is_told_apart():
+    texts = token_texts(["next", "<|im_start|>", "Alien", "Alien"], ["1", "2", "3", "4"], {"Alien"}, "What is next?")
+    assert texts == ["next [1]", "< |im_start|>", "Alien [3]", "Alien [4]"]
