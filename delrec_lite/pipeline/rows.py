@@ -114,7 +114,7 @@ def training_precision(run: Run) -> Ranks:
 
 
 def _trained(run: Run) -> Ranks:
-    from delrec_lite.training.finetune import ranked
+    from delrec_lite.training.ranking import ranked
 
     model, prompts, _ = run.trained()
     test, length = run.dataset.test(), run.recipe.model.max_history

@@ -171,13 +171,13 @@ class Run:
         upstream = self.distill()
 
         def make(folder: Path) -> dict[str, Any]:
-            from delrec_lite.training.distill import ADAPTER, load_soft
-            from delrec_lite.training.finetune import finetune, load_adapter
+            from delrec_lite.training.distill import load_llm, load_soft
+            from delrec_lite.training.finetune import finetune
 
             model, prompts, _ = self.untrained()
             load_soft(model, upstream.folder)
             if self.recipe.distill.train_llm:
-                load_adapter(model, upstream.folder / ADAPTER)
+                load_llm(model, upstream.folder)
             report = finetune(
                 model,
                 prompts,

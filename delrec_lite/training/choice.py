@@ -118,3 +118,29 @@ def divergence(logits: Any, wanted: Floats, temperature: float = 1.0) -> Any:
     """Mean KL from the teacher's distribution over the candidates to the model's, nats a question."""
     target = F.log_softmax(torch.from_numpy(wanted).to(logits.device) / temperature, 1)
     return F.kl_div(F.log_softmax(logits, 1), target, reduction="batchmean", log_target=True)
+
+
+def truth_loss(
+    model: ItemLM, prompts: Prompts, teacher: Teacher, asked: Asked, max_history: int, teacher_weight: float
+) -> tuple[Any, dict[str, float]]:
+    """Stage 2 among candidates: cross-entropy of what came next, mixed with the divergence from the teacher.
+
+    Args:
+        model: The recommender.
+        prompts: The compiled tasks.
+        teacher: Fitted; asked only where it weighs something.
+        asked: From ``Sampler.truth``.
+        max_history: Items that the prompt holds.
+        teacher_weight: The teacher's share of the target.
+
+    Returns:
+        The loss, nats a question, and its parts by name.
+    """
+    logits = next_logits(model, prompts, asked, max_history)
+    loss = cross_entropy(logits, asked)
+    figures = {"next_item": loss.item()}
+    if teacher_weight > 0:
+        kl = divergence(logits, np.take_along_axis(teacher.scores(asked.histories), asked.candidates, 1))
+        figures["teacher"] = kl.item()
+        loss = (1 - teacher_weight) * loss + teacher_weight * kl
+    return loss, figures

@@ -26,7 +26,7 @@ from delrec_lite.training.weighting import TaskWeights
 from delrec_lite.training.windows import StepPlan, steps, steps_for
 
 SOFT = "soft.safetensors"
-ADAPTER = "adapter"  # in the stage's folder, as PEFT saves it
+LLM = "llm"  # the adapter, as PEFT saves it, where the LLM learned too
 ASKED_USERS = 314  # validation users that training asks: 943 would take a minute each time
 SHORTEST_TEMPORAL = 8  # an example of four, then a question of four
 
@@ -166,7 +166,7 @@ def distill(
     trained = agree(model, prompts, max_history)
     report = Distilled(trained, untrained, by_words, agree.users, candidates.items.shape[1], plan)
     if adapter:
-        model.lm.save_pretrained(str(out / ADAPTER))
+        model.lm.save_pretrained(str(out / LLM))
     save_file({"soft": model.soft.detach().clone(), "log_scale": model.log_scale.detach().clone()}, out / SOFT)
     (out / "agreement.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
     finished(out)
@@ -226,6 +226,13 @@ def load_soft(model: ItemLM, folder: Path) -> None:
     with torch.no_grad():
         model.soft.copy_(held["soft"])
         model.log_scale.copy_(held["log_scale"])
+
+
+def load_llm(model: ItemLM, folder: Path) -> None:
+    """Wrap the LLM in the adapter that stage 1 trained, so that stage 2 goes on from it."""
+    from peft import PeftModel
+
+    model.lm = PeftModel.from_pretrained(model.lm, str(folder / LLM), is_trainable=True)
 
 
 def pattern_loss(
