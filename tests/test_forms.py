@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from delrec_lite.config import DistillSection, FinetuneSection, parse
+from delrec_lite.config import DistillSection, FinetuneSection, load_recipe, parse
 from delrec_lite.console import QUIET
 from delrec_lite.errors import ConfigError, DataError, UsageError
 from delrec_lite.llm.forward import read_states, score_all, score_histories, window_segment
@@ -330,12 +330,13 @@ def test_letters_want_candidates_in_the_prompt():
         parse("name: x\nmodel: {verbalizer: letter}", "f")
 
 
-PAPER = {"history": "titles", "verbalizer": "letter", "candidates_in_prompt": True, "soft_start": "words"}
+PAPER = {"history": "titles", "candidates_in_prompt": True, "soft_start": "words", "item_start": "titles"}
 
 
-def test_the_paper_s_path_end_to_end(tiny_run):
-    """Titles, candidates lettered in the prompt, two stages, the table: a row among the candidates and no other."""
-    run = tiny_run(model=PAPER, distill={"pattern": "top1"})
+@pytest.mark.parametrize("verbalizer", ["letter", "title-mean"])
+def test_the_paper_s_path_end_to_end(tiny_run, verbalizer):
+    """Titles, candidates in the prompt, two stages, the table: a row among the candidates and no other."""
+    run = tiny_run(model=PAPER | {"verbalizer": verbalizer}, distill={"pattern": "top1"})
     rows = evaluate(run)
     protocols = {name: [row.protocol for row in rows if row.model == name] for name in (TRAINED, "SASRec", QUANTISED)}
     assert protocols == {TRAINED: ["m15"], "SASRec": ["m15", "full"], QUANTISED: []}
@@ -352,6 +353,13 @@ def test_the_paper_s_path_end_to_end(tiny_run):
         run.export()
     with pytest.raises(UsageError, match="fused"):
         evaluate(run, fused=True)
+
+
+def test_the_paper_s_recipe_has_its_choices():
+    recipe = load_recipe("ml-100k-paper")
+    assert recipe.model.model_dump().items() >= PAPER.items()
+    assert (recipe.model.soft_tokens, recipe.data.candidates, recipe.finetune.teacher_weight) == (100, 15, 0.0)
+    assert (recipe.distill.pattern, recipe.distill.train_llm, recipe.finetune.train_soft) == ("top1", False, False)
 
 
 def test_titles_rank_the_whole_catalogue_and_are_not_exported(tiny_run):
