@@ -229,6 +229,17 @@ def test_likelihood_is_the_sum_of_the_title_s_log_probabilities(tiny_base):
         assert score == pytest.approx(expected, abs=1e-3)
 
 
+def test_letter_scores_are_the_logits_of_the_letters(tiny_base):
+    model, prompts, base = made(tiny_base, FORMS["letter, titles"])
+    history, chosen = dataset().sequences[0][:4], np.array([8, 3, 5])
+    ids = [*prompts.next_prefix, *next_question(prompts, history, chosen, 50).ids]
+    with torch.no_grad():
+        logits = model.lm(inputs_embeds=model.embed(torch.tensor([ids]))).logits[0, -1]
+    expected = [float(logits[base.encode(letter)[0]]) for letter in "ABC"]
+    found = score_candidates(model, prompts, [history], chosen[None], 50)[0]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
 def test_more_candidates_than_letters_are_refused(tiny_base):
     model, prompts, _ = made(tiny_base, FORMS["letter, items"])
     with pytest.raises(ConfigError, match="27 candidates"):
@@ -275,6 +286,7 @@ def test_gradients_of_the_tasks_are_balanced():
         for w, loss in zip(weights, losses, strict=True)
     ]
     assert norms == pytest.approx([15.1, 15.1, 0.0])
+    assert balance([shared.sum() * 0.0] * 2, shared).tolist() == [1.0, 1.0]
     total = TaskWeights(2, "gradient-norm")(losses[:2], shared)
     assert torch.autograd.grad(total, shared, retain_graph=True)[0].tolist() == pytest.approx([15.1, 15.1])
     plain = TaskWeights(2, "fixed")(losses[:2], shared)

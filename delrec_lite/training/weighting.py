@@ -34,8 +34,12 @@ class TaskWeights(nn.Module):
 
 
 def balance(losses: Sequence[Any], shared: Any) -> Any:
-    """Weights under which all gradients on ``shared`` have the same norm, their mean; 0 where there is no gradient."""
+    """Weights under which all gradients on ``shared`` have the same norm, their mean; 0 where there is no gradient.
+
+    All are 1 where no loss has one: a prompt without soft tokens, whose losses reach other parameters alone.
+    """
     norms = torch.stack([torch.autograd.grad(loss, shared, retain_graph=True)[0].norm() for loss in losses])
     there = norms > 0
-    mean = norms[there].mean() if there.any() else norms.sum()
-    return torch.where(there, mean / norms.where(there, torch.ones_like(norms)), torch.zeros_like(norms))
+    if not there.any():
+        return torch.ones_like(norms)
+    return torch.where(there, norms[there].mean() / norms.where(there, torch.ones_like(norms)), torch.zeros_like(norms))
