@@ -33,7 +33,7 @@ class _Mix:
 _MIXES = {
     "q4_0": _Mix("q4_0", "q8_0", {}),
     "iq4_nl": _Mix("iq4_nl", "q8_0", {}),
-    # The layers nearest to the answer and to the items, and the smallest matrices, in 8 bits.
+    # The first layer, the last one of SmolLM2-135M, and the smallest matrices, in 8 bits.
     "iq4_mix": _Mix("iq4_nl", "q8_0", {r"blk\.(0|29)\.": "q8_0", r"attn_(k|v)\.weight": "q8_0"}),
     "q5_0": _Mix("q5_0", "q8_0", {}),
     "q8_0": _Mix("q8_0", "q8_0", {}),

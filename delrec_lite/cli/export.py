@@ -1,7 +1,7 @@
 """`delrec-lite export`: merge, bake, quantise and prove; one bundle."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,8 +13,14 @@ EXAMPLE = "Example: `delrec-lite export ml-100k-cpu --quant q8_0 --out big.delre
 
 def export(
     recipe: RecipeArgument = DEFAULT_RECIPE,
-    quant: Annotated[str | None, typer.Option(help="iq4_nl, q4_0, q8_0, f16 or bf16; default: the recipe's.")] = None,
+    quant: Annotated[
+        str | None, typer.Option(help="q4_0, iq4_nl, iq4_mix, q5_0, q8_0, f16 or bf16; default: the recipe's.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The bundle; default RUNS/NAME/NAME.delrec.")] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(help="Instead: several of them, with commas; accuracy, size and time of each, into --out FILE."),
+    ] = None,
     runs: RunsOption = DEFAULT_RUNS,
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -28,10 +34,14 @@ def export(
     console = make_console(json_output, quiet)
     if quant is not None and out is None:
         raise UsageError("--quant without --out would replace the recipe's own bundle", "add --out NAME.delrec")
-    if quant is not None and quant not in QUANTS:
-        raise UsageError(f"no quantisation {quant!r}", f"one of {', '.join(QUANTS)}")
+    for asked in [*([quant] if quant else []), *(compare.split(",") if compare else [])]:
+        if asked not in QUANTS:
+            raise UsageError(f"no quantisation {asked!r}", f"one of {', '.join(QUANTS)}")
     read = load_recipe(recipe)
     run = Run(read, runs, console)
+    if compare is not None:
+        _compare(run, compare.split(","), out or run.folder / "quantisations.json", console)
+        return
     if quant is None and out is None:
         done = run.export()
         console.result({"bundle": str(run.bundle), **done.result} if json_output else f"{run.bundle}")
@@ -40,3 +50,24 @@ def export(
     made = run.write_bundle(out, quant or read.export.quant)
     result = {"bundle": str(out), "bytes": made.bytes, "quant": quant or read.export.quant}
     console.result({**result, "parity": made.parity.dump()} if json_output else f"{out}")
+
+
+def _compare(run: Any, quants: list[str], out: Path, console: Any) -> None:
+    from dataclasses import asdict
+
+    from delrec_lite.pipeline.compare import compare_quants
+
+    rows = compare_quants(run, quants, out)
+    header = ("quant", "MB", "p50 ms", "HR@1 m15", "NDCG@10 m15", "HR@1 full", "NDCG@10 full", "top 10 as bf16")
+    cells = [
+        (
+            row.quant,
+            f"{row.bytes / 1e6:.1f}",
+            f"{row.p50_ms:.1f}",
+            *(f"{row.metrics[protocol][metric]:.3f}" for protocol in ("m15", "full") for metric in ("HR@1", "NDCG@10")),
+            f"{row.top10_overlap:.1%}",
+        )
+        for row in rows
+    ]
+    console.result([asdict(row) for row in rows], cells, header)
+    console.say(f"raw ranks and samples: {out}")

@@ -234,7 +234,7 @@ class Run:
         """Whether the trained model ranks the whole catalogue, or candidates alone."""
         return self._form().ranks_catalogue
 
-    def write_bundle(self, target: Path, quant: str) -> Any:
+    def write_bundle(self, target: Path, quant: str, score_correlation: float | None = None) -> Any:
         """A bundle of the trained model, in any precision, anywhere; what export returns, and raises what it raises."""
         self._must_export()
         from delrec_lite.export.write import export
@@ -250,7 +250,7 @@ class Run:
             name=self.recipe.name,
             quant=quant,
             max_history=self.recipe.model.max_history,
-            score_correlation=self.recipe.export.score_correlation,
+            score_correlation=score_correlation or self.recipe.export.score_correlation,
             prune_vocab=self.recipe.export.prune_vocab,
             licences={p.name: p.licence for p in self.pulled.values()},
             provenance={

@@ -1,0 +1,113 @@
+"""`export --compare`: what each quantisation costs in accuracy, bytes and milliseconds, on the same users."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from delrec_lite.data.types import Floats, Ints
+from delrec_lite.evaluation.metrics import per_user
+from delrec_lite.evaluation.protocol import rank_all
+from delrec_lite.evaluation.significance import paired_test
+from delrec_lite.evaluation.table import PROTOCOLS
+from delrec_lite.files import write_whole
+from delrec_lite.machine import cores_allowed
+from delrec_lite.pipeline.run import Run
+from delrec_lite.provenance import commit, machine, now, versions
+
+BASELINE = "bf16"
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """One quantisation.
+
+    Attributes:
+        format: ``gguf``.
+        quant: As in a recipe.
+        bytes: Of the model file.
+        tensor_types: How many tensors have each type.
+        p50_ms: Median of cold requests (20 items, the first ten of the catalogue), all quantisations in turn.
+        metrics: ``HR@1`` and ``NDCG@10`` by protocol, all test users.
+        top10_overlap: Mean share of the first ten that bf16 has too.
+        hr1_difference: Of HR@1 (m15) to bf16, with its interval and paired p.
+    """
+
+    format: str
+    quant: str
+    bytes: int
+    tensor_types: dict[str, int]
+    p50_ms: float
+    metrics: dict[str, dict[str, float]]
+    top10_overlap: float
+    hr1_difference: dict[str, Any]
+
+
+def compare_quants(run: Run, quants: Sequence[str], out: Path, repeats: int = 30) -> list[Quantised]:
+    """Export the trained model in every quantisation, rank all test users with each, time them in turn.
+
+    Args:
+        run: Missing stages are made first.
+        quants: Names out of ``export.quantise.QUANTS``; bf16 is always among them.
+        out: JSON file with the rows, raw ranks and samples.
+        repeats: Timed requests of each.
+    """
+    from delrec_lite.bench.runner import Plan, bench
+    from delrec_lite.runtime.recommender import Recommender
+
+    folder = run.folder / "compare"
+    shutil.rmtree(folder, ignore_errors=True)
+    test, ranks, tops, made = run.dataset.test(), {}, {}, {}
+    names = list(dict.fromkeys([BASELINE, *quants]))
+    for quant in names:
+        made[quant] = run.write_bundle(folder / f"{quant}.delrec", quant, score_correlation=0.01)
+        parts: list[Ints] = []
+        with Recommender.load(made[quant].path) as recommender:
+
+            def scorer(histories: Sequence[Ints], parts: list[Ints] = parts, of: Any = recommender) -> Floats:
+                scores: Floats = of.scores(histories)
+                parts.append(np.argsort(-scores, axis=1)[:, :10])
+                return scores
+
+            ranks[quant] = rank_all(scorer, test, run.candidates["test"], console=run.console, label=quant)
+        tops[quant] = np.concatenate(parts)
+    timed = bench([made[q].path for q in names], Plan(["cold"], [cores_allowed()], repeats), console=run.console)
+    rows = []
+    hr1 = {quant: per_user(one.m15, "HR@1") for quant, one in ranks.items()}
+    for quant, result in zip(names, timed.results, strict=True):
+        metrics = {
+            protocol: {m: round(float(per_user(ranks[quant].of(protocol), m).mean()), 5) for m in ("HR@1", "NDCG@10")}
+            for protocol in PROTOCOLS
+        }
+        same = [len(np.intersect1d(a, b)) / len(a) for a, b in zip(tops[quant], tops[BASELINE], strict=True)]
+        rows.append(
+            Quantised(
+                "gguf",
+                quant,
+                made[quant].bytes,
+                made[quant].tensor_types,
+                result.ms["p50"],
+                metrics,
+                round(float(np.mean(same)), 4),
+                asdict(paired_test(hr1[quant], hr1[BASELINE])),
+            )
+        )
+    report = {
+        "created": now(),
+        "commit": commit(),
+        "machine": machine(),
+        "versions": versions(),
+        "recipe": run.recipe.dump(),
+        "users": len(test),
+        "rows": [asdict(row) for row in rows],
+        "samples_ms": {quant: r.samples_ms for quant, r in zip(names, timed.results, strict=True)},
+        "load_before": timed.load_before,
+        "ranks": {quant: one.dump() for quant, one in ranks.items()},
+    }
+    write_whole(out, json.dumps(report, ensure_ascii=False) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    return rows
