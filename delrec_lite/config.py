@@ -124,7 +124,7 @@ class ExportSection(_Section):
     """What the bundle holds."""
 
     # Against training precision on 50 validation users: iq4_nl kept 77% of the first ten (correlation 0.987).
-    quant: Literal["iq4_nl", "q4_0", "q8_0", "f16", "bf16"] = "q8_0"
+    quant: Literal["q4_0", "iq4_nl", "iq4_mix", "q5_0", "q8_0", "f16", "bf16"] = "q8_0"
     prune_vocab: bool = Field(True, description="leave out text tokens that catalogue and prompts do not need")
     score_correlation: float = Field(0.98, gt=0, le=1, description="gate: against training precision")
 
