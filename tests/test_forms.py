@@ -25,6 +25,7 @@ from delrec_lite.prompts.form import LETTERS, Form, letter_ids
 from delrec_lite.prompts.tasks import compile_prompts
 from delrec_lite.training import distill as stage1
 from delrec_lite.training import finetune as stage2
+from delrec_lite.training import loop
 from delrec_lite.training.choice import Sampler
 from delrec_lite.training.ranking import ranked
 from delrec_lite.training.weighting import TaskWeights, balance
@@ -320,6 +321,34 @@ def test_both_stages_learn_in_every_form(tiny_base, tmp_path, name):
     same = [ranked(m, prompts, split, asked_about, 10) for m in (model, again)]
     assert (same[0].m15 == same[1].m15).all()
     assert same[0].protocols == (("m15", "full") if prompts.form.ranks_catalogue else ("m15",))
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_killed_stage_among_candidates_ends_with_the_same_weights(tiny_base, tmp_path, monkeypatch):
+    """Candidate sets and balanced gradients come from the step alone."""
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    recipe = DistillSection(epochs=2, tokens_per_step=100, weighting="gradient-norm")
+
+    def go(folder):
+        model, prompts, _ = made(tiny_base, FORMS["letter, items"])
+        stage1.distill(model, prompts, prompts, Ring(), dataset(), candidates("valid"), recipe, 10, folder, QUIET)
+        return model.soft.detach()
+
+    unbroken, save = go(tmp_path / "unbroken"), loop._save
+
+    def save_then_die(out, named, optimiser, step):
+        save(out, named, optimiser, step)
+        if step == 2:
+            raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "_save", save_then_die)
+        with pytest.raises(Killed):
+            go(tmp_path / "broken")
+    assert torch.equal(go(tmp_path / "broken"), unbroken)
 
 
 # --- recipes and runs ---
