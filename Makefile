@@ -12,7 +12,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,gguf,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,gguf,serve,dev]"
 	touch $@
 
 demo: $(STAMP)

@@ -39,6 +39,24 @@ class ModelSection(_Section):
         "teacher", description="first item vectors: titles alone, or with the likeness that the teacher sees"
     )
     max_history: int = Field(50, ge=2, description="items of a history that the prompt holds, the newest")
+    history: Literal["items", "titles"] = Field("items", description="an item in the prompt: one vector, or its words")
+    title_tokens: int = Field(24, ge=1, description="where a title's words end, in tokens")
+    max_tokens: int | None = Field(
+        None, ge=32, description="of a whole prompt, at most what the base reads; the oldest items go first"
+    )
+    verbalizer: Literal["title-mean", "letter", "likelihood"] = Field(
+        "title-mean", description="what scores an item: its title's mean row, its candidate's letter, its title's words"
+    )
+    candidates_in_prompt: bool = Field(False, description="the prompt lists the candidates")
+    soft_start: Literal["rows", "words"] = Field(
+        "rows", description="first soft prompt: tokens drawn at random, or those of a written sentence"
+    )
+
+    @model_validator(mode="after")
+    def _letters_are_listed(self) -> "ModelSection":
+        if self.verbalizer == "letter" and not self.candidates_in_prompt:
+            raise ValueError("verbalizer letter names the candidates in the prompt: set candidates_in_prompt: true")
+        return self
 
 
 class TeacherSection(_Section):
@@ -78,7 +96,9 @@ class DistillSection(OptimSection):
     lr: float = Field(3e-2, gt=0)
     temporal_share: float = Field(0.25, ge=0, le=1, description="share of a step's tokens in temporal analysis")
     temperature: float = Field(1.0, gt=0, description="softens the teacher's distribution")
-    weighting: Literal["uncertainty", "fixed"] = "uncertainty"
+    weighting: Literal["uncertainty", "gradient-norm", "fixed"] = "uncertainty"
+    pattern: Literal["kl", "top1"] = Field("kl", description="the teacher's distribution, or its first item alone")
+    train_llm: bool = Field(False, description="an adapter as in stage 2 learns too, and stage 2 goes on (ablation)")
 
 
 class FinetuneSection(OptimSection):
@@ -104,7 +124,7 @@ class ExportSection(_Section):
     """What the bundle holds."""
 
     # Against training precision on 50 validation users: iq4_nl kept 77% of the first ten (correlation 0.987).
-    quant: Literal["iq4_nl", "q4_0", "q8_0", "f16", "bf16"] = "q8_0"
+    quant: Literal["q4_0", "iq4_nl", "iq4_mix", "q5_0", "q8_0", "f16", "bf16"] = "q8_0"
     prune_vocab: bool = Field(True, description="leave out text tokens that catalogue and prompts do not need")
     score_correlation: float = Field(0.98, gt=0, le=1, description="gate: against training precision")
 

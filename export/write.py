@@ -15,6 +15,7 @@ from delrec_lite.console import Console
 from delrec_lite.data.types import CandidateSets, Dataset
 from delrec_lite.export.card import bundle_readme, licences_text
 from delrec_lite.export.gguf_file import write_gguf
+from delrec_lite.export.imatrix import measured
 from delrec_lite.export.merge import merge
 from delrec_lite.export.parity import Parity, compare, gate
 from delrec_lite.export.prune import prune
@@ -102,7 +103,9 @@ def export(
             trained = score_all(model, prompts, asked, max_history)
             tick(1, "merge")
             scale = model.log_scale.exp().item()
-            merged = merge(model, some_states(model, prompts, dataset))
+            with measured(model.lm) as importance:
+                states = some_states(model, prompts, dataset)
+            merged = merge(model, states)
             tick(1, "write")
             f16, tokenizer = staging / "model-f16.gguf", staging / "tokenizer.json"
             vocabulary, prefix = prompts.vocabulary, list(prompts.next_prefix)
@@ -137,7 +140,7 @@ def export(
             if quant == "f16":
                 types = {}
             else:
-                types = quantise(f16, staging / file, quant, cores_allowed())
+                types = quantise(f16, staging / file, quant, cores_allowed(), importance)
                 f16.unlink()
             tick(1, "catalogue")
             _write_json(

@@ -21,6 +21,7 @@ VERBS = (
     "ablate",
     "recommend",
     "explain",
+    "serve",
     "verify",
     "bench",
     "doctor",

@@ -17,13 +17,19 @@ class Ranks:
 
     Attributes:
         m15: Among the user's candidate set, int64 ``[users]``.
-        full: Among the whole catalogue without the items of the history, int64 ``[users]``.
+        full: Among the whole catalogue without the items of the history, int64 ``[users]``; empty for a model that
+            ranks candidates alone.
         seconds: Time to score all users.
     """
 
     m15: Ints
     full: Ints
     seconds: float
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """Under which the model was asked."""
+        return ("m15", "full") if len(self.full) else ("m15",)
 
     def of(self, protocol: str) -> Ints:
         """The ranks under ``m15`` or ``full``."""

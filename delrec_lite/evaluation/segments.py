@@ -41,6 +41,7 @@ def by_segment(entries: Mapping[str, Ranks], dataset: Dataset) -> list[dict[str,
             **{
                 f"{protocol} {metric}": round(float(per_user(ranks.of(protocol)[inside], metric).mean()), 5)
                 for protocol, metric in SHOWN
+                if protocol in ranks.protocols
             },
         }
         for segment, inside in segments(dataset).items()
@@ -59,5 +60,6 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         key = f"{protocol} {metric}"
         head = [f"{metric}, {'15 candidates' if protocol == 'm15' else 'whole catalogue'}"]
         head += [f"{name} ({found[models[0], name]['users']})" for name in names]
-        parts.append(aligned([head, *([m, *(f"{found[m, n][key]:.3f}" for n in names)] for m in models)]))
+        those = [m for m in models if key in found[m, names[0]]]
+        parts.append(aligned([head, *([m, *(f"{found[m, n][key]:.3f}" for n in names)] for m in those)]))
     return "\n\n".join(parts) + "\n"

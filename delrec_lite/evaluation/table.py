@@ -38,9 +38,9 @@ class Row:
 
 
 def rows_for(model: str, ranks: Ranks) -> list[Row]:
-    """Both rows of a model."""
+    """The rows of a model: both, or one if it ranks candidates alone."""
     rows = []
-    for protocol in PROTOCOLS:
+    for protocol in ranks.protocols:
         values = {name: per_user(ranks.of(protocol), name) for name in NAMES}
         metrics = {name: round(float(v.mean()), 5) for name, v in values.items()}
         intervals = {name: _rounded(interval(v)) for name, v in values.items()}
@@ -94,10 +94,10 @@ def read_ranks(folder: Path) -> dict[str, Ranks]:
 
 
 def compare_all(entries: Mapping[str, Ranks], pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-    """Paired tests on HR@1 and NDCG@10 under both protocols."""
+    """Paired tests on HR@1 and NDCG@10 under the protocols that both models know."""
     out = []
     for first, second in pairs:
-        for protocol in PROTOCOLS:
+        for protocol in (p for p in entries[first].protocols if p in entries[second].protocols):
             for metric in ("HR@1", "NDCG@10"):
                 a, b = (per_user(entries[model].of(protocol), metric) for model in (first, second))
                 test = asdict(paired_test(a, b))

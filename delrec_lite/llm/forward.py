@@ -8,7 +8,7 @@ import torch
 
 from delrec_lite.data.types import Floats, Ints
 from delrec_lite.llm.model import ItemLM
-from delrec_lite.llm.packing import Segment, pack
+from delrec_lite.llm.packing import Packed, Segment, pack
 from delrec_lite.prompts.tasks import Prompts
 
 # Segment tokens in a row. Attention inside a row costs its length squared, the prefix costs once a row. Measured on
@@ -18,7 +18,11 @@ ROW_TOKENS = 200
 
 def read_states(model: ItemLM, prefix: Sequence[int], segments: Sequence[Segment]) -> Any:
     """Hidden states at every place that the segments read, in their order: float32 ``[reads, hidden]``."""
-    packed = pack(prefix, segments, ROW_TOKENS)
+    return read_packed(model, pack(prefix, segments, ROW_TOKENS))
+
+
+def read_packed(model: ItemLM, packed: Packed) -> Any:
+    """Hidden states at ``packed.read``: float32 ``[reads, hidden]``."""
     device = model.soft.device
     with torch.autocast(device.type, torch.bfloat16, enabled=model.body.embed_tokens.weight.dtype == torch.bfloat16):
         return model.hidden(
@@ -34,8 +38,8 @@ def last_states(model: ItemLM, prompts: Prompts, histories: Sequence[Ints], max_
     """The hidden state after each history: float32 ``[histories, hidden]``; arguments as in ``score_histories``."""
     segments = []
     for history in histories:
-        ids = prompts.items(history[-max_history:].tolist())
-        segments.append(Segment(ids, [len(ids) - 1]))
+        ids, ends = prompts.history(prompts.newest(history, max_history).tolist())
+        segments.append(Segment(ids, ends[-1:]))
     return read_states(model, prompts.next_prefix, segments)
 
 
@@ -65,4 +69,4 @@ def score_all(model: ItemLM, prompts: Prompts, histories: Sequence[Ints], max_hi
 
 def window_segment(prompts: Prompts, window: Ints) -> Segment:
     """A training window, read at every item."""
-    return Segment(prompts.items(window.tolist()), range(len(window)))
+    return Segment(*prompts.history(window.tolist()))

@@ -29,9 +29,12 @@ class ItemLM(nn.Module):
         titles: The catalogue's titles.
         soft: k, the number of soft-prompt vectors.
         seed: For the soft prompt's first values: token rows drawn at random.
+        start: Token ids whose rows are those first values instead, from the first again when they run out.
     """
 
-    def __init__(self, base: Base, titles: Sequence[str], soft: int, seed: int = 0) -> None:
+    def __init__(
+        self, base: Base, titles: Sequence[str], soft: int, seed: int = 0, start: Sequence[int] | None = None
+    ) -> None:
         super().__init__()
         self.lm = base.model
         rows = self.lm.get_input_embeddings().weight
@@ -42,6 +45,8 @@ class ItemLM(nn.Module):
         head = self.lm.get_output_embeddings().weight
         self.register_buffer("titles_out", title_vectors(head, titles, base.encode))
         draw = torch.randint(rows.shape[0], (soft,), generator=torch.Generator().manual_seed(seed))
+        if start is not None:
+            draw = torch.tensor([start[n % len(start)] for n in range(soft)])
         self.soft = nn.Parameter(rows[draw].float().clone())
         self.offset_in = nn.Parameter(torch.zeros(len(titles), hidden))
         self.offset_out = nn.Parameter(torch.zeros(len(titles), hidden))
@@ -75,6 +80,11 @@ class ItemLM(nn.Module):
     def body(self) -> Any:
         """The transformer without its 49k-wide head."""
         return self.lm.get_base_model().model if hasattr(self.lm, "get_base_model") else self.lm.model
+
+    @property
+    def text_head(self) -> Any:
+        """The LM head's rows of text tokens: ``[text, hidden]``."""
+        return self.lm.get_output_embeddings().weight
 
     def extension(self) -> Any:
         """Input rows of soft tokens and items: shape ``[k + items, hidden]``, float32."""

@@ -22,7 +22,7 @@ from delrec_lite.pipeline.run import Run
 from delrec_lite.provenance import commit, machine, now, versions
 
 WHOLE = "DELRec"
-# What each variant changes in the recipe. The first eight are the paper's (section 5.3), the last two are of ours.
+# What each variant changes in the recipe. The first nine are the paper's (section 5.3), the last two are of ours.
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     WHOLE: {},
     "without soft prompt": {"model": {"pattern": "none"}},
@@ -31,6 +31,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "without temporal analysis": {"distill": {"temporal_share": 0.0}},
     "without pattern simulating": {"distill": {"temporal_share": 1.0}},
     "without stage 2": {"finetune": {"epochs": 0.0}},
+    "LLM trained in stage 1 too": {"distill": {"train_llm": True}},
     "soft prompt trained in stage 2 too": {"finetune": {"train_soft": True}},
     "truth alone in stage 2": {"finetune": {"teacher_weight": 0.0}},
     "items start from titles": {"model": {"item_start": "titles"}},
@@ -126,7 +127,7 @@ def _run(recipe: Recipe, name: str, seed: int, shared: Run, folder: Path, consol
 
 def _rows(name: str, ranks: Sequence[Ranks], whole: Sequence[Ranks]) -> list[AblationRow]:
     rows = []
-    for protocol in PROTOCOLS:
+    for protocol in ranks[0].protocols:
         mine = {metric: _users(ranks, protocol, metric) for metric in NAMES}
         metrics = {metric: round(float(values.mean()), 5) for metric, values in mine.items()}
         intervals = {metric: _rounded(interval(values.mean(0))) for metric, values in mine.items()}
@@ -172,6 +173,8 @@ def markdown(rows: Sequence[AblationRow]) -> str:
     parts = []
     for protocol in PROTOCOLS:
         chosen = [row for row in rows if row.protocol == protocol]
+        if not chosen:
+            continue
         parts.append(
             f"**{TITLES[protocol]}**, {chosen[0].users} test users, means over {chosen[0].seeds} seeds, "
             f"differences to {WHOLE} with 95% intervals\n\n{aligned([header(), *(cells(row) for row in chosen)])}"

@@ -18,8 +18,9 @@ from delrec_lite.files import sha256_of, write_whole
 
 SCHEMA = 1
 FILE = "reference.json"
+ADAPTER = "adapter"
 STAGES = ("teacher", "distill", "finetune")
-_NOT_SHIPPED = {"done.json", "key.json"}
+_NOT_SHIPPED = {"done.json", "key.json", "README.md"}  # the last is PEFT's empty form
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ def pack(run: Any, target: Path) -> None:
         shutil.copytree(stage.folder, target / name, ignore=skipped)
     for path in (target / "finetune").rglob("*.safetensors"):
         _halve(path)
+    _name_base(target / "finetune" / ADAPTER / "adapter_config.json", run.recipe.model.base)
     files = {str(p.relative_to(target)): sha256_of(p) for p in sorted(target.rglob("*")) if p.is_file()}
     text = {
         "schema": SCHEMA,
@@ -121,6 +123,12 @@ def pack(run: Any, target: Path) -> None:
         "files": files,
     }
     write_whole(target / FILE, json.dumps(text, indent=1) + "\n")
+
+
+def _name_base(path: Path, base: str) -> None:
+    """The adapter's settings name a folder of the machine that trained it; say which model it was."""
+    held = json.loads(path.read_text(encoding="utf-8"))
+    write_whole(path, json.dumps({**held, "base_model_name_or_path": base}, indent=2, sort_keys=True) + "\n")
 
 
 def _halve(path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from delrec_lite.data.types import Floats, Ints
+from delrec_lite.errors import UsageError
 from delrec_lite.evaluation.metrics import Ranks
 from delrec_lite.evaluation.popularity import popularity
 from delrec_lite.evaluation.protocol import candidate_ranks, catalogue_ranks, rank_all
@@ -33,7 +34,16 @@ Maker = tuple[str, Callable[[], Ranks]]
 
 
 def makers(run: Run, fused: bool = False) -> dict[str, Maker]:
-    """The key and the work of each row, in the order of the table."""
+    """The key and the work of each row, in the order of the table.
+
+    Raises:
+        UsageError: ``fused`` for a model that ranks candidates alone.
+    """
+    if fused and not run.ranks_catalogue:
+        raise UsageError(
+            "a model that ranks candidates alone is not fused with its teachers",
+            "leave out --fused, or take title-mean",
+        )
     found: dict[str, Maker] = {
         POPULARITY: (run.prepare().key, lambda: _ranked(run, popularity(run.dataset), POPULARITY)),
         **_teachers(run),
@@ -42,8 +52,9 @@ def makers(run: Run, fused: bool = False) -> dict[str, Maker]:
             lambda: _zero_shot(run),
         ),
         TRAINED: (run.finetune().key, lambda: _trained(run)),
-        QUANTISED: (run.export().key, lambda: _quantised(run)),
     }
+    if run.exportable:
+        found[QUANTISED] = (run.export().key, lambda: _quantised(run))
     if fused:
         found[FUSED] = (run.finetune().key, lambda: _fused(run))
     return found
@@ -103,11 +114,11 @@ def training_precision(run: Run) -> Ranks:
 
 
 def _trained(run: Run) -> Ranks:
-    from delrec_lite.llm.forward import score_histories
+    from delrec_lite.training.ranking import ranked
 
     model, prompts, _ = run.trained()
-    length = run.recipe.model.max_history
-    return _ranked(run, lambda histories: score_histories(model, prompts, histories, length), TRAINED)
+    test, length = run.dataset.test(), run.recipe.model.max_history
+    return ranked(model, prompts, test, run.candidates["test"], length, run.console, TRAINED)
 
 
 def _fused(run: Run) -> Ranks:

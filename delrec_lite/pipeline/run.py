@@ -12,7 +12,7 @@ from delrec_lite.config import Recipe
 from delrec_lite.console import Console
 from delrec_lite.data.store import load_candidates, load_dataset
 from delrec_lite.data.types import CandidateSets, Dataset
-from delrec_lite.errors import MissingPackageError, UsageError
+from delrec_lite.errors import ConfigError, MissingPackageError, UsageError
 from delrec_lite.files import lock
 from delrec_lite.hub.cache import Pulled, cache_folder
 from delrec_lite.hub.pull import pull
@@ -20,6 +20,7 @@ from delrec_lite.pipeline.reference import STAGES, made_from, reference_for
 from delrec_lite.pipeline.stage import Done, begun, key_of, run_stage
 from delrec_lite.pipeline.tell import TITLES, tell
 from delrec_lite.prompts.domain import DOMAINS
+from delrec_lite.prompts.form import Form
 from delrec_lite.provenance import commit, machine, versions
 from delrec_lite.version import __version__
 
@@ -134,8 +135,11 @@ class Run:
 
         def make(folder: Path) -> dict[str, Any]:
             from delrec_lite.training.distill import distill
+            from delrec_lite.training.finetune import add_adapter
 
             model, prompts, base = self.untrained()
+            if self.recipe.distill.train_llm:
+                add_adapter(model, self.recipe.finetune)
             report = distill(
                 model,
                 prompts,
@@ -147,6 +151,7 @@ class Run:
                 self.recipe.model.max_history,
                 folder,
                 self.console,
+                self.recipe.finetune.lr if self.recipe.distill.train_llm else None,
             )
             return asdict(report)
 
@@ -157,6 +162,7 @@ class Run:
             self.recipe.model.model_dump(),
             self.pulled["model"].files,
             self.recipe.distill.model_dump(),
+            *([self.recipe.finetune.model_dump()] if self.recipe.distill.train_llm else []),  # its adapter
         )
         return self._stage("distill", key, make)
 
@@ -165,11 +171,13 @@ class Run:
         upstream = self.distill()
 
         def make(folder: Path) -> dict[str, Any]:
-            from delrec_lite.training.distill import load_soft
+            from delrec_lite.training.distill import load_llm, load_soft
             from delrec_lite.training.finetune import finetune
 
             model, prompts, _ = self.untrained()
             load_soft(model, upstream.folder)
+            if self.recipe.distill.train_llm:
+                load_llm(model, upstream.folder)
             report = finetune(
                 model,
                 prompts,
@@ -186,7 +194,12 @@ class Run:
         return self._stage("finetune", key_of(CODE, upstream.key, self.recipe.finetune.model_dump()), make)
 
     def export(self) -> Done:
-        """Merge, bake, quantise, compare, bundle."""
+        """Merge, bake, quantise, compare, bundle.
+
+        Raises:
+            ConfigError: A bundle cannot hold the recipe's form of prompt.
+        """
+        self._must_export()
         upstream = self.finetune()
 
         def make(_: Path) -> dict[str, Any]:
@@ -203,8 +216,27 @@ class Run:
             (self.folder / "export" / "done.json").unlink(missing_ok=True)
         return self._stage("export", key, make)
 
+    @property
+    def exportable(self) -> bool:
+        """Whether a bundle can hold this recipe's form of prompt."""
+        return self.recipe.model.history == "items" and self.ranks_catalogue
+
+    def _must_export(self) -> None:
+        if not self.exportable:
+            raise ConfigError(
+                "a bundle holds item tokens and ranks the whole catalogue by title-mean; this recipe's form does not",
+                "set model.history: items, model.verbalizer: title-mean and model.candidates_in_prompt: false, or rank "
+                "with the trained model alone: delrec-lite eval",
+            )
+
+    @property
+    def ranks_catalogue(self) -> bool:
+        """Whether the trained model ranks the whole catalogue, or candidates alone."""
+        return self._form().ranks_catalogue
+
     def write_bundle(self, target: Path, quant: str) -> Any:
-        """A bundle of the trained model, in any precision, anywhere; what export returns."""
+        """A bundle of the trained model, in any precision, anywhere; what export returns, and raises what it raises."""
+        self._must_export()
         from delrec_lite.export.write import export
 
         model, prompts, base = self.trained()
@@ -270,8 +302,11 @@ class Run:
         import torch
 
         from delrec_lite.llm.model import ItemLM
+        from delrec_lite.prompts.tasks import start_words
 
-        model = ItemLM(base, self.dataset.catalog.titles, self.recipe.model.soft_tokens, self.recipe.distill.seed)
+        settings, titles = self.recipe.model, self.dataset.catalog.titles
+        words = start_words(DOMAINS[self.recipe.data.domain], base.encode) if settings.soft_start == "words" else None
+        model = ItemLM(base, titles, settings.soft_tokens, self.recipe.distill.seed, words)
         if self.recipe.model.item_start == "teacher":
             seen = self.dataset.popularity() > 0
             model.start_from(torch.from_numpy(self.fitted_teacher().item_vectors()), torch.from_numpy(seen))
@@ -280,7 +315,21 @@ class Run:
     def _prompts(self, model: Any, base: Any, pattern: str) -> Any:
         from delrec_lite.prompts.tasks import compile_prompts
 
-        return compile_prompts(DOMAINS[self.recipe.data.domain], model.vocabulary, base.encode, base.bos, pattern)
+        domain, titles = DOMAINS[self.recipe.data.domain], self.dataset.catalog.titles
+        form = self._form(getattr(base.model.config, "max_position_embeddings", None))
+        return compile_prompts(domain, model.vocabulary, base.encode, base.bos, pattern, form, titles)
+
+    def _form(self, reads: int | None = None) -> Form:
+        """The form of the recipe's prompts, for a base model that reads so many tokens."""
+        settings = self.recipe.model
+        bounds = [bound for bound in (settings.max_tokens, reads) if bound is not None]
+        return Form(
+            history=settings.history,
+            title_tokens=settings.title_tokens,
+            verbalizer=settings.verbalizer,
+            candidates=settings.candidates_in_prompt,
+            context=min(bounds, default=None),
+        )
 
     def trained(self) -> tuple[Any, Any, Any]:
         """The model after stage 2 in training precision, the compiled prompts and the base model."""

@@ -24,7 +24,7 @@ def tell(done: Done) -> str:
         )
     if done.name == "distill":
         return (
-            f"of {r['candidates']} candidates the frozen LLM chooses the teacher's first for "
+            f"of {r['candidates']} candidates the LLM chooses the teacher's first for "
             f"{r['trained']['agreement']:.1%} of {r['users']} validation users; {r['untrained']['agreement']:.1%} with "
             f"the untrained soft prompt, {r['written']['agreement']:.1%} with a written one, "
             f"{1 / r['candidates']:.1%} by chance"

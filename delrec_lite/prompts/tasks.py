@@ -1,19 +1,21 @@
 """The tasks as token ids: what comes next, and temporal analysis. Used by training and by export, so by serving.
 
-Histories are item tokens: one vector an item. The instruction, the soft prompt and the question come first, so
-that they are the same for every request (their state is computed once) and every item boundary is a question.
+A history is item tokens, one vector an item, or titles. The instruction, the soft prompt and the question come first,
+so that they are the same for every request (their state is computed once), every item boundary is a question, and a
+history that is too long for the model loses its oldest items and nothing else.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from delrec_lite.data.types import Ints
+from delrec_lite.errors import ConfigError
 from delrec_lite.prompts.domain import Domain
+from delrec_lite.prompts.form import SEPARATOR, TITLE_PREFIX, Encode, Form, letter_ids, title_ids
 from delrec_lite.prompts.vocabulary import Vocabulary
 
-Encode = Callable[[str], list[int]]
+__all__ = ["TITLE_PREFIX", "Encode", "Form", "Prompts", "compile_prompts", "start_words", "zero_shot_prompt"]
 
-# A title's tokens as they stand inside a sentence: with the space before it.
-TITLE_PREFIX = " "
 # What a person would write of a sequential recommender's pattern.
 WRITTEN = (
     " the latest {domain.items} count most, their order matters, and what others have {domain.done} after"
@@ -33,6 +35,13 @@ class Prompts:
         hidden: Before the hidden item; the answer is read at its last token.
         again: Between the example and the question.
         text: The pieces as a person reads them.
+        form: How items stand in it and how the answer is read.
+        titles: Token ids of each item's title, where they stand anywhere.
+        separator: Behind a title in a list.
+        letters: Token ids of the candidates' letters, where they have letters.
+        dot: Behind a letter.
+        listed: Before the candidates.
+        answer: Behind them; the answer is read at its last token.
     """
 
     vocabulary: Vocabulary
@@ -42,24 +51,102 @@ class Prompts:
     hidden: tuple[int, ...]
     again: tuple[int, ...]
     text: dict[str, str]
+    form: Form = Form()
+    titles: tuple[tuple[int, ...], ...] = ()
+    separator: tuple[int, ...] = ()
+    letters: tuple[int, ...] = ()
+    dot: tuple[int, ...] = ()
+    listed: tuple[int, ...] = ()
+    answer: tuple[int, ...] = ()
+
+    def item(self, index: int) -> tuple[int, ...]:
+        """Token ids of one item as it stands in a list."""
+        if self.form.history == "titles":
+            return self.titles[index] + self.separator
+        return (self.vocabulary.item_base + int(index),)
 
     def items(self, indices: Sequence[int]) -> list[int]:
         """Token ids of items."""
-        return [self.vocabulary.item_base + int(i) for i in indices]
+        return [token for i in indices for token in self.item(i)]
 
-    def temporal(self, sequence: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
+    def history(self, indices: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Token ids of items, and the place of each item's last token, where what comes next is read."""
+        ids: list[int] = []
+        ends = []
+        for i in indices:
+            ids += self.item(i)
+            ends.append(len(ids) - 1)
+        return ids, ends
+
+    def newest(self, history: Ints, most: int, taken: int = 0) -> Ints:
+        """The newest items of a history that the prompt holds.
+
+        Args:
+            history: Item indices, oldest first.
+            most: Items.
+            taken: Tokens that stand behind the history.
+
+        Raises:
+            ConfigError: Not even one fits.
+        """
+        kept = history[-most:]
+        return kept[self._dropped(kept.tolist(), len(self.next_prefix) + taken, 1) :]
+
+    def _dropped(self, indices: Sequence[int], taken: int, least: int) -> int:
+        """How many of the oldest items must go so that the others and ``taken`` tokens fit; ``least`` stay."""
+        if self.form.context is None:
+            return 0
+        sizes = [len(self.item(i)) for i in indices]
+        over = sum(sizes) + taken - self.form.context
+        n = 0
+        while over > 0 and n < len(sizes) - least:
+            over -= sizes[n]
+            n += 1
+        if over > 0:
+            raise ConfigError(
+                f"a prompt of {self.form.context} tokens has no room for a history",
+                "fewer soft tokens or candidates, shorter titles (model.title_tokens), or a larger model.max_tokens",
+            )
+        return n
+
+    def question(self, ids: Sequence[int], candidates: Sequence[int]) -> list[int]:
+        """What stands before the answer: the history's token ids, and the candidates where the form lists them.
+
+        Raises:
+            ConfigError: More candidates than letters to name them.
+        """
+        if not self.form.candidates:
+            return [*ids]
+        if self.letters and len(candidates) > len(self.letters):
+            raise ConfigError(
+                f"{len(candidates)} candidates, and {len(self.letters)} letters to name them",
+                "ask for fewer (data.candidates), or take another model.verbalizer",
+            )
+        out = [*ids, *self.listed]
+        for place, item in enumerate(candidates):
+            if self.letters:
+                out += [self.letters[place], *self.dot]
+            out += self.item(item)
+        return [*out, *self.answer]
+
+    def temporal(self, sequence: Sequence[int], taken: int = 0) -> tuple[list[int], list[int], list[int]]:
         """Temporal analysis of one sequence (DELRec, section 4.2), without its prefix.
 
         The example: items 1 and 2, the third hidden, the fourth given as what followed; then the third is told.
-        The question: the rest, its second-last item hidden and its last given.
+        The question: the rest, its second-last item hidden and its last given. A rest that does not fit loses its
+        oldest items.
 
         Args:
             sequence: Item indices, oldest first, at least 8.
+            taken: Tokens that stand behind it.
 
         Returns:
             Token ids; the positions in them where an answer is read; the hidden items' indices, as many.
         """
         first, second, third, fourth, *rest = sequence
+        fixed = len(self.temporal_prefix) + len(self.items([first, second, third, fourth])) + len(self.again)
+        fixed += 2 * (len(self.after) + len(self.hidden)) + taken
+        rest = rest[self._dropped([*rest[:-2], rest[-1]], fixed, 2) :]
         ids = [*self.items([first, second]), *self.after, *self.items([fourth]), *self.hidden]
         reads = [len(ids) - 1]
         ids += [*self.items([third]), *self.again, *self.items(rest[:-2]), *self.after]
@@ -69,7 +156,13 @@ class Prompts:
 
 
 def compile_prompts(
-    domain: Domain, vocabulary: Vocabulary, encode: Encode, bos: int | None, pattern: str = "soft"
+    domain: Domain,
+    vocabulary: Vocabulary,
+    encode: Encode,
+    bos: int | None,
+    pattern: str = "soft",
+    form: Form = Form(),  # noqa: B008 - frozen
+    titles: Sequence[str] = (),
 ) -> Prompts:
     """Turn words into token ids.
 
@@ -79,6 +172,11 @@ def compile_prompts(
         encode: Text to token ids, adding nothing and reading special tokens' names as plain text.
         bos: The base model's first token, where it wants one.
         pattern: ``soft``, or in its place ``words`` that a person wrote or ``none`` at all (the paper's ablations).
+        form: How items stand in the prompt and how the answer is read.
+        titles: The catalogue's, for a form that writes them.
+
+    Raises:
+        ConfigError: The tokenizer has no letters for a form that wants them.
     """
     text = {
         "instruction": f"The pattern of {domain.items}:",
@@ -104,7 +202,19 @@ def compile_prompts(
         hidden=tuple(encode(text["hidden"])),
         again=tuple(encode(text["again"])),
         text=text,
+        form=form,
+        titles=title_ids(titles, encode, form.title_tokens) if form.written else (),
+        separator=tuple(encode(SEPARATOR)),
+        letters=letter_ids(encode) if form.verbalizer == "letter" else (),
+        dot=tuple(encode(".")),
+        listed=tuple(encode(f" One of these {domain.items}:{SEPARATOR}")),
+        answer=tuple(encode("Answer:")),
     )
+
+
+def start_words(domain: Domain, encode: Encode) -> list[int]:
+    """Token ids of the written sentence, whose rows can be the soft prompt's first values."""
+    return encode(WRITTEN.format(domain=domain))
 
 
 def zero_shot_prompt(domain: Domain, titles: Sequence[str]) -> str:

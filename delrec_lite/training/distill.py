@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from delrec_lite.config import DistillSection
 from delrec_lite.console import Console
@@ -18,12 +17,16 @@ from delrec_lite.data.types import CandidateSets, Dataset, Floats, Ints
 from delrec_lite.llm.forward import read_states, score_all, window_segment
 from delrec_lite.llm.model import ItemLM
 from delrec_lite.llm.packing import Segment
+from delrec_lite.llm.verbalizers import score_candidates
 from delrec_lite.prompts.tasks import Prompts
 from delrec_lite.teachers.contract import Teacher
+from delrec_lite.training.choice import Sampler, cross_entropy, divergence, next_logits, temporal_logits
 from delrec_lite.training.loop import Group, Schedule, finished, train
+from delrec_lite.training.weighting import TaskWeights
 from delrec_lite.training.windows import StepPlan, steps, steps_for
 
 SOFT = "soft.safetensors"
+LLM = "llm"  # the adapter, as PEFT saves it, where the LLM learned too
 ASKED_USERS = 314  # validation users that training asks: 943 would take a minute each time
 SHORTEST_TEMPORAL = 8  # an example of four, then a question of four
 
@@ -31,6 +34,8 @@ SHORTEST_TEMPORAL = 8  # an example of four, then a question of four
 @dataclass(frozen=True)
 class Nearness:
     """How near a ranking is to the teacher's, means over users.
+
+    A model that cannot rank the whole catalogue is compared over the candidates in its place.
 
     Attributes:
         agreement: Share of users whose first among the candidates is the teacher's.
@@ -66,19 +71,6 @@ class Distilled:
     steps: int
 
 
-class TaskWeights(nn.Module):
-    """Uncertainty weighting of several losses: sum of ``exp(-s) loss + s`` (Kendall et al., arXiv 1705.07115)."""
-
-    def __init__(self, tasks: int, learned: bool) -> None:
-        super().__init__()
-        self.log_variance = nn.Parameter(torch.zeros(tasks), requires_grad=learned)
-
-    def forward(self, losses: Sequence[Any]) -> Any:
-        """One loss out of many; with fixed weights, their sum."""
-        stacked = torch.stack(list(losses))
-        return (torch.exp(-self.log_variance) * stacked + self.log_variance).sum()
-
-
 def distill(
     model: ItemLM,
     prompts: Prompts,
@@ -90,12 +82,14 @@ def distill(
     max_history: int,
     out: Path,
     console: Console,
+    llm_lr: float | None = None,
 ) -> Distilled:
     """Learn the soft prompt on recommendation pattern simulating and temporal analysis.
 
     Pattern simulating: at every item boundary of a history, the divergence (KL) from the teacher's distribution over
     the whole catalogue to the model's: the strong form of the paper's "top-1, then the list" (section 4.3).
-    Temporal analysis: cross-entropy on the hidden items (section 4.2).
+    Temporal analysis: cross-entropy on the hidden items (section 4.2). In a form that cannot rank the catalogue, both
+    are asked at one place of a window, about candidates.
 
     Args:
         model: The frozen LLM; its ``soft`` is changed in place.
@@ -108,44 +102,71 @@ def distill(
         max_history: Items of a history that the prompt holds.
         out: Folder for checkpoint, metrics and ``soft.safetensors``.
         console: Shows progress.
+        llm_lr: Of the adapter that the LLM carries, which learns too; None: the LLM is frozen.
 
     Returns:
         Agreement with the teacher before and after.
     """
     out.mkdir(parents=True, exist_ok=True)
     model.requires_grad_(False)
-    set_scale(model, prompts, dataset, max_history)
+    if prompts.form.verbalizer == "title-mean":
+        set_scale(model, prompts, dataset, max_history)
     agree = Agreement(teacher, dataset, candidates)
     by_words, untrained = (agree(model, p, max_history) for p in (written, prompts))
     model.soft.requires_grad_(True)
-    weights = TaskWeights(2 if 0 < recipe.temporal_share < 1 else 1, recipe.weighting == "uncertainty")
+    adapter = {} if llm_lr is None else {name: p for name, p in model.lm.named_parameters() if "lora_" in name}
+    for p in adapter.values():
+        p.requires_grad_(True)
+    weights = TaskWeights(2 if 0 < recipe.temporal_share < 1 else 1, recipe.weighting)
     # A prompt without soft tokens has nothing to learn.
-    epochs = recipe.epochs if set(prompts.vocabulary.soft_ids) & set(prompts.next_prefix) else 0.0
+    epochs = recipe.epochs if adapter or set(prompts.vocabulary.soft_ids) & set(prompts.next_prefix) else 0.0
     plan = steps_for(epochs, dataset.train(), recipe.tokens_per_step)
     shared = round(recipe.tokens_per_step * recipe.temporal_share)
     pattern = StepPlan(dataset.train(), max_history, recipe.tokens_per_step - shared, recipe.seed)
     long_enough = [s for s in dataset.train() if len(s) >= SHORTEST_TEMPORAL]
     temporal = StepPlan(long_enough, max_history, shared, recipe.seed + 1)
+    sampler = Sampler(len(dataset.catalog), candidates.items.shape[1], recipe.seed)
+
+    def pattern_of(step: int) -> Any:
+        if prompts.form.ranks_catalogue:
+            return pattern_loss(model, prompts, teacher, pattern.at(step), max_history, recipe)
+        asked, wanted = sampler.pattern(step, pattern.at(step), teacher)
+        logits = next_logits(model, prompts, asked, max_history)
+        return (
+            cross_entropy(logits, asked) if recipe.pattern == "top1" else divergence(logits, wanted, recipe.temperature)
+        )
+
+    def temporal_of(step: int) -> Any:
+        batch = [window for window in temporal.at(step) if len(window) >= SHORTEST_TEMPORAL]
+        if not batch:
+            return model.soft.sum() * 0.0
+        if prompts.form.ranks_catalogue:
+            return temporal_loss(model, prompts, batch)
+        asked = sampler.temporal(step, batch)
+        return cross_entropy(temporal_logits(model, prompts, asked), asked)
 
     def loss_of(step: int) -> tuple[Any, dict[str, float]]:
         losses, figures = [], {}
         if shared < recipe.tokens_per_step:
-            losses.append(pattern_loss(model, prompts, teacher, pattern.at(step), recipe.temperature))
+            losses.append(pattern_of(step))
             figures["pattern"] = losses[-1].item()
         if shared:
-            batch = [window for window in temporal.at(step) if len(window) >= SHORTEST_TEMPORAL]
-            losses.append(temporal_loss(model, prompts, batch) if batch else model.soft.sum() * 0.0)
+            losses.append(temporal_of(step))
             figures["temporal"] = losses[-1].item()
-        return weights(losses), figures
+        return weights(losses, model.soft), figures
 
     groups = [Group({"soft": model.soft}, recipe.lr)]
     if recipe.weighting == "uncertainty":
         groups.append(Group({"log_variance": weights.log_variance}, 1e-2))
+    if adapter:
+        groups.append(Group(adapter, llm_lr or 0.0))
     if plan:
         train(groups, loss_of, Schedule(plan, recipe.warmup), out, console, "stage 1", recipe.seed)
     model.requires_grad_(False)
     trained = agree(model, prompts, max_history)
     report = Distilled(trained, untrained, by_words, agree.users, candidates.items.shape[1], plan)
+    if adapter:
+        model.lm.save_pretrained(str(out / LLM))
     save_file({"soft": model.soft.detach().clone(), "log_scale": model.log_scale.detach().clone()}, out / SOFT)
     (out / "agreement.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
     finished(out)
@@ -169,14 +190,20 @@ class Agreement:
 
     def __call__(self, model: ItemLM, prompts: Prompts, max_history: int) -> Nearness:
         """Means over the users asked."""
-        scores = score_all(model, prompts, self._histories, max_history)
-        mine, wanted = (np.take_along_axis(s, self._candidates, 1) for s in (scores, self._wanted))
-        log_p, log_q = (F.log_softmax(torch.from_numpy(s), 1) for s in (self._wanted, scores))
+        theirs = self._wanted
+        wanted = np.take_along_axis(theirs, self._candidates, 1)
+        if prompts.form.ranks_catalogue:
+            scores = score_all(model, prompts, self._histories, max_history)
+            mine = np.take_along_axis(scores, self._candidates, 1)
+        else:
+            scores = mine = score_candidates(model, prompts, self._histories, self._candidates, max_history)
+            theirs = wanted
+        log_p, log_q = (F.log_softmax(torch.from_numpy(s), 1) for s in (theirs, scores))
         divergence = F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
         return Nearness(
             float((mine.argmax(1) == wanted.argmax(1)).mean()),
             float(np.mean([np.corrcoef(_ranks(a), _ranks(b))[0, 1] for a, b in zip(mine, wanted, strict=True)])),
-            float(np.mean([_list_ndcg(a, b) for a, b in zip(scores, self._wanted, strict=True)])),
+            float(np.mean([_list_ndcg(a, b) for a, b in zip(scores, theirs, strict=True)])),
             divergence.item(),
         )
 
@@ -201,12 +228,31 @@ def load_soft(model: ItemLM, folder: Path) -> None:
         model.log_scale.copy_(held["log_scale"])
 
 
-def pattern_loss(model: ItemLM, prompts: Prompts, teacher: Teacher, batch: list[Ints], temperature: float) -> Any:
-    """Mean KL from the teacher's distribution to the model's, over all item boundaries of the windows."""
-    inputs = [window[:-1] for window in batch]
-    wanted = teacher_distribution(teacher, inputs, temperature)
+def load_llm(model: ItemLM, folder: Path) -> None:
+    """Wrap the LLM in the adapter that stage 1 trained, so that stage 2 goes on from it."""
+    from peft import PeftModel
+
+    model.lm = PeftModel.from_pretrained(model.lm, str(folder / LLM), is_trainable=True)
+
+
+def pattern_loss(
+    model: ItemLM, prompts: Prompts, teacher: Teacher, batch: list[Ints], max_history: int, recipe: DistillSection
+) -> Any:
+    """Over all item boundaries of the windows: mean KL from the teacher's distribution to the model's.
+
+    With the paper's ``top1``: mean cross-entropy of the teacher's first item.
+    """
+    inputs = [window[:-1] for window in fitted(prompts, batch, max_history)]
+    wanted = teacher_distribution(teacher, inputs, recipe.temperature)
     states = read_states(model, prompts.next_prefix, [window_segment(prompts, window) for window in inputs])
+    if recipe.pattern == "top1":
+        return F.cross_entropy(model.scores(states), wanted.argmax(1))
     return F.kl_div(F.log_softmax(model.scores(states), 1), wanted, reduction="batchmean", log_target=True)
+
+
+def fitted(prompts: Prompts, batch: Sequence[Ints], max_history: int) -> list[Ints]:
+    """Windows whose inputs the prompt has room for: long ones lose their oldest items."""
+    return [window[-len(prompts.newest(window[:-1], max_history)) - 1 :] for window in batch]
 
 
 def teacher_distribution(teacher: Teacher, inputs: Sequence[Ints], temperature: float) -> Any:
@@ -232,7 +278,7 @@ def set_scale(model: ItemLM, prompts: Prompts, dataset: Dataset, max_history: in
 
     A sum of title rows has no natural scale; without one, stage 1 would spend its soft prompt on loudness.
     """
-    some = next(steps(dataset.train(), max_history, 800, seed=0))
+    some = fitted(prompts, next(steps(dataset.train(), max_history, 800, seed=0)), max_history)
     states = read_states(model, prompts.next_prefix, [window_segment(prompts, window[:-1]) for window in some])
     targets = torch.from_numpy(np.concatenate([window[1:] for window in some]))
     model.log_scale.zero_()

@@ -15,13 +15,14 @@ from delrec_lite.config import FinetuneSection
 from delrec_lite.console import Console
 from delrec_lite.data.types import CandidateSets, Dataset
 from delrec_lite.evaluation.metrics import per_user
-from delrec_lite.evaluation.protocol import rank_all
-from delrec_lite.llm.forward import read_states, score_histories, window_segment
+from delrec_lite.llm.forward import read_states, window_segment
 from delrec_lite.llm.model import ItemLM
 from delrec_lite.prompts.tasks import Prompts
 from delrec_lite.teachers.contract import Teacher
-from delrec_lite.training.distill import some_users, teacher_distribution
+from delrec_lite.training.choice import Sampler, truth_loss
+from delrec_lite.training.distill import fitted, some_users, teacher_distribution
 from delrec_lite.training.loop import Group, Schedule, Validation, finished, train
+from delrec_lite.training.ranking import ranked
 from delrec_lite.training.windows import StepPlan, steps_for
 
 ADAPTER = "adapter"
@@ -41,7 +42,8 @@ class Finetuned:
         loss: Mean over the last tenth of the steps, nats an item.
         steps: Optimiser steps planned.
         best_step: After how many steps the weights that are kept stood; 0: no validation, the last are kept.
-        valid_ndcg: NDCG@10 of those over the whole catalogue, some validation users; 0 without validation.
+        valid_ndcg: NDCG@10 of those over the whole catalogue, or among the candidates where the form knows no other,
+            some validation users; 0 without validation.
         valid_hr1: HR@1 among their candidates.
     """
 
@@ -81,19 +83,29 @@ def finetune(
     """
     out.mkdir(parents=True, exist_ok=True)
     model.requires_grad_(False)
-    add_adapter(model, recipe)
+    if hasattr(model.lm, "peft_config"):  # stage 1 has trained it already
+        for name, p in model.lm.named_parameters():
+            p.requires_grad_("lora_" in name)
+    else:
+        add_adapter(model, recipe)
     lora = {name: p for name, p in model.lm.named_parameters() if p.requires_grad}
-    items = {"offset_in": model.offset_in, "offset_out": model.offset_out, "log_scale": model.log_scale}
+    items = learned_vectors(model, prompts)
     if recipe.train_soft:
         items["soft"] = model.soft
     for p in items.values():
         p.requires_grad_(True)
-    groups = [Group(lora, recipe.lr), Group(items, recipe.item_lr)]
+    groups = [Group(lora, recipe.lr), *([Group(items, recipe.item_lr)] if items else [])]
     plan = steps_for(recipe.epochs, dataset.train(), recipe.tokens_per_step)
     batches = StepPlan(dataset.train(), max_history, recipe.tokens_per_step, recipe.seed)
 
+    sampler = Sampler(len(dataset.catalog), candidates.items.shape[1], recipe.seed)
+
     def loss_of(step: int) -> tuple[Any, dict[str, float]]:
         batch = batches.at(step)
+        if not prompts.form.ranks_catalogue:
+            weight = teacher_weight(recipe, step / plan)
+            return truth_loss(model, prompts, teacher, sampler.truth(step, batch), max_history, weight)
+        batch = fitted(prompts, batch, max_history)
         inputs = [window[:-1] for window in batch]
         segments = [window_segment(prompts, window) for window in inputs]
         scores = model.scores(read_states(model, prompts.next_prefix, segments))
@@ -138,16 +150,27 @@ def teacher_weight(recipe: FinetuneSection, done: float) -> float:
 def _measure(
     model: ItemLM, prompts: Prompts, dataset: Dataset, candidates: CandidateSets, max_history: int
 ) -> dict[str, float]:
-    """NDCG@10 over the whole catalogue and HR@1 among the candidates, of some validation users."""
+    """NDCG@10 over the whole catalogue and HR@1 among the candidates, of some validation users.
+
+    Both among the candidates for a model that cannot rank the catalogue.
+    """
     some = some_users(len(dataset.sequences))
     split, sets = dataset.valid().take(some), candidates.take(some)
     model.eval()
-    ranks = rank_all(lambda histories: score_histories(model, prompts, histories, max_history), split, sets)
+    ranks = ranked(model, prompts, split, sets, max_history)
     model.train()
     return {
-        "valid_ndcg@10": float(per_user(ranks.full, "NDCG@10").mean()),
+        "valid_ndcg@10": float(per_user(ranks.of(ranks.protocols[-1]), "NDCG@10").mean()),
         "valid_hr@1": float(per_user(ranks.m15, "HR@1").mean()),
     }
+
+
+def learned_vectors(model: ItemLM, prompts: Prompts) -> dict[str, torch.nn.Parameter]:
+    """What learns beside the adapter: of the item vectors those that this form of prompt and answer reads."""
+    items = {} if prompts.form.history == "titles" else {"offset_in": model.offset_in}
+    if prompts.form.verbalizer == "title-mean":
+        items |= {"offset_out": model.offset_out, "log_scale": model.log_scale}
+    return items
 
 
 def add_adapter(model: ItemLM, recipe: FinetuneSection) -> None:

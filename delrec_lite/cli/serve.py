@@ -1,0 +1,34 @@
+"""`delrec-lite serve`: a bundle behind HTTP, with a page."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXAMPLE = "Example: `delrec-lite serve my.delrec --port 8080`, then open http://127.0.0.1:8080"
+
+
+def serve(
+    bundle: Annotated[Path, typer.Argument(help="The bundle folder, NAME.delrec.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; the default is this machine alone.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any free one.")] = 8080,
+    api_key_env: Annotated[
+        str | None, typer.Option(help="Name of the environment variable that holds the key callers must send.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Default: the cores allowed.")] = None,
+    queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; more get 503.")] = 64,
+    deadline: Annotated[float, typer.Option(min=0.1, help="Seconds a request may wait for its turn.")] = 10.0,
+) -> None:
+    """Serve recommendations over HTTP until interrupted; SIGHUP loads a bundle that was replaced on disk."""
+    import os
+
+    from delrec_lite.errors import UsageError
+    from delrec_lite.server.serve import Settings
+    from delrec_lite.server.serve import serve as run
+
+    key = None
+    if api_key_env is not None:
+        key = os.environ.get(api_key_env)
+        if not key:
+            raise UsageError(f"the environment variable {api_key_env} is not set", "put the key into it")
+    run(bundle, Settings(host, port, key, threads, queue, deadline))

@@ -1,0 +1,1 @@
+"""The HTTP API and its page: one model worker, a bounded queue, nothing that needs torch."""

@@ -1,0 +1,154 @@
+"""The HTTP API: a FastAPI application over one worker."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from importlib import resources
+from typing import Any
+
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse
+from starlette.exceptions import HTTPException
+
+from delrec_lite.errors import DelrecError
+from delrec_lite.runtime.explain import explain as why
+from delrec_lite.server.guard import Guard
+from delrec_lite.server.metrics import Metrics
+from delrec_lite.server.schemas import (
+    BatchAnswer,
+    BatchBody,
+    ExplainAnswer,
+    ExplainBody,
+    Failure,
+    ItemAnswer,
+    RecommendAnswer,
+    RecommendBody,
+)
+from delrec_lite.server.worker import Busy, Late, Work, Worker
+from delrec_lite.version import __version__
+
+_FAILURES: dict[int | str, dict[str, Any]] = {
+    400: {"model": Failure, "description": "The request cannot be meant"},
+    401: {"model": Failure, "description": "The key is missing or wrong"},
+    413: {"model": Failure, "description": "The body is too long"},
+    422: {"model": Failure, "description": "The request does not read"},
+    503: {"model": Failure, "description": "Too many requests are waiting"},
+    504: {"model": Failure, "description": "No answer in time"},
+}
+
+
+def make_api(worker: Worker, key: str | None = None) -> FastAPI:
+    """The application; it closes ``worker`` when it shuts down.
+
+    Args:
+        worker: Owns the model.
+        key: Asked for from every caller; None for none.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(worker.close)
+
+    api = FastAPI(title="delrec-lite", version=__version__, lifespan=lifespan, redoc_url=None)
+    metrics = Metrics(worker.waiting)
+    _handle_errors(api)
+
+    async def answer(work: Work) -> Any:
+        future = asyncio.wrap_future(worker.ask(work))
+        try:
+            return await asyncio.wait_for(future, worker.seconds + 1.0)
+        except TimeoutError as error:
+            raise Late("no answer in time", "ask less, or try again in a moment") from error
+
+    @api.post("/v1/recommend", response_model=RecommendAnswer, responses=_FAILURES)
+    async def recommend(body: RecommendBody) -> Any:
+        """Rank what comes next after one history."""
+        arguments = {**body.model_dump(exclude={"session"}), "session": body.session}
+        told = await answer(lambda recommender: recommender.recommend(**arguments))
+        prefix = len(worker.recommender.bundle.prompt.prefix)
+        metrics.tokens(told.tokens_computed, told.tokens_avoided, prefix)
+        return asdict(told)
+
+    @api.post("/v1/batch", response_model=BatchAnswer, responses=_FAILURES)
+    async def batch(body: BatchBody) -> Any:
+        """Rank what comes next for many histories."""
+        told = await answer(lambda recommender: recommender.recommend_batch(body.histories, body.k))
+        return {"answers": [[asdict(item) for item in one] for one in told]}
+
+    @api.post("/v1/explain", response_model=ExplainAnswer, responses=_FAILURES)
+    async def explain(body: ExplainBody) -> Any:
+        """How much each item of a history adds to a recommendation."""
+        told = await answer(lambda recommender: why(recommender, body.history, body.item, body.allow_new))
+        return asdict(told)
+
+    @api.get("/v1/items", response_model=list[ItemAnswer], responses={422: _FAILURES[422], 401: _FAILURES[401]})
+    async def items(
+        query: str = Query("", max_length=500, description="Words of a title; none for the most popular."),
+        limit: int = Query(10, ge=1, le=100),
+    ) -> Any:
+        """Titles of the catalogue that look most like some words."""
+        recommender = worker.recommender
+        found = await asyncio.to_thread(recommender.search, query, limit)
+        ids = recommender.bundle.items.ids
+        return [{"id": ids[match.item], "title": match.title} for match in found]
+
+    @api.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        """The process lives."""
+        return {"status": "ok"}
+
+    @api.get("/readyz")
+    async def readyz() -> dict[str, str]:
+        """The model answers."""
+        return {"status": "ready", "bundle": worker.recommender.bundle.name}
+
+    @api.get("/metrics", response_class=Response)
+    async def prometheus() -> Response:
+        """For Prometheus."""
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4")
+
+    @api.get("/", response_class=HTMLResponse, include_in_schema=False)
+    async def page() -> HTMLResponse:
+        text = resources.files("delrec_lite.server").joinpath("static/index.html").read_text(encoding="utf-8")
+        return HTMLResponse(text, headers={"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff"})
+
+    known = frozenset(str(getattr(route, "path", "")) for route in api.routes)
+    api.add_middleware(Guard, metrics=metrics, known=known, key=key)
+    return api
+
+
+# The page is one file: nothing from elsewhere may load, run or be called.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+
+
+def _handle_errors(api: FastAPI) -> None:
+    """Every error is a Failure with its own status."""
+
+    def told(status: int, error: str, hint: str, **headers: str) -> JSONResponse:
+        clean = error.encode("utf-8", "replace").decode(), hint.encode("utf-8", "replace").decode()
+        return JSONResponse({"error": clean[0], "hint": clean[1]}, status, headers)
+
+    @api.exception_handler(Busy)
+    async def busy(_: Request, error: Busy) -> JSONResponse:
+        return told(503, error.message, error.hint, **{"Retry-After": "1"})
+
+    @api.exception_handler(Late)
+    async def late(_: Request, error: Late) -> JSONResponse:
+        return told(504, error.message, error.hint)
+
+    @api.exception_handler(DelrecError)
+    async def refused(_: Request, error: DelrecError) -> JSONResponse:
+        return told(400, error.message, error.hint)
+
+    @api.exception_handler(RequestValidationError)
+    async def unreadable(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return told(422, f"{where}: {first['msg']}", "see /docs for what a request holds")
+
+    @api.exception_handler(HTTPException)
+    async def http(_: Request, error: HTTPException) -> JSONResponse:
+        return told(error.status_code, str(error.detail), "see /docs", **(error.headers or {}))

@@ -1,0 +1,44 @@
+"""What Prometheus reads."""
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+
+
+class Metrics:
+    """Counters of one server.
+
+    Args:
+        waiting: How many requests wait now.
+    """
+
+    def __init__(self, waiting: Callable[[], int]) -> None:
+        self.registry = CollectorRegistry()
+        labels = ["path", "status"]
+        self.requests = Counter("delrec_requests", "Requests answered", labels, registry=self.registry)
+        self.seconds = Histogram(
+            "delrec_seconds", "From request to answer", ["path"], buckets=_BUCKETS, registry=self.registry
+        )
+        self.computed = Counter("delrec_tokens_computed", "Tokens the model evaluated", registry=self.registry)
+        self.avoided = Counter("delrec_tokens_avoided", "Tokens found in the cache", registry=self.registry)
+        self.hits = Counter("delrec_session_hits", "Requests whose session was known", registry=self.registry)
+        gauge = Gauge("delrec_waiting", "Requests in the queue", registry=self.registry)
+        gauge.set_function(waiting)
+
+    def answered(self, path: str, status: int, seconds: float) -> None:
+        """Count one request."""
+        self.requests.labels(path, str(status)).inc()
+        self.seconds.labels(path).observe(seconds)
+
+    def tokens(self, computed: int, avoided: int, prefix: int) -> None:
+        """Count what an answer cost; more avoided than the prefix means that a session was known."""
+        self.computed.inc(computed)
+        self.avoided.inc(avoided)
+        if avoided > prefix:
+            self.hits.inc()
+
+    def text(self) -> bytes:
+        """In Prometheus' own format."""
+        return generate_latest(self.registry)

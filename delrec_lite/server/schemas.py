@@ -1,0 +1,108 @@
+"""What requests may hold: typed, bounded, nothing unknown."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import Field as F
+
+Title = Annotated[str, StringConstraints(min_length=1, max_length=500)]
+History = Annotated[list[Title], F(min_length=1, max_length=1000, description="Titles or `id:ITEM`, oldest first.")]
+K = Annotated[int, F(ge=1, le=1000, description="How many to return.")]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class RecommendBody(_Body):
+    """One user's history, and what to rank."""
+
+    history: History
+    k: K = 10
+    candidates: Annotated[list[Title], F(min_length=1, max_length=2000)] | None = None
+    exclude: Annotated[list[Title], F(max_length=2000)] = []
+    session: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
+    allow_new: bool = False
+
+
+class BatchBody(_Body):
+    """Many users' histories."""
+
+    histories: Annotated[list[History], F(min_length=1, max_length=1000)]
+    k: K = 10
+
+
+class ExplainBody(_Body):
+    """One user's history, and the item to explain; by default the first recommendation."""
+
+    history: History
+    item: Title | None = None
+    allow_new: bool = False
+
+
+class RankedItem(BaseModel):
+    """One recommended item."""
+
+    rank: int
+    id: str
+    title: str
+    score: float
+    probability: float
+
+
+class MatchedTitle(BaseModel):
+    """What a given title was taken for; item -1 is a new one."""
+
+    given: str
+    item: int
+    title: str
+    others: list[str]
+
+
+class RecommendAnswer(BaseModel):
+    """Best first."""
+
+    items: list[RankedItem]
+    matched: list[MatchedTitle]
+    milliseconds: dict[str, float]
+    tokens_computed: int
+    tokens_avoided: int
+
+
+class BatchAnswer(BaseModel):
+    """One ranking for each history."""
+
+    answers: list[list[RankedItem]]
+
+
+class ContributionAnswer(BaseModel):
+    """What one history item adds to the log-probability."""
+
+    title: str
+    weight: float
+    read: bool
+
+
+class ExplainAnswer(BaseModel):
+    """Why an item stands where it stands."""
+
+    id: str
+    title: str
+    rank: int
+    probability: float
+    contributions: list[ContributionAnswer]
+    milliseconds: float
+
+
+class ItemAnswer(BaseModel):
+    """An item of the catalogue."""
+
+    id: str
+    title: str
+
+
+class Failure(BaseModel):
+    """What was wrong, and what to do."""
+
+    error: str
+    hint: str

@@ -1,0 +1,110 @@
+"""`serve`: a bundle behind HTTP, until it is told to stop; SIGHUP takes a bundle that was replaced on disk."""
+
+import json
+import logging
+import signal
+import socket
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from delrec_lite.errors import DelrecError, MissingPackageError, UsageError
+from delrec_lite.runtime.recommender import Recommender
+
+LOG = logging.getLogger("delrec_lite.server")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to serve.
+
+    Attributes:
+        host: Address to listen on; loopback unless told otherwise.
+        port: 0 for any free one.
+        key: Asked for from every caller; None for none.
+        threads: Of the engine; None for the cores allowed.
+        waiting: Most requests in the queue.
+        seconds: Most a request waits for its turn.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    key: str | None = None
+    threads: int | None = None
+    waiting: int = 64
+    seconds: float = 10.0
+
+
+def serve(bundle: Path, settings: Settings) -> None:
+    """Serve until SIGINT or SIGTERM; what is in flight is finished first.
+
+    Raises:
+        UsageError: The address cannot be had.
+        BundleError: The bundle does not verify.
+        MissingPackageError: The extra ``serve`` is not installed.
+    """
+    try:
+        import uvicorn
+
+        from delrec_lite.server.api import make_api
+        from delrec_lite.server.worker import Worker
+    except ImportError as error:
+        raise MissingPackageError(
+            f"serving needs {error.name}, which is not installed", 'pip install "delrec-lite[serve,gguf]"'
+        ) from error
+    listening = _listen(settings.host, settings.port)  # before the model: a port that is taken is told at once
+    with listening:
+        worker = Worker(Recommender.load(bundle, settings.threads), settings.waiting, settings.seconds)
+        _log_to_stderr()
+        if hasattr(signal, "SIGHUP"):
+            signal.signal(
+                signal.SIGHUP, lambda *_: threading.Thread(target=_reload, args=(bundle, settings, worker)).start()
+            )
+        config = uvicorn.Config(
+            make_api(worker, settings.key),
+            log_level="warning",
+            access_log=False,
+            timeout_keep_alive=10,
+            timeout_graceful_shutdown=30,
+        )
+        host, port = listening.getsockname()[:2]
+        told = {"serving": worker.recommender.bundle.name, "address": f"http://{host}:{port}"}
+        LOG.info(json.dumps(told))
+        try:
+            uvicorn.Server(config).run(sockets=[listening])
+        finally:
+            worker.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(128)
+    except (OSError, OverflowError) as error:
+        listening.close()
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"cannot listen on {host}:{port}: {reason}", "choose another --port or --host") from error
+    return listening
+
+
+def _reload(bundle: Path, settings: Settings, worker: "Worker") -> None:  # type: ignore[name-defined] # noqa: F821
+    """Take what lies at ``bundle`` now, if it verifies; else go on with what is loaded."""
+    try:
+        newer = Recommender.load(bundle, settings.threads)
+    except DelrecError as error:
+        LOG.error(json.dumps({"reload": "refused", "error": error.message, "hint": error.hint}))
+        return
+    worker.replace(newer)
+    LOG.info(json.dumps({"reload": "done", "bundle": newer.bundle.name, "created": newer.bundle.manifest["created"]}))
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    LOG.handlers[:] = [handler]
+    LOG.setLevel(logging.INFO)
+    LOG.propagate = False

@@ -1,0 +1,44 @@
+"""Rank a split's targets with the model in training precision, under the protocols that its form of prompt allows."""
+
+import time
+from functools import partial
+
+import numpy as np
+
+from delrec_lite.console import QUIET, Console
+from delrec_lite.data.types import CandidateSets, Split
+from delrec_lite.evaluation.metrics import Ranks
+from delrec_lite.evaluation.protocol import rank_all, rank_candidates
+from delrec_lite.llm.forward import score_histories
+from delrec_lite.llm.model import ItemLM
+from delrec_lite.llm.verbalizers import score_candidates
+from delrec_lite.prompts.tasks import Prompts
+
+
+def ranked(
+    model: ItemLM,
+    prompts: Prompts,
+    split: Split,
+    candidates: CandidateSets,
+    max_history: int,
+    console: Console = QUIET,
+    label: str = "evaluate",
+) -> Ranks:
+    """Where each target came; a form that knows candidates alone leaves ``Ranks.full`` empty.
+
+    Args:
+        model: With or without adapter.
+        prompts: The compiled tasks, in any form.
+        split: Histories and targets.
+        candidates: Of the same split and users.
+        max_history: Items that the prompt holds.
+        console: Shows the bar.
+        label: Before the bar.
+    """
+    if prompts.form.ranks_catalogue:
+        scorer = partial(score_histories, model, prompts, max_history=max_history)
+        return rank_all(scorer, split, candidates, console=console, label=label)
+    start = time.monotonic()
+    chooser = partial(score_candidates, model, prompts, max_history=max_history)
+    ranks = rank_candidates(chooser, split, candidates, console=console, label=label)
+    return Ranks(ranks, np.empty(0, np.int64), time.monotonic() - start)

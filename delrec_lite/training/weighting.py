@@ -1,0 +1,45 @@
+"""How the losses of stage 1 become one: by uncertainty, by gradient norm, or as they are."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class TaskWeights(nn.Module):
+    """Weights of several losses.
+
+    ``uncertainty``: the sum of ``exp(-s) loss + s`` with learned s (Kendall et al., arXiv 1705.07115).
+    ``gradient-norm``: each loss is weighted so that its gradient on the shared parameter has the mean norm of all
+    (the balance that GradNorm aims at, Chen et al., arXiv 1711.02257, set anew at every step instead of learned).
+    ``fixed``: the sum.
+
+    Args:
+        tasks: How many losses.
+        weighting: One of the above.
+    """
+
+    def __init__(self, tasks: int, weighting: str) -> None:
+        super().__init__()
+        self.weighting = weighting
+        self.log_variance = nn.Parameter(torch.zeros(tasks), requires_grad=weighting == "uncertainty")
+
+    def forward(self, losses: Sequence[Any], shared: Any) -> Any:
+        """One loss out of many; ``shared`` is the parameter whose gradients are balanced."""
+        stacked = torch.stack(list(losses))
+        if self.weighting == "gradient-norm" and len(losses) > 1:
+            return (balance(losses, shared) * stacked).sum()
+        return (torch.exp(-self.log_variance) * stacked + self.log_variance).sum()
+
+
+def balance(losses: Sequence[Any], shared: Any) -> Any:
+    """Weights under which all gradients on ``shared`` have the same norm, their mean; 0 where there is no gradient.
+
+    All are 1 where no loss has one: a prompt without soft tokens, whose losses reach other parameters alone.
+    """
+    norms = torch.stack([torch.autograd.grad(loss, shared, retain_graph=True)[0].norm() for loss in losses])
+    there = norms > 0
+    if not there.any():
+        return torch.ones_like(norms)
+    return torch.where(there, norms[there].mean() / norms.where(there, torch.ones_like(norms)), torch.zeros_like(norms))

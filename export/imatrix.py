@@ -1,0 +1,63 @@
+"""The importance matrix: how loud each input column of each weight is on this catalogue's own prompts.
+
+llama.cpp's quantiser rounds the columns that count more carefully (``llama_model_quantize_params.imatrix``). Its own
+tool reads running text; this model reads item tokens, so the columns are measured here.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from delrec_lite.data.types import Floats
+
+_MODULE = re.compile(r"layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)_proj$")
+_GGUF = {
+    "q": "attn_q",
+    "k": "attn_k",
+    "v": "attn_v",
+    "o": "attn_output",
+    "gate": "ffn_gate",
+    "up": "ffn_up",
+    "down": "ffn_down",
+}
+
+
+@contextmanager
+def measured(lm: Any) -> Iterator[Mapping[str, Floats]]:
+    """While this is open, every forward of ``lm`` adds to the figures that it gives.
+
+    Args:
+        lm: A decoder of ``transformers``, with or without adapter.
+
+    Yields:
+        GGUF tensor name -> mean square of each input column, float32 ``[columns]``; filled when it closes.
+    """
+    sums: dict[str, Any] = {}
+    counts: dict[str, int] = {}
+    found: dict[str, Floats] = {}
+
+    def hook(name: str) -> Any:
+        def add(_: Any, inputs: Any) -> None:
+            rows = inputs[0].detach().float().flatten(0, -2)
+            sums[name] = sums.get(name, 0) + rows.square().sum(0)
+            counts[name] = counts.get(name, 0) + len(rows)
+
+        return add
+
+    hooks = []
+    for name, module in lm.named_modules():
+        if match := _MODULE.search(name):
+            layer, part = match.groups()
+            if part in _GGUF:
+                hooks.append(module.register_forward_pre_hook(hook(f"blk.{layer}.{_GGUF[part]}.weight")))
+    try:
+        with torch.no_grad():
+            yield found
+    finally:
+        for one in hooks:
+            one.remove()
+        found.update({name: (total / counts[name]).cpu().numpy().astype(np.float32) for name, total in sums.items()})

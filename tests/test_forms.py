@@ -1,0 +1,398 @@
+"""Forms of prompts: histories as titles or items, candidates in the prompt, three verbalizers behind one contract."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from delrec_lite.config import DistillSection, FinetuneSection, load_recipe, parse
+from delrec_lite.console import QUIET
+from delrec_lite.errors import ConfigError, DataError, UsageError
+from delrec_lite.llm.forward import read_states, score_all, score_histories, window_segment
+from delrec_lite.llm.verbalizers import (
+    VERBALIZERS,
+    next_question,
+    next_scores,
+    score_candidates,
+    temporal_question,
+    temporal_scores,
+)
+from delrec_lite.pipeline.rows import QUANTISED, TRAINED
+from delrec_lite.pipeline.table import evaluate
+from delrec_lite.prompts.domain import DOMAINS
+from delrec_lite.prompts.form import LETTERS, Form, letter_ids
+from delrec_lite.prompts.tasks import compile_prompts
+from delrec_lite.training import distill as stage1
+from delrec_lite.training import finetune as stage2
+from delrec_lite.training.choice import Sampler
+from delrec_lite.training.ranking import ranked
+from delrec_lite.training.weighting import TaskWeights, balance
+from tests.test_training import Ring
+from tests.tiny import ITEMS, candidates, dataset, make_model
+
+# Every form that is not the default; the default's are the other test files.
+FORMS = {
+    "titles": Form(history="titles"),
+    "title-mean, candidates": Form(history="titles", candidates=True),
+    "letter, titles": Form(history="titles", verbalizer="letter", candidates=True),
+    "letter, items": Form(verbalizer="letter", candidates=True),
+    "likelihood": Form(history="titles", verbalizer="likelihood"),
+    "likelihood, items, candidates": Form(verbalizer="likelihood", candidates=True),
+}
+CHOOSING = [name for name, form in FORMS.items() if not form.ranks_catalogue]
+
+
+def made(base_folder, form, soft=4):
+    model, prompts, base = make_model(base_folder, soft)
+    titles = dataset().catalog.titles
+    prompts = compile_prompts(DOMAINS["movie"], model.vocabulary, base.encode, base.bos, form=form, titles=titles)
+    return model, prompts, base
+
+
+def decode(base_folder, ids):
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(base_folder / "tokenizer.json")).decode(list(ids), skip_special_tokens=False)
+
+
+# --- prompts ---
+
+
+def test_a_history_of_titles_is_read_at_the_end_of_each(tiny_base):
+    _, prompts, _ = made(tiny_base, FORMS["titles"])
+    ids, ends = prompts.history([3, 0, 7])
+    titles = dataset().catalog.titles
+    assert decode(tiny_base, ids) == "".join(f" {titles[i]}\n" for i in (3, 0, 7))
+    pieces = [decode(tiny_base, ids[: end + 1]) for end in ends]
+    assert pieces[0] == f" {titles[3]}\n"
+    assert pieces[1].endswith(f"\n {titles[0]}\n")
+    assert ends[-1] == len(ids) - 1
+
+
+def test_items_are_one_token_each_as_ever(tiny_base):
+    _, plain, base = make_model(tiny_base)
+    _, prompts, _ = made(tiny_base, Form())
+    assert prompts.next_prefix == plain.next_prefix
+    assert prompts.history([3, 0]) == ([plain.vocabulary.item_base + 3, plain.vocabulary.item_base], [0, 1])
+    assert prompts.question([5, 6], [1, 2]) == [5, 6]
+    assert plain.text == prompts.text
+
+
+def test_long_titles_are_cut(tiny_base):
+    _, prompts, base = made(tiny_base, Form(history="titles", title_tokens=2))
+    whole = base.encode(" " + dataset().catalog.titles[4])
+    assert len(whole) > 2
+    assert prompts.item(4)[:2] == tuple(whole[:2])
+    assert len(prompts.item(4)) == 2 + len(prompts.separator)
+
+
+@pytest.mark.parametrize("history", ["items", "titles"])
+def test_a_prompt_without_room_loses_its_oldest_items_and_nothing_else(tiny_base, history):
+    _, free, _ = made(tiny_base, Form(history=history, candidates=True))
+    sequence, chosen = dataset().sequences[0][:9], np.array([1, 2, 3])
+    whole = next_question(free, sequence, chosen, 50)
+    size = len(free.next_prefix) + len(whole.ids)
+    lost = len(free.item(int(sequence[0]))) + 1  # one token less than the newest eight need
+    _, bound, _ = made(tiny_base, Form(history=history, candidates=True, context=size - lost))
+    cut = next_question(bound, sequence, chosen, 50)
+    assert cut.ids == next_question(free, sequence[2:], chosen, 50).ids
+    assert len(bound.next_prefix) + len(cut.ids) <= size - lost
+    _, tight, _ = made(tiny_base, Form(history=history, candidates=True, context=len(free.next_prefix) + 5))
+    with pytest.raises(ConfigError, match="no room"):
+        next_question(tight, sequence, chosen, 50)
+
+
+def test_temporal_analysis_keeps_its_example_and_its_hidden_item(tiny_base):
+    _, free, _ = made(tiny_base, FORMS["titles"])
+    sequence = dataset().sequences[0][:10].tolist()
+    ids, reads, hidden = free.temporal(sequence)
+    assert [decode(tiny_base, ids[: r + 1])[-10:] for r in reads] == [" hidden is"] * 2
+    assert hidden == [sequence[2], sequence[-2]]
+    _, bound, _ = made(tiny_base, Form(history="titles", context=len(free.temporal_prefix) + len(ids) - 1))
+    shorter, _, still = bound.temporal(sequence)
+    assert still == hidden
+    assert shorter == free.temporal(sequence[:4] + sequence[5:])[0]
+
+
+def test_candidates_stand_lettered_in_the_prompt(tiny_base):
+    _, prompts, _ = made(tiny_base, FORMS["letter, titles"])
+    ids = next_question(prompts, np.array([0]), np.array([4, 2]), 50).ids
+    titles = dataset().catalog.titles
+    assert decode(tiny_base, ids).endswith(f":\nA. {titles[4]}\nB. {titles[2]}\nAnswer:")
+
+
+def test_letters_are_single_tokens_or_refused():
+    spaced = {f" {letter}": [n] for n, letter in enumerate(LETTERS)}
+    assert letter_ids(lambda text: spaced.get(text, [1, 2])) == tuple(range(26))
+    plain = {letter: [n + 50] for n, letter in enumerate(LETTERS)}
+    assert letter_ids(lambda text: plain.get(text, [1, 2]))[0] == 50
+    with pytest.raises(ConfigError, match="single token"):
+        letter_ids(lambda text: [1] if text == " A" else [1, 2])
+
+
+# --- the contract of all verbalizers ---
+
+
+@pytest.fixture(params=FORMS, ids=FORMS)
+def formed(request, tiny_base):
+    return made(tiny_base, FORMS[request.param])
+
+
+def asked(prompts, n=4):
+    sets = candidates().items
+    return [
+        next_question(prompts, s[:k], sets[u], 50)
+        for u, (s, k) in enumerate(zip(dataset().sequences[:n], (1, 8, 3, 5), strict=False))
+    ]
+
+
+def test_every_verbalizer_scores_each_candidate_whatever_it_is_packed_with(formed):
+    model, prompts, _ = formed
+    questions = asked(prompts)
+    together = next_scores(model, prompts, questions).detach()
+    assert together.shape == (4, 5)
+    assert together.dtype == torch.float32
+    assert torch.isfinite(together).all()
+    assert (together.std(1) > 0).all()
+    for row, question in zip(together, questions, strict=True):
+        torch.testing.assert_close(next_scores(model, prompts, [question]).detach()[0], row, atol=2e-5, rtol=1e-4)
+
+
+def test_every_verbalizer_lets_the_soft_prompt_learn_from_both_tasks(formed):
+    model, prompts, _ = formed
+    window, chosen = dataset().sequences[0][:9], candidates().items[0]
+    for scores in (
+        next_scores(model, prompts, asked(prompts, 2)),
+        temporal_scores(model, prompts, [temporal_question(prompts, window, chosen)]),
+    ):
+        (gradient,) = torch.autograd.grad(scores[:, 0].sum(), model.soft)
+        assert gradient.abs().sum(1).min() > 0
+
+
+def test_a_candidate_keeps_its_score_wherever_it_stands_unless_the_prompt_lists_it(formed):
+    model, prompts, _ = formed
+    history, chosen = dataset().sequences[0][:6], np.array([1, 9, 20, 4])
+    one, other = (score_candidates(model, prompts, [history], c[None], 50)[0] for c in (chosen, chosen[::-1]))
+    same = np.allclose(one, other[::-1], atol=2e-5)
+    assert same != prompts.form.candidates
+
+
+def test_every_verbalizer_can_be_taught(formed):
+    """A few answers learned by heart through the adapter: the loss is the softmax over the candidates' scores."""
+    model, prompts, _ = formed
+    stage2.add_adapter(model, FinetuneSection(rank=8, alpha=16))
+    learning = [p for name, p in model.lm.named_parameters() if "lora_" in name]
+    optimiser = torch.optim.AdamW(learning, lr=1e-2)
+    questions, places = asked(prompts), torch.tensor([4, 0, 2, 1])
+    losses = []
+    for _ in range(15):
+        loss = torch.nn.functional.cross_entropy(next_scores(model, prompts, questions), places)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_all_verbalizers_are_under_contract():
+    assert {form.verbalizer for form in FORMS.values()} == set(VERBALIZERS)
+
+
+def test_title_mean_scores_candidates_as_the_catalogue(tiny_base):
+    model, prompts, _ = made(tiny_base, FORMS["titles"])
+    histories, sets = dataset().test().histories, candidates().items
+    whole = score_all(model, prompts, histories, 10)
+    some = score_candidates(model, prompts, histories, sets, 10)
+    np.testing.assert_allclose(some, np.take_along_axis(whole, sets, 1), atol=2e-5)
+
+
+def test_title_form_reads_at_every_item_what_each_shorter_history_reads(tiny_base):
+    model, prompts, _ = made(tiny_base, FORMS["titles"])
+    window = dataset().sequences[1][:6]
+    with torch.no_grad():
+        every = model.scores(read_states(model, prompts.next_prefix, [window_segment(prompts, window)])).numpy()
+    alone = score_histories(model, prompts, [window[: n + 1] for n in range(6)], 50)
+    np.testing.assert_allclose(every, alone, atol=3e-5)
+
+
+def test_likelihood_is_the_sum_of_the_title_s_log_probabilities(tiny_base):
+    model, prompts, _ = made(tiny_base, FORMS["likelihood"])
+    history, chosen = dataset().sequences[0][:4], np.array([8, 3])
+    found = score_candidates(model, prompts, [history], chosen[None], 50)[0]
+    for score, item in zip(found, chosen, strict=True):
+        before = [*prompts.next_prefix, *prompts.history(history.tolist())[0]]
+        ids = torch.tensor([before + list(prompts.titles[item])])
+        with torch.no_grad():
+            logits = model.lm(inputs_embeds=model.embed(ids)).logits[0].log_softmax(-1)
+        expected = sum(float(logits[len(before) - 1 + n, t]) for n, t in enumerate(prompts.titles[item]))
+        assert score == pytest.approx(expected, abs=1e-3)
+
+
+def test_letter_scores_are_the_logits_of_the_letters(tiny_base):
+    model, prompts, base = made(tiny_base, FORMS["letter, titles"])
+    history, chosen = dataset().sequences[0][:4], np.array([8, 3, 5])
+    ids = [*prompts.next_prefix, *next_question(prompts, history, chosen, 50).ids]
+    with torch.no_grad():
+        logits = model.lm(inputs_embeds=model.embed(torch.tensor([ids]))).logits[0, -1]
+    expected = [float(logits[base.encode(letter)[0]]) for letter in "ABC"]
+    found = score_candidates(model, prompts, [history], chosen[None], 50)[0]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_more_candidates_than_letters_are_refused(tiny_base):
+    model, prompts, _ = made(tiny_base, FORMS["letter, items"])
+    with pytest.raises(ConfigError, match="27 candidates"):
+        score_candidates(model, prompts, [np.array([1])], np.arange(27)[None], 50)
+
+
+# --- training ---
+
+
+def test_candidate_sets_for_training():
+    windows = [s[:10] for s in dataset().sequences]
+    sampler = Sampler(ITEMS, 6, seed=3)
+    truth = sampler.truth(5, windows)
+    again = Sampler(ITEMS, 6, seed=3).truth(5, windows)
+    assert (truth.candidates == again.candidates).all()
+    assert not (truth.candidates == sampler.truth(6, windows).candidates).all()
+    for window, history, chosen, place in zip(windows, truth.histories, truth.candidates, truth.places, strict=True):
+        assert chosen[place] == window[len(history)]
+        assert len(set(chosen.tolist())) == 6
+        assert len(set(chosen.tolist()) & set(window.tolist())) == 1
+    assert len(set(truth.places.tolist())) > 3, "the answer would be known by its place"
+    with pytest.raises(DataError, match="unseen"):
+        Sampler(12, 6, 0).truth(0, [np.arange(10)])
+
+
+def test_pattern_simulating_asks_about_the_teacher_s_first_ten():
+    windows = [s[:10] for s in dataset().sequences]
+    found, wanted = Sampler(ITEMS, 15, seed=3).pattern(0, windows, Ring())
+    scores = Ring().scores(found.histories)
+    for row, chosen, place, mine in zip(scores, found.candidates, found.places, wanted, strict=True):
+        best = np.argsort(-row, kind="stable")
+        assert chosen[place] == best[0]
+        assert set(best[:10].tolist()) <= set(chosen.tolist())
+        assert len(set(chosen.tolist())) == 15
+        assert (mine == row[chosen]).all()
+
+
+def test_gradients_of_the_tasks_are_balanced():
+    shared = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+    losses = [shared[0] * 30.0, shared[1] * 0.2, shared.sum() * 0.0]
+    weights = balance(losses, shared)
+    norms = [
+        float(torch.autograd.grad(w * loss, shared, retain_graph=True)[0].norm())
+        for w, loss in zip(weights, losses, strict=True)
+    ]
+    assert norms == pytest.approx([15.1, 15.1, 0.0])
+    assert balance([shared.sum() * 0.0] * 2, shared).tolist() == [1.0, 1.0]
+    total = TaskWeights(2, "gradient-norm")(losses[:2], shared)
+    assert torch.autograd.grad(total, shared, retain_graph=True)[0].tolist() == pytest.approx([15.1, 15.1])
+    plain = TaskWeights(2, "fixed")(losses[:2], shared)
+    assert torch.autograd.grad(plain, shared)[0].tolist() == pytest.approx([30.0, 0.2])
+
+
+def figures(folder, name):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    values = [line[name] for line in lines]
+    return np.mean(values[: len(values) // 4]), np.mean(values[-len(values) // 4 :])
+
+
+@pytest.mark.parametrize("name", ["titles", "letter, titles", "likelihood"])
+def test_both_stages_learn_in_every_form(tiny_base, tmp_path, name):
+    model, prompts, _ = made(tiny_base, FORMS[name])
+    first = DistillSection(epochs=1, tokens_per_step=100, weighting="gradient-norm", pattern="top1")
+    sets = candidates("valid")
+    report = stage1.distill(model, prompts, prompts, Ring(), dataset(), sets, first, 10, tmp_path / "1", QUIET)
+    assert 0 <= report.trained.agreement <= 1
+    assert np.isfinite(list(vars(report.trained).values())).all()
+    second = FinetuneSection(
+        epochs=3, tokens_per_step=100, lr=1e-2, item_lr=3e-2, rank=4, alpha=8, teacher_weight=0.3, valid_every=3
+    )
+    stage2.finetune(model, prompts, Ring(), dataset(), sets, second, 10, tmp_path / "2", QUIET)
+    before, after = figures(tmp_path / "2", "next_item")
+    assert after < before - 0.05
+    again, _, _ = made(tiny_base, FORMS[name])
+    stage1.load_soft(again, tmp_path / "1")
+    stage2.load_finetuned(again, tmp_path / "2")
+    split, asked_about = dataset().test(), candidates()
+    same = [ranked(m, prompts, split, asked_about, 10) for m in (model, again)]
+    assert (same[0].m15 == same[1].m15).all()
+    assert same[0].protocols == (("m15", "full") if prompts.form.ranks_catalogue else ("m15",))
+
+
+# --- recipes and runs ---
+
+
+def test_a_soft_prompt_that_starts_from_words(tiny_run):
+    run = tiny_run(model={"soft_start": "words", "soft_tokens": 150})
+    model, _, base = run.untrained()
+    from delrec_lite.prompts.tasks import start_words
+
+    words = start_words(DOMAINS["movie"], base.encode)
+    assert 20 < len(words) < 150
+    rows = base.model.get_input_embeddings().weight
+    assert torch.equal(model.soft[: len(words)], rows[words])
+    assert torch.equal(model.soft[len(words)], rows[words[0]])
+
+
+def test_letters_want_candidates_in_the_prompt():
+    with pytest.raises(ConfigError, match="candidates_in_prompt"):
+        parse("name: x\nmodel: {verbalizer: letter}", "f")
+
+
+PAPER = {"history": "titles", "candidates_in_prompt": True, "soft_start": "words", "item_start": "titles"}
+
+
+@pytest.mark.parametrize("verbalizer", ["letter", "title-mean"])
+def test_the_paper_s_path_end_to_end(tiny_run, verbalizer):
+    """Titles, candidates in the prompt, two stages, the table: a row among the candidates and no other."""
+    run = tiny_run(model=PAPER | {"verbalizer": verbalizer}, distill={"pattern": "top1"})
+    rows = evaluate(run)
+    protocols = {name: [row.protocol for row in rows if row.model == name] for name in (TRAINED, "SASRec", QUANTISED)}
+    assert protocols == {TRAINED: ["m15"], "SASRec": ["m15", "full"], QUANTISED: []}
+    report = json.loads((run.folder / "report.json").read_text())
+    assert {(c["model"], c["against"], c["protocol"]) for c in report["comparisons"]} >= {(TRAINED, "SASRec", "m15")}
+    assert not [c for c in report["comparisons"] if c["protocol"] == "full"]
+    mine = [s for s in report["segments"] if s["model"] == TRAINED]
+    assert mine
+    assert all("m15 HR@1" in s and "full HR@10" not in s for s in mine)
+    whole, _, _ = (run.folder / "table.md").read_text().partition("HR@1, 15 candidates")
+    assert TRAINED not in whole.partition("**whole catalogue**")[2]
+    assert not run.bundle.exists()
+    with pytest.raises(ConfigError, match="title-mean"):
+        run.export()
+    with pytest.raises(UsageError, match="fused"):
+        evaluate(run, fused=True)
+
+
+def test_the_paper_s_recipe_has_its_choices():
+    recipe = load_recipe("ml-100k-paper")
+    assert recipe.model.model_dump().items() >= PAPER.items()
+    assert (recipe.model.soft_tokens, recipe.data.candidates, recipe.finetune.teacher_weight) == (100, 15, 0.0)
+    assert (recipe.distill.pattern, recipe.distill.train_llm, recipe.finetune.train_soft) == ("top1", False, False)
+
+
+def test_titles_rank_the_whole_catalogue_and_are_not_exported(tiny_run):
+    run = tiny_run(model={"history": "titles"})
+    rows = evaluate(run)
+    assert [row.protocol for row in rows if row.model == TRAINED] == ["m15", "full"]
+    assert QUANTISED not in {row.model for row in rows}
+
+
+def test_an_llm_trained_in_stage_1_goes_on_in_stage_2(tiny_run):
+    from safetensors.torch import load_file
+
+    run = tiny_run(distill={"train_llm": True, "epochs": 1}, finetune={"epochs": 0, "lr": 1e-2})
+    plain = tiny_run(runs="plain", distill={"epochs": 1}, finetune={"epochs": 0, "lr": 1e-2})
+    adapter = "adapter/adapter_model.safetensors"
+    first = load_file(run.distill().folder / "llm/adapter_model.safetensors")
+    second = load_file(run.finetune().folder / adapter)
+    untrained = load_file(plain.finetune().folder / adapter)
+    assert first.keys() == second.keys() == untrained.keys()
+    assert any(torch.count_nonzero(t) for name, t in first.items() if "lora_B" in name)
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name])
+        assert "lora_B" not in name or not torch.count_nonzero(untrained[name])
+    assert not (plain.distill().folder / "llm").exists()
