@@ -38,7 +38,7 @@ def write_onnx(
         prefix: Token ids before every history.
         max_history: Items that the prompt holds.
         folder: Of the bundle.
-        quant: One of ``onnx_weights.QUANTS``.
+        quant: One of ``quantise.ONNX_QUANTS``.
         threads: Cores to use.
 
     Returns:

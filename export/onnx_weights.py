@@ -21,7 +21,6 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-QUANTS = ("int4", "int8", "int8_block", "f16", "fp32")
 BITS = {"int4": 4, "int8_block": 8}
 BLOCK = 32
 # Multiply in int8, not in float32: with the default a 4-bit layer is no faster than a float32 one.
@@ -71,7 +70,7 @@ class Graph:
     """Nodes under construction; methods return the names of the values they make.
 
     Attributes:
-        quant: One of ``QUANTS``.
+        quant: One of ``quantise.ONNX_QUANTS``.
         nodes: So far.
         types: How many linear layers have which type.
     """

@@ -14,6 +14,10 @@ EXAMPLE = "Example: `delrec-lite export ml-100k-cpu --quant q8_0 --out big.delre
 def export(
     recipe: RecipeArgument = DEFAULT_RECIPE,
     quant: Annotated[str | None, typer.Option(help="iq4_nl, q4_0, q8_0, f16 or bf16; default: the recipe's.")] = None,
+    format_: Annotated[str | None, typer.Option("--format", help="gguf, onnx or both; default: the recipe's.")] = None,
+    onnx_quant: Annotated[
+        str | None, typer.Option(help="int4, int8, int8_block, f16 or fp32; default: the recipe's.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The bundle; default RUNS/NAME/NAME.delrec.")] = None,
     runs: RunsOption = DEFAULT_RUNS,
     json_output: JsonFlag = False,
@@ -22,21 +26,26 @@ def export(
     """Write the bundle of a trained run; what is not trained yet is trained first."""
     from delrec_lite.config import load_recipe
     from delrec_lite.errors import UsageError
-    from delrec_lite.export.quantise import QUANTS
+    from delrec_lite.export.quantise import ONNX_QUANTS, QUANTS
     from delrec_lite.pipeline.run import Run
 
     console = make_console(json_output, quiet)
-    if quant is not None and out is None:
-        raise UsageError("--quant without --out would replace the recipe's own bundle", "add --out NAME.delrec")
+    given = {"--quant": quant, "--format": format_, "--onnx-quant": onnx_quant}
+    for option, value in given.items():
+        if value is not None and out is None:
+            raise UsageError(f"{option} without --out would replace the recipe's own bundle", "add --out NAME.delrec")
     if quant is not None and quant not in QUANTS:
         raise UsageError(f"no quantisation {quant!r}", f"one of {', '.join(QUANTS)}")
+    if format_ not in {None, "gguf", "onnx", "both"}:
+        raise UsageError(f"no format {format_!r}", "one of gguf, onnx, both")
+    if onnx_quant is not None and onnx_quant not in ONNX_QUANTS:
+        raise UsageError(f"no quantisation {onnx_quant!r} for ONNX", f"one of {', '.join(ONNX_QUANTS)}")
     read = load_recipe(recipe)
     run = Run(read, runs, console)
-    if quant is None and out is None:
+    if out is None:
         done = run.export()
         console.result({"bundle": str(run.bundle), **done.result} if json_output else f"{run.bundle}")
         return
-    assert out is not None
-    made = run.write_bundle(out, quant or read.export.quant)
-    result = {"bundle": str(out), "bytes": made.bytes, "quant": quant or read.export.quant}
+    made = run.write_bundle(out, quant or read.export.quant, format_, onnx_quant)
+    result = {"bundle": str(out), "bytes": made.bytes, "quant": made.quant}
     console.result({**result, "parity": made.parity.dump()} if json_output else f"{out}")
