@@ -29,7 +29,9 @@ def bundle_readme(
     trained = f"Trained on {data['users']} users, {data['items']} items, " if data else ""
     trained += f"{data['interactions']} interactions.\n" if data else ""
     first, second = (title.replace('"', "'") for title in titles)
-    tags = "\n".join(f"  - {tag}" for tag in ("recommendation", "sequential-recommendation", "gguf", "delrec"))
+    extra = "gguf" if model["file"].endswith(".gguf") else "onnx"
+    kinds = (extra, "onnx") if extra == "gguf" and model.get("onnx") else (extra,)
+    tags = "\n".join(f"  - {tag}" for tag in ("recommendation", "sequential-recommendation", *kinds, "delrec"))
     types = ", ".join(f"{count} x {kind}" for kind, count in model["tensor_types"].items()) or "F16"
     return f"""---
 library_name: delrec-lite
@@ -46,7 +48,7 @@ Against the model in training precision ({model["quant"]}): {shown}.
 ## With delrec-lite
 
 ```bash
-pip install "delrec-lite[gguf]"
+pip install "delrec-lite[{extra}]"
 delrec-lite recommend {name}.delrec --history "{first}" --history "{second}" -k 10
 delrec-lite verify {name}.delrec
 ```
@@ -58,7 +60,18 @@ with Recommender.load("{name}.delrec") as recommender:
     print(recommender.recommend(history=["{first}", "{second}"], k=10).items)
 ```
 
-## In any llama.cpp runtime
+{_llama_cpp(name, model, first, second)}{_onnx(name, model)}`manifest.json` holds the hash of every file, the recipe and
+the figures of the comparison with the trained model.
+
+## Licences
+
+{licences_text(licences)}"""
+
+
+def _llama_cpp(name: str, model: Mapping[str, Any], first: str, second: str) -> str:
+    if not model["file"].endswith(".gguf"):
+        return ""
+    return f"""## In any llama.cpp runtime
 
 Every item is one token whose text is its title, and its output row is what scores it: the logits behind a prompt that
 lists titles are the ranking. The fixed words before the titles, soft prompt included, are in `prompt.json`; nothing
@@ -80,11 +93,33 @@ A server does the same: `python -m llama_cpp.server --model {model["file"]} --lo
 request with `max_tokens` 1 and `logprobs` 10. In a chat the template puts the fixed words in by itself; the message is
 the titles, oldest first, one a line.
 
-`manifest.json` holds the hash of every file, the recipe and the figures of the comparison with the trained model.
+"""
 
-## Licences
 
-{licences_text(licences)}"""
+def _onnx(name: str, model: Mapping[str, Any]) -> str:
+    if "onnx" not in model:
+        return ""
+    entry = model["onnx"]
+    return f"""## In plain ONNX Runtime
+
+`{entry["file"]}` ({entry["quant"]}, opset {entry["opset"]}) takes the indices of a history's items and gives the scores
+of all items; the prompt is a constant inside. Several histories are padded at their ends with -1.
+
+```python
+import json
+import numpy as np
+import onnxruntime
+
+folder = "{name}.delrec/"
+titles = json.load(open(folder + "catalog.json", encoding="utf-8"))["titles"]
+session = onnxruntime.InferenceSession(folder + "{entry["file"]}")
+items = np.array([[0, 1]])
+scores = session.run(["scores"], {{"items": items}})[0][0]
+for item in np.argsort(-scores)[:10]:
+    print(f"{{scores[item]:8.3f}}  {{titles[item]}}")
+```
+
+"""
 
 
 def licences_text(licences: Mapping[str, str]) -> str:

@@ -40,6 +40,8 @@ _MIXES = {
     "f16": _Mix("f16", "f16", {}),
     "bf16": _Mix("bf16", "bf16", {}),
 }
+# See `onnx_weights` for what each is; here so that naming one needs no ONNX package.
+ONNX_QUANTS = ("int4", "int8", "int8_block", "f16", "fp32")
 QUANTS = tuple(_MIXES)
 
 

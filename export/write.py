@@ -13,10 +13,11 @@ import torch
 
 from delrec_lite.console import Console
 from delrec_lite.data.types import CandidateSets, Dataset
+from delrec_lite.errors import MissingPackageError
 from delrec_lite.export.card import bundle_readme, licences_text
 from delrec_lite.export.gguf_file import write_gguf
 from delrec_lite.export.imatrix import measured
-from delrec_lite.export.merge import merge
+from delrec_lite.export.merge import Merged, merge
 from delrec_lite.export.parity import Parity, compare, gate
 from delrec_lite.export.prune import prune
 from delrec_lite.export.quantise import quantise
@@ -30,6 +31,9 @@ from delrec_lite.prompts.vocabulary import Vocabulary
 from delrec_lite.runtime.bundle import finish_bundle
 from delrec_lite.runtime.golden import Golden, write_golden
 from delrec_lite.runtime.recommender import Recommender
+from delrec_lite.runtime.retriever import FILE as RETRIEVER
+from delrec_lite.teachers.contract import Teacher
+from delrec_lite.teachers.ensemble import Ensemble
 
 PARITY_USERS = 50
 GOLDEN_USERS = 64
@@ -44,12 +48,14 @@ class Exported:
     Attributes:
         path: The bundle.
         bytes: Size of its model file.
+        quant: Precision of the model file.
         tensor_types: How many tensors have each type.
         parity: Against the model in training precision.
     """
 
     path: Path
     bytes: int
+    quant: str
     tensor_types: dict[str, int]
     parity: Parity
 
@@ -70,6 +76,9 @@ def export(
     licences: Mapping[str, str],
     provenance: Mapping[str, Any],
     console: Console,
+    formats: str = "gguf",
+    onnx_quant: str = "int8",
+    teacher: Teacher | Ensemble | None = None,
 ) -> Exported:
     """Merge, bake, quantise, compare with the trained model, and write the bundle ``target``.
 
@@ -88,6 +97,9 @@ def export(
         licences: Of model and data, by name.
         provenance: Goes into the manifest.
         console: Shows progress.
+        formats: ``gguf``, ``onnx`` or ``both``.
+        onnx_quant: One of ``export.quantise.ONNX_QUANTS``.
+        teacher: Written beside the model as ``retriever.onnx``.
 
     Raises:
         GateError: Not equal enough to what was trained; no bundle is left.
@@ -122,22 +134,26 @@ def export(
             soft = len([i for i in prefix if vocabulary.text <= i < vocabulary.item_base])
             words = stock_prompt(prompts.text, soft, bos)
             texts = token_texts(dataset.catalog.titles, dataset.catalog.ids, token_names(tokenizer), words)
-            write_gguf(
-                merged,
-                vocabulary,
-                texts,
-                tokenizer,
-                base.name,
-                name,
-                licences.get(base.name, ""),
-                chat_template(words),
-                f16,
-            )
+            if formats != "onnx":
+                write_gguf(
+                    merged,
+                    vocabulary,
+                    texts,
+                    tokenizer,
+                    base.name,
+                    name,
+                    licences.get(base.name, ""),
+                    chat_template(words),
+                    f16,
+                )
+            onnx = _write_onnx(merged, vocabulary, prefix, max_history, staging, formats, onnx_quant, teacher)
             architecture, hidden = merged.config.model_type, merged.config.hidden_size
             del merged
             tick(1, "quantise")
             file = f"model-{quant}.gguf"
-            if quant == "f16":
+            if formats == "onnx":
+                file, types, quant = onnx["file"], onnx["layer_types"], onnx_quant
+            elif quant == "f16":
                 types = {}
             else:
                 types = quantise(f16, staging / file, quant, cores_allowed(), importance)
@@ -164,6 +180,7 @@ def export(
                 "file": file,
                 "tensor_types": types,
                 "text_tokens": {"kept": vocabulary.text, "of": prompts.vocabulary.text},
+                **({"onnx": onnx} if onnx else {}),
             }
             (staging / "LICENCES.md").write_text(licences_text(licences), encoding="utf-8")
             trial = staging.with_name(staging.name + ".trial")
@@ -182,6 +199,10 @@ def export(
                 stored = golden(dataset, candidates["test"], max_history)
                 write_golden(trial, stored, recommender.scores(stored.histories))
             gate(parity, score_correlation)
+            if formats == "both":
+                with Recommender.load(trial, engine="onnx") as recommender:
+                    onnx["parity"] = (second := compare(trained, recommender.scores(asked))).dump()
+                gate(second, score_correlation)
             popular = np.argsort(-dataset.popularity())[:2]
             card = bundle_readme(name, described, licences, [texts[i] for i in popular], provenance, parity.dump())
             (trial / "README.md").write_text(card, encoding="utf-8")
@@ -195,9 +216,41 @@ def export(
                 gated=True,
             )
             tick(1)
-        return Exported(target, (target / file).stat().st_size, types, parity)
+        size = sum((target / part).stat().st_size for part in (file, f"{file}.data") if (target / part).is_file())
+        return Exported(target, size, quant, types, parity)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _write_onnx(
+    merged: Merged,
+    vocabulary: Vocabulary,
+    prefix: Sequence[int],
+    max_history: int,
+    staging: Path,
+    formats: str,
+    quant: str,
+    teacher: Teacher | Ensemble | None,
+) -> dict[str, Any]:
+    """The ONNX files that were asked for; the manifest's entry of the model, empty without one."""
+    if formats == "gguf" and teacher is None:
+        return {}
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        raise MissingPackageError(
+            f"writing ONNX needs {error.name}, which is not installed", 'pip install "delrec-lite[train]"'
+        ) from error
+    if teacher is not None:
+        from delrec_lite.export.retriever import write_retriever
+
+        write_retriever(teacher, staging / RETRIEVER)
+    if formats == "gguf":
+        return {}
+    from delrec_lite.export.onnx_file import write_onnx
+
+    return write_onnx(merged, vocabulary, prefix, max_history, staging, quant, cores_allowed())
 
 
 def some_states(model: ItemLM, prompts: Prompts, dataset: Dataset) -> Any:

@@ -16,6 +16,10 @@ def export(
     quant: Annotated[
         str | None, typer.Option(help="q4_0, iq4_nl, iq4_mix, q5_0, q8_0, f16 or bf16; default: the recipe's.")
     ] = None,
+    format_: Annotated[str | None, typer.Option("--format", help="gguf, onnx or both; default: the recipe's.")] = None,
+    onnx_quant: Annotated[
+        str | None, typer.Option(help="int4, int8, int8_block, f16 or fp32; default: the recipe's.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The bundle; default RUNS/NAME/NAME.delrec.")] = None,
     compare: Annotated[
         str | None,
@@ -28,27 +32,34 @@ def export(
     """Write the bundle of a trained run; what is not trained yet is trained first."""
     from delrec_lite.config import load_recipe
     from delrec_lite.errors import UsageError
-    from delrec_lite.export.quantise import QUANTS
+    from delrec_lite.export.quantise import ONNX_QUANTS, QUANTS
     from delrec_lite.pipeline.run import Run
 
     console = make_console(json_output, quiet)
-    if quant is not None and out is None:
-        raise UsageError("--quant without --out would replace the recipe's own bundle", "add --out NAME.delrec")
-    for asked in [*([quant] if quant else []), *(compare.split(",") if compare else [])]:
-        if asked not in QUANTS:
-            raise UsageError(f"no quantisation {asked!r}", f"one of {', '.join(QUANTS)}")
+    given = {"--quant": quant, "--format": format_, "--onnx-quant": onnx_quant}
+    for option, value in given.items():
+        if value is not None and out is None:
+            raise UsageError(f"{option} without --out would replace the recipe's own bundle", "add --out NAME.delrec")
+    if quant is not None and quant not in QUANTS:
+        raise UsageError(f"no quantisation {quant!r}", f"one of {', '.join(QUANTS)}")
+    for asked in compare.split(",") if compare else []:
+        if asked not in {*QUANTS, *ONNX_QUANTS}:
+            raise UsageError(f"no quantisation {asked!r}", f"of {', '.join(dict.fromkeys([*QUANTS, *ONNX_QUANTS]))}")
+    if format_ not in {None, "gguf", "onnx", "both"}:
+        raise UsageError(f"no format {format_!r}", "one of gguf, onnx, both")
+    if onnx_quant is not None and onnx_quant not in ONNX_QUANTS:
+        raise UsageError(f"no quantisation {onnx_quant!r} for ONNX", f"one of {', '.join(ONNX_QUANTS)}")
     read = load_recipe(recipe)
     run = Run(read, runs, console)
     if compare is not None:
         _compare(run, compare.split(","), out or run.folder / "quantisations.json", console)
         return
-    if quant is None and out is None:
+    if out is None:
         done = run.export()
         console.result({"bundle": str(run.bundle), **done.result} if json_output else f"{run.bundle}")
         return
-    assert out is not None
-    made = run.write_bundle(out, quant or read.export.quant)
-    result = {"bundle": str(out), "bytes": made.bytes, "quant": quant or read.export.quant}
+    made = run.write_bundle(out, quant or read.export.quant, format_, onnx_quant)
+    result = {"bundle": str(out), "bytes": made.bytes, "quant": made.quant}
     console.result({**result, "parity": made.parity.dump()} if json_output else f"{out}")
 
 
@@ -58,9 +69,20 @@ def _compare(run: Any, quants: list[str], out: Path, console: Any) -> None:
     from delrec_lite.pipeline.compare import compare_quants
 
     rows = compare_quants(run, quants, out)
-    header = ("quant", "MB", "p50 ms", "HR@1 m15", "NDCG@10 m15", "HR@1 full", "NDCG@10 full", "top 10 as bf16")
+    header = (
+        "format",
+        "quant",
+        "MB",
+        "p50 ms",
+        "HR@1 m15",
+        "NDCG@10 m15",
+        "HR@1 full",
+        "NDCG@10 full",
+        "top 10 as bf16",
+    )
     cells = [
         (
+            row.format,
             row.quant,
             f"{row.bytes / 1e6:.1f}",
             f"{row.p50_ms:.1f}",

@@ -27,10 +27,10 @@ class Quantised:
     """One quantisation.
 
     Attributes:
-        format: ``gguf``.
+        format: ``gguf`` or ``onnx``.
         quant: As in a recipe.
-        bytes: Of the model file.
-        tensor_types: How many tensors have each type.
+        bytes: Of the model file, an ONNX graph with its weights.
+        tensor_types: How many tensors have each type; of an ONNX graph, linear layers.
         p50_ms: Median of cold requests (20 items, the first ten of the catalogue), all quantisations in turn.
         metrics: ``HR@1`` and ``NDCG@10`` by protocol, all test users.
         top10_overlap: Mean share of the first ten that bf16 has too.
@@ -52,11 +52,13 @@ def compare_quants(run: Run, quants: Sequence[str], out: Path, repeats: int = 30
 
     Args:
         run: Missing stages are made first.
-        quants: Names out of ``export.quantise.QUANTS``; bf16 is always among them.
+        quants: Names out of ``export.quantise.QUANTS`` (GGUF) and, where not among those, out of ``ONNX_QUANTS``; bf16
+            is always among them.
         out: JSON file with the rows, raw ranks and samples.
         repeats: Timed requests of each.
     """
     from delrec_lite.bench.runner import Plan, bench
+    from delrec_lite.export.quantise import QUANTS
     from delrec_lite.runtime.recommender import Recommender
 
     folder = run.folder / "compare"
@@ -64,7 +66,11 @@ def compare_quants(run: Run, quants: Sequence[str], out: Path, repeats: int = 30
     test, ranks, tops, made = run.dataset.test(), {}, {}, {}
     names = list(dict.fromkeys([BASELINE, *quants]))
     for quant in names:
-        made[quant] = run.write_bundle(folder / f"{quant}.delrec", quant, score_correlation=0.01)
+        target = folder / f"{quant}.delrec"
+        if quant in QUANTS:
+            made[quant] = run.write_bundle(target, quant, "gguf", score_correlation=0.01)
+        else:
+            made[quant] = run.write_bundle(target, BASELINE, "onnx", quant, score_correlation=0.01)
         parts: list[Ints] = []
         with Recommender.load(made[quant].path) as recommender:
 
@@ -86,7 +92,7 @@ def compare_quants(run: Run, quants: Sequence[str], out: Path, repeats: int = 30
         same = [len(np.intersect1d(a, b)) / len(a) for a, b in zip(tops[quant], tops[BASELINE], strict=True)]
         rows.append(
             Quantised(
-                "gguf",
+                "gguf" if quant in QUANTS else "onnx",
                 quant,
                 made[quant].bytes,
                 made[quant].tensor_types,

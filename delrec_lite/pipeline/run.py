@@ -206,7 +206,7 @@ class Run:
             made = self.write_bundle(self.bundle, self.recipe.export.quant)
             return {
                 "bytes": made.bytes,
-                "quant": self.recipe.export.quant,
+                "quant": made.quant,
                 "tensor_types": made.tensor_types,
                 "parity": made.parity.dump(),
             }
@@ -234,7 +234,14 @@ class Run:
         """Whether the trained model ranks the whole catalogue, or candidates alone."""
         return self._form().ranks_catalogue
 
-    def write_bundle(self, target: Path, quant: str, score_correlation: float | None = None) -> Any:
+    def write_bundle(
+        self,
+        target: Path,
+        quant: str,
+        formats: str | None = None,
+        onnx_quant: str | None = None,
+        score_correlation: float | None = None,
+    ) -> Any:
         """A bundle of the trained model, in any precision, anywhere; what export returns, and raises what it raises."""
         self._must_export()
         from delrec_lite.export.write import export
@@ -252,6 +259,9 @@ class Run:
             max_history=self.recipe.model.max_history,
             score_correlation=score_correlation or self.recipe.export.score_correlation,
             prune_vocab=self.recipe.export.prune_vocab,
+            formats=formats or self.recipe.export.format,
+            onnx_quant=onnx_quant or self.recipe.export.onnx_quant,
+            teacher=self.fitted_teacher() if self.recipe.export.retriever else None,
             licences={p.name: p.licence for p in self.pulled.values()},
             provenance={
                 "delrec_lite": __version__,

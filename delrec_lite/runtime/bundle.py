@@ -92,7 +92,7 @@ class Bundle:
         files = manifest.get("files")
         if not isinstance(files, dict) or not files:
             raise BundleError(f"{folder / MANIFEST} lists no files", REMEDY)
-        for name in ("catalog.json", "prompt.json", bundle._model_file):
+        for name in ("catalog.json", "prompt.json", bundle._model_file, *bundle._onnx.values()):
             if name not in files:
                 raise BundleError(f"{folder / MANIFEST} does not list {name}", REMEDY)
         for name, facts in files.items():
@@ -113,8 +113,39 @@ class Bundle:
 
     @property
     def model_path(self) -> Path:
-        """The GGUF file."""
+        """The GGUF file, or the ONNX file of a bundle without one."""
         return self.folder / self._model_file
+
+    @property
+    def _onnx(self) -> dict[str, str]:
+        """Names of the ONNX model's files: ``file``, ``data`` (its weights) and ``rows`` (text tokens); or none."""
+        entry = self.manifest["model"].get("onnx")
+        if entry is None:
+            return {}
+        try:
+            return {role: str(entry[role]) for role in ("file", "data", "rows")}
+        except (KeyError, TypeError) as error:
+            raise BundleError(f"{self.folder / MANIFEST} does not name the ONNX files", REMEDY) from error
+
+    @property
+    def holds_gguf(self) -> bool:
+        """Whether it has a GGUF file."""
+        return self._model_file.endswith(".gguf")
+
+    @property
+    def holds_onnx(self) -> bool:
+        """Whether it has an ONNX model."""
+        return bool(self._onnx)
+
+    @property
+    def onnx_path(self) -> Path:
+        """The ONNX file."""
+        return self.folder / self._onnx["file"]
+
+    @property
+    def token_rows_path(self) -> Path:
+        """Input rows of the text tokens, beside an ONNX file."""
+        return self.folder / self._onnx["rows"]
 
     @cached_property
     def items(self) -> Items:

@@ -14,7 +14,7 @@ from delrec_lite.errors import BundleError, UsageError
 from delrec_lite.prompts.tokenizer import open_tokenizer
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engine import Engine, Entry
-from delrec_lite.runtime.llama import LlamaEngine
+from delrec_lite.runtime.engines import Kind, open_engine
 from delrec_lite.runtime.matching import Match, Matcher
 
 
@@ -71,20 +71,23 @@ class Recommender:
         self._matcher = Matcher(items.ids, items.titles, items.popularity)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], threads: int | None = None, verify: bool = True) -> "Recommender":
+    def load(
+        cls, path: str | os.PathLike[str], threads: int | None = None, verify: bool = True, engine: Kind = "auto"
+    ) -> "Recommender":
         """Open and verify a bundle and load its model.
 
         Args:
             path: The bundle's folder.
             threads: Default: the cores allowed.
             verify: Check the files' hashes.
+            engine: ``gguf``, ``onnx``, or what the bundle holds and this machine has.
 
         Raises:
             BundleError: Missing, foreign, incomplete or changed.
             MissingPackageError: The engine's package is not installed.
         """
         bundle = Bundle.open(path, verify)
-        return cls(bundle, LlamaEngine(bundle, threads))
+        return cls(bundle, open_engine(bundle, engine, threads))
 
     def recommend(
         self,

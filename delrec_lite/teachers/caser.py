@@ -36,7 +36,8 @@ class Caser(Network):
         window = self.config.window
         image = F.pad(self.items[items] * self.config.hidden**0.5, (0, 0, window - 1, 0))
         image = self.drop(image)
-        parts = [torch.einsum("rtdw,vw->rtvd", image.unfold(1, window, 1), self.vertical).flatten(2)]
+        vertical = F.conv2d(image.unsqueeze(1), self.vertical[:, None, :, None])
+        parts = [vertical.transpose(1, 2).flatten(2)]
         columns = image.transpose(1, 2)
         for height, conv in enumerate(self.horizontal, start=1):
             seen = F.max_pool1d(F.relu(conv(columns)), window - height + 1, stride=1)

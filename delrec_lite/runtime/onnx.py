@@ -1,0 +1,185 @@
+"""The ONNX Runtime engine: the prefix is a constant of the graph, so a history costs its items and nothing else."""
+
+import json
+import threading
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from delrec_lite.data.types import Floats
+from delrec_lite.errors import BundleError, DelrecError, UsageError
+from delrec_lite.machine import cores_allowed
+from delrec_lite.runtime.bundle import REMEDY, Bundle
+from delrec_lite.runtime.engine import Entry
+from delrec_lite.runtime.onnx_session import open_session, padded, run, shapes
+from delrec_lite.runtime.sessions import Sessions, common
+
+# Requests evaluated together, and their items, padding counted.
+TOGETHER = 16
+BATCH_ITEMS = 512
+# Users whose last history stays in memory. A token of SmolLM2-135M holds 46 kB, so 16 histories of 50 hold 57 MB.
+SESSIONS = 16
+
+
+class OnnxEngine:
+    """See ``Engine``; the graph is described in ``delrec_lite.export.onnx_graph``.
+
+    Args:
+        bundle: With an ONNX file.
+        threads: Default: the cores allowed.
+
+    Raises:
+        BundleError: ONNX Runtime does not load the file, or it does not fit catalogue and prompt.
+        MissingPackageError: onnxruntime is not installed.
+        UsageError: ``threads`` below 1.
+    """
+
+    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+        self._path = bundle.onnx_path
+        self._prompt, self._items = bundle.prompt, len(bundle.items.ids)
+        self._session: Any = open_session(self._path, cores_allowed() if threads is None else threads)
+        self._lock = threading.Lock()
+        self._sessions = Sessions(SESSIONS)
+        self._kept: dict[int, Floats] = {}
+        try:
+            self._fit(bundle)
+            self._rows = _token_rows(bundle, self.hidden)
+        except BaseException:
+            self.close()
+            raise
+
+    def _fit(self, bundle: Bundle) -> None:
+        inputs, outputs = shapes(self._session.get_inputs()), shapes(self._session.get_outputs())
+        defaults = shapes(self._session.get_overridable_initializers())
+        try:
+            told = self._session.get_modelmeta().custom_metadata_map
+            prefix, positions = json.loads(told["delrec.prefix"]), int(told["delrec.positions"])
+            # One scale for the activations of a whole batch would let users change each other's answers.
+            self._together = 1 if told["delrec.activations"] == "tensor" else TOGETHER
+            items, self.hidden = outputs["scores"][1], int(outputs["state"][1])
+            if set(inputs) != {"items"} or set(defaults) != {"new_items", "past"} or "present" not in outputs:
+                raise ValueError("other inputs or outputs")
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise BundleError(f"{self._path} is not a graph that export writes: {error}", REMEDY) from error
+        hidden = bundle.manifest["model"].get("hidden", self.hidden)
+        if hidden != self.hidden:
+            raise BundleError(f"{self._path} has width {self.hidden}; its manifest says {hidden}", REMEDY)
+        if items != self._items:
+            raise BundleError(f"{self._path} has {items} items; the catalogue has {self._items}", REMEDY)
+        if prefix != self._prompt.prefix:
+            raise BundleError(f"{self._path} was made for another prompt than prompt.json's", REMEDY)
+        if len(prefix) + self._prompt.max_history > positions:
+            length = len(prefix) + self._prompt.max_history
+            raise BundleError(f"prompt and history take {length} tokens; {self._path} reads {positions}", REMEDY)
+
+    def scores(self, requests: Sequence[Sequence[Entry]]) -> Floats:
+        """See ``Engine.scores``."""
+        return self._each(requests, "scores", self._items)
+
+    def states(self, requests: Sequence[Sequence[Entry]]) -> Floats:
+        """See ``Engine.states``."""
+        return self._each(requests, "state", self.hidden)
+
+    def step(self, session: str, request: Sequence[Entry]) -> tuple[Floats, int]:
+        """See ``Engine.step``."""
+        entries = self._entries(request)
+        names: list[Hashable] = [entry if isinstance(entry, int) else entry.tobytes() for entry in entries]
+        with self._lock:
+            opened = self._opened()
+            held = self._sessions.take(session)
+            kept = common(held.entries, names)
+            held.entries = []  # until all went well
+            feeds = _feeds([entries[kept:]], self._items)
+            if kept:
+                feeds["past"] = self._kept[held.slot][:, :, :, : len(self._prompt.prefix) + kept]
+            scores, self._kept[held.slot] = run(opened, ["scores", "present"], feeds)
+            held.entries = names
+            return scores[0], len(entries) - kept
+
+    def forget(self, session: str) -> None:
+        """See ``Engine.forget``."""
+        with self._lock:
+            self._sessions.drop(session)
+
+    def token_vector(self, tokens: Sequence[int]) -> Floats:
+        """See ``Engine.token_vector``."""
+        rows = [int(token) for token in tokens]
+        if not rows or not all(0 <= row < len(self._rows) for row in rows):
+            raise BundleError(f"{self._path.parent}: no token rows for {rows[:5]}", REMEDY)
+        mean: Floats = self._rows[rows].astype(np.float32).mean(0)
+        return mean
+
+    def close(self) -> None:
+        """See ``Engine.close``."""
+        with self._lock:
+            self._session = None
+            self._kept.clear()
+
+    def _opened(self) -> Any:
+        if self._session is None:
+            raise DelrecError("this recommender is closed", "load the bundle again")
+        return self._session
+
+    def _each(self, requests: Sequence[Sequence[Entry]], output: str, width: int) -> Floats:
+        work = [self._entries(request) for request in requests]
+        out = np.empty((len(work), width), np.float32)
+        for rows in _groups([len(entries) for entries in work], self._together):
+            out[rows] = run(self._opened(), [output], _feeds([work[row] for row in rows], self._items))[0]
+        return out
+
+    def _entries(self, request: Sequence[Entry]) -> list[Entry]:
+        """The newest of a history, checked."""
+        if len(request) == 0:
+            raise UsageError("a history is empty", "give at least one item")
+        entries: list[Entry] = []
+        for entry in request[-self._prompt.max_history :]:
+            if isinstance(entry, int | np.integer):
+                if not 0 <= entry < self._items:
+                    raise UsageError(f"no item has the index {entry}", f"items are 0 to {self._items - 1}")
+                entries.append(int(entry))
+            elif np.shape(entry) == (self.hidden,):
+                entries.append(np.ascontiguousarray(entry, np.float32))
+            else:
+                raise UsageError(f"a vector of shape {np.shape(entry)} is no item", f"its width is {self.hidden}")
+        return entries
+
+
+def _feeds(requests: Sequence[Sequence[Entry]], items: int) -> dict[str, Any]:
+    """The graph's inputs; vectors stand behind the catalogue."""
+    new: list[Floats] = []
+    rows = []
+    for entries in requests:
+        row = []
+        for entry in entries:
+            if not isinstance(entry, int):
+                new.append(entry)
+                entry = items + len(new) - 1
+            row.append(entry)
+        rows.append(row)
+    feeds: dict[str, Any] = {"items": padded(rows)}
+    return {**feeds, "new_items": np.stack(new)} if new else feeds
+
+
+def _groups(lengths: Sequence[int], together: int) -> Iterator[list[int]]:
+    """Rows that are evaluated together: of similar length, so that little is padded."""
+    group: list[int] = []
+    for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
+        if group and (len(group) == together or (len(group) + 1) * lengths[row] > BATCH_ITEMS):
+            yield group
+            group = []
+        group.append(row)
+    if group:
+        yield group
+
+
+def _token_rows(bundle: Bundle, hidden: int) -> Any:
+    """Input rows of the text tokens, mapped, not read: float16 ``[tokens, hidden]``."""
+    path = bundle.token_rows_path
+    try:
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise BundleError(f"{path} does not read: {error}", REMEDY) from error
+    if rows.ndim != 2 or rows.shape[1] != hidden or rows.dtype != np.float16:
+        raise BundleError(f"{path} holds {rows.dtype} {rows.shape}, not float16 rows of {hidden}", REMEDY)
+    return rows

@@ -1,0 +1,74 @@
+"""Open an ONNX file of a bundle in ONNX Runtime, quietly, or say why not."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from delrec_lite.data.types import Ints
+from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, UsageError
+from delrec_lite.runtime.bundle import REMEDY
+
+_FATAL = 4
+
+
+def open_session(path: Path, threads: int) -> Any:
+    """An ``onnxruntime.InferenceSession`` on the CPU.
+
+    Args:
+        path: The ``.onnx`` file; its weights lie beside it.
+        threads: At least 1.
+
+    Raises:
+        BundleError: ONNX Runtime does not take the file.
+        MissingPackageError: It is not installed.
+        UsageError: ``threads`` below 1.
+    """
+    if threads < 1:
+        raise UsageError(f"threads is {threads}", "at least 1, or leave it out")
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingPackageError(
+            "serving an ONNX bundle needs onnxruntime, which is not installed", 'pip install "delrec-lite[onnx]"'
+        ) from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _FATAL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the package has a dozen classes, one an error code
+        raise BundleError(f"ONNX Runtime cannot load {path}: {_first_line(error)}", REMEDY) from error
+
+
+def run(session: Any, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
+    """Evaluate.
+
+    Raises:
+        DelrecError: ONNX Runtime reports an error.
+    """
+    try:
+        answer: list[Any] = session.run(outputs, feeds)
+    except Exception as error:
+        raise DelrecError(f"ONNX Runtime could not evaluate: {_first_line(error)}", "is there memory left?") from error
+    return answer
+
+
+def shapes(values: Sequence[Any]) -> dict[str, list[Any]]:
+    """Name -> shape of a session's inputs or outputs; free dimensions are strings."""
+    return {value.name: list(value.shape) for value in values}
+
+
+def padded(rows: Sequence[Sequence[int]]) -> Ints:
+    """Item indices as one array ``[rows, longest]``, -1 behind the end of the shorter ones."""
+    out = np.full((len(rows), max(len(row) for row in rows)), -1, np.int64)
+    for place, row in enumerate(rows):
+        out[place, : len(row)] = row
+    return out
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,201 @@
+"""The network of a merged model as an ONNX graph, cut to what serving reads.
+
+Built node by node from the weights: an exporter that traces the torch model gives 49k logits at every position, one
+input for every layer's past, and no place for item vectors or for a constant prefix. Operators: ONNX opset 23
+(Attention, RotaryEmbedding, RMSNormalization) and, in int8 and int4, ``com.microsoft.MatMulNBits``.
+
+One graph serves all uses, because two of its inputs have a default:
+
+- ``items`` int64 ``[batch, n]``: item indices, oldest first, -1 behind the last; ``items + j`` is row j of
+- ``new_items`` float32 ``[new, hidden]``: input vectors outside the catalogue (default: none is used);
+- ``past`` float32 ``[2 * layers, batch or 1, kv heads, tokens, width]``: keys and values before ``items`` (default:
+  those of the fixed prefix, so that instruction and soft prompt cost nothing);
+- ``scores`` float32 ``[batch, items]`` and ``state`` float32 ``[batch, hidden]`` at the last item of each row;
+- ``present``: ``past`` and ``items`` together, the ``past`` of a next request.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from delrec_lite.errors import DelrecError
+from delrec_lite.export.merge import Merged
+from delrec_lite.export.onnx_weights import Graph
+
+ARCHITECTURES = ("llama", "qwen2", "qwen3")
+OPSET, IR = 23, 11
+
+
+def check_architecture(config: Any) -> None:
+    """Refuse what this builder would compute wrongly.
+
+    Raises:
+        DelrecError: Another architecture, activation or kind of rotary positions.
+    """
+    kind = config.model_type
+    if kind not in ARCHITECTURES:
+        raise DelrecError(f"cannot write {kind!r} models as ONNX", f"architectures known: {', '.join(ARCHITECTURES)}")
+    rope = _rope(config)
+    if rope.get("rope_type", rope.get("type", "default")) != "default" or config.hidden_act != "silu":
+        raise DelrecError(f"cannot write this {kind} model as ONNX: scaled rotary positions or no SiLU", "use GGUF")
+
+
+def _rope(config: Any) -> dict[str, Any]:
+    return {
+        "rope_theta": getattr(config, "rope_theta", 10000.0),
+        **(getattr(config, "rope_scaling", None) or {}),
+        **(getattr(config, "rope_parameters", None) or {}),
+    }
+
+
+def head_width(config: Any) -> int:
+    """Width of one attention head."""
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def build(
+    merged: Merged, item_base: int, graph: Graph, positions: int, past: Any | None, metadata: Mapping[str, str]
+) -> onnx.ModelProto:
+    """The model; its weights go into ``graph.weights``.
+
+    Args:
+        merged: Weights and configuration.
+        item_base: Token id of item 0; only the rows from there on are used.
+        graph: Empty.
+        positions: Most positions that prefix and history take.
+        past: float32, the default of the input of that name; None: it has none and must be fed.
+        metadata: Goes into the file.
+
+    Raises:
+        DelrecError: An architecture that is not known.
+    """
+    config, tensors = merged.config, merged.tensors
+    check_architecture(config)
+    add, op, ints = graph.weights.add, graph.op, graph.ints
+    rows = tensors["model.embed_tokens.weight"][item_base:].numpy()
+    count, hidden = rows.shape
+    op("Shape", "items", start=0, end=1, name="batch")
+    op("Shape", "items", start=1, end=2, name="length")
+    op("Shape", "past", start=3, end=4, name="past_length")
+    # Gathered before it is widened: the table itself stays small.
+    table = add("item_rows", rows.astype(np.float32 if graph.quant == "fp32" else np.float16))
+    known = op("Cast", op("Gather", table, op("Min", "items", ints(count - 1))), to=TensorProto.FLOAT)
+    new = op("Gather", "new_items", op("Max", op("Sub", "items", ints(count)), ints(0)))
+    in_catalogue = op("Unsqueeze", op("Less", "items", ints(count)), ints(-1))
+    x = op("Where", in_catalogue, known, new, name="embedded")
+    _positions(graph, config, positions)
+    places = op("ReduceSum", op("Cast", op("Less", ints(-1), "items"), to=TensorProto.INT64), ints(1), keepdims=1)
+    op("Sub", places, ints(1), name="last")
+    present: list[str] = []
+    for layer in range(config.num_hidden_layers):
+        x = _layer(graph, config, tensors, layer, x, present)
+    _norm(graph, x, "model.norm", tensors, config, name="state")
+    _scores(graph, tensors["lm_head.weight"][item_base:].numpy())
+    op("Concat", *present, axis=0, name="present")
+    return _model(graph, config, count, hidden, past, metadata)
+
+
+def _positions(graph: Graph, config: Any, positions: int) -> None:
+    """Values ``positions`` [batch, n], ``seen`` [n, past + n], and the rotary tables."""
+    op, ints = graph.op, graph.ints
+    width = head_width(config)
+    angles = np.arange(positions)[:, None] * float(_rope(config)["rope_theta"]) ** (-np.arange(0, width, 2) / width)
+    graph.weights.add("cos", np.cos(angles).astype(np.float32))
+    graph.weights.add("sin", np.sin(angles).astype(np.float32))
+    scalar = {name: op("Squeeze", name) for name in ("past_length", "length")}
+    total = op("Add", scalar["past_length"], scalar["length"])
+    zero, one = graph.scalar(0), graph.scalar(1)
+    every = op("Range", zero, total, one)
+    own = op("Range", scalar["past_length"], total, one)
+    op("Expand", own, op("Concat", "batch", ints(1), axis=0), name="positions")
+    op("LessOrEqual", op("Unsqueeze", every, ints(0)), op("Unsqueeze", own, ints(1)), name="seen")
+    # One copy of the prefix for every row of the batch.
+    op("Expand", "past", op("Concat", ints(1), "batch", ints(1, 1, 1), axis=0), name="pasts")
+
+
+def _layer(graph: Graph, config: Any, tensors: Mapping[str, Any], layer: int, x: str, present: list[str]) -> str:
+    """One block: ``[batch, n, hidden]`` to the same, or to ``[batch, hidden]`` at the last item for the last block."""
+    op, ints = graph.op, graph.ints
+    prefix = f"model.layers.{layer}"
+    attention = f"{prefix}.self_attn"
+    heads, kv_heads, width = config.num_attention_heads, config.num_key_value_heads, head_width(config)
+    y = _norm(graph, x, f"{prefix}.input_layernorm", tensors, config)
+    fused = _linear(graph, y, tensors, *(f"{attention}.{part}_proj" for part in "qkv"))
+    sizes = ints(heads * width, kv_heads * width, kv_heads * width)
+    q, k, v = graph.ops("Split", fused, sizes, names=tuple(f"{part}_{layer}" for part in "qkv"), axis=-1)
+    if config.model_type == "qwen3":
+        q = _head_norm(graph, q, f"{attention}.q_norm", tensors, config, heads)
+        k = _head_norm(graph, k, f"{attention}.k_norm", tensors, config, kv_heads)
+    q = op("RotaryEmbedding", q, "cos", "sin", "positions", num_heads=heads)
+    k = op("RotaryEmbedding", k, "cos", "sin", "positions", num_heads=kv_heads)
+    pasts = [op("Gather", "pasts", graph.scalar(2 * layer + part), axis=0) for part in (0, 1)]
+    names = (f"attended{layer}", f"keys{layer}", f"values{layer}")
+    sizes_told = {"q_num_heads": heads, "kv_num_heads": kv_heads}
+    y, *kept = graph.ops("Attention", q, k, v, "seen", *pasts, names=names, **sizes_told)
+    present += [op("Unsqueeze", value, ints(0)) for value in kept]
+    if layer == config.num_hidden_layers - 1:  # nobody reads the others
+        x, y = (op("GatherND", value, "last", batch_dims=1) for value in (x, y))
+    x = op("Add", x, _linear(graph, y, tensors, f"{attention}.o_proj"))
+    y = _norm(graph, x, f"{prefix}.post_attention_layernorm", tensors, config)
+    both = _linear(graph, y, tensors, f"{prefix}.mlp.gate_proj", f"{prefix}.mlp.up_proj")
+    gate, up = graph.ops("Split", both, names=(f"gate{layer}", f"up{layer}"), axis=-1, num_outputs=2)
+    y = op("Mul", op("Mul", gate, op("Sigmoid", gate)), up)
+    return op("Add", x, _linear(graph, y, tensors, f"{prefix}.mlp.down_proj"))
+
+
+def _linear(graph: Graph, x: str, tensors: Mapping[str, Any], *names: str) -> str:
+    """Layers that read the same input, as one product."""
+    weight = np.concatenate([tensors[f"{name}.weight"].numpy() for name in names])
+    biases = [tensors.get(f"{name}.bias") for name in names]
+    told = [
+        b.numpy() if b is not None else np.zeros(len(tensors[f"{n}.weight"]), np.float32)
+        for n, b in zip(names, biases, strict=True)
+    ]
+    bias = np.concatenate(told) if any(b is not None for b in biases) else None
+    return graph.linear(x, names[0], weight, bias)
+
+
+def _norm(graph: Graph, x: str, weight: str, tensors: Mapping[str, Any], config: Any, name: str = "") -> str:
+    scale = graph.weights.add(weight, tensors[f"{weight}.weight"].numpy())
+    return graph.op("RMSNormalization", x, scale, axis=-1, epsilon=config.rms_norm_eps, name=name)
+
+
+def _head_norm(graph: Graph, x: str, weight: str, tensors: Mapping[str, Any], config: Any, heads: int) -> str:
+    """Qwen3 normalises queries and keys head by head."""
+    split = graph.op("Reshape", x, graph.ints(0, 0, heads, head_width(config)))
+    normed = _norm(graph, split, weight, tensors, config)
+    return graph.op("Reshape", normed, graph.ints(0, 0, heads * head_width(config)))
+
+
+def _scores(graph: Graph, head: Any) -> None:
+    graph.op("MatMul", "state", graph.floats("item_head", head.T), name="scores")
+
+
+def _model(
+    graph: Graph, config: Any, count: int, hidden: int, past: Any | None, metadata: Mapping[str, str]
+) -> onnx.ModelProto:
+    layers, kv_heads, width = config.num_hidden_layers, config.num_key_value_heads, head_width(config)
+    told = helper.make_tensor_value_info
+    inputs = [
+        told("items", TensorProto.INT64, ["batch", "n"]),
+        told("new_items", TensorProto.FLOAT, ["new", hidden]),
+        told("past", TensorProto.FLOAT, [2 * layers, "past_batch", kv_heads, "past_tokens", width]),
+    ]
+    outputs = [
+        told("scores", TensorProto.FLOAT, ["batch", count]),
+        told("state", TensorProto.FLOAT, ["batch", hidden]),
+        told("present", TensorProto.FLOAT, [2 * layers, "batch", kv_heads, "tokens", width]),
+    ]
+    defaults = [numpy_helper.from_array(np.zeros((1, hidden), np.float32), "new_items")]
+    if past is not None:
+        defaults.append(numpy_helper.from_array(past, "past"))
+    built = helper.make_graph(graph.nodes, "delrec", inputs, outputs, [*graph.weights.tensors, *defaults])
+    opsets = [helper.make_opsetid("", OPSET)]
+    if graph.quant not in {"fp32", "f16"}:
+        opsets.append(helper.make_opsetid("com.microsoft", 1))
+    model = helper.make_model(built, opset_imports=opsets, ir_version=IR, producer_name="delrec-lite")
+    helper.set_model_props(model, dict(metadata))
+    return model

@@ -1,0 +1,161 @@
+"""The pieces of an ONNX file: weights kept beside the graph as external data, and linear layers by precision.
+
+- ``fp32``;
+- ``f16``: stored so, widened when a session is made;
+- ``int8``: dynamic, the fastest: one scale for an output channel, one for all activations of a layer (what ONNX
+  Runtime's ``quantize_dynamic`` writes), but ``down_proj``, whose activations have outliers, in blocks;
+- ``int8_block`` and ``int4``: blocks of 32 weights with a scale each, activations in blocks too, so that nobody's
+  scores depend on who else is in the batch (``MatMulNBits``, as ONNX Runtime's ``MatMulNBitsQuantizer`` writes it).
+
+Measured on one AVX512-VNNI core, SmolLM2-135M with untrained items, 32 histories, correlation of scores with
+float32 and milliseconds for 20 items: fp32 1.0000, 59; f16 1.0000, 57; int8_block 0.9999, 39; int8 0.9994, 26, with
+``down_proj`` dynamic too 0.9986, 21; int4 0.987, 42.
+"""
+
+from collections import Counter
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+BITS = {"int4": 4, "int8_block": 8}
+BLOCK = 32
+# Multiply in int8, not in float32: with the default a 4-bit layer is no faster than a float32 one.
+ACCURACY_INT8 = 4
+ALIGN = 64
+# Smaller ones stay in the graph.
+SMALL_BYTES = 1024
+
+
+class Weights:
+    """The external-data file of a graph, written as tensors come; a context manager.
+
+    Args:
+        path: New file, beside the ``.onnx`` file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.tensors: list[TensorProto] = []
+        self._file = path.open("wb")
+
+    def __enter__(self) -> "Weights":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def add(self, name: str, array: Any) -> str:
+        """Write an array; returns ``name``."""
+        array = np.asarray(array, order="C")
+        if array.nbytes < SMALL_BYTES:
+            self.tensors.append(numpy_helper.from_array(array, name))
+            return name
+        self._file.write(b"\0" * (-self._file.tell() % ALIGN))
+        tensor = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(array.dtype), dims=array.shape)
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", self.path.name), ("offset", self._file.tell()), ("length", array.nbytes)):
+            tensor.external_data.add(key=key, value=str(value))
+        array.tofile(self._file)
+        self.tensors.append(tensor)
+        return name
+
+
+class Graph:
+    """Nodes under construction; methods return the names of the values they make.
+
+    Attributes:
+        quant: One of ``quantise.ONNX_QUANTS``.
+        nodes: So far.
+        types: How many linear layers have which type.
+    """
+
+    def __init__(self, weights: Weights, quant: str) -> None:
+        self.weights = weights
+        self.quant = quant
+        self.nodes: list[onnx.NodeProto] = []
+        self.types: Counter[str] = Counter()
+        self._constants: dict[Any, str] = {}
+
+    def op(self, kind: str, *inputs: str, name: str = "", **attributes: Any) -> str:
+        """A node with one output, named ``name``."""
+        return self.ops(kind, *inputs, names=(name or f"value_{len(self.nodes)}",), **attributes)[0]
+
+    def ops(self, kind: str, *inputs: str, names: tuple[str, ...], **attributes: Any) -> tuple[str, ...]:
+        """A node with several outputs."""
+        self.nodes.append(helper.make_node(kind, inputs, names, **attributes))
+        return names
+
+    def ints(self, *values: int) -> str:
+        """A constant int64 vector."""
+        return self._constant(np.array(values, np.int64))
+
+    def scalar(self, value: int) -> str:
+        """A constant int64 without dimensions."""
+        return self._constant(np.array(value, np.int64))
+
+    def _constant(self, array: Any) -> str:
+        key = (array.shape, array.tobytes())
+        if key not in self._constants:
+            self._constants[key] = self.weights.add(f"constant_{len(self._constants)}", array)
+        return self._constants[key]
+
+    def floats(self, name: str, array: Any) -> str:
+        """A float array that is read whole: float32 for ``fp32``, else float16, widened when it is loaded."""
+        if self.quant == "fp32":
+            return self.weights.add(name, array.astype(np.float32))
+        return self.op(
+            "Cast", self.weights.add(name, array.astype(np.float16)), name=f"{name}_wide", to=TensorProto.FLOAT
+        )
+
+    def linear(self, x: str, name: str, weight: Any, bias: Any = None) -> str:
+        """``x @ weight.T + bias``.
+
+        Args:
+            x: Float ``[..., in]``.
+            name: Of the layer.
+            weight: float32 ``[out, in]``.
+            bias: float32 ``[out]``.
+        """
+        if self.quant in BITS:
+            y = self._blocks(x, name, weight, BITS[self.quant])
+        elif self.quant == "int8" and name.endswith("down_proj"):
+            y = self._blocks(x, name, weight, BITS["int8_block"])
+        elif self.quant == "int8":
+            y = self._dynamic(x, name, weight)
+        else:
+            self.types[self.quant] += 1
+            y = self.op("MatMul", x, self.floats(name, weight.T))
+        return y if bias is None else self.op("Add", y, self.weights.add(f"{name}.bias", bias))
+
+    def _dynamic(self, x: str, name: str, weight: Any) -> str:
+        self.types["int8"] += 1
+        scales = np.maximum(np.abs(weight).max(1), np.float32(1e-12)) / np.float32(127)
+        narrow = np.rint(weight / scales[:, None]).astype(np.int8)
+        quantised = tuple(f"{name}.{part}" for part in ("x", "x_scale", "x_zero"))
+        x, scale, zero = self.ops("DynamicQuantizeLinear", x, names=quantised)
+        product = self.op("MatMulInteger", x, self.weights.add(name, narrow.T), zero)
+        both = self.op("Mul", scale, self.weights.add(f"{name}.scales", scales))
+        return self.op("Mul", self.op("Cast", product, to=TensorProto.FLOAT), both)
+
+    def _blocks(self, x: str, name: str, weight: Any, bits: int) -> str:
+        from onnxruntime.capi import _pybind_state as native
+
+        self.types[f"int{bits}_block"] += 1
+        out, width = weight.shape
+        blocks = -(-width // BLOCK)
+        columns = np.zeros((blocks * BLOCK, out), np.float32)
+        columns[:width] = weight.T
+        packed = np.zeros((out, blocks, BLOCK * bits // 8), np.uint8)
+        scales = np.zeros((out, blocks), np.float32)
+        zeros = np.zeros((out, -(-blocks * bits // 8)), np.uint8)
+        quantise = getattr(native, f"quantize_matmul_{bits}bits")
+        quantise(packed, columns, scales, zeros, BLOCK, out, width, True)
+        shape = {"N": out, "K": width, "bits": bits, "block_size": BLOCK, "accuracy_level": ACCURACY_INT8}
+        inputs = (x, self.weights.add(name, packed), self.weights.add(f"{name}.scales", scales))
+        return self.op("MatMulNBits", *inputs, domain="com.microsoft", **shape)
