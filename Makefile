@@ -1,10 +1,10 @@
-# The whole project by name: make setup | demo | test | wheel-test | lint | typecheck | bench | lock | clean
+# The whole project by name: make setup | demo | test | wheel-test | browser | lint | typecheck | bench | lock | clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test wheel-test lint typecheck bench lock clean
+.PHONY: setup demo test wheel-test browser lint typecheck bench lock clean
 
 setup: $(STAMP)
 
@@ -20,6 +20,10 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# What the test of the page needs, on Debian; it is left out where there is none.
+browser:
+	apt-get install --yes --no-install-recommends chromium chromium-driver
 
 # Builds wheel and sdist, installs the wheel with the extra `onnx` alone in a fresh environment and asks it.
 wheel-test: $(STAMP)

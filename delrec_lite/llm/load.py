@@ -3,7 +3,9 @@
 import logging
 import os
 import shutil
+from contextlib import redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,8 @@ def unpack(name: str, pulled: Path, cache: Path, console: Console = QUIET) -> Pa
     shutil.rmtree(staging, ignore_errors=True)
     _hush()
     source = {"gguf_file": ggufs[0].name}
-    model = transformers.AutoModelForCausalLM.from_pretrained(pulled, dtype=torch.bfloat16, **source)
+    with redirect_stderr(StringIO()):  # a bar that heeds no setting
+        model = transformers.AutoModelForCausalLM.from_pretrained(pulled, dtype=torch.bfloat16, **source)
     model.save_pretrained(staging)
     transformers.AutoTokenizer.from_pretrained(pulled, **source).save_pretrained(staging)
     staging.rename(folder)

@@ -14,6 +14,8 @@ from delrec_lite.llm.packing import Packed, Segment, pack
 from delrec_lite.prompts.tasks import Prompts
 
 Tokens = Sequence[int]
+# Rows of the LM head's logits at a time: 49,152 floats each, and all of a question's would not stay in the cache.
+LOGITS_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,9 @@ def title_states(forward: Callable[[Packed], Any], prefix: Tokens, titles: Seque
         prefix: Token ids of the whole prompt.
         titles: Token ids of each title.
     """
-    # A title of one token reads nothing behind the prompt; its state is the prompt's last alone.
-    packed = pack(prefix, [Segment(ids, range(len(ids) - 1)) for ids in titles], sum(map(len, titles)))
+    # Nobody reads behind a title's last token, so it is not computed; a title of one token needs the prompt alone.
+    segments = [Segment(ids[:-1], range(len(ids) - 1)) for ids in titles if len(ids) > 1]
+    packed = pack(prefix, segments or [Segment(titles[0], [])], sum(map(len, titles)))
     read = np.concatenate([[len(prefix) - 1], packed.read])
     last, own = forward(Packed(packed.ids, packed.positions, packed.mask, read)).split([1, len(packed.read)])
     return [torch.cat([last, one]) for one in own.split([len(ids) - 1 for ids in titles])]
@@ -107,9 +110,13 @@ def title_states(forward: Callable[[Packed], Any], prefix: Tokens, titles: Seque
 
 def log_likelihoods(states: Sequence[Any], titles: Sequence[Tokens], head: Any) -> Any:
     """Sums of the log-probabilities of each title's tokens: float32 ``[titles]``; ``states`` by ``title_states``."""
-    logits = (torch.cat(list(states)).to(head.dtype) @ head.T).float()
-    tokens = torch.tensor([token for ids in titles for token in ids], device=logits.device)
-    per_token = logits.gather(1, tokens.unsqueeze(1)).squeeze(1) - logits.logsumexp(1)
+    tokens = torch.tensor([token for ids in titles for token in ids], device=head.device)
+    read = torch.cat(list(states)).to(head.dtype)
+    parts = []
+    for some, asked in zip(read.split(LOGITS_ROWS), tokens.split(LOGITS_ROWS), strict=True):
+        logits = (some @ head.T).float()
+        parts.append(logits.gather(1, asked.unsqueeze(1)).squeeze(1) - logits.logsumexp(1))
+    per_token = torch.cat(parts)
     return torch.stack([part.sum() for part in per_token.split([len(ids) for ids in titles])])
 
 

@@ -11,6 +11,7 @@ from delrec_lite.data.types import CandidateSets, Floats, Split
 from delrec_lite.llm.items import title_vectors
 from delrec_lite.llm.load import Base
 from delrec_lite.llm.packing import Packed
+from delrec_lite.llm.parallel import side_by_side
 from delrec_lite.llm.verbalizers import log_likelihoods, title_states
 from delrec_lite.prompts.domain import Domain
 from delrec_lite.prompts.tasks import TITLE_PREFIX, zero_shot_prompt
@@ -47,7 +48,6 @@ def zero_shot(
     body, head = base.model.model, base.model.get_output_embeddings().weight
     rows = title_vectors(head, titles, base.encode)
     encoded = [base.encode(TITLE_PREFIX + title) for title in titles]
-    likelihoods, catalogue = [], []
 
     def forward(packed: Packed) -> Any:
         states = body(
@@ -58,12 +58,19 @@ def zero_shot(
         ).last_hidden_state
         return states.flatten(0, 1)[torch.from_numpy(packed.read)]
 
-    with console.progress("zero-shot", len(split)) as tick:
-        for history, chosen in zip(split.histories, candidates.items, strict=True):
-            words = zero_shot_prompt(domain, [titles[i] for i in history[-length:]])
-            prefix = ([] if base.bos is None else [base.bos]) + base.encode(words)
-            states = title_states(forward, prefix, [encoded[i] for i in chosen])
-            catalogue.append((rows @ states[0][0].float()).numpy())
-            likelihoods.append(log_likelihoods(states, [encoded[i] for i in chosen], head).numpy())
+    def asked(user: int) -> tuple[Floats, Floats]:
+        chosen = candidates.items[user]
+        words = zero_shot_prompt(domain, [titles[i] for i in split.histories[user][-length:]])
+        prefix = ([] if base.bos is None else [base.bos]) + base.encode(words)
+        states = title_states(forward, prefix, [encoded[i] for i in chosen])
+        likelihoods = log_likelihoods(states, [encoded[i] for i in chosen], head).numpy()
+        return likelihoods, (rows @ states[0][0].float()).numpy()
+
+    users = range(len(split))
+    with console.progress("zero-shot", len(users)) as tick:
+        answers = []
+        for answer in side_by_side(asked, users):
+            answers.append(answer)
             tick()
-    return np.array(likelihoods, np.float32), np.array(catalogue, np.float32)
+    m15, full = zip(*answers, strict=True)
+    return np.array(m15, np.float32), np.array(full, np.float32)
