@@ -128,7 +128,7 @@ class ExportSection(_Section):
     format: Literal["gguf", "onnx", "both"] = Field("gguf", description="GGUF for llama.cpp, ONNX for ONNX Runtime")
     # int8: see export/onnx_weights.py for what each costs.
     onnx_quant: Literal["int4", "int8", "int8_block", "f16", "fp32"] = "int8"
-    retriever: bool = Field(False, description="the teacher too, as retriever.onnx")
+    retriever: bool = Field(True, description="the teacher too, as retriever.onnx: its opinion beside the model's")
     prune_vocab: bool = Field(True, description="leave out text tokens that catalogue and prompts do not need")
     score_correlation: float = Field(0.98, gt=0, le=1, description="gate: against training precision")
 

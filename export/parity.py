@@ -49,15 +49,15 @@ def compare(trained: Floats, exported: Floats) -> Parity:
     )
 
 
-def gate(parity: Parity, score_correlation: float) -> None:
-    """Refuse an export that scores otherwise than what was trained.
+def gate(parity: Parity, score_correlation: float | None) -> None:
+    """Refuse an export that scores otherwise than what was trained; None lets everything pass.
 
     Raises:
         GateError: The mean correlation of scores is below ``score_correlation``.
     """
-    if not parity.score_correlation >= score_correlation:
+    if score_correlation is not None and not parity.score_correlation >= score_correlation:
         raise GateError(
             f"the quantised model's scores correlate {parity.score_correlation:.4f} with the trained model's; "
             f"the recipe asks for {score_correlation}",
-            "take a finer `export.quant` in the recipe (q8_0, f16)",
+            "take a finer `export.quant` in the recipe (q8_0, f16), or --no-gate to have it as it is",
         )

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from delrec_lite.console import Console
 from delrec_lite.data.types import CandidateSets, Dataset
@@ -18,6 +19,7 @@ from delrec_lite.export.card import bundle_readme, licences_text
 from delrec_lite.export.gguf_file import write_gguf
 from delrec_lite.export.imatrix import measured
 from delrec_lite.export.merge import Merged, merge
+from delrec_lite.export.pareto import PICTURE, QuantRow, quant_picture, quant_section
 from delrec_lite.export.parity import Parity, compare, gate
 from delrec_lite.export.prune import prune
 from delrec_lite.export.quantise import quantise
@@ -27,6 +29,7 @@ from delrec_lite.llm.load import Base
 from delrec_lite.llm.model import ItemLM
 from delrec_lite.machine import cores_allowed
 from delrec_lite.prompts.tasks import TITLE_PREFIX, Prompts
+from delrec_lite.prompts.tokenizer import open_tokenizer
 from delrec_lite.prompts.vocabulary import Vocabulary
 from delrec_lite.runtime.bundle import finish_bundle
 from delrec_lite.runtime.golden import Golden, write_golden
@@ -71,7 +74,7 @@ def export(
     name: str,
     quant: str,
     max_history: int,
-    score_correlation: float,
+    score_correlation: float | None,
     prune_vocab: bool,
     licences: Mapping[str, str],
     provenance: Mapping[str, Any],
@@ -79,6 +82,7 @@ def export(
     formats: str = "gguf",
     onnx_quant: str = "int8",
     teacher: Teacher | Ensemble | None = None,
+    measured_quants: Sequence[QuantRow] = (),
 ) -> Exported:
     """Merge, bake, quantise, compare with the trained model, and write the bundle ``target``.
 
@@ -92,7 +96,7 @@ def export(
         name: Of the run.
         quant: One of ``export.quantise.QUANTS``.
         max_history: Items that the prompt holds.
-        score_correlation: The gate.
+        score_correlation: The gate; None lets everything pass, and the manifest says so.
         prune_vocab: Leave out text tokens that nothing here needs.
         licences: Of model and data, by name.
         provenance: Goes into the manifest.
@@ -100,6 +104,7 @@ def export(
         formats: ``gguf``, ``onnx`` or ``both``.
         onnx_quant: One of ``export.quantise.ONNX_QUANTS``.
         teacher: Written beside the model as ``retriever.onnx``.
+        measured_quants: What the precision was chosen among; a table and a picture of them go into the README.
 
     Raises:
         GateError: Not equal enough to what was trained; no bundle is left.
@@ -118,6 +123,7 @@ def export(
             with measured(model.lm) as importance:
                 states = some_states(model, prompts, dataset)
             merged = merge(model, states)
+            soft_words = nearest_words(model, base.folder / "tokenizer.json")
             tick(1, "write")
             f16, tokenizer = staging / "model-f16.gguf", staging / "tokenizer.json"
             vocabulary, prefix = prompts.vocabulary, list(prompts.next_prefix)
@@ -180,6 +186,7 @@ def export(
                 "file": file,
                 "tensor_types": types,
                 "text_tokens": {"kept": vocabulary.text, "of": prompts.vocabulary.text},
+                "soft_words": soft_words,
                 **({"onnx": onnx} if onnx else {}),
             }
             (staging / "LICENCES.md").write_text(licences_text(licences), encoding="utf-8")
@@ -205,6 +212,9 @@ def export(
                 gate(second, score_correlation)
             popular = np.argsort(-dataset.popularity())[:2]
             card = bundle_readme(name, described, licences, [texts[i] for i in popular], provenance, parity.dump())
+            if measured_quants:
+                card += quant_section(measured_quants, quant)
+                (trial / PICTURE).write_text(quant_picture(measured_quants, quant), encoding="utf-8")
             (trial / "README.md").write_text(card, encoding="utf-8")
             finish_bundle(
                 trial,
@@ -213,7 +223,7 @@ def export(
                 model=described,
                 provenance={**provenance, "parity": parity.dump()},
                 licences=dict(licences),
-                gated=True,
+                gated=score_correlation is not None,
             )
             tick(1)
         size = sum((target / part).stat().st_size for part in (file, f"{file}.data") if (target / part).is_file())
@@ -262,6 +272,14 @@ def some_states(model: ItemLM, prompts: Prompts, dataset: Dataset) -> Any:
         return torch.cat(
             [read_states(model, prompts.next_prefix, [window_segment(prompts, s) for s in part]) for part in parts]
         )
+
+
+def nearest_words(model: ItemLM, tokenizer_json: Path, k: int = 3) -> list[list[str]]:
+    """For each vector of the soft prompt the ``k`` text tokens whose rows have the greatest cosine with it."""
+    rows = model.body.embed_tokens.weight[: model.vocabulary.text].float()
+    cosine = functional.normalize(model.soft.detach().float()) @ functional.normalize(rows).T
+    tokenizer = open_tokenizer(tokenizer_json)
+    return [[tokenizer.decode([token]) for token in one] for one in cosine.topk(k).indices.tolist()]
 
 
 def token_names(tokenizer_json: Path) -> set[str]:

@@ -1,12 +1,15 @@
 """`export --compare`: every quantisation on the same users, with its own file, and raw ranks behind the figures."""
 
 import json
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
+from delrec_lite.export.pareto import quant_picture, quant_section
 from delrec_lite.export.quantise import QUANTS, quantise
-from delrec_lite.pipeline.compare import compare_quants
+from delrec_lite.pipeline.compare import Quantised, choose_quant, compare_quants, fastest_within
+from delrec_lite.runtime.bundle import Bundle
 
 
 def test_quantisations_are_compared_on_the_same_users(tiny_run, tmp_path):
@@ -21,6 +24,48 @@ def test_quantisations_are_compared_on_the_same_users(tiny_run, tmp_path):
         assert row.metrics["m15"]["HR@1"] == pytest.approx((ranks == 1).mean(), abs=1e-4)
         assert len(report["samples_ms"][row.quant]) == 2
     assert not (run.folder / "compare").exists()
+
+
+def row(quant, ms, lost):
+    metrics = {"m15": {"HR@1": 0.5 - lost, "NDCG@10": 0.7}, "full": {"HR@1": 0.1, "NDCG@10": 0.2}}
+    return Quantised("gguf", quant, int(1e6 * ms), {}, ms, metrics, 0.9, {"difference": -lost})
+
+
+def test_auto_takes_the_fastest_within_the_budget():
+    rows = [row("bf16", 9.0, 0.0), row("q4_0", 3.0, 0.02), row("iq4_nl", 4.0, 0.004), row("q8_0", 5.0, 0.0)]
+    asked = ["q4_0", "iq4_nl", "q8_0"]
+    assert fastest_within(rows, asked, 0.005) == "iq4_nl"
+    assert fastest_within(rows, asked, 0.05) == "q4_0"
+    assert fastest_within(rows, asked, 0.0) == "q8_0"
+    assert fastest_within(rows, ["q4_0"], 0.0) == "q4_0"
+
+
+def test_what_it_was_chosen_among_stands_in_the_readme():
+    rows = [row("bf16", 9.0, 0.0), row("q4_0", 3.0, 0.02)]
+    text = quant_section(rows, "q4_0")
+    assert "| **q4_0** | 3.0 | 3.0 | 0.480 | 0.700 | -2.0 | 90.0% |" in text
+    picture = ElementTree.fromstring(quant_picture(rows, "q4_0"))
+    dots = picture.findall("{http://www.w3.org/2000/svg}circle")
+    assert [dot.get("fill") for dot in dots] == ["#4a7fb5", "#d9822b"]
+    assert float(dots[1].get("cx")) < float(dots[0].get("cx"))
+    assert float(dots[1].get("cy")) > float(dots[0].get("cy"))
+
+
+def test_auto_exports_its_choice_with_the_reasons(tiny_run, tmp_path):
+    run = tiny_run()
+    quant, rows = choose_quant(run, ["q8_0", "iq4_nl"], 1.0, repeats=2)
+    assert quant in {"q8_0", "iq4_nl"}
+    assert [r.quant for r in rows] == ["bf16", "q8_0", "iq4_nl"]
+    made = run.write_bundle(tmp_path / "x.delrec", quant, gated=False, measured_quants=rows)
+    readme = (made.path / "README.md").read_text()
+    assert f"**{quant}**" in readme
+    assert "quantisations.svg" in Bundle.open(made.path).manifest["files"]
+    assert Bundle.open(made.path).manifest["gated"] is False
+
+
+def test_onnx_stands_beside_gguf(tiny_run, tmp_path):
+    rows = compare_quants(tiny_run(), ["int8"], tmp_path / "q.json", repeats=2)
+    assert [(r.format, r.quant) for r in rows] == [("gguf", "bf16"), ("onnx", "int8")]
 
 
 def test_the_importance_matrix_moves_the_rounding_and_finer_layers_are_finer(tiny_bundle, tmp_path):

@@ -11,6 +11,8 @@ from delrec_lite.errors import UsageError
 from delrec_lite.runtime.explain import explain, faithfulness
 from delrec_lite.runtime.recommender import Recommender
 from tests.bundles import MAX_HISTORY, TITLES, tiny_bundle
+from tests.conftest import export_tiny
+from tests.tiny import dataset
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +93,48 @@ def test_the_command(tiny_bundle):
 def test_search_finds_titles_by_words_and_the_popular_by_none(recommender):
     assert recommender.search("red rivr", 3)[0].title == "Red River (1950)"
     assert len(recommender.search("", 5)) == 5
+
+
+@pytest.fixture(scope="module")
+def taught(tiny_base, tmp_path_factory):
+    """A bundle with its teacher."""
+    import torch
+
+    from delrec_lite.teachers.contract import Teacher, TeacherConfig, build
+
+    torch.manual_seed(1)
+    items = len(dataset().catalog)
+    teacher = Teacher(build(TeacherConfig.for_kind("sasrec", hidden=8, max_length=8), items), items)
+    made = export_tiny(tiny_base, tmp_path_factory.mktemp("taught") / "t.delrec", teacher=teacher)
+    with Recommender.load(made.path, threads=1) as loaded:
+        yield loaded, teacher
+
+
+def test_the_teachers_opinion_stands_beside(taught):
+    recommender, teacher = taught
+    titles = recommender.bundle.items.titles
+    history = [3, 1, 4]
+    told = explain(recommender, [titles[i] for i in history])
+    scores = teacher.scores([np.array(history)])[0]
+    scores[history] = -np.inf
+    assert told.teacher.kinds == ("sasrec",)
+    assert told.teacher.first == titles[scores.argmax()]
+    assert told.teacher.agrees == (told.title == told.teacher.first)
+    target = titles.index(told.title)
+    assert told.teacher.rank == 1 + (scores > scores[target]).sum()
+    ranking = recommender.teacher_ranking([titles[i] for i in history], k=3)
+    assert [item.title for item in ranking] == [titles[i] for i in np.argsort(-scores)[:3]]
+    assert 0 <= told.teacher.shared <= 1
+
+
+def test_the_soft_prompt_lies_nearest_to_words(taught):
+    recommender, _ = taught
+    words = explain(recommender, [recommender.bundle.items.titles[0]]).soft_words
+    assert len(words) == recommender.bundle.prompt.soft_tokens
+    assert all(len(nearest) == 3 for nearest in words)
+
+
+def test_without_a_teacher_nobody_is_asked(recommender):
+    assert explain(recommender, TITLES[:2]).teacher is None
+    with pytest.raises(UsageError, match="teacher cannot be asked"):
+        recommender.teacher_ranking(TITLES[:2])

@@ -269,3 +269,10 @@ def test_odd_searches(client):
     for query in ["", " ", "\x00", "%", "a" * 500, MARKUP, "東京", "id:3"]:
         assert client.get("/v1/items", params={"query": query}).status_code == 200
     assert client.get("/v1/items", params={"limit": 0}).status_code == 422
+
+
+def test_a_missing_teacher_is_said_to_be_missing(client):
+    told = client.post("/v1/teacher", json={"history": [TITLES[0]]})
+    assert told.status_code == 400
+    assert "teacher" in told.json()["error"]
+    assert client.get("/readyz").json()["teacher"] == "no"

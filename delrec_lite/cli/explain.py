@@ -55,4 +55,14 @@ def explain(
     ordered = sorted(told.contributions, key=lambda c: -c.weight)
     shown = [(c.title, f"{c.weight:+.3f}" if c.read else "not read") for c in ordered]
     console.result(asdict(told), shown, ("history item", "log-probability"))
+    if told.teacher is not None:
+        has = f"number {told.teacher.rank}, {told.teacher.probability:.1%}" if told.teacher.rank else "in the history"
+        first = "its first too" if told.teacher.agrees else f"its first would be {told.teacher.first}"
+        console.say(
+            f"teacher ({', '.join(told.teacher.kinds)}): {has}; of the model's first choice: {first}; "
+            f"{told.teacher.shared:.0%} of the first ten are the same"
+        )
+    if told.soft_words:
+        nearest = ", ".join(words[0].strip() or repr(words[0]) for words in told.soft_words if words)
+        console.say(f"the soft prompt lies nearest to: {nearest}")
     console.say(f"{told.milliseconds:.0f} ms")

@@ -8,18 +8,23 @@ import typer
 from delrec_lite.cli.common import JsonFlag, QuietFlag, make_console
 from delrec_lite.cli.options import DEFAULT_RECIPE, DEFAULT_RUNS, RecipeArgument, RunsOption
 
+AUTO = "auto"
 EXAMPLE = "Example: `delrec-lite export ml-100k-cpu --quant q8_0 --out big.delrec`"
 
 
 def export(
     recipe: RecipeArgument = DEFAULT_RECIPE,
     quant: Annotated[
-        str | None, typer.Option(help="q4_0, iq4_nl, iq4_mix, q5_0, q8_0, f16 or bf16; default: the recipe's.")
+        str | None, typer.Option(help="q4_0, iq4_nl, iq4_mix, q5_0, q8_0, f16, bf16 or auto; default: the recipe's.")
     ] = None,
     format_: Annotated[str | None, typer.Option("--format", help="gguf, onnx or both; default: the recipe's.")] = None,
     onnx_quant: Annotated[
-        str | None, typer.Option(help="int4, int8, int8_block, f16 or fp32; default: the recipe's.")
+        str | None, typer.Option(help="int4, int8, int8_block, f16, fp32 or auto; default: the recipe's.")
     ] = None,
+    budget: Annotated[
+        float, typer.Option(min=0, max=100, help="auto: points of HR@1 on validation users that speed may cost.")
+    ] = 0.5,
+    gate: Annotated[bool, typer.Option(help="Refuse a bundle that does not score as trained.")] = True,
     out: Annotated[Path | None, typer.Option(help="The bundle; default RUNS/NAME/NAME.delrec.")] = None,
     compare: Annotated[
         str | None,
@@ -33,32 +38,41 @@ def export(
     from delrec_lite.config import load_recipe
     from delrec_lite.errors import UsageError
     from delrec_lite.export.quantise import ONNX_QUANTS, QUANTS
+    from delrec_lite.pipeline.compare import choose_quant
     from delrec_lite.pipeline.run import Run
 
     console = make_console(json_output, quiet)
-    given = {"--quant": quant, "--format": format_, "--onnx-quant": onnx_quant}
+    given = {"--quant": quant, "--format": format_, "--onnx-quant": onnx_quant, "--no-gate": None if gate else "no"}
     for option, value in given.items():
         if value is not None and out is None:
             raise UsageError(f"{option} without --out would replace the recipe's own bundle", "add --out NAME.delrec")
-    if quant is not None and quant not in QUANTS:
-        raise UsageError(f"no quantisation {quant!r}", f"one of {', '.join(QUANTS)}")
-    for asked in compare.split(",") if compare else []:
-        if asked not in {*QUANTS, *ONNX_QUANTS}:
-            raise UsageError(f"no quantisation {asked!r}", f"of {', '.join(dict.fromkeys([*QUANTS, *ONNX_QUANTS]))}")
-    if format_ not in {None, "gguf", "onnx", "both"}:
-        raise UsageError(f"no format {format_!r}", "one of gguf, onnx, both")
-    if onnx_quant is not None and onnx_quant not in ONNX_QUANTS:
-        raise UsageError(f"no quantisation {onnx_quant!r} for ONNX", f"one of {', '.join(ONNX_QUANTS)}")
+    compared = compare.split(",") if compare else []
+    for what, asked, known in (
+        ("format", [format_] if format_ else [], ("gguf", "onnx", "both")),
+        ("quantisation", [quant] if quant else [], (*QUANTS, AUTO)),
+        ("quantisation for ONNX", [onnx_quant] if onnx_quant else [], (*ONNX_QUANTS, AUTO)),
+        ("quantisation", compared, tuple(dict.fromkeys([*QUANTS, *ONNX_QUANTS]))),
+    ):
+        for one in asked:
+            if one not in known:
+                raise UsageError(f"no {what} {one!r}", f"one of {', '.join(known)}")
     read = load_recipe(recipe)
     run = Run(read, runs, console)
-    if compare is not None:
-        _compare(run, compare.split(","), out or run.folder / "quantisations.json", console)
+    if compared:
+        _compare(run, compared, out or run.folder / "quantisations.json", console)
         return
     if out is None:
         done = run.export()
         console.result({"bundle": str(run.bundle), **done.result} if json_output else f"{run.bundle}")
         return
-    made = run.write_bundle(out, quant or read.export.quant, format_, onnx_quant)
+    rows: list[Any] = []
+    if quant == AUTO:
+        quant, rows = choose_quant(run, [q for q in QUANTS if q != "bf16"], budget / 100)
+        console.say(f"  --quant auto: {quant}")
+    if onnx_quant == AUTO:
+        onnx_quant, rows = choose_quant(run, [q for q in ONNX_QUANTS if q not in QUANTS], budget / 100)
+        console.say(f"  --onnx-quant auto: {onnx_quant}")
+    made = run.write_bundle(out, quant or read.export.quant, format_, onnx_quant, gate, rows)
     result = {"bundle": str(out), "bytes": made.bytes, "quant": made.quant}
     console.result({**result, "parity": made.parity.dump()} if json_output else f"{out}")
 

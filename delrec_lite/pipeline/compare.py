@@ -1,4 +1,4 @@
-"""`export --compare`: what each quantisation costs in accuracy, bytes and milliseconds, on the same users."""
+"""`export --compare` and `--quant auto`: what each quantisation costs in accuracy, bytes and milliseconds."""
 
 import json
 import shutil
@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from delrec_lite.data.types import Floats, Ints
-from delrec_lite.evaluation.metrics import per_user
+from delrec_lite.data.types import Floats, Ints, Split
+from delrec_lite.evaluation.metrics import Ranks, per_user
 from delrec_lite.evaluation.protocol import rank_all
 from delrec_lite.evaluation.significance import paired_test
 from delrec_lite.evaluation.table import PROTOCOLS
@@ -20,6 +20,8 @@ from delrec_lite.pipeline.run import Run
 from delrec_lite.provenance import commit, machine, now, versions
 
 BASELINE = "bf16"
+# Half a point of HR@1.
+BUDGET = 0.005
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Quantised:
         bytes: Of the model file, an ONNX graph with its weights.
         tensor_types: How many tensors have each type; of an ONNX graph, linear layers.
         p50_ms: Median of cold requests (20 items, the first ten of the catalogue), all quantisations in turn.
-        metrics: ``HR@1`` and ``NDCG@10`` by protocol, all test users.
+        metrics: ``HR@1`` and ``NDCG@10`` by protocol, all users of the split.
         top10_overlap: Mean share of the first ten that bf16 has too.
         hr1_difference: Of HR@1 (m15) to bf16, with its interval and paired p.
     """
@@ -47,6 +49,23 @@ class Quantised:
     hr1_difference: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Quantisations side by side.
+
+    Attributes:
+        rows: One a quantisation, bf16 first.
+        ranks: Of every user, by quantisation.
+        samples_ms: Raw latencies, by quantisation.
+        load_before: The machine's load before they were taken.
+    """
+
+    rows: list[Quantised]
+    ranks: dict[str, Ranks]
+    samples_ms: dict[str, list[float]]
+    load_before: float | None
+
+
 def compare_quants(run: Run, quants: Sequence[str], out: Path, repeats: int = 30) -> list[Quantised]:
     """Export the trained model in every quantisation, rank all test users with each, time them in turn.
 
@@ -57,20 +76,66 @@ def compare_quants(run: Run, quants: Sequence[str], out: Path, repeats: int = 30
         out: JSON file with the rows, raw ranks and samples.
         repeats: Timed requests of each.
     """
+    found = measure_quants(run, quants, run.dataset.test(), repeats)
+    report = {
+        "created": now(),
+        "commit": commit(),
+        "machine": machine(),
+        "versions": versions(),
+        "recipe": run.recipe.dump(),
+        "users": len(run.dataset.sequences),
+        "rows": [asdict(row) for row in found.rows],
+        "samples_ms": found.samples_ms,
+        "load_before": found.load_before,
+        "ranks": {quant: one.dump() for quant, one in found.ranks.items()},
+    }
+    write_whole(out, json.dumps(report, ensure_ascii=False) + "\n")
+    return found.rows
+
+
+def choose_quant(
+    run: Run, quants: Sequence[str], budget: float = BUDGET, repeats: int = 30
+) -> tuple[str, list[Quantised]]:
+    """``--quant auto``: the fastest quantisation on this machine that keeps the accuracy.
+
+    Args:
+        run: Missing stages are made first.
+        quants: As for ``compare_quants``.
+        budget: Most HR@1 (m15) on validation users that it may lose to bf16, 0 to 1.
+        repeats: Timed requests of each.
+
+    Returns:
+        The choice, and what it was chosen among.
+    """
+    rows = measure_quants(run, quants, run.dataset.valid(), repeats).rows
+    return fastest_within(rows, quants, budget), rows
+
+
+def fastest_within(rows: Sequence[Quantised], quants: Sequence[str], budget: float) -> str:
+    """The fastest of ``quants`` whose HR@1 is at most ``budget`` below bf16's; the most accurate if none is."""
+    asked = [row for row in rows if row.quant in quants]
+    kept = [row for row in asked if row.hr1_difference["difference"] >= -budget]
+    if not kept:
+        return max(asked, key=lambda row: row.metrics["m15"]["HR@1"]).quant
+    return min(kept, key=lambda row: row.p50_ms).quant
+
+
+def measure_quants(run: Run, quants: Sequence[str], split: Split, repeats: int) -> Measured:
+    """Every quantisation over the users of one split; arguments as for ``compare_quants``."""
     from delrec_lite.bench.runner import Plan, bench
     from delrec_lite.export.quantise import QUANTS
     from delrec_lite.runtime.recommender import Recommender
 
     folder = run.folder / "compare"
     shutil.rmtree(folder, ignore_errors=True)
-    test, ranks, tops, made = run.dataset.test(), {}, {}, {}
+    ranks: dict[str, Ranks] = {}
+    tops: dict[str, Ints] = {}
+    made: dict[str, Any] = {}
     names = list(dict.fromkeys([BASELINE, *quants]))
     for quant in names:
         target = folder / f"{quant}.delrec"
-        if quant in QUANTS:
-            made[quant] = run.write_bundle(target, quant, "gguf", score_correlation=0.01)
-        else:
-            made[quant] = run.write_bundle(target, BASELINE, "onnx", quant, score_correlation=0.01)
+        formats = "gguf" if quant in QUANTS else "onnx"
+        made[quant] = run.write_bundle(target, quant if formats == "gguf" else BASELINE, formats, quant, gated=False)
         parts: list[Ints] = []
         with Recommender.load(made[quant].path) as recommender:
 
@@ -79,7 +144,8 @@ def compare_quants(run: Run, quants: Sequence[str], out: Path, repeats: int = 30
                 parts.append(np.argsort(-scores, axis=1)[:, :10])
                 return scores
 
-            ranks[quant] = rank_all(scorer, test, run.candidates["test"], console=run.console, label=quant)
+            candidates = run.candidates[split.name]
+            ranks[quant] = rank_all(scorer, split, candidates, console=run.console, label=quant)
         tops[quant] = np.concatenate(parts)
     timed = bench([made[q].path for q in names], Plan(["cold"], [cores_allowed()], repeats), console=run.console)
     rows = []
@@ -102,18 +168,6 @@ def compare_quants(run: Run, quants: Sequence[str], out: Path, repeats: int = 30
                 asdict(paired_test(hr1[quant], hr1[BASELINE])),
             )
         )
-    report = {
-        "created": now(),
-        "commit": commit(),
-        "machine": machine(),
-        "versions": versions(),
-        "recipe": run.recipe.dump(),
-        "users": len(test),
-        "rows": [asdict(row) for row in rows],
-        "samples_ms": {quant: r.samples_ms for quant, r in zip(names, timed.results, strict=True)},
-        "load_before": timed.load_before,
-        "ranks": {quant: one.dump() for quant, one in ranks.items()},
-    }
-    write_whole(out, json.dumps(report, ensure_ascii=False) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
-    return rows
+    samples = {quant: result.samples_ms for quant, result in zip(names, timed.results, strict=True)}
+    return Measured(rows, ranks, samples, timed.load_before)

@@ -240,9 +240,19 @@ class Run:
         quant: str,
         formats: str | None = None,
         onnx_quant: str | None = None,
-        score_correlation: float | None = None,
+        gated: bool = True,
+        measured_quants: Any = (),
     ) -> Any:
-        """A bundle of the trained model, in any precision, anywhere; what export returns, and raises what it raises."""
+        """A bundle of the trained model, in any precision, anywhere; what export returns, and raises what it raises.
+
+        Args:
+            target: The bundle's folder.
+            quant: Of a GGUF file.
+            formats: ``gguf``, ``onnx`` or ``both``; default: the recipe's.
+            onnx_quant: Of an ONNX file; default: the recipe's.
+            gated: Refuse what does not score as trained.
+            measured_quants: What the precision was chosen among.
+        """
         self._must_export()
         from delrec_lite.export.write import export
 
@@ -257,11 +267,12 @@ class Run:
             name=self.recipe.name,
             quant=quant,
             max_history=self.recipe.model.max_history,
-            score_correlation=score_correlation or self.recipe.export.score_correlation,
+            score_correlation=self.recipe.export.score_correlation if gated else None,
             prune_vocab=self.recipe.export.prune_vocab,
             formats=formats or self.recipe.export.format,
             onnx_quant=onnx_quant or self.recipe.export.onnx_quant,
             teacher=self.fitted_teacher() if self.recipe.export.retriever else None,
+            measured_quants=measured_quants,
             licences={p.name: p.licence for p in self.pulled.values()},
             provenance={
                 "delrec_lite": __version__,

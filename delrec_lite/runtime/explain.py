@@ -29,6 +29,27 @@ class Contribution:
 
 
 @dataclass(frozen=True)
+class Opinion:
+    """What the teacher says of the same history.
+
+    Attributes:
+        kinds: ``sasrec``, ``gru4rec``, ``caser``; several were averaged.
+        rank: Of the explained item, counted as ``Explanation.rank``.
+        probability: Of the explained item over the whole catalogue.
+        first: Title that it would recommend first.
+        agrees: Whether that is the model's first too.
+        shared: Share of the model's first ten that are among its first ten.
+    """
+
+    kinds: tuple[str, ...]
+    rank: int
+    probability: float
+    first: str
+    agrees: bool
+    shared: float
+
+
+@dataclass(frozen=True)
 class Explanation:
     """Why an item stands where it stands.
 
@@ -38,6 +59,8 @@ class Explanation:
         rank: Its place in the whole catalogue without the history; 0 if it is in the history.
         probability: Over the whole catalogue.
         contributions: One for each item of the history, in its order.
+        teacher: None where the bundle has no teacher, onnxruntime is missing, or it knows nothing of the history.
+        soft_words: Words that the vectors of the soft prompt lie nearest to, nearest first; the same for every request.
         milliseconds: Time taken.
     """
 
@@ -46,6 +69,8 @@ class Explanation:
     rank: int
     probability: float
     contributions: list[Contribution]
+    teacher: Opinion | None
+    soft_words: list[list[str]]
     milliseconds: float
 
 
@@ -85,9 +110,29 @@ def explain(
     ]
     rank = 0 if target in had else 1 + int((scores[open_] > scores[target]).sum())
     items = recommender.bundle.items
-    milliseconds = (time.perf_counter() - start) * 1e3
     probability = float(np.exp(_log_softmax(scores[None])[0, target]))
-    return Explanation(items.ids[target], items.titles[target], rank, probability, contributions, milliseconds)
+    opinion = _opinion(recommender, had, scores, target) if had else None
+    words = recommender.bundle.manifest["model"].get("soft_words", [])
+    milliseconds = (time.perf_counter() - start) * 1e3
+    return Explanation(
+        items.ids[target], items.titles[target], rank, probability, contributions, opinion, words, milliseconds
+    )
+
+
+def _opinion(recommender: Recommender, had: list[int], scores: Floats, target: int) -> Opinion | None:
+    """Two rankings of the catalogue without the history, the model's and the teacher's, side by side."""
+    teacher = recommender.teacher
+    if teacher is None:
+        return None
+    theirs = teacher.scores([had])[0]
+    probability = float(np.exp(_log_softmax(theirs[None])[0, target]))
+    open_ = np.ones(len(scores), dtype=bool)
+    open_[had] = False
+    rank = 0 if target in had else 1 + int((theirs[open_] > theirs[target]).sum())
+    mine, others = (np.argsort(-np.where(open_, s, -np.inf), kind="stable")[:10] for s in (scores, theirs))
+    shared = len(np.intersect1d(mine, others)) / len(mine)
+    titles = recommender.bundle.items.titles
+    return Opinion(teacher.kinds, rank, probability, titles[others[0]], bool(mine[0] == others[0]), shared)
 
 
 def occlude(recommender: Recommender, entries: Sequence[Entry]) -> tuple[Floats, Floats]:

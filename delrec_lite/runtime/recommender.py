@@ -5,17 +5,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from delrec_lite.data.types import Floats
-from delrec_lite.errors import BundleError, UsageError
+from delrec_lite.errors import BundleError, MissingPackageError, UsageError
 from delrec_lite.prompts.tokenizer import open_tokenizer
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engine import Engine, Entry
 from delrec_lite.runtime.engines import Kind, open_engine
 from delrec_lite.runtime.matching import Match, Matcher
+
+if TYPE_CHECKING:
+    from delrec_lite.runtime.retriever import Retriever
 
 
 @dataclass(frozen=True)
@@ -191,6 +194,35 @@ class Recommender:
         matched: list[Match] = []
         had = [self._entry(title, allow_new, matched) for title in history]
         return matched, [e if isinstance(e, int) else self._input_vector(e) for e in had]
+
+    @cached_property
+    def teacher(self) -> "Retriever | None":
+        """The conventional recommender that was distilled; None where the bundle has none or onnxruntime is missing."""
+        from delrec_lite.runtime.retriever import Retriever
+
+        if not Retriever.held(self.bundle):
+            return None
+        try:
+            return Retriever(self.bundle, threads=1)  # its layers are too small for more
+        except MissingPackageError:
+            return None
+
+    def teacher_ranking(self, history: Sequence[str], k: int = 10) -> list[Ranked]:
+        """What the teacher would recommend: the first ``k`` of the catalogue without the history, which it knows alone.
+
+        Raises:
+            UsageError: There is no teacher, an empty or wholly new history, or an unknown title.
+        """
+        _check_k(k)
+        if self.teacher is None:
+            raise UsageError(
+                "this bundle's teacher cannot be asked",
+                "export it with `export.retriever: true`, and install delrec-lite[onnx] here",
+            )
+        had = [self._matcher.find(title).item for title in history]
+        scores = self.teacher.scores([had])[0]
+        pool = np.setdiff1d(np.arange(len(scores)), had)
+        return self._ranked(scores[pool], pool, None, k)
 
     def find(self, title: str) -> Match:
         """The item of the catalogue that a title names.

@@ -25,6 +25,8 @@ from delrec_lite.server.schemas import (
     ItemAnswer,
     RecommendAnswer,
     RecommendBody,
+    TeacherAnswer,
+    TeacherBody,
 )
 from delrec_lite.server.worker import Busy, Late, Work, Worker
 from delrec_lite.version import __version__
@@ -84,6 +86,13 @@ def make_api(worker: Worker, key: str | None = None) -> FastAPI:
         told = await answer(lambda recommender: why(recommender, body.history, body.item, body.allow_new))
         return asdict(told)
 
+    @api.post("/v1/teacher", response_model=TeacherAnswer, responses=_FAILURES)
+    async def teacher(body: TeacherBody) -> Any:
+        """What the distilled recommender itself would rank first; an error where the bundle has none."""
+        told = await answer(lambda recommender: recommender.teacher_ranking(body.history, body.k))
+        kinds = worker.recommender.teacher.kinds if worker.recommender.teacher else ()
+        return {"kinds": list(kinds), "items": [asdict(item) for item in told]}
+
     @api.get("/v1/items", response_model=list[ItemAnswer], responses={422: _FAILURES[422], 401: _FAILURES[401]})
     async def items(
         query: str = Query("", max_length=500, description="Words of a title; none for the most popular."),
@@ -103,7 +112,8 @@ def make_api(worker: Worker, key: str | None = None) -> FastAPI:
     @api.get("/readyz")
     async def readyz() -> dict[str, str]:
         """The model answers."""
-        return {"status": "ready", "bundle": worker.recommender.bundle.name}
+        held = "yes" if worker.recommender.teacher is not None else "no"
+        return {"status": "ready", "bundle": worker.recommender.bundle.name, "teacher": held}
 
     @api.get("/metrics", response_class=Response)
     async def prometheus() -> Response:

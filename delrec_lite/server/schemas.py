@@ -32,6 +32,13 @@ class BatchBody(_Body):
     k: K = 10
 
 
+class TeacherBody(_Body):
+    """One user's history, for the teacher."""
+
+    history: History
+    k: K = 10
+
+
 class ExplainBody(_Body):
     """One user's history, and the item to explain; by default the first recommendation."""
 
@@ -69,6 +76,13 @@ class RecommendAnswer(BaseModel):
     tokens_avoided: int
 
 
+class TeacherAnswer(BaseModel):
+    """The teacher's ranking, best first."""
+
+    kinds: list[str]
+    items: list[RankedItem]
+
+
 class BatchAnswer(BaseModel):
     """One ranking for each history."""
 
@@ -83,6 +97,17 @@ class ContributionAnswer(BaseModel):
     read: bool
 
 
+class OpinionAnswer(BaseModel):
+    """What the teacher says of the same history."""
+
+    kinds: list[str]
+    rank: int
+    probability: float
+    first: str
+    agrees: bool
+    shared: float
+
+
 class ExplainAnswer(BaseModel):
     """Why an item stands where it stands."""
 
@@ -91,6 +116,8 @@ class ExplainAnswer(BaseModel):
     rank: int
     probability: float
     contributions: list[ContributionAnswer]
+    teacher: OpinionAnswer | None
+    soft_words: list[list[str]]
     milliseconds: float
 
 
