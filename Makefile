@@ -1,10 +1,10 @@
-# The whole project by name: make setup | demo | test | wheel-test | browser | lint | typecheck | bench | lock | clean
+# The whole project by name: make setup | demo | test | wheel-test | browser | docs | lint | typecheck | bench | lock | clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test wheel-test browser lint typecheck bench lock clean
+.PHONY: setup demo test wheel-test browser docs lint typecheck bench lock clean
 
 setup: $(STAMP)
 
@@ -28,6 +28,10 @@ browser:
 # Builds wheel and sdist, installs the wheel with the extra `onnx` alone in a fresh environment and asks it.
 wheel-test: $(STAMP)
 	$(BIN)/python -m pytest -m slow tests/test_packaging.py
+
+# The pages that are made from code.
+docs: $(STAMP)
+	$(BIN)/python docs/reference.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

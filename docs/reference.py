@@ -1,0 +1,179 @@
+"""Writes the pages that are made from code: commands, recipe keys, library. `python docs/reference.py` writes them."""
+
+import importlib
+import inspect
+import re
+import textwrap
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import typer
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+HERE = Path(__file__).parent
+MADE = "<!-- made by docs/reference.py from the code: change it there -->\n"
+# What a person who writes Python against this library meets.
+LIBRARY = {
+    "Serving (no torch)": (
+        "delrec_lite.runtime.recommender.Recommender",
+        "delrec_lite.runtime.recommender.Recommendation",
+        "delrec_lite.runtime.recommender.Ranked",
+        "delrec_lite.runtime.bundle.Bundle",
+        "delrec_lite.runtime.engine.Engine",
+        "delrec_lite.runtime.explain.explain",
+        "delrec_lite.runtime.explain.Explanation",
+        "delrec_lite.runtime.retriever.Retriever",
+        "delrec_lite.runtime.verify.verify",
+    ),
+    "Data": (
+        "delrec_lite.data.types.Dataset",
+        "delrec_lite.data.types.Catalog",
+        "delrec_lite.data.types.Split",
+        "delrec_lite.data.types.CandidateSets",
+        "delrec_lite.data.store.load_dataset",
+    ),
+    "Runs": (
+        "delrec_lite.config.load_recipe",
+        "delrec_lite.pipeline.run.Run",
+        "delrec_lite.export.write.export",
+        "delrec_lite.bench.runner.bench",
+    ),
+    "Errors": (
+        "delrec_lite.errors.DelrecError",
+        "delrec_lite.errors.UsageError",
+        "delrec_lite.errors.ConfigError",
+        "delrec_lite.errors.DataError",
+        "delrec_lite.errors.FetchError",
+        "delrec_lite.errors.BundleError",
+        "delrec_lite.errors.MissingPackageError",
+        "delrec_lite.errors.StorageError",
+        "delrec_lite.errors.GateError",
+    ),
+}
+
+
+def commands() -> str:
+    """Every verb with its options."""
+    from delrec_lite.cli.app import app
+
+    group: Any = typer.main.get_command(app)
+    parts = [MADE, "# Commands\n", f"{group.help}\n"]
+    for name, command in group.commands.items():
+        parts += [f"## {name}\n", f"{inspect.cleandoc(command.help or '')}\n"]
+        if command.epilog:
+            parts.append(f"{command.epilog}\n")
+        rows = []
+        for parameter in command.params:
+            if parameter.name == "help":
+                continue
+            option = parameter.param_type_name == "option"
+            names = [*parameter.opts, *parameter.secondary_opts] if option else [(parameter.name or "").upper()]
+            default = "" if parameter.default in (None, False) or callable(parameter.default) else parameter.default
+            told = getattr(parameter, "help", None) or ""
+            rows.append(
+                f"| {', '.join(f'`{n}`' for n in names)} | {_cell(told)} | {f'`{default}`' if default != '' else ''} |"
+            )
+        parts.append("\n".join(["| option | meaning | default |", "|---|---|---|", *rows]) + "\n")
+    return "\n".join(parts)
+
+
+def recipe() -> str:
+    """Every key of a recipe with its default."""
+    from delrec_lite.config import Recipe
+
+    parts = [
+        MADE,
+        "# Recipe\n",
+        "A recipe is a YAML file; every key but `name` has a default, an unknown key is refused.\n",
+    ]
+    for section, field in Recipe.model_fields.items():
+        kind = field.annotation
+        if not (inspect.isclass(kind) and issubclass(kind, BaseModel)):
+            continue
+        parts += [f"## {section}\n", f"{inspect.cleandoc(kind.__doc__ or '')}\n"]
+        rows = []
+        for name, key in kind.model_fields.items():
+            default = key.get_default(call_default_factory=True)
+            shown = "" if default is PydanticUndefined else f"`{'none' if default is None else default}`"
+            rows.append(f"| `{name}` | {_cell(_values(key.annotation))} | {shown} | {_cell(key.description or '')} |")
+        parts.append("\n".join(["| key | values | default | meaning |", "|---|---|---|---|", *rows]) + "\n")
+    return "\n".join(parts)
+
+
+def library() -> str:
+    """Signatures and docstrings of what a program calls."""
+    parts = [MADE, "# Library\n"]
+    for title, names in LIBRARY.items():
+        parts.append(f"## {title}\n")
+        for path in names:
+            module, name = path.rsplit(".", 1)
+            thing = getattr(importlib.import_module(module), name)
+            parts += [f"### {path}\n", _described(name, thing)]
+            if inspect.isclass(thing):
+                for member, value in vars(thing).items():
+                    called = value.__func__ if isinstance(value, classmethod | staticmethod) else value
+                    if not member.startswith("_") and inspect.isfunction(called) and called.__doc__:
+                        parts += [f"#### {name}.{member}\n", _described(member, called)]
+    return "\n".join(parts)
+
+
+def _described(name: str, thing: Any) -> str:
+    doc = inspect.cleandoc(thing.__doc__ or "")
+    try:
+        signature = f"{name}{inspect.signature(thing)}"
+    except ValueError:
+        signature = name
+    if len(signature) > 110:
+        signature = re.sub(r"\((.*)\)( ->.*)?$", _one_a_line, signature, flags=re.DOTALL)
+    for module in ("collections.abc.", "delrec_lite.runtime.recommender.", "pathlib."):
+        signature = signature.replace(module, "")
+    signature = re.sub(r"<object object at 0x[0-9a-f]+>", "...", signature)
+    signature = re.sub(r"delrec_lite(\.\w+)+\.(\w+)", r"\2", signature)
+    lines = []
+    for line in doc.splitlines():
+        if heading := re.fullmatch(r"(Args|Returns|Raises|Attributes|Yields):", line):
+            lines += [f"**{heading[1]}**", ""]
+        elif entry := re.fullmatch(r" {4}(\w[\w ,]*): (.*)", line):
+            lines.append(f"- `{entry[1]}`: {entry[2]}")
+        else:
+            lines.append(line.strip() if line.startswith("     ") else textwrap.dedent(line))
+    return f"```python\n{signature}\n```\n\n" + "\n".join(lines).replace("``", "`") + "\n"
+
+
+def _one_a_line(found: re.Match[str]) -> str:
+    inside, depth, start, parts = found[1], 0, 0, []
+    for at, letter in enumerate(inside):
+        depth += letter in "([{"
+        depth -= letter in ")]}"
+        if letter == "," and depth == 0:
+            parts.append(inside[start:at].strip())
+            start = at + 1
+    parts.append(inside[start:].strip())
+    return "(\n    " + ",\n    ".join(parts) + f",\n){found[2] or ''}"
+
+
+def _values(kind: Any) -> str:
+    if get_origin(kind) is None:
+        return "" if kind is None else getattr(kind, "__name__", str(kind))
+    inside = get_args(kind)
+    if all(isinstance(value, str) for value in inside):
+        return ", ".join(inside)
+    return " or ".join(dict.fromkeys(_values(value) for value in inside if value is not type(None)))
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+PAGES = {"commands.md": commands, "recipe.md": recipe, "library.md": library}
+
+
+def main() -> None:
+    """Write all pages."""
+    for name, make in PAGES.items():
+        (HERE / name).write_text(make(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
