@@ -128,7 +128,7 @@ def _described(name: str, thing: Any) -> str:
         signature = re.sub(r"\((.*)\)( ->.*)?$", _one_a_line, signature, flags=re.DOTALL)
     for module in ("collections.abc.", "delrec_lite.runtime.recommender.", "pathlib."):
         signature = signature.replace(module, "")
-    signature = re.sub(r"<object object at 0x[0-9a-f]+>", "...", signature)
+    signature = re.sub(r"<[\w.]+ object at 0x[0-9a-f]+>", "...", signature)
     signature = re.sub(r"delrec_lite(\.\w+)+\.(\w+)", r"\2", signature)
     lines = []
     for line in doc.splitlines():
