@@ -21,7 +21,7 @@ from delrec_lite.export.prune import prune
 from delrec_lite.export.quantise import quantise
 from delrec_lite.export.stock import chat_template, stock_prompt, token_text
 from delrec_lite.llm.forward import read_states, score_all, window_segment
-from delrec_lite.llm.load import Base
+from delrec_lite.llm.load import Base, load_base
 from delrec_lite.llm.model import ItemLM
 from delrec_lite.machine import cores_allowed
 from delrec_lite.prompts.tasks import TITLE_PREFIX, Prompts
@@ -66,6 +66,7 @@ def export(
     max_history: int,
     score_correlation: float,
     prune_vocab: bool,
+    merge_base: str = "dequant",
     licences: Mapping[str, str],
     provenance: Mapping[str, Any],
     console: Console,
@@ -84,6 +85,8 @@ def export(
         max_history: Items that the prompt holds.
         score_correlation: The gate.
         prune_vocab: Leave out text tokens that nothing here needs.
+        merge_base: Where the base is quantised: ``dequant`` merges onto the weights that training saw, ``original``
+            onto those that were pulled.
         licences: Of model and data, by name.
         provenance: Goes into the manifest.
         console: Shows progress.
@@ -102,7 +105,10 @@ def export(
             trained = score_all(model, prompts, asked, max_history)
             tick(1, "merge")
             scale = model.log_scale.exp().item()
-            merged = merge(model, some_states(model, prompts, dataset))
+            plain = None
+            if merge_base == "original":
+                plain = load_base(base.name, base.folder, "fp32").model
+            merged = merge(model, some_states(model, prompts, dataset), plain)
             tick(1, "write")
             f16, tokenizer = staging / "model-f16.gguf", staging / "tokenizer.json"
             vocabulary, prefix = prompts.vocabulary, list(prompts.next_prefix)

