@@ -2,7 +2,7 @@
 
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -14,6 +14,11 @@ Kind = Literal["sasrec", "gru4rec", "caser"]
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+    how: ClassVar[frozenset[str]] = frozenset()  # keys that say how a result is computed and leave it the same
+
+    def decides(self) -> dict[str, Any]:
+        """The keys that decide what is made: what a stage's key is taken from."""
+        return self.model_dump(mode="json", exclude=set(self.how))
 
 
 class DataSection(_Section):
@@ -30,7 +35,12 @@ class DataSection(_Section):
 class ModelSection(_Section):
     """The base language model and the form of its prompt."""
 
-    base: str = "smollm2-135m-instruct"
+    how: ClassVar[frozenset[str]] = frozenset({"device"})
+    base: str = Field(
+        "smollm2-135m-instruct", description="name to pull, folder or .gguf file, or Hub id; any decoder-only model"
+    )
+    precision: Literal["bf16", "fp32", "nf4", "int8"] = Field("bf16", description="of the frozen weights in training")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a CUDA card where there is one")
     soft_tokens: int = Field(16, ge=1, le=256, description="k, the vectors that stage 1 learns")
     pattern: Literal["soft", "words", "none"] = Field(
         "soft", description="what tells the LLM of the recommender: the soft prompt, a written sentence, nothing"
@@ -82,10 +92,12 @@ class TeacherSection(_Section):
 class OptimSection(_Section):
     """How long and how fast a stage learns."""
 
+    how: ClassVar[frozenset[str]] = frozenset({"checkpointing", "accumulate"})
     epochs: float = Field(1.0, gt=0, description="passes over all training interactions")
     tokens_per_step: int = Field(800, ge=16, description="item tokens whose gradients make one step")
     lr: float = Field(1e-3, gt=0)
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps in which lr rises from 0")
+    checkpointing: bool = Field(False, description="compute activations again in the backward pass: less memory")
     seed: int = 1
 
 
@@ -110,7 +122,10 @@ class FinetuneSection(OptimSection):
     rank: int = Field(16, ge=1)
     alpha: int = Field(32, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
-    modules: Literal["attention", "all"] = Field("attention", description="linear layers that get an adapter")
+    adapter: Literal["lora", "dora", "adalora"] = "lora"
+    modules: Literal["attention", "all", "qv"] = Field("attention", description="linear layers that get an adapter")
+    optimiser: Literal["adamw", "paged_adamw_8bit"] = Field("adamw", description="the second one on CUDA alone")
+    accumulate: int = Field(1, ge=1, description="parts in which a step's gradients are computed, one after another")
     teacher_weight: float = Field(0.0, ge=0, le=1, description="share of the teacher's distribution in the target")
     train_soft: bool = Field(False, description="the soft prompt learns too (ablation)")
     teacher_until: float = Field(
@@ -129,6 +144,9 @@ class ExportSection(_Section):
     # int8: see export/onnx_weights.py for what each costs.
     onnx_quant: Literal["int4", "int8", "int8_block", "f16", "fp32"] = "int8"
     retriever: bool = Field(True, description="the teacher too, as retriever.onnx: its opinion beside the model's")
+    merge_base: Literal["dequant", "original"] = Field(
+        "dequant", description="an adapter of nf4 or int8 goes onto these weights: as training saw them, or as pulled"
+    )
     prune_vocab: bool = Field(True, description="leave out text tokens that catalogue and prompts do not need")
     score_correlation: float = Field(0.98, gt=0, le=1, description="gate: against training precision")
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from delrec_lite import machine
 from delrec_lite.hub.pull import cache_folder, cached
-from delrec_lite.hub.registry import ASSETS
+from delrec_lite.hub.registry import ASSETS, DEFAULT
 from delrec_lite.version import __version__
 
 # What each package is for. Never imported here: torch alone would take seconds.
@@ -183,5 +183,5 @@ def _cache(folder: Path) -> Iterator[Check]:
         found = cached(name, folder)
         if found:
             yield Check(name, "ok", f"{found.bytes / 1e6:.0f} MB from {found.mirror}", asset.kind)
-        else:
+        elif name in DEFAULT:
             yield Check(name, "missing", "not pulled yet", asset.kind, f"delrec-lite pull {name}")

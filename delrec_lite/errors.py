@@ -59,6 +59,12 @@ class StorageError(DelrecError):
     exit_code = 8
 
 
+class OutOfMemoryError(DelrecError):
+    """Training needs more memory than there is."""
+
+    exit_code = 10
+
+
 class GateError(DelrecError):
     """An export that is not equal enough to what was trained; no bundle was left."""
 

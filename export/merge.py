@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from delrec_lite.llm.model import ItemLM
+from delrec_lite.llm.precision import merged
 
 # Far below any item's score (those of one request span about 30), and still exact in 8 bits.
 NEVER = -200.0
@@ -26,21 +27,20 @@ class Merged:
 
 
 @torch.no_grad()
-def merge(model: ItemLM, states: Any) -> Merged:
+def merge(model: ItemLM, states: Any, plain: Any | None = None) -> Merged:
     """Fold the adapter into the LLM, and soft prompt and items into its vocabulary; ``model`` is used up.
 
     Args:
         model: As trained.
         states: Hidden states of many requests, ``[n, hidden]``. Text and soft tokens get the head row whose logit is
             nearest to ``NEVER`` at all of them, so that no runtime answers with them.
+        plain: Base weights to merge onto instead of those the model has; used up.
     """
-    lm = model.lm.float()
-    if hasattr(lm, "merge_and_unload"):
-        lm = lm.merge_and_unload()
+    lm = merged(model.lm, plain)
     tensors = {name: t for name, t in lm.state_dict().items() if not name.endswith("rotary_emb.inv_freq")}
-    tensors["model.embed_tokens.weight"] = torch.cat([tensors["model.embed_tokens.weight"], model.extension()])
-    others = never_row(states).expand(model.vocabulary.item_base, -1)
-    tensors["lm_head.weight"] = torch.cat([others, model.head()])
+    tensors["model.embed_tokens.weight"] = torch.cat([tensors["model.embed_tokens.weight"], model.extension().cpu()])
+    others = never_row(states.cpu()).expand(model.vocabulary.item_base, -1)
+    tensors["lm_head.weight"] = torch.cat([others, model.head().cpu()])
     return Merged(lm.config, tensors)
 
 

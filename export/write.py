@@ -25,7 +25,7 @@ from delrec_lite.export.prune import prune
 from delrec_lite.export.quantise import quantise
 from delrec_lite.export.stock import chat_template, stock_prompt, token_text
 from delrec_lite.llm.forward import read_states, score_all, window_segment
-from delrec_lite.llm.load import Base
+from delrec_lite.llm.load import Base, load_base
 from delrec_lite.llm.model import ItemLM
 from delrec_lite.machine import cores_allowed
 from delrec_lite.prompts.tasks import TITLE_PREFIX, Prompts
@@ -76,6 +76,7 @@ def export(
     max_history: int,
     score_correlation: float | None,
     prune_vocab: bool,
+    merge_base: str = "dequant",
     licences: Mapping[str, str],
     provenance: Mapping[str, Any],
     console: Console,
@@ -98,6 +99,8 @@ def export(
         max_history: Items that the prompt holds.
         score_correlation: The gate; None lets everything pass, and the manifest says so.
         prune_vocab: Leave out text tokens that nothing here needs.
+        merge_base: Where the base is quantised: ``dequant`` merges onto the weights that training saw, ``original``
+            onto those that were pulled.
         licences: Of model and data, by name.
         provenance: Goes into the manifest.
         console: Shows progress.
@@ -120,9 +123,10 @@ def export(
             trained = score_all(model, prompts, asked, max_history)
             tick(1, "merge")
             scale = model.log_scale.exp().item()
+            plain = load_base(base.name, base.folder, "fp32").model if merge_base == "original" else None
             with measured(model.lm) as importance:
                 states = some_states(model, prompts, dataset)
-            merged = merge(model, states)
+            merged = merge(model, states, plain)
             soft_words = nearest_words(model, base.folder / "tokenizer.json")
             tick(1, "write")
             f16, tokenizer = staging / "model-f16.gguf", staging / "tokenizer.json"

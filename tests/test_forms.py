@@ -26,6 +26,7 @@ from delrec_lite.prompts.tasks import compile_prompts
 from delrec_lite.training import distill as stage1
 from delrec_lite.training import finetune as stage2
 from delrec_lite.training import loop
+from delrec_lite.training.adapters import add_adapter, load_finetuned
 from delrec_lite.training.choice import Sampler
 from delrec_lite.training.ranking import ranked
 from delrec_lite.training.weighting import TaskWeights, balance
@@ -182,7 +183,7 @@ def test_a_candidate_keeps_its_score_wherever_it_stands_unless_the_prompt_lists_
 def test_every_verbalizer_can_be_taught(formed):
     """A few answers learned by heart through the adapter: the loss is the softmax over the candidates' scores."""
     model, prompts, _ = formed
-    stage2.add_adapter(model, FinetuneSection(rank=8, alpha=16))
+    add_adapter(model, FinetuneSection(rank=8, alpha=16))
     learning = [p for name, p in model.lm.named_parameters() if "lora_" in name]
     optimiser = torch.optim.AdamW(learning, lr=1e-2)
     questions, places = asked(prompts), torch.tensor([4, 0, 2, 1])
@@ -316,7 +317,7 @@ def test_both_stages_learn_in_every_form(tiny_base, tmp_path, name):
     assert after < before - 0.05
     again, _, _ = made(tiny_base, FORMS[name])
     stage1.load_soft(again, tmp_path / "1")
-    stage2.load_finetuned(again, tmp_path / "2")
+    load_finetuned(again, tmp_path / "2")
     split, asked_about = dataset().test(), candidates()
     same = [ranked(m, prompts, split, asked_about, 10) for m in (model, again)]
     assert (same[0].m15 == same[1].m15).all()
@@ -339,8 +340,8 @@ def test_a_killed_stage_among_candidates_ends_with_the_same_weights(tiny_base, t
 
     unbroken, save = go(tmp_path / "unbroken"), loop._save
 
-    def save_then_die(out, named, optimiser, step):
-        save(out, named, optimiser, step)
+    def save_then_die(out, named, optimiser, step, after_step=None):
+        save(out, named, optimiser, step, after_step)
         if step == 2:
             raise Killed
 

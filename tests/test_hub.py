@@ -16,7 +16,7 @@ from delrec_lite.errors import FetchError, StorageError, UsageError
 from delrec_lite.hub import fetch
 from delrec_lite.hub.cache import RECORD
 from delrec_lite.hub.pull import cached, pull
-from delrec_lite.hub.registry import ASSETS, Asset, File, Mirror
+from delrec_lite.hub.registry import ASSETS, DEFAULT, Asset, File, Mirror
 
 BIG = bytes(range(256)) * 4000
 SMALL = b'{"a": 1}'
@@ -318,3 +318,28 @@ def test_both_assets_come_from_some_mirror():
     assert any(name.endswith((".gguf", ".safetensors")) for name in model.files)
     assert {"u.data", "ml-100k.inter"} & set(data.files)
     assert pull("ml-100k").cached
+
+
+def test_a_file_in_parts_is_put_together_in_order_and_checked(home, register, tmp_path):
+    halves = [BIG[:400_000], BIG[400_000:]]
+    home.files |= {f"{n}.zip": archive(piece=half) for n, half in enumerate(halves)}
+
+    def mirror(whole):
+        parts = tuple(
+            Mirror(f"part {n}", "zip", f"{home.url}/{n}.zip", (File("inner/piece"),), sha(made), len(made))
+            for n, made in ((n, home.files[f"{n}.zip"]) for n in range(2))
+        )
+        return Mirror("parts", "parts", "", (File("model.gguf", whole, len(BIG)),), parts=parts)
+
+    register(mirror(sha(b"another")))
+    with pytest.raises(FetchError, match="wrong sha256"):
+        pull("thing", cache=tmp_path)
+    register(mirror(sha(BIG)))
+    assert mirror("").download == sum(len(home.files[f"{n}.zip"]) for n in range(2))
+    pulled = pull("thing", cache=tmp_path)
+    assert (pulled.folder / "model.gguf").read_bytes() == BIG
+    assert left_in(tmp_path) == ["model.gguf", RECORD]
+
+
+def test_pull_without_a_name_fetches_what_the_quickstart_needs():
+    assert set(DEFAULT) < set(ASSETS)

@@ -21,7 +21,7 @@ from delrec_lite.runtime.engines import open_engine
 from delrec_lite.runtime.onnx import OnnxEngine, _groups
 from delrec_lite.runtime.recommender import Recommender
 from delrec_lite.runtime.retriever import Retriever
-from delrec_lite.training.finetune import add_adapter
+from delrec_lite.training.adapters import add_adapter
 from tests.conftest import export_tiny
 from tests.tiny import ITEMS, dataset, make_model
 

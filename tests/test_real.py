@@ -11,7 +11,7 @@ import pytest
 from delrec_lite.config import parse
 from delrec_lite.console import QUIET
 from delrec_lite.pipeline.run import Run
-from delrec_lite.training import finetune as stage2
+from delrec_lite.training.adapters import ADAPTER
 
 PROGRAM = Path(sys.executable).parent / "delrec-lite"
 
@@ -48,7 +48,7 @@ def test_both_stages_made_two_steps(run):
     assert run.finetune().result["steps"] == 2
     lines = (run.finetune().folder / "metrics.jsonl").read_text().splitlines()
     assert all(0 < json.loads(line)["next_item"] < 20 for line in lines)
-    assert (run.finetune().folder / stage2.ADAPTER / "adapter_model.safetensors").is_file()
+    assert (run.finetune().folder / ADAPTER / "adapter_model.safetensors").is_file()
 
 
 @pytest.mark.real

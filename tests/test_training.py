@@ -16,6 +16,7 @@ from delrec_lite.errors import DelrecError
 from delrec_lite.training import distill as stage1
 from delrec_lite.training import finetune as stage2
 from delrec_lite.training import loop
+from delrec_lite.training.adapters import ADAPTER, load_finetuned
 from delrec_lite.training.windows import StepPlan
 from tests.tiny import ITEMS, candidates, dataset, make_model
 
@@ -90,7 +91,7 @@ def test_stage_2_learns_the_ring_with_the_soft_prompt_frozen(tiny_base, tmp_path
     assert (first == split.targets).mean() > 0.8
     assert (untrained == split.targets).mean() < 0.3
     again, _, _ = make_model(tiny_base)
-    stage2.load_finetuned(again, tmp_path)
+    load_finetuned(again, tmp_path)
     assert (stage1.score_all(again, prompts, split.histories, 10).argmax(1) == first).all()
 
 
@@ -164,13 +165,13 @@ def test_a_killed_run_ends_with_the_same_weights(tiny_base, tmp_path, monkeypatc
             return load_file(folder / stage1.SOFT)
         recipe = FinetuneSection(epochs=2, tokens_per_step=100, dropout=0.1, valid_every=0.7)
         stage2.finetune(model, prompts, Ring(), dataset(), candidates("valid"), recipe, 10, folder, QUIET)
-        return load_file(folder / stage2.ITEMS) | load_file(folder / stage2.ADAPTER / "adapter_model.safetensors")
+        return load_file(folder / stage2.ITEMS) | load_file(folder / ADAPTER / "adapter_model.safetensors")
 
     unbroken = go(tmp_path / "unbroken")
     save = loop._save
 
-    def save_then_die(out, named, optimiser, step):
-        save(out, named, optimiser, step)
+    def save_then_die(out, named, optimiser, step, *rest):
+        save(out, named, optimiser, step, *rest)
         if step == 3:
             raise Killed
 

@@ -14,6 +14,7 @@ from delrec_lite.version import __version__
 VERBS = (
     "quickstart",
     "pull",
+    "plan",
     "prepare",
     "train",
     "export",

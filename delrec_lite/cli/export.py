@@ -30,6 +30,9 @@ def export(
         str | None,
         typer.Option(help="Instead: several of them, with commas; accuracy, size and time of each, into --out FILE."),
     ] = None,
+    merge_base: Annotated[
+        str, typer.Option(help="dequant or original: what an nf4 or int8 adapter goes onto; default: the recipe's.")
+    ] = "",
     runs: RunsOption = DEFAULT_RUNS,
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -42,7 +45,13 @@ def export(
     from delrec_lite.pipeline.run import Run
 
     console = make_console(json_output, quiet)
-    given = {"--quant": quant, "--format": format_, "--onnx-quant": onnx_quant, "--no-gate": None if gate else "no"}
+    given = {
+        "--quant": quant,
+        "--format": format_,
+        "--onnx-quant": onnx_quant,
+        "--no-gate": None if gate else "no",
+        "--merge-base": merge_base or None,
+    }
     for option, value in given.items():
         if value is not None and out is None:
             raise UsageError(f"{option} without --out would replace the recipe's own bundle", "add --out NAME.delrec")
@@ -52,6 +61,7 @@ def export(
         ("quantisation", [quant] if quant else [], (*QUANTS, AUTO)),
         ("quantisation for ONNX", [onnx_quant] if onnx_quant else [], (*ONNX_QUANTS, AUTO)),
         ("quantisation", compared, tuple(dict.fromkeys([*QUANTS, *ONNX_QUANTS]))),
+        ("base to merge onto", [merge_base] if merge_base else [], ("dequant", "original")),
     ):
         for one in asked:
             if one not in known:
@@ -72,7 +82,7 @@ def export(
     if onnx_quant == AUTO:
         onnx_quant, rows = choose_quant(run, [q for q in ONNX_QUANTS if q not in QUANTS], budget / 100)
         console.say(f"  --onnx-quant auto: {onnx_quant}")
-    made = run.write_bundle(out, quant or read.export.quant, format_, onnx_quant, gate, rows)
+    made = run.write_bundle(out, quant or read.export.quant, format_, onnx_quant, gate, rows, merge_base)
     result = {"bundle": str(out), "bytes": made.bytes, "quant": made.quant}
     console.result({**result, "parity": made.parity.dump()} if json_output else f"{out}")
 

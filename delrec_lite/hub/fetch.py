@@ -225,3 +225,20 @@ def extract(archive: Path, files: tuple[File, ...], folder: Path) -> None:
         raise MirrorError(f"{archive.name} lacks {error.args[0]}") from error
     except (zipfile.BadZipFile, EOFError) as error:
         raise MirrorError(f"{archive.name} is not a readable archive: {error}") from error
+
+
+def join(pieces: list[Path], target: Path) -> None:
+    """Write ``pieces`` one after another to ``target`` and remove them.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    with _open(target, "wb") as out:
+        for piece in pieces:
+            with piece.open("rb") as source:
+                while chunk := source.read(_CHUNK):
+                    try:
+                        out.write(chunk)
+                    except OSError as error:
+                        raise unwritable(target, error) from error
+            piece.unlink()

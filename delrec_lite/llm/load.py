@@ -13,6 +13,7 @@ import torch
 
 from delrec_lite.console import QUIET, Console
 from delrec_lite.errors import DelrecError
+from delrec_lite.llm.precision import keep_layout, loading
 from delrec_lite.prompts.tasks import Encode
 
 os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported; the stage shows its own progress
@@ -43,7 +44,7 @@ def unpack(name: str, pulled: Path, cache: Path, console: Console = QUIET) -> Pa
     """The Hugging Face folder of a pulled base; a GGUF file is de-quantised to bf16 once and kept in ``cache``."""
     if (pulled / "config.json").is_file():
         return pulled
-    ggufs = sorted(pulled.glob("*.gguf"))
+    ggufs = [pulled] if pulled.is_file() else sorted(pulled.glob("*.gguf"))
     if not ggufs:
         raise DelrecError(f"{pulled} holds neither config.json nor a .gguf file", "pull the base model again")
     folder = cache / f"{name}-bf16"
@@ -56,20 +57,36 @@ def unpack(name: str, pulled: Path, cache: Path, console: Console = QUIET) -> Pa
     shutil.rmtree(staging, ignore_errors=True)
     _hush()
     source = {"gguf_file": ggufs[0].name}
+    home = ggufs[0].parent
     with redirect_stderr(StringIO()):  # a bar that heeds no setting
-        model = transformers.AutoModelForCausalLM.from_pretrained(pulled, dtype=torch.bfloat16, **source)
+        model = transformers.AutoModelForCausalLM.from_pretrained(home, dtype=torch.bfloat16, **source)
     model.save_pretrained(staging)
-    transformers.AutoTokenizer.from_pretrained(pulled, **source).save_pretrained(staging)
+    transformers.AutoTokenizer.from_pretrained(home, **source).save_pretrained(staging)
     staging.rename(folder)
     return folder
 
 
-def load_base(name: str, folder: Path, dtype: torch.dtype = torch.bfloat16) -> Base:
-    """Load the weights of ``folder`` in ``dtype``, frozen."""
+def load_base(name: str, folder: Path, precision: torch.dtype | str = torch.bfloat16, device: str = "cpu") -> Base:
+    """Load the weights of ``folder``, frozen.
+
+    Args:
+        name: As pulled.
+        folder: Hugging Face folder.
+        precision: Of the linear layers: a dtype, or ``bf16``, ``fp32``, ``nf4``, ``int8``. Embeddings, head and norms
+            are never quantised: item vectors are made of their rows.
+        device: ``cpu`` or ``cuda``.
+
+    Raises:
+        MissingPackageError: NF4 or int8 without bitsandbytes.
+    """
     import transformers
 
     _hush()
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
+    how = loading(precision, device) if isinstance(precision, str) else {"dtype": precision}
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa", **how)
+    if "quantization_config" not in how:
+        model.to(device)
+    keep_layout(model)
     model.requires_grad_(False).eval()
     tokenizer = open_tokenizer(folder / "tokenizer.json")
 
@@ -85,4 +102,5 @@ def _hush() -> None:
 
     transformers.utils.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+    for chatty in ("transformers", "bitsandbytes"):  # the second says on a CPU that a CUDA kernel is missing
+        logging.getLogger(chatty).setLevel(logging.ERROR)

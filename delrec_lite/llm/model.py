@@ -48,9 +48,9 @@ class ItemLM(nn.Module):
         if start is not None:
             draw = torch.tensor([start[n % len(start)] for n in range(soft)])
         self.soft = nn.Parameter(rows[draw].float().clone())
-        self.offset_in = nn.Parameter(torch.zeros(len(titles), hidden))
-        self.offset_out = nn.Parameter(torch.zeros(len(titles), hidden))
-        self.log_scale = nn.Parameter(torch.zeros(()))
+        self.offset_in = nn.Parameter(torch.zeros(len(titles), hidden, device=rows.device))
+        self.offset_out = nn.Parameter(torch.zeros(len(titles), hidden, device=rows.device))
+        self.log_scale = nn.Parameter(torch.zeros((), device=rows.device))
 
     @torch.no_grad()
     def start_from(self, vectors: Any, trained: Any) -> None:
@@ -72,7 +72,7 @@ class ItemLM(nn.Module):
         generator = torch.Generator().manual_seed(0)
         rotation, _ = torch.linalg.qr(torch.randn(width, centred.shape[1], generator=generator))
         alike = centred @ rotation.T
-        loudness_out = (self.titles_out - self.titles_out.mean(0)).norm(dim=1).median()
+        loudness_out = (self.titles_out - self.titles_out.mean(0)).norm(dim=1).median().item()
         self.offset_in.copy_(alike * TEACHER_SHARE_IN * self.input_norm)
         self.offset_out.copy_(alike * TEACHER_SHARE_OUT * loudness_out)
 
@@ -99,7 +99,10 @@ class ItemLM(nn.Module):
         rows = self.body.embed_tokens.weight
         text = rows[ids.clamp(max=self.vocabulary.text - 1)]
         extra = self.extension()[(ids - self.vocabulary.text).clamp(min=0)].to(rows.dtype)
-        return torch.where((ids < self.vocabulary.text).unsqueeze(-1), text, extra)
+        vectors = torch.where((ids < self.vocabulary.text).unsqueeze(-1), text, extra)
+        # Gemma multiplies rows on their way in; every runtime does so with the extended rows too.
+        scale = getattr(self.body.embed_tokens, "embed_scale", None)
+        return vectors if scale is None else vectors * torch.as_tensor(scale).to(vectors)
 
     def hidden(self, ids: Any, positions: Any, mask: Any, read: Any) -> Any:
         """Hidden states after the final norm, at the places that are read.

@@ -14,6 +14,7 @@ from delrec_lite.data.store import load_candidates, load_dataset
 from delrec_lite.data.types import CandidateSets, Dataset
 from delrec_lite.errors import ConfigError, MissingPackageError, UsageError
 from delrec_lite.files import lock
+from delrec_lite.hub.base import find_base
 from delrec_lite.hub.cache import Pulled, cache_folder
 from delrec_lite.hub.pull import pull
 from delrec_lite.pipeline.reference import STAGES, made_from, reference_for
@@ -68,11 +69,11 @@ class Run:
     @cached_property
     def pulled(self) -> dict[str, Pulled]:
         """Base model and data set, fetched or from the cache: keys ``model`` and, unless it is your own, ``data``."""
-        names = {"model": self.recipe.model.base}
-        if self.recipe.data.folder is None:
-            names["data"] = self.recipe.data.name
         first = self.reference.mirrors if self.reference else {}
-        return {role: pull(name, self.console, cache_folder(), first=first.get(role)) for role, name in names.items()}
+        found = {}
+        if self.recipe.data.folder is None:
+            found["data"] = pull(self.recipe.data.name, self.console, cache_folder(), first=first.get("data"))
+        return {"model": find_base(self.recipe.model.base, self.console, cache_folder(), first.get("model")), **found}
 
     def prepare(self) -> Done:
         """Interactions to sequences, splits and candidate sets; your own data set is taken as it is."""
@@ -134,8 +135,8 @@ class Run:
         upstream = self.teacher()
 
         def make(folder: Path) -> dict[str, Any]:
+            from delrec_lite.training.adapters import add_adapter
             from delrec_lite.training.distill import distill
-            from delrec_lite.training.finetune import add_adapter
 
             model, prompts, base = self.untrained()
             if self.recipe.distill.train_llm:
@@ -159,10 +160,10 @@ class Run:
             CODE,
             upstream.key,
             self.recipe.data.domain,
-            self.recipe.model.model_dump(),
+            self.recipe.model.decides(),
             self.pulled["model"].files,
-            self.recipe.distill.model_dump(),
-            *([self.recipe.finetune.model_dump()] if self.recipe.distill.train_llm else []),  # its adapter
+            self.recipe.distill.decides(),
+            *([self.recipe.finetune.decides()] if self.recipe.distill.train_llm else []),  # its adapter
         )
         return self._stage("distill", key, make)
 
@@ -191,7 +192,7 @@ class Run:
             )
             return asdict(report)
 
-        return self._stage("finetune", key_of(CODE, upstream.key, self.recipe.finetune.model_dump()), make)
+        return self._stage("finetune", key_of(CODE, upstream.key, self.recipe.finetune.decides()), make)
 
     def export(self) -> Done:
         """Merge, bake, quantise, compare, bundle.
@@ -242,6 +243,7 @@ class Run:
         onnx_quant: str | None = None,
         gated: bool = True,
         measured_quants: Any = (),
+        merge_base: str = "",
     ) -> Any:
         """A bundle of the trained model, in any precision, anywhere; what export returns, and raises what it raises.
 
@@ -252,6 +254,7 @@ class Run:
             onnx_quant: Of an ONNX file; default: the recipe's.
             gated: Refuse what does not score as trained.
             measured_quants: What the precision was chosen among.
+            merge_base: What a quantised base's adapter goes onto; default: the recipe's.
         """
         self._must_export()
         from delrec_lite.export.write import export
@@ -273,6 +276,7 @@ class Run:
             onnx_quant=onnx_quant or self.recipe.export.onnx_quant,
             teacher=self.fitted_teacher() if self.recipe.export.retriever else None,
             measured_quants=measured_quants,
+            merge_base=merge_base or self.recipe.export.merge_base,
             licences={p.name: p.licence for p in self.pulled.values()},
             provenance={
                 "delrec_lite": __version__,
@@ -313,9 +317,11 @@ class Run:
         """The base model as pulled, unpacked and loaded."""
         _need_torch()
         from delrec_lite.llm.load import load_base, unpack
+        from delrec_lite.llm.precision import device_for
 
-        name = self.recipe.model.base
-        return load_base(name, unpack(name, self.pulled["model"].folder, cache_folder(), self.console))
+        pulled, wanted = self.pulled["model"], self.recipe.model
+        folder = unpack(pulled.name, pulled.folder, cache_folder(), self.console)
+        return load_base(pulled.name, folder, wanted.precision, device_for(wanted.device))
 
     def untrained(self) -> tuple[Any, Any, Any]:
         """The model before stage 1, the compiled prompts and the base model."""
@@ -354,8 +360,8 @@ class Run:
 
     def trained(self) -> tuple[Any, Any, Any]:
         """The model after stage 2 in training precision, the compiled prompts and the base model."""
+        from delrec_lite.training.adapters import load_finetuned
         from delrec_lite.training.distill import load_soft
-        from delrec_lite.training.finetune import load_finetuned
 
         finetuned, distilled = self.finetune(), self.distill()
         model, prompts, base = self.untrained()

@@ -22,6 +22,7 @@ from delrec_lite.prompts.tasks import Prompts
 from delrec_lite.teachers.contract import Teacher
 from delrec_lite.training.choice import Sampler, cross_entropy, divergence, next_logits, temporal_logits
 from delrec_lite.training.loop import Group, Schedule, finished, train
+from delrec_lite.training.memory import recompute_activations
 from delrec_lite.training.weighting import TaskWeights
 from delrec_lite.training.windows import StepPlan, steps, steps_for
 
@@ -117,7 +118,10 @@ def distill(
     adapter = {} if llm_lr is None else {name: p for name, p in model.lm.named_parameters() if "lora_" in name}
     for p in adapter.values():
         p.requires_grad_(True)
+    if recipe.checkpointing:
+        recompute_activations(model.lm)
     weights = TaskWeights(2 if 0 < recipe.temporal_share < 1 else 1, recipe.weighting)
+    weights.to(model.soft.device)
     # A prompt without soft tokens has nothing to learn.
     epochs = recipe.epochs if adapter or set(prompts.vocabulary.soft_ids) & set(prompts.next_prefix) else 0.0
     plan = steps_for(epochs, dataset.train(), recipe.tokens_per_step)
@@ -162,7 +166,7 @@ def distill(
         groups.append(Group(adapter, llm_lr or 0.0))
     if plan:
         train(groups, loss_of, Schedule(plan, recipe.warmup), out, console, "stage 1", recipe.seed)
-    model.requires_grad_(False)
+    model.eval().requires_grad_(False)
     trained = agree(model, prompts, max_history)
     report = Distilled(trained, untrained, by_words, agree.users, candidates.items.shape[1], plan)
     if adapter:
@@ -245,6 +249,7 @@ def pattern_loss(
     inputs = [window[:-1] for window in fitted(prompts, batch, max_history)]
     wanted = teacher_distribution(teacher, inputs, recipe.temperature)
     states = read_states(model, prompts.next_prefix, [window_segment(prompts, window) for window in inputs])
+    wanted = wanted.to(states.device)
     if recipe.pattern == "top1":
         return F.cross_entropy(model.scores(states), wanted.argmax(1))
     return F.kl_div(F.log_softmax(model.scores(states), 1), wanted, reduction="batchmean", log_target=True)
@@ -269,7 +274,7 @@ def temporal_loss(model: ItemLM, prompts: Prompts, batch: list[Ints]) -> Any:
         segments.append(Segment(ids, reads))
         targets += hidden
     states = read_states(model, prompts.temporal_prefix, segments)
-    return F.cross_entropy(model.scores(states), torch.tensor(targets))
+    return F.cross_entropy(model.scores(states), torch.tensor(targets, device=states.device))
 
 
 @torch.no_grad()
@@ -280,7 +285,7 @@ def set_scale(model: ItemLM, prompts: Prompts, dataset: Dataset, max_history: in
     """
     some = fitted(prompts, next(steps(dataset.train(), max_history, 800, seed=0)), max_history)
     states = read_states(model, prompts.next_prefix, [window_segment(prompts, window[:-1]) for window in some])
-    targets = torch.from_numpy(np.concatenate([window[1:] for window in some]))
+    targets = torch.from_numpy(np.concatenate([window[1:] for window in some])).to(states.device)
     model.log_scale.zero_()
     scores = model.scores(states)
     grid = torch.linspace(-6, 2, 33)

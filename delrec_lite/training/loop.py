@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import safe_open
@@ -15,6 +15,9 @@ from torch import nn
 
 from delrec_lite.console import Console
 from delrec_lite.errors import DelrecError
+from delrec_lite.training.curves import draw_curves
+from delrec_lite.training.memory import memory_advice
+from delrec_lite.training.optimisers import make_optimiser, put_back, state_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
 BEST = "best.safetensors"
@@ -62,6 +65,19 @@ class Validation:
     patience: int
 
 
+class AfterStep(Protocol):
+    """What is done after each step of the optimiser, and what it remembers between two."""
+
+    def __call__(self, step: int) -> None:
+        """After ``step``, from 0; the gradients are still there."""
+
+    def state(self) -> dict[str, Any]:
+        """Tensors that a checkpoint must hold."""
+
+    def load(self, held: Mapping[str, Any]) -> None:
+        """Put back what ``state`` gave."""
+
+
 LossOf = Callable[[int], tuple[Any, dict[str, float]]]
 
 
@@ -74,6 +90,9 @@ def train(
     label: str,
     seed: int,
     validation: Validation | None = None,
+    parts: int = 1,
+    after_step: AfterStep | None = None,
+    optimiser_name: str = "adamw",
 ) -> dict[str, float]:
     """Minimise ``loss_of``; called again after a kill, it goes on from the last checkpoint in ``out``.
 
@@ -88,6 +107,10 @@ def train(
         label: Before the bar.
         seed: For dropout.
         validation: Decides which step's weights are left at the end; without one, the last.
+        parts: In how many parts a step is computed; ``loss_of`` is then asked for part 0, 1, 2 ... of all steps, and
+            the mean of a step's parts is its loss.
+        after_step: Called after each step.
+        optimiser_name: See ``make_optimiser``.
 
     Returns:
         The means of the logged figures over the last tenth of the steps; with ``validation`` also what it measured
@@ -95,17 +118,23 @@ def train(
 
     Raises:
         DelrecError: The loss is not a number.
+        OutOfMemoryError: Says what to change.
     """
     out.mkdir(parents=True, exist_ok=True)
     named = {name: p for group in groups for name, p in group.parameters.items()}
-    optimiser = torch.optim.AdamW(
+    optimiser = make_optimiser(
+        optimiser_name,
         [{"params": list(g.parameters.values()), "lr": g.lr, "weight_decay": g.weight_decay} for g in groups],
-        betas=(0.9, 0.98),
+        next(iter(named.values())).device.type,
     )
-    start = _resume(out, named, optimiser)
+    start = _resume(out, named, optimiser, after_step)
     kept = _kept_lines(out / METRICS, start)
     saved = time.monotonic()
-    with (out / METRICS).open("a", encoding="utf-8") as log, console.progress(label, schedule.steps) as tick:
+    with (
+        memory_advice(label),
+        (out / METRICS).open("a", encoding="utf-8") as log,
+        console.progress(label, schedule.steps) as tick,
+    ):
         tick(start)
         for step in range(start, schedule.steps):
             if validation is not None and _tired(kept, validation):
@@ -114,16 +143,15 @@ def train(
             began = time.monotonic()
             for settings, group in zip(optimiser.param_groups, groups, strict=True):
                 settings["lr"] = group.lr * schedule.factor(step)
-            loss, figures = loss_of(step)
-            if not torch.isfinite(loss):
-                raise DelrecError(f"the loss of step {step} is not a number", "lower the learning rate in the recipe")
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            value, figures = _backward(loss_of, step, parts)
             nn.utils.clip_grad_norm_(named.values(), 1.0)
             optimiser.step()
+            if after_step is not None:
+                after_step(step)
             line = {
                 "step": step,
-                "loss": loss.item(),
+                "loss": value,
                 **figures,
                 "seconds": round(time.monotonic() - began, 3),
             }
@@ -133,12 +161,12 @@ def train(
             kept.append(line)
             log.write(json.dumps(line) + "\n")
             log.flush()
-            tick(1, f"loss {loss.item():.3f}")
+            tick(1, f"loss {value:.3f}")
             # The best weights before the checkpoint: a resumed run never finds them missing.
             if asked and _best(kept)["step"] == step:
                 _write(out / BEST, {f"value/{name}": p.detach() for name, p in named.items()}, step + 1)
             if asked or time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
-                _save(out, named, optimiser, step + 1)
+                _save(out, named, optimiser, step + 1, after_step)
                 saved = time.monotonic()
     tail = kept[-max(1, len(kept) // 10) :]
     common = set(tail[0]).intersection(*tail) - {"step", "seconds"}
@@ -148,6 +176,20 @@ def train(
     best = _best(kept)
     _restore(out / BEST, named)
     return figures | {key: v for key, v in best.items() if key.startswith(VALID)} | {"best_step": best["step"] + 1}
+
+
+def _backward(loss_of: LossOf, step: int, parts: int) -> tuple[float, dict[str, float]]:
+    """Gradients of a step, left in the parameters; its loss and figures."""
+    total, sums = 0.0, dict[str, float]()
+    for part in range(step * parts, (step + 1) * parts):
+        loss, figures = loss_of(part)
+        if not torch.isfinite(loss):
+            raise DelrecError(f"the loss of step {step} is not a number", "lower the learning rate in the recipe")
+        (loss / parts).backward()
+        total += loss.item() / parts
+        for name, value in figures.items():
+            sums[name] = sums.get(name, 0.0) + value / parts
+    return total, sums
 
 
 def _tired(lines: Sequence[Mapping[str, float]], validation: Validation) -> bool:
@@ -170,7 +212,8 @@ def _restore(path: Path, named: Mapping[str, nn.Parameter]) -> None:
 
 
 def finished(out: Path) -> None:
-    """The stage has written its result: its checkpoints are not needed any more."""
+    """The stage has written its result: its curves are drawn, its checkpoints are not needed any more."""
+    draw_curves(out)
     for name in (CHECKPOINT, BEST):
         (out / name).unlink(missing_ok=True)
 
@@ -182,11 +225,12 @@ def _kept_lines(path: Path, start: int) -> list[dict[str, float]]:
     return [json.loads(line) for line in lines]
 
 
-def _save(out: Path, named: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer, step: int) -> None:
-    tensors = {f"value/{name}": p.detach() for name, p in named.items()}
-    for name, p in named.items():
-        state = optimiser.state[p]
-        tensors |= {f"{key}/{name}": state[key] for key in ("exp_avg", "exp_avg_sq") if key in state}
+def _save(
+    out: Path, named: Mapping[str, nn.Parameter], optimiser: Any, step: int, after_step: AfterStep | None = None
+) -> None:
+    tensors = {f"value/{name}": p.detach() for name, p in named.items()} | state_tensors(optimiser, named)
+    if after_step is not None:
+        tensors |= {f"after/{name}": t for name, t in after_step.state().items()}
     _write(out / CHECKPOINT, tensors, step)
 
 
@@ -196,16 +240,17 @@ def _write(path: Path, tensors: Mapping[str, Any], step: int) -> None:
     part.rename(path)
 
 
-def _resume(out: Path, named: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer) -> int:
+def _resume(out: Path, named: Mapping[str, nn.Parameter], optimiser: Any, after_step: AfterStep | None = None) -> int:
     path = out / CHECKPOINT
     if not path.is_file():
         return 0
     with safe_open(path, framework="pt") as file, torch.no_grad():
         step = int(file.metadata()["step"])
-        held = set(file.keys())
+        held = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    with torch.no_grad():
         for name, p in named.items():
-            p.copy_(file.get_tensor(f"value/{name}"))
-            if f"exp_avg/{name}" in held:
-                state = {key: file.get_tensor(f"{key}/{name}") for key in ("exp_avg", "exp_avg_sq")}
-                optimiser.state[p] = {"step": torch.tensor(float(step)), **state}
+            p.copy_(held.pop(f"value/{name}"))
+    if after_step is not None:
+        after_step.load({key.removeprefix("after/"): t for key, t in held.items() if key.startswith("after/")})
+    put_back(optimiser, named, held, step)
     return step

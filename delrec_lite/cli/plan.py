@@ -1,0 +1,48 @@
+"""`delrec-lite plan`: whether training fits a card, and with which settings, before anything is downloaded."""
+
+from typing import Annotated
+
+import typer
+
+from delrec_lite.cli.common import JsonFlag, QuietFlag, make_console
+
+EXAMPLE = "Example: `delrec-lite plan --model Qwen/Qwen2.5-1.5B-Instruct --gpu-memory 8GB`"
+
+
+def plan(
+    model: Annotated[str, typer.Option(help="Name, Hub id, folder or config.json; nothing is downloaded.")],
+    gpu_memory: Annotated[str, typer.Option(help="Of the card, such as 8GB or 24GiB.")] = "8GB",
+    context: Annotated[int, typer.Option(min=2, help="Items of a history (model.max_history).")] = 50,
+    items: Annotated[int, typer.Option(min=2, help="Items in the catalogue.")] = 1349,
+    tokens: Annotated[int, typer.Option(min=16, help="Item tokens of a step (finetune.tokens_per_step).")] = 800,
+    json_output: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Say which precision, checkpointing and batch fit a card; computed from the model's shape alone."""
+    from delrec_lite.hub.cache import cache_folder
+    from delrec_lite.training.plan import plan as make_plan
+
+    console = make_console(json_output, quiet)
+    cache = cache_folder()
+    made = make_plan(model, gpu_memory, context, items, tokens, (cache / "hub", cache / "models"))
+    if json_output:
+        console.result(made)
+        return
+    rows = [
+        (
+            choice["model.precision"],
+            "yes" if choice["finetune.checkpointing"] else "no",
+            str(choice["tokens_at_once"]),
+            str(choice["finetune.accumulate"]),
+            f"{choice['bytes']['total'] / 1e9:.1f} GB",
+        )
+        for choice in made["choices"]
+    ]
+    header = ("model.precision", "checkpointing", "tokens at once", "accumulate", "peak")
+    title = f"{model}, {made['parameters'] / 1e6:.0f}M parameters ({made['shape']['source']}), on {gpu_memory}"
+    if rows:
+        console.result(None, rows, header, title=title)
+        console.say("the first line is the fastest of those that fit")
+    else:
+        console.result(f"{title}: does not fit; the least is {made['least']['total'] / 1e9:.1f} GB")
+    console.say(made["measured"])

@@ -1,0 +1,86 @@
+"""Any decoder-only base: a name to pull, a local folder, a .gguf file, or an id of the Hugging Face Hub."""
+
+import os
+import re
+from pathlib import Path
+
+from delrec_lite.console import Console
+from delrec_lite.errors import DataError, FetchError, UsageError
+from delrec_lite.files import sha256_of
+from delrec_lite.hub.cache import Pulled
+from delrec_lite.hub.pull import pull
+from delrec_lite.hub.registry import ASSETS
+
+_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(@[\w.-]+)?$")
+_WANTED = ["config.json", "generation_config.json", "tokenizer.json", "*.safetensors", "*.safetensors.index.json"]
+
+
+def find_base(base: str, console: Console, cache: Path, first: str | None = None) -> Pulled:
+    """The files of a base model.
+
+    What lies on the disk comes before what can be pulled, that before the Hub.
+
+    Args:
+        base: ``smollm2-135m-instruct``, ``./my-model``, ``model.gguf``, or ``owner/name`` of the Hub, with
+            ``@revision`` where it must not move.
+        console: Shows a download.
+        cache: Of this program; the Hub's files lie in it too.
+        first: The mirror to try first of a name that is pulled.
+
+    Raises:
+        DataError: The folder holds no model.
+        FetchError: The Hub did not deliver, or ``DELREC_OFFLINE`` is set and nothing is in the cache.
+        UsageError: None of the four.
+    """
+    path = Path(base).expanduser()
+    if path.exists() and base not in ASSETS:
+        return _local(path)
+    if base in ASSETS or not _HUB_ID.match(base):
+        if base not in ASSETS:
+            raise UsageError(
+                f"no base model {base!r}",
+                f"one of {', '.join(ASSETS)}, a folder, a .gguf file, or owner/name of the Hub",
+            )
+        return pull(base, console, cache, first=first)
+    return _hub(base, console, cache / "hub")
+
+
+def _local(path: Path) -> Pulled:
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise DataError(f"{path} is not a .gguf file", "give a GGUF file, or a folder with config.json")
+        files = {path.name: sha256_of(path)}
+        name = f"{path.stem}-{files[path.name][:8]}"  # names what is unpacked from it in the cache
+        return Pulled(name, path, "local file", True, files, "as its source says", path.stat().st_size)
+    wanted = {"config.json", "tokenizer.json"}
+    kept = sorted(p for p in path.iterdir() if p.suffix == ".safetensors" or p.name in wanted)
+    names = {p.name for p in kept}
+    if not {"config.json", "tokenizer.json"} <= names or not any(n.endswith(".safetensors") for n in names):
+        raise DataError(
+            f"{path} is no model folder", "it needs config.json, tokenizer.json and .safetensors files; or name a .gguf"
+        )
+    size = sum(p.stat().st_size for p in kept)
+    files = {p.name: sha256_of(p) for p in kept}
+    return Pulled(path.resolve().name, path, "local folder", True, files, "as its source says", size)
+
+
+def _hub(base: str, console: Console, cache: Path) -> Pulled:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    name, _, revision = base.partition("@")
+    offline = bool(os.environ.get("DELREC_OFFLINE"))
+    try:
+        if not offline:
+            console.say(f"  {base}: from the Hugging Face Hub")
+        folder = snapshot_download(
+            name, revision=revision or None, cache_dir=cache, allow_patterns=_WANTED, local_files_only=offline
+        )
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        reason = "it is not in the cache and DELREC_OFFLINE is set" if offline else " ".join(str(error).split())[:200]
+        raise FetchError(
+            f"the Hub did not deliver {base}: {reason}",
+            "check the name, network and, for gated models, `hf auth login`; or give a folder or a .gguf file",
+        ) from error
+    found = _local(Path(folder))
+    return Pulled(name.rpartition("/")[2], found.folder, "huggingface.co", True, found.files, base, found.bytes)

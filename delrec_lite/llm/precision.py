@@ -1,0 +1,139 @@
+"""Precision of the frozen base: bf16, fp32, NF4 and int8 through bitsandbytes; and the way back to plain weights."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+import torch
+
+from delrec_lite.errors import ConfigError, DelrecError, MissingPackageError
+
+QUANTISED = ("nf4", "int8")
+
+
+def device_for(choice: str) -> str:
+    """``cpu`` or ``cuda`` for the recipe's ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        ConfigError: CUDA is asked for and there is none.
+    """
+    if choice == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if choice == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("model.device is cuda, and torch finds no CUDA card", "set it to auto or cpu")
+    return choice
+
+
+def loading(precision: str, device: str) -> dict[str, Any]:
+    """What ``from_pretrained`` is told; embeddings, head and norms stay in bf16 whatever the linear layers have.
+
+    NF4 is the 4-bit normal float of QLoRA (arXiv 2305.14314), its scales quantised once more; int8 is LLM.int8
+    (arXiv 2208.07339).
+
+    Raises:
+        MissingPackageError: NF4 or int8 without bitsandbytes.
+    """
+    if precision not in QUANTISED:
+        return {"dtype": {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]}
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise MissingPackageError(
+            f"model.precision {precision} needs bitsandbytes, which is not installed",
+            'pip install "delrec-lite[qlora]"',
+        ) from error
+    from transformers import BitsAndBytesConfig
+
+    if precision == "nf4":
+        config = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+            llm_int8_skip_modules=["lm_head"],
+        )
+    else:
+        config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["lm_head"])
+    return {"dtype": torch.bfloat16, "quantization_config": config, "device_map": {"": device}}
+
+
+def is_quantised(lm: Any) -> bool:
+    """Whether the linear layers are held in NF4 or int8."""
+    return any(hasattr(p, "quant_state") or p.dtype == torch.int8 for p in lm.parameters())
+
+
+@torch.no_grad()
+def plain_copy(lm: Any) -> Any:
+    """The base of ``lm`` in float32 on the CPU: what its quantised layers stand for, without adapter."""
+    from transformers import AutoModelForCausalLM
+
+    base = lm.get_base_model() if hasattr(lm, "get_base_model") else lm
+    config = deepcopy(base.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+    tensors = {}
+    for name, module in base.named_modules():
+        own = name.replace(".base_layer", "")
+        if any(part in name for part in (".lora_", "modules_to_save", ".ranknum")):  # the adapter's own
+            continue
+        if type(module).__name__ in {"Linear4bit", "Linear8bitLt"} and not hasattr(module, "base_layer"):
+            tensors[f"{own}.weight"] = _dequantised(module).float().cpu()
+            if module.bias is not None:
+                tensors[f"{own}.bias"] = module.bias.float().cpu()
+        elif not hasattr(module, "base_layer"):
+            tensors |= {f"{own}.{key}": p.float().cpu() for key, p in module.named_parameters(recurse=False)}
+    left = plain.load_state_dict(tensors, strict=False)
+    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    if set(left.missing_keys) - tied or left.unexpected_keys:
+        raise DelrecError(f"cannot read the quantised base back: {left}", "set model.precision: bf16")
+    return plain.requires_grad_(False).eval()
+
+
+def _dequantised(module: Any) -> Any:
+    """What a bitsandbytes layer stands for; unlike its own and PEFT's functions this leaves the layer as it is."""
+    weight = module.weight
+    if weight.dtype == torch.int8:
+        scales = module.state.SCB if module.state.SCB is not None else weight.SCB
+        return weight.data.float() * scales.float().unsqueeze(1) / 127
+    from bitsandbytes.functional import dequantize_4bit
+
+    return dequantize_4bit(weight.data, weight.quant_state)
+
+
+def keep_layout(lm: Any) -> None:
+    """Forbid bitsandbytes to repack NF4 weights at the first forward on some CPUs.
+
+    Repacked weights have no backward pass and cannot be de-quantised, and a validation between two steps is such a
+    forward.
+    """
+    for module in lm.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+@torch.no_grad()
+def merged(lm: Any, plain: Any | None = None) -> Any:
+    """The language model with its adapter folded in, float32.
+
+    Args:
+        lm: As trained, with or without adapter; used up unless it is quantised or ``plain`` is given.
+        plain: Weights to merge onto, used up. None: those that ``lm`` has, de-quantised if need be.
+    """
+    if plain is None and not is_quantised(lm):
+        lm = lm.float().cpu()
+        return lm.merge_and_unload() if hasattr(lm, "merge_and_unload") else lm
+    plain = plain_copy(lm) if plain is None else plain
+    return with_adapter_of(lm, plain).merge_and_unload() if hasattr(lm, "merge_and_unload") else plain
+
+
+def with_adapter_of(lm: Any, plain: Any) -> Any:
+    """``plain`` wrapped in a copy of the adapter of ``lm``."""
+    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
+    state: Mapping[str, Any] = get_peft_model_state_dict(lm, save_embedding_layers=False)
+    wrapped = get_peft_model(plain, deepcopy(lm.peft_config[lm.active_adapter])).eval()
+    left = set_peft_model_state_dict(wrapped, {name: t.float().cpu() for name, t in state.items()})
+    if left.unexpected_keys:
+        raise DelrecError(f"the adapter does not fit: {left.unexpected_keys[:3]}", "merge onto the base it was made on")
+    return wrapped

@@ -1,0 +1,41 @@
+"""Memory in training: activations computed again instead of kept, and what to do when it runs out."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from delrec_lite.errors import OutOfMemoryError
+
+
+def recompute_activations(lm: Any) -> None:
+    """Keep only each layer's input and compute the rest again in the backward pass (arXiv 1604.06174)."""
+    base = lm.get_base_model() if hasattr(lm, "get_base_model") else lm
+    base.gradient_checkpointing_enable({"use_reentrant": False})
+    base.train()  # layers look at this; the bases that are read here have no dropout of their own
+
+
+@contextmanager
+def memory_advice(stage: str) -> Iterator[None]:
+    """Turn an allocation that failed, on a card or on the CPU, into an error that says what to change.
+
+    Raises:
+        OutOfMemoryError: Instead of torch's and Python's own.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not _is_memory(error):
+            raise
+        where = "the CUDA card" if "CUDA" in str(error) or "OutOfMemory" in type(error).__name__ else "this machine"
+        raise OutOfMemoryError(
+            f"{stage} needs more memory than {where} has",
+            "in this order: finetune.accumulate: 4 (same result), checkpointing: true (same result), "
+            "model.precision: nf4, fewer tokens_per_step; `delrec-lite plan` says what fits",
+        ) from error
+
+
+def _is_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error)
+    return "can't allocate memory" in text or "not enough memory" in text or "out of memory" in text

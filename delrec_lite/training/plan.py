@@ -1,0 +1,252 @@
+"""The memory plan: what training needs, term by term, and which batch, precision and checkpointing fit a card."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from delrec_lite.training.shapes import Shape
+
+# Bytes of a linear weight. NF4: 4 bits, a scale in 8 bits for 64 weights and a float32 for 256 of those.
+WEIGHT_BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0, "nf4": (4 + 8 / 64 + 32 / (64 * 256)) / 8}
+ADAPTED = {
+    "qv": ("q_proj", "v_proj"),
+    "attention": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "all": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+}
+# float32 value, gradient and two moments; and what the optimiser's step holds beside them.
+TRAINED_BYTES = {"adamw": 20.0, "paged_adamw_8bit": 10.1}
+# Float32 copies of the scores that a step keeps or makes at once: scores, log-softmax and its gradient for the truth;
+# as much again and the teacher's distribution where there is a teacher.
+SCORE_COPIES, TEACHER_COPIES = 4, 5
+# Float32 copies of the item vectors in a step beside those that are trained: titles, sums, their gradients.
+ITEM_COPIES = 7
+CUDA_CONTEXT = 0.45e9
+USABLE = 0.93  # of a card; the rest is lost between blocks
+PROMPT_WORDS = 45  # tokens of the prompt beside the soft ones
+ROW_TOKENS = 200  # see llm.forward
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is asked for.
+
+    Attributes:
+        precision: Of the base.
+        checkpointing: Whether activations are computed again.
+        tokens: Item tokens whose gradients are computed at once: ``tokens_per_step / accumulate``.
+        context: Items of a history.
+        items: In the catalogue.
+        soft: Soft tokens.
+        rank: Of the adapter.
+        modules: That get one.
+        teacher: Whether the target holds the teacher's distribution.
+        optimiser: See ``training.optimisers``.
+    """
+
+    precision: str = "bf16"
+    checkpointing: bool = False
+    tokens: int = 800
+    context: int = 50
+    items: int = 1349
+    soft: int = 16
+    rank: int = 16
+    modules: str = "attention"
+    teacher: bool = True
+    optimiser: str = "adamw"
+
+    @property
+    def positions(self) -> int:
+        """Tokens that pass the model: item tokens packed into rows, each with its own prompt."""
+        row = max(ROW_TOKENS, self.context)
+        return math.ceil(self.tokens / row) * (PROMPT_WORDS + self.soft) + self.tokens
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes at the peak of a step, by what they are for."""
+
+    weights: float
+    trained: float
+    items: float
+    activations: float
+    scores: float
+    working: float
+    context: float
+
+    @property
+    def total(self) -> float:
+        """All together."""
+        return float(sum(asdict(self).values()))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A way to train that fits: ``tokens_per_step`` in so many parts."""
+
+    precision: str
+    checkpointing: bool
+    accumulate: int
+    memory: Memory
+
+
+def saved_bytes(shape: Shape, training: Training) -> float:
+    """Activations that a layer keeps for the backward pass, per token.
+
+    Frozen linear layers keep nothing; a norm keeps its float32 input; rotary embedding and attention keep queries,
+    keys, values and result; the gated part keeps gate, its activation and the other factor. An adapted module keeps
+    its input, once as it came and once in bf16.
+    """
+    wide = 4.0 if training.precision == "fp32" else 2.0
+    q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    norms = 2 * 4.0 * shape.hidden + (2 * 4.0 * (q + kv) if shape.family in {"qwen3"} else 0.0)
+    if shape.family == "gemma3_text":
+        norms = 4 * 4.0 * shape.hidden + 4.0 * (q + kv)
+    attention = wide * (2 * q + 2 * q) + 4.0 * shape.heads  # keys and values are repeated for every query head
+    gated = 3 * wide * shape.intermediate
+    linear = shape.linear()
+    adapters = sum(wide * (linear[name][0] + training.rank) for name in ADAPTED[training.modules])
+    return norms + attention + gated + adapters
+
+
+def estimate(shape: Shape, training: Training, cuda: bool = True) -> Memory:
+    """Bytes at the peak of a step of stage 2; stage 1 needs less.
+
+    Args:
+        shape: Of the base.
+        training: The settings.
+        cuda: On a card: its context is counted.
+    """
+    wide = 4.0 if training.precision == "fp32" else 2.0
+    weights = shape.linear_parameters * WEIGHT_BYTES[training.precision] + shape.other_parameters * wide
+    linear = shape.linear()
+    adapter = shape.layers * training.rank * sum(sum(linear[name]) for name in ADAPTED[training.modules])
+    vectors = 2 * training.items * shape.hidden
+    per_token = saved_bytes(shape, training)
+    wide_grads = wide * (3 * shape.intermediate + 4 * shape.hidden) * training.positions
+    if training.checkpointing:
+        activations = training.positions * (shape.layers * wide * shape.hidden + per_token)
+    else:
+        activations = training.positions * shape.layers * per_token
+    copies = SCORE_COPIES + (TEACHER_COPIES if training.teacher else 0)
+    # A quantised layer is turned into bf16 when it is used, one at a time.
+    unpacked = 2.0 * max(a * b for a, b in linear.values()) if training.precision in {"nf4", "int8"} else 0.0
+    return Memory(
+        weights,
+        (adapter + vectors) * TRAINED_BYTES[training.optimiser],
+        ITEM_COPIES * 4.0 * training.items * shape.hidden,
+        activations,
+        copies * 4.0 * training.tokens * training.items,
+        wide_grads + unpacked,
+        CUDA_CONTEXT if cuda else 0.0,
+    )
+
+
+def choices(
+    shape: Shape,
+    memory: float,
+    training: Training,
+    precisions: Sequence[str] = ("bf16", "nf4"),
+    cuda: bool = True,
+) -> list[Choice]:
+    """What fits, the fastest and most exact first.
+
+    Parts cost next to nothing, so they come before checkpointing (about a third more time), and that before NF4.
+
+    Args:
+        shape: Of the base.
+        memory: Bytes of the card.
+        training: Its ``tokens`` are those of a whole step.
+        precisions: In the order of preference.
+        cuda: On a card.
+    """
+    found = []
+    for precision in precisions:
+        for checkpointing in (False, True):
+            for accumulate in (1, 2, 4, 8, 16):
+                asked = {
+                    **asdict(training),
+                    "precision": precision,
+                    "checkpointing": checkpointing,
+                    "tokens": math.ceil(training.tokens / accumulate),
+                }
+                needed = estimate(shape, Training(**asked), cuda)
+                if needed.total <= memory * USABLE:
+                    found.append(Choice(precision, checkpointing, accumulate, needed))
+                    break
+    return found
+
+
+def parse_bytes(text: str) -> float:
+    """``8GB``, ``7.5 GiB``, ``512MB`` in bytes; a number alone is GB.
+
+    Raises:
+        UsageError: Not such a size.
+    """
+    import re
+
+    from delrec_lite.errors import UsageError
+
+    met = re.fullmatch(r"\s*([0-9.]+)\s*([KMGT]i?B|[KMGT])?\s*", text, re.IGNORECASE)
+    units = {"K": 1, "M": 2, "G": 3, "T": 4}
+    try:
+        value = float(met.group(1)) if met else math.nan
+    except ValueError:
+        value = math.nan
+    if met is None or not value > 0:
+        raise UsageError(f"{text!r} is no size of memory", "such as 8GB or 24GiB")
+    unit = (met.group(2) or "GB").upper()
+    return value * float((1024 if "I" in unit else 1000) ** units[unit[0]])
+
+
+def plan(
+    model: str, memory: str, context: int, items: int, tokens: int, folders: tuple[Any, ...] = ()
+) -> dict[str, Any]:
+    """What ``delrec-lite plan`` prints: every way that fits, and what the smallest of all would need.
+
+    Args:
+        model: Name, Hub id, folder or config.json.
+        memory: Of the card, such as ``8GB``.
+        context: Items of a history.
+        items: In the catalogue.
+        tokens: Item tokens of a step.
+        folders: Where cached configurations may lie.
+    """
+    from delrec_lite.training.shapes import find_shape
+
+    shape, source = find_shape(model, folders)
+    room = parse_bytes(memory)
+    asked = Training(context=context, items=items, tokens=tokens)
+    found = choices(shape, room, asked)
+    least = Training(**{**asdict(asked), "precision": "nf4", "checkpointing": True, "tokens": math.ceil(tokens / 16)})
+    smallest = estimate(shape, least)
+    return {
+        "model": model,
+        "shape": {**asdict(shape), "source": source},
+        "parameters": shape.linear_parameters + shape.other_parameters,
+        "gpu_memory": room,
+        "context": context,
+        "items": items,
+        "fits": bool(found),
+        "recommended": _told(found[0], tokens) if found else None,
+        "choices": [_told(choice, tokens) for choice in found],
+        "least": {**asdict(smallest), "total": smallest.total},
+        "measured": MEASURED,
+    }
+
+
+MEASURED = (
+    "checked against the peak of SmolLM2-135M on a CPU; figures for CUDA cards are computed and not yet measured "
+    "(python -m delrec_lite.training.measure does)"
+)
+
+
+def _told(choice: Choice, tokens: int) -> dict[str, Any]:
+    return {
+        "model.precision": choice.precision,
+        "finetune.checkpointing": choice.checkpointing,
+        "finetune.tokens_per_step": tokens,
+        "finetune.accumulate": choice.accumulate,
+        "tokens_at_once": math.ceil(tokens / choice.accumulate),
+        "bytes": {**asdict(choice.memory), "total": choice.memory.total},
+    }

@@ -1,0 +1,131 @@
+"""Shapes of language models: read from a configuration, or built in as published, so that nothing is downloaded."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from delrec_lite.errors import DataError, UsageError
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What decides how much memory a decoder-only model takes; names as in ``transformers``.
+
+    Attributes:
+        family: Model type, for building one with random weights.
+        hidden: Width.
+        layers: How many.
+        heads: Of the queries.
+        kv_heads: Of keys and values.
+        head_dim: Width of a head.
+        intermediate: Width of the gated feed-forward part.
+        vocabulary: Rows of the embedding.
+        tied: Whether the LM head is the embedding.
+        bias: Whether query, key and value have one.
+    """
+
+    family: str
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocabulary: int
+    tied: bool = True
+    bias: bool = False
+
+    def linear(self) -> dict[str, tuple[int, int]]:
+        """Inputs and outputs of a layer's linear modules."""
+        h, q, kv, f = self.hidden, self.heads * self.head_dim, self.kv_heads * self.head_dim, self.intermediate
+        return {
+            "q_proj": (h, q),
+            "k_proj": (h, kv),
+            "v_proj": (h, kv),
+            "o_proj": (q, h),
+            "gate_proj": (h, f),
+            "up_proj": (h, f),
+            "down_proj": (f, h),
+        }
+
+    @property
+    def linear_parameters(self) -> int:
+        """Of all layers' linear modules."""
+        return self.layers * sum(a * b for a, b in self.linear().values())
+
+    @property
+    def other_parameters(self) -> int:
+        """Embedding, head if it is one of its own, norms."""
+        return self.vocabulary * self.hidden * (1 if self.tied else 2) + (4 * self.layers + 1) * self.hidden
+
+
+# As published in each model's own config.json.
+SHAPES: dict[str, Shape] = {
+    "smollm2-135m": Shape("llama", 576, 30, 9, 3, 64, 1536, 49152),
+    "qwen2.5-0.5b": Shape("qwen2", 896, 24, 14, 2, 64, 4864, 151936, bias=True),
+    "qwen2.5-1.5b": Shape("qwen2", 1536, 28, 12, 2, 128, 8960, 151936, bias=True),
+    "qwen2.5-7b": Shape("qwen2", 3584, 28, 28, 4, 128, 18944, 152064, tied=False, bias=True),
+    "llama-3.2-1b": Shape("llama", 2048, 16, 32, 8, 64, 8192, 128256),
+    "gemma-3-270m": Shape("gemma3_text", 640, 18, 4, 1, 256, 2048, 262144),
+}
+
+
+def find_shape(model: str, folders: tuple[Path, ...] = ()) -> tuple[Shape, str]:
+    """The shape of a model and where it was read; nothing is downloaded.
+
+    Args:
+        model: A folder or config.json, or a model's name or Hub id.
+        folders: Where an unpacked base or the Hub's cache may lie.
+
+    Raises:
+        DataError: A configuration that is no decoder-only model's.
+        UsageError: Neither on the disk nor among the built-in shapes.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir() and (path / "config.json").is_file():
+        path = path / "config.json"
+    if path.is_file():
+        return read_shape(json.loads(path.read_text(encoding="utf-8")), str(path)), str(path)
+    name = re.sub(r"-(instruct|it|chat|base|pt)$", "", model.rpartition("/")[2].partition("@")[0].lower())
+    for folder in folders:
+        wanted = "models--" + model.replace("/", "--")
+        for config in sorted(folder.glob(f"{wanted}/snapshots/*/config.json")) + [folder / model / "config.json"]:
+            if config.is_file():
+                return read_shape(json.loads(config.read_text(encoding="utf-8")), str(config)), str(config)
+    if name not in SHAPES:
+        raise UsageError(
+            f"the shape of {model!r} is not known here",
+            f"one of {', '.join(SHAPES)}, or a folder or config.json of the model: its config.json is enough",
+        )
+    return SHAPES[name], "as published"
+
+
+def read_shape(config: Mapping[str, Any], where: str) -> Shape:
+    """The shape in the text of a config.json.
+
+    Raises:
+        DataError: A key is missing; names it.
+    """
+    held = config.get("text_config", config)
+    try:
+        hidden, heads = int(held["hidden_size"]), int(held["num_attention_heads"])
+        family = str(held.get("model_type", "llama"))
+        return Shape(
+            family,
+            hidden,
+            int(held["num_hidden_layers"]),
+            heads,
+            int(held.get("num_key_value_heads") or heads),
+            int(held.get("head_dim") or hidden // heads),
+            int(held["intermediate_size"]),
+            int(held["vocab_size"]),
+            bool(held.get("tie_word_embeddings", family.startswith("gemma"))),
+            family == "qwen2",
+        )
+    except KeyError as error:
+        raise DataError(
+            f"{where} has no {error.args[0]!r}", "it has to be the config.json of a decoder-only model"
+        ) from error

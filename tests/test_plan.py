@@ -1,0 +1,152 @@
+"""The memory plan: its terms against what torch keeps, its choices, the command; and the curves of a stage."""
+
+import json
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+
+import pytest
+import torch
+
+from delrec_lite.errors import DataError, UsageError
+from delrec_lite.training.curves import draw_curves
+from delrec_lite.training.plan import WEIGHT_BYTES, Training, choices, estimate, parse_bytes, plan, saved_bytes
+from delrec_lite.training.shapes import SHAPES, Shape, find_shape
+from tests.test_cli import run
+
+SMALL = {
+    "llama": Shape("llama", 256, 2, 8, 2, 32, 768, 300),
+    "qwen2": Shape("qwen2", 256, 2, 4, 2, 64, 1024, 300, bias=True),
+    "gemma3_text": Shape("gemma3_text", 128, 2, 2, 1, 128, 512, 300),
+}
+
+
+def kept_by_backward(shape, training):
+    """Bytes that autograd holds after a forward pass, without weights."""
+    from delrec_lite.llm.load import Base
+    from delrec_lite.llm.model import ItemLM
+    from delrec_lite.training.adapters import add_adapter
+    from delrec_lite.training.measure import FinetuneSection, Path, _loss, random_model
+
+    lm = random_model(shape, training.precision, "cpu")
+    model = ItemLM(Base(lm, lambda _: [1, 2, 3], None, "x", Path()), ["t"] * training.items, training.soft)
+    add_adapter(model, FinetuneSection(rank=training.rank, modules=training.modules))
+    model.train()
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    held = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            held[storage.data_ptr()] = (storage.nbytes(), tensor)  # kept alive, so that no address comes twice
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        _loss(model, training)
+    return sum(size for size, _ in held.values())
+
+
+@pytest.mark.parametrize("family", SMALL)
+@pytest.mark.parametrize("precision", ["bf16", "fp32", "nf4"])
+@pytest.mark.parametrize("modules", ["attention", "all", "qv"])
+def test_a_layer_keeps_what_the_plan_says(family, precision, modules):
+    """Two depths, so that all but a layer's own activations falls out."""
+    training = Training(precision=precision, modules=modules, tokens=200, items=20, soft=4, rank=8, teacher=False)
+    shape = SMALL[family]
+    two, four = (kept_by_backward(replace(shape, layers=n), training) for n in (2, 4))
+    measured = (four - two) / 2 / training.positions
+    assert saved_bytes(shape, training) == pytest.approx(measured, rel=0.15)
+
+
+def test_the_count_of_parameters_is_the_published_one():
+    published = {"smollm2-135m": 134.5e6, "qwen2.5-0.5b": 494e6, "qwen2.5-1.5b": 1.544e9, "qwen2.5-7b": 7.616e9}
+    published |= {"llama-3.2-1b": 1.236e9, "gemma-3-270m": 268e6}
+    for name, count in published.items():
+        shape = SHAPES[name]
+        assert shape.linear_parameters + shape.other_parameters == pytest.approx(count, rel=0.002), name
+
+
+def test_nf4_weights_take_what_qlora_says():
+    assert WEIGHT_BYTES["nf4"] * 8 == pytest.approx(4.127, abs=1e-3)
+    held = estimate(SHAPES["qwen2.5-7b"], Training(precision="nf4")).weights
+    assert held == pytest.approx(6.526e9 * 4.127 / 8 + 2 * 1.09e9, rel=0.01)
+
+
+def test_what_saves_memory_is_planned_as_less():
+    shape = SHAPES["qwen2.5-0.5b"]
+    whole = estimate(shape, Training())
+    assert estimate(shape, Training(checkpointing=True)).activations < 0.15 * whole.activations
+    assert estimate(shape, Training(tokens=200)).activations == pytest.approx(whole.activations / 4, rel=0.05)
+    assert estimate(shape, Training(precision="nf4")).weights < 0.65 * whole.weights
+    assert estimate(shape, Training(optimiser="paged_adamw_8bit")).trained < 0.6 * whole.trained
+    assert estimate(shape, Training(items=50_000)).scores > 30 * whole.scores
+
+
+def test_choices_fit_and_prefer_what_changes_least():
+    for name, shape in SHAPES.items():
+        for memory in (4e9, 8e9, 24e9, 80e9):
+            found = choices(shape, memory, Training())
+            assert all(c.memory.total <= memory for c in found), name
+    first = choices(SHAPES["smollm2-135m"], 8e9, Training())[0]
+    assert (first.precision, first.checkpointing) == ("bf16", False)
+    assert choices(SHAPES["qwen2.5-7b"], 8e9, Training())[0].precision == "nf4"
+    assert not choices(SHAPES["qwen2.5-7b"], 4e9, Training())
+
+
+def test_shapes_are_read_from_a_configuration(tiny_base, tmp_path):
+    shape, where = find_shape(str(tiny_base))
+    assert (shape.hidden, shape.layers, shape.kv_heads, shape.intermediate, shape.tied) == (64, 2, 2, 128, True)
+    assert where.endswith("config.json")
+    assert find_shape("Qwen/Qwen2.5-1.5B-Instruct")[0] == SHAPES["qwen2.5-1.5b"]
+    assert find_shape("google/gemma-3-270m-it")[0] == SHAPES["gemma-3-270m"]
+    (tmp_path / "config.json").write_text('{"hidden_size": 8, "num_attention_heads": 2}')
+    with pytest.raises(DataError, match="num_hidden_layers"):
+        find_shape(str(tmp_path))
+    with pytest.raises(UsageError, match="nobody/nothing"):
+        find_shape("nobody/nothing")
+
+
+@pytest.mark.parametrize(("text", "size"), [("8GB", 8e9), ("24 GiB", 24 * 2**30), ("512MB", 512e6), ("6", 6e9)])
+def test_sizes(text, size):
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "much", "-3GB", "8 apples", "1.2.3GB"])
+def test_sizes_that_are_none(text):
+    with pytest.raises(UsageError, match="size of memory"):
+        parse_bytes(text)
+
+
+def test_the_command_says_what_fits_and_what_was_not_measured():
+    done = run("plan", "--model", "Qwen/Qwen2.5-1.5B-Instruct", "--gpu-memory", "8GB", "--json")
+    made = json.loads(done.stdout)
+    assert made["fits"]
+    assert made == plan("Qwen/Qwen2.5-1.5B-Instruct", "8GB", 50, 1349, 800)
+    assert made["recommended"] == made["choices"][0]
+    assert "not yet measured" in made["measured"]
+    shown = run("plan", "--model", "qwen2.5-7b", "--gpu-memory", "2GB")
+    assert "does not fit" in shown.stdout
+    assert "not yet measured" in shown.stderr
+    assert run("plan", "--model", "no-such-model").returncode == 2
+
+
+def test_curves_show_every_figure(tmp_path):
+    lines = [{"step": n, "loss": 5 - n / 50, "next_item": 4 - n / 60, "seconds": 1.0} for n in range(100)]
+    for n in (49, 99):
+        lines[n]["valid_ndcg@10"] = 0.05 + n / 1000
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    made = draw_curves(tmp_path, "stage 2")
+    tree = ElementTree.parse(made)
+    text = " ".join(tree.getroot().itertext())
+    for name in ("loss", "next_item", "valid_ndcg@10"):
+        assert f"stage 2: {name}" in text
+    assert "seconds" not in text
+    assert "best 0.149 after 100" in text
+    drawn = "{http://www.w3.org/2000/svg}"
+    assert len(list(tree.iter(f"{drawn}circle"))) == 2
+    assert len(list(tree.iter(f"{drawn}polyline"))) == 2 + 2 + 1
+
+
+def test_curves_of_one_step_and_of_none(tmp_path):
+    assert draw_curves(tmp_path) is None
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "loss": 2.0, "seconds": 1}\n')
+    assert "nan" not in draw_curves(tmp_path).read_text()
