@@ -129,12 +129,12 @@ def test_a_prompt_that_does_not_read_is_refused(folder, changes):
 
 
 def test_a_model_that_llama_cpp_cannot_load_is_one_quiet_error(tmp_path):
-    """Its hash is right, so only llama.cpp can tell; it must not speak on the terminal."""
+    """Its hash and form are right, so only llama.cpp can tell; it must not speak on the terminal."""
     made = make(tmp_path)
     staging = tmp_path / "staging"
     made.bundle.folder.rename(staging)
     (staging / "manifest.json").unlink()
-    spoil(staging / "model-f32.gguf", lambda b: b[: len(b) // 2])
+    spoil(staging / "model-f32.gguf", lambda b: b.replace(b"blk.0.attn_q.weight", b"blk.0.attn_x.weight"))
     facts = {"name": "bad", "provenance": {}, "licences": {}, "gated": False}
     finish_bundle(staging, tmp_path / "bad.delrec", model={"file": "model-f32.gguf"}, **facts)
     code = f"from delrec_lite import Recommender; Recommender.load({str(tmp_path / 'bad.delrec')!r})"

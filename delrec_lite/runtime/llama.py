@@ -12,6 +12,7 @@ from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, Us
 from delrec_lite.machine import cores_allowed
 from delrec_lite.runtime.bundle import REMEDY, Bundle
 from delrec_lite.runtime.engine import Entry
+from delrec_lite.runtime.gguf_check import check_gguf
 from delrec_lite.runtime.gguf_rows import TokenRows
 from delrec_lite.runtime.sessions import Sessions, common
 
@@ -85,6 +86,7 @@ class LlamaEngine:
         c = self._c
         self._prompt = prompt = bundle.prompt
         self._items = len(bundle.items.ids)
+        header = check_gguf(bundle.model_path, bundle.manifest["model"].get("architecture"))
         settings = c.llama_model_default_params()
         settings.n_gpu_layers = 0
         self._model = c.llama_model_load_from_file(str(bundle.model_path).encode(), settings)
@@ -106,7 +108,7 @@ class LlamaEngine:
         length, room = len(prompt.prefix) + prompt.max_history, c.llama_model_n_ctx_train(self._model)
         if length > room:
             raise BundleError(f"prompt and history take {length} tokens; {bundle.model_path} reads {room}", REMEDY)
-        self._rows = TokenRows(bundle.model_path)
+        self._rows = TokenRows(bundle.model_path, header)
         params = c.llama_context_default_params()
         tokens = max(BATCH_TOKENS, prompt.max_history, len(prompt.prefix))
         params.n_ctx = len(prompt.prefix) + tokens + SESSIONS * prompt.max_history
