@@ -1,0 +1,142 @@
+"""Files that are cut short, flipped or foreign are one clear error each: never a crash, a hang or a load."""
+
+import json
+import random
+import subprocess
+import sys
+
+import pytest
+
+from delrec_lite.errors import BundleError
+from delrec_lite.files import sha256_of
+from delrec_lite.runtime.bundle import MANIFEST, Bundle
+from delrec_lite.runtime.gguf_check import check_gguf
+from tests.bundles import tiny_bundle
+
+MODEL = "model-f32.gguf"
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return tiny_bundle(tmp_path_factory.mktemp("sound")).bundle.folder
+
+
+@pytest.fixture(scope="module")
+def sound(bundle):
+    return (bundle / MODEL).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def header_end(bundle):
+    return min(tensor.start for tensor in check_gguf(bundle / MODEL).tensors.values())
+
+
+def test_a_sound_file_passes(bundle):
+    header = check_gguf(bundle / MODEL, "llama")
+    assert "token_embd.weight" in header.tensors
+
+
+def test_cut_at_fifty_places_it_is_refused(sound, tmp_path):
+    path = tmp_path / "cut.gguf"
+    for n in range(50):
+        path.write_bytes(sound[: len(sound) * n // 50])
+        with pytest.raises(BundleError, match=r"cut\.gguf does not read"):
+            check_gguf(path)
+
+
+def test_an_empty_file_and_a_foreign_one_are_refused(tmp_path, sound):
+    path = tmp_path / "x.gguf"
+    for data in (b"", b"GGUF", b"PK\x03\x04" + bytes(200), b"GGUF" + b"\xff" * 200, sound.replace(b"llama", b"mamba")):
+        path.write_bytes(data)
+        with pytest.raises(BundleError, match="does not read"):
+            check_gguf(path)
+
+
+def test_the_manifest_and_the_file_must_agree(bundle):
+    with pytest.raises(BundleError, match="its manifest says 'gemma3_text'"):
+        check_gguf(bundle / MODEL, "gemma3_text")
+
+
+# Flips what a process is given in the header, one file after another, and loads what passes the check.
+LOADER = """
+import json, random, sys
+from pathlib import Path
+from delrec_lite.errors import DelrecError
+from delrec_lite.runtime.recommender import Recommender
+from delrec_lite.files import sha256_of
+folder, end, seed, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+model, manifest = folder / "model-f32.gguf", folder / "manifest.json"
+sound, facts, rng = model.read_bytes(), json.loads(manifest.read_text()), random.Random(seed)
+refused = loaded = 0
+for n in range(count):
+    at = rng.randrange(end)
+    spoiled = bytearray(sound)
+    spoiled[at] ^= 1 << rng.randrange(8)
+    model.write_bytes(spoiled)
+    facts["files"][model.name]["sha256"] = sha256_of(model)
+    manifest.write_text(json.dumps(facts))
+    print("flip", at, flush=True)
+    try:
+        with Recommender.load(folder, threads=1) as recommender:
+            recommender.scores([[0, 1]])
+        loaded += 1
+    except DelrecError as error:
+        assert "\\n" not in error.message, error.message
+        refused += 1
+print("refused", refused, "loaded", loaded)
+"""
+
+
+def test_bits_flipped_in_the_header_never_crash(bundle, header_end, tmp_path):
+    """The hashes are mended, so that the check of the form alone stands before llama.cpp."""
+    copy = tmp_path / "b"
+    copy.mkdir()
+    for file in bundle.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    told = [sys.executable, "-c", LOADER, copy, str(header_end), "7", "150"]
+    done = subprocess.run(told, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout[-200:] + done.stderr[-2000:]
+    words = done.stdout.splitlines()[-1].split()
+    refused, loaded = int(words[1]), int(words[3])
+    assert refused + loaded == 150
+    assert refused > 75  # what passes has another title, another number within bounds
+
+
+def test_without_mended_hashes_nothing_loads(bundle, sound, tmp_path):
+    rng = random.Random(3)
+    copy = tmp_path / "b"
+    copy.mkdir()
+    for file in bundle.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    for _ in range(20):
+        spoiled = bytearray(sound)
+        spoiled[rng.randrange(len(sound))] ^= 1 << rng.randrange(8)
+        (copy / MODEL).write_bytes(spoiled)
+        with pytest.raises(BundleError, match="wrong sha256"):
+            Bundle.open(copy)
+
+
+@pytest.mark.parametrize("name", ["../catalog.json", "/etc/passwd", "a/b.json", "..", "", "a\\b", "a\nb"])
+def test_a_manifest_cannot_reach_outside(bundle, tmp_path, name):
+    copy = tmp_path / "b"
+    copy.mkdir()
+    for file in bundle.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    manifest = json.loads((copy / MANIFEST).read_text())
+    manifest["files"][name] = {"sha256": "0" * 64, "bytes": 1}
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="not a plain file name"):
+        Bundle.open(copy)
+
+
+def test_a_link_is_not_followed(bundle, tmp_path):
+    copy = tmp_path / "b"
+    copy.mkdir()
+    for file in bundle.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    outside = tmp_path / "outside.json"
+    (copy / "catalog.json").rename(outside)
+    (copy / "catalog.json").symlink_to(outside)
+    assert sha256_of(copy / "catalog.json") == json.loads((copy / MANIFEST).read_text())["files"]["catalog.json"]["sha256"]
+    with pytest.raises(BundleError, match="is missing"):
+        Bundle.open(copy)
