@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,8 @@ class Report:
         load_before: The machine's load average over the minute before; 0 if unknown.
         bundles: Facts by name, as their manifests have them.
         results: In the order they were timed.
+        roofline: ``ceilings`` of the machine and, by bundle, the least ``work`` of a cold request and its ``floor_ms``;
+            empty where it was not asked for.
     """
 
     created: str
@@ -79,6 +81,7 @@ class Report:
     load_before: float
     bundles: dict[str, dict[str, Any]]
     results: list[Result]
+    roofline: dict[str, Any] = field(default_factory=dict)
 
     def dump(self) -> dict[str, Any]:
         """As JSON; ``read_report`` reads it back."""
@@ -132,10 +135,33 @@ def footnotes(report: Report) -> list[str]:
     ):
         used = sorted({r.workload for r in report.results if r.accuracy.get("protocol") == protocol})
         lines.append(f"HR@1 and NDCG@10 of {', '.join(used)}: protocol {protocol}, {n} requests.")
+    lines += [f"{name}: {facts['peer']}." for name, facts in report.bundles.items() if "peer" in facts]
+    lines += _floors(report)
     for r in report.results:
         if r.phases:
             phases = ", ".join(f"{name} {ms:.1f}" for name, ms in r.phases.items())
             lines.append(f"{r.workload}, {r.bundle}, {r.threads} threads: {phases} ms")
+    return lines
+
+
+def _floors(report: Report) -> list[str]:
+    """What the machine allows, and how far each cold row is from it."""
+    if not report.roofline:
+        return []
+    c = report.roofline["ceilings"]
+    int8 = "not measured" if c["int8_gop_s"] is None else f"{c['int8_gop_s']:.0f} Gop/s"
+    lines = [
+        f"Ceilings of {c['threads']} threads: memory {c['read_gb_s']:.1f} GB/s, float32 {c['fp32_gop_s']:.0f} Gop/s, "
+        f"int8 {int8}."
+    ]
+    for r in report.results:
+        found = report.roofline["bundles"].get(r.bundle)
+        if r.workload == "cold" and found and r.threads == c["threads"]:
+            lines.append(
+                f"{r.bundle}, cold: at least {found['work']['gop']:.2f} Gop and {found['work']['gb']:.3f} GB, "
+                f"so {found['floor_ms']:.1f} ms; measured {r.ms['p50']:.1f} ms, {r.ms['p50'] / found['floor_ms']:.1f} "
+                "times that."
+            )
     return lines
 
 

@@ -4,23 +4,28 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from delrec_lite.bench.peers import PEERS, PeerServing
 from delrec_lite.bench.report import Report, Result, summary
-from delrec_lite.bench.workloads import HISTORY, WORKLOADS, Requests, Serving, ask, ask_many, requests_of
+from delrec_lite.bench.workloads import HISTORY, WORKLOADS, K, Requests, Serving, ask, ask_many, requests_of
 from delrec_lite.console import QUIET, Console
 from delrec_lite.errors import DelrecError, UsageError
+from delrec_lite.machine import cores_allowed
 from delrec_lite.provenance import commit, load_average, machine, now, versions
+from delrec_lite.runtime.engines import Kind
 
 WARM_UP = 2
 # Enough for the memory of a workload to reach its peak.
 PROBE_REQUESTS = 3
+PEER_WORKLOADS = ("cold", "rerank")
 
 Load = Callable[[str, int], Serving]
 Probe = Callable[[dict[str, Any]], dict[str, float]]
@@ -35,12 +40,20 @@ class Plan:
         threads: Thread counts; every bundle runs with each.
         repeats: Timed samples of each workload and configuration; a sample is a request, a batch or a process.
         users: Users in a batch; 0 for 64, or all where there are fewer.
+        peers: Names from ``delrec_lite.bench.peers.PEERS``, for the workloads that they can do.
+        base: Where the peers find the base model: ``folder`` and ``gguf``.
+        roofline: Measure the machine's ceilings too.
+        engine: ``gguf``, ``onnx`` or ``auto``.
     """
 
     workloads: Sequence[str]
     threads: Sequence[int]
     repeats: int = 20
     users: int = 0
+    peers: Sequence[str] = ()
+    base: Mapping[str, str] = field(default_factory=dict)
+    roofline: bool = False
+    engine: Kind = "auto"
 
 
 @dataclass
@@ -48,7 +61,7 @@ class _Configuration:
     path: str
     name: str
     threads: int
-    serving: Serving
+    serving: Any  # Serving, or a PeerServing, which knows fewer workloads
     facts: dict[str, Any]
     accuracy: dict[str, dict[str, float]] = field(default_factory=dict)
 
@@ -82,21 +95,23 @@ def bench(
     if load is None:
         from delrec_lite.runtime.recommender import Recommender
 
-        load = Recommender.load
+        load = partial(Recommender.load, engine=plan.engine)
     probe = probe or new_process
     load_before = load_average()
-    with _opened(bundles, plan.threads, load) as configurations:
+    with _opened(bundles, plan, load, console) as configurations:
         requests = requests_of(configurations[0].serving.bundle, dataset)
         users = _batch_size(plan.users, len(requests))
         if set(plan.workloads) - {"load"}:
             _measure_accuracy(configurations, requests, console)
         results = []
         for workload in plan.workloads:
-            timer = _Timer(workload, requests, users, probe)
-            results += timer.run(configurations, plan.repeats, console)
+            timer = _Timer(workload, requests, users, probe, plan.engine)
+            able = [c for c in configurations if not isinstance(c.serving, PeerServing) or workload in PEER_WORKLOADS]
+            results += timer.run(able, plan.repeats, console)
+        floors = _roofline(configurations, requests, max(plan.threads)) if plan.roofline else {}
     facts = {c.name: c.facts for c in configurations}
     asked = {"source": requests.source, "requests": len(requests), "history": HISTORY}
-    return Report(now(), commit(), machine(), versions(), asked, plan.repeats, load_before, facts, results)
+    return Report(now(), commit(), machine(), versions(), asked, plan.repeats, load_before, facts, results, floors)
 
 
 def new_process(job: dict[str, Any]) -> dict[str, float]:
@@ -133,8 +148,9 @@ def new_process(job: dict[str, Any]) -> dict[str, float]:
 
 
 class _Timer:
-    def __init__(self, workload: str, requests: Requests, users: int, probe: Probe) -> None:
+    def __init__(self, workload: str, requests: Requests, users: int, probe: Probe, engine: Kind) -> None:
         self.workload, self.requests, self.users, self.probe = workload, requests, users, probe
+        self.engine = engine
         self.together = [requests.of("batch", n) for n in range(users)]
 
     def run(self, configurations: Sequence[_Configuration], repeats: int, console: Console) -> list[Result]:
@@ -164,12 +180,15 @@ class _Timer:
         return {
             "bundle": configuration.path,
             "threads": configuration.threads,
+            "engine": self.engine,
             "together": batch,
             "requests": [asdict(request) for request in asked],
         }
 
     def _result(self, configuration: _Configuration, samples: Sequence[tuple[float, dict[str, float]]]) -> Result:
         times = [ms for ms, _ in samples]
+        if isinstance(configuration.serving, PeerServing):
+            return self._peer_result(configuration, configuration.serving, times)
         phases = {name: float(np.mean([p[name] for _, p in samples])) for name in samples[0][1]}
         if self.workload == "load":
             memory = int(phases.pop("peak_rss_bytes"))
@@ -197,6 +216,22 @@ class _Timer:
             samples_ms=[round(ms, 4) for ms in times],
         )
 
+    def _peer_result(self, configuration: _Configuration, peer: PeerServing, times: list[float]) -> Result:
+        return Result(
+            workload=self.workload,
+            bundle=configuration.name,
+            threads=configuration.threads,
+            users=1,
+            tokens=round(float(np.mean(peer.tokens[-len(times) :])), 1),
+            ms=summary(times),
+            per_second=round(1e3 * len(times) / sum(times), 2),
+            phases={},
+            peak_rss_bytes=peer.peak_rss_bytes(),
+            artifact_bytes=configuration.facts["bytes"],
+            accuracy=configuration.accuracy[self.workload],
+            samples_ms=[round(ms, 4) for ms in times],
+        )
+
 
 def _check(bundles: Sequence[Path], plan: Plan) -> None:
     if not bundles:
@@ -215,11 +250,11 @@ def _batch_size(asked: int, available: int) -> int:
 
 
 @contextmanager
-def _opened(bundles: Sequence[Path], threads: Sequence[int], load: Load) -> Iterator[list[_Configuration]]:
+def _opened(bundles: Sequence[Path], plan: Plan, load: Load, console: Console) -> Iterator[list[_Configuration]]:
     with ExitStack() as stack:
         made: list[_Configuration] = []
         for path in dict.fromkeys(bundles):
-            for count in dict.fromkeys(threads):
+            for count in dict.fromkeys(plan.threads):
                 serving = load(str(path), count)
                 stack.callback(serving.close)
                 bundle = serving.bundle
@@ -229,6 +264,12 @@ def _opened(bundles: Sequence[Path], threads: Sequence[int], load: Load) -> Iter
                 if any(c.name == name and c.path != str(path) for c in made):
                     name = str(path)
                 made.append(_Configuration(str(path), name, count, serving, facts_of(bundle)))
+        for name in plan.peers:
+            console.say(f"  {name}: {PEERS[name]}")
+            counts = list(dict.fromkeys([1, cores_allowed()]))
+            peer = PeerServing(name, made[0].serving.bundle, plan.base, counts)
+            stack.callback(peer.close)
+            made.append(_Configuration("", name, peer.threads, peer, {"bytes": peer.bytes, "peer": PEERS[name]}))
         yield made
 
 
@@ -238,6 +279,9 @@ def _measure_accuracy(configurations: Sequence[_Configuration], requests: Reques
 
     measured: dict[str, dict[str, dict[str, Any]]] = {}
     for c in configurations:
+        if isinstance(c.serving, PeerServing):
+            c.accuracy = _peer_accuracy(c.serving, requests, console)
+            continue
         if c.path not in measured:
             ranks = rank_all(c.serving.scores, requests.split, requests.candidates, console=console, label="accuracy")
             among = f"m{requests.candidates.items.shape[1]}"
@@ -255,6 +299,42 @@ def _measure_accuracy(configurations: Sequence[_Configuration], requests: Reques
                 )
             }
         c.accuracy = measured[c.path]
+
+
+def _roofline(configurations: Sequence[_Configuration], requests: Requests, threads: int) -> dict[str, Any]:
+    from delrec_lite.bench.roofline import measure, work_of
+
+    ceilings = measure(threads)
+    tokens = float(np.mean([requests.tokens(n) for n in range(len(requests))]))
+    found = {}
+    for c in configurations:
+        if not isinstance(c.serving, PeerServing) and (work := work_of(c.serving.bundle, tokens)):
+            found[c.name] = {"work": asdict(work), "floor_ms": round(work.floor_ms(ceilings), 3)}
+    return {"ceilings": asdict(ceilings), "bundles": found}
+
+
+def _peer_accuracy(peer: PeerServing, requests: Requests, console: Console) -> dict[str, dict[str, Any]]:
+    """From the titles that a peer answers with; a target that is not among them is never found."""
+    from delrec_lite.evaluation.metrics import per_user
+
+    never = 10**6
+    found = {}
+    for workload in PEER_WORKLOADS:
+        ranks = []
+        with console.progress(f"accuracy, {workload}", len(requests)) as tick:
+            for n in range(len(requests)):
+                request = requests.of(workload, n)
+                answer = peer.recommend(request.history, K, request.candidates).items
+                target = requests.titles[requests.split.targets[n]]
+                ranks.append(answer.index(target) + 1 if target in answer else never)
+                tick(1, peer.name)
+        values = np.array(ranks)
+        found[workload] = {
+            "protocol": "full" if workload == "cold" else f"m{requests.candidates.items.shape[1]}",
+            "requests": len(values),
+            **{m: round(float(per_user(values, m).mean()), 4) for m in ("HR@1", "NDCG@10")},
+        }
+    return found
 
 
 def facts_of(bundle: Any) -> dict[str, Any]:

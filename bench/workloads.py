@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -182,7 +183,8 @@ def main() -> None:
     from delrec_lite.runtime.recommender import Recommender
 
     imported = (time.perf_counter() - start) * 1e3
-    facts = work(job, Recommender.load, lambda: print("answered", flush=True))
+    engine = job.get("engine", "auto")
+    facts = work(job, partial(Recommender.load, engine=engine), lambda: print("answered", flush=True))
     print(json.dumps({"import": imported, **facts}), flush=True)
 
 

@@ -341,7 +341,7 @@ def test_a_real_bundle_from_the_command_line(tiny_bundle, tmp_path):
     data = json.loads(done.stdout)
     assert data == json.loads(out.read_text())
     by_name = {r["workload"]: r for r in data["results"]}
-    assert set(by_name) == {"cold", "rerank", "batch", "load"}
+    assert set(by_name) == {"cold", "rerank", "step", "batch", "load"}
     assert set(by_name["cold"]["phases"]) == {"match", "encode", "prefill", "sort"}
     assert by_name["load"]["ms"]["p50"] > by_name["cold"]["ms"]["p50"]
     assert all(20e6 < r["peak_rss_bytes"] < 4e9 for r in data["results"])

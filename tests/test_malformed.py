@@ -137,6 +137,8 @@ def test_a_link_is_not_followed(bundle, tmp_path):
     outside = tmp_path / "outside.json"
     (copy / "catalog.json").rename(outside)
     (copy / "catalog.json").symlink_to(outside)
-    assert sha256_of(copy / "catalog.json") == json.loads((copy / MANIFEST).read_text())["files"]["catalog.json"]["sha256"]
+    assert (
+        sha256_of(copy / "catalog.json") == json.loads((copy / MANIFEST).read_text())["files"]["catalog.json"]["sha256"]
+    )
     with pytest.raises(BundleError, match="is missing"):
         Bundle.open(copy)

@@ -20,8 +20,17 @@ class Workload(StrEnum):
 
     cold = "cold"
     rerank = "rerank"
+    step = "step"
     batch = "batch"
     load = "load"
+
+
+class Engine(StrEnum):
+    """What evaluates a bundle."""
+
+    auto = "auto"
+    gguf = "gguf"
+    onnx = "onnx"
 
 
 class Output(StrEnum):
@@ -30,6 +39,7 @@ class Output(StrEnum):
     md = "md"
     json = "json"
     csv = "csv"
+    html = "html"
 
 
 def bench(
@@ -40,6 +50,14 @@ def bench(
     threads: Annotated[str, typer.Option(help="Thread counts, such as 1,2; default: the cores allowed.")] = "",
     repeats: Annotated[int, typer.Option("--repeats", "-r", help="Timed samples of each.")] = 20,
     users: Annotated[int, typer.Option(min=0, help="Users in a batch; 0: 64, or all if fewer.")] = 0,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="The same requests through what people would use instead, in turn.")
+    ] = False,
+    roofline: Annotated[
+        bool,
+        typer.Option("--roofline", help="Measure this machine's ceilings, and how far cold requests are from them."),
+    ] = False,
+    engine: Annotated[Engine, typer.Option(help="gguf or onnx; default: what the bundle holds.")] = Engine.auto,
     dataset: Annotated[
         Path | None, typer.Option(help="Prepared data set whose test users ask; default: the bundle's requests.")
     ] = None,
@@ -68,14 +86,60 @@ def bench(
 
     if out is not None:
         _must_be_writable(out.parent)  # before minutes of timing, not after
-    plan = Plan([w.value for w in workload or Workload], _threads(threads), repeats, users)
+    chosen, base = _peers(bundles or [], console) if peers else ((), {})
+    workloads = [w.value for w in workload or Workload]
+    plan = Plan(workloads, _threads(threads), repeats, users, chosen, base, roofline, engine.value)
     found = run(bundles or [], plan, dataset, console)
     if out is not None:
         report.write_report(found, out)
     if output is Output.json:
         console.result(found.dump())
+    elif output is Output.html:
+        from delrec_lite.bench.page import as_html
+
+        console.result(as_html(found))
     else:
         console.result(report.as_csv(found) if output is Output.csv else report.as_markdown(found))
+
+
+def _peers(bundles: list[Path], console: Console) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The peers that can be asked here, and where their base model lies; says what is left out and why."""
+    from importlib.util import find_spec
+
+    from delrec_lite.bench.peers import PEERS
+    from delrec_lite.errors import UsageError
+    from delrec_lite.hub.cache import cache_folder
+    from delrec_lite.runtime.bundle import Bundle
+    from delrec_lite.runtime.retriever import Retriever
+
+    if not bundles:
+        raise UsageError("no bundle to time", "give one or more bundle folders")
+    bundle = Bundle.open(bundles[0])
+    name, base = bundle.manifest["model"].get("base", ""), {}
+    if (folder := cache_folder() / f"{name}-bf16").is_dir():
+        base["folder"] = str(folder)
+    if ggufs := sorted((cache_folder() / "models" / name).glob("*.gguf")):
+        base["gguf"] = str(ggufs[0])
+    lacks = {
+        "transformers": "torch is not installed" if not find_spec("torch") else "",
+        "llama-cpp-python": "llama-cpp-python is not installed" if not find_spec("llama_cpp") else "",
+        "teacher": "" if Retriever.held(bundle) and find_spec("onnxruntime") else "no retriever.onnx or onnxruntime",
+    }
+    if "folder" not in base:
+        lacks["transformers"] = f"{name} is not unpacked in the cache: delrec-lite train does that"
+    chosen = []
+    for peer in PEERS:
+        why = next(reason for start, reason in lacks.items() if peer.startswith(start))
+        if peer == "llama-cpp-python, base" and "gguf" not in base:
+            why = f"no GGUF file of {name} in the cache"
+        if peer == "llama-cpp-python, bundle" and not bundle.holds_gguf:
+            why = "the bundle holds no GGUF file"
+        if why:
+            console.say(f"  {peer} is left out: {why}")
+        else:
+            chosen.append(peer)
+    console.say("  optimum's ORTModelForCausalLM is left out: it needs an export of the base model of its own")
+    return tuple(chosen), base
 
 
 def _must_be_writable(folder: Path) -> None:

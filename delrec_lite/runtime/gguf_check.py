@@ -184,7 +184,7 @@ def _tensors(header: Header, arch: str, width: int, vocabulary: int) -> None:
             raise ValueError(f"{name} is {TENSOR_TYPES[tensor.kind][0]}; vectors are F32")
         if len(tensor.shape) > 2:
             raise ValueError(f"{name} has {len(tensor.shape)} dimensions")
-    blocks = {int(found.group(1)) for name in header.tensors if (found := _BLOCK.match(name))}
+    blocks = {int(block.group(1)) for name in header.tensors if (block := _BLOCK.match(name))}
     told = header.values[f"{arch}.block_count"].value
     if blocks != set(range(told)):
         raise ValueError(f"{arch}.block_count is {told}, there are tensors of {len(blocks)} blocks")

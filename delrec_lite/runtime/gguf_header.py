@@ -33,7 +33,9 @@ _SCALARS = {
     11: struct.Struct("<q"),
     12: struct.Struct("<d"),
 }
-_ARRAYS = dict(zip(_SCALARS, ("<u1", "<i1", "<u2", "<i2", "<u4", "<i4", "<f4", "<u1", "<u8", "<i8", "<f8"), strict=True))
+_ARRAYS = dict(
+    zip(_SCALARS, ("<u1", "<i1", "<u2", "<i2", "<u4", "<i4", "<f4", "<u1", "<u8", "<i8", "<f8"), strict=True)
+)
 # Tensor types that export writes and llama.cpp evaluates: number -> (name, weights a block, bytes a block).
 TENSOR_TYPES = {
     0: ("F32", 1, 4),

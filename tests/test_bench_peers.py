@@ -1,0 +1,132 @@
+"""Peers answer the same requests as we do, floors are counted from the model file, and the page shows every row."""
+
+import re
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from delrec_lite.bench.page import as_html
+from delrec_lite.bench.peers import PeerServing, prompt
+from delrec_lite.bench.report import footnotes
+from delrec_lite.bench.roofline import Ceilings, measure, work_of
+from delrec_lite.bench.runner import Plan, bench
+from delrec_lite.errors import UsageError
+from delrec_lite.runtime.bundle import Bundle
+from delrec_lite.runtime.recommender import Recommender
+from tests.conftest import export_tiny
+from tests.tiny import dataset
+
+
+@pytest.fixture(scope="module")
+def taught(tiny_base, tmp_path_factory):
+    import torch
+
+    from delrec_lite.teachers.contract import Teacher, TeacherConfig, build
+
+    torch.manual_seed(1)
+    items = len(dataset().catalog)
+    teacher = Teacher(build(TeacherConfig.for_kind("sasrec", hidden=8, max_length=8), items), items)
+    return export_tiny(tiny_base, tmp_path_factory.mktemp("peers") / "t.delrec", teacher=teacher).path, teacher
+
+
+def asked(path, name, base=()):
+    peer = PeerServing(name, Bundle.open(path), dict(base), [1])
+    titles = peer.bundle.items.titles
+    try:
+        return [peer.recommend([titles[i] for i in (3, 1, 4)], k=5).items, peer.tokens, peer.peak_rss_bytes()]
+    finally:
+        peer.close()
+        assert peer._process.poll() == 0
+
+
+def test_the_bundles_own_gguf_answers_as_our_runtime_does(taught):
+    items, tokens, memory = asked(taught[0], "llama-cpp-python, bundle")
+    with Recommender.load(taught[0], threads=1) as recommender:
+        scores = recommender.scores([[3, 1, 4]])[0]
+    assert items == [recommender.bundle.items.titles[i] for i in np.argsort(-scores)[:5]]
+    assert tokens == [len(recommender.bundle.prompt.prefix) + 3]
+    assert memory > 10e6
+
+
+def test_the_teacher_is_the_floor(taught):
+    path, teacher = taught
+    items, tokens, _ = asked(path, "teacher, ONNX")
+    scores = teacher.scores([np.array([3, 1, 4])])[0]
+    assert items == [dataset().catalog.titles[i] for i in np.argsort(-scores)[:5]]
+    assert tokens == [3]
+
+
+@pytest.mark.parametrize("name", ["transformers fp32", "transformers generate"])
+def test_transformers_rank_candidates_with_the_papers_prompt(taught, tiny_base, name):
+    peer = PeerServing(name, Bundle.open(taught[0]), {"folder": str(tiny_base)}, [1])
+    titles = peer.bundle.items.titles
+    try:
+        ranked = peer.recommend(titles[:3], candidates=titles[5:9]).items
+    finally:
+        peer.close()
+    assert set(ranked) == set(titles[5:9])
+    assert peer.tokens[0] > len(titles[:3]) * 2
+
+
+def test_the_prompt_holds_history_and_candidates_in_order():
+    text = prompt(["A", "B"], ["C"])
+    assert text.index("A, B") < text.index("Candidates for the next one: C")
+    assert "Candidates" not in prompt(["A"], None)
+
+
+def test_a_peer_without_its_files_says_what_is_missing(taught):
+    with pytest.raises(UsageError, match="base model is not in the cache"):
+        PeerServing("transformers bf16", Bundle.open(taught[0]), {}, [1])
+    with pytest.raises(UsageError, match="no peer is called"):
+        PeerServing("abacus", Bundle.open(taught[0]), {}, [1])
+
+
+@pytest.fixture(scope="module")
+def report(taught):
+    plan = Plan(["cold", "rerank"], [1], 3, peers=["teacher, ONNX"], roofline=True)
+    return bench([taught[0]], plan)
+
+
+def test_peers_stand_in_the_report_with_their_accuracy(report, taught):
+    names = [(r.workload, r.bundle) for r in report.results]
+    assert names == [
+        ("cold", "tiny f16"),
+        ("cold", "teacher, ONNX"),
+        ("rerank", "tiny f16"),
+        ("rerank", "teacher, ONNX"),
+    ]
+    for r in report.results:
+        assert len(r.samples_ms) == 3
+        assert 0 <= r.accuracy["HR@1"] <= r.accuracy["NDCG@10"] <= 1
+    assert report.results[0].accuracy["requests"] == report.results[1].accuracy["requests"]
+    assert any("the floor" in line for line in footnotes(report))
+
+
+def test_the_floor_is_counted_from_the_model_file(taught):
+    work = work_of(Bundle.open(taught[0]), 20)
+    held = Bundle.open(taught[0]).model_path.stat().st_size
+    assert 0 < work.gb * 1e9 < held
+    assert work_of(Bundle.open(taught[0]), 40).gop == pytest.approx(2 * work.gop, rel=0.3)
+    slow = Ceilings(1, read_gb_s=1.0, fp32_gop_s=1.0, int8_gop_s=None)
+    assert work.floor_ms(slow) == pytest.approx(1e3 * max(work.gop, work.gb))
+    assert work.floor_ms(replace(slow, int8_gop_s=1e9, read_gb_s=1e9)) < 1e-3
+
+
+def test_ceilings_are_measured_and_told(report):
+    ceilings = measure(1)
+    assert ceilings.read_gb_s > 0.1
+    assert ceilings.fp32_gop_s > 0.1
+    assert any("Ceilings of 1 threads" in line for line in footnotes(report))
+    assert any("times that" in line for line in footnotes(report))
+
+
+def test_the_page_shows_every_row_and_loads_nothing(report):
+    page = as_html(report)
+    assert page.count("teacher, ONNX") >= 4
+    assert not re.search(r'(src|href)="', page)
+    for picture in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
+        ElementTree.fromstring(picture)
+    first = ElementTree.fromstring(re.findall(r"<svg.*?</svg>", page, re.DOTALL)[0])
+    assert len(first.findall("circle")) == sum(len(r.samples_ms) for r in report.results if r.workload == "cold")
