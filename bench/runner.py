@@ -26,6 +26,8 @@ WARM_UP = 2
 # Enough for the memory of a workload to reach its peak.
 PROBE_REQUESTS = 3
 PEER_WORKLOADS = ("cold", "rerank")
+# Requests over which a peer's accuracy is taken: the slow ones need a second each.
+PEER_REQUESTS = 32
 
 Load = Callable[[str, int], Serving]
 Probe = Callable[[dict[str, Any]], dict[str, float]]
@@ -321,8 +323,9 @@ def _peer_accuracy(peer: PeerServing, requests: Requests, console: Console) -> d
     found = {}
     for workload in PEER_WORKLOADS:
         ranks = []
-        with console.progress(f"accuracy, {workload}", len(requests)) as tick:
-            for n in range(len(requests)):
+        count = min(PEER_REQUESTS, len(requests))
+        with console.progress(f"accuracy, {workload}", count) as tick:
+            for n in range(count):
                 request = requests.of(workload, n)
                 answer = peer.recommend(request.history, K, request.candidates).items
                 target = requests.titles[requests.split.targets[n]]

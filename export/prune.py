@@ -15,7 +15,7 @@ from delrec_lite.prompts.tokenizer import open_tokenizer
 from delrec_lite.prompts.vocabulary import Vocabulary
 
 # The tokenizer's first merges are its commonest words: kept so that a title it has never met is not spelt by letters.
-COMMON = 4096
+COMMON = 2048
 
 
 @dataclass(frozen=True)
