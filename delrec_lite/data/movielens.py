@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from delrec_lite.data.readers import Columns, Interactions, add_title, read_interactions, read_rows
+from delrec_lite.data.badrows import BadRows
+from delrec_lite.data.readers import Columns, Interactions, read_interactions, titles_of
+from delrec_lite.data.tables import Table, read_table
 from delrec_lite.data.titles import readable_title
 from delrec_lite.errors import DataError
 
@@ -28,15 +30,15 @@ def read_movielens(folder: Path) -> tuple[Interactions, dict[str, str]]:
 
 
 def _grouplens_titles(path: Path) -> dict[str, str]:
-    titles: dict[str, str] = {}
-    rows = read_rows(path, ("item_id", "title", "release"), _ITEM, delimiter="|", encoding="latin-1")
-    for row, (item, title, release) in rows:
-        add_title(titles, item, readable_title(title, release[-4:]), path, row)
-    return titles
+    table = read_table(path, ("item_id", "title", "release"), _ITEM, delimiter="|", encoding="latin-1")
+    return _titles(table, table.texts("title"), [release[-4:] for release in table.texts("release")])
 
 
 def _recbole_titles(path: Path) -> dict[str, str]:
-    titles: dict[str, str] = {}
-    for row, (item, title, year) in read_rows(path, ("item_id", "movie_title", "release_year")):
-        add_title(titles, item, readable_title(_UNKNOWN.get(title, title), year), path, row)
-    return titles
+    table = read_table(path, ("item_id", "movie_title", "release_year"))
+    return _titles(table, [_UNKNOWN.get(t, t) for t in table.texts("movie_title")], table.texts("release_year"))
+
+
+def _titles(table: Table, titles: list[str], years: list[str]) -> dict[str, str]:
+    readable = [readable_title(title, year) for title, year in zip(titles, years, strict=True)]
+    return titles_of(table, table.texts("item_id"), readable, BadRows())

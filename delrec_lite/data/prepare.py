@@ -1,6 +1,6 @@
 """`prepare`: a log and item titles to sequences, splits and candidate sets, once per data set."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ from delrec_lite.console import QUIET, Console
 from delrec_lite.data.candidates import SPLITS, sample_candidates
 from delrec_lite.data.movielens import read_movielens
 from delrec_lite.data.readers import Interactions
-from delrec_lite.data.store import Settings, make_dataset, save_dataset
+from delrec_lite.data.store import Settings, SplitRule, make_dataset, save_dataset
 from delrec_lite.data.titles import unique_titles
 from delrec_lite.data.types import Catalog, Dataset
 from delrec_lite.errors import DataError, UsageError
@@ -27,6 +27,7 @@ def prepare(
     m: int = 15,
     seed: int = 2024,
     console: Console = QUIET,
+    split: SplitRule = "leave-one-out",
 ) -> Dataset:
     """Prepare a pulled data set.
 
@@ -38,13 +39,14 @@ def prepare(
         m: Candidates per user.
         seed: Of the candidate sets.
         console: Shows what came out.
+        split: See ``Settings``.
 
     Raises:
         DataError: Rows that do not read, or nothing left after the k-core.
         StorageError: ``out`` cannot be written.
     """
     interactions, titles = read_movielens(source)
-    return prepare_tables(name, interactions, titles, out, Settings(k_core, m, seed), console)
+    return prepare_tables(name, interactions, titles, out, Settings(k_core, m, seed, split), console)
 
 
 def prepare_tables(
@@ -61,7 +63,7 @@ def prepare_tables(
             f"k-core {settings.k_core} with {settings.m} candidates cannot be meant",
             "k-core must be at least 1, candidates at least 2",
         )
-    dataset = build_dataset(name, interactions, titles, settings.k_core)
+    dataset = build_dataset(name, interactions, titles, settings.k_core, settings.split)
     candidates = {split: sample_candidates(dataset, split, settings.m, settings.seed) for split in SPLITS}
     save_dataset(dataset, candidates, settings, out)
     kept = sum(len(s) for s in dataset.sequences)
@@ -72,13 +74,22 @@ def prepare_tables(
     return dataset
 
 
-def build_dataset(name: str, interactions: Interactions, titles: Mapping[str, str], k_core: int) -> Dataset:
+def build_dataset(
+    name: str,
+    interactions: Interactions,
+    titles: Mapping[str, str],
+    k_core: int,
+    split: SplitRule = "leave-one-out",
+) -> Dataset:
     """Filter, order by time (ties by the order of the file) and number densely.
 
     Users and items are numbered in the order of their ids, numbers as numbers.
+
+    Raises:
+        DataError: Nothing is left, an item has no title, or a part of the split is empty.
     """
-    user_ids, users = _number(interactions.users)
-    item_ids, items = _number(interactions.items)
+    user_ids, users = _number(interactions.user_ids, interactions.users)
+    item_ids, items = _number(interactions.item_ids, interactions.items)
     kept = k_core_rows(users, items, k_core)
     if not kept.any():
         raise DataError(f"nothing is left of {name} after the {k_core}-core", "lower --k-core")
@@ -87,14 +98,43 @@ def build_dataset(name: str, interactions: Interactions, titles: Mapping[str, st
     left_users, lengths = np.unique(users[rows], return_counts=True)
     left_items, dense = np.unique(items[rows], return_inverse=True)
     sequences = np.split(dense.astype(np.int64), np.cumsum(lengths)[:-1])
+    times = np.split(interactions.times[rows], np.cumsum(lengths)[:-1])
+    cuts = None if split == "leave-one-out" else _cuts_by_time(times)
     ids = tuple(item_ids[i] for i in left_items)
     untitled = next((i for i in ids if i not in titles), None)
     if untitled is not None:
         raise DataError(f"item {untitled!r} of {name} has interactions but no title", "add it to the item list")
     # Counted without validation and test items, so that not even a title's number tells of them.
-    counts = np.bincount(np.concatenate([s[:-2] for s in sequences]), minlength=len(ids))
-    catalog = Catalog(ids, unique_titles([titles[i] for i in ids], counts.tolist()))
-    return make_dataset(name, catalog, [user_ids[u] for u in left_users], sequences)
+    plain = Dataset(name, Catalog(ids, ids), (), tuple(sequences), "", cuts)
+    empty = next((part for part in SPLITS if not len(plain.questions(part))), None)
+    if empty is not None or not any(len(s) > 1 for s in plain.train()):
+        raise DataError(f"{name} leaves no {empty or 'train'} part when split by time", "are the times right?")
+    catalog = Catalog(ids, unique_titles([titles[i] for i in ids], plain.popularity().tolist()))
+    return make_dataset(name, catalog, [user_ids[u] for u in left_users], sequences, cuts)
+
+
+def _cuts_by_time(times: Sequence[npt.NDArray[np.float64]]) -> npt.NDArray[np.int64]:
+    """How many interactions of each user lie in the first 8, and in the first 9 tenths of all (DELRec, section 5.1).
+
+    Interactions of one moment stay together, so that nothing is learned that happened when a question was asked.
+    """
+    every = np.sort(np.concatenate(times))
+    moments = every[[int(0.8 * len(every)), int(0.9 * len(every))]]
+    return np.array([np.searchsorted(of_one, moments) for of_one in times], dtype=np.int64)
+
+
+def drop_untitled(interactions: Interactions, titles: Mapping[str, str], path: Path, bad: BadRows) -> Interactions:
+    """The interactions with items that have a title; the others go to ``bad``, which must drop.
+
+    Raises:
+        DataError: None is left.
+    """
+    untitled = np.array([item not in titles for item in interactions.item_ids], dtype=bool)[interactions.items]
+    if untitled.all():
+        raise DataError(f"no item of {path} is in the item list", "are both files' item columns the same ids?")
+    found = [(f"item {interactions.item_ids[i]!r} has no title", n) for n, i in enumerate(interactions.items) if untitled[n]]
+    bad.bring(path, int(untitled.sum()), found)
+    return interactions.take(~untitled)
 
 
 def k_core_rows(users: npt.NDArray[np.int64], items: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.bool_]:
@@ -115,8 +155,13 @@ def k_core_rows(users: npt.NDArray[np.int64], items: npt.NDArray[np.int64], k: i
         kept = still
 
 
-def _number(ids: tuple[str, ...]) -> tuple[list[str], npt.NDArray[np.int64]]:
+def _number(ids: Sequence[str], rows: npt.NDArray[np.int64]) -> tuple[list[str], npt.NDArray[np.int64]]:
     """Distinct ids in order, and each row's index into them."""
-    distinct = sorted(set(ids), key=lambda i: (not i.isdecimal(), int(i) if i.isdecimal() else 0, i))
-    index = {i: n for n, i in enumerate(distinct)}
-    return distinct, np.array([index[i] for i in ids], dtype=np.int64)
+    order = sorted(range(len(ids)), key=lambda n: (not ids[n].isdecimal(), _value(ids[n]), ids[n]))
+    place = np.empty(len(ids), dtype=np.int64)
+    place[order] = np.arange(len(ids))
+    return [ids[n] for n in order], place[rows]
+
+
+def _value(text: str) -> int:
+    return int(text) if text.isdecimal() and len(text) < 100 else 0

@@ -1,14 +1,17 @@
-"""Interaction logs and item lists from delimited text: CSV, TSV, RecBole atomic files, MovieLens-100K."""
+"""Interaction logs and item lists of one's own: which column means what, and what a row must hold."""
 
-import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from delrec_lite.data.badrows import SHOWN, BadRows
+from delrec_lite.data.tables import Table, arrow, as_text, read_table
+from delrec_lite.data.types import Ints
 from delrec_lite.errors import DataError, UsageError
 
 
@@ -19,7 +22,7 @@ class Columns:
     Attributes:
         user: User id.
         item: Item id, in the log and in the item list.
-        time: Number that orders a user's interactions: a Unix time, or a counter.
+        time: What orders a user's interactions: a Unix time, a counter, or a date and time as ISO 8601 writes it.
         title: Item title, in the item list.
     """
 
@@ -34,14 +37,29 @@ class Interactions:
     """A log, one entry per row, in the order of the file.
 
     Attributes:
-        users: User ids.
-        items: Item ids.
-        times: What orders them, float64 of shape ``[rows]``.
+        user_ids: Distinct ids of users.
+        item_ids: Distinct ids of items.
+        users: Index into ``user_ids`` of each row, int64 ``[rows]``.
+        items: Index into ``item_ids`` of each row, int64 ``[rows]``.
+        times: What orders them, float64 ``[rows]``; dates as seconds since 1970.
     """
 
-    users: tuple[str, ...]
-    items: tuple[str, ...]
+    user_ids: tuple[str, ...]
+    item_ids: tuple[str, ...]
+    users: Ints
+    items: Ints
     times: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, users: Sequence[str], items: Sequence[str], times: Any) -> "Interactions":
+        """From one id, one id and one number per row."""
+        user_ids, user_rows = np.unique(np.array(users, dtype=object), return_inverse=True)
+        item_ids, item_rows = np.unique(np.array(items, dtype=object), return_inverse=True)
+        return cls(tuple(user_ids), tuple(item_ids), user_rows, item_rows, np.asarray(times, dtype=np.float64))
+
+    def take(self, rows: npt.NDArray[np.bool_]) -> "Interactions":
+        """Some of the rows."""
+        return Interactions(self.user_ids, self.item_ids, self.users[rows], self.items[rows], self.times[rows])
 
 
 def parse_columns(text: str) -> Columns:
@@ -60,88 +78,110 @@ def parse_columns(text: str) -> Columns:
     return Columns(**{key.strip(): value.strip() for key, _, value in pairs})
 
 
-def read_interactions(path: Path, columns: Columns = Columns(), names: Sequence[str] = ()) -> Interactions:
+def read_interactions(
+    path: Path, columns: Columns = Columns(), names: Sequence[str] = (), bad: BadRows | None = None
+) -> Interactions:
     """Read a log.
 
     Args:
-        path: Comma separated if it ends in ``.csv``, else by tabs.
+        path: CSV, TSV, a RecBole ``.inter`` file, or Parquet.
         columns: Which column is which.
         names: Column names, for a file without a header.
+        bad: Takes malformed rows: a wrong number of fields, an empty id, a time that is no number and no date.
+            Default: they are refused.
 
     Raises:
-        DataError: No such file or column, an empty id, a time that is no number; names file, row and column.
+        DataError: No such file or column, no rows, or malformed ones that are refused; names file and rows.
     """
-    users, items, times = [], [], []
-    for row, (user, item, time) in read_rows(path, (columns.user, columns.item, columns.time), names):
-        try:
-            moment = float(time)
-        except ValueError:
-            moment = float("nan")
-        if not np.isfinite(moment):
-            raise DataError(
-                f"{path}, row {row}: {columns.time} is {time!r}, not a number", "use Unix time, or a counter"
-            )
-        if not user or not item:
-            raise DataError(
-                f"{path}, row {row}: {columns.item if user else columns.user} is empty", "mend or remove it"
-            )
-        users.append(user)
-        items.append(item)
-        times.append(moment)
-    if not users:
+    bad = bad or BadRows()
+    table = read_table(path, (columns.user, columns.item, columns.time), names)
+    users, user_ids = _coded(table.columns[columns.user])
+    items, item_ids = _coded(table.columns[columns.item])
+    times = _moments(table.columns[columns.time])
+    no_user, no_item = _empty(user_ids)[users], _empty(item_ids)[items]
+    wrong = no_user | no_item | ~np.isfinite(times)
+    found = list(table.found)
+    for record in np.flatnonzero(wrong)[:SHOWN]:
+        value = as_text(table.columns[columns.time].slice(record, 1))[0].as_py()
+        reason = f"{columns.time} is {value!r}, neither a number nor a date"
+        if no_user[record] or no_item[record]:
+            reason = f"{columns.user if no_user[record] else columns.item} is empty"
+        found.append((table.row(int(record)), reason))
+    bad.bring(path, len(table.found) + int(wrong.sum()), found)
+    if wrong.all():
         raise DataError(f"{path} holds no interactions", "check that it is the right file")
-    return Interactions(tuple(users), tuple(items), np.array(times))
+    return Interactions(user_ids, item_ids, users, items, times).take(~wrong)
 
 
-def read_titles(path: Path, columns: Columns = Columns()) -> dict[str, str]:
-    """Title of each item id, from an item list with a header; the layout is that of ``read_interactions``.
+def read_titles(path: Path, columns: Columns = Columns(), bad: BadRows | None = None) -> dict[str, str]:
+    """Title of each item id, from an item list with a header; the layouts are those of ``read_interactions``.
+
+    Args:
+        path: The item list.
+        columns: Which column is which.
+        bad: Takes malformed rows: a wrong number of fields, an empty id or title, an id with a second title.
 
     Raises:
-        DataError: No such file or column, an empty title, an id listed twice with different titles.
+        DataError: No such file or column, or malformed rows that are refused.
     """
-    titles: dict[str, str] = {}
-    for row, (item, title) in read_rows(path, (columns.item, columns.title)):
-        add_title(titles, item, " ".join(title.split()), path, row)
-    return titles
+    table = read_table(path, (columns.item, columns.title))
+    titles = [" ".join(title.split()) for title in table.texts(columns.title)]
+    return titles_of(table, table.texts(columns.item), titles, bad or BadRows())
 
 
-def add_title(titles: dict[str, str], item: str, title: str, path: Path, row: int) -> None:
-    """Put one row of an item list into ``titles``, or say what is wrong with it."""
-    if not title:
-        raise DataError(f"{path}, row {row}: item {item!r} has an empty title", "give it one; the LLM reads titles")
-    if titles.setdefault(item, title) != title:
-        raise DataError(f"{path}, row {row}: item {item!r} has a second title {title!r}", "keep one row per item")
+def titles_of(table: Table, items: Sequence[str], titles: Sequence[str], bad: BadRows) -> dict[str, str]:
+    """Put the rows of an item list together; what is wrong with one goes to ``bad``."""
+    known: dict[str, str] = {}
+    found = list(table.found)
+    for record, (item, title) in enumerate(zip(items, titles, strict=True)):
+        reason = ""
+        if not item:
+            reason = "the item id is empty"
+        elif not title:
+            reason = f"item {item!r} has an empty title, and the LLM reads titles"
+        elif known.setdefault(item, title) != title:
+            reason = f"item {item!r} has a second title {title!r}"
+        if reason:
+            found.append((table.row(record), reason))
+    bad.bring(table.path, len(found), found)
+    return known
 
 
-def read_rows(
-    path: Path,
-    wanted: Sequence[str],
-    names: Sequence[str] = (),
-    delimiter: str = "",
-    encoding: str = "utf-8-sig",
-) -> Iterator[tuple[int, list[str]]]:
-    """Yield row numbers (the first line of the file is 1) and the wanted columns of each row.
+def _coded(column: Any) -> tuple[Ints, tuple[str, ...]]:
+    """A column of ids as indices into its distinct values."""
+    coded = as_text(column).dictionary_encode().unify_dictionaries().combine_chunks()
+    if isinstance(coded, arrow().ChunkedArray):  # no chunk at all
+        return np.empty(0, np.int64), ()
+    return coded.indices.to_numpy(zero_copy_only=False).astype(np.int64), tuple(coded.dictionary.to_pylist())
 
-    A RecBole header (``user_id:token``) is read as the names before the colons. Only CSV knows quotes.
-    """
-    delimiter = delimiter or ("," if path.suffix == ".csv" else "\t")
-    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
+
+def _empty(ids: Sequence[str]) -> npt.NDArray[np.bool_]:
+    return np.array([not i for i in ids], dtype=bool)
+
+
+def _moments(column: Any) -> npt.NDArray[np.float64]:
+    """A column of times as numbers; nan where it holds neither a number nor a date."""
+    pa = arrow()
+    if pa.types.is_temporal(column.type):
+        column = pa.compute.divide(column.cast(pa.timestamp("us")).cast(pa.int64()).cast(pa.float64()), 1e6)
     try:
-        with path.open(encoding=encoding, newline="") as file:
-            rows = csv.reader(file, delimiter=delimiter, quoting=quoting)
-            header = list(names) or [cell.split(":")[0].strip() for cell in next(rows, [])]
-            missing = [name for name in wanted if name not in header]
-            if missing:
-                raise DataError(f"{path} has no column {missing[0]!r}", f"it has: {', '.join(header)}")
-            places = [header.index(name) for name in wanted]
-            for cells in rows:
-                if not cells:
-                    continue
-                if len(cells) <= max(places) or len(cells) != len(header):
-                    found = f"{len(cells)} fields instead of {len(header)}"
-                    raise DataError(f"{path}, row {rows.line_num}: {found}", "the row is cut or has a stray delimiter")
-                yield rows.line_num, [cells[place].strip() for place in places]
-    except FileNotFoundError as error:
-        raise DataError(f"no file at {path}", "check the path") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} is not {encoding.removesuffix('-sig')} text: {error}", "save it as UTF-8") from error
+        moments = column.cast(pa.float64())
+    except pa.ArrowInvalid:
+        coded = column.dictionary_encode().unify_dictionaries().combine_chunks()
+        of_each = np.array([_moment(text) for text in coded.dictionary.to_pylist()] or [np.nan])
+        places = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+        return np.where(places < 0, np.nan, of_each[places])
+    filled: npt.NDArray[np.float64] = moments.fill_null(float("nan")).to_numpy()
+    return filled
+
+
+def _moment(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return float("nan")
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -1,7 +1,7 @@
 """A prepared data set as a folder: sequences, catalogue, candidate sets; JSON and npz, never pickle.
 
 ``dataset.json`` (counts, settings, fingerprint), ``catalog.json`` (ids, titles), ``users.json`` (ids),
-``sequences.npz`` (``items`` end to end, ``lengths`` per user), ``candidates-valid.json`` and ``-test.json``.
+``sequences.npz`` (``items`` end to end, ``lengths`` per user, ``cuts`` of a split by time), ``candidates-valid.json`` and ``-test.json``.
 """
 
 import hashlib
@@ -14,13 +14,14 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from delrec_lite.data.types import CandidateSets, Catalog, Dataset, Ints
 from delrec_lite.errors import DataError, StorageError
 
+SplitRule = Literal["leave-one-out", "chronological"]
 SCHEMA = 1
 _AGAIN = "prepare the data set again"
 
@@ -33,20 +34,26 @@ class Settings:
         k_core: Least interactions per user and per item.
         m: Candidates per user.
         seed: Of the candidate sets.
+        split: ``leave-one-out``, or ``chronological``: 8:1:1 by time, the same two moments for all users.
     """
 
     k_core: int
     m: int
     seed: int
+    split: SplitRule = "leave-one-out"
 
 
-def make_dataset(name: str, catalog: Catalog, user_ids: Sequence[str], sequences: Sequence[Ints]) -> Dataset:
-    """A data set with its fingerprint: sha256 over name, catalogue, user ids and sequences."""
+def make_dataset(
+    name: str, catalog: Catalog, user_ids: Sequence[str], sequences: Sequence[Ints], cuts: Ints | None = None
+) -> Dataset:
+    """A data set with its fingerprint: sha256 over name, catalogue, user ids, sequences and cuts."""
     digest = hashlib.sha256(json.dumps([name, catalog.ids, catalog.titles, list(user_ids)]).encode())
     for sequence in sequences:
         digest.update(np.int64(len(sequence)).astype("<i8").tobytes())
         digest.update(sequence.astype("<i8").tobytes())
-    return Dataset(name, catalog, tuple(user_ids), tuple(sequences), digest.hexdigest())
+    if cuts is not None:
+        digest.update(cuts.astype("<i8").tobytes())
+    return Dataset(name, catalog, tuple(user_ids), tuple(sequences), digest.hexdigest(), cuts)
 
 
 def save_dataset(dataset: Dataset, candidates: Mapping[str, CandidateSets], settings: Settings, folder: Path) -> None:
@@ -80,7 +87,8 @@ def save_dataset(dataset: Dataset, candidates: Mapping[str, CandidateSets], sett
 def _write(dataset: Dataset, candidates: Mapping[str, CandidateSets], settings: Settings, folder: Path) -> None:
     lengths = np.array([len(s) for s in dataset.sequences], dtype=np.int64)
     items = np.concatenate(dataset.sequences) if dataset.sequences else np.empty(0, dtype=np.int64)
-    np.savez_compressed(folder / "sequences.npz", items=items.astype(np.int32), lengths=lengths)
+    arrays = {} if dataset.cuts is None else {"cuts": dataset.cuts.astype(np.int32)}
+    np.savez_compressed(folder / "sequences.npz", items=items.astype(np.int32), lengths=lengths, **arrays)
     _dump(folder / "catalog.json", {"ids": dataset.catalog.ids, "titles": dataset.catalog.titles})
     _dump(folder / "users.json", dataset.user_ids)
     for split, sets in candidates.items():
@@ -97,6 +105,7 @@ def _write(dataset: Dataset, candidates: Mapping[str, CandidateSets], settings: 
         "users": len(dataset.user_ids),
         "items": len(dataset.catalog),
         "interactions": int(lengths.sum()),
+        "questions": {split: len(sets.items) for split, sets in candidates.items()},
         **vars(settings),
         "fingerprint": dataset.fingerprint,
     }
@@ -125,8 +134,9 @@ def load_dataset(folder: Path) -> Dataset:
         catalog = Catalog(tuple(titles["ids"]), tuple(titles["titles"]))
         with np.load(folder / "sequences.npz", allow_pickle=False) as arrays:
             items, lengths = arrays["items"].astype(np.int64), arrays["lengths"]
+            cuts = arrays["cuts"].astype(np.int64) if "cuts" in arrays else None
         sequences = np.split(items, np.cumsum(lengths)[:-1])
-        dataset = make_dataset(about["name"], catalog, users, sequences)
+        dataset = make_dataset(about["name"], catalog, users, sequences, cuts)
         intact = dataset.fingerprint == about["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{folder} does not read: {error}", _AGAIN) from error
@@ -149,7 +159,7 @@ def load_candidates(folder: Path) -> dict[str, CandidateSets]:
         try:
             sets = CandidateSets(split, np.array(data["items"], dtype=np.int64), int(data["seed"]))
             fits = data["dataset"] == about["fingerprint"] and sets.items.shape == (
-                about["users"],
+                about["questions"][split] if "questions" in about else about["users"],
                 about["m"],
             )
         except (ValueError, KeyError, TypeError) as error:

@@ -38,7 +38,10 @@ class Dataset:
         catalog: The items.
         user_ids: The data set's own user ids, one per sequence.
         sequences: Item indices per user, oldest first; each int64 of shape ``[length]``, length >= 3.
-        fingerprint: sha256 over everything above.
+        fingerprint: sha256 over everything else.
+        cuts: Where each sequence is cut, int64 ``[users, 2]``: its items before the first belong to training, those
+            before the second to validation, the rest to the test. None: leave-one-out, each user's last item is
+            the test and the one before it the validation.
     """
 
     name: str
@@ -46,32 +49,51 @@ class Dataset:
     user_ids: tuple[str, ...]
     sequences: tuple[Ints, ...]
     fingerprint: str
+    cuts: Ints | None = None
 
     def train(self) -> tuple[Ints, ...]:
-        """Leave-one-out: every sequence without its last two items."""
-        return tuple(s[:-2] for s in self.sequences)
+        """The training part of every sequence; under a split by time it may be empty."""
+        if self.cuts is None:
+            return tuple(s[:-2] for s in self.sequences)
+        return tuple(s[:cut] for s, cut in zip(self.sequences, self.cuts[:, 0], strict=True))
 
     def popularity(self) -> Ints:
         """How often each item stands in the training part: ``[items]``."""
         return np.bincount(np.concatenate(self.train()), minlength=len(self.catalog))
 
     def valid(self) -> "Split":
-        """Leave-one-out: the second-last item is the target, all before it the history."""
-        return Split("valid", tuple(s[:-2] for s in self.sequences), np.array([s[-2] for s in self.sequences]))
+        """The validation part: each of its items is a target, all that the user had before it the history."""
+        return self._split("valid")
 
     def test(self) -> "Split":
-        """Leave-one-out: the last item is the target, all before it the history."""
-        return Split("test", tuple(s[:-1] for s in self.sequences), np.array([s[-1] for s in self.sequences]))
+        """The test part, in the same way: one question per user under leave-one-out."""
+        return self._split("test")
+
+    def questions(self, split: str) -> Ints:
+        """User and place of every target of a split: int64 ``[questions, 2]``, in the order of the users."""
+        ends = np.array([len(s) for s in self.sequences], dtype=np.int64)
+        cuts = np.stack([ends - 2, ends - 1], 1) if self.cuts is None else self.cuts
+        first, last = (cuts[:, 0], cuts[:, 1]) if split == "valid" else (cuts[:, 1], ends)
+        first = np.maximum(first, 1)  # the first item of a user has no history
+        counts = np.maximum(last - first, 0)
+        users = np.repeat(np.arange(len(ends)), counts)
+        within = np.arange(len(users)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return np.stack([users, first[users] + within], 1)
+
+    def _split(self, name: str) -> "Split":
+        asked = self.questions(name).tolist()
+        targets = np.array([self.sequences[user][place] for user, place in asked], dtype=np.int64)
+        return Split(name, tuple(self.sequences[user][:place] for user, place in asked), targets)
 
 
 @dataclass(frozen=True)
 class Split:
-    """One question per user: what comes after this history?
+    """Questions: what comes after this history? Under leave-one-out there is one per user, in their order.
 
     Attributes:
         name: ``valid`` or ``test``.
-        histories: Item indices, oldest first, one array per user.
-        targets: The next item of each user, shape ``[users]``.
+        histories: Item indices, oldest first, one array per question.
+        targets: The next item of each, shape ``[questions]``.
     """
 
     name: str
@@ -82,17 +104,17 @@ class Split:
         return len(self.histories)
 
     def take(self, users: Sequence[int]) -> "Split":
-        """The same questions for some of the users only."""
+        """Some of the questions only, by their places."""
         return Split(self.name, tuple(self.histories[u] for u in users), self.targets[list(users)])
 
 
 @dataclass(frozen=True)
 class CandidateSets:
-    """The m candidates of every user of a split, the positive among them at a random place.
+    """The m candidates of every question of a split, the positive among them at a random place.
 
     Attributes:
         split: ``valid`` or ``test``.
-        items: Item indices, shape ``[users, m]``.
+        items: Item indices, shape ``[questions, m]``.
         seed: What they were sampled with.
     """
 

@@ -1,0 +1,72 @@
+"""Rows that do not read: counted, the first few kept with their reasons, then refused or dropped."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from delrec_lite.errors import DataError, UsageError
+
+Policy = Literal["refuse", "drop"]
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Malformed:
+    """The malformed rows of one file.
+
+    Attributes:
+        path: The file.
+        count: How many there are.
+        first: Row number and reason of the first few; the header is row 1 where there is one.
+    """
+
+    path: Path
+    count: int
+    first: tuple[tuple[int, str], ...]
+
+    def __str__(self) -> str:
+        shown = "; ".join(f"row {row}: {reason}" for row, reason in self.first)
+        more = f"; {self.count} malformed rows in all" if self.count > len(self.first) else ""
+        return f"{self.path}, {shown}{more}"
+
+    def dump(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"file": str(self.path), "malformed": self.count, "first": [list(pair) for pair in self.first]}
+
+
+@dataclass
+class BadRows:
+    """Where readers bring what they could not read.
+
+    Attributes:
+        policy: ``refuse`` ends the reading with an error that names the rows, ``drop`` goes on without them.
+        files: What was dropped, by file.
+    """
+
+    policy: Policy = "refuse"
+    files: list[Malformed] = field(default_factory=list)
+
+    def bring(self, path: Path, count: int, found: Sequence[tuple[int, str]]) -> None:
+        """Take the malformed rows of a file; ``found`` holds at least the first few of ``count``, in any order.
+
+        Raises:
+            DataError: There are some, and they are refused.
+        """
+        if not count:
+            return
+        malformed = Malformed(path, count, tuple(sorted(found)[:SHOWN]))
+        if self.policy == "refuse":
+            raise DataError(str(malformed), "mend them, or leave them out with --on-bad-row drop")
+        self.files.append(malformed)
+
+
+def parse_policy(text: str) -> Policy:
+    """Read ``refuse`` or ``drop``.
+
+    Raises:
+        UsageError: Anything else.
+    """
+    if text not in get_args(Policy):
+        raise UsageError(f"--on-bad-row {text!r} is not known", f"one of {', '.join(get_args(Policy))}")
+    return text  # type: ignore[return-value]
