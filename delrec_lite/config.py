@@ -30,6 +30,9 @@ class DataSection(_Section):
     k_core: int = Field(5, ge=1)
     candidates: int = Field(15, ge=2, description="m: one positive and m - 1 unseen negatives")
     seed: int = 2024
+    split: Literal["leave-one-out", "chronological"] = Field(
+        "leave-one-out", description="each user's last item is the test; or 8:1:1 by time, the same moments for all"
+    )
 
 
 class ModelSection(_Section):

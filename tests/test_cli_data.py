@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from delrec_lite import doctor as doctor_room
 from delrec_lite import machine
 from delrec_lite.data.store import load_dataset
-from delrec_lite.errors import FetchError, UsageError
+from delrec_lite.errors import DataError, FetchError, UsageError
 from delrec_lite.hub.cache import Pulled
 from tests.test_data import recbole
 
@@ -84,6 +84,22 @@ def test_prepare_takes_ones_own_log(run, tmp_path):
     (tmp_path / "log.csv").open("a").write("x,5,1\nx,6,2\nx,7,3\n")
     run(*own, "--candidates", 4)
     assert load_dataset(tmp_path / "out").catalog.titles[0] == "Lamp 0"
+
+
+def test_prepare_drops_malformed_rows_when_told_and_counts_them(run, tmp_path):
+    rows = "".join(f"{user},{(user + n) % 9},{n}\n" for user in range(10) for n in range(4))
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n" + rows + "1,2\n3,99,5\n")
+    (tmp_path / "items.csv").write_text("item_id,title\n" + "".join(f"{n},Lamp {n}\n" for n in range(9)))
+    own = ["prepare", "shop", "--interactions", tmp_path / "log.csv", "--items", tmp_path / "items.csv", "--k-core", 1]
+    own += ["--candidates", 2, "--out", tmp_path / "out"]
+    refused = run(*own, fails=DataError)
+    assert "row 42: 2 fields instead of 3" in str(refused.exception)
+    assert not (tmp_path / "out").exists()
+    run(*own, "--on-bad-row", "skip", fails=UsageError)
+    dropped = json.loads(run(*own, "--on-bad-row", "drop", "--json").stdout)["dropped"]
+    assert [(f["malformed"], f["first"]) for f in dropped["files"]] == [(1, [[42, "2 fields instead of 3"]])]
+    assert dropped["untitled"] == 1
+    run(*own, "--on-bad-row", "drop", "--split", "random", fails=UsageError)
 
 
 def test_prepare_refuses_a_model(run):

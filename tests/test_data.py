@@ -1,12 +1,17 @@
 """From a log to sequences, splits and candidate sets: what comes out, and what is refused."""
 
 import dataclasses
+import gzip
 import json
 import re
+from datetime import datetime
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 
+from delrec_lite.data.badrows import BadRows
 from delrec_lite.data.candidates import sample_candidates
 from delrec_lite.data.prepare import build_dataset, k_core_rows, prepare, prepare_tables
 from delrec_lite.data.readers import Columns, Interactions, parse_columns, read_interactions, read_titles
@@ -124,7 +129,9 @@ def test_k_core_is_repeated_until_both_sides_hold():
 
 
 def test_sequences_are_in_the_order_of_time_and_ties_in_that_of_the_file():
-    log = Interactions(("b", "a", "b", "a", "b", "a"), ("x", "y", "z", "z", "y", "x"), np.array([3, 1, 2, 1, 2, 0.0]))
+    log = Interactions.of(
+        ("b", "a", "b", "a", "b", "a"), ("x", "y", "z", "z", "y", "x"), np.array([3, 1, 2, 1, 2, 0.0])
+    )
     data = build_dataset("t", log, {"x": "X", "y": "Y", "z": "Z"}, 1)
     spelled = {u: "".join(data.catalog.ids[i] for i in s) for u, s in zip(data.user_ids, data.sequences, strict=True)}
     assert spelled == {"a": "xyz", "b": "zyx"}
@@ -132,13 +139,13 @@ def test_sequences_are_in_the_order_of_time_and_ties_in_that_of_the_file():
 
 def test_numbers_order_ids_as_numbers():
     ids = tuple(str(n) for n in (10, 9, 100, 1))
-    log = Interactions(("2",) * 4 + ("10",) * 4, ids * 2, np.arange(8.0))
+    log = Interactions.of(("2",) * 4 + ("10",) * 4, ids * 2, np.arange(8.0))
     data = build_dataset("t", log, {i: f"T{i}" for i in ids}, 1)
     assert (data.catalog.ids, data.user_ids) == (("1", "9", "10", "100"), ("2", "10"))
 
 
 def test_users_too_short_for_leave_one_out_are_left_out():
-    log = Interactions(("a", "a", "b", "b", "b"), ("x", "y", "x", "y", "x"), np.arange(5.0))
+    log = Interactions.of(("a", "a", "b", "b", "b"), ("x", "y", "x", "y", "x"), np.arange(5.0))
     assert build_dataset("t", log, {"x": "X", "y": "Y"}, 1).user_ids == ("b",)
 
 
@@ -265,6 +272,104 @@ def test_a_csv_of_ones_own_with_ones_own_column_names(tmp_path):
     assert parse_columns("") == Columns()
     with pytest.raises(UsageError, match="'price'"):
         parse_columns("price=p")
+
+
+def shop(folder, suffix, write):
+    """The same twelve purchases and their items, written by ``write(path, header, rows)``; times are dates."""
+    log = [(f"u{n % 2}", f"s{n // 2}", f"2024-03-{n + 1:02}T10:00:00") for n in range(12)]
+    items = [(f"s{n}", f"Lamp {n}") for n in range(6)]
+    write(folder / f"log{suffix}", ("user_id", "item_id", "timestamp"), log)
+    write(folder / f"items{suffix}", ("item_id", "title"), items)
+    return read_interactions(folder / f"log{suffix}"), read_titles(folder / f"items{suffix}")
+
+
+def write_text(separator, kinds=("", "", "")):
+    def write(path, header, rows):
+        head = separator.join(name + kind for name, kind in zip(header, kinds, strict=False))
+        text = "".join(separator.join(row) + "\n" for row in [(head,), *rows])
+        (gzip.open if path.suffix == ".gz" else open)(path, "wt").write(text)
+
+    return write
+
+
+def write_parquet(path, header, rows):
+    columns = {name: [row[n] for row in rows] for n, name in enumerate(header)}
+    if "timestamp" in columns:
+        columns["timestamp"] = [datetime.fromisoformat(text) for text in columns["timestamp"]]
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "write"),
+    [
+        (".csv", write_text(",")),
+        (".csv", write_text(";")),
+        (".tsv", write_text("\t")),
+        (".csv.gz", write_text(",")),
+        (".inter", write_text("\t", (":token", ":token", ":float"))),
+        (".parquet", write_parquet),
+    ],
+)
+def test_every_layout_of_a_table_gives_the_same_data_set(tmp_path, suffix, write):
+    log, titles = shop(tmp_path, suffix, write)
+    data = build_dataset("shop", log, titles, 2)
+    assert data.user_ids == ("u0", "u1")
+    assert [s.tolist() for s in data.sequences] == [list(range(6))] * 2
+    assert data.catalog.titles[5] == "Lamp 5"
+    assert log.times[1] - log.times[0] == 86400
+
+
+def test_dropped_rows_are_counted_and_the_first_shown(tmp_path):
+    rows = [f"u{n % 2},s{n // 2},{n}" for n in range(12)]
+    rows[3:3] = ["u1,s1", "", ",s1,4", "u1,s1,4,5"]
+    rows += ["u1,s1,yesterday"] * 5
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n" + "\n".join(rows) + "\n")
+    lamps = "".join(f"s{n},Lamp {n}\n" for n in range(6))
+    (tmp_path / "items.csv").write_text("item_id,title\n" + lamps + ",\ns1,Desk\ns9,\n")
+    says = r"log.csv, row 5: 2 fields instead of 3; row 7: user_id is empty; row 8: 4 fields.*; 8 malformed rows"
+    with pytest.raises(DataError, match=says):
+        read_interactions(tmp_path / "log.csv")
+    bad = BadRows("drop")
+    log, titles = read_interactions(tmp_path / "log.csv", bad=bad), read_titles(tmp_path / "items.csv", bad=bad)
+    assert [(m.path.name, m.count) for m in bad.files] == [("log.csv", 8), ("items.csv", 2)]
+    assert [row for row, _ in bad.files[0].first] == [5, 7, 8, 18, 19]
+    assert bad.files[1].first == (
+        (9, "item 's1' has a second title 'Desk'"),
+        (10, "item 's9' has an empty title, and the LLM reads titles"),
+    )
+    assert [s.tolist() for s in build_dataset("shop", log, titles, 2).sequences] == [list(range(6))] * 2
+
+
+@pytest.mark.parametrize("cut", [1, 40, 200])
+def test_a_broken_parquet_file_is_one_clear_error(tmp_path, cut):
+    shop(tmp_path, ".parquet", write_parquet)
+    whole = (tmp_path / "log.parquet").read_bytes()
+    (tmp_path / "log.parquet").write_bytes(whole[:-cut])
+    with pytest.raises(DataError, match="log.parquet"):
+        read_interactions(tmp_path / "log.parquet")
+
+
+def test_a_split_by_time_learns_nothing_that_happened_later(tmp_path):
+    rng = np.random.default_rng(3)
+    users, items = [str(n) for n in rng.integers(0, 30, 2000)], [str(n) for n in rng.integers(0, 400, 2000)]
+    log = Interactions.of(users, items, rng.integers(0, 500, 2000))
+    titles = {str(n): f"T{n}" for n in range(400)}
+    data = prepare_tables("t", log, titles, tmp_path / "out", Settings(1, 5, 1, "chronological"))
+    again = load_dataset(tmp_path / "out")
+    assert again.fingerprint == data.fingerprint
+    assert (again.cuts == data.cuts).all()
+    asked = {part: getattr(again, part)() for part in ("valid", "test")}
+    counts = [sum(map(len, again.train())), len(asked["valid"]), len(asked["test"])]
+    assert np.abs(np.array(counts) / 2000 - [0.8, 0.1, 0.1]).max() < 0.01
+    times = {u: np.sort(log.times[log.users == n]) for n, u in enumerate(log.user_ids)}
+    last = max(times[u][cut - 1] for u, cut in zip(again.user_ids, again.cuts[:, 0], strict=True) if cut)
+    first = min(times[again.user_ids[u]][place] for u, place in again.questions("test"))
+    assert last < first
+    for part, sets in load_candidates(tmp_path / "out").items():
+        assert sets.items.shape == (len(asked[part]), 5)
+        assert ((sets.items == asked[part].targets[:, None]).sum(1) == 1).all()
+    with pytest.raises(DataError, match="split by time, has nothing in training"):
+        build_dataset("t", dataclasses.replace(log, times=np.zeros(2000)), titles, 1, "chronological")
 
 
 @pytest.mark.real

@@ -19,34 +19,50 @@ def prepare(
     k_core: Annotated[int, typer.Option(min=1, help="Least interactions per user and per item.")] = 5,
     candidates: Annotated[int, typer.Option(min=2, help="m: one positive and m - 1 unseen negatives.")] = 15,
     seed: Annotated[int, typer.Option(min=0, help="Of the candidate sets.")] = 2024,
-    interactions: Annotated[Path | None, typer.Option(help="Your own log, .csv or tab separated.")] = None,
-    items: Annotated[Path | None, typer.Option(help="Your own item list: item and title.")] = None,
+    split: Annotated[
+        str, typer.Option(help="leave-one-out, or chronological: 8:1:1 by time, the same moments for all users.")
+    ] = "leave-one-out",
+    interactions: Annotated[
+        Path | None, typer.Option(help="Your own log: CSV, TSV, Parquet or a RecBole .inter file.")
+    ] = None,
+    items: Annotated[Path | None, typer.Option(help="Your own item list: item and title, in any of these.")] = None,
     columns: Annotated[str, typer.Option(help="Your column names, as `user=uid,item=sku,time=ts,title=name`.")] = "",
+    on_bad_row: Annotated[
+        str, typer.Option(help="refuse or drop malformed rows; both count them and show the first.")
+    ] = "refuse",
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Make titles readable, apply the k-core, split by leave-one-out and sample the candidate sets once."""
+    """Make titles readable, apply the k-core, split, and sample the candidate sets once."""
+    from delrec_lite.data.badrows import BadRows, parse_policy
     from delrec_lite.data.prepare import prepare as prepare_pulled
-    from delrec_lite.data.prepare import prepare_tables
+    from delrec_lite.data.prepare import prepare_tables, titled
     from delrec_lite.data.readers import parse_columns, read_interactions, read_titles
-    from delrec_lite.data.store import Settings
+    from delrec_lite.data.store import Settings, parse_split
     from delrec_lite.errors import UsageError
     from delrec_lite.hub.pull import pull
     from delrec_lite.hub.registry import find
 
     console = make_console(json_output, quiet)
     folder = out or Path("data") / name
+    rule, bad, untitled = parse_split(split), BadRows(parse_policy(on_bad_row)), 0
     if (interactions is None) != (items is None):
         raise UsageError("--interactions and --items go together", "give both: the log, and the titles of its items")
     if interactions is not None and items is not None:
         named = parse_columns(columns)
-        log, titles = read_interactions(interactions, named), read_titles(items, named)
-        dataset = prepare_tables(name, log, titles, folder, Settings(k_core, candidates, seed), console)
+        log, titles = read_interactions(interactions, named, bad=bad), read_titles(items, named, bad)
+        for malformed in bad.files:
+            console.say(f"  dropped: {malformed}")
+        if bad.policy == "drop":
+            log, untitled = titled(log, titles)
+            if untitled:
+                console.say(f"  dropped: {untitled} interactions with items that have no title")
+        dataset = prepare_tables(name, log, titles, folder, Settings(k_core, candidates, seed, rule), console)
     elif find(name).kind != "dataset":
         raise UsageError(f"{name} is a model, not a data set", "name a data set, such as ml-100k")
     else:
         source = pull(name, console).folder
-        dataset = prepare_pulled(name, source, folder, k_core, candidates, seed, console)
+        dataset = prepare_pulled(name, source, folder, k_core, candidates, seed, console, rule)
     data = {
         "name": name,
         "folder": str(folder),
@@ -56,6 +72,8 @@ def prepare(
         "k_core": k_core,
         "candidates": candidates,
         "seed": seed,
+        "split": rule,
+        "dropped": {"files": [malformed.dump() for malformed in bad.files], "untitled": untitled},
         "fingerprint": dataset.fingerprint,
     }
     console.result(data if json_output else str(folder))

@@ -106,11 +106,21 @@ def build_dataset(
         raise DataError(f"item {untitled!r} of {name} has interactions but no title", "add it to the item list")
     # Counted without validation and test items, so that not even a title's number tells of them.
     plain = Dataset(name, Catalog(ids, ids), (), tuple(sequences), "", cuts)
-    empty = next((part for part in SPLITS if not len(plain.questions(part))), None)
-    if empty is not None or not any(len(s) > 1 for s in plain.train()):
-        raise DataError(f"{name} leaves no {empty or 'train'} part when split by time", "are the times right?")
+    if cuts is not None:
+        _refuse_empty_parts(plain)
     catalog = Catalog(ids, unique_titles([titles[i] for i in ids], plain.popularity().tolist()))
     return make_dataset(name, catalog, [user_ids[u] for u in left_users], sequences, cuts)
+
+
+def _refuse_empty_parts(dataset: Dataset) -> None:
+    empty = [part for part in SPLITS if not len(dataset.questions(part))]
+    if not any(len(s) > 1 for s in dataset.train()):
+        empty.insert(0, "training")
+    if empty:
+        raise DataError(
+            f"{dataset.name}, split by time, has nothing in {' and '.join(empty)}",
+            "are the times right? leave-one-out needs none that tell days apart",
+        )
 
 
 def _cuts_by_time(times: Sequence[npt.NDArray[np.float64]]) -> npt.NDArray[np.int64]:
@@ -123,18 +133,16 @@ def _cuts_by_time(times: Sequence[npt.NDArray[np.float64]]) -> npt.NDArray[np.in
     return np.array([np.searchsorted(of_one, moments) for of_one in times], dtype=np.int64)
 
 
-def drop_untitled(interactions: Interactions, titles: Mapping[str, str], path: Path, bad: BadRows) -> Interactions:
-    """The interactions with items that have a title; the others go to ``bad``, which must drop.
+def titled(interactions: Interactions, titles: Mapping[str, str]) -> tuple[Interactions, int]:
+    """The interactions with items that have a title, and how many others there are.
 
     Raises:
         DataError: None is left.
     """
     untitled = np.array([item not in titles for item in interactions.item_ids], dtype=bool)[interactions.items]
     if untitled.all():
-        raise DataError(f"no item of {path} is in the item list", "are both files' item columns the same ids?")
-    found = [(f"item {interactions.item_ids[i]!r} has no title", n) for n, i in enumerate(interactions.items) if untitled[n]]
-    bad.bring(path, int(untitled.sum()), found)
-    return interactions.take(~untitled)
+        raise DataError("no item of the log is in the item list", "are both files' item columns the same ids?")
+    return interactions.take(~untitled), int(untitled.sum())
 
 
 def k_core_rows(users: npt.NDArray[np.int64], items: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.bool_]:

@@ -99,18 +99,22 @@ def read_interactions(
     items, item_ids = _coded(table.columns[columns.item])
     times = _moments(table.columns[columns.time])
     no_user, no_item = _empty(user_ids)[users], _empty(item_ids)[items]
-    wrong = no_user | no_item | ~np.isfinite(times)
+    unread = no_user | no_item | ~np.isfinite(times)
+    wrong = unread.copy()
     found = list(table.found)
+    # Spreadsheets leave blank rows behind; one with nothing in these three columns is no mistake of anyone's.
+    for record in np.flatnonzero(no_user & no_item & np.isnan(times)):
+        wrong[record] = bool(_text_at(table.columns[columns.time], int(record)))
     for record in np.flatnonzero(wrong)[:SHOWN]:
-        value = as_text(table.columns[columns.time].slice(record, 1))[0].as_py()
+        value = _text_at(table.columns[columns.time], int(record))
         reason = f"{columns.time} is {value!r}, neither a number nor a date"
         if no_user[record] or no_item[record]:
             reason = f"{columns.user if no_user[record] else columns.item} is empty"
         found.append((table.row(int(record)), reason))
     bad.bring(path, len(table.found) + int(wrong.sum()), found)
-    if wrong.all():
+    if unread.all():
         raise DataError(f"{path} holds no interactions", "check that it is the right file")
-    return Interactions(user_ids, item_ids, users, items, times).take(~wrong)
+    return Interactions(user_ids, item_ids, users, items, times).take(~unread)
 
 
 def read_titles(path: Path, columns: Columns = Columns(), bad: BadRows | None = None) -> dict[str, str]:
@@ -135,8 +139,10 @@ def titles_of(table: Table, items: Sequence[str], titles: Sequence[str], bad: Ba
     found = list(table.found)
     for record, (item, title) in enumerate(zip(items, titles, strict=True)):
         reason = ""
-        if not item:
+        if not item and title:
             reason = "the item id is empty"
+        elif not item:
+            continue  # a blank row
         elif not title:
             reason = f"item {item!r} has an empty title, and the LLM reads titles"
         elif known.setdefault(item, title) != title:
@@ -153,6 +159,11 @@ def _coded(column: Any) -> tuple[Ints, tuple[str, ...]]:
     if isinstance(coded, arrow().ChunkedArray):  # no chunk at all
         return np.empty(0, np.int64), ()
     return coded.indices.to_numpy(zero_copy_only=False).astype(np.int64), tuple(coded.dictionary.to_pylist())
+
+
+def _text_at(column: Any, record: int) -> str:
+    text: str = as_text(column.slice(record, 1))[0].as_py()
+    return text
 
 
 def _empty(ids: Sequence[str]) -> npt.NDArray[np.bool_]:

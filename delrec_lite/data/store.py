@@ -1,7 +1,8 @@
 """A prepared data set as a folder: sequences, catalogue, candidate sets; JSON and npz, never pickle.
 
 ``dataset.json`` (counts, settings, fingerprint), ``catalog.json`` (ids, titles), ``users.json`` (ids),
-``sequences.npz`` (``items`` end to end, ``lengths`` per user, ``cuts`` of a split by time), ``candidates-valid.json`` and ``-test.json``.
+``sequences.npz`` (``items`` end to end, ``lengths`` per user, ``cuts`` of a split by time),
+``candidates-valid.json`` and ``candidates-test.json``.
 """
 
 import hashlib
@@ -14,12 +15,12 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from delrec_lite.data.types import CandidateSets, Catalog, Dataset, Ints
-from delrec_lite.errors import DataError, StorageError
+from delrec_lite.errors import DataError, StorageError, UsageError
 
 SplitRule = Literal["leave-one-out", "chronological"]
 SCHEMA = 1
@@ -41,6 +42,17 @@ class Settings:
     m: int
     seed: int
     split: SplitRule = "leave-one-out"
+
+
+def parse_split(text: str) -> SplitRule:
+    """Read ``leave-one-out`` or ``chronological``.
+
+    Raises:
+        UsageError: Anything else.
+    """
+    if text not in get_args(SplitRule):
+        raise UsageError(f"no split is called {text!r}", f"one of {', '.join(get_args(SplitRule))}")
+    return text  # type: ignore[return-value]
 
 
 def make_dataset(
@@ -87,8 +99,10 @@ def save_dataset(dataset: Dataset, candidates: Mapping[str, CandidateSets], sett
 def _write(dataset: Dataset, candidates: Mapping[str, CandidateSets], settings: Settings, folder: Path) -> None:
     lengths = np.array([len(s) for s in dataset.sequences], dtype=np.int64)
     items = np.concatenate(dataset.sequences) if dataset.sequences else np.empty(0, dtype=np.int64)
-    arrays = {} if dataset.cuts is None else {"cuts": dataset.cuts.astype(np.int32)}
-    np.savez_compressed(folder / "sequences.npz", items=items.astype(np.int32), lengths=lengths, **arrays)
+    arrays: dict[str, Any] = {"items": items.astype(np.int32), "lengths": lengths}
+    if dataset.cuts is not None:
+        arrays["cuts"] = dataset.cuts.astype(np.int32)
+    np.savez_compressed(folder / "sequences.npz", **arrays)
     _dump(folder / "catalog.json", {"ids": dataset.catalog.ids, "titles": dataset.catalog.titles})
     _dump(folder / "users.json", dataset.user_ids)
     for split, sets in candidates.items():

@@ -4,6 +4,7 @@ import csv
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -148,10 +149,8 @@ def as_text(column: Any) -> Any:
     """An Arrow column as strings; what is null is empty, and whole numbers have no decimal point."""
     pa = arrow()
     if pa.types.is_floating(column.type):
-        try:
+        with suppress(pa.ArrowInvalid):
             column = column.cast(pa.int64())
-        except pa.ArrowInvalid:
-            pass
     return pa.compute.utf8_trim_whitespace(column.cast(pa.string()).fill_null(""))
 
 

@@ -83,7 +83,7 @@ def compare_quants(run: Run, quants: Sequence[str], out: Path, repeats: int = 30
         "machine": machine(),
         "versions": versions(),
         "recipe": run.recipe.dump(),
-        "users": len(run.dataset.sequences),
+        "users": len(run.dataset.test()),
         "rows": [asdict(row) for row in found.rows],
         "samples_ms": found.samples_ms,
         "load_before": found.load_before,

@@ -132,7 +132,7 @@ def _fused(run: Run) -> Ranks:
     def both(histories: Sequence[Ints]) -> tuple[Floats, Floats]:
         return _log_softmax(score_histories(model, prompts, histories, length)), _log_softmax(teacher.scores(histories))
 
-    asked = run.dataset.valid().take(some_users(len(run.dataset.sequences)))
+    asked = run.dataset.valid().take(some_users(len(run.dataset.valid())))
     parts = [both(asked.histories[at : at + 16]) for at in range(0, len(asked), 16)]
     own, others = (np.concatenate(part) for part in zip(*parts, strict=True))
     rows = np.arange(len(asked))

@@ -93,6 +93,7 @@ class Run:
                     m=data.candidates,
                     seed=data.seed,
                     console=self.console,
+                    split=data.split,
                 )
             return {
                 "users": len(made.user_ids),

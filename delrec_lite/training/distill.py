@@ -186,7 +186,7 @@ class Agreement:
     """How near a model's choices are to the teacher's, on some validation users."""
 
     def __init__(self, teacher: Teacher, dataset: Dataset, candidates: CandidateSets) -> None:
-        some = some_users(len(dataset.sequences))
+        some = some_users(len(dataset.valid()))
         self._histories = dataset.valid().take(some).histories
         self._candidates = candidates.take(some).items
         self._wanted = teacher.scores(self._histories)

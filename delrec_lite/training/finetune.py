@@ -163,7 +163,7 @@ def _measure(
 
     Both among the candidates for a model that cannot rank the catalogue.
     """
-    some = some_users(len(dataset.sequences))
+    some = some_users(len(dataset.valid()))
     split, sets = dataset.valid().take(some), candidates.take(some)
     model.eval()
     ranks = ranked(model, prompts, split, sets, max_history)

@@ -30,7 +30,7 @@ def steps(sequences: Sequence[Ints], length: int, tokens: int, seed: int) -> Ite
 
 def steps_for(epochs: float, sequences: Sequence[Ints], tokens: int) -> int:
     """How many steps make so many passes over the training interactions; at least one, unless none are asked for."""
-    return 0 if epochs == 0 else max(1, round(epochs * sum(len(s) - 1 for s in sequences) / tokens))
+    return 0 if epochs == 0 else max(1, round(epochs * sum(max(0, len(s) - 1) for s in sequences) / tokens))
 
 
 class StepPlan:
