@@ -23,6 +23,8 @@ from delrec_lite.provenance import commit, load_average, machine, now, versions
 from delrec_lite.runtime.engines import Kind
 
 WARM_UP = 2
+# Before each sample: OpenMP's threads spin on for some 6 ms after an answer, on the cores of whoever comes next.
+SETTLE_S = 0.02
 # Enough for the memory of a workload to reach its peak.
 PROBE_REQUESTS = 3
 PEER_WORKLOADS = ("cold", "rerank")
@@ -169,6 +171,7 @@ class _Timer:
         return [self._result(c, s) for c, s in zip(configurations, samples, strict=True)]
 
     def _sample(self, configuration: _Configuration, n: int) -> tuple[float, dict[str, float]]:
+        time.sleep(SETTLE_S)
         if self.workload == "batch":
             return ask_many(configuration.serving, self.together), {}
         if self.workload == "load":
