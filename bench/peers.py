@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ PEERS = {
     "transformers generate": "the paper's prompt, an answer of at most 16 tokens written greedily, in bfloat16",
     "llama-cpp-python, base": "Llama.create_completion on the base model's GGUF as distributed, the paper's prompt",
     "llama-cpp-python, bundle": "Llama.create_completion on the bundle's own GGUF, its stock prompt of titles",
+    "llama.cpp, titles": "one evaluation by llama.cpp of the paper's prompt in words, on the bundle's own GGUF",
     "teacher, ONNX": "the conventional recommender alone, in ONNX Runtime: the floor",
 }
 ANSWER_TOKENS = 16
@@ -189,33 +190,64 @@ class Generate(Transformers):
 
 
 class Completion:
-    """llama-cpp-python's own high-level class."""
+    """llama-cpp-python's own high-level class, writing the beginning of its answer."""
 
-    def __init__(self, gguf: str, titles: Sequence[str], words: Callable[[list[str], list[str] | None], str]) -> None:
+    def __init__(self, gguf: str, titles: Sequence[str]) -> None:
+        self._open(gguf, titles, logits_all=False)
+
+    def _open(self, gguf: str, titles: Sequence[str], logits_all: bool) -> None:
         import llama_cpp
 
-        self._c, self._words, self._titles = llama_cpp, words, list(titles)
-        self._llama = llama_cpp.Llama(gguf, n_ctx=2048, n_batch=2048, logits_all=True, verbose=False)
+        self._c, self._titles = llama_cpp, list(titles)
+        self._llama = llama_cpp.Llama(gguf, n_ctx=2048, n_batch=2048, logits_all=logits_all, verbose=False)
 
     def set_threads(self, threads: int) -> None:
         """See ``Peer``."""
         self._c.llama_set_n_threads(self._llama.ctx, threads, threads)
 
     def rank(self, history: list[str], candidates: list[str] | None) -> tuple[list[str], int]:
-        """See ``Peer``; what it writes first comes first."""
+        """See ``Peer``; titles nearest to what was written come first."""
         from rapidfuzz.process import extract
 
+        answer = self._llama.create_completion(prompt(history, candidates), max_tokens=ANSWER_TOKENS, temperature=0.0)
+        found = extract(answer["choices"][0]["text"].strip(), candidates or self._titles, limit=10)
+        return [title for title, _, _ in found], int(answer["usage"]["total_tokens"])
+
+
+class StockCompletion(Completion):
+    """The same class on a bundle, whose items are single tokens: the first token's probabilities are the ranking."""
+
+    def __init__(self, gguf: str, titles: Sequence[str], stock: str) -> None:
+        self._open(gguf, titles, logits_all=True)  # without it the class gives no probabilities
+        self._stock = stock
+
+    def rank(self, history: list[str], candidates: list[str] | None) -> tuple[list[str], int]:
+        """See ``Peer``."""
         answer = self._llama.create_completion(
-            self._words(history, candidates), max_tokens=1, logprobs=10, temperature=0.0
+            self._stock + "".join(history), max_tokens=1, logprobs=10, temperature=0.0
         )
         told = answer["choices"][0]["logprobs"]["top_logprobs"][0]
         known = set(candidates or self._titles)
-        exact = [title for title in told if title in known]
-        tokens = int(answer["usage"]["prompt_tokens"])
-        if exact:
-            return exact, tokens
-        found = extract(answer["choices"][0]["text"].strip(), candidates or self._titles, limit=10)
-        return [title for title, _, _ in found], tokens
+        return [title for title in told if title in known], int(answer["usage"]["prompt_tokens"])
+
+
+class Words(Completion):
+    """The bundle's network reading words instead of item tokens; what it ranks is noise, what it takes is not."""
+
+    def __init__(self, gguf: str, titles: Sequence[str], item_token_base: int) -> None:
+        self._open(gguf, titles, logits_all=False)
+        self._base = item_token_base
+        self._places = {title: n for n, title in enumerate(titles)}
+
+    def rank(self, history: list[str], candidates: list[str] | None) -> tuple[list[str], int]:
+        """See ``Peer``; in lower case no title is matched as a token."""
+        tokens = self._llama.tokenize(prompt(history, candidates).lower().encode())
+        self._llama.reset()
+        self._llama.eval(tokens)
+        logits = self._c.llama_get_logits_ith(self._llama.ctx, -1)
+        scores = np.ctypeslib.as_array(logits, (self._base + len(self._titles),))[self._base :]
+        pool = list(range(len(self._titles)) if candidates is None else (self._places[title] for title in candidates))
+        return [self._titles[place] for place in sorted(pool, key=lambda place: -scores[place])], len(tokens)
 
 
 class TeacherAlone:
@@ -263,15 +295,15 @@ def make_peer(job: Mapping[str, Any]) -> tuple[Peer, int]:
         return kind(folder, titles, precision), size
     if name == "llama-cpp-python, base":
         gguf = _needed(job["base"], "gguf")
-        return Completion(gguf, titles, prompt), Path(gguf).stat().st_size
-    if name == "llama-cpp-python, bundle":
+        return Completion(gguf, titles), Path(gguf).stat().st_size
+    if name in {"llama-cpp-python, bundle", "llama.cpp, titles"}:
         if not bundle.holds_gguf:
             raise UsageError("the bundle holds no GGUF file", "export it with --format gguf or both")
+        path, size = str(bundle.model_path), bundle.model_path.stat().st_size
+        if name == "llama.cpp, titles":
+            return Words(path, titles, bundle.prompt.item_token_base), size
         stock = json.loads((bundle.folder / "prompt.json").read_text(encoding="utf-8"))["text"].get("stock", "")
-        return (
-            Completion(str(bundle.model_path), titles, lambda history, _: stock + "".join(history)),
-            bundle.model_path.stat().st_size,
-        )
+        return StockCompletion(path, titles, stock), size
     from delrec_lite.runtime.retriever import FILE, Retriever
 
     if not Retriever.held(bundle):

@@ -70,6 +70,18 @@ def test_transformers_rank_candidates_with_the_papers_prompt(taught, tiny_base, 
     assert peer.tokens[0] > len(titles[:3]) * 2
 
 
+@pytest.mark.parametrize("name", ["llama-cpp-python, base", "llama.cpp, titles"])
+def test_llama_cpp_reads_the_papers_prompt_in_words(taught, name):
+    peer = PeerServing(name, Bundle.open(taught[0]), {"gguf": str(Bundle.open(taught[0]).model_path)}, [1])
+    titles = peer.bundle.items.titles
+    try:
+        ranked = peer.recommend(titles[:3], candidates=titles[5:9]).items
+    finally:
+        peer.close()
+    assert set(ranked) <= set(titles[5:9])
+    assert peer.tokens[0] > 30
+
+
 def test_the_prompt_holds_history_and_candidates_in_order():
     text = prompt(["A", "B"], ["C"])
     assert text.index("A, B") < text.index("Candidates for the next one: C")
