@@ -12,6 +12,7 @@ from delrec_lite.bench.peers import PeerServing, prompt
 from delrec_lite.bench.report import footnotes
 from delrec_lite.bench.roofline import Ceilings, measure, work_of
 from delrec_lite.bench.runner import Plan, bench
+from delrec_lite.console import Console
 from delrec_lite.errors import UsageError
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.recommender import Recommender
@@ -80,6 +81,15 @@ def test_llama_cpp_reads_the_papers_prompt_in_words(taught, name):
         peer.close()
     assert set(ranked) <= set(titles[5:9])
     assert peer.tokens[0] > 30
+
+
+def test_peers_that_cannot_be_asked_are_left_out_with_the_reason(taught, tmp_path, monkeypatch, capsys):
+    from delrec_lite.cli.bench import _peers
+
+    monkeypatch.setenv("DELREC_CACHE", str(tmp_path))
+    chosen, base = _peers([taught[0]], Console())
+    assert (set(chosen), base) == ({"llama-cpp-python, bundle", "llama.cpp, titles", "teacher, ONNX"}, {})
+    assert "llama-cpp-python, base is left out: no GGUF file" in capsys.readouterr().err
 
 
 def test_the_prompt_holds_history_and_candidates_in_order():

@@ -122,7 +122,7 @@ def _peers(bundles: list[Path], console: Console) -> tuple[tuple[str, ...], dict
         base["gguf"] = str(ggufs[0])
     lacks = {
         "transformers": "torch is not installed" if not find_spec("torch") else "",
-        "llama-cpp-python": "llama-cpp-python is not installed" if not find_spec("llama_cpp") else "",
+        "llama": "llama-cpp-python is not installed" if not find_spec("llama_cpp") else "",
         "teacher": "" if Retriever.held(bundle) and find_spec("onnxruntime") else "no retriever.onnx or onnxruntime",
     }
     if "folder" not in base:
@@ -132,7 +132,7 @@ def _peers(bundles: list[Path], console: Console) -> tuple[tuple[str, ...], dict
         why = next(reason for start, reason in lacks.items() if peer.startswith(start))
         if peer == "llama-cpp-python, base" and "gguf" not in base:
             why = f"no GGUF file of {name} in the cache"
-        if peer == "llama-cpp-python, bundle" and not bundle.holds_gguf:
+        if peer in {"llama-cpp-python, bundle", "llama.cpp, titles"} and not bundle.holds_gguf:
             why = "the bundle holds no GGUF file"
         if why:
             console.say(f"  {peer} is left out: {why}")
