@@ -259,7 +259,7 @@ class TeacherAlone:
 
         self._bundle = Bundle.open(bundle)
         self._make = Retriever
-        self._titles = self._bundle.items.titles
+        self._titles = self._bundle.items.titles[: self._bundle.trained]
         self._places = {title: n for n, title in enumerate(self._titles)}
 
     def set_threads(self, threads: int) -> None:
@@ -286,7 +286,7 @@ def make_peer(job: Mapping[str, Any]) -> tuple[Peer, int]:
     from delrec_lite.runtime.bundle import Bundle
 
     name, bundle = job["peer"], Bundle.open(job["bundle"])
-    titles = bundle.items.titles
+    titles = bundle.items.titles[: bundle.trained]
     if name.startswith("transformers"):
         folder = _needed(job["base"], "folder")
         size = sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))

@@ -69,7 +69,7 @@ def work_of(bundle: Any, tokens: float) -> Work | None:
     layers = [t for name, t in header.tensors.items() if name.startswith("blk.") and len(t.shape) == 2]
     weights = sum(int(np.prod(t.shape)) for t in layers)
     head = header.tensors["output.weight"]
-    items = len(bundle.items.ids)
+    items = bundle.trained
     head_bytes = head.bytes * items / head.shape[1]
     operations = 2 * (weights * tokens + items * head.shape[0])
     return Work(tokens, operations / 1e9, (sum(t.bytes for t in layers) + head_bytes) / 1e9)

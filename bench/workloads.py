@@ -118,7 +118,7 @@ def requests_of(bundle: Any, dataset: Path | None = None) -> Requests:
         from delrec_lite.data.store import load_candidates, load_dataset
 
         data, sets = load_dataset(dataset), load_candidates(dataset)["test"]
-        if list(data.catalog.ids) != list(items.ids):
+        if list(data.catalog.ids) != list(items.ids[: bundle.trained]):
             raise DataError(
                 f"{dataset} and {bundle.folder} have different catalogues", "give the bundle's own data set"
             )
@@ -126,7 +126,7 @@ def requests_of(bundle: Any, dataset: Path | None = None) -> Requests:
         split, sets = data.test().take(users), CandidateSets("test", sets.items[users], sets.seed)
         source = f"{data.name}, test users"
     else:
-        held = read_golden(bundle.folder, len(items.ids))
+        held = read_golden(bundle.folder, bundle.trained)
         split, sets = Split("test", held.histories, held.targets), CandidateSets("test", held.candidates, 0)
         source = f"{bundle.name}, held-out requests in the bundle"
     newest = tuple(history[-min(HISTORY, bundle.prompt.max_history) :] for history in split.histories)

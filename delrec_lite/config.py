@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from delrec_lite.errors import ConfigError
 
-Kind = Literal["sasrec", "gru4rec", "caser"]
+Kind = Literal["sasrec", "gru4rec", "caser", "external"]
 
 
 class _Section(BaseModel):
@@ -77,6 +77,9 @@ class TeacherSection(_Section):
 
     kind: Kind | list[Kind] = Field("sasrec", description="of several, the distributions are mixed", min_length=1)
     settings: dict[str, int | float] = Field(default_factory=dict)
+    lists: str | None = Field(
+        None, description="external: another recommender's ranked lists, user_id, rank, item_id[, score]"
+    )
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -89,6 +92,8 @@ class TeacherSection(_Section):
             raise ValueError("a kind stands twice")
         if len(self.kinds) > 1 and self.settings:
             raise ValueError("settings belong to one kind of teacher; several take their defaults")
+        if ("external" in self.kinds) != (self.lists is not None):
+            raise ValueError("kind external and the file lists go together")
         return self
 
 

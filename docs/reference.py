@@ -4,6 +4,7 @@ import importlib
 import inspect
 import re
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -24,6 +25,7 @@ LIBRARY = {
         "delrec_lite.runtime.explain.explain",
         "delrec_lite.runtime.explain.Explanation",
         "delrec_lite.runtime.retriever.Retriever",
+        "delrec_lite.runtime.additions.add_items",
         "delrec_lite.runtime.verify.verify",
     ),
     "Data": (
@@ -59,7 +61,7 @@ def commands() -> str:
 
     group: Any = typer.main.get_command(app)
     parts = [MADE, "# Commands\n", f"{group.help}\n"]
-    for name, command in group.commands.items():
+    for name, command in _flat(group):
         parts += [f"## {name}\n", f"{inspect.cleandoc(command.help or '')}\n"]
         if command.epilog:
             parts.append(f"{command.epilog}\n")
@@ -76,6 +78,14 @@ def commands() -> str:
             )
         parts.append("\n".join(["| option | meaning | default |", "|---|---|---|", *rows]) + "\n")
     return "\n".join(parts)
+
+
+def _flat(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _flat(command, f"{before}{name} ")
+        else:
+            yield f"{before}{name}", command
 
 
 def recipe() -> str:

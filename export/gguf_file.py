@@ -4,7 +4,9 @@ Format: the GGUF specification of the ggml project; tensor names from the ``gguf
 """
 
 import json
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,30 @@ from delrec_lite.errors import DelrecError
 from delrec_lite.export.merge import Merged
 from delrec_lite.prompts.vocabulary import Vocabulary
 
-ARCHITECTURES = {"llama": gguf.MODEL_ARCH.LLAMA}
 
+@dataclass(frozen=True)
+class _Family:
+    """How llama.cpp wants a family's weights.
+
+    Attributes:
+        arch: Its name there.
+        neighbours: Rotary pairs are neighbours there, halves in Hugging Face's layout.
+        norms_from_one: Norm weights are kept as their difference from 1 in Hugging Face's layout.
+        split_rule: Of text before byte-pair encoding, where the base model has no rule of its own here.
+    """
+
+    arch: gguf.MODEL_ARCH
+    neighbours: bool = False
+    norms_from_one: bool = False
+    split_rule: str = "default"
+
+
+FAMILIES = {
+    "llama": _Family(gguf.MODEL_ARCH.LLAMA, neighbours=True),
+    "qwen2": _Family(gguf.MODEL_ARCH.QWEN2, split_rule="qwen2"),
+    "qwen3": _Family(gguf.MODEL_ARCH.QWEN3, split_rule="qwen2"),
+    "gemma3_text": _Family(gguf.MODEL_ARCH.GEMMA3, norms_from_one=True),
+}
 # llama.cpp's name for the rule that splits text before byte-pair encoding.
 SPLIT_RULES = {"smollm2-135m-instruct": "smollm"}
 
@@ -54,16 +78,15 @@ def write_gguf(
         DelrecError: An architecture or tokenizer that this writer does not know.
     """
     config = merged.config
-    if config.model_type not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        raise DelrecError(f"cannot write {config.model_type!r} models as GGUF", f"architectures known: {known}")
-    arch = ARCHITECTURES[config.model_type]
+    family = _family(config)
+    arch = family.arch
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[arch])
     writer.add_name(name)
     writer.add_license(licence)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
     _add_shape(writer, config, len(vocabulary))
-    _add_tokenizer(writer, vocabulary, titles, tokenizer_json, base, config)
+    split_rule = SPLIT_RULES.get(base, family.split_rule)
+    _add_tokenizer(writer, vocabulary, titles, tokenizer_json, split_rule, config)
     writer.add_chat_template(template)
     names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
     for hf_name, tensor in merged.tensors.items():
@@ -71,15 +94,31 @@ def write_gguf(
         if target is None:
             raise DelrecError(f"no GGUF name for the tensor {hf_name}", "this base model is not supported")
         array = tensor.numpy()
-        if hf_name.endswith(("q_proj.weight", "q_proj.bias")):
+        if family.neighbours and hf_name.endswith(("q_proj.weight", "q_proj.bias")):
             array = _interleave(array, config.num_attention_heads)
-        elif hf_name.endswith(("k_proj.weight", "k_proj.bias")):
+        elif family.neighbours and hf_name.endswith(("k_proj.weight", "k_proj.bias")):
             array = _interleave(array, config.num_key_value_heads)
+        elif family.norms_from_one and hf_name.endswith("norm.weight"):
+            array = array + 1
         writer.add_tensor(target, array.astype(np.float16 if array.ndim > 1 else np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def _family(config: Any) -> _Family:
+    """How to write this model; refuses what llama.cpp would compute otherwise."""
+    if config.model_type not in FAMILIES:
+        known = ", ".join(FAMILIES)
+        raise DelrecError(f"cannot write {config.model_type!r} models as GGUF", f"architectures known: {known}")
+    scale = getattr(config, "query_pre_attn_scalar", None)
+    if scale is not None and scale != config.head_dim:
+        raise DelrecError(
+            f"cannot write this {config.model_type} model: attention is scaled by {scale}, not by its heads' width",
+            "take another size of the family",
+        )
+    return FAMILIES[config.model_type]
 
 
 def _interleave(weight: Any, heads: int) -> Any:
@@ -91,7 +130,6 @@ def _interleave(weight: Any, heads: int) -> Any:
 
 def _add_shape(writer: Any, config: Any, vocabulary: int) -> None:
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    rope = getattr(config, "rope_parameters", None) or {"rope_theta": getattr(config, "rope_theta", 10000.0)}
     writer.add_vocab_size(vocabulary)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -102,20 +140,28 @@ def _add_shape(writer: Any, config: Any, vocabulary: int) -> None:
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
     writer.add_rope_dimension_count(head_dim)
-    writer.add_rope_freq_base(float(rope["rope_theta"]))
+    rope = getattr(config, "rope_parameters", None) or {}
+    rope = rope.get("full_attention", rope)  # Gemma 3 has one kind of positions for each kind of layer
+    writer.add_rope_freq_base(float(rope.get("rope_theta") or getattr(config, "rope_theta", 10000.0)))
+    if window := (getattr(config, "sliding_window", None) if config.model_type == "gemma3_text" else None):
+        writer.add_sliding_window(window)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
 
 
 def _add_tokenizer(
-    writer: Any, vocabulary: Vocabulary, titles: Sequence[str], tokenizer_json: Path, base: str, config: Any
+    writer: Any, vocabulary: Vocabulary, titles: Sequence[str], tokenizer_json: Path, split_rule: str, config: Any
 ) -> None:
     held = json.loads(tokenizer_json.read_text(encoding="utf-8"))
     if held["model"]["type"] != "BPE":
         raise DelrecError(f"cannot write a {held['model']['type']} tokenizer as GGUF", "byte-pair encoding is known")
+    # SentencePiece models (Gemma) come with bytes as tokens of their own.
+    pieces = bool(held["model"].get("byte_fallback"))
     tokens = [f"<|unused_{i}|>" for i in range(vocabulary.text)]
     types = [gguf.TokenType.UNUSED] * vocabulary.text
     for token, i in held["model"]["vocab"].items():
         tokens[i], types[i] = token, gguf.TokenType.NORMAL
+        if pieces and re.fullmatch(r"<0x[0-9A-F]{2}>", token):
+            types[i] = gguf.TokenType.BYTE
     for added in held.get("added_tokens", []):
         kind = gguf.TokenType.CONTROL if added["special"] else gguf.TokenType.USER_DEFINED
         tokens[added["id"]], types[added["id"]] = added["content"], kind
@@ -123,12 +169,15 @@ def _add_tokenizer(
     types += [gguf.TokenType.CONTROL] * vocabulary.soft
     tokens += titles
     types += [gguf.TokenType.USER_DEFINED] * vocabulary.items
-    merges = [m if isinstance(m, str) else " ".join(m) for m in held["model"]["merges"]]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(SPLIT_RULES.get(base, "default"))
+    writer.add_tokenizer_model("llama" if pieces else "gpt2")
+    writer.add_tokenizer_pre("default" if pieces else split_rule)
     writer.add_token_list(tokens)
     writer.add_token_types(types)
-    writer.add_token_merges(merges)
+    merges = [m if isinstance(m, str) else " ".join(m) for m in held["model"]["merges"]]
+    if pieces:
+        writer.add_token_scores(_scores(tokens, merges))
+    else:
+        writer.add_token_merges(merges)
     for add, value in (
         (writer.add_bos_token_id, config.bos_token_id),
         (writer.add_eos_token_id, config.eos_token_id),
@@ -138,3 +187,9 @@ def _add_tokenizer(
             add(value)
     writer.add_add_bos_token(False)
     writer.add_add_space_prefix(False)
+
+
+def _scores(tokens: Sequence[str], merges: Sequence[str]) -> list[float]:
+    """SentencePiece joins the pair whose whole has the highest score: earlier merges score higher."""
+    rank = {merge.replace(" ", "", 1): float(-n) for n, merge in enumerate(merges)}
+    return [rank.get(token, -1000.0 - len(merges)) for token in tokens]

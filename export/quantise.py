@@ -20,7 +20,7 @@ class _Mix:
     Attributes:
         body: Of every matrix of the transformer that no pattern names.
         rows: Of the token rows: text, soft prompt, items, in and out.
-        finer: Regular expression over tensor names -> type.
+        finer: Regular expression over tensor names -> type; ``{last}`` is the number of the last layer.
     """
 
     body: str
@@ -33,8 +33,8 @@ class _Mix:
 _MIXES = {
     "q4_0": _Mix("q4_0", "q8_0", {}),
     "iq4_nl": _Mix("iq4_nl", "q8_0", {}),
-    # The first layer, the last one of SmolLM2-135M, and the smallest matrices, in 8 bits.
-    "iq4_mix": _Mix("iq4_nl", "q8_0", {r"blk\.(0|29)\.": "q8_0", r"attn_(k|v)\.weight": "q8_0"}),
+    # The first layer, the last one, and the smallest matrices, in 8 bits.
+    "iq4_mix": _Mix("iq4_nl", "q8_0", {r"blk\.(0|{last})\.": "q8_0", r"attn_(k|v)\.weight": "q8_0"}),
     "q5_0": _Mix("q5_0", "q8_0", {}),
     "q8_0": _Mix("q8_0", "q8_0", {}),
     "f16": _Mix("f16", "f16", {}),
@@ -79,7 +79,9 @@ def quantise(
     params.output_tensor_type = rows
     held: list[Any] = []  # C reads these while it works
     if mix.finer:
-        held.append(_overrides(llama_cpp, gguf, mix.finer))
+        last = str(_layers(gguf.GGUFReader(source)) - 1)
+        finer = {pattern.replace("{last}", last): kind for pattern, kind in mix.finer.items()}
+        held.append(_overrides(llama_cpp, gguf, finer))
         params.tt_overrides = held[-1]
     if importance:
         held.append(_importance(llama_cpp, importance))
@@ -88,6 +90,10 @@ def quantise(
         raise DelrecError(f"llama.cpp could not quantise {source.name} to {quant}", "is there room on the disk?")
     types = Counter(t.tensor_type.name for t in gguf.GGUFReader(target).tensors)
     return dict(sorted(types.items()))
+
+
+def _layers(reader: Any) -> int:
+    return int(next(f.contents() for name, f in reader.fields.items() if name.endswith(".block_count")))
 
 
 def _overrides(llama_cpp: Any, gguf: Any, finer: Mapping[str, str]) -> Any:

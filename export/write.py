@@ -19,19 +19,21 @@ from delrec_lite.export.card import bundle_readme, licences_text
 from delrec_lite.export.gguf_file import write_gguf
 from delrec_lite.export.imatrix import measured
 from delrec_lite.export.merge import Merged, merge
+from delrec_lite.export.new_items import fit_new_items
 from delrec_lite.export.pareto import PICTURE, QuantRow, quant_picture, quant_section
 from delrec_lite.export.parity import Parity, compare, gate
 from delrec_lite.export.prune import prune
 from delrec_lite.export.quantise import quantise
 from delrec_lite.export.stock import chat_template, stock_prompt, token_text
 from delrec_lite.llm.forward import read_states, score_all, window_segment
+from delrec_lite.llm.items import title_vectors
 from delrec_lite.llm.load import Base, load_base
 from delrec_lite.llm.model import ItemLM
 from delrec_lite.machine import cores_allowed
 from delrec_lite.prompts.tasks import TITLE_PREFIX, Prompts
 from delrec_lite.prompts.tokenizer import open_tokenizer
 from delrec_lite.prompts.vocabulary import Vocabulary
-from delrec_lite.runtime.bundle import finish_bundle
+from delrec_lite.runtime.bundle import NEW_ITEMS, finish_bundle
 from delrec_lite.runtime.golden import Golden, write_golden
 from delrec_lite.runtime.recommender import Recommender
 from delrec_lite.runtime.retriever import FILE as RETRIEVER
@@ -126,6 +128,7 @@ def export(
             plain = load_base(base.name, base.folder, "fp32").model if merge_base == "original" else None
             with measured(model.lm) as importance:
                 states = some_states(model, prompts, dataset)
+            _write_new_items(model, base, dataset, states, staging)
             merged = merge(model, states, plain)
             soft_words = nearest_words(model, base.folder / "tokenizer.json")
             tick(1, "write")
@@ -234,6 +237,13 @@ def export(
         return Exported(target, size, quant, types, parity)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _write_new_items(model: ItemLM, base: Base, dataset: Dataset, states: Any, staging: Path) -> None:
+    rows = model.body.embed_tokens.weight[: model.vocabulary.text]
+    titles = title_vectors(rows, dataset.catalog.titles, base.encode)
+    fitted = fit_new_items(titles.cpu(), model.head().cpu(), states.cpu())
+    np.save(staging / NEW_ITEMS, fitted.numpy().astype(np.float16), allow_pickle=False)
 
 
 def _write_onnx(

@@ -16,6 +16,7 @@ VERBS = (
     "pull",
     "plan",
     "prepare",
+    "init",
     "train",
     "export",
     "eval",
@@ -24,6 +25,7 @@ VERBS = (
     "explain",
     "serve",
     "verify",
+    "catalog",
     "bench",
     "doctor",
 )
@@ -57,7 +59,11 @@ def root(
 
 for _verb in VERBS:
     _module = importlib.import_module(f"delrec_lite.cli.{_verb}")
-    app.command(_verb, epilog=_module.EXAMPLE)(getattr(_module, _verb))
+    _command = getattr(_module, _verb)
+    if isinstance(_command, typer.Typer):
+        app.add_typer(_command, name=_verb, epilog=_module.EXAMPLE)
+    else:
+        app.command(_verb, epilog=_module.EXAMPLE)(_command)
 
 
 def main() -> None:

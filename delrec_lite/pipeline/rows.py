@@ -25,7 +25,7 @@ TRAINED, QUANTISED = "DELRec (training precision)", "DELRec (quantised GGUF)"
 ZERO_SHOT_HISTORY = 5
 FUSED = "DELRec and teachers fused"
 TOGETHER = "teachers together"
-TEACHERS = {"sasrec": "SASRec", "gru4rec": "GRU4Rec", "caser": "Caser"}
+TEACHERS = {"sasrec": "SASRec", "gru4rec": "GRU4Rec", "caser": "Caser", "external": "external, stand-in"}
 
 Scorer = Callable[[Sequence[Ints]], Floats]
 

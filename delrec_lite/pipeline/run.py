@@ -12,8 +12,8 @@ from delrec_lite.config import Recipe
 from delrec_lite.console import Console
 from delrec_lite.data.store import load_candidates, load_dataset
 from delrec_lite.data.types import CandidateSets, Dataset
-from delrec_lite.errors import ConfigError, MissingPackageError, UsageError
-from delrec_lite.files import lock
+from delrec_lite.errors import ConfigError, DataError, MissingPackageError, UsageError
+from delrec_lite.files import lock, sha256_of
 from delrec_lite.hub.base import find_base
 from delrec_lite.hub.cache import Pulled, cache_folder
 from delrec_lite.hub.pull import pull
@@ -117,19 +117,33 @@ class Run:
         upstream = self.prepare()
 
         def make(folder: Path) -> dict[str, Any]:
-            from delrec_lite.teachers.contract import TeacherConfig
-            from delrec_lite.teachers.fit import fit
             from delrec_lite.teachers.store import CONFIG, load_teacher, save_teacher
 
             result = {}
             for kind in self.recipe.teacher.kinds:
                 if not (folder / kind / CONFIG).is_file():  # else fitted before this stage was cut short
-                    config = TeacherConfig.for_kind(kind, **self.recipe.teacher.settings)
-                    save_teacher(fit(config, self.dataset, self.console, out=folder / kind), folder / kind)
+                    save_teacher(self._fit(kind, folder / kind), folder / kind)
                 result[kind] = load_teacher(folder / kind).metrics
             return result
 
-        return self._stage("teacher", key_of(CODE, upstream.key, self.recipe.teacher.model_dump()), make)
+        lists = self.recipe.teacher.lists
+        read = [] if lists is None else [_digest(Path(lists))]
+        return self._stage("teacher", key_of(CODE, upstream.key, self.recipe.teacher.model_dump(), *read), make)
+
+    def _fit(self, kind: str, folder: Path) -> Any:
+        from delrec_lite.teachers.contract import TeacherConfig
+        from delrec_lite.teachers.fit import fit
+
+        settings, lists = self.recipe.teacher.settings, self.recipe.teacher.lists
+        if kind != "external" or lists is None:
+            return fit(TeacherConfig.for_kind(kind, **settings), self.dataset, self.console, out=folder)
+        from delrec_lite.data.lists import read_lists
+        from delrec_lite.teachers.external import KIND, fit_external
+
+        held = read_lists(Path(lists), self.dataset)
+        if held.unknown:
+            self.console.say(f"  {lists}: {held.unknown} rows name no user or item of this data set and are left out")
+        return fit_external(TeacherConfig.for_kind(KIND, **settings), self.dataset, held, self.console, folder)
 
     def distill(self) -> Done:
         """Stage 1."""
@@ -429,3 +443,10 @@ def _need_torch() -> None:
         raise MissingPackageError(
             f"training needs {error.name}, which is not installed", 'pip install "delrec-lite[train,gguf]"'
         ) from error
+
+
+def _digest(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}", "check teacher.lists in the recipe") from error

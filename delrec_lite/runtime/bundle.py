@@ -10,11 +10,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from delrec_lite.data.types import Floats
 from delrec_lite.errors import BundleError
 from delrec_lite.files import sha256_of
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+# Items that came after training; their vectors lie beside them.
+ADDITIONS = "additions.json"
+ADDITION_ROWS = "additions.npy"
+# How an item that was not trained is scored: see ``export.new_items``.
+NEW_ITEMS = "new-items.npy"
 REMEDY = "export the run again, or copy the whole folder again"
 
 
@@ -92,7 +100,8 @@ class Bundle:
         files = manifest.get("files")
         if not isinstance(files, dict) or not files:
             raise BundleError(f"{folder / MANIFEST} lists no files", REMEDY)
-        for name in ("catalog.json", "prompt.json", bundle._model_file, *bundle._onnx.values()):
+        added = (ADDITION_ROWS,) if bundle.holds_additions else ()
+        for name in ("catalog.json", "prompt.json", bundle._model_file, *bundle._onnx.values(), *added):
             if name not in files:
                 raise BundleError(f"{folder / MANIFEST} does not list {name}", REMEDY)
         for name, facts in files.items():
@@ -149,7 +158,50 @@ class Bundle:
 
     @cached_property
     def items(self) -> Items:
-        """The catalogue."""
+        """The catalogue: what was trained, then what `delrec-lite catalog add` brought."""
+        had = self._trained
+        if not self.holds_additions:
+            return had
+        path = self.folder / ADDITIONS
+        held = _read_json(path)
+        ids: Any = held.get("ids")
+        titles: Any = held.get("titles")
+        if not (_are(ids, str) and _are(titles, str) and len(ids) == len(titles) > 0):
+            raise BundleError(f"{path}: ids and titles are not two lists of the same length", REMEDY)
+        if set(ids) & set(had.ids) or set(titles) & set(had.titles):
+            raise BundleError(f"{path} names an item that the catalogue has", REMEDY)
+        return Items(had.ids + ids, had.titles + titles, had.popularity + [0] * len(ids))
+
+    @cached_property
+    def new_items(self) -> Floats | None:
+        """What makes a title's mean row the vector that scores it: float32 ``[hidden + 1, hidden]``; the last is added.
+
+        None in a bundle of an older version: the verbalizer's scale alone does it then.
+        """
+        if NEW_ITEMS not in self.manifest["files"]:
+            return None
+        path, width = self.folder / NEW_ITEMS, self.manifest["model"].get("hidden")
+        try:
+            held = np.load(path, allow_pickle=False)
+            if held.dtype != np.float16 or held.shape != (width + 1, width) or not np.isfinite(held).all():
+                raise ValueError(f"{held.dtype} {held.shape} for a width of {width}")
+        except (OSError, ValueError, EOFError, TypeError) as error:
+            raise BundleError(f"{path} does not read: {error}", REMEDY) from error
+        made: Floats = held.astype(np.float32)
+        return made
+
+    @property
+    def holds_additions(self) -> bool:
+        """Whether items were added after training."""
+        return ADDITIONS in self.manifest["files"]
+
+    @property
+    def trained(self) -> int:
+        """How many of the items, the first ones, were there in training."""
+        return len(self._trained.ids)
+
+    @cached_property
+    def _trained(self) -> Items:
         held = _read_json(self.folder / "catalog.json")
         try:
             items = Items(held["ids"], held["titles"], held["popularity"])
@@ -160,7 +212,7 @@ class Bundle:
             ("titles", items.titles, str),
             ("popularity", items.popularity, int),
         ):
-            if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
+            if not _are(values, kind):
                 raise BundleError(f"{self.folder}/catalog.json: {name} is not a list of {kind.__name__}", REMEDY)
         if not len(items.ids) == len(items.titles) == len(items.popularity) > 0:
             raise BundleError(f"{self.folder}/catalog.json: ids, titles and popularity differ in length", REMEDY)
@@ -241,6 +293,10 @@ def finish_bundle(
         raise
     shutil.rmtree(old, ignore_errors=True)
     return Bundle(target, manifest)
+
+
+def _are(values: Any, kind: type) -> bool:
+    return isinstance(values, list) and all(isinstance(value, kind) for value in values)
 
 
 def _check(folder: Path, name: str, facts: Any, verify: bool) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from delrec_lite.errors import BundleError, MissingPackageError, UsageError
+from delrec_lite.runtime.additions import with_additions
 from delrec_lite.runtime.bundle import REMEDY, Bundle
 from delrec_lite.runtime.engine import Engine
 
@@ -34,7 +35,7 @@ def open_engine(bundle: Bundle, kind: Kind = "auto", threads: int | None = None)
     missing: MissingPackageError | None = None
     for make in held:
         try:
-            return make()
+            return with_additions(make(), bundle)
         except MissingPackageError as error:
             missing = missing or error
     if missing is not None:

@@ -122,7 +122,7 @@ def explain(
 def _opinion(recommender: Recommender, had: list[int], scores: Floats, target: int) -> Opinion | None:
     """Two rankings of the catalogue without the history, the model's and the teacher's, side by side."""
     teacher = recommender.teacher
-    if teacher is None:
+    if teacher is None or min(had) >= recommender.bundle.trained:
         return None
     theirs = teacher.scores([had])[0]
     probability = float(np.exp(_log_softmax(theirs[None])[0, target]))

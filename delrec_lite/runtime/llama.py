@@ -85,7 +85,7 @@ class LlamaEngine:
     def _load(self, bundle: Bundle, threads: int) -> None:
         c = self._c
         self._prompt = prompt = bundle.prompt
-        self._items = len(bundle.items.ids)
+        self._items = bundle.trained
         header = check_gguf(bundle.model_path, bundle.manifest["model"].get("architecture"))
         settings = c.llama_model_default_params()
         settings.n_gpu_layers = 0
@@ -100,6 +100,10 @@ class LlamaEngine:
             raise BundleError(f"llama.cpp cannot load {bundle.model_path}", REMEDY)
         self._vocabulary: int = c.llama_vocab_n_tokens(c.llama_model_get_vocab(self._model))
         self.hidden: int = c.llama_model_n_embd(self._model)
+        # llama.cpp's Gemma makes tokens' rows louder by this, and vectors not.
+        self._loudness = np.float32(
+            self.hidden**0.5 if str(header.values["general.architecture"].value).startswith("gemma") else 1
+        )
         told = bundle.manifest["model"].get("hidden", self.hidden)
         if told != self.hidden:
             raise BundleError(f"{bundle.model_path} has width {self.hidden}; its manifest says {told}", REMEDY)
@@ -248,7 +252,7 @@ class LlamaEngine:
             for sequence, start, entries in work:
                 for n, entry in enumerate(entries):
                     if vectors:
-                        row = self._rows.row(entry) if isinstance(entry, int) else entry
+                        row = (self._rows.row(entry) if isinstance(entry, int) else entry) * self._loudness
                         place = ctypes.addressof(batch.embd.contents) + at * self.hidden * 4
                         ctypes.memmove(place, row.ctypes.data, self.hidden * 4)
                     else:

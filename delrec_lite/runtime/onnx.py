@@ -37,7 +37,7 @@ class OnnxEngine:
 
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         self._path = bundle.onnx_path
-        self._prompt, self._items = bundle.prompt, len(bundle.items.ids)
+        self._prompt, self._items = bundle.prompt, bundle.trained
         self._session: Any = open_session(self._path, cores_allowed() if threads is None else threads)
         self._lock = threading.Lock()
         self._sessions = Sessions(SESSIONS)

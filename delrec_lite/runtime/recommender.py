@@ -130,7 +130,7 @@ class Recommender:
             wanted = list(dict.fromkeys(self._entry(title, allow_new, matched) for title in candidates))
         left_out = [self._matcher.find(title).item for title in exclude]
         clock.lap("match")
-        entries: list[Entry] = [e if isinstance(e, int) else self._input_vector(e) for e in had]
+        entries: list[Entry] = [e if isinstance(e, int) else self.new_item(e)[0] for e in had]
         clock.lap("encode")
         read = min(len(entries), self.bundle.prompt.max_history)
         if session is None:
@@ -193,7 +193,7 @@ class Recommender:
         """
         matched: list[Match] = []
         had = [self._entry(title, allow_new, matched) for title in history]
-        return matched, [e if isinstance(e, int) else self._input_vector(e) for e in had]
+        return matched, [e if isinstance(e, int) else self.new_item(e)[0] for e in had]
 
     @cached_property
     def teacher(self) -> "Retriever | None":
@@ -221,7 +221,7 @@ class Recommender:
             )
         had = [self._matcher.find(title).item for title in history]
         scores = self.teacher.scores([had])[0]
-        pool = np.setdiff1d(np.arange(len(scores)), had)
+        pool = np.setdiff1d(np.arange(self.bundle.trained), had)
         return self._ranked(scores[pool], pool, None, k)
 
     def find(self, title: str) -> Match:
@@ -268,10 +268,7 @@ class Recommender:
     def _candidate_scores(self, scores: Floats, entries: list[Entry], wanted: list[int | str]) -> Floats:
         new = [e for e in wanted if not isinstance(e, int)]
         state = self.engine.states([entries])[0] if new else np.empty(0, np.float32)
-        values = [
-            scores[e] if isinstance(e, int) else self.bundle.prompt.scale * float(self._title_vector(e) @ state)
-            for e in wanted
-        ]
+        values = [scores[e] if isinstance(e, int) else float(self.new_item(e)[1] @ state) for e in wanted]
         return np.array(values, np.float32)
 
     def _ranked(self, values: Floats, pool: Any, names: list[tuple[str, str]] | None, k: int) -> list[Ranked]:
@@ -300,10 +297,11 @@ class Recommender:
         words = self.bundle.prompt.title_prefix + title
         return self.engine.token_vector(self._tokenizer.encode(words, add_special_tokens=False).ids)
 
-    def _input_vector(self, title: str) -> Floats:
-        vector = self._title_vector(title)
-        scaled: Floats = vector * np.float32(self.bundle.prompt.input_norm / np.linalg.norm(vector))
-        return scaled
+    def new_item(self, title: str) -> tuple[Floats, Floats]:
+        """What is read of an item that was not trained, and what scores its state: float32 ``[hidden]`` each."""
+        vector, prompt, map_ = self._title_vector(title), self.bundle.prompt, self.bundle.new_items
+        output = vector * np.float32(prompt.scale) if map_ is None else vector @ map_[:-1] + map_[-1]
+        return vector * np.float32(prompt.input_norm / np.linalg.norm(vector)), output
 
 
 def _check_k(k: int) -> None:

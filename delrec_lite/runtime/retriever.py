@@ -34,7 +34,8 @@ class Retriever:
         path = bundle.folder / FILE
         if not self.held(bundle):
             raise BundleError(f"{bundle.folder} holds no {FILE}", "export the run with its teacher")
-        self._items = len(bundle.items.ids)
+        self._items = bundle.trained
+        self._added = len(bundle.items.ids) - self._items
         self._session = open_session(path, cores_allowed() if threads is None else threads)
         inputs, outputs = shapes(self._session.get_inputs()), shapes(self._session.get_outputs())
         if set(inputs) != {"items"} or len(inputs["items"]) != 2 or outputs.get("scores", [])[1:] != [self._items]:
@@ -54,23 +55,27 @@ class Retriever:
         """Scores of the whole catalogue after each history.
 
         Args:
-            histories: Item indices, oldest first, none empty; the newest that the teacher was trained on are read.
+            histories: Item indices, oldest first, each with one that was there in training; those that came later
+                are passed over, and of the others the newest are read.
 
         Returns:
-            float32 ``[histories, items]``.
+            float32 ``[histories, items]``; minus infinity for items that were added after training.
 
         Raises:
             UsageError: An empty history, or an index outside the catalogue.
         """
-        rows = [[int(item) for item in history] for history in histories]
-        for row in rows:
-            if not row:
-                raise UsageError("a history is empty", "give at least one item")
-            if min(row) < 0 or max(row) >= self._items:
+        rows = []
+        for history in histories:
+            row = [int(item) for item in history]
+            if row and (min(row) < 0 or max(row) >= self._items + self._added):
                 raise UsageError(f"no item has the index {min(row)} or {max(row)}", f"items are 0 to {self._items - 1}")
-        out = np.empty((len(rows), self._items), np.float32)
+            rows.append([item for item in row if item < self._items])
+            if not rows[-1]:
+                raise UsageError("a history holds nothing that the teacher knows", "give an item of the catalogue")
+        out = np.full((len(rows), self._items + self._added), -np.inf, np.float32)
         order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
         for at in range(0, len(order), TOGETHER):
             some = order[at : at + TOGETHER]
-            out[some] = run(self._session, ["scores"], {"items": padded([rows[row] for row in some])})[0]
+            scores = run(self._session, ["scores"], {"items": padded([rows[row] for row in some])})[0]
+            out[some, : self._items] = scores
         return out

@@ -55,7 +55,7 @@ def verify(path: str | os.PathLike[str], threads: int | None = None) -> Verified
     """
     with Recommender.load(path, threads) as recommender:
         bundle = recommender.bundle
-        golden = read_golden(bundle.folder, len(bundle.items.ids))
+        golden = read_golden(bundle.folder, bundle.trained)
         if golden.top is None:
             raise BundleError(f"{bundle.folder} stores no answers to compare with", "export the run again")
         overlap, difference = _compare(golden, recommender)
@@ -82,7 +82,7 @@ def _compare(golden: Golden, recommender: Recommender) -> tuple[float, float]:
     """Mean overlap of the first ten, and the largest difference of their scores."""
     assert golden.top is not None
     assert golden.scores is not None
-    scores = recommender.scores(golden.histories)
+    scores = recommender.scores(golden.histories)[:, : recommender.bundle.trained]
     k = golden.top.shape[1]
     today = np.argsort(-scores, axis=1)[:, :k]
     overlap = np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(today, golden.top, strict=True)])

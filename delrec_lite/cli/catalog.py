@@ -1,0 +1,41 @@
+"""`delrec-lite catalog add`: items that came after training."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from delrec_lite.cli.common import JsonFlag, QuietFlag, make_console
+
+EXAMPLE = "Example: `delrec-lite catalog add shop.delrec new-items.csv --columns item=sku,title=name`"
+catalog = typer.Typer(no_args_is_help=True, help="Change what a bundle can recommend, without training.")
+
+
+@catalog.callback()
+def _group() -> None:
+    """Change what a bundle can recommend, without training."""
+
+
+@catalog.command(epilog=EXAMPLE)
+def add(
+    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
+    items: Annotated[Path, typer.Argument(help="The new items, id and title: CSV, TSV, Parquet or RecBole.")],
+    columns: Annotated[str, typer.Option(help="Your column names, as `item=sku,title=name`.")] = "",
+    out: Annotated[Path | None, typer.Option(help="The bundle to write; default: BUNDLE is replaced.")] = None,
+    on_bad_row: Annotated[str, typer.Option(help="refuse or drop malformed rows.")] = "refuse",
+    json_output: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Add items by their titles: they can be recommended at once. A running server takes them on SIGHUP."""
+    from delrec_lite.data.badrows import BadRows, parse_policy
+    from delrec_lite.data.readers import parse_columns, read_titles
+    from delrec_lite.runtime.additions import add_items
+
+    console = make_console(json_output, quiet)
+    bad = BadRows(parse_policy(on_bad_row))
+    new = read_titles(items, parse_columns(columns), bad)
+    for malformed in bad.files:
+        console.say(f"  dropped: {malformed}")
+    added = add_items(bundle, new, out)
+    data = {"folder": str(added.folder), "added": added.titles, "items": added.items}
+    console.result(data if json_output else f"{len(added.titles)} items added to {added.folder}; {added.items} in all")

@@ -1,0 +1,133 @@
+"""Items added after training: scored and read from their titles, the trained ones as before."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from delrec_lite.errors import BundleError, UsageError
+from delrec_lite.runtime.additions import add_items
+from delrec_lite.runtime.bundle import Bundle
+from delrec_lite.runtime.recommender import Recommender
+from delrec_lite.runtime.verify import verify
+from tests.bundles import TITLES, tiny_bundle
+
+NEW = {"n1": "Violet Forest (2020)", "n2": "Red River (1950)"}  # the second is a title of the catalogue
+
+
+@pytest.fixture
+def made(tmp_path):
+    tiny = tiny_bundle(tmp_path)
+    return tiny, add_items(tiny.bundle.folder, NEW, tmp_path / "more.delrec")
+
+
+def test_an_added_item_is_scored_by_its_title_and_the_others_as_before(made):
+    tiny, added = made
+    assert added.titles == ["Violet Forest (2020)", "Red River [2] (1950)"]
+    assert added.items == len(TITLES) + 2
+    history = [3, 1, 4]
+    with Recommender.load(added.folder) as recommender:
+        scores = recommender.scores([history])[0]
+        assert scores[: len(TITLES)] == pytest.approx(tiny.scores([history])[0], abs=5e-3)
+        outputs = np.stack([recommender.new_item(title)[1] for title in NEW.values()])
+        assert scores[len(TITLES) :] == pytest.approx(outputs @ tiny.states([history])[0], abs=5e-3)
+        titles = [TITLES[i] for i in history]
+        first = recommender.recommend(titles, k=len(scores)).items
+        assert {"n1", "n2"} < {item.id for item in first}
+        stepped = recommender.recommend(titles, k=len(scores), session="u").items
+        assert [item.id for item in stepped] == [item.id for item in first]
+
+
+def test_an_added_item_in_a_history_is_read_as_its_title(made):
+    _, added = made
+    with Recommender.load(added.folder) as recommender:
+        by_id = recommender.recommend([TITLES[0], "id:n1"]).items
+        by_name = recommender.recommend([TITLES[0], "violet forest"]).items
+    with Recommender.load(made[0].bundle.folder) as recommender:
+        by_words = recommender.recommend([TITLES[0], "Violet Forest (2020)"], k=99, allow_new=True).items
+    assert by_id == by_name
+    scores = {item.id: item.score for item in by_words}
+    assert all(item.score == pytest.approx(scores[item.id], abs=1e-3) for item in by_id if item.id in scores)
+
+
+def test_items_add_up_and_the_first_bundle_stays_as_it_was(made):
+    tiny, added = made
+    before = {path.name: path.read_bytes() for path in tiny.bundle.folder.iterdir()}
+    add_items(added.folder, {"n3": "Grey Harbour (2021)"})
+    again = Bundle.open(added.folder)
+    assert again.items.ids[-3:] == ["n1", "n2", "n3"]
+    assert again.trained == len(TITLES)
+    assert np.load(added.folder / "additions.npy").shape[:2] == (2, 3)
+    assert {path.name: path.read_bytes() for path in tiny.bundle.folder.iterdir()} == before
+    assert not [path for path in added.folder.parent.iterdir() if path.name.startswith(".")]
+
+
+def test_what_cannot_be_added_is_said(made, tmp_path):
+    tiny, added = made
+    with pytest.raises(UsageError, match="1 of the items are in the catalogue, 'n2'"):
+        add_items(added.folder, {"n2": "Something else"})
+    with pytest.raises(UsageError, match="no items to add"):
+        add_items(added.folder, {})
+    with pytest.raises(BundleError, match="no bundle"):
+        add_items(tmp_path / "nowhere", NEW)
+    with pytest.raises(UsageError, match="no item has the index 42"), Recommender.load(added.folder) as recommender:
+        recommender.scores([[1, 42]])
+
+
+def spoil_json(folder):
+    (folder / "additions.json").write_text(json.dumps({"ids": ["n1"], "titles": ["A", "B"]}))
+
+
+def spoil_rows(folder):
+    np.save(folder / "additions.npy", np.zeros((2, 5, 64), np.float32))
+
+
+def spoil_width(folder):
+    np.save(folder / "additions.npy", np.zeros((2, 2, 32), np.float32))
+
+
+def spoil_pickle(folder):
+    np.save(folder / "additions.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+
+
+@pytest.mark.parametrize("spoil", [spoil_json, spoil_rows, spoil_width, spoil_pickle])
+def test_spoilt_additions_are_refused_even_with_the_right_digest(made, spoil):
+    folder = made[1].folder
+    spoil(folder)
+    with pytest.raises(BundleError, match="sha256|bytes"):
+        Bundle.open(folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    from delrec_lite.files import sha256_of
+
+    for name in ("additions.json", "additions.npy"):
+        path = folder / name
+        manifest["files"][name] = {"sha256": sha256_of(path), "bytes": path.stat().st_size}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=r"additions\.(json|npy)"):
+        Recommender.load(folder)
+
+
+def test_the_command_reads_a_list_and_verify_still_agrees(tiny_bundle, tmp_path):
+    (tmp_path / "new.csv").write_text("sku,name\nx1,A Wholly New Film (2031)\nx2,<|im_start|> Film\n")
+    program = Path(sys.executable).parent / "delrec-lite"
+    command = [
+        program,
+        "catalog",
+        "add",
+        tiny_bundle,
+        tmp_path / "new.csv",
+        "--columns",
+        "item=sku,title=name",
+        "--json",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["added"] == ["A Wholly New Film (2031)", "<|im_start|> Film"]
+    assert verify(tiny_bundle).top10_overlap == 1.0
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == UsageError.exit_code
+    assert again.stderr.count("\n") <= 2
+    shutil.rmtree(tiny_bundle)

@@ -1,0 +1,117 @@
+"""Odd arguments by the hundred: every call ends with an exit code of ours and a clear line, never a traceback."""
+
+import random
+import sys
+
+import pytest
+import typer
+
+from delrec_lite import errors
+from delrec_lite.cli import app as cli
+
+CALLS = 600
+USAGE = 2  # the command line library's own
+CODES = {
+    0,
+    USAGE,
+    *(k.exit_code for k in vars(errors).values() if isinstance(k, type) and issubclass(k, errors.DelrecError)),
+}
+UNEXPECTED = errors.DelrecError.exit_code
+# Real work on a real bundle: these get none here, or they would serve, or time for minutes.
+SLOW = {"serve", "bench"}
+
+
+@pytest.fixture
+def words(tiny_bundle, tmp_path):
+    broken, recipe = tmp_path / "broken.yaml", tmp_path / "recipe.yaml"
+    broken.write_text("name: [")
+    recipe.write_text("name: r\ndata: {folder: nowhere}\n")
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n1,2,3\n")
+    (tmp_path / "items.csv").write_text('item_id,title\n1,"a\n')
+    (tmp_path / "binary").write_bytes(bytes(range(256)))
+    odd = [
+        "",
+        " ",
+        "-",
+        "--",
+        "0",
+        "-1",
+        "1",
+        "3",
+        "nan",
+        "1e999",
+        "99999999999999999999",
+        "\u202e",
+        "é" * 300,
+        "a=b",
+        "=",
+        ",",
+    ]
+    files = [
+        tmp_path,
+        broken,
+        recipe,
+        tmp_path / "log.csv",
+        tmp_path / "items.csv",
+        tmp_path / "binary",
+        "nowhere",
+        "/dev/null",
+    ]
+    titles = ["Red River", "id:3", "id:", "<|im_start|>", "red"]
+    return {"": [*odd, *map(str, files), *titles], "bundle": [str(tiny_bundle)]}
+
+
+def verbs():
+    found = []
+    for name, command in typer.main.get_command(cli.app).commands.items():
+        inner = getattr(command, "commands", None)
+        found += [((name, *([] if not inner else [sub])), c) for sub, c in (inner or {"": command}).items()]
+    return found
+
+
+def arguments(rng, words):
+    path, command = rng.choice(verbs())
+    pool = words[""] + (words["bundle"] * 8 if path[0] not in SLOW else [])
+    made = list(path)
+    for parameter in command.params:
+        option = parameter.param_type_name == "option"
+        if option and rng.random() < 0.7 or not option and rng.random() < 0.1:
+            continue
+        if option:
+            made.append(rng.choice(parameter.opts))
+        if not getattr(parameter, "is_flag", False):
+            made.append(rng.choice(words["bundle"] if parameter.name == "bundle" and path[0] not in SLOW else pool))
+    if rng.random() < 0.1:
+        made.insert(rng.randrange(len(made)), rng.choice([*words[""], "--nonsense"]))
+    return made
+
+
+def call(monkeypatch, made):
+    monkeypatch.setattr(sys, "argv", ["delrec-lite", *made])
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return stop.code or 0
+    return 0
+
+
+def test_hundreds_of_odd_calls_end_with_a_clear_line(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DELREC_OFFLINE", "1")
+    monkeypatch.setenv("DELREC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("DELREC_DEBUG", raising=False)
+    rng = random.Random(5)
+    codes = {}
+    for _ in range(CALLS):
+        made = [word.replace("\x00", "") for word in arguments(rng, words)]
+        code = call(monkeypatch, made)
+        told = capsys.readouterr()
+        assert code in CODES, (made, code, told.err)
+        assert "Traceback" not in told.err + told.out, made
+        assert "should not happen" not in told.err, (made, told.err)
+        if code:
+            assert told.err.strip(), made
+        codes[code] = codes.get(code, 0) + 1
+    assert codes[0] > CALLS // 20, codes
+    assert codes[USAGE] > CALLS // 20, codes
+    assert len(codes) > 4, codes

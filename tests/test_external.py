@@ -1,0 +1,110 @@
+"""Another recommender's lists as teacher: read, refused, and learned by the stand-in."""
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from delrec_lite.config import parse
+from delrec_lite.console import QUIET, Console
+from delrec_lite.data.lists import read_lists
+from delrec_lite.errors import ConfigError, DataError
+from delrec_lite.teachers.contract import TeacherConfig
+from delrec_lite.teachers.external import fit_external
+from tests.test_teachers import ITEMS, TINY, _circle
+
+JUMP = 7
+
+
+def rows(data, jump=JUMP, scored=False):
+    """The lists of somebody who believes that everyone jumps: after item i come i + 7 and i + 8."""
+    out = []
+    for user, history in zip(data.user_ids, data.train(), strict=True):
+        for rank, item in enumerate((history[-1] + jump, history[-1] + jump + 1), 1):
+            out.append((user, rank, str(item % (ITEMS - 1)), *([5.0 - rank] if scored else [])))
+    return out
+
+
+def write_csv(path, found, header="user_id,rank,item_id"):
+    path.write_text("".join(",".join(map(str, row)) + "\n" for row in [(header,), *found]))
+    return path
+
+
+def test_lists_are_read_in_any_order_with_and_without_scores(tmp_path):
+    data = _circle()
+    shuffled = [*rows(data)[::-1], ("nobody", 1, "3"), ("0", 3, "no such item")]
+    lists = read_lists(write_csv(tmp_path / "a.csv", shuffled), data)
+    assert (len(lists), lists.unknown) == (40, 2)
+    last = data.train()[5][-1]
+    assert lists.items[5].tolist() == [(last + JUMP) % 20, (last + JUMP + 1) % 20]
+    assert lists.shares[5] == pytest.approx([2 / 3, 1 / 3])
+    table = zip(("user_id", "rank", "item_id", "score"), zip(*rows(data, scored=True), strict=True), strict=True)
+    pyarrow.parquet.write_table(pyarrow.table({name: list(column) for name, column in table}), tmp_path / "a.parquet")
+    scored = read_lists(tmp_path / "a.parquet", data)
+    assert scored.shares[5] == pytest.approx([0.7311, 0.2689], abs=1e-4)
+    assert [own.tolist() for own in scored.items] == [own.tolist() for own in lists.items]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("user_id,item_id\n0,1\n", "no column 'rank'"),
+        ("user_id,rank,item_id\n0,first,1\n0,2,2\n", "row 2: rank is not a number"),
+        ("user_id,rank,item_id\n0,1,5\n0,2,5\n", "twice for user '0'"),
+        ("user_id,rank,item_id\nx,1,5\n", "names no user and item"),
+        ("user_id,rank,item_id,score\n0,1,5,high\n", "row 2: rank or score is not a number"),
+        ("user_id,rank,item_id\n0,1\n", "2 fields instead of 3"),
+    ],
+)
+def test_lists_that_do_not_read_are_refused(tmp_path, text, says):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(DataError, match=says):
+        read_lists(tmp_path / "a.csv", _circle())
+
+
+def test_the_stand_in_learns_the_lists_and_not_the_data(tmp_path):
+    data = _circle()
+    lists = read_lists(write_csv(tmp_path / "a.csv", rows(data)), data)
+    teacher = fit_external(TeacherConfig.for_kind("sasrec", **TINY), data, lists, QUIET)
+    assert teacher.metrics["list_top1_before"] < 0.2
+    assert teacher.metrics["list_top1"] > 0.7
+    again = fit_external(TeacherConfig.for_kind("sasrec", **TINY), data, lists, QUIET)
+    assert (again.scores(data.test().histories) == teacher.scores(data.test().histories)).all()
+
+
+def test_lists_that_know_the_answer_are_pointed_out_and_too_few_refused(tmp_path, capsys):
+    data = _circle()
+    lists = read_lists(write_csv(tmp_path / "a.csv", rows(data, jump=1)), data)
+    fit_external(TeacherConfig.for_kind("sasrec", **{**TINY, "epochs": 1}), data, lists, Console())
+    assert "100% of the lists begin with the user's validation item" in capsys.readouterr().err
+    few = read_lists(write_csv(tmp_path / "b.csv", rows(data)[:20]), data)
+    with pytest.raises(DataError, match="10 users with a history have a list"):
+        fit_external(TeacherConfig.for_kind("sasrec", **TINY), data, few, QUIET)
+
+
+def test_a_recipe_names_the_lists_with_the_kind():
+    assert parse("name: a\nteacher: {kind: external, lists: a.csv}", "a").teacher.kinds == ("external",)
+    for text in ("{kind: external}", "{kind: sasrec, lists: a.csv}"):
+        with pytest.raises(ConfigError, match="go together"):
+            parse(f"name: a\nteacher: {text}", "a")
+
+
+def test_a_run_goes_on_from_the_lists(tiny_run, tmp_path):
+    make = tiny_run
+    data = make(teacher={"settings": {"epochs": 1, "hidden": 8, "max_length": 8}}).dataset
+    found = [
+        (user, rank, data.catalog.ids[(history[-1] + 2 + rank) % len(data.catalog)])
+        for user, history in zip(data.user_ids, data.train(), strict=True)
+        for rank in range(3)
+        if len(history)
+    ]
+    lists = write_csv(tmp_path / "lists.csv", found)
+    settings = {"epochs": 1, "hidden": 8, "max_length": 8}
+    run = make("first", teacher={"kind": "external", "lists": str(lists), "settings": settings})
+    assert run.finetune().result
+    assert 0 <= run.teacher().result["external"]["list_top1"] <= 1
+    lists.write_text(lists.read_text().replace(",0,", ",5,", 1))
+    again = make("second", teacher={"kind": "external", "lists": str(lists), "settings": settings})
+    assert again.teacher().key != run.teacher().key
+    lists.unlink()
+    with pytest.raises(DataError, match="lists.csv cannot be read"):
+        make("third", teacher={"kind": "external", "lists": str(lists), "settings": settings}).teacher()

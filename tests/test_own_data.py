@@ -1,0 +1,116 @@
+"""The whole way with a made-up shop, by the commands of docs/own-data.md, on the tiny model."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from delrec_lite.config import load_recipe
+from delrec_lite.errors import UsageError
+from delrec_lite.pipeline.start import start_recipe
+
+PROGRAM = Path(sys.executable).parent / "delrec-lite"
+COLOURS, THINGS = ("red", "blue", "green", "white", "black"), ("lamp", "chair", "table", "shelf", "mirror", "rug")
+
+
+@pytest.fixture
+def shop(tmp_path):
+    """A folder with what a shop would export: users go round the articles in order, with some noise."""
+    rng = np.random.default_rng(7)
+    articles = [f"{colour} {thing}" for thing in THINGS for colour in COLOURS]
+    rows, moment = [], 0
+    for user in range(40):
+        at = int(rng.integers(len(articles)))
+        for _ in range(8):
+            at, moment = (at + int(rng.integers(1, 3))) % len(articles), moment + 60
+            rows.append(f"customer-{user},sku-{at},2024-01-{1 + moment // 86400:02}T00:{moment // 60 % 60:02}:00\n")
+    (tmp_path / "log.csv").write_text("uid,sku,ts\n" + "".join(rows))
+    (tmp_path / "items.csv").write_text(
+        "sku,name\n" + "".join(f'sku-{n},"{a}, large"\n' for n, a in enumerate(articles))
+    )
+    (tmp_path / "new.csv").write_text('sku,name\nsku-900,"golden lamp, large"\n')
+    return tmp_path
+
+
+def program(folder, *arguments, code=0):
+    done = subprocess.run(
+        [PROGRAM, *map(str, arguments)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "DELREC_OFFLINE": "1", "DELREC_CACHE": str(folder / "cache")},
+    )
+    assert done.returncode == code, done.stderr
+    return done.stdout
+
+
+COLUMNS = "user=uid,item=sku,time=ts,title=name"
+
+
+def prepared(shop):
+    files = ["--interactions", "log.csv", "--items", "items.csv", "--columns", COLUMNS, "--k-core", 2]
+    return json.loads(program(shop, "prepare", "shop", *files, "--candidates", 5, "--json"))
+
+
+def test_a_shop_s_files_become_a_bundle_that_answers(shop, tiny_base):
+    assert prepared(shop)["users"] == 40
+    started = json.loads(program(shop, "init", "shop", "--base", tiny_base, "--json"))
+    assert started == {"path": "shop.yaml", "minutes": 1}
+    recipe = yaml.safe_load((shop / "shop.yaml").read_text())
+    recipe["teacher"] = {"settings": {"epochs": 1, "hidden": 8, "max_length": 8}}
+    recipe["distill"] |= {"epochs": 0.3, "tokens_per_step": 100}
+    recipe["finetune"] |= {"epochs": 0.3, "tokens_per_step": 100, "rank": 2, "valid_every": 0.0}
+    recipe["export"] = {"quant": "f16", "score_correlation": 0.5}
+    (shop / "shop.yaml").write_text(yaml.safe_dump(recipe))
+    program(shop, "train", "shop.yaml", "-q")
+    program(shop, "export", "shop.yaml", "-q")
+    bundle = "runs/shop/shop.delrec"
+    answer = json.loads(
+        program(shop, "recommend", bundle, "--history", "Red lamp large", "--history", "id:sku-3", "--json")
+    )
+    assert len(answer["items"]) == 10
+    program(shop, "catalog", "add", bundle, "new.csv", "--columns", COLUMNS)
+    told = program(
+        shop, "recommend", bundle, "--history", "golden lamp large", "--candidates", "blue rug, large", "--json"
+    )
+    assert json.loads(told)["items"][0]["id"] == "sku-26"
+
+
+def test_a_recipe_is_sized_to_its_data_and_never_overwritten(shop, monkeypatch):
+    prepared(shop)
+    monkeypatch.chdir(shop)
+    out = shop / "mine.yaml"
+    made = start_recipe("mine", Path("data/shop"), "item", "", out)
+    assert load_recipe(str(out)) == made.recipe
+    assert made.recipe.finetune.epochs == load_recipe("ml-100k-cpu").finetune.epochs
+    monkeypatch.setattr("delrec_lite.pipeline.start.TOKENS_PER_SECOND", 0.1)
+    larger = start_recipe("mine", Path("data/shop"), "item", "", shop / "larger.yaml")
+    assert larger.recipe.finetune.epochs == pytest.approx(3600 * 0.1 / 320, abs=0.01)
+    with pytest.raises(UsageError, match="exists"):
+        start_recipe("mine", Path("data/shop"), "item", "", out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "has no name"),
+        (["shop", "--data", "nowhere"], "nowhere"),
+        (["shop", "--domain", "fish"], "data.domain"),
+        (["a/b", "--data", "data/shop"], "name"),
+    ],
+)
+def test_init_says_what_it_cannot_do(shop, arguments, says):
+    prepared(shop)
+    done = subprocess.run(
+        [PROGRAM, "init", *arguments], cwd=shop, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode not in (0, 1)
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(shop.glob("*.yaml"))
