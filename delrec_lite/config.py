@@ -191,7 +191,10 @@ def load_recipe(name_or_path: str) -> Recipe:
     if path.suffix in {".yaml", ".yml"} or path.is_file():
         if not path.is_file():
             raise ConfigError(f"no recipe file at {path}", "check the path")
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} does not read as text: {error}", "give a recipe's .yaml file") from error
     elif name_or_path in shipped_recipes():
         text = resources.files("delrec_lite.recipes").joinpath(f"{name_or_path}.yaml").read_text(encoding="utf-8")
     else:

@@ -5,6 +5,8 @@ import platform
 from collections.abc import Iterator
 from pathlib import Path
 
+from delrec_lite.errors import UsageError
+
 # Those that decide how fast the quantised and bfloat16 kernels of this project's engines are.
 _FEATURES = {
     "avx2": "avx2",
@@ -25,6 +27,8 @@ _FEATURES = {
     "sve": "sve",
 }
 _ROOT = Path("/")
+# llama.cpp ends the process where it is asked for more threads than it has room for (512).
+MOST_THREADS = 256
 
 
 def cores_allowed(root: Path = _ROOT) -> int:
@@ -39,6 +43,19 @@ def cores_allowed(root: Path = _ROOT) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quotas = [_cpu_quota(folder) for folder in _groups("cpu", root)]
     return max(1, int(min([cores, *(q for q in quotas if q > 0)])))
+
+
+def threads_for(asked: int | None) -> int:
+    """How many threads an engine computes with: what was asked for, or the cores allowed.
+
+    Raises:
+        UsageError: A count that no engine takes.
+    """
+    if asked is None:
+        return cores_allowed()
+    if not 1 <= asked <= MOST_THREADS:
+        raise UsageError(f"threads is {asked}", f"from 1 to {MOST_THREADS}, or leave it out for the cores allowed")
+    return asked
 
 
 def memory_limit_bytes(root: Path = _ROOT) -> int:

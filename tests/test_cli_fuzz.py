@@ -9,7 +9,7 @@ import typer
 from delrec_lite import errors
 from delrec_lite.cli import app as cli
 
-CALLS = 600
+CALLS = 400
 USAGE = 2  # the command line library's own
 CODES = {
     0,

@@ -9,7 +9,7 @@ import numpy as np
 
 from delrec_lite.data.types import Floats
 from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, UsageError
-from delrec_lite.machine import cores_allowed
+from delrec_lite.machine import threads_for
 from delrec_lite.runtime.bundle import REMEDY, Bundle
 from delrec_lite.runtime.engine import Entry
 from delrec_lite.runtime.gguf_check import check_gguf
@@ -64,12 +64,11 @@ class LlamaEngine:
     Raises:
         BundleError: llama.cpp does not load the file, or it does not fit catalogue and prompt.
         MissingPackageError: llama-cpp-python is not installed.
-        UsageError: ``threads`` below 1.
+        UsageError: See ``threads_for``.
     """
 
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
-        if threads is not None and threads < 1:
-            raise UsageError(f"threads is {threads}", "at least 1, or leave it out")
+        count = threads_for(threads)
         self._c: Any = silence()
         self._lock = threading.Lock()
         self._context: Any = None
@@ -77,7 +76,7 @@ class LlamaEngine:
         self._outputs: list[int] = []
         self._sessions = Sessions(SESSIONS)
         try:
-            self._load(bundle, threads or cores_allowed())
+            self._load(bundle, count)
         except BaseException:
             self.close()
             raise

@@ -101,7 +101,7 @@ class Matcher:
         if found is None:
             nearest = ", ".join(repr(title) for title in self.nearest(given))
             raise UsageError(
-                f"no item is called {given!r}", f"nearest: {nearest}; or --allow-new to take it as a new item"
+                f"no item is called {given!r}", f"nearest: {nearest}; or take it as a new item: --allow-new, allow_new"
             )
         item, others = found
         return Match(given, item, self._titles[item], tuple(self._titles[o] for o in others))

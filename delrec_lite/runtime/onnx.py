@@ -9,7 +9,7 @@ import numpy as np
 
 from delrec_lite.data.types import Floats
 from delrec_lite.errors import BundleError, DelrecError, UsageError
-from delrec_lite.machine import cores_allowed
+from delrec_lite.machine import threads_for
 from delrec_lite.runtime.bundle import REMEDY, Bundle
 from delrec_lite.runtime.engine import Entry
 from delrec_lite.runtime.onnx_session import open_session, padded, run, shapes
@@ -32,13 +32,13 @@ class OnnxEngine:
     Raises:
         BundleError: ONNX Runtime does not load the file, or it does not fit catalogue and prompt.
         MissingPackageError: onnxruntime is not installed.
-        UsageError: ``threads`` below 1.
+        UsageError: See ``threads_for``.
     """
 
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         self._path = bundle.onnx_path
         self._prompt, self._items = bundle.prompt, bundle.trained
-        self._session: Any = open_session(self._path, cores_allowed() if threads is None else threads)
+        self._session: Any = open_session(self._path, threads_for(threads))
         self._lock = threading.Lock()
         self._sessions = Sessions(SESSIONS)
         self._kept: dict[int, Floats] = {}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from delrec_lite.data.types import Ints
-from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, UsageError
+from delrec_lite.errors import BundleError, DelrecError, MissingPackageError
 from delrec_lite.runtime.bundle import REMEDY
 
 _FATAL = 4
@@ -23,10 +23,7 @@ def open_session(path: Path, threads: int) -> Any:
     Raises:
         BundleError: ONNX Runtime does not take the file.
         MissingPackageError: It is not installed.
-        UsageError: ``threads`` below 1.
     """
-    if threads < 1:
-        raise UsageError(f"threads is {threads}", "at least 1, or leave it out")
     try:
         import onnxruntime
     except ImportError as error:

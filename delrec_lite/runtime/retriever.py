@@ -7,7 +7,7 @@ import numpy as np
 
 from delrec_lite.data.types import Floats, Ints
 from delrec_lite.errors import BundleError, UsageError
-from delrec_lite.machine import cores_allowed
+from delrec_lite.machine import threads_for
 from delrec_lite.runtime.bundle import REMEDY, Bundle
 from delrec_lite.runtime.onnx_session import open_session, padded, run, shapes
 
@@ -36,7 +36,7 @@ class Retriever:
             raise BundleError(f"{bundle.folder} holds no {FILE}", "export the run with its teacher")
         self._items = bundle.trained
         self._added = len(bundle.items.ids) - self._items
-        self._session = open_session(path, cores_allowed() if threads is None else threads)
+        self._session = open_session(path, threads_for(threads))
         inputs, outputs = shapes(self._session.get_inputs()), shapes(self._session.get_outputs())
         if set(inputs) != {"items"} or len(inputs["items"]) != 2 or outputs.get("scores", [])[1:] != [self._items]:
             raise BundleError(f"{path} does not score this catalogue", REMEDY)
