@@ -141,6 +141,10 @@ class FinetuneSection(OptimSection):
     )
     valid_every: float = Field(0.0, ge=0, description="epochs between validations, which choose the weights; 0: none")
     patience: int = Field(3, ge=1, description="validations without a better one before training stops")
+    average: float = Field(
+        0.0, ge=0, lt=1, description="decay, a step, of the running mean of the weights that is kept; 0: the last ones"
+    )
+    history_dropout: float = Field(0.0, ge=0, lt=1, description="share of a window's items that a step leaves out")
 
 
 class ExportSection(_Section):

@@ -36,6 +36,7 @@ class Fake:
             folder=folder,
             name=name,
             items=SimpleNamespace(ids=ids, titles=[f"Title {n}" for n in range(ITEMS)]),
+            trained=ITEMS,
             prompt=SimpleNamespace(prefix=[0] * 7, max_history=50),
             manifest={
                 "model": {"file": "m.gguf", "quant": quant, "base": "tiny"},

@@ -1,12 +1,14 @@
 """Stage 2 (DELRec, section 5): the soft prompt is frozen; an adapter and the item vectors learn the next item."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
@@ -101,10 +103,12 @@ def finetune(
             weight = teacher_weight(recipe, step / plan)
             return truth_loss(model, prompts, teacher, sampler.truth(step, batch), max_history, weight)
         batch = fitted(prompts, batch, max_history)
-        inputs = [window[:-1] for window in batch]
+        kept = kept_items(batch, recipe.history_dropout, np.random.default_rng([recipe.seed, step]))
+        inputs = [window[:-1][keep] for window, keep in zip(batch, kept, strict=True)]
         segments = [window_segment(prompts, window) for window in inputs]
         scores = model.scores(read_states(model, prompts.next_prefix, segments))
-        truth = torch.from_numpy(np.concatenate([window[1:] for window in batch])).to(scores.device)
+        next_items = [window[1:][keep] for window, keep in zip(batch, kept, strict=True)]
+        truth = torch.from_numpy(np.concatenate(next_items)).to(scores.device)
         loss = F.cross_entropy(scores, truth)
         figures = {"next_item": loss.item()}
         if recipe.teacher_weight > 0:
@@ -138,6 +142,7 @@ def finetune(
             parts=recipe.accumulate,
             after_step=RankAllocation(model.lm) if recipe.adapter == "adalora" else None,
             optimiser_name=recipe.optimiser,
+            average=recipe.average,
         )
     model.eval().requires_grad_(False)
     save_adapter(model.lm, out)
@@ -147,6 +152,17 @@ def finetune(
     (out / "finetune.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
     finished(out)
     return report
+
+
+def kept_items(batch: Sequence[Ints], dropout: float, rng: np.random.Generator) -> list[npt.NDArray[np.bool_]]:
+    """Which inputs of each window a step reads: all but a random share, at least one.
+
+    What is left out changes the history alone: after each kept item, the item that really came next is the answer.
+    """
+    kept = [rng.random(len(window) - 1) >= dropout for window in batch]
+    for keep in kept:
+        keep[-1] |= not keep.any()
+    return kept
 
 
 def teacher_weight(recipe: FinetuneSection, done: float) -> float:

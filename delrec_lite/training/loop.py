@@ -15,6 +15,7 @@ from torch import nn
 
 from delrec_lite.console import Console
 from delrec_lite.errors import DelrecError
+from delrec_lite.training.averaging import RunningMean
 from delrec_lite.training.curves import draw_curves
 from delrec_lite.training.memory import memory_advice
 from delrec_lite.training.optimisers import make_optimiser, put_back, state_tensors
@@ -93,6 +94,7 @@ def train(
     parts: int = 1,
     after_step: AfterStep | None = None,
     optimiser_name: str = "adamw",
+    average: float = 0.0,
 ) -> dict[str, float]:
     """Minimise ``loss_of``; called again after a kill, it goes on from the last checkpoint in ``out``.
 
@@ -111,6 +113,7 @@ def train(
             the mean of a step's parts is its loss.
         after_step: Called after each step.
         optimiser_name: See ``make_optimiser``.
+        average: Decay of a running mean of the weights, which is what is validated and left at the end; 0: none.
 
     Returns:
         The means of the logged figures over the last tenth of the steps; with ``validation`` also what it measured
@@ -127,7 +130,8 @@ def train(
         [{"params": list(g.parameters.values()), "lr": g.lr, "weight_decay": g.weight_decay} for g in groups],
         next(iter(named.values())).device.type,
     )
-    start = _resume(out, named, optimiser, after_step)
+    means = RunningMean(named, average)
+    start = _resume(out, named, optimiser, means, after_step)
     kept = _kept_lines(out / METRICS, start)
     saved = time.monotonic()
     with (
@@ -149,6 +153,7 @@ def train(
             optimiser.step()
             if after_step is not None:
                 after_step(step)
+            means.update(step)
             line = {
                 "step": step,
                 "loss": value,
@@ -157,21 +162,24 @@ def train(
             }
             asked = validation is not None and ((step + 1) % validation.every == 0 or step + 1 == schedule.steps)
             if validation is not None and asked:
-                line |= validation.measure()
+                with means.in_place():
+                    line |= validation.measure()
             kept.append(line)
             log.write(json.dumps(line) + "\n")
             log.flush()
             tick(1, f"loss {value:.3f}")
             # The best weights before the checkpoint: a resumed run never finds them missing.
             if asked and _best(kept)["step"] == step:
-                _write(out / BEST, {f"value/{name}": p.detach() for name, p in named.items()}, step + 1)
+                chosen = {name: p.detach() for name, p in named.items()} | means.values
+                _write(out / BEST, {f"value/{name}": t for name, t in chosen.items()}, step + 1)
             if asked or time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
-                _save(out, named, optimiser, step + 1, after_step)
+                _save(out, named, optimiser, means, step + 1, after_step)
                 saved = time.monotonic()
     tail = kept[-max(1, len(kept) // 10) :]
     common = set(tail[0]).intersection(*tail) - {"step", "seconds"}
     figures = {key: sum(line[key] for line in tail) / len(tail) for key in tail[0] if key in common}
     if validation is None:
+        means.put(means.values)
         return figures
     best = _best(kept)
     _restore(out / BEST, named)
@@ -226,9 +234,15 @@ def _kept_lines(path: Path, start: int) -> list[dict[str, float]]:
 
 
 def _save(
-    out: Path, named: Mapping[str, nn.Parameter], optimiser: Any, step: int, after_step: AfterStep | None = None
+    out: Path,
+    named: Mapping[str, nn.Parameter],
+    optimiser: Any,
+    means: RunningMean,
+    step: int,
+    after_step: AfterStep | None = None,
 ) -> None:
     tensors = {f"value/{name}": p.detach() for name, p in named.items()} | state_tensors(optimiser, named)
+    tensors |= {f"mean/{name}": t for name, t in means.values.items()}
     if after_step is not None:
         tensors |= {f"after/{name}": t for name, t in after_step.state().items()}
     _write(out / CHECKPOINT, tensors, step)
@@ -240,7 +254,13 @@ def _write(path: Path, tensors: Mapping[str, Any], step: int) -> None:
     part.rename(path)
 
 
-def _resume(out: Path, named: Mapping[str, nn.Parameter], optimiser: Any, after_step: AfterStep | None = None) -> int:
+def _resume(
+    out: Path,
+    named: Mapping[str, nn.Parameter],
+    optimiser: Any,
+    means: RunningMean,
+    after_step: AfterStep | None = None,
+) -> int:
     path = out / CHECKPOINT
     if not path.is_file():
         return 0
@@ -250,6 +270,8 @@ def _resume(out: Path, named: Mapping[str, nn.Parameter], optimiser: Any, after_
     with torch.no_grad():
         for name, p in named.items():
             p.copy_(held.pop(f"value/{name}"))
+        for name, mean in means.values.items():
+            mean.copy_(held.pop(f"mean/{name}"))
     if after_step is not None:
         after_step.load({key.removeprefix("after/"): t for key, t in held.items() if key.startswith("after/")})
     put_back(optimiser, named, held, step)
