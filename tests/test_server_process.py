@@ -1,59 +1,23 @@
 """`serve` as a process: one clear line when it cannot, reload on SIGHUP, a graceful end, and its page in a browser."""
 
 import json
-import os
 import shutil
 import signal
 import socket
 import subprocess
-import sys
-import time
 import urllib.error
-import urllib.request
-from pathlib import Path
 
 import pytest
 
 from delrec_lite.runtime.recommender import Recommender
 from tests.bundles import TITLES, tiny_bundle
-
-PROGRAM = Path(sys.executable).parent / "delrec-lite"
-MARKUP = "<img src=x onerror=document.title='broken'> & Sons"
-
-
-class Served:
-    """A server on a free port, over a copy of a bundle that a test may spoil."""
-
-    def __init__(self, folder, *options, **environment):
-        self.bundle = tiny_bundle(folder, titles=(*TITLES[:-1], MARKUP)).bundle.folder
-        self.log = folder / "log"
-        command = [PROGRAM, "serve", self.bundle, "--port", "0", "--threads", "1", *options]
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(command, stderr=log, env={**os.environ, **environment})
-        line = self.wait_for("address")
-        self.address = json.loads(line)["address"]
-
-    def wait_for(self, words):
-        for _ in range(400):
-            for line in self.log.read_text().splitlines():
-                if words in line:
-                    return line
-            assert self.process.poll() is None, self.log.read_text()
-            time.sleep(0.05)
-        raise AssertionError(f"{words} not in {self.log.read_text()}")
-
-    def post(self, body):
-        data, kind = json.dumps(body).encode(), {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"{self.address}/v1/recommend", data, kind)
-        return json.loads(urllib.request.urlopen(request, timeout=30).read())
+from tests.serving import MARKUP, PROGRAM, Served
 
 
 @pytest.fixture
 def served(tmp_path):
-    made = Served(tmp_path)
-    yield made
-    made.process.kill()
-    made.process.wait()
+    with Served(tmp_path) as made:
+        yield made
 
 
 def test_a_port_that_is_taken_or_a_bundle_that_is_not_is_one_line(tmp_path, tiny_bundle):
