@@ -29,9 +29,10 @@ browser:
 wheel-test: $(STAMP)
 	$(BIN)/python -m pytest -m slow tests/test_packaging.py
 
-# The pages that are made from code.
+# The pages that are made from code, and the tables that are made from bench/results.
 docs: $(STAMP)
 	$(BIN)/python docs/reference.py
+	$(BIN)/python docs/figures.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import urllib.error
 
 import pytest
@@ -134,10 +135,29 @@ def test_clients_at_once_get_the_answers_of_one(served):
     from delrec_lite.bench.load import load
 
     histories = [TITLES[n : n + 3] for n in range(8)]
-    found = load(served.address, histories, clients=6, seconds=1.5, pid=served.process.pid)
+    found = load(served.address, histories, clients=6, seconds=1.0, requests=200, pid=served.process.pid)
     assert found.differing == 0
     assert set(found.statuses) == {"200"}
-    assert found.statuses["200"] > 6
-    assert found.rss_after < found.rss_before + 50_000_000
+    assert found.statuses["200"] >= 200
+    assert found.rss[-1] < found.rss[0] + 50_000_000
     with pytest.raises(ValueError, match="this machine"):
         load("http://example.org", histories, 1, 1.0)
+
+
+def test_the_report_of_a_load(tmp_path, tiny_bundle, monkeypatch):
+    """Too many clients for the queue: refused honestly, and nobody gets another answer than alone."""
+    from delrec_lite.bench import load
+
+    out = tmp_path / "load.json"
+    monkeypatch.setattr("sys.argv", ["load", str(tiny_bundle), str(out), "--clients", "6", "--seconds", "1.5"])
+    monkeypatch.setattr("sys.argv", [*sys.argv, "--requests", "100", "--narrow", "1"])
+    load.main()
+    report = json.loads(out.read_text())
+    wide, narrow = report["room for all"], report["too short"]
+    assert report["machine"]["cores_allowed"] > 0
+    assert set(wide["statuses"]) == {"200"}
+    assert wide["statuses"]["200"] >= 100
+    assert set(narrow["statuses"]) == {"200", "503"}
+    assert narrow["refused_honestly"] == narrow["statuses"]["503"]
+    assert wide["differing"] == narrow["differing"] == 0
+    assert narrow["ms"]["p50"] <= wide["ms"]["p50"]  # what waits is bounded by the places in the queue
