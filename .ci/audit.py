@@ -2,7 +2,6 @@
 
 Exit code 1 if there are any. Where no database answers, it says that nothing was audited and ends well: an index
 without one is no fault of the pins.
-
 """
 
 import json
