@@ -46,6 +46,19 @@ def status(connection):
     return int(re.match(rb"HTTP/1.1 (\d+)", connection.recv(65536))[1])
 
 
+def waiting(port):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        return float(re.search(r"^delrec_waiting (\S+)", answer.read().decode(), re.MULTILINE)[1])
+
+
+def readable(connection):
+    """Whether an answer comes; a caller whose request had not been read yet is hung up on."""
+    try:
+        return bool(connection.recv(1, socket.MSG_PEEK))
+    except ConnectionResetError:
+        return False
+
+
 def until(true, seconds=10.0):
     end = time.monotonic() + seconds
     while not true():
@@ -67,14 +80,15 @@ def test_kill_9_loses_nothing(tmp_path):
 
 
 def test_what_is_in_flight_is_answered_before_it_stops(tmp_path):
-    many = json.dumps({"histories": [TITLES[n % 30 : n % 30 + 10] for n in range(1000)], "k": 5}).encode()
-    with Served(tmp_path) as served:
-        callers = [send(served.port, request("/v1/batch", many)) for _ in range(4)]
-        time.sleep(0.2)  # one is being answered, the others wait for their turn
+    many = json.dumps({"histories": [TITLES[n % 30 : n % 30 + 10] for n in range(400)], "k": 5}).encode()
+    with Served(tmp_path, "--deadline", "120") as served:
+        callers = [send(served.port, request("/v1/batch", many)) for _ in range(6)]
+        until(lambda: waiting(served.port) >= 2, 30)  # one is being answered, others wait for their turn
         served.process.send_signal(signal.SIGTERM)
-        assert [status(caller) for caller in callers] == [200] * 4
-        served.process.wait(20)
-    assert json.loads(served.log.read_text().splitlines()[-1])["status"] == 200
+        answered = [status(caller) for caller in callers if readable(caller)]
+        served.process.wait(60)
+    assert len(answered) >= 3
+    assert set(answered) == {200}
 
 
 @pytest.fixture
@@ -97,14 +111,14 @@ def blocked(tmp_path):
 
 def test_a_caller_who_has_gone_gives_the_place_back(blocked):
     gone = [send(blocked.port, request("/v1/recommend", BODY)) for _ in range(2)]
-    until(lambda: blocked.waiting() == 2)
+    until(lambda: blocked.waiting() == 2, 30)
     refused = send(blocked.port, request("/v1/recommend", BODY))
     assert status(refused) == 503
     for caller in gone:
         caller.close()
-    until(lambda: blocked.waiting() == 0)
+    until(lambda: blocked.waiting() == 0, 30)
     patient = [send(blocked.port, request("/v1/recommend", BODY)) for _ in range(2)]
-    until(lambda: blocked.waiting() == 2)
+    until(lambda: blocked.waiting() == 2, 30)
     blocked.go.set()
     assert [status(caller) for caller in patient] == [200, 200]
     with urllib.request.urlopen(f"http://127.0.0.1:{blocked.port}/metrics") as answer:
@@ -153,7 +167,7 @@ def test_it_serves_where_nothing_can_be_written(tmp_path, monkeypatch):
     with Path("/dev/full").open("w") as full:
         server = subprocess.Popen([PROGRAM, "serve", bundle, "--port", str(port), "--threads", "1"], stderr=full)
     try:
-        until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, 20)
+        until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, 60)
         assert status(send(port, request("/v1/recommend", BODY))) == 200
     finally:
         server.kill()
