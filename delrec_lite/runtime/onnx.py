@@ -19,8 +19,8 @@ from delrec_lite.runtime.sessions import Sessions, common
 # Requests evaluated together, and their items, padding counted.
 TOGETHER = 16
 BATCH_ITEMS = 512
-# From so many groups a thread on, each thread answers requests of its own: two that share a request wait for each other
-# in every layer. 64 users on 2 cores, int8: 49 a second with both threads on one request, FIGURE with a request a thread.
+# From so many groups a thread on, each thread answers requests of its own: two that share one wait for each other in
+# every layer.
 GROUPS_A_THREAD = 4
 # Users whose last history stays in memory. A token of SmolLM2-135M holds 46 kB, so 16 histories of 50 hold 57 MB.
 SESSIONS = 16
