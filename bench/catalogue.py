@@ -21,7 +21,7 @@ from delrec_lite.bench.report import summary
 from delrec_lite.bench.runner import SETTLE_S, new_process
 from delrec_lite.bench.workloads import Request, ask, requests_of
 from delrec_lite.files import write_whole
-from delrec_lite.provenance import commit, load_average, machine, now, versions
+from delrec_lite.provenance import stamp
 from delrec_lite.runtime.bundle import ADDITION_ROWS, ADDITIONS, Bundle, finish_bundle
 from delrec_lite.runtime.recommender import Recommender
 
@@ -151,15 +151,10 @@ def main() -> None:
     """Measure and write the report."""
     bundle, work, out = Bundle.open(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
     sizes = [int(size) for size in sys.argv[4:]] or [bundle.trained, 10_000, 100_000, 1_000_000]
-    load_before = load_average()
     report = {
-        "created": now(),
-        "commit": commit(),
-        "machine": machine(),
-        "versions": versions(),
+        **stamp(),
         "quant": bundle.manifest["model"]["quant"],
         "threads": THREADS,
-        "load_before": load_before,
         "rows": measure(bundle, work, sizes),
     }
     write_whole(out, json.dumps(report, indent=1) + "\n")

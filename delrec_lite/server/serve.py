@@ -26,6 +26,7 @@ class Settings:
         threads: Of the engine; None for the cores allowed.
         waiting: Most requests in the queue.
         seconds: Most a request waits for its turn.
+        log_histories: Log what was asked.
     """
 
     host: str = "127.0.0.1"
@@ -34,6 +35,7 @@ class Settings:
     threads: int | None = None
     waiting: int = 64
     seconds: float = 10.0
+    log_histories: bool = False
 
 
 def serve(bundle: Path, settings: Settings) -> None:
@@ -62,7 +64,7 @@ def serve(bundle: Path, settings: Settings) -> None:
                 signal.SIGHUP, lambda *_: threading.Thread(target=_reload, args=(bundle, settings, worker)).start()
             )
         config = uvicorn.Config(
-            make_api(worker, settings.key),
+            make_api(worker, settings.key, settings.log_histories),
             log_level="warning",
             access_log=False,
             timeout_keep_alive=10,
@@ -98,7 +100,11 @@ def _reload(bundle: Path, settings: Settings, worker: "Worker") -> None:  # type
     except DelrecError as error:
         LOG.error(json.dumps({"reload": "refused", "error": error.message, "hint": error.hint}))
         return
-    worker.replace(newer)
+    try:
+        worker.replace(newer)
+    except DelrecError:  # told to stop in the meantime
+        newer.close()
+        return
     LOG.info(json.dumps({"reload": "done", "bundle": newer.bundle.name, "created": newer.bundle.manifest["created"]}))
 
 
