@@ -119,25 +119,27 @@ def _peers(bundles: list[Path], console: Console) -> tuple[tuple[str, ...], dict
 
     from delrec_lite.bench.peers import PEERS
     from delrec_lite.errors import UsageError
-    from delrec_lite.hub.cache import cache_folder
+    from delrec_lite.files import cache_folder
     from delrec_lite.runtime.bundle import Bundle
     from delrec_lite.runtime.retriever import Retriever
 
     if not bundles:
         raise UsageError("no bundle to time", "give one or more bundle folders")
     bundle = Bundle.open(bundles[0])
-    name, base = bundle.manifest["model"].get("base", ""), {}
+    name, base = bundle.manifest["model"].get("base", ""), dict[str, str]()
     if (folder := cache_folder() / f"{name}-bf16").is_dir():
-        base["folder"] = str(folder)
+        base |= {"folder": str(folder), "onnx": str(cache_folder() / f"{name}-onnx")}
     if ggufs := sorted((cache_folder() / "models" / name).glob("*.gguf")):
         base["gguf"] = str(ggufs[0])
     lacks = {
         "transformers": "torch is not installed" if not find_spec("torch") else "",
+        "optimum": "" if _optimum_is_here() else 'not installed: pip install "delrec-lite[peers]"',
         "llama": "llama-cpp-python is not installed" if not find_spec("llama_cpp") else "",
         "teacher": "" if Retriever.held(bundle) and find_spec("onnxruntime") else "no retriever.onnx or onnxruntime",
     }
     if "folder" not in base:
         lacks["transformers"] = f"{name} is not unpacked in the cache: delrec-lite train does that"
+        lacks["optimum"] = lacks["optimum"] or lacks["transformers"]
     chosen = []
     for peer in PEERS:
         why = next(reason for start, reason in lacks.items() if peer.startswith(start))
@@ -149,8 +151,13 @@ def _peers(bundles: list[Path], console: Console) -> tuple[tuple[str, ...], dict
             console.say(f"  {peer} is left out: {why}")
         else:
             chosen.append(peer)
-    console.say("  optimum's ORTModelForCausalLM is left out: it needs an export of the base model of its own")
     return tuple(chosen), base
+
+
+def _optimum_is_here() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("optimum") is not None and find_spec("optimum.onnxruntime") is not None
 
 
 def _must_be_writable(folder: Path) -> None:

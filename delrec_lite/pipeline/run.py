@@ -14,9 +14,9 @@ from delrec_lite.console import Console
 from delrec_lite.data.store import load_candidates, load_dataset
 from delrec_lite.data.types import CandidateSets, Dataset
 from delrec_lite.errors import ConfigError, DataError, MissingPackageError, UsageError
-from delrec_lite.files import lock, sha256_of
+from delrec_lite.files import cache_folder, lock, sha256_of
 from delrec_lite.hub.base import find_base
-from delrec_lite.hub.cache import Pulled, cache_folder
+from delrec_lite.hub.cache import Pulled
 from delrec_lite.hub.pull import pull
 from delrec_lite.pipeline.precisions import files_for
 from delrec_lite.pipeline.reference import STAGES, made_from, reference_for
