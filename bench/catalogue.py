@@ -149,7 +149,8 @@ def measure(bundle: Bundle, work: Path, sizes: Sequence[int]) -> list[dict[str, 
 
 def main() -> None:
     """Measure and write the report."""
-    bundle, work, out = Bundle.open(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
+    held = Bundle.open(sys.argv[1])
+    bundle, work, out = held.choose(held.models[0].quant), Path(sys.argv[2]), Path(sys.argv[3])
     sizes = [int(size) for size in sys.argv[4:]] or [bundle.trained, 10_000, 100_000, 1_000_000]
     report = {
         **stamp(),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ PEER_WORKLOADS = ("cold", "rerank")
 # Requests over which a peer's accuracy is taken: the slow ones need a second each.
 PEER_REQUESTS = 32
 
-Load = Callable[[str, int], Serving]
+Load = Callable[..., Serving]
 Probe = Callable[[dict[str, Any]], dict[str, float]]
 
 
@@ -48,6 +49,7 @@ class Plan:
         base: Where the peers find the base model: ``folder`` and ``gguf``.
         roofline: Measure the machine's ceilings too.
         engine: ``gguf``, ``onnx`` or ``auto``.
+        quants: Precisions out of each bundle, a configuration each; none: its first.
     """
 
     workloads: Sequence[str]
@@ -58,6 +60,7 @@ class Plan:
     base: Mapping[str, str] = field(default_factory=dict)
     roofline: bool = False
     engine: Kind = "auto"
+    quants: Sequence[str] = ()
 
 
 @dataclass
@@ -67,6 +70,7 @@ class _Configuration:
     threads: int
     serving: Any  # Serving, or a PeerServing, which knows fewer workloads
     facts: dict[str, Any]
+    quant: str | None = None
     accuracy: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
@@ -89,7 +93,8 @@ def bench(
         plan: What to time.
         dataset: A prepared data set whose test users ask; default: the requests in the first bundle.
         console: Shows the bar.
-        load: Opens a bundle with a number of threads; default: ``Recommender.load``.
+        load: Opens a bundle with a number of threads and, where one is asked for, ``quant``; default:
+            ``Recommender.load``.
         probe: Does a job in a process of its own; default: ``new_process``.
 
     Raises:
@@ -186,6 +191,7 @@ class _Timer:
             "bundle": configuration.path,
             "threads": configuration.threads,
             "engine": self.engine,
+            "quant": configuration.quant,
             "together": batch,
             "requests": [asdict(request) for request in asked],
         }
@@ -259,16 +265,17 @@ def _opened(bundles: Sequence[Path], plan: Plan, load: Load, console: Console) -
     with ExitStack() as stack:
         made: list[_Configuration] = []
         for path in dict.fromkeys(bundles):
-            for count in dict.fromkeys(plan.threads):
-                serving = load(str(path), count)
+            quants: list[str | None] = [*dict.fromkeys(plan.quants)] or [None]
+            for quant, count in product(quants, dict.fromkeys(plan.threads)):
+                serving = load(str(path), count) if quant is None else load(str(path), count, quant=quant)
                 stack.callback(serving.close)
                 bundle = serving.bundle
                 if made and list(bundle.items.ids) != list(made[0].serving.bundle.items.ids):
                     raise UsageError(f"{path} has another catalogue than {made[0].path}", "time them in separate runs")
                 name = f"{bundle.name} {bundle.manifest['model'].get('quant', '')}".strip()
                 if any(c.name == name and c.path != str(path) for c in made):
-                    name = str(path)
-                made.append(_Configuration(str(path), name, count, serving, facts_of(bundle)))
+                    name = " ".join([str(path), *([quant] if quant else [])])
+                made.append(_Configuration(str(path), name, count, serving, facts_of(bundle), quant))
         for name in plan.peers:
             console.say(f"  {name}: {PEERS[name]}")
             counts = list(dict.fromkeys([1, cores_allowed()]))
@@ -282,15 +289,15 @@ def _measure_accuracy(configurations: Sequence[_Configuration], requests: Reques
     from delrec_lite.evaluation.metrics import per_user
     from delrec_lite.evaluation.protocol import rank_all
 
-    measured: dict[str, dict[str, dict[str, Any]]] = {}
+    measured: dict[tuple[str, str | None], dict[str, dict[str, Any]]] = {}
     for c in configurations:
         if isinstance(c.serving, PeerServing):
             c.accuracy = _peer_accuracy(c.serving, requests, console)
             continue
-        if c.path not in measured:
+        if (c.path, c.quant) not in measured:
             ranks = rank_all(c.serving.scores, requests.split, requests.candidates, console=console, label="accuracy")
             among = f"m{requests.candidates.items.shape[1]}"
-            measured[c.path] = {
+            measured[c.path, c.quant] = {
                 workload: {
                     "protocol": protocol,
                     "requests": len(values),
@@ -303,7 +310,7 @@ def _measure_accuracy(configurations: Sequence[_Configuration], requests: Reques
                     ("rerank", among, ranks.m15),
                 )
             }
-        c.accuracy = measured[c.path]
+        c.accuracy = measured[c.path, c.quant]
 
 
 def _roofline(configurations: Sequence[_Configuration], requests: Requests, threads: int) -> dict[str, Any]:

@@ -183,8 +183,8 @@ def main() -> None:
     from delrec_lite.runtime.recommender import Recommender
 
     imported = (time.perf_counter() - start) * 1e3
-    engine = job.get("engine", "auto")
-    facts = work(job, partial(Recommender.load, engine=engine), lambda: print("answered", flush=True))
+    load = partial(Recommender.load, engine=job.get("engine", "auto"), quant=job.get("quant"))
+    facts = work(job, load, lambda: print("answered", flush=True))
     print(json.dumps({"import": imported, **facts}), flush=True)
 
 

@@ -45,7 +45,7 @@ catalogue as item tokens. Model file: `{model["file"]}` ({types}); {text["kept"]
 are kept. {trained}
 Against the model in training precision ({model["quant"]}): {shown}.
 
-## With delrec-lite
+{_model_files(model)}## With delrec-lite
 
 ```bash
 pip install "delrec-lite[{extra}]"
@@ -66,6 +66,29 @@ the figures of the comparison with the trained model.
 ## Licences
 
 {licences_text(licences)}"""
+
+
+def _model_files(model: Mapping[str, Any]) -> str:
+    """The choice among several precisions; nothing for one."""
+    onnx = [model["onnx"]] if "onnx" in model else []
+    others = [entry for entry in [*onnx, *model.get("others", [])] if entry["file"] != model["file"]]
+    if not others:
+        return ""
+    rows = [
+        f"| `{entry['file']}` | {entry['quant']} | {entry['parity']['score_correlation']:.4f} "
+        f"| {entry['parity']['top10_overlap']:.1%} |"
+        for entry in (model, *others)
+    ]
+    return "\n".join(
+        [
+            "## Model files\n",
+            "The first answers unless another is asked for: `--quant PRECISION`.\n",
+            "| file | precision | correlation of scores with training precision | first ten the same |",
+            "|---|---|---:|---:|",
+            *rows,
+            "\n",
+        ]
+    )
 
 
 def _llama_cpp(name: str, model: Mapping[str, Any], first: str, second: str) -> str:

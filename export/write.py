@@ -23,7 +23,7 @@ from delrec_lite.export.new_items import fit_new_items
 from delrec_lite.export.pareto import PICTURE, QuantRow, quant_picture, quant_section
 from delrec_lite.export.parity import Parity, compare, gate
 from delrec_lite.export.prune import prune
-from delrec_lite.export.quantise import quantise
+from delrec_lite.export.quantise import quantise, types_of
 from delrec_lite.export.stock import chat_template, stock_prompt, token_text
 from delrec_lite.llm.forward import read_states, score_all, window_segment
 from delrec_lite.llm.items import title_vectors
@@ -33,7 +33,7 @@ from delrec_lite.machine import cores_allowed
 from delrec_lite.prompts.tasks import TITLE_PREFIX, Prompts
 from delrec_lite.prompts.tokenizer import open_tokenizer
 from delrec_lite.prompts.vocabulary import Vocabulary
-from delrec_lite.runtime.bundle import NEW_ITEMS, finish_bundle
+from delrec_lite.runtime.bundle import NEW_ITEMS, OF_ONE_MODEL, finish_bundle
 from delrec_lite.runtime.golden import Golden, write_golden
 from delrec_lite.runtime.recommender import Recommender
 from delrec_lite.runtime.retriever import FILE as RETRIEVER
@@ -52,10 +52,11 @@ class Exported:
 
     Attributes:
         path: The bundle.
-        bytes: Size of its model file.
-        quant: Precision of the model file.
-        tensor_types: How many tensors have each type.
-        parity: Against the model in training precision.
+        bytes: Size of its default model file.
+        quant: Precision of that.
+        tensor_types: How many of its tensors have each type.
+        parity: Of its scores, against the model in training precision.
+        models: Every model file as the manifest has it, the default first, with its ``format`` and ``bytes``.
     """
 
     path: Path
@@ -63,6 +64,7 @@ class Exported:
     quant: str
     tensor_types: dict[str, int]
     parity: Parity
+    models: list[dict[str, Any]]
 
 
 def export(
@@ -74,7 +76,8 @@ def export(
     target: Path,
     *,
     name: str,
-    quant: str,
+    quants: Sequence[str],
+    onnx_quants: Sequence[str] = (),
     max_history: int,
     score_correlation: float | None,
     prune_vocab: bool,
@@ -82,8 +85,6 @@ def export(
     licences: Mapping[str, str],
     provenance: Mapping[str, Any],
     console: Console,
-    formats: str = "gguf",
-    onnx_quant: str = "int8",
     teacher: Teacher | Ensemble | None = None,
     measured_quants: Sequence[QuantRow] = (),
 ) -> Exported:
@@ -97,7 +98,8 @@ def export(
         candidates: Candidate sets by split; a few of the test users' become the bundle's stored requests.
         target: The bundle folder, replaced if it exists.
         name: Of the run.
-        quant: One of ``export.quantise.QUANTS``.
+        quants: Out of ``export.quantise.QUANTS``: a GGUF file each; the first is the bundle's default.
+        onnx_quants: Out of ``export.quantise.ONNX_QUANTS``: an ONNX file each.
         max_history: Items that the prompt holds.
         score_correlation: The gate; None lets everything pass, and the manifest says so.
         prune_vocab: Leave out text tokens that nothing here needs.
@@ -106,8 +108,6 @@ def export(
         licences: Of model and data, by name.
         provenance: Goes into the manifest.
         console: Shows progress.
-        formats: ``gguf``, ``onnx`` or ``both``.
-        onnx_quant: One of ``export.quantise.ONNX_QUANTS``.
         teacher: Written beside the model as ``retriever.onnx``.
         measured_quants: What the precision was chosen among; a table and a picture of them go into the README.
 
@@ -147,7 +147,7 @@ def export(
             soft = len([i for i in prefix if vocabulary.text <= i < vocabulary.item_base])
             words = stock_prompt(prompts.text, soft, bos)
             texts = token_texts(dataset.catalog.titles, dataset.catalog.ids, token_names(tokenizer), words)
-            if formats != "onnx":
+            if quants:
                 write_gguf(
                     merged,
                     vocabulary,
@@ -159,18 +159,12 @@ def export(
                     chat_template(words),
                     f16,
                 )
-            onnx = _write_onnx(merged, vocabulary, prefix, max_history, staging, formats, onnx_quant, teacher)
+            onnx = _write_onnx(merged, vocabulary, prefix, max_history, staging, onnx_quants, teacher)
             architecture, hidden = merged.config.model_type, merged.config.hidden_size
             del merged
             tick(1, "quantise")
-            file = f"model-{quant}.gguf"
-            if formats == "onnx":
-                file, types, quant = onnx["file"], onnx["layer_types"], onnx_quant
-            elif quant == "f16":
-                types = {}
-            else:
-                types = quantise(f16, staging / file, quant, cores_allowed(), importance)
-                f16.unlink()
+            models = [*_quantised(f16, quants, importance, console), *onnx]
+            first, quant = models[0], models[0]["quant"]
             tick(1, "catalogue")
             _write_json(
                 staging / "catalog.json",
@@ -189,12 +183,8 @@ def export(
                 "base": base.name,
                 "architecture": architecture,
                 "hidden": hidden,
-                "quant": quant,
-                "file": file,
-                "tensor_types": types,
                 "text_tokens": {"kept": vocabulary.text, "of": prompts.vocabulary.text},
                 "soft_words": soft_words,
-                **({"onnx": onnx} if onnx else {}),
             }
             (staging / "LICENCES.md").write_text(licences_text(licences), encoding="utf-8")
             trial = staging.with_name(staging.name + ".trial")
@@ -202,23 +192,26 @@ def export(
                 staging,
                 trial,
                 name=name,
-                model=described,
+                model=described | _listed(models),
                 provenance={},
                 licences=dict(licences),
                 gated=False,
             )
             staging = trial
-            with Recommender.load(trial) as recommender:
-                parity = compare(trained, recommender.scores(asked))
-                stored = golden(dataset, candidates["test"], max_history)
-                write_golden(trial, stored, recommender.scores(stored.histories))
-            gate(parity, score_correlation)
-            if formats == "both":
-                with Recommender.load(trial, engine="onnx") as recommender:
-                    onnx["parity"] = (second := compare(trained, recommender.scores(asked))).dump()
-                gate(second, score_correlation)
+            stored = golden(dataset, candidates["test"], max_history)
+            answers = []
+            for one in models:  # opened one after another
+                with Recommender.load(trial, engine=one["format"], quant=one["quant"]) as recommender:
+                    parity = compare(trained, recommender.scores(asked))
+                    gate(parity, score_correlation, one["quant"])
+                    answers.append(recommender.scores(stored.histories))
+                one["parity"] = parity.dump()
+            write_golden(
+                trial, stored, answers[0], {one["file"]: a for one, a in zip(models[1:], answers[1:], strict=True)}
+            )
+            described |= _listed(models)
             popular = np.argsort(-dataset.popularity())[:2]
-            card = bundle_readme(name, described, licences, [texts[i] for i in popular], provenance, parity.dump())
+            card = bundle_readme(name, described, licences, [texts[i] for i in popular], provenance, first["parity"])
             if measured_quants:
                 card += quant_section(measured_quants, quant)
                 (trial / PICTURE).write_text(quant_picture(measured_quants, quant), encoding="utf-8")
@@ -228,13 +221,16 @@ def export(
                 target,
                 name=name,
                 model=described,
-                provenance={**provenance, "parity": parity.dump()},
+                provenance={**provenance, "parity": first["parity"]},
                 licences=dict(licences),
                 gated=score_correlation is not None,
             )
             tick(1)
-        size = sum((target / part).stat().st_size for part in (file, f"{file}.data") if (target / part).is_file())
-        return Exported(target, size, quant, types, parity)
+        for one in models:
+            parts = [target / part for part in (one["file"], f"{one['file']}.data")]
+            one["bytes"] = sum(part.stat().st_size for part in parts if part.is_file())
+        types = first.get("tensor_types", first.get("layer_types", {}))
+        return Exported(target, first["bytes"], quant, types, Parity(**first["parity"]), models)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -246,19 +242,45 @@ def _write_new_items(model: ItemLM, base: Base, dataset: Dataset, states: Any, s
     np.save(staging / NEW_ITEMS, fitted.numpy().astype(np.float16), allow_pickle=False)
 
 
+def _quantised(f16: Path, quants: Sequence[str], importance: Any, console: Console) -> list[dict[str, Any]]:
+    """A GGUF file for each precision beside ``f16``, which goes unless it is asked for; the manifest's entries."""
+    entries = []
+    for quant in dict.fromkeys(quants):
+        path = f16.with_name(f"model-{quant}.gguf")
+        types = types_of(f16) if path == f16 else quantise(f16, path, quant, cores_allowed(), importance)
+        if line := types.told(quant):
+            console.say(f"  {line}")
+        entry = {"format": "gguf", "quant": quant, "file": path.name, "tensor_types": types.counts}
+        entries.append({**entry, "tensors": types.tensors, **({"unfit": types.unfit} if types.unfit else {})})
+    if "f16" not in quants:
+        f16.unlink(missing_ok=True)
+    return entries
+
+
+def _listed(models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The models as the manifest's ``model`` has them, so that who knows of one alone opens the first."""
+    first, *others = models
+    onnx = next((one for one in models if one["format"] == "onnx"), None)
+    return {
+        **{key: value for key, value in first.items() if key in OF_ONE_MODEL},
+        "tensor_types": first.get("tensor_types", first.get("layer_types")),
+        **({"onnx": onnx} if onnx else {}),
+        **({"others": rest} if (rest := [one for one in others if one is not onnx]) else {}),
+    }
+
+
 def _write_onnx(
     merged: Merged,
     vocabulary: Vocabulary,
     prefix: Sequence[int],
     max_history: int,
     staging: Path,
-    formats: str,
-    quant: str,
+    quants: Sequence[str],
     teacher: Teacher | Ensemble | None,
-) -> dict[str, Any]:
-    """The ONNX files that were asked for; the manifest's entry of the model, empty without one."""
-    if formats == "gguf" and teacher is None:
-        return {}
+) -> list[dict[str, Any]]:
+    """The ONNX files that were asked for; the manifest's entries of the models."""
+    if not quants and teacher is None:
+        return []
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -270,11 +292,14 @@ def _write_onnx(
         from delrec_lite.export.retriever import write_retriever
 
         write_retriever(teacher, staging / RETRIEVER)
-    if formats == "gguf":
-        return {}
+    if not quants:
+        return []
     from delrec_lite.export.onnx_file import write_onnx
 
-    return write_onnx(merged, vocabulary, prefix, max_history, staging, quant, cores_allowed())
+    return [
+        {"format": "onnx", **write_onnx(merged, vocabulary, prefix, max_history, staging, quant, cores_allowed())}
+        for quant in dict.fromkeys(quants)
+    ]
 
 
 def some_states(model: ItemLM, prompts: Prompts, dataset: Dataset) -> Any:

@@ -134,8 +134,8 @@ def measure_quants(run: Run, quants: Sequence[str], split: Split, repeats: int) 
     names = list(dict.fromkeys([BASELINE, *quants]))
     for quant in names:
         target = folder / f"{quant}.delrec"
-        formats = "gguf" if quant in QUANTS else "onnx"
-        made[quant] = run.write_bundle(target, quant if formats == "gguf" else BASELINE, formats, quant, gated=False)
+        files = ([quant], []) if quant in QUANTS else ([], [quant])
+        made[quant] = run.write_bundle(target, *files, gated=False)
         parts: list[Ints] = []
         with Recommender.load(made[quant].path) as recommender:
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from delrec_lite.data.types import Floats
-from delrec_lite.errors import BundleError
+from delrec_lite.errors import BundleError, UsageError
 from delrec_lite.files import sha256_of
 
 SCHEMA = 1
@@ -23,6 +23,8 @@ ADDITIONS = "additions.json"
 ADDITION_ROWS = "additions.npy"
 # How an item that was not trained is scored: see ``export.new_items``.
 NEW_ITEMS = "new-items.npy"
+# Keys of the manifest's ``model`` that belong to its default model file; an entry of ``others`` has its own.
+OF_ONE_MODEL = ("file", "quant", "tensor_types", "tensors", "unfit", "parity")
 REMEDY = "export the run again, or copy the whole folder again"
 
 
@@ -64,6 +66,23 @@ class Prompt:
     scale: float
 
 
+@dataclass(frozen=True)
+class Model:
+    """A model of a bundle.
+
+    Attributes:
+        format: ``gguf`` or ``onnx``.
+        quant: Its precision.
+        entry: What the manifest says of it.
+        files: Those that it alone needs; the first names it.
+    """
+
+    format: str
+    quant: str
+    entry: dict[str, Any]
+    files: tuple[str, ...]
+
+
 class Bundle:
     """A bundle on disk; make one with ``Bundle.open``.
 
@@ -77,15 +96,20 @@ class Bundle:
         self.manifest = manifest
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], verify: bool = True) -> "Bundle":
+    def open(
+        cls, path: str | os.PathLike[str], verify: bool = True, quant: str | None = None, whole: bool = False
+    ) -> "Bundle":
         """Read the manifest and check every file against it.
 
         Args:
             path: The bundle's folder.
             verify: Check sha256 too, not sizes alone (98 MB took 0.07 s).
+            quant: See ``choose``; default: the first model.
+            whole: Check the sha256 of models that are not chosen too.
 
         Raises:
             BundleError: Missing, foreign, of another schema, incomplete or changed; names the file.
+            UsageError: It holds no model of this precision.
         """
         folder = Path(path)
         if not folder.is_dir():
@@ -101,17 +125,58 @@ class Bundle:
         if not isinstance(files, dict) or not files:
             raise BundleError(f"{folder / MANIFEST} lists no files", REMEDY)
         added = (ADDITION_ROWS,) if bundle.holds_additions else ()
-        for name in ("catalog.json", "prompt.json", bundle._model_file, *bundle._onnx.values(), *added):
+        of_models = {name for model in bundle.models for name in model.files}
+        chosen = bundle if quant is None else bundle.choose(quant)
+        for name in ("catalog.json", "prompt.json", *of_models, *chosen._onnx.values(), *added):
             if name not in files:
                 raise BundleError(f"{folder / MANIFEST} does not list {name}", REMEDY)
+        idle = set() if whole else of_models - {name for model in chosen._first_models for name in model.files}
         for name, facts in files.items():
-            _check(folder, name, facts, verify)
-        return bundle
+            _check(folder, name, facts, verify and name not in idle)
+        return chosen
 
     @property
     def name(self) -> str:
         """As exported."""
         return str(self.manifest.get("name", self.folder.stem))
+
+    @property
+    def models(self) -> list[Model]:
+        """All models, the default first."""
+        first, others = self._first_models, self.manifest["model"].get("others", [])
+        try:
+            return [*first, *(_model(str(entry["format"]), entry) for entry in others)]
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise BundleError(f"{self.folder / MANIFEST} does not name its other models' files", REMEDY) from error
+
+    @property
+    def _first_models(self) -> list[Model]:
+        """The default GGUF model, the default ONNX model, or one of both."""
+        gguf, onnx = self._model_file.endswith(".gguf"), self._onnx
+        first = [_model("gguf", self.manifest["model"])] if gguf or not onnx else []
+        return [*first, _model("onnx", self.manifest["model"]["onnx"])] if onnx else first
+
+    def choose(self, quant: str) -> "Bundle":
+        """This bundle as if it held the models of one precision alone: one, or one of each format.
+
+        Args:
+            quant: As export named it.
+
+        Raises:
+            UsageError: It holds none; names those it holds.
+        """
+        chosen = {model.format: model for model in self.models if model.quant == quant}
+        if not chosen:
+            held = ", ".join(dict.fromkeys(model.quant for model in self.models))
+            raise UsageError(f"{self.folder} holds no model of the precision {quant!r}", f"it holds {held}")
+        first = chosen.get("gguf") or chosen["onnx"]
+        shared = {k: v for k, v in self.manifest["model"].items() if k not in {*OF_ONE_MODEL, "onnx", "others"}}
+        model = shared | {k: v for k, v in first.entry.items() if k in OF_ONE_MODEL}
+        if "onnx" in chosen:
+            model["onnx"] = chosen["onnx"].entry
+        idle = {name for one in self.models for name in one.files if one not in chosen.values()}
+        files = {name: facts for name, facts in self.manifest["files"].items() if name not in idle}
+        return Bundle(self.folder, {**self.manifest, "model": model, "files": files})
 
     @property
     def _model_file(self) -> str:
@@ -293,6 +358,18 @@ def finish_bundle(
         raise
     shutil.rmtree(old, ignore_errors=True)
     return Bundle(target, manifest)
+
+
+def _model(kind: str, entry: Mapping[str, Any]) -> Model:
+    """A model out of its entry; the rows of text tokens, which ONNX models share, are not its own.
+
+    Raises:
+        KeyError, TypeError, ValueError: The entry does not say what it must.
+    """
+    if kind not in {"gguf", "onnx"}:
+        raise ValueError(kind)
+    files = (entry["file"],) if kind == "gguf" else (entry["file"], entry["data"])
+    return Model(kind, str(entry.get("quant", "")), dict(entry), tuple(str(name) for name in files))
 
 
 def _are(values: Any, kind: type) -> bool:

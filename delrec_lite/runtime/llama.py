@@ -14,6 +14,7 @@ from delrec_lite.runtime.bundle import REMEDY, Bundle
 from delrec_lite.runtime.engine import Entry
 from delrec_lite.runtime.gguf_check import check_gguf
 from delrec_lite.runtime.gguf_rows import TokenRows
+from delrec_lite.runtime.prompt_state import PromptState
 from delrec_lite.runtime.sessions import Sessions, common
 
 # Requests evaluated together, and their tokens; a request's own length may exceed the latter.
@@ -131,7 +132,10 @@ class LlamaEngine:
         if not self._context:
             raise BundleError(f"llama.cpp cannot make a context for {bundle.model_path}", "is there memory left?")
         self._memory: Any = c.llama_get_memory(self._context)
-        self._decode([(0, 0, prompt.prefix)], read=False)
+        kept = PromptState(bundle, c)
+        if not kept.restore(self._context):
+            self._decode([(0, 0, prompt.prefix)], read=False)
+            kept.store(self._context)
 
     def scores(self, requests: Sequence[Sequence[Entry]]) -> Floats:
         """See ``Engine.scores``."""

@@ -75,7 +75,12 @@ class Recommender:
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str], threads: int | None = None, verify: bool = True, engine: Kind = "auto"
+        cls,
+        path: str | os.PathLike[str],
+        threads: int | None = None,
+        verify: bool = True,
+        engine: Kind = "auto",
+        quant: str | None = None,
     ) -> "Recommender":
         """Open and verify a bundle and load its model.
 
@@ -84,12 +89,14 @@ class Recommender:
             threads: Default: the cores allowed.
             verify: Check the files' hashes.
             engine: ``gguf``, ``onnx``, or what the bundle holds and this machine has.
+            quant: Precision of the model, in a bundle that holds several; default: its first.
 
         Raises:
             BundleError: Missing, foreign, incomplete or changed.
             MissingPackageError: The engine's package is not installed.
+            UsageError: The bundle holds no model of this precision.
         """
-        bundle = Bundle.open(path, verify)
+        bundle = Bundle.open(path, verify, quant)
         return cls(bundle, open_engine(bundle, engine, threads))
 
     def recommend(
