@@ -213,9 +213,9 @@ class Run:
         """Merge, bake, quantise, compare, bundle.
 
         Raises:
-            ConfigError: A bundle cannot hold the recipe's form of prompt.
+            ConfigError: An ONNX file cannot hold the recipe's form of prompt.
         """
-        self._must_export()
+        self._must_export(self.recipe.export.format)
         upstream = self.finetune()
 
         def make(_: Path) -> dict[str, Any]:
@@ -232,17 +232,12 @@ class Run:
             (self.folder / "export" / "done.json").unlink(missing_ok=True)
         return self._stage("export", key, make)
 
-    @property
-    def exportable(self) -> bool:
-        """Whether a bundle can hold this recipe's form of prompt."""
-        return self.recipe.model.history == "items" and self.ranks_catalogue
-
-    def _must_export(self) -> None:
-        if not self.exportable:
+    def _must_export(self, formats: str) -> None:
+        """Refuse what no file of these formats can hold."""
+        if formats != "gguf" and (self.recipe.model.history == "titles" or not self.ranks_catalogue):
             raise ConfigError(
-                "a bundle holds item tokens and ranks the whole catalogue by title-mean; this recipe's form does not",
-                "set model.history: items, model.verbalizer: title-mean and model.candidates_in_prompt: false, or rank "
-                "with the trained model alone: delrec-lite eval",
+                "an ONNX file reads item tokens and ranks the whole catalogue; this recipe's form of prompt does not",
+                "GGUF is the format for titles, letters and candidates: set export.format: gguf (--format gguf)",
             )
 
     @property
@@ -271,7 +266,8 @@ class Run:
             measured_quants: What the precision was chosen among.
             merge_base: What a quantised base's adapter goes onto; default: the recipe's.
         """
-        self._must_export()
+        formats = formats or self.recipe.export.format
+        self._must_export(formats)
         from delrec_lite.export.write import export
 
         model, prompts, base = self.trained()
@@ -287,7 +283,7 @@ class Run:
             max_history=self.recipe.model.max_history,
             score_correlation=self.recipe.export.score_correlation if gated else None,
             prune_vocab=self.recipe.export.prune_vocab,
-            formats=formats or self.recipe.export.format,
+            formats=formats,
             onnx_quant=onnx_quant or self.recipe.export.onnx_quant,
             teacher=self.fitted_teacher() if self.recipe.export.retriever else None,
             measured_quants=measured_quants,

@@ -4,13 +4,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from delrec_lite.data.types import Floats, Ints
 from delrec_lite.errors import BundleError, UsageError
 from delrec_lite.runtime.bundle import REMEDY
+
+if TYPE_CHECKING:
+    from delrec_lite.runtime.recommender import Recommender
 
 FILE = "golden.json"
 KEPT = 10
@@ -35,9 +38,22 @@ class Golden:
     scores: Floats | None = None
 
 
+def answers(recommender: "Recommender", golden: Golden) -> Floats:
+    """What a bundle answers to the requests now: float32 ``[users, items]``.
+
+    Where it ranks candidates alone, minus infinity for every other item.
+    """
+    if recommender.bundle.prompt.form.ranks_catalogue:
+        return recommender.scores(golden.histories)[:, : recommender.bundle.trained]
+    scores = np.full((len(golden.histories), recommender.bundle.trained), -np.inf, np.float32)
+    np.put_along_axis(scores, golden.candidates, recommender.choose(golden.histories, golden.candidates), 1)
+    return scores
+
+
 def write_golden(folder: Path, golden: Golden, scores: Floats) -> None:
-    """Write the requests with the answers that ``scores``, float32 ``[users, items]``, give."""
-    top = np.argsort(-scores, axis=1)[:, :KEPT]
+    """Write the requests with the answers that ``scores``, as ``answers`` gives them, hold."""
+    kept = min(KEPT, int(np.isfinite(scores).sum(1).min()))
+    top = np.argsort(-scores, axis=1)[:, :kept]
     held: dict[str, Any] = {
         "histories": [history.tolist() for history in golden.histories],
         "targets": golden.targets.tolist(),

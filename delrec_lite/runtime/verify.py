@@ -8,7 +8,7 @@ import numpy as np
 
 from delrec_lite.errors import BundleError
 from delrec_lite.runtime.bundle import REMEDY
-from delrec_lite.runtime.golden import Golden, read_golden
+from delrec_lite.runtime.golden import Golden, answers, read_golden
 from delrec_lite.runtime.recommender import Recommender
 
 # Another processor adds up in another order; scores of one request span about 30.
@@ -82,7 +82,7 @@ def _compare(golden: Golden, recommender: Recommender) -> tuple[float, float]:
     """Mean overlap of the first ten, and the largest difference of their scores."""
     assert golden.top is not None
     assert golden.scores is not None
-    scores = recommender.scores(golden.histories)[:, : recommender.bundle.trained]
+    scores = answers(recommender, golden)
     k = golden.top.shape[1]
     today = np.argsort(-scores, axis=1)[:, :k]
     overlap = np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(today, golden.top, strict=True)])
