@@ -126,8 +126,8 @@ def measure(bundle: Bundle, work: Path, sizes: Sequence[int]) -> list[dict[str, 
             for n in range(-WARM_UP, SAMPLES):
                 for form, one in serving.items():
                     time.sleep(SETTLE_S)
-                    milliseconds, _ = ask(one, asked[n % len(asked)])
-                    samples[form] += [milliseconds] if n >= 0 else []
+                    sample = ask(one, asked[n % len(asked)])
+                    samples[form] += [sample.ms] if n >= 0 else []
         for form, b in made.items():
             job = {"bundle": str(b.folder), "threads": THREADS, "together": False, "requests": [asdict(asked[0])] * 3}
             facts = new_process(job)

@@ -51,6 +51,7 @@ class Answer:
 
     items: list[str]
     milliseconds: Mapping[str, float]
+    tokens_computed: int
 
 
 def prompt(history: Sequence[str], candidates: Sequence[str] | None, domain: str = "movies") -> str:
@@ -85,7 +86,6 @@ class PeerServing:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        self.tokens: list[int] = []
         try:
             facts = self._tell(
                 {
@@ -111,8 +111,7 @@ class PeerServing:
     ) -> Answer:
         """As ``Recommender.recommend``; a peer may know fewer than ``k``."""
         told = self._tell({"history": list(history), "candidates": None if candidates is None else list(candidates)})
-        self.tokens.append(int(told["tokens"]))
-        return Answer(told["titles"][:k], {})
+        return Answer(told["titles"][:k], {}, int(told["tokens"]))
 
     def peak_rss_bytes(self) -> int:
         """Of the process so far."""
@@ -285,17 +284,17 @@ class Completion:
 
 
 class StockCompletion(Completion):
-    """The same class on a bundle, whose items are single tokens: the first token's probabilities are the ranking."""
+    """The same class on a bundle, whose answers are single tokens: the first token's probabilities are the ranking."""
 
-    def __init__(self, gguf: str, titles: Sequence[str], stock: str) -> None:
+    def __init__(self, gguf: str, titles: Sequence[str], text: Mapping[str, Any]) -> None:
         self._open(gguf, titles, logits_all=True)  # without it the class gives no probabilities
-        self._stock = stock
+        self._stock = text.get("stock", "")
+        self._before, self._after = text.get("item", ["", ""])
 
     def rank(self, history: list[str], candidates: list[str] | None) -> tuple[list[str], int]:
         """See ``Peer``."""
-        answer = self._llama.create_completion(
-            self._stock + "".join(history), max_tokens=1, logprobs=10, temperature=0.0
-        )
+        listed = "".join(self._before + title + self._after for title in history)
+        answer = self._llama.create_completion(self._stock + listed, max_tokens=1, logprobs=10, temperature=0.0)
         told = answer["choices"][0]["logprobs"]["top_logprobs"][0]
         known = set(candidates or self._titles)
         return [title for title in told if title in known], int(answer["usage"]["prompt_tokens"])
@@ -376,8 +375,8 @@ def make_peer(job: Mapping[str, Any]) -> tuple[Peer, int]:
         path, size = str(bundle.model_path), bundle.model_path.stat().st_size
         if name == "llama.cpp, titles":
             return Words(path, titles, bundle.prompt.item_token_base), size
-        stock = json.loads((bundle.folder / "prompt.json").read_text(encoding="utf-8"))["text"].get("stock", "")
-        return StockCompletion(path, titles, stock), size
+        text = json.loads((bundle.folder / "prompt.json").read_text(encoding="utf-8"))["text"]
+        return StockCompletion(path, titles, text), size
     from delrec_lite.runtime.retriever import FILE, Retriever
 
     if not Retriever.held(bundle):

@@ -3,8 +3,8 @@
 import json
 import os
 import shutil
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +13,31 @@ import torch
 from torch.nn import functional
 
 from delrec_lite.console import Console
-from delrec_lite.data.types import CandidateSets, Dataset
+from delrec_lite.data.types import CandidateSets, Dataset, Ints
 from delrec_lite.errors import MissingPackageError
 from delrec_lite.export.card import bundle_readme, licences_text
-from delrec_lite.export.gguf_file import write_gguf
+from delrec_lite.export.gguf_file import speller, write_gguf
 from delrec_lite.export.imatrix import measured
 from delrec_lite.export.merge import Merged, merge
 from delrec_lite.export.new_items import fit_new_items
 from delrec_lite.export.pareto import PICTURE, QuantRow, quant_picture, quant_section
 from delrec_lite.export.parity import Parity, compare, gate
+from delrec_lite.export.prompt_file import write_prompt
 from delrec_lite.export.prune import prune
 from delrec_lite.export.quantise import quantise, types_of
-from delrec_lite.export.stock import chat_template, stock_prompt, token_text
+from delrec_lite.export.stock import chat_template, stock_text, token_text
 from delrec_lite.llm.forward import read_states, score_all, window_segment
 from delrec_lite.llm.items import title_vectors
 from delrec_lite.llm.load import Base, load_base
 from delrec_lite.llm.model import ItemLM
+from delrec_lite.llm.verbalizers import answers as answer_states
+from delrec_lite.llm.verbalizers import next_question, score_candidates
 from delrec_lite.machine import cores_allowed
 from delrec_lite.prompts.tasks import TITLE_PREFIX, Prompts
 from delrec_lite.prompts.tokenizer import open_tokenizer
 from delrec_lite.prompts.vocabulary import Vocabulary
 from delrec_lite.runtime.bundle import NEW_ITEMS, OF_ONE_MODEL, finish_bundle
-from delrec_lite.runtime.golden import Golden, write_golden
+from delrec_lite.runtime.golden import Golden, answers, write_golden
 from delrec_lite.runtime.recommender import Recommender
 from delrec_lite.runtime.retriever import FILE as RETRIEVER
 from delrec_lite.teachers.contract import Teacher
@@ -95,7 +98,8 @@ def export(
         base: Its base model.
         prompts: The compiled tasks.
         dataset: For titles and popularity, and validation users for the comparison.
-        candidates: Candidate sets by split; a few of the test users' become the bundle's stored requests.
+        candidates: Candidate sets by split; a few of the test users' become the bundle's stored requests. A form that
+            ranks candidates alone is compared on those of the validation users.
         target: The bundle folder, replaced if it exists.
         name: Of the run.
         quants: Out of ``export.quantise.QUANTS``: a GGUF file each; the first is the bundle's default.
@@ -118,46 +122,61 @@ def export(
     for left in target.parent.glob(f".{target.name}.*.part*"):  # by a process that was killed
         shutil.rmtree(left, ignore_errors=True)
     staging.mkdir(parents=True)
+    prompts = _bounded(prompts, base)
+    chooses = not prompts.form.ranks_catalogue
     try:
         with console.progress("export", 6) as tick:
             valid = dataset.valid()
-            asked = valid.take(range(0, len(valid), max(1, len(valid) // PARITY_USERS))).histories
-            trained = score_all(model, prompts, asked, max_history)
+            users = range(0, len(valid), max(1, len(valid) // PARITY_USERS))
+            asked = valid.take(users).histories
+            sets = candidates["valid"].take(users).items if chooses else None
+            if sets is None:
+                trained = score_all(model, prompts, asked, max_history)
+            else:
+                trained = score_candidates(model, prompts, asked, sets, max_history)
             tick(1, "merge")
             scale = model.log_scale.exp().item()
             plain = load_base(base.name, base.folder, "fp32").model if merge_base == "original" else None
             with measured(model.lm) as importance:
-                states = some_states(model, prompts, dataset)
-            _write_new_items(model, base, dataset, states, staging)
-            merged = merge(model, states, plain)
+                if sets is None:
+                    states = some_states(model, prompts, dataset)
+                    _write_new_items(model, base, dataset, states, staging)
+                else:
+                    states = some_answers(model, prompts, asked, sets, max_history)
+            merged = merge(model, states, prompts, plain)
             soft_words = nearest_words(model, base.folder / "tokenizer.json")
             tick(1, "write")
             f16, tokenizer = staging / "model-f16.gguf", staging / "tokenizer.json"
-            vocabulary, prefix = prompts.vocabulary, list(prompts.next_prefix)
-            if prune_vocab:
+            served = prompts.served()
+            if prune_vocab and prompts.form.verbalizer != "likelihood":  # a probability is one among all tokens'
                 titles = [before + title for title in dataset.catalog.titles for before in ("", TITLE_PREFIX)]
-                text_ids = [i for i in prefix if i < vocabulary.text]
+                text_ids = [i for i in served.used() if i < served.vocabulary.text]
                 known = [*titles, *prompts.text.values()]
-                pruned = prune(base.folder / "tokenizer.json", known, text_ids, vocabulary.text)
-                merged, vocabulary, prefix = pruned.apply(merged), pruned.vocabulary(vocabulary), pruned.ids(prefix)
+                pruned = prune(base.folder / "tokenizer.json", known, text_ids, served.vocabulary.text)
+                merged, served = pruned.apply(merged), pruned.prompts(served)
                 _write_json(tokenizer, pruned.tokenizer)
             else:
                 shutil.copyfile(base.folder / "tokenizer.json", tokenizer)
+            vocabulary, prefix = served.vocabulary, list(served.next_prefix)
+            held = vocabulary if served.form.item_tokens else replace(vocabulary, items=0)
             bos = token_text(tokenizer, merged.config.bos_token_id) if base.bos is not None else ""
-            soft = len([i for i in prefix if vocabulary.text <= i < vocabulary.item_base])
-            words = stock_prompt(prompts.text, soft, bos)
-            texts = token_texts(dataset.catalog.titles, dataset.catalog.ids, token_names(tokenizer), words)
+            words = stock_text(served, tokenizer, bos)
+            # In a history of titles a title is its words, so no token may be matched with the whole of it.
+            whole = served.form.history == "items"
+            apart = (words["stock"], None) if whole else ("", speller(tokenizer))
+            texts = token_texts(dataset.catalog.titles, dataset.catalog.ids, token_names(tokenizer), *apart)
             if quants:
                 write_gguf(
                     merged,
-                    vocabulary,
-                    texts,
+                    held,
+                    texts[: held.items],
                     tokenizer,
                     base.name,
                     name,
                     licences.get(base.name, ""),
                     chat_template(words),
                     f16,
+                    whole,
                 )
             onnx = _write_onnx(merged, vocabulary, prefix, max_history, staging, onnx_quants, teacher)
             architecture, hidden = merged.config.model_type, merged.config.hidden_size
@@ -174,10 +193,7 @@ def export(
                     "popularity": dataset.popularity().tolist(),
                 },
             )
-            _write_json(
-                staging / "prompt.json",
-                prompt_file(model, {**prompts.text, "stock": words}, vocabulary, prefix, max_history, scale),
-            )
+            write_prompt(staging, served, words, max_history, model.input_norm, scale)
             tick(1, "compare")
             described = {
                 "base": base.name,
@@ -199,19 +215,18 @@ def export(
             )
             staging = trial
             stored = golden(dataset, candidates["test"], max_history)
-            answers = []
+            told = []
             for one in models:  # opened one after another
                 with Recommender.load(trial, engine=one["format"], quant=one["quant"]) as recommender:
-                    parity = compare(trained, recommender.scores(asked))
+                    exported = recommender.scores(asked) if sets is None else recommender.choose(asked, sets)
+                    parity = compare(trained, exported)
                     gate(parity, score_correlation, one["quant"])
-                    answers.append(recommender.scores(stored.histories))
+                    told.append(answers(recommender, stored))
                 one["parity"] = parity.dump()
-            write_golden(
-                trial, stored, answers[0], {one["file"]: a for one, a in zip(models[1:], answers[1:], strict=True)}
-            )
+            write_golden(trial, stored, told[0], {one["file"]: t for one, t in zip(models[1:], told[1:], strict=True)})
             described |= _listed(models)
-            popular = np.argsort(-dataset.popularity())[:2]
-            card = bundle_readme(name, described, licences, [texts[i] for i in popular], provenance, first["parity"])
+            popular = [texts[i] for i in np.argsort(-dataset.popularity())[:2]]
+            card = bundle_readme(name, described, licences, popular, provenance, first["parity"], words, served.form)
             if measured_quants:
                 card += quant_section(measured_quants, quant)
                 (trial / PICTURE).write_text(quant_picture(measured_quants, quant), encoding="utf-8")
@@ -233,6 +248,13 @@ def export(
         return Exported(target, first["bytes"], quant, types, Parity(**first["parity"]), models)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _bounded(prompts: Prompts, base: Base) -> Prompts:
+    """The prompts, no longer than the base model reads."""
+    reads = getattr(base.model.config, "max_position_embeddings", None)
+    bounds = [bound for bound in (prompts.form.context, reads) if bound is not None]
+    return replace(prompts, form=replace(prompts.form, context=min(bounds, default=None)))
 
 
 def _write_new_items(model: ItemLM, base: Base, dataset: Dataset, states: Any, staging: Path) -> None:
@@ -313,6 +335,15 @@ def some_states(model: ItemLM, prompts: Prompts, dataset: Dataset) -> Any:
         )
 
 
+def some_answers(model: ItemLM, prompts: Prompts, histories: Sequence[Ints], candidates: Ints, max_history: int) -> Any:
+    """Hidden states where some questions about candidates are answered: float32 ``[histories, hidden]``."""
+    asked = [next_question(prompts, h, c, max_history) for h, c in zip(histories, candidates, strict=True)]
+    with torch.no_grad():
+        return torch.cat(
+            [answer_states(model, prompts.next_prefix, asked[at : at + 16]) for at in range(0, len(asked), 16)]
+        )
+
+
 def nearest_words(model: ItemLM, tokenizer_json: Path, k: int = 3) -> list[list[str]]:
     """For each vector of the soft prompt the ``k`` text tokens whose rows have the greatest cosine with it."""
     rows = model.body.embed_tokens.weight[: model.vocabulary.text].float()
@@ -327,42 +358,35 @@ def token_names(tokenizer_json: Path) -> set[str]:
     return {*held["model"]["vocab"], *(token["content"] for token in held.get("added_tokens", []))}
 
 
-def token_texts(titles: Sequence[str], ids: Sequence[str], taken: Collection[str] = (), prompt: str = "") -> list[str]:
+def token_texts(
+    titles: Sequence[str],
+    ids: Sequence[str],
+    taken: Collection[str] = (),
+    prompt: str = "",
+    spelt: Callable[[str], str] | None = None,
+) -> list[str]:
     """A distinct token text for every item; none can be taken for a control token.
 
     Two equal texts in a vocabulary end the process that loads it, so a title that is a word of the base model
     (MovieLens-100K lists a film called ``unknown``) carries its id; so does one that stands in the prompt's own
     words, which it would cut in two.
+
+    Args:
+        titles: The catalogue's.
+        ids: Its items' ids.
+        taken: The vocabulary's other tokens.
+        prompt: Words that no title may cut.
+        spelt: How the vocabulary writes a text; None: as it is.
     """
     seen = set(taken)
     texts = []
     for title, item_id in zip(titles, ids, strict=True):
         text = title.replace("<|", "< |") or item_id
-        if text in seen or text in prompt:
+        if (spelt(text) if spelt else text) in seen or text in prompt:
             text = f"{text} [{item_id}]"
-        seen.add(text)
+        seen.add(spelt(text) if spelt else text)
         texts.append(text)
     return texts
-
-
-def prompt_file(
-    model: ItemLM,
-    text: Mapping[str, str],
-    vocabulary: Vocabulary,
-    prefix: Sequence[int],
-    max_history: int,
-    scale: float,
-) -> dict[str, Any]:
-    """What serving needs to build the prompt that training built."""
-    return {
-        "schema": 1,
-        "prefix": prefix,
-        "soft_tokens": vocabulary.soft,
-        "item_token_base": vocabulary.item_base,
-        "max_history": max_history,
-        "new_item": {"title_prefix": TITLE_PREFIX, "input_norm": model.input_norm, "scale": scale},
-        "text": text,
-    }
 
 
 def golden(dataset: Dataset, candidates: CandidateSets, max_history: int) -> Golden:

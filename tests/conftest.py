@@ -25,6 +25,7 @@ def export_tiny(base_folder, target, quant="f16", model=None, formats="gguf", on
     from delrec_lite.export.write import export
 
     made, prompts, base = make_model(base_folder) if model is None else model
+    sets = changed.pop("candidates", {"test": candidates()})
     settings = {
         "name": "tiny",
         "quants": [] if formats == "onnx" else quant.split(","),
@@ -37,7 +38,7 @@ def export_tiny(base_folder, target, quant="f16", model=None, formats="gguf", on
         "console": QUIET,
         **changed,
     }
-    return export(made, base, prompts, dataset(), {"test": candidates()}, target, **settings)
+    return export(made, base, prompts, dataset(), sets, target, **settings)
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from delrec_lite.bench import report, workloads
 from delrec_lite.bench.runner import Plan, bench, new_process
 from delrec_lite.cli.app import app
 from delrec_lite.errors import BundleError, DataError, DelrecError, UsageError
+from delrec_lite.prompts.form import Form
 
 PROGRAM = Path(sys.executable).parent / "delrec-lite"
 ITEMS, USERS, M = 40, 12, 15
@@ -37,7 +38,7 @@ class Fake:
             name=name,
             items=SimpleNamespace(ids=ids, titles=[f"Title {n}" for n in range(ITEMS)]),
             trained=ITEMS,
-            prompt=SimpleNamespace(prefix=[0] * 7, max_history=50),
+            prompt=SimpleNamespace(prefix=[0] * 7, max_history=50, form=Form()),
             manifest={
                 "model": {"file": "m.gguf", "quant": quant, "base": "tiny"},
                 "files": {"m.gguf": {"bytes": 900, "sha256": "ab"}, "catalog.json": {"bytes": 100}},
@@ -49,7 +50,11 @@ class Fake:
         self.log.append((self.name, self.threads, len(history), None if candidates is None else len(candidates)))
         self.sessions.append(session)
         time.sleep(self.wait)
-        return SimpleNamespace(milliseconds={"prefill": 1e3 * self.wait, "sort": 0.0})
+        computed = len(history) if session is None else 1
+        return SimpleNamespace(milliseconds={"prefill": 1e3 * self.wait, "sort": 0.0}, tokens_computed=computed)
+
+    def tokens(self, history, candidates=None):
+        return len(history)
 
     def recommend_batch(self, histories, k=10):
         self.log.append((self.name, self.threads, "batch", len(histories)))

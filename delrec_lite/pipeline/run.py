@@ -215,9 +215,9 @@ class Run:
         """Merge, bake, quantise, compare, bundle.
 
         Raises:
-            ConfigError: A bundle cannot hold the recipe's form of prompt.
+            ConfigError: An ONNX file cannot hold the recipe's form of prompt.
         """
-        self._must_export()
+        self._must_export(self.recipe.export.format)
         upstream = self.finetune()
 
         def make(_: Path) -> dict[str, Any]:
@@ -235,17 +235,12 @@ class Run:
             (self.folder / "export" / "done.json").unlink(missing_ok=True)
         return self._stage("export", key, make)
 
-    @property
-    def exportable(self) -> bool:
-        """Whether a bundle can hold this recipe's form of prompt."""
-        return self.recipe.model.history == "items" and self.ranks_catalogue
-
-    def _must_export(self) -> None:
-        if not self.exportable:
+    def _must_export(self, formats: str) -> None:
+        """Refuse what no file of these formats can hold."""
+        if formats != "gguf" and (self.recipe.model.history == "titles" or not self.ranks_catalogue):
             raise ConfigError(
-                "a bundle holds item tokens and ranks the whole catalogue by title-mean; this recipe's form does not",
-                "set model.history: items, model.verbalizer: title-mean and model.candidates_in_prompt: false, or rank "
-                "with the trained model alone: delrec-lite eval",
+                "an ONNX file reads item tokens and ranks the whole catalogue; this recipe's form of prompt does not",
+                "GGUF is the format for titles, letters and candidates: set export.format: gguf (--format gguf)",
             )
 
     @property
@@ -272,7 +267,7 @@ class Run:
             measured_quants: What the precision was chosen among.
             merge_base: What a quantised base's adapter goes onto; default: the recipe's.
         """
-        self._must_export()
+        self._must_export("onnx" if onnx_quants else "gguf")
         from delrec_lite.export.write import export
 
         model, prompts, base = self.trained()

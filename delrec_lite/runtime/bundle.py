@@ -15,6 +15,8 @@ import numpy as np
 from delrec_lite.data.types import Floats
 from delrec_lite.errors import BundleError, UsageError
 from delrec_lite.files import sha256_of
+from delrec_lite.prompts.tasks import Prompts
+from delrec_lite.runtime.prompt import TITLES, Prompt, parse_prompt, read_titles
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -41,29 +43,6 @@ class Items:
     ids: list[str]
     titles: list[str]
     popularity: list[int]
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """How a request becomes token ids; what training compiled.
-
-    Attributes:
-        prefix: Token ids before every history.
-        item_token_base: Token id of item 0.
-        max_history: Items of a history that are read, the newest.
-        soft_tokens: How many of the prefix are the soft prompt.
-        title_prefix: Before a title when its tokens are taken.
-        input_norm: Length of an item's input vector.
-        scale: Of the verbalizer.
-    """
-
-    prefix: list[int]
-    item_token_base: int
-    max_history: int
-    soft_tokens: int
-    title_prefix: str
-    input_norm: float
-    scale: float
 
 
 @dataclass(frozen=True)
@@ -238,6 +217,20 @@ class Bundle:
         return Items(had.ids + ids, had.titles + titles, had.popularity + [0] * len(ids))
 
     @cached_property
+    def added_tokens(self) -> list[tuple[int, ...]]:
+        """The titles' tokens of the items that were added, in a bundle that reads titles."""
+        if not self.holds_additions:
+            return []
+        path = self.folder / ADDITIONS
+        held: Any = _read_json(path).get("tokens")
+        count, text = len(self.items.ids) - self.trained, self.prompt.text_tokens
+        if not _are(held, list) or len(held) != count:
+            raise BundleError(f"{path}: tokens is not a list for each item", REMEDY)
+        if not all(title and _are(title, int) and min(title) >= 0 and max(title) < text for title in held):
+            raise BundleError(f"{path}: the tokens of an item are none of the vocabulary", REMEDY)
+        return [tuple(title) for title in held]
+
+    @cached_property
     def new_items(self) -> Floats | None:
         """What makes a title's mean row the vector that scores it: float32 ``[hidden + 1, hidden]``; the last is added.
 
@@ -285,24 +278,25 @@ class Bundle:
 
     @cached_property
     def prompt(self) -> Prompt:
-        """The compiled prompt."""
+        """The prompt, without the catalogue."""
         held = _read_json(self.folder / "prompt.json")
         try:
-            new = held["new_item"]
-            prompt = Prompt(
-                prefix=[int(i) for i in held["prefix"]],
-                item_token_base=int(held["item_token_base"]),
-                max_history=int(held["max_history"]),
-                soft_tokens=int(held["soft_tokens"]),
-                title_prefix=str(new["title_prefix"]),
-                input_norm=float(new["input_norm"]),
-                scale=float(new["scale"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
+            return parse_prompt(held)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BundleError(f"{self.folder}/prompt.json does not read: {error}", REMEDY) from error
-        if prompt.max_history < 1 or prompt.item_token_base < 1:
-            raise BundleError(f"{self.folder}/prompt.json: max_history and item_token_base must be above 0", REMEDY)
-        return prompt
+
+    @cached_property
+    def prompts(self) -> Prompts:
+        """The compiled prompt, with the catalogue's titles where they stand anywhere."""
+        if not self.prompt.form.written:
+            return self.prompt.compiled(self.trained)
+        if TITLES not in self.manifest["files"]:
+            raise BundleError(f"{self.folder / MANIFEST} does not list {TITLES}", REMEDY)
+        try:
+            titles = read_titles(self.folder, self.trained, self.prompt.text_tokens)
+        except (OSError, ValueError, EOFError) as error:
+            raise BundleError(f"{self.folder / TITLES} does not read: {error}", REMEDY) from error
+        return self.prompt.compiled(self.trained, titles)
 
 
 def finish_bundle(

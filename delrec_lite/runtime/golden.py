@@ -4,13 +4,16 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from delrec_lite.data.types import Floats, Ints
 from delrec_lite.errors import BundleError, UsageError
 from delrec_lite.runtime.bundle import REMEDY
+
+if TYPE_CHECKING:
+    from delrec_lite.runtime.recommender import Recommender
 
 FILE = "golden.json"
 KEPT = 10
@@ -37,13 +40,25 @@ class Golden:
     others: Mapping[str, tuple[Ints, Floats]] = field(default_factory=dict)
 
 
+def answers(recommender: "Recommender", golden: Golden) -> Floats:
+    """What a bundle answers to the requests now: float32 ``[users, items]``.
+
+    Where it ranks candidates alone, minus infinity for every other item.
+    """
+    if recommender.bundle.prompt.form.ranks_catalogue:
+        return recommender.scores(golden.histories)[:, : recommender.bundle.trained]
+    scores = np.full((len(golden.histories), recommender.bundle.trained), -np.inf, np.float32)
+    np.put_along_axis(scores, golden.candidates, recommender.choose(golden.histories, golden.candidates), 1)
+    return scores
+
+
 def write_golden(folder: Path, golden: Golden, scores: Floats, others: Mapping[str, Floats] | None = None) -> None:
     """Write the requests with the answers that the scores give.
 
     Args:
         folder: Of the bundle.
         golden: The requests.
-        scores: Of the default model, float32 ``[users, items]``.
+        scores: Of the default model, float32 ``[users, items]``, as ``answers`` gives them.
         others: Of the bundle's other models, by the name of their file.
     """
     held: dict[str, Any] = {
@@ -57,7 +72,8 @@ def write_golden(folder: Path, golden: Golden, scores: Floats, others: Mapping[s
 
 
 def _answers(scores: Floats) -> dict[str, Any]:
-    top = np.argsort(-scores, axis=1)[:, :KEPT]
+    kept = min(KEPT, int(np.isfinite(scores).sum(1).min()))
+    top = np.argsort(-scores, axis=1)[:, :kept]
     return {"top": top.tolist(), "scores": np.round(np.take_along_axis(scores, top, 1), 4).tolist()}
 
 

@@ -10,7 +10,7 @@ from delrec_lite.data.types import Floats, Ints
 from delrec_lite.errors import BundleError, MissingPackageError
 from delrec_lite.runtime.bundle import REMEDY, Bundle
 from delrec_lite.runtime.engines import open_engine
-from delrec_lite.runtime.golden import read_golden
+from delrec_lite.runtime.golden import answers, read_golden
 from delrec_lite.runtime.recommender import Recommender
 
 # Another processor adds up in another order; scores of one request span about 30.
@@ -78,10 +78,10 @@ def verify(path: str | os.PathLike[str], threads: int | None = None) -> Verified
                 raise
             continue
         with Recommender(chosen, engine) as recommender:
-            scores = recommender.scores(golden.histories)[:, : bundle.trained]
+            scores = answers(recommender, golden)
         # A bundle of an older version stores nothing of a second model: that it answers must do.
         overlap, difference = _compare(scores, *stored[file]) if file in stored else (1.0, 0.0)
-        if overlap < LEAST_OVERLAP or not difference <= MOST_DIFFERENCE or not np.isfinite(scores).all():
+        if overlap < LEAST_OVERLAP or not difference <= MOST_DIFFERENCE or np.isnan(scores).any():
             raise BundleError(
                 f"{bundle.folder / file} answers otherwise than when it was exported: {overlap:.0%} of the first ten "
                 f"the same, scores differ by up to {difference:.2f}",
