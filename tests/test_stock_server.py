@@ -19,7 +19,7 @@ from delrec_lite.runtime.recommender import Recommender
 from tests.conftest import export_tiny
 from tests.test_export import scramble
 from tests.test_forms import made
-from tests.tiny import dataset
+from tests.tiny import candidates, dataset
 
 # The server's process refuses to import anything of this project.
 STOCK = """
@@ -36,7 +36,8 @@ runpy.run_module("llama_cpp.server", run_name="__main__")
 def export_form(tiny_base, target, form):
     model, prompts, base = made(tiny_base, form)
     scramble(model)
-    return export_tiny(tiny_base, target, "f16", (model, prompts, base), prune_vocab=True).path
+    sets = {split: candidates(split) for split in ("valid", "test")}
+    return export_tiny(tiny_base, target, "f16", (model, prompts, base), prune_vocab=True, candidates=sets).path
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +142,36 @@ def test_chat_puts_the_soft_prompt_in_by_itself(bundle, server):
 
 def test_chat_puts_titles_as_they_were_trained(title_bundle, title_server):
     check_chat(title_bundle, title_server)
+
+
+LISTED = {
+    "letter": Form(history="titles", verbalizer="letter", candidates=True),
+    "title": Form(history="titles", candidates=True),
+}
+
+
+@pytest.mark.parametrize("answer", LISTED)
+def test_the_stock_server_answers_with_a_candidate(tiny_base, tmp_path, answer):
+    """Its letter, or its title's token: the one that our runtime ranks first. The grammar lets no other through."""
+    bundle = export_form(tiny_base, tmp_path / "x.delrec", LISTED[answer])
+    text = json.loads((bundle / "prompt.json").read_text())["text"]
+    before, after = text["item"]
+    titles, sets = dataset().catalog.titles, candidates().items
+    asked = [(history, sets[n % len(sets)]) for n, history in enumerate(histories())]
+    with Recommender.load(bundle, threads=1) as recommender:
+        ours = [recommender.choose([history], chosen[None])[0] for history, chosen in asked]
+    with serving(bundle, tmp_path) as address:
+        for (history, chosen), scores in zip(asked, ours, strict=True):
+            names = text["letters"] if answer == "letter" else [titles[i] for i in chosen]
+            named = [f"{letter}." for letter in names] if answer == "letter" else [""] * len(chosen)
+            listed = "".join(name + before + titles[i] + after for name, i in zip(named, chosen, strict=False))
+            had = "".join(before + titles[i] + after for i in history)
+            names = names[: len(chosen)]
+            body = {"prompt": text["stock"] + had + text["listed"] + listed + text["answer"], "temperature": 0.0}
+            body["grammar"] = "root ::= " + " | ".join(json.dumps(name) for name in names)
+            told = post(f"{address}/v1/completions", {**body, "max_tokens": 1})["text"]
+            assert told in names
+            assert scores[names.index(told)] > scores.max() - TIE
 
 
 def test_titles_in_a_prompt_become_the_trained_ids(title_bundle):
