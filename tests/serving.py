@@ -34,7 +34,7 @@ class Served:
         self.process.wait()
 
     def wait_for(self, words):
-        for _ in range(400):
+        for _ in range(1800):
             for line in self.log.read_text().splitlines():
                 if words in line:
                     return line

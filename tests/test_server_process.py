@@ -82,6 +82,16 @@ def test_it_ends_when_told_and_logs_no_history(served):
         served.post({"history": TITLES[:2]})
 
 
+CONTRAST = """
+const [ink, sheet] = [["color", arguments[0]], ["backgroundColor", arguments[1]]].map(([what, where]) => {
+  const parts = getComputedStyle(document.querySelector(where))[what].match(/\\d+/g).slice(0, 3).map(v => v / 255);
+  const [r, g, b] = parts.map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+});
+return (Math.max(ink, sheet) + 0.05) / (Math.min(ink, sheet) + 0.05);
+"""
+
+
 @pytest.fixture
 def browser():
     from selenium import webdriver
@@ -123,7 +133,7 @@ def test_the_page_in_a_browser(served, browser):
     wait.until(lambda _: len(texts(names)) == 10)
     first = texts(names)
     assert first == [i["title"] for i in served.post({"history": ["Red River (1950)"]})["items"]]
-    assert "tokens computed" in texts("#time")[0]
+    assert "1 token computed" in texts("#time")[0]
     words.send_keys("img onerror")
     wait.until(lambda _: MARKUP in texts("#found button"))
     click("#found button", texts("#found button").index(MARKUP))
@@ -135,9 +145,19 @@ def test_the_page_in_a_browser(served, browser):
     wait.until(lambda _: len(texts(".why li")) == 3)  # two titles and what the figures mean
     browser.set_window_size(380, 800)
     assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
-    click("#history button")
+    browser.find_element(By.CSS_SELECTOR, "#history button").send_keys(Keys.ENTER)
     wait.until(lambda _: len(texts("#history li")) == 1)
+    assert browser.switch_to.active_element.accessible_name == "Remove " + MARKUP  # the keyboard goes on from there
     assert texts("#error") == [""]
+    grounds = []
+    for scheme in ("light", "dark"):
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+        grounds.append(browser.execute_script("return getComputedStyle(document.body).backgroundColor"))
+        # The quietest words on the sheet, as readers with weak sight need them (WCAG 2, AA).
+        assert browser.execute_script(CONTRAST, "#time", "section") > 4.5
+        assert browser.execute_script(CONTRAST, "#ranking .item", "section") > 7
+    assert grounds[0] != grounds[1]
 
 
 def test_clients_at_once_get_the_answers_of_one(served):
