@@ -136,6 +136,13 @@ def test_the_floor_is_counted_from_the_model_file(taught):
     assert work.floor_ms(replace(slow, int8_gop_s=1e9, read_gb_s=1e9)) < 1e-3
 
 
+def test_the_floor_of_an_onnx_bundle_is_that_of_the_same_network(taught, tiny_base, tmp_path):
+    made = export_tiny(tiny_base, tmp_path / "o.delrec", formats="onnx", onnx_quant="int8_block")
+    onnx, gguf = work_of(Bundle.open(made.path), 20), work_of(Bundle.open(taught[0]), 20)
+    assert onnx.gop == pytest.approx(gguf.gop)
+    assert gguf.gb / 3 < onnx.gb < gguf.gb  # eight bits and a scale for 32 weights, against sixteen bits
+
+
 def test_ceilings_are_measured_and_told(report):
     ceilings = measure(1)
     assert ceilings.read_gb_s > 0.1

@@ -340,8 +340,8 @@ def test_a_killed_stage_among_candidates_ends_with_the_same_weights(tiny_base, t
 
     unbroken, save = go(tmp_path / "unbroken"), loop._save
 
-    def save_then_die(out, named, optimiser, step, after_step=None):
-        save(out, named, optimiser, step, after_step)
+    def save_then_die(out, named, optimiser, means, step, *rest):
+        save(out, named, optimiser, means, step, *rest)
         if step == 2:
             raise Killed
 

@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ from delrec_lite.runtime.sessions import Sessions, common
 # Requests evaluated together, and their items, padding counted.
 TOGETHER = 16
 BATCH_ITEMS = 512
+# From so many groups a thread on, each thread answers requests of its own: two that share one wait for each other in
+# every layer.
+GROUPS_A_THREAD = 4
 # Users whose last history stays in memory. A token of SmolLM2-135M holds 46 kB, so 16 histories of 50 hold 57 MB.
 SESSIONS = 16
 
@@ -38,7 +42,9 @@ class OnnxEngine:
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         self._path = bundle.onnx_path
         self._prompt, self._items = bundle.prompt, bundle.trained
-        self._session: Any = open_session(self._path, threads_for(threads))
+        self._threads = threads_for(threads)
+        self._session: Any = open_session(self._path, self._threads)
+        self._single: Any = None  # of one thread, made when many requests come at once
         self._lock = threading.Lock()
         self._sessions = Sessions(SESSIONS)
         self._kept: dict[int, Floats] = {}
@@ -113,7 +119,7 @@ class OnnxEngine:
     def close(self) -> None:
         """See ``Engine.close``."""
         with self._lock:
-            self._session = None
+            self._session = self._single = None
             self._kept.clear()
 
     def _opened(self) -> Any:
@@ -124,9 +130,27 @@ class OnnxEngine:
     def _each(self, requests: Sequence[Sequence[Entry]], output: str, width: int) -> Floats:
         work = [self._entries(request) for request in requests]
         out = np.empty((len(work), width), np.float32)
-        for rows in _groups([len(entries) for entries in work], self._together):
-            out[rows] = run(self._opened(), [output], _feeds([work[row] for row in rows], self._items))[0]
+        groups = list(_groups([len(entries) for entries in work], self._together))
+        many = self._threads > 1 and len(groups) >= GROUPS_A_THREAD * self._threads
+        session = self._one_thread() if many else self._opened()
+
+        def answer(rows: list[int]) -> None:
+            out[rows] = run(session, [output], _feeds([work[row] for row in rows], self._items))[0]
+
+        if many:
+            with ThreadPoolExecutor(self._threads) as pool:
+                list(pool.map(answer, groups))  # ONNX Runtime's sessions may be run by several threads at once
+        else:
+            for rows in groups:
+                answer(rows)
         return out
+
+    def _one_thread(self) -> Any:
+        with self._lock:
+            self._opened()
+            if self._single is None:
+                self._single = open_session(self._path, 1)
+            return self._single
 
     def _entries(self, request: Sequence[Entry]) -> list[Entry]:
         """The newest of a history, checked."""
