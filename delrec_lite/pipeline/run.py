@@ -22,6 +22,7 @@ from delrec_lite.pipeline.precisions import files_for
 from delrec_lite.pipeline.reference import STAGES, made_from, reference_for
 from delrec_lite.pipeline.stage import Done, begun, key_of, run_stage
 from delrec_lite.pipeline.tell import TITLES, tell
+from delrec_lite.processes import current
 from delrec_lite.prompts.domain import DOMAINS
 from delrec_lite.prompts.form import Form
 from delrec_lite.provenance import commit, machine, versions
@@ -30,6 +31,7 @@ from delrec_lite.version import __version__
 # Goes into every stage's key: raise it when a stage computes something else from the same recipe.
 CODE = 2
 RECIPE = "recipe.yaml"
+TOGETHER = ("distill", "finetune")  # stages whose steps several processes share
 
 
 class Run:
@@ -54,14 +56,18 @@ class Run:
         self.folder = runs / recipe.name
         self.console = console
         self.stages: dict[str, Done] = {}
-        if self.folder.is_dir() and any(self.folder.iterdir()) and not (self.folder / RECIPE).is_file():
-            raise UsageError(f"{self.folder} is not empty and not a run", "choose another --runs folder")
-        runs.mkdir(parents=True, exist_ok=True)
-        self._lock = _only_one(runs / f".{recipe.name}.lock")
-        if fresh and self.folder.is_dir():
-            shutil.rmtree(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / RECIPE).write_text(yaml.safe_dump(recipe.dump(), sort_keys=False), encoding="utf-8")
+        current().from_first(lambda: self._open(fresh))
+
+    def _open(self, fresh: bool) -> None:
+        folder, name = self.folder, self.recipe.name
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / RECIPE).is_file():
+            raise UsageError(f"{folder} is not empty and not a run", "choose another --runs folder")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = _only_one(folder.parent / f".{name}.lock")
+        if fresh and folder.is_dir():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / RECIPE).write_text(yaml.safe_dump(self.recipe.dump(), sort_keys=False), encoding="utf-8")
 
     @property
     def bundle(self) -> Path:
@@ -71,6 +77,9 @@ class Run:
     @cached_property
     def pulled(self) -> dict[str, Pulled]:
         """Base model and data set, fetched or from the cache: keys ``model`` and, unless it is your own, ``data``."""
+        return current().from_first(self._pull)
+
+    def _pull(self) -> dict[str, Pulled]:
         first = self.reference.mirrors if self.reference else {}
         found = {}
         if self.recipe.data.folder is None:
@@ -330,7 +339,7 @@ class Run:
         from delrec_lite.llm.precision import device_for
 
         pulled, wanted = self.pulled["model"], self.recipe.model
-        folder = unpack(pulled.name, pulled.folder, cache_folder(), self.console)
+        folder = current().from_first(lambda: unpack(pulled.name, pulled.folder, cache_folder(), self.console))
         return load_base(pulled.name, folder, wanted.precision, device_for(wanted.device))
 
     def untrained(self) -> tuple[Any, Any, Any]:
@@ -385,7 +394,7 @@ class Run:
             # What was trained here, or is being trained, is never replaced by what was shipped.
             if name in STAGES and not begun(self.folder / name, key) and self._is_shipped(name):
                 key, make = key_of("shipped", key), partial(self.reference.copy, name)  # type: ignore[union-attr]
-            self.stages[name] = run_stage(self.folder / name, key, make)
+            self.stages[name] = run_stage(self.folder / name, key, make, together=name in TOGETHER)
             self._tell(self.stages[name])
         return self.stages[name]
 
