@@ -126,8 +126,8 @@ def measure(bundle: Bundle, work: Path, sizes: Sequence[int]) -> list[dict[str, 
             for n in range(-WARM_UP, SAMPLES):
                 for form, one in serving.items():
                     time.sleep(SETTLE_S)
-                    milliseconds, _ = ask(one, asked[n % len(asked)])
-                    samples[form] += [milliseconds] if n >= 0 else []
+                    sample = ask(one, asked[n % len(asked)])
+                    samples[form] += [sample.ms] if n >= 0 else []
         for form, b in made.items():
             job = {"bundle": str(b.folder), "threads": THREADS, "together": False, "requests": [asdict(asked[0])] * 3}
             facts = new_process(job)
@@ -149,7 +149,8 @@ def measure(bundle: Bundle, work: Path, sizes: Sequence[int]) -> list[dict[str, 
 
 def main() -> None:
     """Measure and write the report."""
-    bundle, work, out = Bundle.open(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
+    held = Bundle.open(sys.argv[1])
+    bundle, work, out = held.choose(held.models[0].quant), Path(sys.argv[2]), Path(sys.argv[3])
     sizes = [int(size) for size in sys.argv[4:]] or [bundle.trained, 10_000, 100_000, 1_000_000]
     report = {
         **stamp(),

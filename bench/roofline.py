@@ -62,17 +62,21 @@ def measure(threads: int) -> Ceilings:
 
 
 def work_of(bundle: Any, tokens: float) -> Work | None:
-    """The least work of a request of so many item tokens; None for a bundle without GGUF file."""
-    if not bundle.holds_gguf:
-        return None
-    header = read_header(Path(bundle.model_path))
-    layers = [t for name, t in header.tensors.items() if name.startswith("blk.") and len(t.shape) == 2]
-    weights = sum(int(np.prod(t.shape)) for t in layers)
-    head = header.tensors["output.weight"]
+    """The least work of a request of so many item tokens; None for an ONNX bundle of an older version."""
     items = bundle.trained
-    head_bytes = head.bytes * items / head.shape[1]
-    operations = 2 * (weights * tokens + items * head.shape[0])
-    return Work(tokens, operations / 1e9, (sum(t.bytes for t in layers) + head_bytes) / 1e9)
+    if bundle.holds_gguf:
+        header = read_header(Path(bundle.model_path))
+        layers = [t for name, t in header.tensors.items() if name.startswith("blk.") and len(t.shape) == 2]
+        weights, layer_bytes = sum(int(np.prod(t.shape)) for t in layers), sum(t.bytes for t in layers)
+        head = header.tensors["output.weight"]
+        hidden, head_bytes = head.shape[0], head.bytes * items / head.shape[1]
+    else:
+        told, hidden = bundle.manifest["model"]["onnx"], bundle.manifest["model"]["hidden"]
+        if "layer_weights" not in told:
+            return None
+        weights, layer_bytes = told["layer_weights"], told["layer_bytes"]
+        head_bytes = items * hidden * (4 if told["quant"] == "fp32" else 2)
+    return Work(tokens, 2 * (weights * tokens + items * hidden) / 1e9, (layer_bytes + head_bytes) / 1e9)
 
 
 def _best(work: Callable[[], object]) -> float:

@@ -151,7 +151,7 @@ class ExportSection(_Section):
     """What the bundle holds."""
 
     # Against training precision on 50 validation users: iq4_nl kept 77% of the first ten (correlation 0.987).
-    quant: Literal["q4_0", "iq4_nl", "iq4_mix", "q5_0", "q8_0", "f16", "bf16"] = "q8_0"
+    quant: Literal["q4_0", "iq4_nl", "iq4_mix", "q4_k_m", "q5_0", "q8_0", "f16", "bf16"] = "q8_0"
     format: Literal["gguf", "onnx", "both"] = Field("gguf", description="GGUF for llama.cpp, ONNX for ONNX Runtime")
     # int8: see export/onnx_weights.py for what each costs.
     onnx_quant: Literal["int4", "int8", "int8_block", "f16", "fp32"] = "int8"

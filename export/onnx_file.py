@@ -56,7 +56,7 @@ def write_onnx(
         "delrec.quant": quant,
         "delrec.activations": "tensor" if quant == "int8" else "row",
     }
-    types = _write(merged, vocabulary, path, quant, positions, past, metadata)
+    graph = _write(merged, vocabulary, path, quant, positions, past, metadata)
     rows = merged.tensors["model.embed_tokens.weight"][: vocabulary.text].numpy()
     np.save(folder / ROWS, rows.astype(np.float16), allow_pickle=False)
     return {
@@ -64,7 +64,9 @@ def write_onnx(
         "data": _data(path).name,
         "rows": ROWS,
         "quant": quant,
-        "layer_types": types,
+        "layer_types": dict(sorted(graph.types.items())),
+        "layer_weights": graph.layer_weights,
+        "layer_bytes": graph.layer_bytes,
         "opset": OPSET,
         "ir_version": IR,
         "onnx": onnx.__version__,
@@ -101,13 +103,13 @@ def _write(
     positions: int,
     past: Floats | None,
     metadata: dict[str, str],
-) -> dict[str, int]:
+) -> Graph:
     with Weights(_data(path)) as weights:
         graph = Graph(weights, quant)
         model = build(merged, vocabulary.item_base, graph, positions, past, metadata)
     onnx.save_model(model, path)
     onnx.checker.check_model(str(path))
-    return dict(sorted(graph.types.items()))
+    return graph
 
 
 def _data(path: Path) -> Path:

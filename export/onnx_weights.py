@@ -50,6 +50,11 @@ class Weights:
     ) -> None:
         self._file.close()
 
+    @property
+    def bytes(self) -> int:
+        """Written so far."""
+        return self._file.tell()
+
     def add(self, name: str, array: Any) -> str:
         """Write an array; returns ``name``."""
         array = np.asarray(array, order="C")
@@ -73,6 +78,8 @@ class Graph:
         quant: One of ``quantise.ONNX_QUANTS``.
         nodes: So far.
         types: How many linear layers have which type.
+        layer_weights: Weights of all linear layers so far.
+        layer_bytes: What they take, scales included.
     """
 
     def __init__(self, weights: Weights, quant: str) -> None:
@@ -80,6 +87,7 @@ class Graph:
         self.quant = quant
         self.nodes: list[onnx.NodeProto] = []
         self.types: Counter[str] = Counter()
+        self.layer_weights = self.layer_bytes = 0
         self._constants: dict[Any, str] = {}
 
     def op(self, kind: str, *inputs: str, name: str = "", **attributes: Any) -> str:
@@ -122,6 +130,7 @@ class Graph:
             weight: float32 ``[out, in]``.
             bias: float32 ``[out]``.
         """
+        before = self.weights.bytes
         if self.quant in BITS:
             y = self._blocks(x, name, weight, BITS[self.quant])
         elif self.quant == "int8" and name.endswith("down_proj"):
@@ -131,6 +140,8 @@ class Graph:
         else:
             self.types[self.quant] += 1
             y = self.op("MatMul", x, self.floats(name, weight.T))
+        self.layer_weights += weight.size
+        self.layer_bytes += self.weights.bytes - before
         return y if bias is None else self.op("Add", y, self.weights.add(f"{name}.bias", bias))
 
     def _dynamic(self, x: str, name: str, weight: Any) -> str:

@@ -90,8 +90,8 @@ def killed_then_resumed(monkeypatch, at, go):
     monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     save = loop._save
 
-    def save_then_die(out, named, optimiser, step, *rest):
-        save(out, named, optimiser, step, *rest)
+    def save_then_die(out, named, optimiser, means, step, *rest):
+        save(out, named, optimiser, means, step, *rest)
         if step == at:
             raise Killed
 

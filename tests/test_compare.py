@@ -10,6 +10,8 @@ from delrec_lite.export.pareto import quant_picture, quant_section
 from delrec_lite.export.quantise import QUANTS, quantise
 from delrec_lite.pipeline.compare import Quantised, choose_quant, compare_quants, fastest_within
 from delrec_lite.runtime.bundle import Bundle
+from tests.conftest import export_tiny
+from tests.tiny import write_base
 
 
 def test_quantisations_are_compared_on_the_same_users(tiny_run, tmp_path):
@@ -56,7 +58,7 @@ def test_auto_exports_its_choice_with_the_reasons(tiny_run, tmp_path):
     quant, rows = choose_quant(run, ["q8_0", "iq4_nl"], 1.0, repeats=2)
     assert quant in {"q8_0", "iq4_nl"}
     assert [r.quant for r in rows] == ["bf16", "q8_0", "iq4_nl"]
-    made = run.write_bundle(tmp_path / "x.delrec", quant, gated=False, measured_quants=rows)
+    made = run.write_bundle(tmp_path / "x.delrec", [quant], gated=False, measured_quants=rows)
     readme = (made.path / "README.md").read_text()
     assert f"**{quant}**" in readme
     assert "quantisations.svg" in Bundle.open(made.path).manifest["files"]
@@ -68,7 +70,7 @@ def test_onnx_stands_beside_gguf(tiny_run, tmp_path):
     assert [(r.format, r.quant) for r in rows] == [("gguf", "bf16"), ("onnx", "int8")]
 
 
-def test_the_importance_matrix_moves_the_rounding_and_finer_layers_are_finer(tiny_bundle, tmp_path):
+def test_the_importance_matrix_moves_the_rounding(tiny_bundle, tmp_path):
     import gguf
 
     source = tiny_bundle / "model-f16.gguf"
@@ -85,13 +87,20 @@ def test_the_importance_matrix_moves_the_rounding_and_finer_layers_are_finer(tin
         )
         errors.append(np.abs(exact - rounded)[:, :8].mean())
     assert errors[1] < 0.9 * errors[0]
+
+
+def test_the_first_and_the_last_layer_are_finer_than_those_between(tmp_path):
+    import gguf
+
+    source = export_tiny(write_base(tmp_path / "base", layers=3), tmp_path / "x.delrec").path / "model-f16.gguf"
     quantise(source, tmp_path / "m.gguf", "iq4_mix", 1)
     types = {t.name: t.tensor_type.name for t in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
-    assert types["blk.0.ffn_up.weight"] == types["blk.1.attn_v.weight"] == types["output.weight"] == "Q8_0"
-    assert types["blk.1.ffn_up.weight"] == "IQ4_NL"
+    assert types["blk.0.ffn_up.weight"] == types["blk.2.ffn_up.weight"] == types["output.weight"] == "Q8_0"
+    assert types["blk.1.ffn_up.weight"] == types["blk.1.attn_q.weight"] == "IQ4_NL"
+    assert types["blk.1.attn_v.weight"] == "Q8_0"
 
 
 @pytest.mark.parametrize("quant", QUANTS)
 def test_every_quantisation_says_what_each_tensor_became(tiny_bundle, tmp_path, quant):
     types = quantise(tiny_bundle / "model-f16.gguf", tmp_path / "x.gguf", quant, 1)
-    assert sum(types.values()) == 21
+    assert sum(types.counts.values()) == len(types.tensors) == 21

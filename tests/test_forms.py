@@ -5,9 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from delrec_lite.config import DistillSection, FinetuneSection, load_recipe, parse
+from delrec_lite.config import DistillSection, FinetuneSection, Recipe, load_recipe, parse
 from delrec_lite.console import QUIET
+from delrec_lite.data.candidates import SPLITS, sample_candidates
+from delrec_lite.data.store import Settings, make_dataset, save_dataset
 from delrec_lite.errors import ConfigError, DataError, UsageError
 from delrec_lite.llm.forward import read_states, score_all, score_histories, window_segment
 from delrec_lite.llm.verbalizers import (
@@ -18,7 +21,10 @@ from delrec_lite.llm.verbalizers import (
     temporal_question,
     temporal_scores,
 )
+from delrec_lite.pipeline.compare import choose_quant
+from delrec_lite.pipeline.quickstart import example
 from delrec_lite.pipeline.rows import QUANTISED, TRAINED
+from delrec_lite.pipeline.run import Run
 from delrec_lite.pipeline.table import evaluate
 from delrec_lite.prompts.domain import DOMAINS
 from delrec_lite.prompts.form import LETTERS, Form, letter_ids
@@ -340,8 +346,8 @@ def test_a_killed_stage_among_candidates_ends_with_the_same_weights(tiny_base, t
 
     unbroken, save = go(tmp_path / "unbroken"), loop._save
 
-    def save_then_die(out, named, optimiser, step, after_step=None):
-        save(out, named, optimiser, step, after_step)
+    def save_then_die(out, named, optimiser, means, step, *rest):
+        save(out, named, optimiser, means, step, *rest)
         if step == 2:
             raise Killed
 
@@ -381,18 +387,21 @@ def test_the_paper_s_path_end_to_end(tiny_run, verbalizer):
     run = tiny_run(model=PAPER | {"verbalizer": verbalizer}, distill={"pattern": "top1"})
     rows = evaluate(run)
     protocols = {name: [row.protocol for row in rows if row.model == name] for name in (TRAINED, "SASRec", QUANTISED)}
-    assert protocols == {TRAINED: ["m15"], "SASRec": ["m15", "full"], QUANTISED: []}
+    assert protocols == {TRAINED: ["m15"], "SASRec": ["m15", "full"], QUANTISED: ["m15"]}
     report = json.loads((run.folder / "report.json").read_text())
-    assert {(c["model"], c["against"], c["protocol"]) for c in report["comparisons"]} >= {(TRAINED, "SASRec", "m15")}
+    assert {(c["model"], c["against"], c["protocol"]) for c in report["comparisons"]} >= {(QUANTISED, "SASRec", "m15")}
     assert not [c for c in report["comparisons"] if c["protocol"] == "full"]
     mine = [s for s in report["segments"] if s["model"] == TRAINED]
     assert mine
     assert all("m15 HR@1" in s and "full HR@10" not in s for s in mine)
     whole, _, _ = (run.folder / "table.md").read_text().partition("HR@1, 15 candidates")
     assert TRAINED not in whole.partition("**whole catalogue**")[2]
-    assert not run.bundle.exists()
-    with pytest.raises(ConfigError, match="title-mean"):
-        run.export()
+    example(run, QUIET)
+    with pytest.raises(ConfigError, match="ONNX") as error:
+        run.write_bundle(run.folder / "x.delrec", "f16", "onnx")
+    assert "GGUF" in error.value.hint
+    with pytest.raises(UsageError, match="whole catalogue"):
+        choose_quant(run, ["q8_0"])
     with pytest.raises(UsageError, match="fused"):
         evaluate(run, fused=True)
 
@@ -402,18 +411,45 @@ def test_the_paper_s_recipe_has_its_choices():
     assert recipe.model.model_dump().items() >= PAPER.items()
     assert (recipe.model.soft_tokens, recipe.data.candidates, recipe.finetune.teacher_weight) == (100, 15, 0.0)
     assert (recipe.distill.pattern, recipe.distill.train_llm, recipe.finetune.train_soft) == ("top1", False, False)
+    assert (recipe.finetune.adapter, recipe.finetune.modules, recipe.data.split) == ("adalora", "qv", "chronological")
 
 
-def test_titles_rank_the_whole_catalogue_and_are_not_exported(tiny_run):
+def test_the_paper_s_recipe_runs_on_a_small_model(tiny_run, tmp_path):
+    """Split by time: users without a question, users without a training part, users with several questions."""
+    users = dataset().user_ids
+    lengths = np.array([len(s) for s in dataset().sequences])
+    cuts = np.stack([lengths, lengths], 1)
+    cuts[:6] = [[0, 2]] * 6
+    cuts[6:16] = np.stack([lengths[6:16] - 4, lengths[6:16] - 2], 1)
+    data = make_dataset("ring", dataset().catalog, users, dataset().sequences, cuts)
+    sets = {split: sample_candidates(data, split, 5, 1) for split in SPLITS}
+    save_dataset(data, sets, Settings(2, 5, 1, "chronological"), tmp_path / "by-time")
+    sections = load_recipe("ml-100k-paper").dump()
+    for section, values in tiny_run.recipe().dump().items():
+        if section in {"teacher", "export"}:
+            sections[section] = values
+    sections["data"] |= {"folder": str(tmp_path / "by-time")}
+    sections["model"] |= {"soft_tokens": 10, "max_tokens": None, "max_history": 8}
+    sections["distill"] |= {"epochs": 0.5, "tokens_per_step": 60}
+    sections["finetune"] |= {"epochs": 4, "tokens_per_step": 60, "lr": 1e-2, "rank": 4}
+    run = Run(Recipe.model_validate(sections), tmp_path / "runs", QUIET)
+    rows = evaluate(run)
+    mine = [row for row in rows if row.model == TRAINED]
+    assert [row.protocol for row in mine] == ["m15"]
+    assert mine[0].users == len(data.test()) == 20 + sum(lengths[:6] - 2)
+    adapter = load_file(run.finetune().folder / "adapter/adapter_model.safetensors")
+    assert {name.split("self_attn.")[1].split(".")[0] for name in adapter} == {"q_proj", "v_proj"}
+    assert any("lora_E" in name for name in adapter)
+
+
+def test_titles_rank_the_whole_catalogue_and_are_exported(tiny_run):
     run = tiny_run(model={"history": "titles"})
     rows = evaluate(run)
-    assert [row.protocol for row in rows if row.model == TRAINED] == ["m15", "full"]
-    assert QUANTISED not in {row.model for row in rows}
+    protocols = {name: [row.protocol for row in rows if row.model == name] for name in (TRAINED, QUANTISED)}
+    assert protocols == {TRAINED: ["m15", "full"], QUANTISED: ["m15", "full"]}
 
 
 def test_an_llm_trained_in_stage_1_goes_on_in_stage_2(tiny_run):
-    from safetensors.torch import load_file
-
     run = tiny_run(distill={"train_llm": True, "epochs": 1}, finetune={"epochs": 0, "lr": 1e-2})
     plain = tiny_run(runs="plain", distill={"epochs": 1}, finetune={"epochs": 0, "lr": 1e-2})
     adapter = "adapter/adapter_model.safetensors"

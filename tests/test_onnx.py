@@ -63,6 +63,18 @@ def engine(request, both):
 # One contract for both engines.
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_at_once_are_answered_as_one_by_one(both, kind):
+    histories = [list(range(n % 7, n % 7 + 1 + n % 9)) for n in range(150)]
+    with_two = open_engine(Bundle.open(both[0]), kind, threads=2)
+    together = with_two.scores(histories)
+    for history, scores in zip(histories[::10], together[::10], strict=True):
+        np.testing.assert_allclose(scores, with_two.scores([history])[0], atol=0.03)
+    with_two.close()
+    with pytest.raises(DelrecError, match="closed"):
+        with_two.scores(histories)
+
+
 def test_scores_are_the_trained_model_s(engine, both):
     parity = compare(both[1], engine.scores(HISTORIES))
     assert parity.score_correlation > 0.9999

@@ -98,7 +98,7 @@ def test_the_file_s_own_tokenizer_reads_titles_as_the_bundle_does(tiny_base, tmp
 @pytest.mark.real
 def test_the_real_vocabulary_loses_most_of_itself_and_no_title_changes():
     from delrec_lite.console import QUIET
-    from delrec_lite.hub.cache import cache_folder
+    from delrec_lite.files import cache_folder
     from delrec_lite.hub.pull import pull
     from delrec_lite.llm.load import unpack
 
@@ -114,3 +114,13 @@ def test_the_real_vocabulary_loses_most_of_itself_and_no_title_changes():
         assert after.encode(text, add_special_tokens=False).ids == made.ids(ids)
     for text in NEW:
         assert after.decode(after.encode(text, add_special_tokens=False).ids, skip_special_tokens=False) == text
+
+
+def test_pruning_is_measured_on_every_test_user(tiny_run):
+    from delrec_lite.pipeline.pruning import measure_pruning
+
+    (row,) = measure_pruning(tiny_run(), ["f16"])
+    assert row.users == len(dataset().test())
+    assert row.same_top10 == 1.0
+    assert row.pruned_bytes <= row.whole_bytes
+    assert row.text_tokens["kept"] <= row.text_tokens["of"]

@@ -84,6 +84,19 @@ def test_shipped_weights_are_not_packed_again(tiny_run, packed, tmp_path):
         reference.pack(tiny_run(), tmp_path / "again")
 
 
+def test_a_stage_trained_behind_shipped_ones_is_packed_with_them(tiny_run, packed, tmp_path):
+    run = tiny_run(finetune={"lr": 1e-3})
+    reference.pack(run, tmp_path / "again")
+    first, again = (reference.read_reference(tmp_path / name) for name in ("weights", "again"))
+    assert again.stages["distill"] == first.stages["distill"]
+    adapter = "finetune/adapter/adapter_model.safetensors"
+    assert (again.folder / adapter).read_bytes() != (first.folder / adapter).read_bytes()
+    assert again.made_from["finetune"]["lr"] == 1e-3
+    assert (again.folder / "distill" / "soft.safetensors").read_bytes() == (
+        first.folder / "distill" / "soft.safetensors"
+    ).read_bytes()
+
+
 def test_a_changed_file_is_refused(tiny_run, packed, tmp_path):
     file = tmp_path / "weights" / "distill" / "soft.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"x")

@@ -21,6 +21,15 @@ def served(tmp_path):
         yield made
 
 
+def test_a_precision_that_the_bundle_lacks_is_one_line(tiny_bundle):
+    done = subprocess.run(
+        [PROGRAM, "serve", tiny_bundle, "--port", "0", "--quant", "q8_0"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "no model of the precision 'q8_0'" in done.stderr
+    assert "it holds f16" in done.stderr
+
+
 def test_a_port_that_is_taken_or_a_bundle_that_is_not_is_one_line(tmp_path, tiny_bundle):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

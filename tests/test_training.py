@@ -163,15 +163,17 @@ def test_a_killed_run_ends_with_the_same_weights(tiny_base, tmp_path, monkeypatc
             recipe = DistillSection(epochs=2, tokens_per_step=100)
             stage1.distill(model, prompts, prompts, Ring(), dataset(), candidates("valid"), recipe, 10, folder, QUIET)
             return load_file(folder / stage1.SOFT)
-        recipe = FinetuneSection(epochs=2, tokens_per_step=100, dropout=0.1, valid_every=0.7)
+        recipe = FinetuneSection(
+            epochs=2, tokens_per_step=100, dropout=0.1, valid_every=0.7, average=0.9, history_dropout=0.3
+        )
         stage2.finetune(model, prompts, Ring(), dataset(), candidates("valid"), recipe, 10, folder, QUIET)
         return load_file(folder / stage2.ITEMS) | load_file(folder / ADAPTER / "adapter_model.safetensors")
 
     unbroken = go(tmp_path / "unbroken")
     save = loop._save
 
-    def save_then_die(out, named, optimiser, step, *rest):
-        save(out, named, optimiser, step, *rest)
+    def save_then_die(out, named, optimiser, means, step, *rest):
+        save(out, named, optimiser, means, step, *rest)
         if step == 3:
             raise Killed
 
@@ -185,6 +187,49 @@ def test_a_killed_run_ends_with_the_same_weights(tiny_base, tmp_path, monkeypatc
         torch.testing.assert_close(resumed[name], tensor, rtol=0, atol=0)
     steps = [json.loads(line)["step"] for line in (tmp_path / "broken" / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(len(steps)))
+
+
+def test_the_mean_of_the_weights_is_what_is_measured_and_left(tmp_path):
+    p = torch.nn.Parameter(torch.zeros(()))
+    seen, own = [], []
+    decay = 0.5
+
+    def loss_of(step):
+        own.append(p.item())  # the weights themselves go on from where the last step left them
+        return (p - 1.0) ** 2, {}
+
+    def measure():
+        seen.append(p.item())
+        return {"valid_x": float(len(seen))}  # the last is the best
+
+    found = loop.train(
+        [loop.Group({"p": p}, 0.1)],
+        loss_of,
+        loop.Schedule(20, 0),
+        tmp_path,
+        QUIET,
+        "",
+        0,
+        validation=loop.Validation(measure, every=10, patience=5),
+        average=decay,
+    )
+    mean = 0.0
+    for step, value in enumerate(own[1:11]):
+        share = min(decay, (1 + step) / (10 + step))
+        mean = share * mean + (1 - share) * value
+    assert seen[0] == pytest.approx(mean)
+    assert own[10] > seen[0] > 0
+    assert found["best_step"] == 20
+    assert p.item() == pytest.approx(seen[1])
+
+
+def test_what_a_history_leaves_out_changes_no_answer():
+    batch = [np.arange(10), np.arange(20, 22)]
+    kept = stage2.kept_items(batch, 0.5, np.random.default_rng(0))
+    assert [len(keep) for keep in kept] == [9, 1]
+    assert 0 < kept[0].sum() < 9
+    assert kept[1].all()  # a window of one input keeps it
+    assert all(keep.all() for keep in stage2.kept_items(batch, 0.0, np.random.default_rng(0)))
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path):

@@ -47,11 +47,11 @@ def candidates(split: str = "test", m: int = 5) -> CandidateSets:
     return CandidateSets(split, np.array(rows), 3)
 
 
-def write_base(folder: Path, more: Sequence[str] = ()) -> Path:
-    """A two-layer Llama with byte-pair tokenizer, as a Hugging Face folder; the tokenizer knows titles and ``more``."""
+def write_base(folder: Path, more: Sequence[str] = (), layers: int = 2) -> Path:
+    """A small Llama with byte-pair tokenizer, as a Hugging Face folder; the tokenizer knows titles and ``more``."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = Tokenizer(models.BPE(byte_fallback=False))
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True))  # in vain, as SmolLM2's is: it has no tokens for bytes
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -64,7 +64,7 @@ def write_base(folder: Path, more: Sequence[str] = ()) -> Path:
         vocab_size=tokenizer.get_vocab_size(),
         hidden_size=64,
         intermediate_size=128,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=256,

@@ -29,12 +29,18 @@ def train(
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Train up to a stage; finished stages are kept, an interrupted one goes on from its checkpoint."""
+    """Train up to a stage; finished stages are kept, an interrupted one goes on from its checkpoint.
+
+    Under `accelerate launch` or `torchrun` all processes share each step of stages 1 and 2.
+    """
     from delrec_lite.config import load_recipe
     from delrec_lite.pipeline.run import Run
+    from delrec_lite.processes import join
 
-    console = make_console(json_output, quiet)
-    run = Run(load_recipe(recipe), runs, console, fresh, shipped=False)
+    wanted = load_recipe(recipe)
+    first = join(wanted.model.device).first
+    console = make_console(json_output and first, quiet or not first)
+    run = Run(wanted, runs, console, fresh, shipped=False)
     done = getattr(run, stage.value)()
     data = {name: {"folder": str(s.folder), "seconds": s.seconds, **s.result} for name, s in run.stages.items()}
     console.result(data if json_output else f"{done.folder}")

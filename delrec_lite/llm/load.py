@@ -62,7 +62,12 @@ def unpack(name: str, pulled: Path, cache: Path, console: Console = QUIET) -> Pa
         model = transformers.AutoModelForCausalLM.from_pretrained(home, dtype=torch.bfloat16, **source)
     model.save_pretrained(staging)
     transformers.AutoTokenizer.from_pretrained(home, **source).save_pretrained(staging)
-    staging.rename(folder)
+    try:
+        staging.rename(folder)
+    except OSError:
+        if not (folder / "config.json").is_file():
+            raise
+        shutil.rmtree(staging)  # another process has done the same meanwhile
     return folder
 
 

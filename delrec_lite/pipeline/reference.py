@@ -98,14 +98,16 @@ def read_reference(folder: Path) -> Reference:
 def pack(run: Any, target: Path) -> None:
     """Write the trained stages of a finished ``Run`` to ``target``, matrices in half precision.
 
+    A stage that was itself a copy of shipped weights stays one, with the figures and seconds of its training.
+
     Raises:
-        DataError: A stage is itself a copy of shipped weights.
+        DataError: All stages are copies: there is nothing new to ship.
     """
-    shutil.rmtree(target, ignore_errors=True)
     done = {"teacher": run.teacher(), "distill": run.distill(), "finetune": run.finetune()}
+    if all("shipped" in stage.result for stage in done.values()):
+        raise DataError(f"{run.folder} was copied, not trained", "train it: quickstart --train")
+    shutil.rmtree(target, ignore_errors=True)
     for name, stage in done.items():
-        if "shipped" in stage.result:
-            raise DataError(f"{stage.folder} was copied, not trained", "train it: quickstart --train")
         skipped = shutil.ignore_patterns(*_NOT_SHIPPED)
         shutil.copytree(stage.folder, target / name, ignore=skipped)
     for path in (target / "finetune").rglob("*.safetensors"):
@@ -119,10 +121,16 @@ def pack(run: Any, target: Path) -> None:
         "data": run.prepare().result["fingerprint"],
         "base": run.pulled["model"].files,
         "mirrors": {role: pulled.mirror for role, pulled in run.pulled.items()},
-        "stages": {name: {"seconds": stage.seconds, "result": stage.result} for name, stage in done.items()},
+        "stages": {name: _trained(stage) for name, stage in done.items()},
         "files": files,
     }
     write_whole(target / FILE, json.dumps(text, indent=1) + "\n")
+
+
+def _trained(stage: Any) -> dict[str, Any]:
+    """A stage's figures and the seconds that its training took, here or where it was shipped from."""
+    result = dict(stage.result)
+    return {"seconds": result.pop("shipped", stage.seconds), "result": result}
 
 
 def _name_base(path: Path, base: str) -> None:
@@ -144,7 +152,7 @@ def main(recipe: str, runs: str, target: str) -> None:
     from delrec_lite.console import QUIET
     from delrec_lite.pipeline.run import Run
 
-    pack(Run(load_recipe(recipe), Path(runs), QUIET, shipped=False), Path(target))
+    pack(Run(load_recipe(recipe), Path(runs), QUIET), Path(target))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from delrec_lite.data.types import Floats, Ints
 from delrec_lite.errors import UsageError
 from delrec_lite.evaluation.metrics import Ranks
 from delrec_lite.evaluation.popularity import popularity
-from delrec_lite.evaluation.protocol import candidate_ranks, catalogue_ranks, rank_all
+from delrec_lite.evaluation.protocol import candidate_ranks, catalogue_ranks, rank_all, rank_chosen
 from delrec_lite.pipeline.run import CODE, Run
 from delrec_lite.pipeline.stage import Done, key_of, run_stage
 from delrec_lite.prompts.domain import DOMAINS
@@ -52,9 +52,8 @@ def makers(run: Run, fused: bool = False) -> dict[str, Maker]:
             lambda: _zero_shot(run),
         ),
         TRAINED: (run.finetune().key, lambda: _trained(run)),
+        QUANTISED: (run.export().key, lambda: _quantised(run)),
     }
-    if run.exportable:
-        found[QUANTISED] = (run.export().key, lambda: _quantised(run))
     if fused:
         found[FUSED] = (run.finetune().key, lambda: _fused(run))
     return found
@@ -161,4 +160,7 @@ def _quantised(run: Run) -> Ranks:
     from delrec_lite.runtime.recommender import Recommender
 
     with Recommender.load(run.bundle) as recommender:
-        return _ranked(run, recommender.scores, QUANTISED)
+        if run.ranks_catalogue:
+            return _ranked(run, recommender.scores, QUANTISED)
+        sets = run.candidates["test"]
+        return rank_chosen(recommender.choose, run.dataset.test(), sets, console=run.console, label=QUANTISED)

@@ -1,6 +1,7 @@
 """`Run`: the stages of a recipe, each made at most once, and what they made, loaded only when asked for."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,13 +14,15 @@ from delrec_lite.console import Console
 from delrec_lite.data.store import load_candidates, load_dataset
 from delrec_lite.data.types import CandidateSets, Dataset
 from delrec_lite.errors import ConfigError, DataError, MissingPackageError, UsageError
-from delrec_lite.files import lock, sha256_of
+from delrec_lite.files import cache_folder, lock, sha256_of
 from delrec_lite.hub.base import find_base
-from delrec_lite.hub.cache import Pulled, cache_folder
+from delrec_lite.hub.cache import Pulled
 from delrec_lite.hub.pull import pull
+from delrec_lite.pipeline.precisions import files_for
 from delrec_lite.pipeline.reference import STAGES, made_from, reference_for
 from delrec_lite.pipeline.stage import Done, begun, key_of, run_stage
 from delrec_lite.pipeline.tell import TITLES, tell
+from delrec_lite.processes import current
 from delrec_lite.prompts.domain import DOMAINS
 from delrec_lite.prompts.form import Form
 from delrec_lite.provenance import commit, machine, versions
@@ -28,6 +31,7 @@ from delrec_lite.version import __version__
 # Goes into every stage's key: raise it when a stage computes something else from the same recipe.
 CODE = 2
 RECIPE = "recipe.yaml"
+TOGETHER = ("distill", "finetune")  # stages whose steps several processes share
 
 
 class Run:
@@ -52,14 +56,18 @@ class Run:
         self.folder = runs / recipe.name
         self.console = console
         self.stages: dict[str, Done] = {}
-        if self.folder.is_dir() and any(self.folder.iterdir()) and not (self.folder / RECIPE).is_file():
-            raise UsageError(f"{self.folder} is not empty and not a run", "choose another --runs folder")
-        runs.mkdir(parents=True, exist_ok=True)
-        self._lock = _only_one(runs / f".{recipe.name}.lock")
-        if fresh and self.folder.is_dir():
-            shutil.rmtree(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / RECIPE).write_text(yaml.safe_dump(recipe.dump(), sort_keys=False), encoding="utf-8")
+        current().from_first(lambda: self._open(fresh))
+
+    def _open(self, fresh: bool) -> None:
+        folder, name = self.folder, self.recipe.name
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / RECIPE).is_file():
+            raise UsageError(f"{folder} is not empty and not a run", "choose another --runs folder")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = _only_one(folder.parent / f".{name}.lock")
+        if fresh and folder.is_dir():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / RECIPE).write_text(yaml.safe_dump(self.recipe.dump(), sort_keys=False), encoding="utf-8")
 
     @property
     def bundle(self) -> Path:
@@ -69,6 +77,9 @@ class Run:
     @cached_property
     def pulled(self) -> dict[str, Pulled]:
         """Base model and data set, fetched or from the cache: keys ``model`` and, unless it is your own, ``data``."""
+        return current().from_first(self._pull)
+
+    def _pull(self) -> dict[str, Pulled]:
         first = self.reference.mirrors if self.reference else {}
         found = {}
         if self.recipe.data.folder is None:
@@ -213,18 +224,19 @@ class Run:
         """Merge, bake, quantise, compare, bundle.
 
         Raises:
-            ConfigError: A bundle cannot hold the recipe's form of prompt.
+            ConfigError: An ONNX file cannot hold the recipe's form of prompt.
         """
-        self._must_export()
+        self._must_export(self.recipe.export.format)
         upstream = self.finetune()
 
         def make(_: Path) -> dict[str, Any]:
-            made = self.write_bundle(self.bundle, self.recipe.export.quant)
+            made = self.write_bundle(self.bundle, *files_for(self.recipe.export))
             return {
                 "bytes": made.bytes,
                 "quant": made.quant,
                 "tensor_types": made.tensor_types,
                 "parity": made.parity.dump(),
+                "models": made.models,
             }
 
         key = key_of(CODE, upstream.key, self.recipe.export.model_dump())
@@ -232,17 +244,12 @@ class Run:
             (self.folder / "export" / "done.json").unlink(missing_ok=True)
         return self._stage("export", key, make)
 
-    @property
-    def exportable(self) -> bool:
-        """Whether a bundle can hold this recipe's form of prompt."""
-        return self.recipe.model.history == "items" and self.ranks_catalogue
-
-    def _must_export(self) -> None:
-        if not self.exportable:
+    def _must_export(self, formats: str) -> None:
+        """Refuse what no file of these formats can hold."""
+        if formats != "gguf" and (self.recipe.model.history == "titles" or not self.ranks_catalogue):
             raise ConfigError(
-                "a bundle holds item tokens and ranks the whole catalogue by title-mean; this recipe's form does not",
-                "set model.history: items, model.verbalizer: title-mean and model.candidates_in_prompt: false, or rank "
-                "with the trained model alone: delrec-lite eval",
+                "an ONNX file reads item tokens and ranks the whole catalogue; this recipe's form of prompt does not",
+                "GGUF is the format for titles, letters and candidates: set export.format: gguf (--format gguf)",
             )
 
     @property
@@ -253,9 +260,8 @@ class Run:
     def write_bundle(
         self,
         target: Path,
-        quant: str,
-        formats: str | None = None,
-        onnx_quant: str | None = None,
+        quants: Sequence[str],
+        onnx_quants: Sequence[str] = (),
         gated: bool = True,
         measured_quants: Any = (),
         merge_base: str = "",
@@ -264,14 +270,13 @@ class Run:
 
         Args:
             target: The bundle's folder.
-            quant: Of a GGUF file.
-            formats: ``gguf``, ``onnx`` or ``both``; default: the recipe's.
-            onnx_quant: Of an ONNX file; default: the recipe's.
+            quants: Of GGUF files; the first is the bundle's default.
+            onnx_quants: Of ONNX files.
             gated: Refuse what does not score as trained.
             measured_quants: What the precision was chosen among.
             merge_base: What a quantised base's adapter goes onto; default: the recipe's.
         """
-        self._must_export()
+        self._must_export("onnx" if onnx_quants else "gguf")
         from delrec_lite.export.write import export
 
         model, prompts, base = self.trained()
@@ -283,12 +288,11 @@ class Run:
             self.candidates,
             target,
             name=self.recipe.name,
-            quant=quant,
+            quants=quants,
+            onnx_quants=onnx_quants,
             max_history=self.recipe.model.max_history,
             score_correlation=self.recipe.export.score_correlation if gated else None,
             prune_vocab=self.recipe.export.prune_vocab,
-            formats=formats or self.recipe.export.format,
-            onnx_quant=onnx_quant or self.recipe.export.onnx_quant,
             teacher=self.fitted_teacher() if self.recipe.export.retriever else None,
             measured_quants=measured_quants,
             merge_base=merge_base or self.recipe.export.merge_base,
@@ -335,7 +339,7 @@ class Run:
         from delrec_lite.llm.precision import device_for
 
         pulled, wanted = self.pulled["model"], self.recipe.model
-        folder = unpack(pulled.name, pulled.folder, cache_folder(), self.console)
+        folder = current().from_first(lambda: unpack(pulled.name, pulled.folder, cache_folder(), self.console))
         return load_base(pulled.name, folder, wanted.precision, device_for(wanted.device))
 
     def untrained(self) -> tuple[Any, Any, Any]:
@@ -390,7 +394,7 @@ class Run:
             # What was trained here, or is being trained, is never replaced by what was shipped.
             if name in STAGES and not begun(self.folder / name, key) and self._is_shipped(name):
                 key, make = key_of("shipped", key), partial(self.reference.copy, name)  # type: ignore[union-attr]
-            self.stages[name] = run_stage(self.folder / name, key, make)
+            self.stages[name] = run_stage(self.folder / name, key, make, together=name in TOGETHER)
             self._tell(self.stages[name])
         return self.stages[name]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from delrec_lite.files import write_whole
+from delrec_lite.processes import current
 
 DONE = "done.json"
 KEY = "key.json"
@@ -48,7 +49,7 @@ def begun(folder: Path, key: str) -> bool:
     return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["key"] == key
 
 
-def run_stage(folder: Path, key: str, make: Callable[[Path], dict[str, Any]]) -> Done:
+def run_stage(folder: Path, key: str, make: Callable[[Path], dict[str, Any]], together: bool = False) -> Done:
     """The stage in ``folder``: as found if it is finished for ``key``, else made.
 
     A stage that was cut short for the same key keeps its files, so that training goes on from its checkpoint.
@@ -57,20 +58,33 @@ def run_stage(folder: Path, key: str, make: Callable[[Path], dict[str, Any]]) ->
         folder: The stage's own folder; its name is the stage's.
         key: From ``key_of``.
         make: Fills the folder and returns the stage's figures.
+        together: Where several processes work on the run, all of them make it; else the first does, and the others
+            wait.
     """
+    everyone = current()
+    done = everyone.from_first(lambda: _opened(folder, key))
+    if done is not None:
+        return done
+    start = time.monotonic()
+    result = make(folder) if together else everyone.from_first(lambda: make(folder))
+    return everyone.from_first(lambda: _closed(folder, key, result, round(time.monotonic() - start, 1)))
+
+
+def _opened(folder: Path, key: str) -> Done | None:
+    """The finished stage, or nothing and a folder to make it in."""
     done = folder / DONE
     if done.is_file():
         held = json.loads(done.read_text(encoding="utf-8"))
         if held["key"] == key:
             return Done(folder.name, folder, key, held["result"], held["seconds"], again=False)
-    begun = folder / KEY
-    held = json.loads(begun.read_text(encoding="utf-8")) if begun.is_file() else {}
-    if held.get("key") != key or done.is_file():
+    if done.is_file() or not begun(folder, key):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        write_whole(begun, json.dumps({"key": key}) + "\n")
-    start = time.monotonic()
-    result = make(folder)
-    seconds = round(time.monotonic() - start, 1)
-    write_whole(done, json.dumps({"key": key, "seconds": seconds, "result": result}, indent=2) + "\n")
+        write_whole(folder / KEY, json.dumps({"key": key}) + "\n")
+    return None
+
+
+def _closed(folder: Path, key: str, result: dict[str, Any], seconds: float) -> Done:
+    text = json.dumps({"key": key, "seconds": seconds, "result": result}, indent=2)
+    write_whole(folder / DONE, text + "\n")
     return Done(folder.name, folder, key, result, seconds, again=True)

@@ -32,6 +32,18 @@ class Asked:
     candidates: Ints
     places: Ints
 
+    def each(self) -> list["One"]:
+        """The questions one by one."""
+        return list(zip(self.histories, self.candidates, self.places.tolist(), strict=True))
+
+    @staticmethod
+    def of(questions: Sequence["One"]) -> "Asked":
+        """Questions put together again."""
+        return _asked([history for history, _, _ in questions], [(chosen, place) for _, chosen, place in questions])
+
+
+One = tuple[Ints, Ints, int]
+
 
 @dataclass(frozen=True)
 class Sampler:

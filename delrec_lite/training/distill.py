@@ -1,8 +1,8 @@
 """Stage 1 (DELRec, section 4): the LLM is frozen; a soft prompt learns to speak for the sequential recommender."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,19 @@ from delrec_lite.console import Console
 from delrec_lite.data.types import CandidateSets, Dataset, Floats, Ints
 from delrec_lite.llm.forward import read_states, score_all, window_segment
 from delrec_lite.llm.model import ItemLM
-from delrec_lite.llm.packing import Segment
 from delrec_lite.llm.verbalizers import score_candidates
+from delrec_lite.processes import current
 from delrec_lite.prompts.tasks import Prompts
 from delrec_lite.teachers.contract import Teacher
-from delrec_lite.training.choice import Sampler, cross_entropy, divergence, next_logits, temporal_logits
 from delrec_lite.training.loop import Group, Schedule, finished, train
 from delrec_lite.training.memory import recompute_activations
+from delrec_lite.training.tasks import fitted, task_losses
 from delrec_lite.training.weighting import TaskWeights
-from delrec_lite.training.windows import StepPlan, steps, steps_for
+from delrec_lite.training.windows import steps, steps_for
 
 SOFT = "soft.safetensors"
 LLM = "llm"  # the adapter, as PEFT saves it, where the LLM learned too
 ASKED_USERS = 314  # validation users that training asks: 943 would take a minute each time
-SHORTEST_TEMPORAL = 8  # an example of four, then a question of four
 
 
 @dataclass(frozen=True)
@@ -113,51 +112,24 @@ def distill(
     if prompts.form.verbalizer == "title-mean":
         set_scale(model, prompts, dataset, max_history)
     agree = Agreement(teacher, dataset, candidates)
-    by_words, untrained = (agree(model, p, max_history) for p in (written, prompts))
+    by_words, untrained = (current().from_first(partial(agree, model, p, max_history)) for p in (written, prompts))
     model.soft.requires_grad_(True)
     adapter = {} if llm_lr is None else {name: p for name, p in model.lm.named_parameters() if "lora_" in name}
     for p in adapter.values():
         p.requires_grad_(True)
     if recipe.checkpointing:
         recompute_activations(model.lm)
-    weights = TaskWeights(2 if 0 < recipe.temporal_share < 1 else 1, recipe.weighting)
-    weights.to(model.soft.device)
     # A prompt without soft tokens has nothing to learn.
     epochs = recipe.epochs if adapter or set(prompts.vocabulary.soft_ids) & set(prompts.next_prefix) else 0.0
     plan = steps_for(epochs, dataset.train(), recipe.tokens_per_step)
-    shared = round(recipe.tokens_per_step * recipe.temporal_share)
-    pattern = StepPlan(dataset.train(), max_history, recipe.tokens_per_step - shared, recipe.seed)
-    long_enough = [s for s in dataset.train() if len(s) >= SHORTEST_TEMPORAL]
-    temporal = StepPlan(long_enough, max_history, shared, recipe.seed + 1)
-    sampler = Sampler(len(dataset.catalog), candidates.items.shape[1], recipe.seed)
+    parts = current().count
+    tasks = task_losses(model, prompts, teacher, dataset, candidates.items.shape[1], recipe, max_history, parts)
+    weights = TaskWeights(len(tasks), recipe.weighting)
+    weights.to(model.soft.device)
 
-    def pattern_of(step: int) -> Any:
-        if prompts.form.ranks_catalogue:
-            return pattern_loss(model, prompts, teacher, pattern.at(step), max_history, recipe)
-        asked, wanted = sampler.pattern(step, pattern.at(step), teacher)
-        logits = next_logits(model, prompts, asked, max_history)
-        return (
-            cross_entropy(logits, asked) if recipe.pattern == "top1" else divergence(logits, wanted, recipe.temperature)
-        )
-
-    def temporal_of(step: int) -> Any:
-        batch = [window for window in temporal.at(step) if len(window) >= SHORTEST_TEMPORAL]
-        if not batch:
-            return model.soft.sum() * 0.0
-        if prompts.form.ranks_catalogue:
-            return temporal_loss(model, prompts, batch)
-        asked = sampler.temporal(step, batch)
-        return cross_entropy(temporal_logits(model, prompts, asked), asked)
-
-    def loss_of(step: int) -> tuple[Any, dict[str, float]]:
-        losses, figures = [], {}
-        if shared < recipe.tokens_per_step:
-            losses.append(pattern_of(step))
-            figures["pattern"] = losses[-1].item()
-        if shared:
-            losses.append(temporal_of(step))
-            figures["temporal"] = losses[-1].item()
-        return weights(losses, model.soft), figures
+    def loss_of(part: int) -> tuple[Any, dict[str, float]]:
+        losses = {name: task(part)[0] for name, task in tasks.items()}
+        return weights(list(losses.values()), model.soft), {name: loss.item() for name, loss in losses.items()}
 
     groups = [Group({"soft": model.soft}, recipe.lr)]
     if recipe.weighting == "uncertainty":
@@ -165,15 +137,16 @@ def distill(
     if adapter:
         groups.append(Group(adapter, llm_lr or 0.0))
     if plan:
-        train(groups, loss_of, Schedule(plan, recipe.warmup), out, console, "stage 1", recipe.seed)
+        train(groups, loss_of, Schedule(plan, recipe.warmup), out, console, "stage 1", recipe.seed, parts=parts)
     model.eval().requires_grad_(False)
-    trained = agree(model, prompts, max_history)
+    trained = current().from_first(partial(agree, model, prompts, max_history))
     report = Distilled(trained, untrained, by_words, agree.users, candidates.items.shape[1], plan)
-    if adapter:
-        model.lm.save_pretrained(str(out / LLM))
-    save_file({"soft": model.soft.detach().clone(), "log_scale": model.log_scale.detach().clone()}, out / SOFT)
-    (out / "agreement.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
-    finished(out)
+    if current().first:
+        if adapter:
+            model.lm.save_pretrained(str(out / LLM))
+        save_file({"soft": model.soft.detach().clone(), "log_scale": model.log_scale.detach().clone()}, out / SOFT)
+        (out / "agreement.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
+        finished(out)
     return report
 
 
@@ -237,44 +210,6 @@ def load_llm(model: ItemLM, folder: Path) -> None:
     from peft import PeftModel
 
     model.lm = PeftModel.from_pretrained(model.lm, str(folder / LLM), is_trainable=True)
-
-
-def pattern_loss(
-    model: ItemLM, prompts: Prompts, teacher: Teacher, batch: list[Ints], max_history: int, recipe: DistillSection
-) -> Any:
-    """Over all item boundaries of the windows: mean KL from the teacher's distribution to the model's.
-
-    With the paper's ``top1``: mean cross-entropy of the teacher's first item.
-    """
-    inputs = [window[:-1] for window in fitted(prompts, batch, max_history)]
-    wanted = teacher_distribution(teacher, inputs, recipe.temperature)
-    states = read_states(model, prompts.next_prefix, [window_segment(prompts, window) for window in inputs])
-    wanted = wanted.to(states.device)
-    if recipe.pattern == "top1":
-        return F.cross_entropy(model.scores(states), wanted.argmax(1))
-    return F.kl_div(F.log_softmax(model.scores(states), 1), wanted, reduction="batchmean", log_target=True)
-
-
-def fitted(prompts: Prompts, batch: Sequence[Ints], max_history: int) -> list[Ints]:
-    """Windows whose inputs the prompt has room for: long ones lose their oldest items."""
-    return [window[-len(prompts.newest(window[:-1], max_history)) - 1 :] for window in batch]
-
-
-def teacher_distribution(teacher: Teacher, inputs: Sequence[Ints], temperature: float) -> Any:
-    """Log-probabilities of the whole catalogue after each item of each window: float32 ``[tokens, items]``."""
-    scores = np.concatenate(teacher.sequence_scores_many(inputs))
-    return F.log_softmax(torch.from_numpy(scores) / temperature, 1)
-
-
-def temporal_loss(model: ItemLM, prompts: Prompts, batch: list[Ints]) -> Any:
-    """Mean cross-entropy of the hidden items of temporal analysis."""
-    segments, targets = [], []
-    for sequence in batch:
-        ids, reads, hidden = prompts.temporal(sequence.tolist())
-        segments.append(Segment(ids, reads))
-        targets += hidden
-    states = read_states(model, prompts.temporal_prefix, segments)
-    return F.cross_entropy(model.scores(states), torch.tensor(targets, device=states.device))
 
 
 @torch.no_grad()

@@ -19,16 +19,20 @@ from delrec_lite.data.types import CandidateSets, Dataset, Ints
 from delrec_lite.evaluation.metrics import per_user
 from delrec_lite.llm.forward import read_states, window_segment
 from delrec_lite.llm.model import ItemLM
+from delrec_lite.processes import current
 from delrec_lite.prompts.tasks import Prompts
 from delrec_lite.teachers.contract import Teacher
 from delrec_lite.training.adapters import ITEMS, RankAllocation, add_adapter, orthogonality, save_adapter
-from delrec_lite.training.choice import Sampler, truth_loss
-from delrec_lite.training.distill import fitted, some_users, teacher_distribution
-from delrec_lite.training.loop import Group, Schedule, Validation, finished, train
+from delrec_lite.training.choice import Asked, One, Sampler, truth_loss
+from delrec_lite.training.distill import some_users
+from delrec_lite.training.loop import Group, LossOf, Schedule, Validation, finished, train
 from delrec_lite.training.memory import recompute_activations
 from delrec_lite.training.parts import in_parts
 from delrec_lite.training.ranking import ranked
+from delrec_lite.training.tasks import fitted, teacher_distribution
 from delrec_lite.training.windows import StepPlan, steps_for
+
+Kept = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -95,32 +99,6 @@ def finetune(
     for p in items.values():
         p.requires_grad_(True)
     groups = [Group(lora, recipe.lr), *([Group(items, recipe.item_lr)] if items else [])]
-    batches = StepPlan(dataset.train(), max_history, recipe.tokens_per_step, recipe.seed)
-    sampler = Sampler(len(dataset.catalog), candidates.items.shape[1], recipe.seed)
-
-    def loss_on(batch: list[Ints], step: int) -> tuple[Any, dict[str, float]]:
-        if not prompts.form.ranks_catalogue:
-            weight = teacher_weight(recipe, step / plan)
-            return truth_loss(model, prompts, teacher, sampler.truth(step, batch), max_history, weight)
-        batch = fitted(prompts, batch, max_history)
-        kept = kept_items(batch, recipe.history_dropout, np.random.default_rng([recipe.seed, step]))
-        inputs = [window[:-1][keep] for window, keep in zip(batch, kept, strict=True)]
-        segments = [window_segment(prompts, window) for window in inputs]
-        scores = model.scores(read_states(model, prompts.next_prefix, segments))
-        next_items = [window[1:][keep] for window, keep in zip(batch, kept, strict=True)]
-        truth = torch.from_numpy(np.concatenate(next_items)).to(scores.device)
-        loss = F.cross_entropy(scores, truth)
-        figures = {"next_item": loss.item()}
-        if recipe.teacher_weight > 0:
-            wanted = teacher_distribution(teacher, inputs, 1.0).to(scores.device)
-            kl = F.kl_div(F.log_softmax(scores, 1), wanted, reduction="batchmean", log_target=True)
-            figures["teacher"] = kl.item()
-            weight = teacher_weight(recipe, step / plan)
-            loss = (1 - weight) * loss + weight * kl
-        if recipe.adapter == "adalora":
-            loss = loss + orthogonality(model.lm)
-        return loss, figures
-
     model.train()
     validation = None
     if recipe.valid_every:
@@ -129,32 +107,101 @@ def finetune(
             partial(_measure, model, prompts, dataset, candidates, max_history), every, recipe.patience
         )
     means = {"next_item": 0.0}
+    parts = recipe.accumulate * current().count
     if plan:
         means = train(
             groups,
-            in_parts(loss_on, batches, recipe.accumulate),
+            losses(model, prompts, teacher, dataset, candidates, recipe, max_history, parts),
             Schedule(plan, recipe.warmup),
             out,
             console,
             "stage 2",
             recipe.seed,
             validation,
-            parts=recipe.accumulate,
+            parts=parts,
             after_step=RankAllocation(model.lm) if recipe.adapter == "adalora" else None,
             optimiser_name=recipe.optimiser,
             average=recipe.average,
         )
     model.eval().requires_grad_(False)
-    save_adapter(model.lm, out)
-    save_file({name: p.detach().clone() for name, p in items.items()}, out / ITEMS)
     chosen = (int(means["best_step"]), means["valid_ndcg@10"], means["valid_hr@1"]) if "best_step" in means else ()
     report = Finetuned(means["next_item"], plan, *chosen)
-    (out / "finetune.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
-    finished(out)
+    if current().first:
+        save_adapter(model.lm, out)
+        save_file({name: p.detach().clone() for name, p in items.items()}, out / ITEMS)
+        (out / "finetune.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
+        finished(out)
     return report
 
 
-def kept_items(batch: Sequence[Ints], dropout: float, rng: np.random.Generator) -> list[npt.NDArray[np.bool_]]:
+def losses(
+    model: ItemLM,
+    prompts: Prompts,
+    teacher: Teacher,
+    dataset: Dataset,
+    candidates: CandidateSets,
+    recipe: FinetuneSection,
+    max_history: int,
+    parts: int,
+) -> LossOf:
+    """What stage 2 minimises, a part of a step at a time; the mean over the parts is the step's, whatever their number.
+
+    Args:
+        model: The recommender with its adapter; the other arguments as in ``finetune``.
+        prompts: The compiled tasks.
+        teacher: Fitted on the same data set.
+        dataset: Its training part is learned from.
+        candidates: Say how many a question has.
+        recipe: Stage 2 of the recipe.
+        max_history: Inputs of a training window.
+        parts: Into how many a step is divided.
+    """
+    plan = steps_for(recipe.epochs, dataset.train(), recipe.tokens_per_step)
+    batches = StepPlan(dataset.train(), max_history, recipe.tokens_per_step, recipe.seed)
+    sampler = Sampler(len(dataset.catalog), candidates.items.shape[1], recipe.seed)
+
+    def windows(step: int) -> list[tuple[Ints, Kept]]:
+        batch = fitted(prompts, batches.at(step), max_history)
+        kept = kept_items(batch, recipe.history_dropout, np.random.default_rng([recipe.seed, step]))
+        return list(zip(batch, kept, strict=True))
+
+    def next_items(examples: Sequence[tuple[Ints, Kept]], step: int) -> tuple[Any, dict[str, float]]:
+        inputs = [window[:-1][keep] for window, keep in examples]
+        segments = [window_segment(prompts, window) for window in inputs]
+        scores = model.scores(read_states(model, prompts.next_prefix, segments))
+        truth = torch.from_numpy(np.concatenate([window[1:][keep] for window, keep in examples])).to(scores.device)
+        loss = F.cross_entropy(scores, truth)
+        figures = {"next_item": loss.item()}
+        if recipe.teacher_weight > 0:
+            wanted = teacher_distribution(teacher, inputs, 1.0).to(scores.device)
+            kl = F.kl_div(F.log_softmax(scores, 1), wanted, reduction="batchmean", log_target=True)
+            figures["teacher"] = kl.item()
+            weight = teacher_weight(recipe, step / plan)
+            loss = (1 - weight) * loss + weight * kl
+        return loss, figures
+
+    def questions(step: int) -> list[One]:
+        return sampler.truth(step, batches.at(step)).each()
+
+    def choices(examples: Sequence[One], step: int) -> tuple[Any, dict[str, float]]:
+        weight = teacher_weight(recipe, step / plan)
+        return truth_loss(model, prompts, teacher, Asked.of(examples), max_history, weight)
+
+    if prompts.form.ranks_catalogue:
+        shares = in_parts(next_items, windows, lambda example: int(example[1].sum()), parts)
+    else:
+        shares = in_parts(choices, questions, lambda _: 1, parts)
+    if recipe.adapter != "adalora":
+        return shares
+
+    def regularised(part: int) -> tuple[Any, dict[str, float]]:
+        loss, figures = shares(part)
+        return loss + orthogonality(model.lm), figures
+
+    return regularised
+
+
+def kept_items(batch: Sequence[Ints], dropout: float, rng: np.random.Generator) -> list[Kept]:
     """Which inputs of each window a step reads: all but a random share, at least one.
 
     What is left out changes the history alone: after each kept item, the item that really came next is the answer.

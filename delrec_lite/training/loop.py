@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from torch import nn
 
 from delrec_lite.console import Console
 from delrec_lite.errors import DelrecError
+from delrec_lite.processes import current
 from delrec_lite.training.averaging import RunningMean
 from delrec_lite.training.curves import draw_curves
 from delrec_lite.training.memory import memory_advice
@@ -98,7 +100,9 @@ def train(
 ) -> dict[str, float]:
     """Minimise ``loss_of``; called again after a kill, it goes on from the last checkpoint in ``out``.
 
-    The random state is set from ``seed`` and the step, so a resumed run computes what an unbroken one would.
+    The random state is set from ``seed`` and the step, so a resumed run computes what an unbroken one would. Where
+    several processes work on the run, each calls this with the same arguments and computes its share of each step's
+    parts; all hold the same weights after each step, and the first one validates and writes.
 
     Args:
         groups: What learns.
@@ -109,8 +113,8 @@ def train(
         label: Before the bar.
         seed: For dropout.
         validation: Decides which step's weights are left at the end; without one, the last.
-        parts: In how many parts a step is computed; ``loss_of`` is then asked for part 0, 1, 2 ... of all steps, and
-            the mean of a step's parts is its loss.
+        parts: In how many parts a step is computed, by all processes together; ``loss_of`` is then asked for part 0,
+            1, 2 ... of all steps, and the mean of a step's parts is its loss.
         after_step: Called after each step.
         optimiser_name: See ``make_optimiser``.
         average: Decay of a running mean of the weights, which is what is validated and left at the end; 0: none.
@@ -132,23 +136,27 @@ def train(
     )
     means = RunningMean(named, average)
     start = _resume(out, named, optimiser, means, after_step)
-    kept = _kept_lines(out / METRICS, start)
+    everyone = current()
+    # The same lines in all processes, so that all stop at the same step.
+    kept = everyone.from_first(lambda: _kept_lines(out / METRICS, start))
+    everyone.share([p.detach() for p in named.values()])
+    everyone.wait()  # all have read the checkpoint before the first one writes another
     saved = time.monotonic()
     with (
         memory_advice(label),
-        (out / METRICS).open("a", encoding="utf-8") as log,
+        (out / METRICS if everyone.first else Path(os.devnull)).open("a", encoding="utf-8") as log,
         console.progress(label, schedule.steps) as tick,
     ):
         tick(start)
         for step in range(start, schedule.steps):
             if validation is not None and _tired(kept, validation):
                 break
-            torch.manual_seed((seed << 24) + step)
+            torch.manual_seed((everyone.index << 48) + (seed << 24) + step)
             began = time.monotonic()
             for settings, group in zip(optimiser.param_groups, groups, strict=True):
                 settings["lr"] = group.lr * schedule.factor(step)
             optimiser.zero_grad(set_to_none=True)
-            value, figures = _backward(loss_of, step, parts)
+            value, figures = _backward(named, loss_of, step, parts)
             nn.utils.clip_grad_norm_(named.values(), 1.0)
             optimiser.step()
             if after_step is not None:
@@ -163,11 +171,13 @@ def train(
             asked = validation is not None and ((step + 1) % validation.every == 0 or step + 1 == schedule.steps)
             if validation is not None and asked:
                 with means.in_place():
-                    line |= validation.measure()
+                    line |= everyone.from_first(validation.measure)
             kept.append(line)
             log.write(json.dumps(line) + "\n")
             log.flush()
             tick(1, f"loss {value:.3f}")
+            if not everyone.first:
+                continue
             # The best weights before the checkpoint: a resumed run never finds them missing.
             if asked and _best(kept)["step"] == step:
                 chosen = {name: p.detach() for name, p in named.items()} | means.values
@@ -182,14 +192,19 @@ def train(
         means.put(means.values)
         return figures
     best = _best(kept)
+    everyone.wait()
     _restore(out / BEST, named)
+    everyone.wait()  # all have read it before the stage is finished and it goes
     return figures | {key: v for key, v in best.items() if key.startswith(VALID)} | {"best_step": best["step"] + 1}
 
 
-def _backward(loss_of: LossOf, step: int, parts: int) -> tuple[float, dict[str, float]]:
-    """Gradients of a step, left in the parameters; its loss and figures."""
+def _backward(
+    named: Mapping[str, nn.Parameter], loss_of: LossOf, step: int, parts: int
+) -> tuple[float, dict[str, float]]:
+    """Gradients of a step, left in the parameters; its loss and figures. Of all processes together."""
+    everyone = current()
     total, sums = 0.0, dict[str, float]()
-    for part in range(step * parts, (step + 1) * parts):
+    for part in range(step * parts + everyone.index, (step + 1) * parts, everyone.count):
         loss, figures = loss_of(part)
         if not torch.isfinite(loss):
             raise DelrecError(f"the loss of step {step} is not a number", "lower the learning rate in the recipe")
@@ -197,7 +212,19 @@ def _backward(loss_of: LossOf, step: int, parts: int) -> tuple[float, dict[str, 
         total += loss.item() / parts
         for name, value in figures.items():
             sums[name] = sums.get(name, 0.0) + value / parts
-    return total, sums
+    return _added(named, {"loss": total, **sums})
+
+
+def _added(named: Mapping[str, nn.Parameter], figures: dict[str, float]) -> tuple[float, dict[str, float]]:
+    """Gradients and figures, each process's share added up; the loss apart."""
+    everyone = current()
+    if everyone.count > 1:
+        for p in named.values():
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+        values = torch.tensor(list(figures.values()), device=next(iter(named.values())).device)
+        everyone.add([*(p.grad for p in named.values()), values])
+        figures = dict(zip(figures, values.tolist(), strict=True))
+    return figures.pop("loss"), figures
 
 
 def _tired(lines: Sequence[Mapping[str, float]], validation: Validation) -> bool:

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from delrec_lite.processes import current
+
 
 class TaskWeights(nn.Module):
     """Weights of several losses.
@@ -38,7 +40,9 @@ def balance(losses: Sequence[Any], shared: Any) -> Any:
 
     All are 1 where no loss has one: a prompt without soft tokens, whose losses reach other parameters alone.
     """
-    norms = torch.stack([torch.autograd.grad(loss, shared, retain_graph=True)[0].norm() for loss in losses])
+    gradients = [torch.autograd.grad(loss, shared, retain_graph=True)[0] for loss in losses]
+    current().add(gradients)  # where several processes share a step, each has a part of it
+    norms = torch.stack([gradient.norm() for gradient in gradients])
     there = norms > 0
     if not there.any():
         return torch.ones_like(norms)

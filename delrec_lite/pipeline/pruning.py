@@ -1,0 +1,95 @@
+"""What pruning the vocabulary saves, and that it changes no ranking: ``python -m delrec_lite.pipeline.pruning``.
+
+``python -m delrec_lite.pipeline.pruning RECIPE RUNS OUT [QUANT ...]`` exports a run in each precision with the base
+model's whole vocabulary and without what nobody needs, and ranks all test users with both.
+"""
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from delrec_lite.config import load_recipe
+from delrec_lite.console import Console
+from delrec_lite.files import write_whole
+from delrec_lite.pipeline.run import Run
+from delrec_lite.provenance import commit, machine, now, versions
+from delrec_lite.runtime.recommender import Recommender
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """One precision with and without pruning.
+
+    Attributes:
+        quant: As in a recipe.
+        whole_bytes: Of the model file with all text tokens.
+        pruned_bytes: Without those that catalogue, prompts and new titles do not need.
+        text_tokens: ``kept`` and ``of`` the base model's.
+        users: Test users whose first ten were compared.
+        same_top10: Share of them with the same ten in the same order.
+        largest_difference: Of any score of any user.
+    """
+
+    quant: str
+    whole_bytes: int
+    pruned_bytes: int
+    text_tokens: dict[str, int]
+    users: int
+    same_top10: float
+    largest_difference: float
+
+
+def measure_pruning(run: Run, quants: Sequence[str]) -> list[Pruning]:
+    """Export and compare; missing stages are made first."""
+    histories = run.dataset.test().histories
+    rows = []
+    for quant in quants:
+        made: dict[bool, Any] = {}
+        scores = {}
+        for prune in (False, True):
+            export = run.recipe.export.model_copy(update={"prune_vocab": prune, "retriever": False})
+            run.recipe = run.recipe.model_copy(update={"export": export})
+            target = run.folder / "pruning" / f"{quant}-{prune}.delrec"
+            made[prune] = run.write_bundle(target, quant, "gguf", gated=False)
+            with Recommender.load(target) as recommender:
+                scores[prune] = recommender.scores(histories)
+                told = recommender.bundle.manifest["model"]["text_tokens"]
+            shutil.rmtree(target)
+        whole, pruned = (np.argsort(-scores[prune], axis=1, kind="stable")[:, :10] for prune in (False, True))
+        rows.append(
+            Pruning(
+                quant,
+                made[False].bytes,
+                made[True].bytes,
+                told,
+                len(histories),
+                round(float((whole == pruned).all(1).mean()), 5),
+                round(float(np.abs(scores[False] - scores[True]).max()), 5),
+            )
+        )
+    return rows
+
+
+def main(recipe: str, runs: str, out: str, *quants: str) -> None:
+    """Measure and write the report."""
+    run = Run(load_recipe(recipe), Path(runs), Console("human"))
+    rows = measure_pruning(run, quants or ("f16",))
+    report = {
+        "created": now(),
+        "commit": commit(),
+        "machine": machine(),
+        "versions": versions(),
+        "base": run.recipe.model.base,
+        "rows": [asdict(row) for row in rows],
+    }
+    write_whole(Path(out), json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,167 @@
+"""Several processes on one run: the steps of one process, one writer, and a run that goes on after a kill."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from delrec_lite.config import DistillSection, FinetuneSection
+from delrec_lite.console import QUIET
+from delrec_lite.data.store import Settings, make_dataset, save_dataset
+from delrec_lite.training import finetune as stage2
+from delrec_lite.training.tasks import task_losses
+from tests.conftest import SECTIONS
+from tests.test_forms import FORMS, made
+from tests.test_training import Ring
+from tests.tiny import candidates, dataset
+
+ROOT = Path(__file__).parents[1]
+TWO = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
+WEIGHTS = ("distill/soft.safetensors", "finetune/items.safetensors", "finetune/adapter/adapter_model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny_base, tmp_path_factory):
+    """A recipe whose stages have more windows than processes, with everything drawn at random that a step draws."""
+    folder = tmp_path_factory.mktemp("recipe")
+    data = dataset()
+    data = make_dataset("ring", data.catalog, data.user_ids, data.sequences)
+    save_dataset(data, {s: candidates(s) for s in ("valid", "test")}, Settings(2, 5, 3), folder / "ring")
+    sections = {
+        "name": "r",
+        "data": {"folder": str(folder / "ring")},
+        "model": {**SECTIONS["model"], "base": str(tiny_base), "precision": "fp32"},
+        "teacher": SECTIONS["teacher"],
+        "distill": {"epochs": 2, "tokens_per_step": 100, "weighting": "gradient-norm"},
+        "finetune": {
+            "epochs": 8,
+            "tokens_per_step": 80,
+            "rank": 2,
+            "teacher_weight": 0.5,
+            "valid_every": 0.5,
+            "patience": 9,
+            "history_dropout": 0.3,
+            "average": 0.9,
+        },
+    }
+    (folder / "r.yaml").write_text(yaml.safe_dump(sections))
+    return folder / "r.yaml"
+
+
+def train(recipe, runs, launcher=()):
+    """``delrec-lite train`` in a process of its own, or in several."""
+    command = [sys.executable, *launcher, "-m", "delrec_lite", "train", str(recipe), "--runs", str(runs), "--json"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def weights(runs):
+    return {f"{name}/{key}": tensor for name in WEIGHTS for key, tensor in load_file(runs / "r" / name).items()}
+
+
+@pytest.fixture(scope="module")
+def two(recipe, tmp_path_factory):
+    runs = tmp_path_factory.mktemp("two")
+    process = train(recipe, runs, TWO)
+    out, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors.decode()
+    return runs, out
+
+
+def test_two_processes_make_the_weights_of_one(recipe, two, tmp_path):
+    alone = train(recipe, tmp_path)
+    assert alone.wait(300) == 0
+    one, other = weights(tmp_path), weights(two[0])
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(other[name], tensor, atol=2e-4, rtol=1e-3)
+    assert any(torch.count_nonzero(tensor) for name, tensor in one.items() if "lora_B" in name)
+
+
+def test_the_first_process_alone_speaks_and_writes(two):
+    runs, out = two
+    assert json.loads(out).keys() == {"prepare", "teacher", "distill", "finetune"}
+    lines = [json.loads(line) for line in (runs / "r/finetune/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(len(lines)))
+
+
+def test_a_run_whose_process_was_killed_goes_on_in_all(recipe, two, tmp_path):
+    launcher = train(recipe, tmp_path, TWO)
+    stage = tmp_path / "r" / "finetune"
+    until = time.monotonic() + 300
+    while not (stage / "checkpoint.safetensors").is_file():
+        assert launcher.poll() is None, launcher.stderr.read().decode()
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    psutil.Process(launcher.pid).children()[-1].kill()
+    assert launcher.wait(120) != 0
+    assert not (stage / "done.json").exists()
+    again = train(recipe, tmp_path, TWO)
+    _, errors = again.communicate(timeout=300)
+    assert again.returncode == 0, errors.decode()
+    unbroken, resumed = weights(two[0]), weights(tmp_path)
+    for name, tensor in unbroken.items():
+        torch.testing.assert_close(resumed[name], tensor, rtol=0, atol=0)
+    steps = [json.loads(line)["step"] for line in (stage / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(len(steps)))
+
+
+def test_a_process_alone_pays_nothing():
+    asked = "[name in sys.modules for name in ('accelerate', 'torch')]"
+    code = f"import sys; from delrec_lite.processes import join; print(join(), {asked})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "Processes(count=1, index=0) [False, False]"
+
+
+# --- the parts of a step ---
+
+
+def whole(loss_of, model, parts, step=2):
+    """Loss and gradients of a step in so many parts."""
+    model.zero_grad()
+    total = 0.0
+    for part in range(step * parts, (step + 1) * parts):
+        loss, _ = loss_of(part)
+        (loss / parts).backward()
+        total += loss.item() / parts
+    return total, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def agree(one, other):
+    assert one[0] == pytest.approx(other[0], rel=1e-5)
+    assert one[1].keys() == other[1].keys()
+    for name, gradient in one[1].items():
+        torch.testing.assert_close(other[1][name], gradient, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("form", ["titles", "letter, items"])
+@pytest.mark.parametrize("parts", [3, 40])
+def test_the_parts_of_a_step_are_the_step(tiny_base, form, parts):
+    """Also where a step leaves out items at random, asks at random places, or has fewer windows than parts."""
+    model, prompts, _ = made(tiny_base, FORMS[form])
+    model.soft.requires_grad_(True)
+    recipe = FinetuneSection(tokens_per_step=100, history_dropout=0.4, teacher_weight=0.3)
+    sets = candidates("valid")
+    found = [whole(stage2.losses(model, prompts, Ring(), dataset(), sets, recipe, 10, n), model, n) for n in (1, parts)]
+    agree(*found)
+    first = DistillSection(tokens_per_step=100, temporal_share=0.5)
+    for task in ("pattern", "temporal"):
+        by_parts = [task_losses(model, prompts, Ring(), dataset(), 5, first, 10, n)[task] for n in (1, parts)]
+        agree(*(whole(loss_of, model, n) for loss_of, n in zip(by_parts, (1, parts), strict=True)))
+
+
+def test_adalora_is_regularised_in_every_form(tiny_base, tmp_path):
+    """A model that chooses among candidates keeps its factors as near to orthogonal as one that ranks the catalogue."""
+    model, prompts, _ = made(tiny_base, FORMS["letter, items"])
+    recipe = FinetuneSection(epochs=3, tokens_per_step=80, rank=2, adapter="adalora")
+    stage2.finetune(model, prompts, Ring(), dataset(), candidates("valid"), recipe, 10, tmp_path, QUIET)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert all(line["loss"] > line["next_item"] + 1e-3 for line in lines)
