@@ -22,7 +22,7 @@ from delrec_lite.llm.model import ItemLM
 from delrec_lite.processes import current
 from delrec_lite.prompts.tasks import Prompts
 from delrec_lite.teachers.contract import Teacher
-from delrec_lite.training.adapters import ITEMS, RankAllocation, add_adapter, orthogonality, save_adapter
+from delrec_lite.training.adapters import ITEMS, RankAllocation, add_adapter, orthogonality, save_adapter, thaw
 from delrec_lite.training.choice import Asked, One, Sampler, truth_loss
 from delrec_lite.training.distill import some_users
 from delrec_lite.training.loop import Group, LossOf, Schedule, Validation, finished, train
@@ -88,17 +88,19 @@ def finetune(
     if hasattr(model.lm, "peft_config"):  # stage 1 has trained it already
         for name, p in model.lm.named_parameters():
             p.requires_grad_("lora_" in name)
+    elif recipe.adapter == "full":
+        thaw(model, rows=prompts.form.history == "titles")
     else:
         add_adapter(model, recipe, plan)
     if recipe.checkpointing:
         recompute_activations(model.lm)
-    lora = {name: p for name, p in model.lm.named_parameters() if p.requires_grad}
+    learned = {name: p for name, p in model.lm.named_parameters() if p.requires_grad}
     items = learned_vectors(model, prompts)
     if recipe.train_soft:
         items["soft"] = model.soft
     for p in items.values():
         p.requires_grad_(True)
-    groups = [Group(lora, recipe.lr), *([Group(items, recipe.item_lr)] if items else [])]
+    groups = [Group(learned, recipe.lr), *([Group(items, recipe.item_lr)] if items else [])]
     model.train()
     validation = None
     if recipe.valid_every:
@@ -127,7 +129,7 @@ def finetune(
     chosen = (int(means["best_step"]), means["valid_ndcg@10"], means["valid_hr@1"]) if "best_step" in means else ()
     report = Finetuned(means["next_item"], plan, *chosen)
     if current().first:
-        save_adapter(model.lm, out)
+        save_adapter(model.lm, learned, out)
         save_file({name: p.detach().clone() for name, p in items.items()}, out / ITEMS)
         (out / "finetune.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
         finished(out)
