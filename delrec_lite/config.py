@@ -15,10 +15,12 @@ Kind = Literal["sasrec", "gru4rec", "caser", "external"]
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     how: ClassVar[frozenset[str]] = frozenset()  # keys that say how a result is computed and leave it the same
+    late: ClassVar[frozenset[str]] = frozenset()  # keys that came later: at their default, what was made stays made
 
     def decides(self) -> dict[str, Any]:
         """The keys that decide what is made: what a stage's key is taken from."""
-        return self.model_dump(mode="json", exclude=set(self.how))
+        same = {key for key in self.late if getattr(self, key) == type(self).model_fields[key].default}
+        return self.model_dump(mode="json", exclude={*self.how, *same})
 
 
 class DataSection(_Section):
@@ -39,8 +41,12 @@ class ModelSection(_Section):
     """The base language model and the form of its prompt."""
 
     how: ClassVar[frozenset[str]] = frozenset({"device"})
+    late: ClassVar[frozenset[str]] = frozenset({"weights"})
     base: str = Field(
         "smollm2-135m-instruct", description="name to pull, folder or .gguf file, or Hub id; any decoder-only model"
+    )
+    weights: Literal["pretrained", "random"] = Field(
+        "pretrained", description="random: the same network as if nobody had trained it (ablation)"
     )
     precision: Literal["bf16", "fp32", "nf4", "int8"] = Field("bf16", description="of the frozen weights in training")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a CUDA card where there is one")
@@ -48,8 +54,9 @@ class ModelSection(_Section):
     pattern: Literal["soft", "words", "none"] = Field(
         "soft", description="what tells the LLM of the recommender: the soft prompt, a written sentence, nothing"
     )
-    item_start: Literal["teacher", "titles"] = Field(
-        "teacher", description="first item vectors: titles alone, or with the likeness that the teacher sees"
+    item_start: Literal["teacher", "titles", "random"] = Field(
+        "teacher",
+        description="first item vectors: titles and the likeness that the teacher sees, titles alone, neither",
     )
     max_history: int = Field(50, ge=2, description="items of a history that the prompt holds, the newest")
     history: Literal["items", "titles"] = Field("items", description="an item in the prompt: one vector, or its words")
@@ -125,12 +132,14 @@ class FinetuneSection(OptimSection):
     """Stage 2: the soft prompt is frozen, the adapter and the item vectors learn."""
 
     epochs: float = Field(3.0, ge=0, description="0 leaves the LLM as it comes")
-    lr: float = Field(6e-4, gt=0, description="of the LoRA matrices")
+    lr: float = Field(6e-4, gt=0, description="of the adapter")
     item_lr: float = Field(1e-3, gt=0, description="of the item vectors, scale and bias")
     rank: int = Field(16, ge=1)
     alpha: int = Field(32, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
-    adapter: Literal["lora", "dora", "adalora"] = "lora"
+    adapter: Literal["lora", "dora", "adalora", "full"] = Field(
+        "lora", description="full: none, all weights of the network learn"
+    )
     modules: Literal["attention", "all", "qv"] = Field("attention", description="linear layers that get an adapter")
     optimiser: Literal["adamw", "paged_adamw_8bit"] = Field("adamw", description="the second one on CUDA alone")
     accumulate: int = Field(1, ge=1, description="parts in which a step's gradients are computed, one after another")
@@ -144,7 +153,6 @@ class FinetuneSection(OptimSection):
     average: float = Field(
         0.0, ge=0, lt=1, description="decay, a step, of the running mean of the weights that is kept; 0: the last ones"
     )
-    history_dropout: float = Field(0.0, ge=0, lt=1, description="share of a window's items that a step leaves out")
 
 
 class ExportSection(_Section):
@@ -173,6 +181,17 @@ class Recipe(_Section):
     distill: DistillSection = DistillSection()
     finetune: FinetuneSection = FinetuneSection()
     export: ExportSection = ExportSection()
+
+    @model_validator(mode="after")
+    def _whole_networks(self) -> "Recipe":
+        full = self.finetune.adapter == "full"
+        if self.model.weights == "random" and not full:
+            raise ValueError("model.weights random must be trained whole: set finetune.adapter: full")
+        if full and self.model.precision in {"nf4", "int8"}:
+            raise ValueError("finetune.adapter full cannot train quantised weights: set model.precision: bf16")
+        if full and self.distill.train_llm:
+            raise ValueError("distill.train_llm needs an adapter, and finetune.adapter full has none")
+        return self
 
     def dump(self) -> dict[str, Any]:
         """Every key with its resolved value; ``parse`` reads it back."""

@@ -78,7 +78,7 @@ def tiny_run(tiny_base, tmp_path, monkeypatch):
     save_dataset(data, {s: candidates(s) for s in ("valid", "test")}, Settings(2, 5, 3), tmp_path / "ring")
     pulled = Pulled("tiny", tiny_base, "here", True, {"model": "abc"}, "none", 1)
     monkeypatch.setattr(Run, "pulled", {"model": pulled})
-    monkeypatch.setattr(Run, "base", lambda self: load_base("tiny", tiny_base, torch.float32))
+    monkeypatch.setattr(Run, "base", lambda self: load_base("tiny", tiny_base, torch.float32, draw=self.draw))
 
     def recipe(**changes):
         sections = {name: SECTIONS[name] | changes.get(name, {}) for name in SECTIONS}

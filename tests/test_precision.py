@@ -19,6 +19,7 @@ from delrec_lite.prompts.domain import DOMAINS
 from delrec_lite.prompts.tasks import compile_prompts
 from delrec_lite.training import distill as stage1
 from delrec_lite.training import finetune as stage2
+from delrec_lite.training import tasks
 from delrec_lite.training.adapters import load_finetuned, merge_deltas
 from tests.test_training import Ring
 from tests.tiny import candidates, dataset, write_base
@@ -267,5 +268,5 @@ def test_nf4_still_learns_after_it_was_asked(tiny_base):
     for p, q in zip(before.parameters(), plain_copy(model.lm).parameters(), strict=True):
         assert torch.equal(p, q)
     model.soft.requires_grad_(True)
-    stage1.pattern_loss(model, prompts, Ring(), list(dataset().train()[:3]), 10, DistillSection()).backward()
+    tasks.pattern_loss(model, prompts, Ring(), list(dataset().train()[:3]), 10, DistillSection()).backward()
     assert model.soft.grad.norm() > 0

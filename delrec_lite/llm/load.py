@@ -71,7 +71,13 @@ def unpack(name: str, pulled: Path, cache: Path, console: Console = QUIET) -> Pa
     return folder
 
 
-def load_base(name: str, folder: Path, precision: torch.dtype | str = torch.bfloat16, device: str = "cpu") -> Base:
+def load_base(
+    name: str,
+    folder: Path,
+    precision: torch.dtype | str = torch.bfloat16,
+    device: str = "cpu",
+    draw: int | None = None,
+) -> Base:
     """Load the weights of ``folder``, frozen.
 
     Args:
@@ -80,6 +86,7 @@ def load_base(name: str, folder: Path, precision: torch.dtype | str = torch.bflo
         precision: Of the linear layers: a dtype, or ``bf16``, ``fp32``, ``nf4``, ``int8``. Embeddings, head and norms
             are never quantised: item vectors are made of their rows.
         device: ``cpu`` or ``cuda``.
+        draw: A seed: the weights are drawn as before any training, and those of ``folder`` are not read.
 
     Raises:
         MissingPackageError: NF4 or int8 without bitsandbytes.
@@ -88,7 +95,13 @@ def load_base(name: str, folder: Path, precision: torch.dtype | str = torch.bflo
 
     _hush()
     how = loading(precision, device) if isinstance(precision, str) else {"dtype": precision}
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa", **how)
+    if draw is None:
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa", **how)
+    else:
+        config = transformers.AutoConfig.from_pretrained(folder)
+        with torch.random.fork_rng():
+            torch.manual_seed(draw)
+            model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", **how)
     if "quantization_config" not in how:
         model.to(device)
     keep_layout(model)

@@ -76,6 +76,18 @@ class ItemLM(nn.Module):
         self.offset_in.copy_(alike * TEACHER_SHARE_IN * self.input_norm)
         self.offset_out.copy_(alike * TEACHER_SHARE_OUT * loudness_out)
 
+    @torch.no_grad()
+    def start_random(self, seed: int) -> None:
+        """Let items begin as strangers: vectors drawn at random, as loud as a token, that tell nothing of a title."""
+        generator = torch.Generator().manual_seed(seed)
+        loudness_out = usual_norm(self.text_head)
+        for offset, titles, norm in (
+            (self.offset_in, self.titles_in, self.input_norm),
+            (self.offset_out, self.titles_out, loudness_out),
+        ):
+            drawn = torch.randn(titles.shape, generator=generator) * (norm / titles.shape[1] ** 0.5)
+            offset.copy_(drawn.to(titles.device) - titles)
+
     @property
     def body(self) -> Any:
         """The transformer without its 49k-wide head."""

@@ -119,7 +119,12 @@ def merged(lm: Any, plain: Any | None = None) -> Any:
     Args:
         lm: As trained, with or without adapter; used up unless it is quantised or ``plain`` is given.
         plain: Weights to merge onto, used up. None: those that ``lm`` has, de-quantised if need be.
+
+    Raises:
+        ConfigError: ``plain`` is given and there is no adapter: what was learned is in the weights themselves.
     """
+    if plain is not None and not hasattr(lm, "merge_and_unload"):
+        raise ConfigError("all weights were trained, there is no adapter to merge onto others", "merge_base: dequant")
     if plain is None and not is_quantised(lm):
         lm = lm.float().cpu()
         return lm.merge_and_unload() if hasattr(lm, "merge_and_unload") else lm

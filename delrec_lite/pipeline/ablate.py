@@ -22,7 +22,7 @@ from delrec_lite.pipeline.run import Run
 from delrec_lite.provenance import commit, machine, now, versions
 
 WHOLE = "DELRec"
-# What each variant changes in the recipe. The first nine are the paper's (section 5.3), the last two are of ours.
+# What each variant changes in the recipe. The first nine are the paper's (section 5.3), the others are ours.
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     WHOLE: {},
     "without soft prompt": {"model": {"pattern": "none"}},
@@ -35,6 +35,13 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "soft prompt trained in stage 2 too": {"finetune": {"train_soft": True}},
     "truth alone in stage 2": {"finetune": {"teacher_weight": 0.0}},
     "items start from titles": {"model": {"item_start": "titles"}},
+    "titles as history": {"model": {"history": "titles"}},
+    # Nothing of language, titles or teacher to begin with: what the pretrained LLM is worth, beside size and training.
+    "random network trained whole": {
+        "model": {"weights": "random", "precision": "bf16", "item_start": "random", "pattern": "none"},
+        "distill": {"epochs": 0.0},
+        "finetune": {"adapter": "full"},
+    },
 }
 
 

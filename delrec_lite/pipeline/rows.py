@@ -47,13 +47,12 @@ def makers(run: Run, fused: bool = False) -> dict[str, Maker]:
     found: dict[str, Maker] = {
         POPULARITY: (run.prepare().key, lambda: _ranked(run, popularity(run.dataset), POPULARITY)),
         **_teachers(run),
-        ZERO_SHOT: (
-            key_of(run.prepare().key, run.recipe.data.domain, run.pulled["model"].files, ZERO_SHOT_HISTORY),
-            lambda: _zero_shot(run),
-        ),
-        TRAINED: (run.finetune().key, lambda: _trained(run)),
-        QUANTISED: (run.export().key, lambda: _quantised(run)),
     }
+    if run.draw is None:
+        key = key_of(run.prepare().key, run.recipe.data.domain, run.pulled["model"].files, ZERO_SHOT_HISTORY)
+        found[ZERO_SHOT] = (key, lambda: _zero_shot(run))
+    found[TRAINED] = (run.finetune().key, lambda: _trained(run))
+    found[QUANTISED] = (run.export().key, lambda: _quantised(run))
     if fused:
         found[FUSED] = (run.finetune().key, lambda: _fused(run))
     return found

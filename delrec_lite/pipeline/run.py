@@ -340,7 +340,12 @@ class Run:
 
         pulled, wanted = self.pulled["model"], self.recipe.model
         folder = current().from_first(lambda: unpack(pulled.name, pulled.folder, cache_folder(), self.console))
-        return load_base(pulled.name, folder, wanted.precision, device_for(wanted.device))
+        return load_base(pulled.name, folder, wanted.precision, device_for(wanted.device), self.draw)
+
+    @property
+    def draw(self) -> int | None:
+        """The seed of the base model's weights where they are random."""
+        return self.recipe.distill.seed if self.recipe.model.weights == "random" else None
 
     def untrained(self) -> tuple[Any, Any, Any]:
         """The model before stage 1, the compiled prompts and the base model."""
@@ -356,6 +361,8 @@ class Run:
         if self.recipe.model.item_start == "teacher":
             seen = self.dataset.popularity() > 0
             model.start_from(torch.from_numpy(self.fitted_teacher().item_vectors()), torch.from_numpy(seen))
+        elif self.recipe.model.item_start == "random":
+            model.start_random(self.recipe.distill.seed)
         return model, self._prompts(model, base, self.recipe.model.pattern), base
 
     def _prompts(self, model: Any, base: Any, pattern: str) -> Any:

@@ -1,0 +1,123 @@
+"""The whole network trained, from pretrained or random weights: what learns, what is kept, what is refused."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from delrec_lite.config import FinetuneSection, ModelSection, parse
+from delrec_lite.errors import ConfigError
+from delrec_lite.llm.forward import score_all
+from delrec_lite.llm.load import load_base
+from delrec_lite.pipeline.ablate import VARIANTS
+from delrec_lite.pipeline.rows import TRAINED, ZERO_SHOT
+from delrec_lite.pipeline.table import evaluate
+from delrec_lite.runtime.recommender import Recommender
+from delrec_lite.training.adapters import BODY, thaw
+from tests.test_adapters import killed_then_resumed
+from tests.test_forms import FORMS, made
+from tests.tiny import dataset, make_model
+
+RANDOM = VARIANTS["random network trained whole"]
+LEARNING = {"finetune": {"epochs": 8, "lr": 3e-3, "item_lr": 3e-2, "adapter": "full"}}
+
+
+def of_random(**finetune):
+    return {**RANDOM, "finetune": LEARNING["finetune"] | finetune}
+
+
+def test_a_random_base_has_the_shape_and_none_of_the_weights(tiny_base):
+    real, one, same, other = (load_base("tiny", tiny_base, torch.float32, draw=d).model for d in (None, 1, 1, 2))
+    assert one.config.num_hidden_layers == real.config.num_hidden_layers
+    for name, p in one.named_parameters():
+        assert torch.equal(p, same.get_parameter(name))
+        if "norm" not in name:
+            assert not torch.allclose(p, real.get_parameter(name), atol=1e-3)
+            assert not torch.allclose(p, other.get_parameter(name), atol=1e-3)
+            assert p.std().item() == pytest.approx(real.config.initializer_range, rel=0.1)
+
+
+def test_items_that_begin_as_strangers(tiny_base):
+    model, _, _ = make_model(tiny_base)
+    titles = model.titles_in.clone()
+    model.start_random(3)
+    vectors, answers = model.extension()[4:], model.head()
+    assert vectors.norm(dim=1).median().item() == pytest.approx(model.input_norm, rel=0.1)
+    for made_of_titles, mine in ((titles, vectors), (model.titles_out, answers)):
+        alike = torch.nn.functional.cosine_similarity(made_of_titles, mine)
+        assert alike.abs().mean() < 0.3
+    likeness = torch.nn.functional.cosine_similarity(vectors[:-1], vectors[1:]).abs().mean()
+    assert likeness < 0.2
+
+
+def test_all_weights_learn_and_come_back(tiny_run):
+    run = tiny_run(**LEARNING)
+    before, _, _ = run.untrained()
+    model, prompts, _ = run.trained()
+    held = load_file(run.finetune().folder / BODY)
+    assert not (run.finetune().folder / "adapter").exists()
+    names = {name for name, _ in before.lm.named_parameters()}
+    assert held.keys() == names - {"model.embed_tokens.weight"}
+    for name, tensor in held.items():
+        assert torch.equal(model.lm.get_parameter(name), tensor)
+        assert not torch.equal(before.lm.get_parameter(name), tensor), name
+    test = dataset().test()
+    first = score_all(model, prompts, test.histories, 10).argmax(1)
+    assert (first == test.targets).mean() > 0.8
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_token_rows_learn_where_the_prompt_reads_titles(tiny_base):
+    for form, rows in (("titles", True), ("letter, items", False)):
+        model, prompts, _ = made(tiny_base, FORMS[form])
+        model.requires_grad_(False)
+        thaw(model.to(torch.bfloat16), rows=prompts.form.history == "titles")
+        assert model.body.embed_tokens.weight.requires_grad == rows
+        learning = [p for p in model.body.parameters() if p.requires_grad]
+        assert {p.dtype for p in learning} == {torch.float32}
+        assert len(learning) == len(list(model.body.parameters())) - (not rows)
+
+
+def test_a_random_network_is_trained_evaluated_and_exported(tiny_run):
+    run = tiny_run(**of_random())
+    rows = {row.model: row for row in evaluate(run) if row.protocol == "full"}
+    assert ZERO_SHOT not in rows
+    assert rows[TRAINED].metrics["HR@1"] > 0.8
+    model, prompts, _ = run.trained()
+    test = dataset().test()
+    wanted = score_all(model, prompts, test.histories, 10)
+    with Recommender.load(run.bundle) as recommender:
+        served = recommender.scores(test.histories)
+    assert np.corrcoef(wanted.ravel(), served.ravel())[0, 1] > 0.99
+    assert (wanted.argmax(1) == served.argmax(1)).mean() > 0.9
+    with pytest.raises(ConfigError, match="no adapter"):
+        run.write_bundle(run.folder / "other.delrec", "f16", merge_base="original")
+
+
+def test_a_killed_run_of_all_weights_ends_with_the_same(tiny_run, monkeypatch):
+    def go(runs):
+        folder = tiny_run(runs=runs, **of_random(epochs=1.5)).finetune().folder
+        return load_file(folder / BODY)
+
+    unbroken = go("unbroken")
+    resumed = killed_then_resumed(monkeypatch, 2, lambda: go("broken"))
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in unbroken.items())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("model: {weights: random}", "finetune.adapter: full"),
+        ("model: {precision: nf4}\nfinetune: {adapter: full}", "quantised"),
+        ("distill: {train_llm: true}\nfinetune: {adapter: full}", "needs an adapter"),
+    ],
+)
+def test_what_cannot_be_trained_whole_is_refused(text, words):
+    with pytest.raises(ConfigError, match=words):
+        parse(f"name: x\n{text}", "f")
+
+
+def test_a_key_that_came_later_changes_nothing_that_was_made():
+    assert "weights" not in ModelSection().decides()
+    assert ModelSection(weights="random").decides()["weights"] == "random"
+    assert FinetuneSection().decides()["adapter"] == "lora"
