@@ -1,10 +1,10 @@
-# The whole project by name: make setup | demo | test | wheel-test | browser | docs | lint | typecheck | bench | lock | clean
+# The whole project by name: make setup | demo | test | wheel-test | browser | docs | lint | typecheck | audit | bench | lock | clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test wheel-test browser docs lint typecheck bench lock clean
+.PHONY: setup demo test wheel-test browser docs lint typecheck audit bench lock clean
 
 setup: $(STAMP)
 
@@ -23,15 +23,17 @@ test: $(STAMP)
 
 # What the test of the page needs, on Debian; it is left out where there is none.
 browser:
+	apt-get update
 	apt-get install --yes --no-install-recommends chromium chromium-driver
 
 # Builds wheel and sdist, installs the wheel with the extra `onnx` alone in a fresh environment and asks it.
 wheel-test: $(STAMP)
 	$(BIN)/python -m pytest -m slow tests/test_packaging.py
 
-# The pages that are made from code.
+# The pages that are made from code, and the tables that are made from bench/results.
 docs: $(STAMP)
 	$(BIN)/python docs/reference.py
+	$(BIN)/python docs/figures.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -43,6 +45,11 @@ typecheck: $(STAMP)
 	for entry in delrec_lite/*; do ln -s "$(CURDIR)/$$entry" build/typing/delrec_lite/; done
 	ln -s "$(CURDIR)/export" "$(CURDIR)/bench" build/typing/delrec_lite/
 	cd build/typing && "$(CURDIR)/$(BIN)/mypy" --config-file "$(CURDIR)/pyproject.toml" -p delrec_lite
+
+# Fails on a known vulnerability of a pinned version; where no database can be reached it says that nothing was audited.
+audit: $(STAMP)
+	test -x build/audit/bin/pip-audit || ($(PYTHON) -m venv build/audit && build/audit/bin/pip install --quiet pip-audit) || true
+	$(BIN)/python .ci/audit.py build/audit/bin/pip-audit constraints.txt
 
 bench: $(STAMP)
 	$(BIN)/delrec-lite bench runs/ml-100k-cpu/ml-100k-cpu.delrec

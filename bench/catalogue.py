@@ -21,7 +21,7 @@ from delrec_lite.bench.report import summary
 from delrec_lite.bench.runner import SETTLE_S, new_process
 from delrec_lite.bench.workloads import Request, ask, requests_of
 from delrec_lite.files import write_whole
-from delrec_lite.provenance import commit, load_average, machine, now, versions
+from delrec_lite.provenance import stamp
 from delrec_lite.runtime.bundle import ADDITION_ROWS, ADDITIONS, Bundle, finish_bundle
 from delrec_lite.runtime.recommender import Recommender
 
@@ -126,8 +126,8 @@ def measure(bundle: Bundle, work: Path, sizes: Sequence[int]) -> list[dict[str, 
             for n in range(-WARM_UP, SAMPLES):
                 for form, one in serving.items():
                     time.sleep(SETTLE_S)
-                    milliseconds, _ = ask(one, asked[n % len(asked)])
-                    samples[form] += [milliseconds] if n >= 0 else []
+                    sample = ask(one, asked[n % len(asked)])
+                    samples[form] += [sample.ms] if n >= 0 else []
         for form, b in made.items():
             job = {"bundle": str(b.folder), "threads": THREADS, "together": False, "requests": [asdict(asked[0])] * 3}
             facts = new_process(job)
@@ -149,17 +149,13 @@ def measure(bundle: Bundle, work: Path, sizes: Sequence[int]) -> list[dict[str, 
 
 def main() -> None:
     """Measure and write the report."""
-    bundle, work, out = Bundle.open(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
+    held = Bundle.open(sys.argv[1])
+    bundle, work, out = held.choose(held.models[0].quant), Path(sys.argv[2]), Path(sys.argv[3])
     sizes = [int(size) for size in sys.argv[4:]] or [bundle.trained, 10_000, 100_000, 1_000_000]
-    load_before = load_average()
     report = {
-        "created": now(),
-        "commit": commit(),
-        "machine": machine(),
-        "versions": versions(),
+        **stamp(),
         "quant": bundle.manifest["model"]["quant"],
         "threads": THREADS,
-        "load_before": load_before,
         "rows": measure(bundle, work, sizes),
     }
     write_whole(out, json.dumps(report, indent=1) + "\n")

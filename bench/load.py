@@ -1,15 +1,19 @@
-"""Load on a running server: many clients for a while, then what they saw and what it cost.
+"""Load on a server: ``python -m delrec_lite.bench.load BUNDLE OUT``.
 
-As a module: ``python -m delrec_lite.bench.load URL TITLES --clients 32 --seconds 60 --out FILE``.
+Many clients ask a `delrec-lite serve` of its own for a while, first with room for all, then with too short a queue.
 """
 
 import argparse
 import http.client
 import json
+import subprocess
+import sys
+import tempfile
 import threading
 import time
-import urllib.request
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +21,13 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from delrec_lite.bench.workloads import requests_of
+from delrec_lite.errors import DelrecError
 from delrec_lite.files import write_whole
-from delrec_lite.provenance import commit, machine, now, versions
+from delrec_lite.provenance import stamp
+from delrec_lite.runtime.bundle import Bundle
+
+RSS_EVERY = 1000
 
 
 @dataclass(frozen=True)
@@ -27,83 +36,98 @@ class Load:
 
     Attributes:
         clients: At once, each asking again as soon as it was answered (after 503: when it was told to).
-        seconds: Asked for.
+        seconds: Taken.
         statuses: Answers by HTTP status; 0: none came.
-        ms: ``p50``, ``p95``, ``p99``, ``max`` of the answers with status 200.
+        refused_honestly: Answers 503 that said when to come back.
         per_second: Answers with status 200.
+        ms: ``p50``, ``p95``, ``p99``, ``max`` of the answers with status 200.
+        turn_ms: Seconds by answers. Where somebody always waits it is what one place in the queue costs, and latency
+            is bounded by it times the places: the clients, or the queue and the one being answered.
         differing: Answers other than the one that a single client got for the same request before.
-        rss_before: Resident bytes of the server before, after its first answers; 0 if unknown.
-        rss_after: The same afterwards.
+        rss: Resident bytes of the server: before, after every ``RSS_EVERY`` answers, at the end.
     """
 
     clients: int
     seconds: float
     statuses: dict[str, int]
-    ms: dict[str, float]
+    refused_honestly: int
     per_second: float
+    ms: dict[str, float]
+    turn_ms: float
     differing: int
-    rss_before: int
-    rss_after: int
+    rss: list[int]
 
 
-def load(url: str, histories: list[list[str]], clients: int, seconds: float, pid: int | None = None) -> Load:
+def load(
+    url: str, histories: list[list[str]], clients: int, seconds: float, requests: int = 0, pid: int | None = None
+) -> Load:
     """Ask ``/v1/recommend`` with many clients at once.
 
     Args:
         url: Of the server, ``http://127.0.0.1:8080``; only this machine is ever asked.
         histories: What is asked, in turn.
         clients: How many at once.
-        seconds: For how long.
+        seconds: For how long, at least.
+        requests: How many answers, at least.
         pid: Of the server's process, for its memory.
 
     Raises:
         ValueError: The address is not one of this machine.
+        DelrecError: Nothing was answered.
     """
     address = urlsplit(url)
     if address.hostname not in {"127.0.0.1", "localhost", "::1"}:
         raise ValueError(f"{url} is not on this machine")
     bodies = [json.dumps({"history": history, "k": 10}) for history in histories]
-    alone = [_titles(_ask(address.netloc, body)[1]) for body in bodies]
-    before = _rss(pid)
+    alone = [_titles(_ask(address.netloc, body)[2]) for body in bodies]
+    rss = _rss(pid)
     times: list[float] = []
     statuses: Counter[str] = Counter()
-    differing = 0
-    lock, until = threading.Lock(), time.monotonic() + seconds
+    differing = honest = 0
+    lock, began = threading.Lock(), time.monotonic()
 
     def client(n: int) -> None:
-        nonlocal differing
+        nonlocal differing, honest
         at = n
-        while time.monotonic() < until:
+        while time.monotonic() < began + seconds or (len(times) < requests and statuses["0"] < clients):
             at = (at + 1) % len(bodies)
             start = time.perf_counter()
-            status, text = _ask(address.netloc, bodies[at])
+            status, wait, text = _ask(address.netloc, bodies[at])
             took = (time.perf_counter() - start) * 1e3
             with lock:
                 statuses[str(status)] += 1
                 if status == 200:
                     times.append(took)
                     differing += _titles(text) != alone[at]
+                    if len(times) % RSS_EVERY == 0:
+                        rss.extend(_rss(pid))
+                honest += status == 503 and wait > 0
             if status != 200:
-                time.sleep(1.0)
+                time.sleep(wait or 1.0)
 
     threads = [threading.Thread(target=client, args=(n,)) for n in range(clients)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    took = time.monotonic() - began
+    if not times:
+        raise DelrecError(f"{url} answered nothing: {dict(statuses)}", "look into the server's log")
     ms = {f"p{q}": round(float(np.percentile(times, q)), 2) for q in (50, 95, 99)} | {"max": round(max(times), 2)}
-    rate = round(len(times) / seconds, 2)
-    return Load(clients, seconds, dict(statuses), ms, rate, differing, before, _rss(pid))
+    rate, turn = round(len(times) / took, 2), round(1e3 * took / len(times), 2)
+    rss.extend(_rss(pid))
+    return Load(clients, round(took, 1), dict(statuses), honest, rate, ms, turn, differing, rss)
 
 
-def _ask(netloc: str, body: str) -> tuple[int, bytes]:
+def _ask(netloc: str, body: str) -> tuple[int, float, bytes]:
+    """Status, seconds to wait before asking again, body."""
     connection = http.client.HTTPConnection(netloc, timeout=60)
     try:
         connection.request("POST", "/v1/recommend", body, {"Content-Type": "application/json"})
         answer = connection.getresponse()
-        return answer.status, answer.read()
+        return answer.status, float(answer.headers.get("Retry-After", 0)), answer.read()
     except OSError:
-        return 0, b""
+        return 0, 0.0, b""
     finally:
         connection.close()
 
@@ -112,34 +136,64 @@ def _titles(text: bytes) -> list[str]:
     return [item["title"] for item in json.loads(text)["items"]]
 
 
-def _rss(pid: int | None) -> int:
+def _rss(pid: int | None) -> list[int]:
     path = Path(f"/proc/{pid}/status")
     if pid is None or not path.is_file():
-        return 0
+        return []
     line = next(line for line in path.read_text().splitlines() if line.startswith("VmRSS"))
-    return int(line.split()[1]) * 1024
+    return [int(line.split()[1]) * 1024]
+
+
+@contextmanager
+def server(bundle: Path, queue: int) -> Iterator[tuple[str, int]]:
+    """A server of its own over a bundle: its address and process id.
+
+    Raises:
+        DelrecError: It did not start.
+    """
+    command = [sys.executable, "-c", "from delrec_lite.cli.app import main; main()"]
+    command += ["serve", str(bundle), "--port", "0", "--queue", str(queue)]
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(command, stderr=log)
+        try:
+            until = time.monotonic() + 60
+            while "address" not in (said := _so_far(log)):
+                if process.poll() is not None or time.monotonic() > until:
+                    raise DelrecError(f"no server over {bundle}: {said.strip()}", "try `delrec-lite serve`")
+                time.sleep(0.05)
+            yield json.loads(said.splitlines()[0])["address"], process.pid
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _so_far(log: Any) -> str:
+    log.seek(0)
+    said: str = log.read()
+    return said if said.endswith("\n") else ""
 
 
 def main() -> None:
-    """One load, printed and written."""
+    """Both loads, printed and written."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("url")
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("out", type=Path)
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--length", type=int, default=20, help="items of a history, drawn from the catalogue")
-    parser.add_argument("--pid", type=int, default=None, help="of the server, for its memory")
-    parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--requests", type=int, default=10_000, help="least answers with room for all")
+    parser.add_argument("--narrow", type=int, default=8, help="places in the queue that is too short")
     asked = parser.parse_args()
-    with urllib.request.urlopen(f"{asked.url}/v1/items?limit=100") as answer:
-        titles = [item["title"] for item in json.loads(answer.read())]
-    rng = np.random.default_rng(1)
-    histories = [[titles[i] for i in rng.choice(len(titles), asked.length)] for _ in range(64)]
-    found = load(asked.url, histories, asked.clients, asked.seconds, asked.pid)
-    report: dict[str, Any] = {"created": now(), "commit": commit(), "machine": machine(), "versions": versions()}
-    report |= asdict(found)
-    print(json.dumps(asdict(found), indent=2))
-    if asked.out:
-        write_whole(asked.out, json.dumps(report, indent=1) + "\n")
+    bundle = Bundle.open(asked.bundle)
+    requests = requests_of(bundle)
+    histories = [requests.of("cold", n).history for n in range(len(requests))]
+    report: dict[str, Any] = stamp()
+    report["bundle"] = {"name": bundle.name, "quant": bundle.manifest["model"]["quant"], "source": requests.source}
+    for name, queue, least in (("room for all", 2 * asked.clients, asked.requests), ("too short", asked.narrow, 0)):
+        with server(asked.bundle, queue) as (url, pid):
+            found = load(url, histories, asked.clients, asked.seconds, least, pid)
+        report[name] = {"queue": queue, **asdict(found)}
+        print(name, json.dumps(report[name], indent=1))
+    write_whole(asked.out, json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

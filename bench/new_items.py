@@ -22,7 +22,7 @@ from delrec_lite.files import write_whole
 from delrec_lite.llm.forward import read_states, window_segment
 from delrec_lite.llm.items import title_vectors
 from delrec_lite.pipeline.run import Run
-from delrec_lite.provenance import commit, machine, now, versions
+from delrec_lite.provenance import stamp
 
 
 @torch.no_grad()
@@ -71,10 +71,7 @@ def main() -> None:
     run = Run(load_recipe(recipe), Path(runs), Console())
     found = measure(run, run.dataset.test())
     report = {
-        "created": now(),
-        "commit": commit(),
-        "machine": machine(),
-        "versions": versions(),
+        **stamp(),
         "users": len(run.dataset.test()),
         "items": len(run.dataset.catalog),
         "scored by": found,

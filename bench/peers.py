@@ -5,6 +5,8 @@ Run as a module (``python -m delrec_lite.bench.peers``) it is that process: one 
 """
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -22,6 +24,8 @@ PEERS = {
     "transformers fp32": "one forward pass over the paper's prompt, title-mean of the last position",
     "transformers bf16": "the same in bfloat16",
     "transformers generate": "the paper's prompt, an answer of at most 16 tokens written greedily, in bfloat16",
+    "optimum, ONNX": "optimum's ORTModelForCausalLM in float32, one forward pass over the paper's prompt; it gives no "
+    "hidden states, so a title's score is the mean of its tokens' logits at the last position, which is title-mean",
     "llama-cpp-python, base": "Llama.create_completion on the base model's GGUF as distributed, the paper's prompt",
     "llama-cpp-python, bundle": "Llama.create_completion on the bundle's own GGUF, its stock prompt of titles",
     "llama.cpp, titles": "one evaluation by llama.cpp of the paper's prompt in words, on the bundle's own GGUF",
@@ -47,6 +51,7 @@ class Answer:
 
     items: list[str]
     milliseconds: Mapping[str, float]
+    tokens_computed: int
 
 
 def prompt(history: Sequence[str], candidates: Sequence[str] | None, domain: str = "movies") -> str:
@@ -63,7 +68,8 @@ class PeerServing:
     Args:
         name: Of ``PEERS``.
         bundle: Opened; gives titles, GGUF file and teacher.
-        base: Where the base model lies: ``folder`` (Hugging Face) and ``gguf``, either may be missing.
+        base: Where the base model lies: ``folder`` (Hugging Face), ``gguf``, and ``onnx``, which is made of ``folder``
+            where it is not there yet; each may be missing.
         threads: Counts to try; the faster one is kept.
 
     Raises:
@@ -76,13 +82,19 @@ class PeerServing:
             raise UsageError(f"no peer is called {name!r}", f"one of {', '.join(PEERS)}")
         self.name, self.bundle = name, bundle
         command = [sys.executable, "-m", "delrec_lite.bench.peers"]
+        quant = bundle.manifest["model"].get("quant") if bundle.holds_gguf else None  # else the bundle's first
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        self.tokens: list[int] = []
         try:
             facts = self._tell(
-                {"peer": name, "bundle": str(bundle.folder), "base": dict(base), "threads": list(threads)}
+                {
+                    "peer": name,
+                    "bundle": str(bundle.folder),
+                    "quant": quant,
+                    "base": dict(base),
+                    "threads": list(threads),
+                }
             )
         except BaseException:
             self._process.kill()
@@ -99,8 +111,7 @@ class PeerServing:
     ) -> Answer:
         """As ``Recommender.recommend``; a peer may know fewer than ``k``."""
         told = self._tell({"history": list(history), "candidates": None if candidates is None else list(candidates)})
-        self.tokens.append(int(told["tokens"]))
-        return Answer(told["titles"][:k], {})
+        return Answer(told["titles"][:k], {}, int(told["tokens"]))
 
     def peak_rss_bytes(self) -> int:
         """Of the process so far."""
@@ -189,6 +200,64 @@ class Generate(Transformers):
         return [title for title, _, _ in found], len(ids) + ANSWER_TOKENS
 
 
+class Optimum:
+    """The base model through optimum and ONNX Runtime, one forward pass a request; logits of all positions come out."""
+
+    def __init__(self, folder: str, exported: str, titles: Sequence[str]) -> None:
+        import torch
+
+        from delrec_lite.prompts.tasks import TITLE_PREFIX
+        from delrec_lite.prompts.tokenizer import open_tokenizer
+
+        _export_once(folder, Path(exported))
+        self._torch, self._exported, self._titles = torch, exported, list(titles)
+        self._tokenizer = open_tokenizer(Path(folder) / "tokenizer.json")
+        self._tokens = [self._encode(TITLE_PREFIX + title) for title in titles]
+        self._places = {title: n for n, title in enumerate(titles)}
+
+    def set_threads(self, threads: int) -> None:
+        """See ``Peer``."""
+        import onnxruntime
+        from optimum.onnxruntime import ORTModelForCausalLM
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self._torch.set_num_threads(threads)
+        self._model = ORTModelForCausalLM.from_pretrained(self._exported, session_options=options)
+
+    def rank(self, history: list[str], candidates: list[str] | None) -> tuple[list[str], int]:
+        """See ``Peer``."""
+        ids = self._encode(prompt(history, candidates))
+        given = self._torch.tensor([ids])
+        with self._torch.no_grad():
+            out = self._model(input_ids=given, attention_mask=self._torch.ones_like(given))
+        last = out.logits[0, -1].float().numpy()
+        pool = range(len(self._titles)) if candidates is None else [self._places[title] for title in candidates]
+        scores = {place: float(last[self._tokens[place]].mean()) for place in pool}
+        return [self._titles[place] for place in sorted(pool, key=lambda place: -scores[place])], len(ids)
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def _export_once(folder: str, target: Path) -> None:
+    """Optimum's own export of a Hugging Face folder, kept; in a process of its own, whose memory is not this peer's."""
+    if target.is_dir():
+        return
+    staging = target.with_name(f"{target.name}.{os.getpid()}.part")
+    command = [sys.executable, "-m", "optimum.exporters.onnx", "--model", folder, "--dtype", "fp32"]
+    command += ["--task", "text-generation-with-past", str(staging)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            why = (done.stderr.strip().splitlines() or ["no word"])[-1]
+            raise DelrecError(f"optimum could not export {folder}: {why}", "leave this peer out")
+        with suppress(OSError):  # another process was faster
+            staging.rename(target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
 class Completion:
     """llama-cpp-python's own high-level class, writing the beginning of its answer."""
 
@@ -215,17 +284,17 @@ class Completion:
 
 
 class StockCompletion(Completion):
-    """The same class on a bundle, whose items are single tokens: the first token's probabilities are the ranking."""
+    """The same class on a bundle, whose answers are single tokens: the first token's probabilities are the ranking."""
 
-    def __init__(self, gguf: str, titles: Sequence[str], stock: str) -> None:
+    def __init__(self, gguf: str, titles: Sequence[str], text: Mapping[str, Any]) -> None:
         self._open(gguf, titles, logits_all=True)  # without it the class gives no probabilities
-        self._stock = stock
+        self._stock = text.get("stock", "")
+        self._before, self._after = text.get("item", ["", ""])
 
     def rank(self, history: list[str], candidates: list[str] | None) -> tuple[list[str], int]:
         """See ``Peer``."""
-        answer = self._llama.create_completion(
-            self._stock + "".join(history), max_tokens=1, logprobs=10, temperature=0.0
-        )
+        listed = "".join(self._before + title + self._after for title in history)
+        answer = self._llama.create_completion(self._stock + listed, max_tokens=1, logprobs=10, temperature=0.0)
         told = answer["choices"][0]["logprobs"]["top_logprobs"][0]
         known = set(candidates or self._titles)
         return [title for title in told if title in known], int(answer["usage"]["prompt_tokens"])
@@ -285,7 +354,7 @@ def make_peer(job: Mapping[str, Any]) -> tuple[Peer, int]:
     """
     from delrec_lite.runtime.bundle import Bundle
 
-    name, bundle = job["peer"], Bundle.open(job["bundle"])
+    name, bundle = job["peer"], Bundle.open(job["bundle"], quant=job["quant"])
     titles = bundle.items.titles[: bundle.trained]
     if name.startswith("transformers"):
         folder = _needed(job["base"], "folder")
@@ -293,6 +362,10 @@ def make_peer(job: Mapping[str, Any]) -> tuple[Peer, int]:
         precision = "float32" if name.endswith("fp32") else "bfloat16"
         kind = Generate if name.endswith("generate") else Transformers
         return kind(folder, titles, precision), size
+    if name.startswith("optimum"):
+        folder, exported = _needed(job["base"], "folder"), _needed(job["base"], "onnx")
+        peer = Optimum(folder, exported, titles)
+        return peer, sum(path.stat().st_size for path in Path(exported).glob("*.onnx*"))
     if name == "llama-cpp-python, base":
         gguf = _needed(job["base"], "gguf")
         return Completion(gguf, titles), Path(gguf).stat().st_size
@@ -302,8 +375,8 @@ def make_peer(job: Mapping[str, Any]) -> tuple[Peer, int]:
         path, size = str(bundle.model_path), bundle.model_path.stat().st_size
         if name == "llama.cpp, titles":
             return Words(path, titles, bundle.prompt.item_token_base), size
-        stock = json.loads((bundle.folder / "prompt.json").read_text(encoding="utf-8"))["text"].get("stock", "")
-        return StockCompletion(path, titles, stock), size
+        text = json.loads((bundle.folder / "prompt.json").read_text(encoding="utf-8"))["text"]
+        return StockCompletion(path, titles, text), size
     from delrec_lite.runtime.retriever import FILE, Retriever
 
     if not Retriever.held(bundle):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,18 @@ import numpy as np
 
 from delrec_lite.bench.peers import PEERS, PeerServing
 from delrec_lite.bench.report import Report, Result, summary
-from delrec_lite.bench.workloads import HISTORY, WORKLOADS, K, Requests, Serving, ask, ask_many, requests_of
+from delrec_lite.bench.workloads import (
+    CHOOSING,
+    HISTORY,
+    WORKLOADS,
+    Asked,
+    K,
+    Requests,
+    Serving,
+    ask,
+    ask_many,
+    requests_of,
+)
 from delrec_lite.console import QUIET, Console
 from delrec_lite.errors import DelrecError, UsageError
 from delrec_lite.machine import cores_allowed
@@ -31,7 +43,7 @@ PEER_WORKLOADS = ("cold", "rerank")
 # Requests over which a peer's accuracy is taken: the slow ones need a second each.
 PEER_REQUESTS = 32
 
-Load = Callable[[str, int], Serving]
+Load = Callable[..., Serving]
 Probe = Callable[[dict[str, Any]], dict[str, float]]
 
 
@@ -48,6 +60,7 @@ class Plan:
         base: Where the peers find the base model: ``folder`` and ``gguf``.
         roofline: Measure the machine's ceilings too.
         engine: ``gguf``, ``onnx`` or ``auto``.
+        quants: Precisions out of each bundle, a configuration each; none: its first.
     """
 
     workloads: Sequence[str]
@@ -58,6 +71,7 @@ class Plan:
     base: Mapping[str, str] = field(default_factory=dict)
     roofline: bool = False
     engine: Kind = "auto"
+    quants: Sequence[str] = ()
 
 
 @dataclass
@@ -67,7 +81,20 @@ class _Configuration:
     threads: int
     serving: Any  # Serving, or a PeerServing, which knows fewer workloads
     facts: dict[str, Any]
+    quant: str | None = None
     accuracy: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it ranks the whole catalogue."""
+        return isinstance(self.serving, PeerServing) or self.serving.bundle.prompt.form.ranks_catalogue
+
+    @property
+    def workloads(self) -> tuple[str, ...]:
+        """What it can do."""
+        if isinstance(self.serving, PeerServing):
+            return PEER_WORKLOADS
+        return tuple(WORKLOADS) if self.whole else CHOOSING
 
 
 def bench(
@@ -89,7 +116,8 @@ def bench(
         plan: What to time.
         dataset: A prepared data set whose test users ask; default: the requests in the first bundle.
         console: Shows the bar.
-        load: Opens a bundle with a number of threads; default: ``Recommender.load``.
+        load: Opens a bundle with a number of threads and, where one is asked for, ``quant``; default:
+            ``Recommender.load``.
         probe: Does a job in a process of its own; default: ``new_process``.
 
     Raises:
@@ -105,12 +133,13 @@ def bench(
     with _opened(bundles, plan, load, console) as configurations:
         requests = requests_of(configurations[0].serving.bundle, dataset)
         users = _batch_size(plan.users, len(requests))
+        _tell_left_out(configurations, plan.workloads, console)
         if set(plan.workloads) - {"load"}:
             _measure_accuracy(configurations, requests, console)
         results = []
         for workload in plan.workloads:
             timer = _Timer(workload, requests, users, probe, plan.engine)
-            able = [c for c in configurations if not isinstance(c.serving, PeerServing) or workload in PEER_WORKLOADS]
+            able = [c for c in configurations if workload in c.workloads]
             results += timer.run(able, plan.repeats, console)
         floors = _roofline(configurations, requests, max(plan.threads)) if plan.roofline else {}
     facts = {c.name: c.facts for c in configurations}
@@ -159,7 +188,7 @@ class _Timer:
 
     def run(self, configurations: Sequence[_Configuration], repeats: int, console: Console) -> list[Result]:
         """Warm up, then one sample of each configuration in turn, ``repeats`` times; then their memory."""
-        samples: list[list[tuple[float, dict[str, float]]]] = [[] for _ in configurations]
+        samples: list[list[Asked]] = [[] for _ in configurations]
         warm = 1 if self.workload in {"load", "batch"} else WARM_UP
         with console.progress(self.workload, (warm + repeats) * len(configurations)) as tick:
             for n in range(-warm, repeats):
@@ -170,48 +199,49 @@ class _Timer:
                     tick(1, configuration.name)
         return [self._result(c, s) for c, s in zip(configurations, samples, strict=True)]
 
-    def _sample(self, configuration: _Configuration, n: int) -> tuple[float, dict[str, float]]:
+    def _sample(self, configuration: _Configuration, n: int) -> Asked:
         time.sleep(SETTLE_S)
+        serving = configuration.serving
         if self.workload == "batch":
-            return ask_many(configuration.serving, self.together), {}
+            tokens = sum(serving.tokens(request.history) for request in self.together)
+            return Asked(ask_many(serving, self.together), {}, tokens)
         if self.workload == "load":
             facts = self.probe(self._job(configuration, 1, n))
-            return facts["total"], {k: v for k, v in facts.items() if k != "total"}
+            request = self.requests.of("load", n, not configuration.whole)
+            tokens = len(serving.bundle.prompt.prefix) + serving.tokens(request.history, request.candidates)
+            return Asked(facts["total"], {k: v for k, v in facts.items() if k != "total"}, tokens)
         return ask(configuration.serving, self.requests.of(self.workload, n))
 
     def _job(self, configuration: _Configuration, count: int, first: int = 0) -> dict[str, Any]:
         batch = self.workload == "batch"
-        asked = self.together if batch else [self.requests.of(self.workload, first + n) for n in range(count)]
+        among = not configuration.whole
+        asked = self.together if batch else [self.requests.of(self.workload, first + n, among) for n in range(count)]
         return {
             "bundle": configuration.path,
             "threads": configuration.threads,
             "engine": self.engine,
+            "quant": configuration.quant,
             "together": batch,
             "requests": [asdict(request) for request in asked],
         }
 
-    def _result(self, configuration: _Configuration, samples: Sequence[tuple[float, dict[str, float]]]) -> Result:
-        times = [ms for ms, _ in samples]
+    def _result(self, configuration: _Configuration, samples: Sequence[Asked]) -> Result:
+        times = [sample.ms for sample in samples]
+        tokens = round(float(np.mean([sample.tokens for sample in samples])), 1)
         if isinstance(configuration.serving, PeerServing):
-            return self._peer_result(configuration, configuration.serving, times)
-        phases = {name: float(np.mean([p[name] for _, p in samples])) for name in samples[0][1]}
+            return self._peer_result(configuration, configuration.serving, times, tokens)
+        phases = {name: float(np.mean([sample.phases[name] for sample in samples])) for name in samples[0].phases}
         if self.workload == "load":
             memory = int(phases.pop("peak_rss_bytes"))
         else:
             memory = int(self.probe(self._job(configuration, PROBE_REQUESTS))["peak_rss_bytes"])
         users = self.users if self.workload == "batch" else 1
-        if self.workload == "batch":
-            tokens = float(sum(self.requests.tokens(n) for n in range(users)))
-        else:
-            tokens = float(np.mean([self.requests.tokens(n, self.workload) for n in range(len(samples))]))
-        if self.workload == "load":
-            tokens += len(configuration.serving.bundle.prompt.prefix)
         return Result(
             workload=self.workload,
             bundle=configuration.name,
             threads=configuration.threads,
             users=users,
-            tokens=round(tokens, 1),
+            tokens=tokens,
             ms=summary(times),
             per_second=round(1e3 * users * len(times) / sum(times), 2),
             phases={name: round(ms, 3) for name, ms in phases.items()},
@@ -221,13 +251,15 @@ class _Timer:
             samples_ms=[round(ms, 4) for ms in times],
         )
 
-    def _peer_result(self, configuration: _Configuration, peer: PeerServing, times: list[float]) -> Result:
+    def _peer_result(
+        self, configuration: _Configuration, peer: PeerServing, times: list[float], tokens: float
+    ) -> Result:
         return Result(
             workload=self.workload,
             bundle=configuration.name,
             threads=configuration.threads,
             users=1,
-            tokens=round(float(np.mean(peer.tokens[-len(times) :])), 1),
+            tokens=tokens,
             ms=summary(times),
             per_second=round(1e3 * len(times) / sum(times), 2),
             phases={},
@@ -248,6 +280,15 @@ def _check(bundles: Sequence[Path], plan: Plan) -> None:
         raise UsageError(f"no workload is called {', '.join(sorted(unknown))!r}", f"one of {', '.join(WORKLOADS)}")
 
 
+def _tell_left_out(configurations: Sequence[_Configuration], workloads: Sequence[str], console: Console) -> None:
+    for c in configurations:
+        able = [workload for workload in workloads if workload in c.workloads]
+        if not c.whole and not able:
+            raise UsageError(f"{c.name} ranks candidates alone", f"time {' or '.join(CHOOSING)} of it")
+        if not c.whole and len(able) < len(workloads):
+            console.say(f"  {c.name} ranks candidates alone: {', '.join(able)} of it")
+
+
 def _batch_size(asked: int, available: int) -> int:
     if asked > available:
         raise UsageError(f"{asked} users in a batch, {available} requests at hand", "give more with --dataset DIR")
@@ -259,16 +300,17 @@ def _opened(bundles: Sequence[Path], plan: Plan, load: Load, console: Console) -
     with ExitStack() as stack:
         made: list[_Configuration] = []
         for path in dict.fromkeys(bundles):
-            for count in dict.fromkeys(plan.threads):
-                serving = load(str(path), count)
+            quants: list[str | None] = [*dict.fromkeys(plan.quants)] or [None]
+            for quant, count in product(quants, dict.fromkeys(plan.threads)):
+                serving = load(str(path), count) if quant is None else load(str(path), count, quant=quant)
                 stack.callback(serving.close)
                 bundle = serving.bundle
                 if made and list(bundle.items.ids) != list(made[0].serving.bundle.items.ids):
                     raise UsageError(f"{path} has another catalogue than {made[0].path}", "time them in separate runs")
                 name = f"{bundle.name} {bundle.manifest['model'].get('quant', '')}".strip()
                 if any(c.name == name and c.path != str(path) for c in made):
-                    name = str(path)
-                made.append(_Configuration(str(path), name, count, serving, facts_of(bundle)))
+                    name = " ".join([str(path), *([quant] if quant else [])])
+                made.append(_Configuration(str(path), name, count, serving, facts_of(bundle), quant))
         for name in plan.peers:
             console.say(f"  {name}: {PEERS[name]}")
             counts = list(dict.fromkeys([1, cores_allowed()]))
@@ -280,17 +322,18 @@ def _opened(bundles: Sequence[Path], plan: Plan, load: Load, console: Console) -
 
 def _measure_accuracy(configurations: Sequence[_Configuration], requests: Requests, console: Console) -> None:
     from delrec_lite.evaluation.metrics import per_user
-    from delrec_lite.evaluation.protocol import rank_all
+    from delrec_lite.evaluation.protocol import rank_all, rank_chosen
 
-    measured: dict[str, dict[str, dict[str, Any]]] = {}
+    measured: dict[tuple[str, str | None], dict[str, dict[str, Any]]] = {}
     for c in configurations:
         if isinstance(c.serving, PeerServing):
             c.accuracy = _peer_accuracy(c.serving, requests, console)
             continue
-        if c.path not in measured:
-            ranks = rank_all(c.serving.scores, requests.split, requests.candidates, console=console, label="accuracy")
+        if (c.path, c.quant) not in measured:
+            rank, scorer = (rank_all, c.serving.scores) if c.whole else (rank_chosen, c.serving.choose)
+            ranks = rank(scorer, requests.split, requests.candidates, console=console, label="accuracy")
             among = f"m{requests.candidates.items.shape[1]}"
-            measured[c.path] = {
+            measured[c.path, c.quant] = {
                 workload: {
                     "protocol": protocol,
                     "requests": len(values),
@@ -302,18 +345,21 @@ def _measure_accuracy(configurations: Sequence[_Configuration], requests: Reques
                     ("batch", "full", ranks.full),
                     ("rerank", among, ranks.m15),
                 )
+                if workload in c.workloads
             }
-        c.accuracy = measured[c.path]
+        c.accuracy = measured[c.path, c.quant]
 
 
 def _roofline(configurations: Sequence[_Configuration], requests: Requests, threads: int) -> dict[str, Any]:
     from delrec_lite.bench.roofline import measure, work_of
 
     ceilings = measure(threads)
-    tokens = float(np.mean([requests.tokens(n) for n in range(len(requests))]))
     found = {}
     for c in configurations:
-        if not isinstance(c.serving, PeerServing) and (work := work_of(c.serving.bundle, tokens)):
+        if isinstance(c.serving, PeerServing) or not c.whole:
+            continue
+        tokens = float(np.mean([c.serving.tokens(requests.of("cold", n).history) for n in range(len(requests))]))
+        if work := work_of(c.serving.bundle, tokens):
             found[c.name] = {"work": asdict(work), "floor_ms": round(work.floor_ms(ceilings), 3)}
     return {"ceilings": asdict(ceilings), "bundles": found}
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from delrec_lite.data.types import CandidateSets, Floats, Split
+from delrec_lite.data.types import CandidateSets, Floats, Ints, Split
 from delrec_lite.errors import DataError
 from delrec_lite.runtime.golden import read_golden
 
@@ -24,6 +24,8 @@ WORKLOADS = {
     "batch": "many users at once, the first 10 of the catalogue for each",
     "load": "a new process, from its start to its first answer (files in the page cache)",
 }
+# What a bundle can do that ranks candidates alone.
+CHOOSING = ("rerank", "load")
 HISTORY = 20
 K = 10
 MOST_USERS = 1000
@@ -50,6 +52,12 @@ class Serving(Protocol):
 
     def scores(self, histories: Sequence[Any]) -> Floats:
         """See ``Recommender.scores``."""
+
+    def choose(self, histories: Sequence[Any], candidates: Ints) -> Floats:
+        """See ``Recommender.choose``."""
+
+    def tokens(self, history: Sequence[str], candidates: Sequence[str] | None = None) -> int:
+        """See ``Recommender.tokens``."""
 
     def close(self) -> None:
         """Free the model."""
@@ -89,16 +97,12 @@ class Requests:
     def __len__(self) -> int:
         return len(self.split)
 
-    def of(self, workload: str, n: int) -> Request:
-        """The n-th request of a workload, from the first again after the last."""
+    def of(self, workload: str, n: int, among: bool = False) -> Request:
+        """The n-th request of a workload, from the first again after the last; ``among`` its candidates in any case."""
         user = n % len(self)
         history = [self.titles[i] for i in self.split.histories[user]]
         wanted = [self.titles[i] for i in self.candidates.items[user]]
-        return Request(history, wanted if workload == "rerank" else None, workload == "step")
-
-    def tokens(self, n: int, workload: str = "cold") -> int:
-        """Item tokens that the n-th request computes; the prefix is reused, and in a session what was known."""
-        return 1 if workload == "step" else len(self.split.histories[n % len(self)])
+        return Request(history, wanted if among or workload == "rerank" else None, workload == "step")
 
 
 def requests_of(bundle: Any, dataset: Path | None = None) -> Requests:
@@ -133,14 +137,28 @@ def requests_of(bundle: Any, dataset: Path | None = None) -> Requests:
     return Requests(Split("test", newest, split.targets), sets, items.titles, source)
 
 
-def ask(serving: Serving, request: Request) -> tuple[float, dict[str, float]]:
-    """One request: milliseconds as the caller waits, and those of each phase; what is known before is not timed."""
+class Asked(NamedTuple):
+    """What one sample took.
+
+    Attributes:
+        ms: Milliseconds as the caller waits.
+        phases: Those of each phase.
+        tokens: Evaluated for it.
+    """
+
+    ms: float
+    phases: dict[str, float]
+    tokens: int
+
+
+def ask(serving: Serving, request: Request) -> Asked:
+    """One request; what is known before is not timed."""
     session = SESSION if request.known else None
     if request.known and len(request.history) > 1:
         serving.recommend(request.history[:-1], k=K, candidates=request.candidates, session=session)
     start = time.perf_counter()
     answer = serving.recommend(request.history, k=K, candidates=request.candidates, session=session)
-    return (time.perf_counter() - start) * 1e3, dict(answer.milliseconds)
+    return Asked((time.perf_counter() - start) * 1e3, dict(answer.milliseconds), answer.tokens_computed)
 
 
 def ask_many(serving: Serving, requests: Sequence[Request]) -> float:
@@ -183,8 +201,8 @@ def main() -> None:
     from delrec_lite.runtime.recommender import Recommender
 
     imported = (time.perf_counter() - start) * 1e3
-    engine = job.get("engine", "auto")
-    facts = work(job, partial(Recommender.load, engine=engine), lambda: print("answered", flush=True))
+    load = partial(Recommender.load, engine=job.get("engine", "auto"), quant=job.get("quant"))
+    facts = work(job, load, lambda: print("answered", flush=True))
     print(json.dumps({"import": imported, **facts}), flush=True)
 
 

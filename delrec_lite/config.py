@@ -153,14 +153,13 @@ class FinetuneSection(OptimSection):
     average: float = Field(
         0.0, ge=0, lt=1, description="decay, a step, of the running mean of the weights that is kept; 0: the last ones"
     )
-    history_dropout: float = Field(0.0, ge=0, lt=1, description="share of a window's items that a step leaves out")
 
 
 class ExportSection(_Section):
     """What the bundle holds."""
 
     # Against training precision on 50 validation users: iq4_nl kept 77% of the first ten (correlation 0.987).
-    quant: Literal["q4_0", "iq4_nl", "iq4_mix", "q5_0", "q8_0", "f16", "bf16"] = "q8_0"
+    quant: Literal["q4_0", "iq4_nl", "iq4_mix", "q4_k_m", "q5_0", "q8_0", "f16", "bf16"] = "q8_0"
     format: Literal["gguf", "onnx", "both"] = Field("gguf", description="GGUF for llama.cpp, ONNX for ONNX Runtime")
     # int8: see export/onnx_weights.py for what each costs.
     onnx_quant: Literal["int4", "int8", "int8_block", "f16", "fp32"] = "int8"

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from delrec_lite import machine
-from delrec_lite.hub.pull import cache_folder, cached
+from delrec_lite.files import cache_folder
+from delrec_lite.hub.pull import cached
 from delrec_lite.hub.registry import ASSETS, DEFAULT
 from delrec_lite.version import __version__
 

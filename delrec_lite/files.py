@@ -1,6 +1,7 @@
-"""Small things every room does with files: a digest, a write that is whole or not at all, a lock."""
+"""Small things every room does with files: a digest, a write that is whole or not at all, a lock, the cache's place."""
 
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -12,11 +13,20 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(path.name + ".part")
+def cache_folder() -> Path:
+    """``DELREC_CACHE``, or the platform's cache folder."""
+    if told := os.environ.get("DELREC_CACHE"):
+        return Path(told)
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("delrec-lite"))
+
+
+def write_whole(path: Path, data: str | bytes) -> None:
+    """Write a file whole or not at all; text is UTF-8."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        part.write_text(text, encoding="utf-8")
+        part.write_bytes(data.encode() if isinstance(data, str) else data)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

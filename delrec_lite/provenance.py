@@ -55,3 +55,14 @@ def versions() -> dict[str, str]:
 def now() -> str:
     """The time, UTC, to the second."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def stamp() -> dict[str, Any]:
+    """What stands at the head of every report of figures."""
+    return {
+        "created": now(),
+        "commit": commit(),
+        "machine": machine(),
+        "versions": versions(),
+        "load_before": load_average(),
+    }

@@ -3,6 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from delrec_lite.prompts.form import Form
+
+# Tokens that the examples' model reads.
+CONTEXT = 256
+
 
 def bundle_readme(
     name: str,
@@ -11,6 +16,8 @@ def bundle_readme(
     titles: Sequence[str],
     provenance: Mapping[str, Any],
     parity: Mapping[str, float],
+    text: Mapping[str, Any],
+    form: Form,
 ) -> str:
     """A model card with front matter, and how to run it here, in a stock llama.cpp server, in plain Python.
 
@@ -21,8 +28,10 @@ def bundle_readme(
         titles: Two of the catalogue, for the examples.
         provenance: As the manifest has it.
         parity: Against the model in training precision.
+        text: The prompt in words, as ``prompt.json`` has it.
+        form: Of the prompt.
     """
-    text = model["text_tokens"]
+    kept, of = model["text_tokens"]["kept"], model["text_tokens"]["of"]
     base = f"base_model: {model['base']}\n"
     shown = ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in parity.items())
     data = provenance.get("stages", {}).get("prepare", {})
@@ -33,6 +42,12 @@ def bundle_readme(
     kinds = (extra, "onnx") if extra == "gguf" and model.get("onnx") else (extra,)
     tags = "\n".join(f"  - {tag}" for tag in ("recommendation", "sequential-recommendation", *kinds, "delrec"))
     types = ", ".join(f"{count} x {kind}" for kind, count in model["tensor_types"].items()) or "F16"
+    runtimes = _llama_cpp(name, model, first, second, text, form) + _onnx(name, model)
+    catalogue = "the whole\ncatalogue as item tokens" if form.item_tokens else "titles\nread by their words"
+    among, given = "", ""
+    if not form.ranks_catalogue:
+        among = f' --candidates "{first}" --candidates "{second}"'
+        given = f', candidates=["{first}", "{second}"]'
     return f"""---
 library_name: delrec-lite
 {base}tags:
@@ -40,16 +55,15 @@ library_name: delrec-lite
 ---
 # {name}
 
-A sequential recommender: {model["base"]} with a distilled soft prompt, a fine-tuned adapter merged in and the whole
-catalogue as item tokens. Model file: `{model["file"]}` ({types}); {text["kept"]} of the base's {text["of"]} text tokens
-are kept. {trained}
+A sequential recommender: {model["base"]} with a distilled soft prompt, a fine-tuned adapter merged in and {catalogue}.
+Model file: `{model["file"]}` ({types}); {kept} of the base's {of} text tokens are kept. {trained}
 Against the model in training precision ({model["quant"]}): {shown}.
 
-## With delrec-lite
+{_model_files(model)}## With delrec-lite
 
 ```bash
 pip install "delrec-lite[{extra}]"
-delrec-lite recommend {name}.delrec --history "{first}" --history "{second}" -k 10
+delrec-lite recommend {name}.delrec --history "{first}" --history "{second}"{among} -k 10
 delrec-lite verify {name}.delrec
 ```
 
@@ -57,10 +71,10 @@ delrec-lite verify {name}.delrec
 from delrec_lite.runtime.recommender import Recommender
 
 with Recommender.load("{name}.delrec") as recommender:
-    print(recommender.recommend(history=["{first}", "{second}"], k=10).items)
+    print(recommender.recommend(history=["{first}", "{second}"]{given}, k=10).items)
 ```
 
-{_llama_cpp(name, model, first, second)}{_onnx(name, model)}`manifest.json` holds the hash of every file, the recipe and
+{runtimes}`manifest.json` holds the hash of every file, the recipe and
 the figures of the comparison with the trained model.
 
 ## Licences
@@ -68,23 +82,67 @@ the figures of the comparison with the trained model.
 {licences_text(licences)}"""
 
 
-def _llama_cpp(name: str, model: Mapping[str, Any], first: str, second: str) -> str:
-    if not model["file"].endswith(".gguf"):
+def _model_files(model: Mapping[str, Any]) -> str:
+    """The choice among several precisions; nothing for one."""
+    onnx = [model["onnx"]] if "onnx" in model else []
+    others = [entry for entry in [*onnx, *model.get("others", [])] if entry["file"] != model["file"]]
+    if not others:
         return ""
+    rows = [
+        f"| `{entry['file']}` | {entry['quant']} | {entry['parity']['score_correlation']:.4f} "
+        f"| {entry['parity']['top10_overlap']:.1%} |"
+        for entry in (model, *others)
+    ]
+    return "\n".join(
+        [
+            "## Model files\n",
+            "The first answers unless another is asked for: `--quant PRECISION`.\n",
+            "| file | precision | correlation of scores with training precision | first ten the same |",
+            "|---|---|---:|---:|",
+            *rows,
+            "\n",
+        ]
+    )
+
+
+def _llama_cpp(
+    name: str, model: Mapping[str, Any], first: str, second: str, text: Mapping[str, Any], form: Form
+) -> str:
+    if not model["file"].endswith(".gguf") or form.verbalizer == "likelihood":  # no single token is the answer
+        return ""
+    before, after = text["item"]
+    between = "nothing stands between the titles"
+    if before:
+        between = "a title is read by its words, with a space before it and a line's end behind it"
+    whole = """Every item is one token whose text is its title, and its output row is what scores it: the logits behind
+a prompt that lists titles are the ranking."""
+    if form.verbalizer == "letter":
+        whole = "The candidates are lettered, and the logits of their letters are the ranking."
+    elif form.candidates:
+        whole = "Every item is one token whose text is its title: the logits of the candidates' are the ranking."
+    listed = " + ".join(f'"{before}{title}{after}"'.replace("\n", "\\n") for title in (first, second))
+    asked = f"""words = json.load(open(folder + "prompt.json", encoding="utf-8"))["text"]["stock"]
+prompt = words + {listed}"""
+    if form.candidates:
+        lettered = "titles"
+        if form.verbalizer == "letter":
+            lettered = 'letter + "." + title for letter, title in zip(text["letters"], titles)'
+        asked = f"""text = json.load(open(folder + "prompt.json", encoding="utf-8"))["text"]
+titles = [{listed.replace(" + ", ", ")}]
+prompt = text["stock"] + titles[0] + text["listed"] + "".join({lettered}) + text["answer"]"""
     return f"""## In any llama.cpp runtime
 
-Every item is one token whose text is its title, and its output row is what scores it: the logits behind a prompt that
-lists titles are the ranking. The fixed words before the titles, soft prompt included, are in `prompt.json`; nothing
-stands between the titles.
+{whole} The fixed words before the titles, soft prompt included, are in `prompt.json`;
+{between}.
 
 ```python
 import json
 from llama_cpp import Llama
 
 folder = "{name}.delrec/"
-words = json.load(open(folder + "prompt.json", encoding="utf-8"))["text"]["stock"]
-model = Llama(folder + "{model["file"]}", n_ctx=256, logits_all=True, verbose=False)
-answer = model.create_completion(words + "{first}" + "{second}", max_tokens=1, logprobs=10)
+{asked}
+model = Llama(folder + "{model["file"]}", n_ctx={CONTEXT}, logits_all=True, verbose=False)
+answer = model.create_completion(prompt, max_tokens=1, logprobs=10)
 for title, logprob in answer["choices"][0]["logprobs"]["top_logprobs"][0].items():
     print(f"{{logprob:8.3f}}  {{title}}")
 ```

@@ -5,13 +5,14 @@ Format: the GGUF specification of the ggml project; tensor names from the ``gguf
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
+from tokenizers.pre_tokenizers import ByteLevel
 
 from delrec_lite.errors import DelrecError
 from delrec_lite.export.merge import Merged
@@ -26,7 +27,7 @@ class _Family:
         arch: Its name there.
         neighbours: Rotary pairs are neighbours there, halves in Hugging Face's layout.
         norms_from_one: Norm weights are kept as their difference from 1 in Hugging Face's layout.
-        split_rule: Of text before byte-pair encoding, where the base model has no rule of its own here.
+        split_rule: llama.cpp's name for how text is split before byte-pair encoding, where the tokenizer does not tell.
     """
 
     arch: gguf.MODEL_ARCH
@@ -41,13 +42,31 @@ FAMILIES = {
     "qwen3": _Family(gguf.MODEL_ARCH.QWEN3, split_rule="qwen2"),
     "gemma3_text": _Family(gguf.MODEL_ARCH.GEMMA3, norms_from_one=True),
 }
-# llama.cpp's name for the rule that splits text before byte-pair encoding.
-SPLIT_RULES = {"smollm2-135m-instruct": "smollm"}
 
 
 def soft_token(index: int) -> str:
     """The text of a soft token: ``<|delrec_0|>``."""
     return f"<|delrec_{index}|>"
+
+
+def _pieces(held: Any) -> bool:
+    """Whether a ``tokenizers`` file is a SentencePiece model's (Gemma): those have bytes as tokens of their own.
+
+    ``byte_fallback`` alone does not tell: SmolLM2's file, made of its GGUF by transformers, sets it in vain.
+    """
+    return bool(held["model"].get("byte_fallback")) and "<0x0A>" in held["model"]["vocab"]
+
+
+def speller(tokenizer_json: Path) -> Callable[[str], str]:
+    """How a token is written in a vocabulary that no text is matched with whole, and merges never make it.
+
+    A byte-level vocabulary spells bytes as letters. A SentencePiece vocabulary knows no space but its own sign for
+    it, so a token that begins with a plain space stands for no piece of a text.
+    """
+    if _pieces(json.loads(tokenizer_json.read_text(encoding="utf-8"))):
+        return lambda text: " " + text
+    level = ByteLevel(add_prefix_space=False, use_regex=False)
+    return lambda text: "".join(piece for piece, _ in level.pre_tokenize_str(text))
 
 
 def write_gguf(
@@ -60,6 +79,7 @@ def write_gguf(
     licence: str,
     template: str,
     path: Path,
+    whole: bool = True,
 ) -> None:
     """Write ``merged`` to ``path``.
 
@@ -73,6 +93,7 @@ def write_gguf(
         licence: Goes into ``general.license``.
         template: Jinja text that makes a prompt of chat messages.
         path: New file.
+        whole: A title in a text is its item's token; else it is read by its words, and the token is written alone.
 
     Raises:
         DelrecError: An architecture or tokenizer that this writer does not know.
@@ -85,8 +106,9 @@ def write_gguf(
     writer.add_license(licence)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
     _add_shape(writer, config, len(vocabulary))
-    split_rule = SPLIT_RULES.get(base, family.split_rule)
-    _add_tokenizer(writer, vocabulary, titles, tokenizer_json, split_rule, config)
+    spelt = titles if whole else [*map(speller(tokenizer_json), titles)]
+    kind = gguf.TokenType.USER_DEFINED if whole else gguf.TokenType.NORMAL
+    _add_tokenizer(writer, vocabulary, spelt, kind, tokenizer_json, family.split_rule, config)
     writer.add_chat_template(template)
     names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
     for hf_name, tensor in merged.tensors.items():
@@ -149,13 +171,18 @@ def _add_shape(writer: Any, config: Any, vocabulary: int) -> None:
 
 
 def _add_tokenizer(
-    writer: Any, vocabulary: Vocabulary, titles: Sequence[str], tokenizer_json: Path, split_rule: str, config: Any
+    writer: Any,
+    vocabulary: Vocabulary,
+    titles: Sequence[str],
+    kind: Any,
+    tokenizer_json: Path,
+    split_rule: str,
+    config: Any,
 ) -> None:
     held = json.loads(tokenizer_json.read_text(encoding="utf-8"))
     if held["model"]["type"] != "BPE":
         raise DelrecError(f"cannot write a {held['model']['type']} tokenizer as GGUF", "byte-pair encoding is known")
-    # SentencePiece models (Gemma) come with bytes as tokens of their own.
-    pieces = bool(held["model"].get("byte_fallback"))
+    pieces = _pieces(held)
     tokens = [f"<|unused_{i}|>" for i in range(vocabulary.text)]
     types = [gguf.TokenType.UNUSED] * vocabulary.text
     for token, i in held["model"]["vocab"].items():
@@ -163,14 +190,14 @@ def _add_tokenizer(
         if pieces and re.fullmatch(r"<0x[0-9A-F]{2}>", token):
             types[i] = gguf.TokenType.BYTE
     for added in held.get("added_tokens", []):
-        kind = gguf.TokenType.CONTROL if added["special"] else gguf.TokenType.USER_DEFINED
-        tokens[added["id"]], types[added["id"]] = added["content"], kind
+        special = gguf.TokenType.CONTROL if added["special"] else gguf.TokenType.USER_DEFINED
+        tokens[added["id"]], types[added["id"]] = added["content"], special
     tokens += [soft_token(i) for i in range(vocabulary.soft)]
     types += [gguf.TokenType.CONTROL] * vocabulary.soft
     tokens += titles
-    types += [gguf.TokenType.USER_DEFINED] * vocabulary.items
+    types += [kind] * vocabulary.items
     writer.add_tokenizer_model("llama" if pieces else "gpt2")
-    writer.add_tokenizer_pre("default" if pieces else split_rule)
+    writer.add_tokenizer_pre("default" if pieces else _split_rule(held.get("pre_tokenizer"), split_rule))
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     merges = [m if isinstance(m, str) else " ".join(m) for m in held["model"]["merges"]]
@@ -187,6 +214,17 @@ def _add_tokenizer(
             add(value)
     writer.add_add_bos_token(False)
     writer.add_add_space_prefix(False)
+
+
+def _split_rule(rule: Any, other: str) -> str:
+    """llama.cpp's name for a ``tokenizers`` file's rule, or ``other``: words in a prompt become the trained tokens."""
+    steps = (rule or {}).get("pretokenizers", [rule or {}])
+    if steps[-1].get("type") != "ByteLevel" or not steps[-1].get("use_regex", True):
+        return other
+    if len(steps) == 1:
+        return "gpt-2"
+    digits = len(steps) == 2 and steps[0].get("type") == "Digits" and steps[0].get("individual_digits")
+    return "smollm" if digits else other
 
 
 def _scores(tokens: Sequence[str], merges: Sequence[str]) -> list[float]:

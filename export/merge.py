@@ -7,6 +7,7 @@ import torch
 
 from delrec_lite.llm.model import ItemLM
 from delrec_lite.llm.precision import merged
+from delrec_lite.prompts.tasks import Prompts
 
 # Far below any item's score (those of one request span about 30), and still exact in 8 bits.
 NEVER = -200.0
@@ -19,7 +20,8 @@ class Merged:
     Attributes:
         config: The base model's ``transformers`` configuration.
         tensors: Names as in Hugging Face's layout -> float32 tensors. Token embedding and LM head have the extended
-            vocabulary: the head's item rows are the verbalizer's, so an item's logit is its score.
+            vocabulary: the head's item rows are the verbalizer's, so an item's logit is its score. Items have no rows
+            where nothing reads or scores them as tokens.
     """
 
     config: Any
@@ -27,20 +29,28 @@ class Merged:
 
 
 @torch.no_grad()
-def merge(model: ItemLM, states: Any, plain: Any | None = None) -> Merged:
+def merge(model: ItemLM, states: Any, prompts: Prompts, plain: Any | None = None) -> Merged:
     """Fold the adapter into the LLM, and soft prompt and items into its vocabulary; ``model`` is used up.
 
     Args:
         model: As trained.
-        states: Hidden states of many requests, ``[n, hidden]``. Text and soft tokens get the head row whose logit is
-            nearest to ``NEVER`` at all of them, so that no runtime answers with them.
+        states: Hidden states of many requests, ``[n, hidden]``. Tokens that are no answer get the head row whose logit
+            is nearest to ``NEVER`` at all of them, so that no runtime answers with them.
+        prompts: Say what answers: items, letters, or the words of titles.
         plain: Base weights to merge onto instead of those the model has; used up.
     """
+    vocabulary, form = model.vocabulary, prompts.form
+    head = never_row(states.cpu()).repeat(len(vocabulary), 1)
+    if form.verbalizer == "title-mean":
+        head[vocabulary.item_base :] = model.head().cpu()
+    else:
+        rows = list(prompts.letters) if form.verbalizer == "letter" else list(range(vocabulary.text))
+        head[rows] = model.text_head[rows].float().cpu()
     lm = merged(model.lm, plain)
     tensors = {name: t for name, t in lm.state_dict().items() if not name.endswith("rotary_emb.inv_freq")}
-    tensors["model.embed_tokens.weight"] = torch.cat([tensors["model.embed_tokens.weight"], model.extension().cpu()])
-    others = never_row(states.cpu()).expand(model.vocabulary.item_base, -1)
-    tensors["lm_head.weight"] = torch.cat([others, model.head().cpu()])
+    embedding = torch.cat([tensors["model.embed_tokens.weight"], model.extension().cpu()])
+    kept = len(vocabulary) if form.item_tokens else vocabulary.item_base
+    tensors |= {"model.embed_tokens.weight": embedding[:kept], "lm_head.weight": head[:kept]}
     return Merged(lm.config, tensors)
 
 

@@ -49,7 +49,7 @@ def compare(trained: Floats, exported: Floats) -> Parity:
     )
 
 
-def gate(parity: Parity, score_correlation: float | None) -> None:
+def gate(parity: Parity, score_correlation: float | None, quant: str) -> None:
     """Refuse an export that scores otherwise than what was trained; None lets everything pass.
 
     Raises:
@@ -57,7 +57,7 @@ def gate(parity: Parity, score_correlation: float | None) -> None:
     """
     if score_correlation is not None and not parity.score_correlation >= score_correlation:
         raise GateError(
-            f"the quantised model's scores correlate {parity.score_correlation:.4f} with the trained model's; "
+            f"the {quant} model's scores correlate {parity.score_correlation:.4f} with the trained model's; "
             f"the recipe asks for {score_correlation}",
             "take a finer `export.quant` in the recipe (q8_0, f16), or --no-gate to have it as it is",
         )

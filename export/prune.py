@@ -11,6 +11,7 @@ import torch
 
 from delrec_lite.errors import DelrecError
 from delrec_lite.export.merge import Merged
+from delrec_lite.prompts.tasks import Prompts
 from delrec_lite.prompts.tokenizer import open_tokenizer
 from delrec_lite.prompts.vocabulary import Vocabulary
 
@@ -40,6 +41,10 @@ class Pruned:
         """Extended ids as they are after pruning; text ids must be kept ones."""
         place = {token: n for n, token in enumerate(self.kept)}
         return [place[i] if i < self.before else i - self.before + len(self.kept) for i in old]
+
+    def prompts(self, old: Prompts) -> Prompts:
+        """What serving reads of a compiled prompt, in the smaller vocabulary."""
+        return replace(old.served(self.ids), vocabulary=self.vocabulary(old.vocabulary))
 
     def apply(self, merged: Merged) -> Merged:
         """The weights without the rows that went, the configuration with the new ids of its special tokens."""

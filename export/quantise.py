@@ -1,6 +1,7 @@
 """Quantise a GGUF file with llama.cpp's own quantiser, and say what type each tensor became."""
 
 import ctypes
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ class _Mix:
     Attributes:
         body: Of every matrix of the transformer that no pattern names.
         rows: Of the token rows: text, soft prompt, items, in and out.
-        finer: Regular expression over tensor names -> type; ``{last}`` is the number of the last layer.
+        finer: Regular expression over tensor names -> type; ``{last}`` is the number of the last layer, ``{more}``
+            those that `_more_bits` names.
     """
 
     body: str
@@ -28,26 +30,57 @@ class _Mix:
     finer: Mapping[str, str]
 
 
-# Without `pure` some tensors become K-quants, which do not fit a width that is no multiple of 256; so each mix says
-# what every tensor becomes. Token rows stay at 8 bits or more: they are the recommender's own answers.
+# Without `pure` llama.cpp chooses types of its own; so each mix says what every tensor becomes. Token rows stay at
+# 8 bits or more: they are the recommender's own answers.
 _MIXES = {
     "q4_0": _Mix("q4_0", "q8_0", {}),
     "iq4_nl": _Mix("iq4_nl", "q8_0", {}),
     # The first layer, the last one, and the smallest matrices, in 8 bits.
     "iq4_mix": _Mix("iq4_nl", "q8_0", {r"blk\.(0|{last})\.": "q8_0", r"attn_(k|v)\.weight": "q8_0"}),
+    # As llama.cpp's Q4_K_M, but for the token rows.
+    "q4_k_m": _Mix("q4_k", "q8_0", {r"blk\.({more})\.(attn_v|ffn_down)\.weight": "q6_k"}),
     "q5_0": _Mix("q5_0", "q8_0", {}),
     "q8_0": _Mix("q8_0", "q8_0", {}),
     "f16": _Mix("f16", "f16", {}),
     "bf16": _Mix("bf16", "bf16", {}),
 }
+# What a tensor becomes whose rows are not whole blocks of its type; llama.cpp takes the same, and does not say so.
+_NARROW = {"q4_k": "q5_0", "q6_k": "q8_0"}
 # See `onnx_weights` for what each is; here so that naming one needs no ONNX package.
 ONNX_QUANTS = ("int4", "int8", "int8_block", "f16", "fp32")
 QUANTS = tuple(_MIXES)
 
 
+@dataclass(frozen=True)
+class Types:
+    """What the tensors of a GGUF file became.
+
+    Attributes:
+        tensors: Type of every tensor, read from the file written: ``Q8_0``.
+        unfit: Those whose rows are not whole blocks of the type that they were meant to have, and that type.
+    """
+
+    tensors: dict[str, str]
+    unfit: dict[str, str]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many tensors have each type."""
+        return dict(sorted(Counter(self.tensors.values()).items()))
+
+    def told(self, quant: str) -> str:
+        """One line on what did not fit; empty where all did."""
+        if not self.unfit:
+            return ""
+        pairs = sorted(Counter((meant, self.tensors[name]) for name, meant in self.unfit.items()).items())
+        became = ", ".join(f"{n} {meant} became {kind}" for (meant, kind), n in pairs)
+        of = len([name for name in self.tensors if name.startswith("blk.") and not name.endswith("norm.weight")])
+        return f"{quant}: {len(self.unfit)} of {of} tensors have rows that are no whole blocks of it: {became}"
+
+
 def quantise(
     source: Path, target: Path, quant: str, threads: int, importance: Mapping[str, Floats] | None = None
-) -> dict[str, int]:
+) -> Types:
     """Write ``target`` from the F16 file ``source``.
 
     Args:
@@ -58,10 +91,10 @@ def quantise(
         importance: Mean square of each input column by tensor name; none: all count the same.
 
     Returns:
-        How many tensors have each type, counted in the file written: no silent fall-back.
+        What every tensor became, read from the file written.
 
     Raises:
-        DelrecError: llama.cpp refused.
+        DelrecError: llama.cpp refused, or gave a tensor another type than it was told.
     """
     import gguf
     import llama_cpp
@@ -70,17 +103,18 @@ def quantise(
 
     silence()
     mix = _MIXES[quant]
+    meant = _meant(gguf.GGUFReader(source), mix)
+    unfit = {name: kind for name, (kind, width) in meant.items() if width % _block(gguf, kind)}
+    wanted = {name: _NARROW[kind] if name in unfit else kind for name, (kind, _) in meant.items()}
     params = llama_cpp.llama_model_quantize_default_params()
     params.nthread = threads
-    params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{mix.body.upper()}")
+    params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{'Q4_K_M' if mix.body == 'q4_k' else mix.body.upper()}")
     params.pure = True
     rows = int(gguf.GGMLQuantizationType[mix.rows.upper()])
     params.token_embedding_type = rows
     params.output_tensor_type = rows
     held: list[Any] = []  # C reads these while it works
-    if mix.finer:
-        last = str(_layers(gguf.GGUFReader(source)) - 1)
-        finer = {pattern.replace("{last}", last): kind for pattern, kind in mix.finer.items()}
+    if finer := _patterns({name: kind for name, kind in wanted.items() if kind != mix.body}):
         held.append(_overrides(llama_cpp, gguf, finer))
         params.tt_overrides = held[-1]
     if importance:
@@ -88,12 +122,53 @@ def quantise(
         params.imatrix = held[-1][0]
     if llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params)) != 0:
         raise DelrecError(f"llama.cpp could not quantise {source.name} to {quant}", "is there room on the disk?")
-    types = Counter(t.tensor_type.name for t in gguf.GGUFReader(target).tensors)
-    return dict(sorted(types.items()))
+    tensors = types_of(target).tensors
+    for name, kind in wanted.items():
+        if tensors[name] != kind.upper():
+            raise DelrecError(
+                f"llama.cpp made {name} {tensors[name]}, not {kind.upper()}", f"choose another precision than {quant}"
+            )
+    return Types(tensors, {name: kind.upper() for name, kind in unfit.items()})
 
 
-def _layers(reader: Any) -> int:
-    return int(next(f.contents() for name, f in reader.fields.items() if name.endswith(".block_count")))
+def types_of(path: Path) -> Types:
+    """What the tensors of a GGUF file are."""
+    import gguf
+
+    return Types({t.name: t.tensor_type.name for t in gguf.GGUFReader(path).tensors}, {})
+
+
+def _meant(reader: Any, mix: _Mix) -> dict[str, tuple[str, int]]:
+    """Type that every matrix of the transformer should have, and the width of its rows."""
+    layers = int(next(f.contents() for name, f in reader.fields.items() if name.endswith(".block_count")))
+    more = "|".join(str(layer) for layer in range(layers) if _more_bits(layer, layers))
+    finer = {
+        pattern.replace("{last}", str(layers - 1)).replace("{more}", more): kind for pattern, kind in mix.finer.items()
+    }
+    meant = {}
+    for tensor in reader.tensors:
+        if tensor.name.startswith("blk.") and len(tensor.shape) == 2:
+            kinds = (kind for pattern, kind in finer.items() if re.search(pattern, tensor.name))
+            meant[tensor.name] = (next(kinds, mix.body), int(tensor.shape[0]))
+    return meant
+
+
+def _more_bits(layer: int, layers: int) -> bool:
+    """Whether Q4_K_M keeps a layer's values and last matrix finer: the ends, and every third between (llama.cpp)."""
+    return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
+
+
+def _block(gguf: Any, kind: str) -> int:
+    return int(gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind.upper()]][0])
+
+
+def _patterns(wanted: Mapping[str, str]) -> dict[str, str]:
+    """Few regular expressions that name these tensors and no others: llama.cpp tries every one on every tensor."""
+    layers: dict[tuple[str, str], list[str]] = {}
+    for name, kind in wanted.items():
+        _, layer, part = name.split(".", 2)
+        layers.setdefault((part, kind), []).append(layer)
+    return {rf"^blk\.({'|'.join(numbers)})\.{re.escape(part)}$": kind for (part, kind), numbers in layers.items()}
 
 
 def _overrides(llama_cpp: Any, gguf: Any, finer: Mapping[str, str]) -> Any:

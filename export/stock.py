@@ -1,27 +1,47 @@
 """The prompt in words, for runtimes that know nothing of this project: what they tokenise is what was trained."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from delrec_lite.export.gguf_file import soft_token
+from delrec_lite.prompts.form import SEPARATOR
+from delrec_lite.prompts.tasks import TITLE_PREFIX, Prompts
+from delrec_lite.prompts.tokenizer import open_tokenizer
 
 
-def stock_prompt(text: Mapping[str, str], soft: int, bos: str) -> str:
-    """The fixed part of a request; titles follow it directly, one behind the other, with nothing between.
+def stock_text(prompts: Prompts, tokenizer_json: Path, bos: str) -> dict[str, Any]:
+    """The prompt's words, as ``prompt.json`` has them: the compiled pieces, and what a stock runtime is given.
+
+    ``stock`` is the fixed part of a request. Titles follow it directly, oldest first, each between the two words of
+    ``item``; then, where the form lists candidates, ``listed``, each of them in the same way behind its of ``letters``
+    and a dot (where there are letters), and ``answer``.
 
     Args:
-        text: The pieces of the compiled prompt.
-        soft: k, how many soft tokens stand in it.
+        prompts: In the vocabulary of the bundle.
+        tokenizer_json: Of the bundle.
         bos: The text of the base model's first token; empty for none.
     """
-    return bos + text["instruction"] + "".join(soft_token(i) for i in range(soft)) + text["next"]
+    text, vocabulary = prompts.text, prompts.vocabulary
+    soft = len([i for i in prompts.next_prefix if vocabulary.text <= i < vocabulary.item_base])
+    told: dict[str, Any] = {
+        **text,
+        "stock": bos + text["instruction"] + "".join(soft_token(i) for i in range(soft)) + text["next"],
+        "item": [TITLE_PREFIX, SEPARATOR] if prompts.form.history == "titles" else ["", ""],
+    }
+    if prompts.letters:
+        tokenizer = open_tokenizer(tokenizer_json)
+        told["letters"] = [tokenizer.decode([token]) for token in prompts.letters]
+    return told
 
 
-def chat_template(prompt: str) -> str:
+def chat_template(text: dict[str, Any]) -> str:
     """A Jinja template that puts the fixed part before the last message: titles, oldest first, one a line."""
-    quoted = json.dumps(prompt, ensure_ascii=False)
-    return "{{ " + quoted + " + messages[-1]['content'] | replace('\\n', '') }}"
+    before, after = text["item"]
+    first, between, last = (
+        json.dumps(words, ensure_ascii=False) for words in (text["stock"] + before, after + before, after)
+    )
+    return "{{ " + first + " + messages[-1]['content'] | replace('\\n', " + between + ") + " + last + " }}"
 
 
 def token_text(tokenizer_json: Path, token: int | None) -> str:

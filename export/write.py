@@ -3,8 +3,8 @@
 import json
 import os
 import shutil
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +13,31 @@ import torch
 from torch.nn import functional
 
 from delrec_lite.console import Console
-from delrec_lite.data.types import CandidateSets, Dataset
+from delrec_lite.data.types import CandidateSets, Dataset, Ints
 from delrec_lite.errors import MissingPackageError
 from delrec_lite.export.card import bundle_readme, licences_text
-from delrec_lite.export.gguf_file import write_gguf
+from delrec_lite.export.gguf_file import speller, write_gguf
 from delrec_lite.export.imatrix import measured
 from delrec_lite.export.merge import Merged, merge
 from delrec_lite.export.new_items import fit_new_items
 from delrec_lite.export.pareto import PICTURE, QuantRow, quant_picture, quant_section
 from delrec_lite.export.parity import Parity, compare, gate
+from delrec_lite.export.prompt_file import write_prompt
 from delrec_lite.export.prune import prune
-from delrec_lite.export.quantise import quantise
-from delrec_lite.export.stock import chat_template, stock_prompt, token_text
+from delrec_lite.export.quantise import quantise, types_of
+from delrec_lite.export.stock import chat_template, stock_text, token_text
 from delrec_lite.llm.forward import read_states, score_all, window_segment
 from delrec_lite.llm.items import title_vectors
 from delrec_lite.llm.load import Base, load_base
 from delrec_lite.llm.model import ItemLM
+from delrec_lite.llm.verbalizers import answers as answer_states
+from delrec_lite.llm.verbalizers import next_question, score_candidates
 from delrec_lite.machine import cores_allowed
 from delrec_lite.prompts.tasks import TITLE_PREFIX, Prompts
 from delrec_lite.prompts.tokenizer import open_tokenizer
 from delrec_lite.prompts.vocabulary import Vocabulary
-from delrec_lite.runtime.bundle import NEW_ITEMS, finish_bundle
-from delrec_lite.runtime.golden import Golden, write_golden
+from delrec_lite.runtime.bundle import NEW_ITEMS, OF_ONE_MODEL, finish_bundle
+from delrec_lite.runtime.golden import Golden, answers, write_golden
 from delrec_lite.runtime.recommender import Recommender
 from delrec_lite.runtime.retriever import FILE as RETRIEVER
 from delrec_lite.teachers.contract import Teacher
@@ -52,10 +55,11 @@ class Exported:
 
     Attributes:
         path: The bundle.
-        bytes: Size of its model file.
-        quant: Precision of the model file.
-        tensor_types: How many tensors have each type.
-        parity: Against the model in training precision.
+        bytes: Size of its default model file.
+        quant: Precision of that.
+        tensor_types: How many of its tensors have each type.
+        parity: Of its scores, against the model in training precision.
+        models: Every model file as the manifest has it, the default first, with its ``format`` and ``bytes``.
     """
 
     path: Path
@@ -63,6 +67,7 @@ class Exported:
     quant: str
     tensor_types: dict[str, int]
     parity: Parity
+    models: list[dict[str, Any]]
 
 
 def export(
@@ -74,7 +79,8 @@ def export(
     target: Path,
     *,
     name: str,
-    quant: str,
+    quants: Sequence[str],
+    onnx_quants: Sequence[str] = (),
     max_history: int,
     score_correlation: float | None,
     prune_vocab: bool,
@@ -82,8 +88,6 @@ def export(
     licences: Mapping[str, str],
     provenance: Mapping[str, Any],
     console: Console,
-    formats: str = "gguf",
-    onnx_quant: str = "int8",
     teacher: Teacher | Ensemble | None = None,
     measured_quants: Sequence[QuantRow] = (),
 ) -> Exported:
@@ -94,10 +98,12 @@ def export(
         base: Its base model.
         prompts: The compiled tasks.
         dataset: For titles and popularity, and validation users for the comparison.
-        candidates: Candidate sets by split; a few of the test users' become the bundle's stored requests.
+        candidates: Candidate sets by split; a few of the test users' become the bundle's stored requests. A form that
+            ranks candidates alone is compared on those of the validation users.
         target: The bundle folder, replaced if it exists.
         name: Of the run.
-        quant: One of ``export.quantise.QUANTS``.
+        quants: Out of ``export.quantise.QUANTS``: a GGUF file each; the first is the bundle's default.
+        onnx_quants: Out of ``export.quantise.ONNX_QUANTS``: an ONNX file each.
         max_history: Items that the prompt holds.
         score_correlation: The gate; None lets everything pass, and the manifest says so.
         prune_vocab: Leave out text tokens that nothing here needs.
@@ -106,8 +112,6 @@ def export(
         licences: Of model and data, by name.
         provenance: Goes into the manifest.
         console: Shows progress.
-        formats: ``gguf``, ``onnx`` or ``both``.
-        onnx_quant: One of ``export.quantise.ONNX_QUANTS``.
         teacher: Written beside the model as ``retriever.onnx``.
         measured_quants: What the precision was chosen among; a table and a picture of them go into the README.
 
@@ -118,59 +122,68 @@ def export(
     for left in target.parent.glob(f".{target.name}.*.part*"):  # by a process that was killed
         shutil.rmtree(left, ignore_errors=True)
     staging.mkdir(parents=True)
+    prompts = _bounded(prompts, base)
+    chooses = not prompts.form.ranks_catalogue
     try:
         with console.progress("export", 6) as tick:
             valid = dataset.valid()
-            asked = valid.take(range(0, len(valid), max(1, len(valid) // PARITY_USERS))).histories
-            trained = score_all(model, prompts, asked, max_history)
+            users = range(0, len(valid), max(1, len(valid) // PARITY_USERS))
+            asked = valid.take(users).histories
+            sets = candidates["valid"].take(users).items if chooses else None
+            if sets is None:
+                trained = score_all(model, prompts, asked, max_history)
+            else:
+                trained = score_candidates(model, prompts, asked, sets, max_history)
             tick(1, "merge")
             scale = model.log_scale.exp().item()
             plain = load_base(base.name, base.folder, "fp32").model if merge_base == "original" else None
             with measured(model.lm) as importance:
-                states = some_states(model, prompts, dataset)
-            _write_new_items(model, base, dataset, states, staging)
-            merged = merge(model, states, plain)
+                if sets is None:
+                    states = some_states(model, prompts, dataset)
+                    _write_new_items(model, base, dataset, states, staging)
+                else:
+                    states = some_answers(model, prompts, asked, sets, max_history)
+            merged = merge(model, states, prompts, plain)
             soft_words = nearest_words(model, base.folder / "tokenizer.json")
             tick(1, "write")
             f16, tokenizer = staging / "model-f16.gguf", staging / "tokenizer.json"
-            vocabulary, prefix = prompts.vocabulary, list(prompts.next_prefix)
-            if prune_vocab:
+            served = prompts.served()
+            if prune_vocab and prompts.form.verbalizer != "likelihood":  # a probability is one among all tokens'
                 titles = [before + title for title in dataset.catalog.titles for before in ("", TITLE_PREFIX)]
-                text_ids = [i for i in prefix if i < vocabulary.text]
+                text_ids = [i for i in served.used() if i < served.vocabulary.text]
                 known = [*titles, *prompts.text.values()]
-                pruned = prune(base.folder / "tokenizer.json", known, text_ids, vocabulary.text)
-                merged, vocabulary, prefix = pruned.apply(merged), pruned.vocabulary(vocabulary), pruned.ids(prefix)
+                pruned = prune(base.folder / "tokenizer.json", known, text_ids, served.vocabulary.text)
+                merged, served = pruned.apply(merged), pruned.prompts(served)
                 _write_json(tokenizer, pruned.tokenizer)
             else:
                 shutil.copyfile(base.folder / "tokenizer.json", tokenizer)
+            vocabulary, prefix = served.vocabulary, list(served.next_prefix)
+            held = vocabulary if served.form.item_tokens else replace(vocabulary, items=0)
             bos = token_text(tokenizer, merged.config.bos_token_id) if base.bos is not None else ""
-            soft = len([i for i in prefix if vocabulary.text <= i < vocabulary.item_base])
-            words = stock_prompt(prompts.text, soft, bos)
-            texts = token_texts(dataset.catalog.titles, dataset.catalog.ids, token_names(tokenizer), words)
-            if formats != "onnx":
+            words = stock_text(served, tokenizer, bos)
+            # In a history of titles a title is its words, so no token may be matched with the whole of it.
+            whole = served.form.history == "items"
+            apart = (words["stock"], None) if whole else ("", speller(tokenizer))
+            texts = token_texts(dataset.catalog.titles, dataset.catalog.ids, token_names(tokenizer), *apart)
+            if quants:
                 write_gguf(
                     merged,
-                    vocabulary,
-                    texts,
+                    held,
+                    texts[: held.items],
                     tokenizer,
                     base.name,
                     name,
                     licences.get(base.name, ""),
                     chat_template(words),
                     f16,
+                    whole,
                 )
-            onnx = _write_onnx(merged, vocabulary, prefix, max_history, staging, formats, onnx_quant, teacher)
+            onnx = _write_onnx(merged, vocabulary, prefix, max_history, staging, onnx_quants, teacher)
             architecture, hidden = merged.config.model_type, merged.config.hidden_size
             del merged
             tick(1, "quantise")
-            file = f"model-{quant}.gguf"
-            if formats == "onnx":
-                file, types, quant = onnx["file"], onnx["layer_types"], onnx_quant
-            elif quant == "f16":
-                types = {}
-            else:
-                types = quantise(f16, staging / file, quant, cores_allowed(), importance)
-                f16.unlink()
+            models = [*_quantised(f16, quants, importance, console), *onnx]
+            first, quant = models[0], models[0]["quant"]
             tick(1, "catalogue")
             _write_json(
                 staging / "catalog.json",
@@ -180,21 +193,14 @@ def export(
                     "popularity": dataset.popularity().tolist(),
                 },
             )
-            _write_json(
-                staging / "prompt.json",
-                prompt_file(model, {**prompts.text, "stock": words}, vocabulary, prefix, max_history, scale),
-            )
+            write_prompt(staging, served, words, max_history, model.input_norm, scale)
             tick(1, "compare")
             described = {
                 "base": base.name,
                 "architecture": architecture,
                 "hidden": hidden,
-                "quant": quant,
-                "file": file,
-                "tensor_types": types,
                 "text_tokens": {"kept": vocabulary.text, "of": prompts.vocabulary.text},
                 "soft_words": soft_words,
-                **({"onnx": onnx} if onnx else {}),
             }
             (staging / "LICENCES.md").write_text(licences_text(licences), encoding="utf-8")
             trial = staging.with_name(staging.name + ".trial")
@@ -202,23 +208,25 @@ def export(
                 staging,
                 trial,
                 name=name,
-                model=described,
+                model=described | _listed(models),
                 provenance={},
                 licences=dict(licences),
                 gated=False,
             )
             staging = trial
-            with Recommender.load(trial) as recommender:
-                parity = compare(trained, recommender.scores(asked))
-                stored = golden(dataset, candidates["test"], max_history)
-                write_golden(trial, stored, recommender.scores(stored.histories))
-            gate(parity, score_correlation)
-            if formats == "both":
-                with Recommender.load(trial, engine="onnx") as recommender:
-                    onnx["parity"] = (second := compare(trained, recommender.scores(asked))).dump()
-                gate(second, score_correlation)
-            popular = np.argsort(-dataset.popularity())[:2]
-            card = bundle_readme(name, described, licences, [texts[i] for i in popular], provenance, parity.dump())
+            stored = golden(dataset, candidates["test"], max_history)
+            told = []
+            for one in models:  # opened one after another
+                with Recommender.load(trial, engine=one["format"], quant=one["quant"]) as recommender:
+                    exported = recommender.scores(asked) if sets is None else recommender.choose(asked, sets)
+                    parity = compare(trained, exported)
+                    gate(parity, score_correlation, one["quant"])
+                    told.append(answers(recommender, stored))
+                one["parity"] = parity.dump()
+            write_golden(trial, stored, told[0], {one["file"]: t for one, t in zip(models[1:], told[1:], strict=True)})
+            described |= _listed(models)
+            popular = [texts[i] for i in np.argsort(-dataset.popularity())[:2]]
+            card = bundle_readme(name, described, licences, popular, provenance, first["parity"], words, served.form)
             if measured_quants:
                 card += quant_section(measured_quants, quant)
                 (trial / PICTURE).write_text(quant_picture(measured_quants, quant), encoding="utf-8")
@@ -228,15 +236,25 @@ def export(
                 target,
                 name=name,
                 model=described,
-                provenance={**provenance, "parity": parity.dump()},
+                provenance={**provenance, "parity": first["parity"]},
                 licences=dict(licences),
                 gated=score_correlation is not None,
             )
             tick(1)
-        size = sum((target / part).stat().st_size for part in (file, f"{file}.data") if (target / part).is_file())
-        return Exported(target, size, quant, types, parity)
+        for one in models:
+            parts = [target / part for part in (one["file"], f"{one['file']}.data")]
+            one["bytes"] = sum(part.stat().st_size for part in parts if part.is_file())
+        types = first.get("tensor_types", first.get("layer_types", {}))
+        return Exported(target, first["bytes"], quant, types, Parity(**first["parity"]), models)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _bounded(prompts: Prompts, base: Base) -> Prompts:
+    """The prompts, no longer than the base model reads."""
+    reads = getattr(base.model.config, "max_position_embeddings", None)
+    bounds = [bound for bound in (prompts.form.context, reads) if bound is not None]
+    return replace(prompts, form=replace(prompts.form, context=min(bounds, default=None)))
 
 
 def _write_new_items(model: ItemLM, base: Base, dataset: Dataset, states: Any, staging: Path) -> None:
@@ -246,19 +264,45 @@ def _write_new_items(model: ItemLM, base: Base, dataset: Dataset, states: Any, s
     np.save(staging / NEW_ITEMS, fitted.numpy().astype(np.float16), allow_pickle=False)
 
 
+def _quantised(f16: Path, quants: Sequence[str], importance: Any, console: Console) -> list[dict[str, Any]]:
+    """A GGUF file for each precision beside ``f16``, which goes unless it is asked for; the manifest's entries."""
+    entries = []
+    for quant in dict.fromkeys(quants):
+        path = f16.with_name(f"model-{quant}.gguf")
+        types = types_of(f16) if path == f16 else quantise(f16, path, quant, cores_allowed(), importance)
+        if line := types.told(quant):
+            console.say(f"  {line}")
+        entry = {"format": "gguf", "quant": quant, "file": path.name, "tensor_types": types.counts}
+        entries.append({**entry, "tensors": types.tensors, **({"unfit": types.unfit} if types.unfit else {})})
+    if "f16" not in quants:
+        f16.unlink(missing_ok=True)
+    return entries
+
+
+def _listed(models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The models as the manifest's ``model`` has them, so that who knows of one alone opens the first."""
+    first, *others = models
+    onnx = next((one for one in models if one["format"] == "onnx"), None)
+    return {
+        **{key: value for key, value in first.items() if key in OF_ONE_MODEL},
+        "tensor_types": first.get("tensor_types", first.get("layer_types")),
+        **({"onnx": onnx} if onnx else {}),
+        **({"others": rest} if (rest := [one for one in others if one is not onnx]) else {}),
+    }
+
+
 def _write_onnx(
     merged: Merged,
     vocabulary: Vocabulary,
     prefix: Sequence[int],
     max_history: int,
     staging: Path,
-    formats: str,
-    quant: str,
+    quants: Sequence[str],
     teacher: Teacher | Ensemble | None,
-) -> dict[str, Any]:
-    """The ONNX files that were asked for; the manifest's entry of the model, empty without one."""
-    if formats == "gguf" and teacher is None:
-        return {}
+) -> list[dict[str, Any]]:
+    """The ONNX files that were asked for; the manifest's entries of the models."""
+    if not quants and teacher is None:
+        return []
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -270,11 +314,14 @@ def _write_onnx(
         from delrec_lite.export.retriever import write_retriever
 
         write_retriever(teacher, staging / RETRIEVER)
-    if formats == "gguf":
-        return {}
+    if not quants:
+        return []
     from delrec_lite.export.onnx_file import write_onnx
 
-    return write_onnx(merged, vocabulary, prefix, max_history, staging, quant, cores_allowed())
+    return [
+        {"format": "onnx", **write_onnx(merged, vocabulary, prefix, max_history, staging, quant, cores_allowed())}
+        for quant in dict.fromkeys(quants)
+    ]
 
 
 def some_states(model: ItemLM, prompts: Prompts, dataset: Dataset) -> Any:
@@ -285,6 +332,15 @@ def some_states(model: ItemLM, prompts: Prompts, dataset: Dataset) -> Any:
     with torch.no_grad():
         return torch.cat(
             [read_states(model, prompts.next_prefix, [window_segment(prompts, s) for s in part]) for part in parts]
+        )
+
+
+def some_answers(model: ItemLM, prompts: Prompts, histories: Sequence[Ints], candidates: Ints, max_history: int) -> Any:
+    """Hidden states where some questions about candidates are answered: float32 ``[histories, hidden]``."""
+    asked = [next_question(prompts, h, c, max_history) for h, c in zip(histories, candidates, strict=True)]
+    with torch.no_grad():
+        return torch.cat(
+            [answer_states(model, prompts.next_prefix, asked[at : at + 16]) for at in range(0, len(asked), 16)]
         )
 
 
@@ -302,42 +358,35 @@ def token_names(tokenizer_json: Path) -> set[str]:
     return {*held["model"]["vocab"], *(token["content"] for token in held.get("added_tokens", []))}
 
 
-def token_texts(titles: Sequence[str], ids: Sequence[str], taken: Collection[str] = (), prompt: str = "") -> list[str]:
+def token_texts(
+    titles: Sequence[str],
+    ids: Sequence[str],
+    taken: Collection[str] = (),
+    prompt: str = "",
+    spelt: Callable[[str], str] | None = None,
+) -> list[str]:
     """A distinct token text for every item; none can be taken for a control token.
 
     Two equal texts in a vocabulary end the process that loads it, so a title that is a word of the base model
     (MovieLens-100K lists a film called ``unknown``) carries its id; so does one that stands in the prompt's own
     words, which it would cut in two.
+
+    Args:
+        titles: The catalogue's.
+        ids: Its items' ids.
+        taken: The vocabulary's other tokens.
+        prompt: Words that no title may cut.
+        spelt: How the vocabulary writes a text; None: as it is.
     """
     seen = set(taken)
     texts = []
     for title, item_id in zip(titles, ids, strict=True):
         text = title.replace("<|", "< |") or item_id
-        if text in seen or text in prompt:
+        if (spelt(text) if spelt else text) in seen or text in prompt:
             text = f"{text} [{item_id}]"
-        seen.add(text)
+        seen.add(spelt(text) if spelt else text)
         texts.append(text)
     return texts
-
-
-def prompt_file(
-    model: ItemLM,
-    text: Mapping[str, str],
-    vocabulary: Vocabulary,
-    prefix: Sequence[int],
-    max_history: int,
-    scale: float,
-) -> dict[str, Any]:
-    """What serving needs to build the prompt that training built."""
-    return {
-        "schema": 1,
-        "prefix": prefix,
-        "soft_tokens": vocabulary.soft,
-        "item_token_base": vocabulary.item_base,
-        "max_history": max_history,
-        "new_item": {"title_prefix": TITLE_PREFIX, "input_norm": model.input_norm, "scale": scale},
-        "text": text,
-    }
 
 
 def golden(dataset: Dataset, candidates: CandidateSets, max_history: int) -> Golden:

@@ -19,15 +19,17 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-def export_tiny(base_folder, target, quant="f16", model=None, **changed):
-    """A bundle of the tiny model; returns what export returns."""
+def export_tiny(base_folder, target, quant="f16", model=None, formats="gguf", onnx_quant="int8", **changed):
+    """A bundle of the tiny model, precisions with commas; returns what export returns."""
     from delrec_lite.console import QUIET
     from delrec_lite.export.write import export
 
     made, prompts, base = make_model(base_folder) if model is None else model
+    sets = changed.pop("candidates", {"test": candidates()})
     settings = {
         "name": "tiny",
-        "quant": quant,
+        "quants": [] if formats == "onnx" else quant.split(","),
+        "onnx_quants": [] if formats == "gguf" else onnx_quant.split(","),
         "max_history": 10,
         "score_correlation": 0.9,
         "prune_vocab": False,
@@ -36,7 +38,7 @@ def export_tiny(base_folder, target, quant="f16", model=None, **changed):
         "console": QUIET,
         **changed,
     }
-    return export(made, base, prompts, dataset(), {"test": candidates()}, target, **settings)
+    return export(made, base, prompts, dataset(), sets, target, **settings)
 
 
 @pytest.fixture(scope="session")

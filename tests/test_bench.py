@@ -19,6 +19,7 @@ from delrec_lite.bench import report, workloads
 from delrec_lite.bench.runner import Plan, bench, new_process
 from delrec_lite.cli.app import app
 from delrec_lite.errors import BundleError, DataError, DelrecError, UsageError
+from delrec_lite.prompts.form import Form
 
 PROGRAM = Path(sys.executable).parent / "delrec-lite"
 ITEMS, USERS, M = 40, 12, 15
@@ -37,7 +38,7 @@ class Fake:
             name=name,
             items=SimpleNamespace(ids=ids, titles=[f"Title {n}" for n in range(ITEMS)]),
             trained=ITEMS,
-            prompt=SimpleNamespace(prefix=[0] * 7, max_history=50),
+            prompt=SimpleNamespace(prefix=[0] * 7, max_history=50, form=Form()),
             manifest={
                 "model": {"file": "m.gguf", "quant": quant, "base": "tiny"},
                 "files": {"m.gguf": {"bytes": 900, "sha256": "ab"}, "catalog.json": {"bytes": 100}},
@@ -49,7 +50,11 @@ class Fake:
         self.log.append((self.name, self.threads, len(history), None if candidates is None else len(candidates)))
         self.sessions.append(session)
         time.sleep(self.wait)
-        return SimpleNamespace(milliseconds={"prefill": 1e3 * self.wait, "sort": 0.0})
+        computed = len(history) if session is None else 1
+        return SimpleNamespace(milliseconds={"prefill": 1e3 * self.wait, "sort": 0.0}, tokens_computed=computed)
+
+    def tokens(self, history, candidates=None):
+        return len(history)
 
     def recommend_batch(self, histories, k=10):
         self.log.append((self.name, self.threads, "batch", len(histories)))
@@ -317,9 +322,42 @@ def test_compare_exits_by_its_verdict(finished, tmp_path):
     assert regressed.exit_code == 1
     assert [r["regression"] for r in json.loads(regressed.stdout)] == [True, False, False, False]
     assert call(app, ["bench", "--compare", a, b, "--threshold", "1.3"]).exit_code == 0
-    assert isinstance(call(app, ["bench", "x.delrec", "--compare", a, b]).exception, UsageError)
+    for wrong in (
+        ["x.delrec", "--compare", a, b],
+        ["compare", a],
+        ["compare", a, b, b],
+        ["compare", a, "--compare", a, b],
+    ):
+        assert isinstance(call(app, ["bench", *wrong]).exception, UsageError)
     (tmp_path / "b.json").write_text('{"schema": 1}')
     assert isinstance(call(app, ["bench", "--compare", a, b]).exception, UsageError)
+
+
+def test_the_word_compare_does_what_the_option_does(finished, tmp_path):
+    for name, factor in (("a", 1.0), ("b", 1.2)):
+        report.write_report(slower(finished, factor), tmp_path / f"{name}.json")
+    a, b = str(tmp_path / "a.json"), str(tmp_path / "b.json")
+    for options, code in (([], 1), (["--threshold", "1.3"], 0)):
+        by_word, by_option = (
+            CliRunner().invoke(app, ["bench", *words, a, b, *options, "--json"])
+            for words in (["compare"], ["--compare"])
+        )
+        assert by_word.exit_code == by_option.exit_code == code
+        assert by_word.stdout == by_option.stdout != ""
+
+
+def test_precisions_of_one_bundle_are_configurations_of_their_own(tmp_path):
+    folder, log = golden(tmp_path / "a.delrec"), []
+
+    def load(path, threads, quant=None):
+        return Fake(Path(path), name="a", quant=quant, threads=threads, log=log)
+
+    plan = Plan(["cold", "load"], [1, 2], repeats=1, quants=["q4_0", "q8_0"])
+    found = bench([folder], plan, load=load, probe=probe)
+    names = [("a q4_0", 1), ("a q4_0", 2), ("a q8_0", 1), ("a q8_0", 2)]
+    assert [(r.bundle, r.threads) for r in found.results] == names * 2
+    assert set(found.bundles) == {"a q4_0", "a q8_0"}
+    assert [job["quant"] for job in probe.jobs[-4:]] == ["q4_0", "q4_0", "q8_0", "q8_0"]
 
 
 def test_a_process_that_fails_says_why(tmp_path):

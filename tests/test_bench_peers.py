@@ -36,7 +36,8 @@ def asked(path, name, base=()):
     peer = PeerServing(name, Bundle.open(path), dict(base), [1])
     titles = peer.bundle.items.titles
     try:
-        return [peer.recommend([titles[i] for i in (3, 1, 4)], k=5).items, peer.tokens, peer.peak_rss_bytes()]
+        answer = peer.recommend([titles[i] for i in (3, 1, 4)], k=5)
+        return [answer.items, answer.tokens_computed, peer.peak_rss_bytes()]
     finally:
         peer.close()
         assert peer._process.poll() == 0
@@ -64,11 +65,29 @@ def test_transformers_rank_candidates_with_the_papers_prompt(taught, tiny_base, 
     peer = PeerServing(name, Bundle.open(taught[0]), {"folder": str(tiny_base)}, [1])
     titles = peer.bundle.items.titles
     try:
-        ranked = peer.recommend(titles[:3], candidates=titles[5:9]).items
+        answer = peer.recommend(titles[:3], candidates=titles[5:9])
     finally:
         peer.close()
-    assert set(ranked) == set(titles[5:9])
-    assert peer.tokens[0] > len(titles[:3]) * 2
+    assert set(answer.items) == set(titles[5:9])
+    assert answer.tokens_computed > len(titles[:3]) * 2
+
+
+def test_optimum_exports_the_base_once_and_ranks_as_transformers_does(taught, tiny_base, tmp_path):
+    base = {"folder": str(tiny_base), "onnx": str(tmp_path / "tiny-onnx")}
+    answers = []
+    for name in ("transformers fp32", "optimum, ONNX", "optimum, ONNX"):
+        peer = PeerServing(name, Bundle.open(taught[0]), base, [1])
+        titles = peer.bundle.items.titles
+        try:
+            answers.append([peer.recommend(titles[:3], k=30).items, peer.recommend(titles[:3], 4, titles[5:9]).items])
+            assert peer.tokens[0] > len(titles[:3]) * 2
+        finally:
+            peer.close()
+        made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert answers[0] == answers[1] == answers[2]
+    assert peer.bytes > sum(path.stat().st_size for path in tiny_base.glob("*.safetensors")) / 2
+    assert {path.name for path in tmp_path.iterdir()} == {"tiny-onnx"}
+    assert made == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
 
 
 @pytest.mark.parametrize("name", ["llama-cpp-python, base", "llama.cpp, titles"])
@@ -76,11 +95,11 @@ def test_llama_cpp_reads_the_papers_prompt_in_words(taught, name):
     peer = PeerServing(name, Bundle.open(taught[0]), {"gguf": str(Bundle.open(taught[0]).model_path)}, [1])
     titles = peer.bundle.items.titles
     try:
-        ranked = peer.recommend(titles[:3], candidates=titles[5:9]).items
+        answer = peer.recommend(titles[:3], candidates=titles[5:9])
     finally:
         peer.close()
-    assert set(ranked) <= set(titles[5:9])
-    assert peer.tokens[0] > 30
+    assert set(answer.items) <= set(titles[5:9])
+    assert answer.tokens_computed > 30
 
 
 def test_peers_that_cannot_be_asked_are_left_out_with_the_reason(taught, tmp_path, monkeypatch, capsys):
@@ -89,7 +108,16 @@ def test_peers_that_cannot_be_asked_are_left_out_with_the_reason(taught, tmp_pat
     monkeypatch.setenv("DELREC_CACHE", str(tmp_path))
     chosen, base = _peers([taught[0]], Console())
     assert (set(chosen), base) == ({"llama-cpp-python, bundle", "llama.cpp, titles", "teacher, ONNX"}, {})
-    assert "llama-cpp-python, base is left out: no GGUF file" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "llama-cpp-python, base is left out: no GGUF file" in said
+    assert "optimum, ONNX is left out: tiny is not unpacked" in said
+    (tmp_path / "tiny-bf16").mkdir()
+    chosen, base = _peers([taught[0]], Console())
+    assert "optimum, ONNX" in chosen
+    assert base == {"folder": str(tmp_path / "tiny-bf16"), "onnx": str(tmp_path / "tiny-onnx")}
+    monkeypatch.setattr("delrec_lite.cli.bench._optimum_is_here", lambda: False)
+    assert "optimum, ONNX" not in _peers([taught[0]], Console())[0]
+    assert 'optimum, ONNX is left out: not installed: pip install "delrec-lite[peers]"' in capsys.readouterr().err
 
 
 def test_the_prompt_holds_history_and_candidates_in_order():

@@ -1,6 +1,7 @@
 """Odd arguments by the hundred: every call ends with an exit code of ours and a clear line, never a traceback."""
 
 import random
+import signal
 import sys
 
 import pytest
@@ -10,6 +11,7 @@ from delrec_lite import errors
 from delrec_lite.cli import app as cli
 
 CALLS = 400
+SECONDS = 60  # a call that takes longer hangs
 USAGE = 2  # the command line library's own
 CODES = {
     0,
@@ -87,11 +89,19 @@ def arguments(rng, words):
 
 
 def call(monkeypatch, made):
+    def hangs(*_):
+        pytest.fail(f"no end within {SECONDS} seconds: {made}")
+
     monkeypatch.setattr(sys, "argv", ["delrec-lite", *made])
+    before = signal.signal(signal.SIGALRM, hangs)
+    signal.alarm(SECONDS)
     try:
         cli.main()
     except SystemExit as stop:
         return stop.code or 0
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
     return 0
 
 

@@ -58,7 +58,7 @@ def test_auto_exports_its_choice_with_the_reasons(tiny_run, tmp_path):
     quant, rows = choose_quant(run, ["q8_0", "iq4_nl"], 1.0, repeats=2)
     assert quant in {"q8_0", "iq4_nl"}
     assert [r.quant for r in rows] == ["bf16", "q8_0", "iq4_nl"]
-    made = run.write_bundle(tmp_path / "x.delrec", quant, gated=False, measured_quants=rows)
+    made = run.write_bundle(tmp_path / "x.delrec", [quant], gated=False, measured_quants=rows)
     readme = (made.path / "README.md").read_text()
     assert f"**{quant}**" in readme
     assert "quantisations.svg" in Bundle.open(made.path).manifest["files"]
@@ -103,4 +103,4 @@ def test_the_first_and_the_last_layer_are_finer_than_those_between(tmp_path):
 @pytest.mark.parametrize("quant", QUANTS)
 def test_every_quantisation_says_what_each_tensor_became(tiny_bundle, tmp_path, quant):
     types = quantise(tiny_bundle / "model-f16.gguf", tmp_path / "x.gguf", quant, 1)
-    assert sum(types.values()) == 21
+    assert sum(types.counts.values()) == len(types.tensors) == 21

@@ -10,15 +10,34 @@ import pytest
 from delrec_lite import errors
 
 DOCS = Path(__file__).parents[1] / "docs"
-spec = importlib.util.spec_from_file_location("reference", DOCS / "reference.py")
-reference = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(reference)
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+reference, figures = script("reference"), script("figures")
 
 
 @pytest.mark.parametrize("page", reference.PAGES)
 def test_reference_pages_are_up_to_date(page):
     written = (DOCS / page).read_text(encoding="utf-8")
     assert written == reference.PAGES[page](), "run: make docs"
+
+
+def test_tables_of_figures_are_those_of_the_reports():
+    assert figures.fill(figures.PAGE.read_text(encoding="utf-8")) == figures.PAGE.read_text(encoding="utf-8"), (
+        "run: make docs"
+    )
+
+
+def test_every_report_is_described_and_shown():
+    held = {path.name for path in figures.RESULTS.glob("*.json")}
+    described = set(re.findall(r"^\| `([\w.-]+\.json)`", (figures.RESULTS / "README.md").read_text(), re.MULTILINE))
+    assert held <= described
 
 
 @pytest.mark.parametrize("page", sorted(p.name for p in DOCS.glob("*.md")))

@@ -138,3 +138,23 @@ def test_without_a_teacher_nobody_is_asked(recommender):
     assert explain(recommender, TITLES[:2]).teacher is None
     with pytest.raises(UsageError, match="teacher cannot be asked"):
         recommender.teacher_ranking(TITLES[:2])
+
+
+def test_the_report_on_explanations(tiny_bundle, tmp_path, monkeypatch, capsys):
+    from delrec_lite.bench import explain as report
+    from delrec_lite.data.store import Settings, make_dataset, save_dataset
+    from tests.tiny import candidates, dataset
+
+    data = dataset()
+    data = make_dataset("ring", data.catalog, data.user_ids, data.sequences)
+    save_dataset(data, {s: candidates(s) for s in ("valid", "test")}, Settings(2, 5, 3), tmp_path / "ring")
+    out = tmp_path / "faithfulness.json"
+    monkeypatch.setattr("sys.argv", ["explain", str(tiny_bundle), str(tmp_path / "ring"), str(out)])
+    report.main()
+    found = json.loads(out.read_text())
+    assert found["users"] == len(data.user_ids)
+    assert found["machine"]["cores_allowed"] > 0
+    assert found["cost"]["requests' time"] == pytest.approx(
+        found["cost"]["explain"]["p50"] / found["cost"]["recommend"]["p50"], abs=0.01
+    )
+    assert "random" in capsys.readouterr().out

@@ -21,6 +21,8 @@ from delrec_lite.llm.verbalizers import (
     temporal_question,
     temporal_scores,
 )
+from delrec_lite.pipeline.compare import choose_quant
+from delrec_lite.pipeline.quickstart import example
 from delrec_lite.pipeline.rows import QUANTISED, TRAINED
 from delrec_lite.pipeline.run import Run
 from delrec_lite.pipeline.table import evaluate
@@ -385,18 +387,21 @@ def test_the_paper_s_path_end_to_end(tiny_run, verbalizer):
     run = tiny_run(model=PAPER | {"verbalizer": verbalizer}, distill={"pattern": "top1"})
     rows = evaluate(run)
     protocols = {name: [row.protocol for row in rows if row.model == name] for name in (TRAINED, "SASRec", QUANTISED)}
-    assert protocols == {TRAINED: ["m15"], "SASRec": ["m15", "full"], QUANTISED: []}
+    assert protocols == {TRAINED: ["m15"], "SASRec": ["m15", "full"], QUANTISED: ["m15"]}
     report = json.loads((run.folder / "report.json").read_text())
-    assert {(c["model"], c["against"], c["protocol"]) for c in report["comparisons"]} >= {(TRAINED, "SASRec", "m15")}
+    assert {(c["model"], c["against"], c["protocol"]) for c in report["comparisons"]} >= {(QUANTISED, "SASRec", "m15")}
     assert not [c for c in report["comparisons"] if c["protocol"] == "full"]
     mine = [s for s in report["segments"] if s["model"] == TRAINED]
     assert mine
     assert all("m15 HR@1" in s and "full HR@10" not in s for s in mine)
     whole, _, _ = (run.folder / "table.md").read_text().partition("HR@1, 15 candidates")
     assert TRAINED not in whole.partition("**whole catalogue**")[2]
-    assert not run.bundle.exists()
-    with pytest.raises(ConfigError, match="title-mean"):
-        run.export()
+    example(run, QUIET)
+    with pytest.raises(ConfigError, match="ONNX") as error:
+        run.write_bundle(run.folder / "x.delrec", "f16", "onnx")
+    assert "GGUF" in error.value.hint
+    with pytest.raises(UsageError, match="whole catalogue"):
+        choose_quant(run, ["q8_0"])
     with pytest.raises(UsageError, match="fused"):
         evaluate(run, fused=True)
 
@@ -437,11 +442,11 @@ def test_the_paper_s_recipe_runs_on_a_small_model(tiny_run, tmp_path):
     assert any("lora_E" in name for name in adapter)
 
 
-def test_titles_rank_the_whole_catalogue_and_are_not_exported(tiny_run):
+def test_titles_rank_the_whole_catalogue_and_are_exported(tiny_run):
     run = tiny_run(model={"history": "titles"})
     rows = evaluate(run)
-    assert [row.protocol for row in rows if row.model == TRAINED] == ["m15", "full"]
-    assert QUANTISED not in {row.model for row in rows}
+    protocols = {name: [row.protocol for row in rows if row.model == name] for name in (TRAINED, QUANTISED)}
+    assert protocols == {TRAINED: ["m15", "full"], QUANTISED: ["m15", "full"]}
 
 
 def test_an_llm_trained_in_stage_1_goes_on_in_stage_2(tiny_run):

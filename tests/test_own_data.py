@@ -2,8 +2,9 @@
 
 import json
 import os
+import pty
+import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ import yaml
 from delrec_lite.config import load_recipe
 from delrec_lite.errors import UsageError
 from delrec_lite.pipeline.start import start_recipe
+from tests.serving import PROGRAM, Served
 
-PROGRAM = Path(sys.executable).parent / "delrec-lite"
 COLOURS, THINGS = ("red", "blue", "green", "white", "black"), ("lamp", "chair", "table", "shelf", "mirror", "rug")
 
 
@@ -75,7 +76,14 @@ def test_a_shop_s_files_become_a_bundle_that_answers(shop, tiny_base):
         program(shop, "recommend", bundle, "--history", "Red lamp large", "--history", "id:sku-3", "--json")
     )
     assert len(answer["items"]) == 10
-    program(shop, "catalog", "add", bundle, "new.csv", "--columns", COLUMNS)
+    with Served(shop, bundle=shop / bundle) as served:
+        over_http = served.post({"history": ["Red lamp large", "id:sku-3"]})
+        assert [item["title"] for item in over_http["items"]] == [item["title"] for item in answer["items"]]
+        program(shop, "catalog", "add", bundle, "new.csv", "--columns", COLUMNS)
+        served.process.send_signal(signal.SIGHUP)
+        served.wait_for('"reload": "done"')
+        asked = {"history": ["id:sku-3"], "candidates": ["golden lamp, large", "red lamp, large"]}
+        assert {item["id"] for item in served.post(asked)["items"]} == {"sku-900", "sku-0"}
     told = program(
         shop, "recommend", bundle, "--history", "golden lamp large", "--candidates", "blue rug, large", "--json"
     )
@@ -94,6 +102,26 @@ def test_a_recipe_is_sized_to_its_data_and_never_overwritten(shop, monkeypatch):
     assert larger.recipe.finetune.epochs == pytest.approx(3600 * 0.1 / 320, abs=0.01)
     with pytest.raises(UsageError, match="exists"):
         start_recipe("mine", Path("data/shop"), "item", "", out)
+
+
+def test_init_asks_for_what_is_left_out(shop):
+    """At a terminal; an empty answer takes what is offered."""
+    prepared(shop)
+    ours, theirs = pty.openpty()
+    command = [PROGRAM, "init", "--json"]
+    process = subprocess.Popen(command, cwd=shop, stdin=theirs, stderr=theirs, stdout=subprocess.PIPE, text=True)
+    os.close(theirs)
+    asked = ""
+    for question, reply in (("Name", "shop"), ("Prepared data set", ""), ("What is an item", "game")):
+        while question not in asked:
+            asked += os.read(ours, 1024).decode()
+        os.write(ours, f"{reply}\n".encode())
+    told, _ = process.communicate(timeout=60)
+    os.close(ours)
+    assert process.returncode == 0
+    assert json.loads(told)["path"] == "shop.yaml"
+    recipe = load_recipe(str(shop / "shop.yaml"))
+    assert (recipe.name, recipe.data.folder, recipe.data.domain) == ("shop", "data/shop", "game")
 
 
 @pytest.mark.parametrize(

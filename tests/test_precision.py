@@ -249,7 +249,7 @@ def test_a_gguf_file_becomes_a_base(tiny_base, tmp_path):
 @pytest.mark.real
 def test_gemma_makes_two_steps(tmp_path):
     """The real Gemma-3-270M, fetched once, de-quantised to bf16."""
-    from delrec_lite.hub.cache import cache_folder
+    from delrec_lite.files import cache_folder
 
     found = find_base("gemma-3-270m", QUIET, cache_folder())
     model, prompts, _ = item_lm(unpack(found.name, found.folder, cache_folder()), "bf16")

@@ -48,7 +48,6 @@ def recipe(tiny_base, tmp_path_factory):
             "teacher_weight": 0.5,
             "valid_every": 0.5,
             "patience": 9,
-            "history_dropout": 0.3,
             "average": 0.9,
         },
     }
@@ -145,10 +144,10 @@ def agree(one, other):
 @pytest.mark.parametrize("form", ["titles", "letter, items"])
 @pytest.mark.parametrize("parts", [3, 40])
 def test_the_parts_of_a_step_are_the_step(tiny_base, form, parts):
-    """Also where a step leaves out items at random, asks at random places, or has fewer windows than parts."""
+    """Also where a step asks at random places, or has fewer windows than parts."""
     model, prompts, _ = made(tiny_base, FORMS[form])
     model.soft.requires_grad_(True)
-    recipe = FinetuneSection(tokens_per_step=100, history_dropout=0.4, teacher_weight=0.3)
+    recipe = FinetuneSection(tokens_per_step=100, teacher_weight=0.3)
     sets = candidates("valid")
     found = [whole(stage2.losses(model, prompts, Ring(), dataset(), sets, recipe, 10, n), model, n) for n in (1, parts)]
     agree(*found)

@@ -98,7 +98,7 @@ def test_the_file_s_own_tokenizer_reads_titles_as_the_bundle_does(tiny_base, tmp
 @pytest.mark.real
 def test_the_real_vocabulary_loses_most_of_itself_and_no_title_changes():
     from delrec_lite.console import QUIET
-    from delrec_lite.hub.cache import cache_folder
+    from delrec_lite.files import cache_folder
     from delrec_lite.hub.pull import pull
     from delrec_lite.llm.load import unpack
 

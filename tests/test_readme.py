@@ -4,10 +4,13 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+import typer
 
+from delrec_lite.cli.app import VERBS, app
 from tests.conftest import export_tiny
 
 ROOT = Path(__file__).parent.parent
@@ -18,6 +21,33 @@ BIN = Path(sys.executable).parent
 def commands():
     for block in re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL):
         yield from (line for line in block.splitlines() if line.strip() and not line.startswith("#"))
+
+
+def shown():
+    """Every `delrec-lite` line of README and docs that a reader may type, by its page."""
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        blocks = re.findall(r"```(?:bash|console)\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+        for line in "".join(blocks).replace("\\\n", " ").splitlines():
+            if "delrec-lite " in line and line.removeprefix("$ ").startswith("delrec-lite "):
+                yield pytest.param(line.removeprefix("$ "), id=f"{page.name}: {line[:60]}")
+
+
+@pytest.mark.parametrize("line", list(shown()))
+def test_commands_of_all_pages_have_the_options_they_are_shown_with(line):
+    words, command = shlex.split(line, comments=True)[1:], typer.main.get_command(app)
+    while inner := getattr(command, "commands", None):
+        command = inner[words.pop(0)]
+    command.make_context("delrec-lite", words)
+
+
+def test_the_table_of_commands_names_every_verb():
+    named = set(re.findall(r"^\| `delrec-lite (\w+)", TEXT, re.MULTILINE))
+    assert named == set(VERBS)
+
+
+def test_the_table_of_extras_names_every_extra():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(re.findall(r"^\| `delrec-lite\[(\w+)\]`", TEXT, re.MULTILINE)) == set(extras) - {"dev"}
 
 
 def test_make_targets_exist():

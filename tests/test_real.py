@@ -60,7 +60,7 @@ def test_the_bundle_scores_as_training_precision_does(run):
     from delrec_lite.runtime.recommender import Recommender
 
     target = run.folder / "f16.delrec"
-    run.write_bundle(target, "f16")
+    run.write_bundle(target, ["f16"])
     model, prompts, _ = run.trained()
     model.lm.float()
     histories = run.dataset.test().histories[:50]

@@ -1,59 +1,33 @@
 """`serve` as a process: one clear line when it cannot, reload on SIGHUP, a graceful end, and its page in a browser."""
 
 import json
-import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
-import urllib.request
-from pathlib import Path
 
 import pytest
 
 from delrec_lite.runtime.recommender import Recommender
 from tests.bundles import TITLES, tiny_bundle
-
-PROGRAM = Path(sys.executable).parent / "delrec-lite"
-MARKUP = "<img src=x onerror=document.title='broken'> & Sons"
-
-
-class Served:
-    """A server on a free port, over a copy of a bundle that a test may spoil."""
-
-    def __init__(self, folder, *options, **environment):
-        self.bundle = tiny_bundle(folder, titles=(*TITLES[:-1], MARKUP)).bundle.folder
-        self.log = folder / "log"
-        command = [PROGRAM, "serve", self.bundle, "--port", "0", "--threads", "1", *options]
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(command, stderr=log, env={**os.environ, **environment})
-        line = self.wait_for("address")
-        self.address = json.loads(line)["address"]
-
-    def wait_for(self, words):
-        for _ in range(400):
-            for line in self.log.read_text().splitlines():
-                if words in line:
-                    return line
-            assert self.process.poll() is None, self.log.read_text()
-            time.sleep(0.05)
-        raise AssertionError(f"{words} not in {self.log.read_text()}")
-
-    def post(self, body):
-        data, kind = json.dumps(body).encode(), {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"{self.address}/v1/recommend", data, kind)
-        return json.loads(urllib.request.urlopen(request, timeout=30).read())
+from tests.serving import MARKUP, PROGRAM, Served
 
 
 @pytest.fixture
 def served(tmp_path):
-    made = Served(tmp_path)
-    yield made
-    made.process.kill()
-    made.process.wait()
+    with Served(tmp_path) as made:
+        yield made
+
+
+def test_a_precision_that_the_bundle_lacks_is_one_line(tiny_bundle):
+    done = subprocess.run(
+        [PROGRAM, "serve", tiny_bundle, "--port", "0", "--quant", "q8_0"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "no model of the precision 'q8_0'" in done.stderr
+    assert "it holds f16" in done.stderr
 
 
 def test_a_port_that_is_taken_or_a_bundle_that_is_not_is_one_line(tmp_path, tiny_bundle):
@@ -108,6 +82,16 @@ def test_it_ends_when_told_and_logs_no_history(served):
         served.post({"history": TITLES[:2]})
 
 
+CONTRAST = """
+const [ink, sheet] = [["color", arguments[0]], ["backgroundColor", arguments[1]]].map(([what, where]) => {
+  const parts = getComputedStyle(document.querySelector(where))[what].match(/\\d+/g).slice(0, 3).map(v => v / 255);
+  const [r, g, b] = parts.map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+});
+return (Math.max(ink, sheet) + 0.05) / (Math.min(ink, sheet) + 0.05);
+"""
+
+
 @pytest.fixture
 def browser():
     from selenium import webdriver
@@ -149,7 +133,7 @@ def test_the_page_in_a_browser(served, browser):
     wait.until(lambda _: len(texts(names)) == 10)
     first = texts(names)
     assert first == [i["title"] for i in served.post({"history": ["Red River (1950)"]})["items"]]
-    assert "tokens computed" in texts("#time")[0]
+    assert "1 token computed" in texts("#time")[0]
     words.send_keys("img onerror")
     wait.until(lambda _: MARKUP in texts("#found button"))
     click("#found button", texts("#found button").index(MARKUP))
@@ -161,19 +145,48 @@ def test_the_page_in_a_browser(served, browser):
     wait.until(lambda _: len(texts(".why li")) == 3)  # two titles and what the figures mean
     browser.set_window_size(380, 800)
     assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
-    click("#history button")
+    browser.find_element(By.CSS_SELECTOR, "#history button").send_keys(Keys.ENTER)
     wait.until(lambda _: len(texts("#history li")) == 1)
+    assert browser.switch_to.active_element.accessible_name == "Remove " + MARKUP  # the keyboard goes on from there
     assert texts("#error") == [""]
+    grounds = []
+    for scheme in ("light", "dark"):
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+        grounds.append(browser.execute_script("return getComputedStyle(document.body).backgroundColor"))
+        # The quietest words on the sheet, as readers with weak sight need them (WCAG 2, AA).
+        assert browser.execute_script(CONTRAST, "#time", "section") > 4.5
+        assert browser.execute_script(CONTRAST, "#ranking .item", "section") > 7
+    assert grounds[0] != grounds[1]
 
 
 def test_clients_at_once_get_the_answers_of_one(served):
     from delrec_lite.bench.load import load
 
     histories = [TITLES[n : n + 3] for n in range(8)]
-    found = load(served.address, histories, clients=6, seconds=1.5, pid=served.process.pid)
+    found = load(served.address, histories, clients=6, seconds=1.0, requests=200, pid=served.process.pid)
     assert found.differing == 0
     assert set(found.statuses) == {"200"}
-    assert found.statuses["200"] > 6
-    assert found.rss_after < found.rss_before + 50_000_000
+    assert found.statuses["200"] >= 200
+    assert found.rss[-1] < found.rss[0] + 50_000_000
     with pytest.raises(ValueError, match="this machine"):
         load("http://example.org", histories, 1, 1.0)
+
+
+def test_the_report_of_a_load(tmp_path, tiny_bundle, monkeypatch):
+    """Too many clients for the queue: refused honestly, and nobody gets another answer than alone."""
+    from delrec_lite.bench import load
+
+    out = tmp_path / "load.json"
+    monkeypatch.setattr("sys.argv", ["load", str(tiny_bundle), str(out), "--clients", "6", "--seconds", "1.5"])
+    monkeypatch.setattr("sys.argv", [*sys.argv, "--requests", "100", "--narrow", "1"])
+    load.main()
+    report = json.loads(out.read_text())
+    wide, narrow = report["room for all"], report["too short"]
+    assert report["machine"]["cores_allowed"] > 0
+    assert set(wide["statuses"]) == {"200"}
+    assert wide["statuses"]["200"] >= 100
+    assert set(narrow["statuses"]) == {"200", "503"}
+    assert narrow["refused_honestly"] == narrow["statuses"]["503"]
+    assert wide["differing"] == narrow["differing"] == 0
+    assert narrow["ms"]["p50"] <= wide["ms"]["p50"]  # what waits is bounded by the places in the queue

@@ -82,14 +82,14 @@ def test_users_and_batches_do_not_disturb_each_other(engine, tiny):
 
 
 def test_the_one_not_used_for_longest_makes_room():
-    table = Sessions(2)
-    a, b = table.take("a"), table.take("b")
-    table.take("a")
-    c = table.take("c")
+    table = Sessions(2, lambda slot: None)
+    a, b = table.take("a", 1), table.take("b", 1)
+    table.take("a", 1)
+    c = table.take("c", 1)
     assert (c.slot, len(table)) == (b.slot, 2)
-    assert table.take("a") is a
+    assert table.take("a", 1) is a
     table.drop("a")
-    assert table.take("d").slot == a.slot
+    assert table.take("d", 1).slot == a.slot
     table.drop("nobody")
 
 

@@ -51,7 +51,7 @@ def write_base(folder: Path, more: Sequence[str] = (), layers: int = 2) -> Path:
     """A small Llama with byte-pair tokenizer, as a Hugging Face folder; the tokenizer knows titles and ``more``."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = Tokenizer(models.BPE(byte_fallback=False))
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True))  # in vain, as SmolLM2's is: it has no tokens for bytes
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()

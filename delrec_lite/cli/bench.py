@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from delrec_lite.cli.common import JsonFlag, QuietFlag, make_console
+from delrec_lite.cli.common import JsonFlag, QuietFlag, make_console, names_in
 from delrec_lite.console import Console
 
 EXAMPLE = (
     "Example: `delrec-lite bench my.delrec --workload cold --threads 1,2 --out now.json`, "
-    "then `delrec-lite bench --compare before.json now.json`"
+    "then `delrec-lite bench compare before.json now.json`"
 )
 
 
@@ -43,7 +43,9 @@ class Output(StrEnum):
 
 
 def bench(
-    bundles: Annotated[list[Path] | None, typer.Argument(help="Bundle folders, timed in turn.")] = None,
+    bundles: Annotated[
+        list[Path] | None, typer.Argument(help="Bundle folders, timed in turn; or: compare BEFORE AFTER, two reports.")
+    ] = None,
     workload: Annotated[
         list[Workload] | None, typer.Option("--workload", "-w", help="Repeat it; default: all.")
     ] = None,
@@ -58,27 +60,24 @@ def bench(
         typer.Option("--roofline", help="Measure this machine's ceilings, and how far cold requests are from them."),
     ] = False,
     engine: Annotated[Engine, typer.Option(help="gguf or onnx; default: what the bundle holds.")] = Engine.auto,
+    quant: Annotated[
+        str, typer.Option(help="Precisions of bundles that hold several, such as iq4_mix,q8_0; default: their first.")
+    ] = "",
     dataset: Annotated[
         Path | None, typer.Option(help="Prepared data set whose test users ask; default: the bundle's requests.")
     ] = None,
     output: Annotated[Output, typer.Option("--output", "-o", help="Form of the result on stdout.")] = Output.md,
     out: Annotated[Path | None, typer.Option(help="Also write the report with raw samples here, as JSON.")] = None,
-    compare: Annotated[
-        tuple[Path, Path] | None, typer.Option(help="Time nothing: compare two reports, BEFORE AFTER.")
-    ] = None,
-    threshold: Annotated[float, typer.Option(help="With --compare: exit 1 above this ratio of medians.")] = 1.10,
+    compare: Annotated[tuple[Path, Path] | None, typer.Option(help="The same as `compare BEFORE AFTER`.")] = None,
+    threshold: Annotated[float, typer.Option(help="With compare: exit 1 above this ratio of medians.")] = 1.10,
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
     """Time real requests through the runtime that serves, and measure memory and accuracy beside it."""
     output = Output.json if json_output else output
     console = make_console(output is Output.json, quiet)
-    if compare is not None:
-        if bundles:
-            from delrec_lite.errors import UsageError
-
-            raise UsageError("--compare times nothing", "give it two reports and no bundle")
-        _compare(compare, threshold, console)
+    if reports := _reports(bundles or [], compare):
+        _compare(reports, threshold, console)
         return
     from delrec_lite.bench import report
     from delrec_lite.bench.runner import Plan
@@ -88,7 +87,7 @@ def bench(
         _must_be_writable(out.parent)  # before minutes of timing, not after
     chosen, base = _peers(bundles or [], console) if peers else ((), {})
     workloads = [w.value for w in workload or Workload]
-    plan = Plan(workloads, _threads(threads), repeats, users, chosen, base, roofline, engine.value)
+    plan = Plan(workloads, _threads(threads), repeats, users, chosen, base, roofline, engine.value, names_in(quant))
     found = run(bundles or [], plan, dataset, console)
     if out is not None:
         report.write_report(found, out)
@@ -102,31 +101,45 @@ def bench(
         console.result(report.as_csv(found) if output is Output.csv else report.as_markdown(found))
 
 
+def _reports(bundles: list[Path], compare: tuple[Path, Path] | None) -> tuple[Path, Path] | None:
+    """The two reports to compare, asked for by word or by option; None where bundles are to be timed."""
+    from delrec_lite.errors import UsageError
+
+    by_word = bundles[:1] == [Path("compare")]
+    if by_word and compare is None and len(bundles) == 3:
+        return bundles[1], bundles[2]
+    if by_word or (compare is not None and bundles):
+        raise UsageError("a comparison takes two reports and times nothing", "bench compare BEFORE.json AFTER.json")
+    return compare
+
+
 def _peers(bundles: list[Path], console: Console) -> tuple[tuple[str, ...], dict[str, str]]:
     """The peers that can be asked here, and where their base model lies; says what is left out and why."""
     from importlib.util import find_spec
 
     from delrec_lite.bench.peers import PEERS
     from delrec_lite.errors import UsageError
-    from delrec_lite.hub.cache import cache_folder
+    from delrec_lite.files import cache_folder
     from delrec_lite.runtime.bundle import Bundle
     from delrec_lite.runtime.retriever import Retriever
 
     if not bundles:
         raise UsageError("no bundle to time", "give one or more bundle folders")
     bundle = Bundle.open(bundles[0])
-    name, base = bundle.manifest["model"].get("base", ""), {}
+    name, base = bundle.manifest["model"].get("base", ""), dict[str, str]()
     if (folder := cache_folder() / f"{name}-bf16").is_dir():
-        base["folder"] = str(folder)
+        base |= {"folder": str(folder), "onnx": str(cache_folder() / f"{name}-onnx")}
     if ggufs := sorted((cache_folder() / "models" / name).glob("*.gguf")):
         base["gguf"] = str(ggufs[0])
     lacks = {
         "transformers": "torch is not installed" if not find_spec("torch") else "",
+        "optimum": "" if _optimum_is_here() else 'not installed: pip install "delrec-lite[peers]"',
         "llama": "llama-cpp-python is not installed" if not find_spec("llama_cpp") else "",
         "teacher": "" if Retriever.held(bundle) and find_spec("onnxruntime") else "no retriever.onnx or onnxruntime",
     }
     if "folder" not in base:
         lacks["transformers"] = f"{name} is not unpacked in the cache: delrec-lite train does that"
+        lacks["optimum"] = lacks["optimum"] or lacks["transformers"]
     chosen = []
     for peer in PEERS:
         why = next(reason for start, reason in lacks.items() if peer.startswith(start))
@@ -138,8 +151,13 @@ def _peers(bundles: list[Path], console: Console) -> tuple[tuple[str, ...], dict
             console.say(f"  {peer} is left out: {why}")
         else:
             chosen.append(peer)
-    console.say("  optimum's ORTModelForCausalLM is left out: it needs an export of the base model of its own")
     return tuple(chosen), base
+
+
+def _optimum_is_here() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("optimum") is not None and find_spec("optimum.onnxruntime") is not None
 
 
 def _must_be_writable(folder: Path) -> None:
@@ -156,7 +174,7 @@ def _threads(text: str) -> list[int]:
     from delrec_lite.machine import cores_allowed
 
     try:
-        return [int(part) for part in text.split(",")] if text else [cores_allowed()]
+        return [int(part) for part in names_in(text)] or [cores_allowed()]
     except ValueError as error:
         raise UsageError(f"--threads is {text!r}", "numbers with commas between them: --threads 1,2") from error
 

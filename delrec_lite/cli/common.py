@@ -7,7 +7,15 @@ import typer
 from delrec_lite.console import Console
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+QuantOption = Annotated[
+    str | None, typer.Option("--quant", help="Precision, in a bundle that holds several; default: its first.")
+]
 QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+
+
+def names_in(text: str | None) -> list[str]:
+    """The parts of a value with commas; none of an empty one."""
+    return [part.strip() for part in text.split(",")] if text else []
 
 
 def make_console(json_output: bool = False, quiet: bool = False) -> Console:

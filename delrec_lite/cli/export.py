@@ -5,21 +5,28 @@ from typing import Annotated, Any
 
 import typer
 
-from delrec_lite.cli.common import JsonFlag, QuietFlag, make_console
+from delrec_lite.cli.common import JsonFlag, QuietFlag, make_console, names_in
 from delrec_lite.cli.options import DEFAULT_RECIPE, DEFAULT_RUNS, RecipeArgument, RunsOption
 
-AUTO = "auto"
-EXAMPLE = "Example: `delrec-lite export ml-100k-cpu --quant q8_0 --out big.delrec`"
+EXAMPLE = "Example: `delrec-lite export ml-100k-cpu --quant iq4_mix,q8_0,int8 --out all.delrec`"
 
 
 def export(
     recipe: RecipeArgument = DEFAULT_RECIPE,
     quant: Annotated[
-        str | None, typer.Option(help="q4_0, iq4_nl, iq4_mix, q5_0, q8_0, f16, bf16 or auto; default: the recipe's.")
+        str | None,
+        typer.Option(
+            help="One or several with commas, a model file each, the first GGUF one the default. GGUF: q4_0, iq4_nl, "
+            "iq4_mix, q4_k_m, q5_0, q8_0, f16, bf16; ONNX: int4, int8, int8_block, fp32, f16; or auto; default: the "
+            "recipe's."
+        ),
     ] = None,
-    format_: Annotated[str | None, typer.Option("--format", help="gguf, onnx or both; default: the recipe's.")] = None,
+    format_: Annotated[
+        str | None, typer.Option("--format", help="gguf, onnx or both; default: what --quant names, else the recipe's.")
+    ] = None,
     onnx_quant: Annotated[
-        str | None, typer.Option(help="int4, int8, int8_block, f16, fp32 or auto; default: the recipe's.")
+        str | None,
+        typer.Option(help="Of ONNX files alone, beside the others: int4, int8, int8_block, f16, fp32 or auto."),
     ] = None,
     budget: Annotated[
         float, typer.Option(min=0, max=100, help="auto: points of HR@1 on validation users that speed may cost.")
@@ -42,6 +49,7 @@ def export(
     from delrec_lite.errors import UsageError
     from delrec_lite.export.quantise import ONNX_QUANTS, QUANTS
     from delrec_lite.pipeline.compare import choose_quant
+    from delrec_lite.pipeline.precisions import AUTO, files_for
     from delrec_lite.pipeline.run import Run
 
     console = make_console(json_output, quiet)
@@ -55,11 +63,8 @@ def export(
     for option, value in given.items():
         if value is not None and out is None:
             raise UsageError(f"{option} without --out would replace the recipe's own bundle", "add --out NAME.delrec")
-    compared = compare.split(",") if compare else []
+    compared = names_in(compare)
     for what, asked, known in (
-        ("format", [format_] if format_ else [], ("gguf", "onnx", "both")),
-        ("quantisation", [quant] if quant else [], (*QUANTS, AUTO)),
-        ("quantisation for ONNX", [onnx_quant] if onnx_quant else [], (*ONNX_QUANTS, AUTO)),
         ("quantisation", compared, tuple(dict.fromkeys([*QUANTS, *ONNX_QUANTS]))),
         ("base to merge onto", [merge_base] if merge_base else [], ("dequant", "original")),
     ):
@@ -67,6 +72,8 @@ def export(
             if one not in known:
                 raise UsageError(f"no {what} {one!r}", f"one of {', '.join(known)}")
     read = load_recipe(recipe)
+    asked_quants, asked_onnx = names_in(quant), names_in(onnx_quant)
+    quants, onnx_quants = files_for(read.export, asked_quants, format_, asked_onnx)
     run = Run(read, runs, console)
     if compared:
         _compare(run, compared, out or run.folder / "quantisations.json", console)
@@ -76,15 +83,18 @@ def export(
         console.result({"bundle": str(run.bundle), **done.result} if json_output else f"{run.bundle}")
         return
     rows: list[Any] = []
-    if quant == AUTO:
-        quant, rows = choose_quant(run, [q for q in QUANTS if q != "bf16"], budget / 100)
-        console.say(f"  --quant auto: {quant}")
-    if onnx_quant == AUTO:
-        onnx_quant, rows = choose_quant(run, [q for q in ONNX_QUANTS if q not in QUANTS], budget / 100)
-        console.say(f"  --onnx-quant auto: {onnx_quant}")
-    made = run.write_bundle(out, quant or read.export.quant, format_, onnx_quant, gate, rows, merge_base)
-    result = {"bundle": str(out), "bytes": made.bytes, "quant": made.quant}
-    console.result({**result, "parity": made.parity.dump()} if json_output else f"{out}")
+    for names, candidates in (
+        (quants, [q for q in QUANTS if q != "bf16"]),
+        (onnx_quants, [q for q in ONNX_QUANTS if q not in QUANTS]),
+    ):
+        if AUTO in names:
+            best, measured = choose_quant(run, candidates, budget / 100)
+            rows += [row for row in measured if row.quant not in {known.quant for known in rows}]
+            console.say(f"  auto: {best}")
+            names[:] = dict.fromkeys(best if name == AUTO else name for name in names)
+    made = run.write_bundle(out, quants, onnx_quants, gate, rows, merge_base)
+    result = {"bundle": str(out), "bytes": made.bytes, "quant": made.quant, "parity": made.parity.dump()}
+    console.result({**result, "models": made.models} if json_output else f"{out}")
 
 
 def _compare(run: Any, quants: list[str], out: Path, console: Any) -> None:

@@ -19,7 +19,7 @@ def plan(
     quiet: QuietFlag = False,
 ) -> None:
     """Say which precision, checkpointing and batch fit a card; computed from the model's shape alone."""
-    from delrec_lite.hub.cache import cache_folder
+    from delrec_lite.files import cache_folder
     from delrec_lite.training.plan import plan as make_plan
 
     console = make_console(json_output, quiet)

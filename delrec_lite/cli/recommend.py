@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from delrec_lite.cli.common import JsonFlag, QuietFlag, make_console
+from delrec_lite.cli.common import JsonFlag, QuantOption, QuietFlag, make_console
 
 EXAMPLE = 'Example: `delrec-lite recommend my.delrec --history "Toy Story (1995)" --history "Star Wars (1977)" -k 10`'
 
@@ -22,6 +22,7 @@ def recommend(
     k: Annotated[int, typer.Option("-k", help="How many to show.")] = 10,
     allow_new: Annotated[bool, typer.Option(help="Take unknown titles as new items, by their words.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: the cores allowed.")] = None,
+    quant: QuantOption = None,
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -43,7 +44,7 @@ def recommend(
         raise UsageError("the history is empty", 'give titles with --history "A title" or --history-file FILE')
     if k < 1:
         raise UsageError(f"-k is {k}", "ask for at least one item")
-    with Recommender.load(bundle, threads) as recommender:
+    with Recommender.load(bundle, threads, quant=quant) as recommender:
         answer = recommender.recommend(titles, k, candidates, allow_new)
     for match in answer.matched:
         if match.item < 0:

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from delrec_lite.cli.common import QuantOption
+
 EXAMPLE = "Example: `delrec-lite serve my.delrec --port 8080`, then open http://127.0.0.1:8080"
 
 
@@ -16,8 +18,12 @@ def serve(
         str | None, typer.Option(help="Name of the environment variable that holds the key callers must send.")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: the cores allowed.")] = None,
+    quant: QuantOption = None,
     queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; more get 503.")] = 64,
     deadline: Annotated[float, typer.Option(min=0.1, help="Seconds a request may wait for its turn.")] = 10.0,
+    log_histories: Annotated[
+        bool, typer.Option("--log-histories", help="Log what was asked, histories and all; by default never.")
+    ] = False,
 ) -> None:
     """Serve recommendations over HTTP until interrupted; SIGHUP loads a bundle that was replaced on disk."""
     import os
@@ -31,4 +37,4 @@ def serve(
         key = os.environ.get(api_key_env)
         if not key:
             raise UsageError(f"the environment variable {api_key_env} is not set", "put the key into it")
-    run(bundle, Settings(host, port, key, threads, queue, deadline))
+    run(bundle, Settings(host, port, key, threads, queue, deadline, log_histories, quant))

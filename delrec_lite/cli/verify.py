@@ -16,13 +16,15 @@ def verify(
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Hash its files, open its model, ask its stored requests and compare with the stored answers."""
+    """Hash its files, open its models, ask its stored requests and compare with the stored answers."""
     from delrec_lite.runtime.verify import verify as check
 
     console = make_console(json_output, quiet)
     found = check(bundle, threads)
     gate = "compared with the trained model" if found.gated else "NOT compared with the trained model"
+    opened = "; ".join([f"{', '.join(found.models)} opened", *(f"{f} not: {why}" for f, why in found.unopened.items())])
     rows = [
+        ("models", opened),
         ("files", f"{found.files}, {found.bytes / 1e6:.0f} MB, as exported"),
         ("stored requests", f"{found.requests} answered, {found.top10_overlap:.1%} of the first ten the same"),
         ("scores", f"within {found.largest_difference:.3f} of those stored"),

@@ -89,6 +89,19 @@ def rank_candidates(
     return np.concatenate(ranks)
 
 
+def rank_chosen(
+    scorer: CandidateScorer,
+    split: Split,
+    candidates: CandidateSets,
+    console: Console = QUIET,
+    label: str = "evaluate",
+) -> Ranks:
+    """``rank_candidates``, timed; ``Ranks.full`` is empty."""
+    start = time.monotonic()
+    ranks = rank_candidates(scorer, split, candidates, console=console, label=label)
+    return Ranks(ranks, np.empty(0, np.int64), time.monotonic() - start)
+
+
 def _check(split: Split, candidates: CandidateSets) -> None:
     if not len(split):
         raise DataError(f"the {split.name} split holds no users", "prepare the data set again")

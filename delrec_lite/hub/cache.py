@@ -1,7 +1,6 @@
 """The cache: what lies in it, whether it is whole, and a place to work beside it that no other call shares."""
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -9,8 +8,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import platformdirs
 
 from delrec_lite.console import Console
 from delrec_lite.files import lock, sha256_of
@@ -46,11 +43,6 @@ class Pulled:
     def dump(self) -> dict[str, Any]:
         """For JSON."""
         return {**asdict(self), "folder": str(self.folder)}
-
-
-def cache_folder() -> Path:
-    """``DELREC_CACHE``, or the platform's cache folder."""
-    return Path(os.environ.get("DELREC_CACHE") or platformdirs.user_cache_dir("delrec-lite"))
 
 
 def write_record(asset: Asset, mirror: Mirror, out: Path) -> None:

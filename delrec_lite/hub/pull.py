@@ -9,7 +9,8 @@ from pathlib import Path
 
 from delrec_lite.console import QUIET, Console
 from delrec_lite.errors import FetchError, StorageError
-from delrec_lite.hub.cache import RECORD, Pulled, cache_folder, read_cached, working_folder, write_record
+from delrec_lite.files import cache_folder
+from delrec_lite.hub.cache import RECORD, Pulled, read_cached, working_folder, write_record
 from delrec_lite.hub.fetch import (
     MirrorError,
     OnBytes,
@@ -22,7 +23,7 @@ from delrec_lite.hub.fetch import (
 )
 from delrec_lite.hub.registry import Asset, Mirror, find
 
-__all__ = ["Pulled", "cache_folder", "cached", "pull"]
+__all__ = ["Pulled", "cached", "pull"]
 
 _MB = 1_000_000
 

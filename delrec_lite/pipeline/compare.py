@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from delrec_lite.data.types import Floats, Ints, Split
+from delrec_lite.errors import UsageError
 from delrec_lite.evaluation.metrics import Ranks, per_user
 from delrec_lite.evaluation.protocol import rank_all
 from delrec_lite.evaluation.significance import paired_test
@@ -121,7 +122,16 @@ def fastest_within(rows: Sequence[Quantised], quants: Sequence[str], budget: flo
 
 
 def measure_quants(run: Run, quants: Sequence[str], split: Split, repeats: int) -> Measured:
-    """Every quantisation over the users of one split; arguments as for ``compare_quants``."""
+    """Every quantisation over the users of one split; arguments as for ``compare_quants``.
+
+    Raises:
+        UsageError: The recipe's model ranks candidates alone.
+    """
+    if not run.ranks_catalogue:
+        raise UsageError(
+            "quantisations are compared by the ranking of the whole catalogue; this recipe's model ranks candidates",
+            "export it with one: --quant q8_0",
+        )
     from delrec_lite.bench.runner import Plan, bench
     from delrec_lite.export.quantise import QUANTS
     from delrec_lite.runtime.recommender import Recommender
@@ -134,8 +144,8 @@ def measure_quants(run: Run, quants: Sequence[str], split: Split, repeats: int) 
     names = list(dict.fromkeys([BASELINE, *quants]))
     for quant in names:
         target = folder / f"{quant}.delrec"
-        formats = "gguf" if quant in QUANTS else "onnx"
-        made[quant] = run.write_bundle(target, quant if formats == "gguf" else BASELINE, formats, quant, gated=False)
+        files = ([quant], []) if quant in QUANTS else ([], [quant])
+        made[quant] = run.write_bundle(target, *files, gated=False)
         parts: list[Ints] = []
         with Recommender.load(made[quant].path) as recommender:
 

@@ -43,9 +43,10 @@ def example(run: Run, console: Console) -> None:
 
     test, catalog = run.dataset.test(), run.dataset.catalog
     history = [catalog.titles[i] for i in test.histories[0][-5:]]
+    among = None if run.ranks_catalogue else [catalog.titles[i] for i in run.candidates["test"].items[0]]
     with Recommender.load(run.bundle) as recommender:
-        recommender.recommend(history=history, k=5)  # warm-up: pages of the model come from the disk
-        answer = recommender.recommend(history=history, k=5)
+        recommender.recommend(history, 5, among)  # warm-up: pages of the model come from the disk
+        answer = recommender.recommend(history, 5, among)
     console.heading(f"After {', '.join(history)}:")
     for item in answer.items:
         console.say(f"  {item.rank}. {item.title}  {item.probability:.1%}")

@@ -13,7 +13,7 @@ from delrec_lite.data.types import Floats, Ints
 from delrec_lite.errors import UsageError
 from delrec_lite.evaluation.metrics import Ranks
 from delrec_lite.evaluation.popularity import popularity
-from delrec_lite.evaluation.protocol import candidate_ranks, catalogue_ranks, rank_all
+from delrec_lite.evaluation.protocol import candidate_ranks, catalogue_ranks, rank_all, rank_chosen
 from delrec_lite.pipeline.run import CODE, Run
 from delrec_lite.pipeline.stage import Done, key_of, run_stage
 from delrec_lite.prompts.domain import DOMAINS
@@ -52,8 +52,7 @@ def makers(run: Run, fused: bool = False) -> dict[str, Maker]:
         key = key_of(run.prepare().key, run.recipe.data.domain, run.pulled["model"].files, ZERO_SHOT_HISTORY)
         found[ZERO_SHOT] = (key, lambda: _zero_shot(run))
     found[TRAINED] = (run.finetune().key, lambda: _trained(run))
-    if run.exportable:
-        found[QUANTISED] = (run.export().key, lambda: _quantised(run))
+    found[QUANTISED] = (run.export().key, lambda: _quantised(run))
     if fused:
         found[FUSED] = (run.finetune().key, lambda: _fused(run))
     return found
@@ -160,4 +159,7 @@ def _quantised(run: Run) -> Ranks:
     from delrec_lite.runtime.recommender import Recommender
 
     with Recommender.load(run.bundle) as recommender:
-        return _ranked(run, recommender.scores, QUANTISED)
+        if run.ranks_catalogue:
+            return _ranked(run, recommender.scores, QUANTISED)
+        sets = run.candidates["test"]
+        return rank_chosen(recommender.choose, run.dataset.test(), sets, console=run.console, label=QUANTISED)

@@ -1,6 +1,7 @@
 """`Run`: the stages of a recipe, each made at most once, and what they made, loaded only when asked for."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,10 +14,11 @@ from delrec_lite.console import Console
 from delrec_lite.data.store import load_candidates, load_dataset
 from delrec_lite.data.types import CandidateSets, Dataset
 from delrec_lite.errors import ConfigError, DataError, MissingPackageError, UsageError
-from delrec_lite.files import lock, sha256_of
+from delrec_lite.files import cache_folder, lock, sha256_of
 from delrec_lite.hub.base import find_base
-from delrec_lite.hub.cache import Pulled, cache_folder
+from delrec_lite.hub.cache import Pulled
 from delrec_lite.hub.pull import pull
+from delrec_lite.pipeline.precisions import files_for
 from delrec_lite.pipeline.reference import STAGES, made_from, reference_for
 from delrec_lite.pipeline.stage import Done, begun, key_of, run_stage
 from delrec_lite.pipeline.tell import TITLES, tell
@@ -222,18 +224,19 @@ class Run:
         """Merge, bake, quantise, compare, bundle.
 
         Raises:
-            ConfigError: A bundle cannot hold the recipe's form of prompt.
+            ConfigError: An ONNX file cannot hold the recipe's form of prompt.
         """
-        self._must_export()
+        self._must_export(self.recipe.export.format)
         upstream = self.finetune()
 
         def make(_: Path) -> dict[str, Any]:
-            made = self.write_bundle(self.bundle, self.recipe.export.quant)
+            made = self.write_bundle(self.bundle, *files_for(self.recipe.export))
             return {
                 "bytes": made.bytes,
                 "quant": made.quant,
                 "tensor_types": made.tensor_types,
                 "parity": made.parity.dump(),
+                "models": made.models,
             }
 
         key = key_of(CODE, upstream.key, self.recipe.export.model_dump())
@@ -241,17 +244,12 @@ class Run:
             (self.folder / "export" / "done.json").unlink(missing_ok=True)
         return self._stage("export", key, make)
 
-    @property
-    def exportable(self) -> bool:
-        """Whether a bundle can hold this recipe's form of prompt."""
-        return self.recipe.model.history == "items" and self.ranks_catalogue
-
-    def _must_export(self) -> None:
-        if not self.exportable:
+    def _must_export(self, formats: str) -> None:
+        """Refuse what no file of these formats can hold."""
+        if formats != "gguf" and (self.recipe.model.history == "titles" or not self.ranks_catalogue):
             raise ConfigError(
-                "a bundle holds item tokens and ranks the whole catalogue by title-mean; this recipe's form does not",
-                "set model.history: items, model.verbalizer: title-mean and model.candidates_in_prompt: false, or rank "
-                "with the trained model alone: delrec-lite eval",
+                "an ONNX file reads item tokens and ranks the whole catalogue; this recipe's form of prompt does not",
+                "GGUF is the format for titles, letters and candidates: set export.format: gguf (--format gguf)",
             )
 
     @property
@@ -262,9 +260,8 @@ class Run:
     def write_bundle(
         self,
         target: Path,
-        quant: str,
-        formats: str | None = None,
-        onnx_quant: str | None = None,
+        quants: Sequence[str],
+        onnx_quants: Sequence[str] = (),
         gated: bool = True,
         measured_quants: Any = (),
         merge_base: str = "",
@@ -273,14 +270,13 @@ class Run:
 
         Args:
             target: The bundle's folder.
-            quant: Of a GGUF file.
-            formats: ``gguf``, ``onnx`` or ``both``; default: the recipe's.
-            onnx_quant: Of an ONNX file; default: the recipe's.
+            quants: Of GGUF files; the first is the bundle's default.
+            onnx_quants: Of ONNX files.
             gated: Refuse what does not score as trained.
             measured_quants: What the precision was chosen among.
             merge_base: What a quantised base's adapter goes onto; default: the recipe's.
         """
-        self._must_export()
+        self._must_export("onnx" if onnx_quants else "gguf")
         from delrec_lite.export.write import export
 
         model, prompts, base = self.trained()
@@ -292,12 +288,11 @@ class Run:
             self.candidates,
             target,
             name=self.recipe.name,
-            quant=quant,
+            quants=quants,
+            onnx_quants=onnx_quants,
             max_history=self.recipe.model.max_history,
             score_correlation=self.recipe.export.score_correlation if gated else None,
             prune_vocab=self.recipe.export.prune_vocab,
-            formats=formats or self.recipe.export.format,
-            onnx_quant=onnx_quant or self.recipe.export.onnx_quant,
             teacher=self.fitted_teacher() if self.recipe.export.retriever else None,
             measured_quants=measured_quants,
             merge_base=merge_base or self.recipe.export.merge_base,

@@ -35,12 +35,7 @@ def evaluate(run: Run, fused: bool = False) -> list[Row]:
 
 
 def _pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Who is compared with whom: the bundle with every row, training precision and fusion with each teacher.
-
-    Where there is no bundle, training precision with every row.
-    """
-    if QUANTISED not in names:
-        return [(TRAINED, other) for other in names if other != TRAINED]
+    """Who is compared with whom: the bundle with every row, training precision and fusion with each teacher."""
     teachers = [name for name in names if name in {*TEACHERS.values(), TOGETHER}]
     pairs = [(QUANTISED, other) for other in names if other != QUANTISED]
     return pairs + [(name, teacher) for name in (TRAINED, FUSED) if name in names for teacher in teachers]

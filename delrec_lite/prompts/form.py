@@ -38,6 +38,11 @@ class Form:
         return self.verbalizer == "title-mean" and not self.candidates
 
     @property
+    def item_tokens(self) -> bool:
+        """Whether items are tokens of the vocabulary: read as such, or scored by a row each."""
+        return self.history == "items" or self.verbalizer == "title-mean"
+
+    @property
     def written(self) -> bool:
         """Whether items' words stand anywhere: in the prompt, or in the answer."""
         return self.history == "titles" or self.verbalizer == "likelihood"

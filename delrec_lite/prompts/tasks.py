@@ -5,8 +5,9 @@ so that they are the same for every request (their state is computed once), ever
 history that is too long for the model loses its oldest items and nothing else.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from delrec_lite.data.types import Ints
 from delrec_lite.errors import ConfigError
@@ -21,6 +22,9 @@ WRITTEN = (
     " the latest {domain.items} count most, their order matters, and what others have {domain.done} after"
     " the same {domain.items} comes next."
 )
+# What only a form that lists candidates reads.
+LISTING = ("letters", "dot", "listed", "answer")
+PIECES = ("next_prefix", "temporal_prefix", "after", "hidden", "again", "separator", *LISTING)
 
 
 @dataclass(frozen=True)
@@ -52,12 +56,28 @@ class Prompts:
     again: tuple[int, ...]
     text: dict[str, str]
     form: Form = Form()
-    titles: tuple[tuple[int, ...], ...] = ()
+    titles: Sequence[tuple[int, ...]] = ()
     separator: tuple[int, ...] = ()
     letters: tuple[int, ...] = ()
     dot: tuple[int, ...] = ()
     listed: tuple[int, ...] = ()
     answer: tuple[int, ...] = ()
+
+    def served(self, renumbered: Callable[[Iterable[int]], Iterable[int]] = tuple) -> "Prompts":
+        """The same without what serving never reads: temporal analysis, and pieces that the form does not have.
+
+        Args:
+            renumbered: Gives the token ids that stand for others in another vocabulary.
+        """
+        form = self.form
+        kept = ("next_prefix", *(("separator",) if form.written else ()), *(LISTING if form.candidates else ()))
+        pieces: dict[str, Any] = {name: tuple(renumbered(getattr(self, name))) for name in kept}
+        pieces |= {name: () for name in PIECES if name not in kept}
+        return replace(self, titles=tuple(tuple(renumbered(title)) for title in self.titles), **pieces)
+
+    def used(self) -> set[int]:
+        """Every token id that stands in a piece or a title."""
+        return {token for piece in (*(getattr(self, name) for name in PIECES), *self.titles) for token in piece}
 
     def item(self, index: int) -> tuple[int, ...]:
         """Token ids of one item as it stands in a list."""
@@ -90,13 +110,21 @@ class Prompts:
             ConfigError: Not even one fits.
         """
         kept = history[-most:]
-        return kept[self._dropped(kept.tolist(), len(self.next_prefix) + taken, 1) :]
+        return kept[self.dropped([len(self.item(i)) for i in kept.tolist()], len(self.next_prefix) + taken) :]
 
-    def _dropped(self, indices: Sequence[int], taken: int, least: int) -> int:
-        """How many of the oldest items must go so that the others and ``taken`` tokens fit; ``least`` stay."""
+    def dropped(self, sizes: Sequence[int], taken: int, least: int = 1) -> int:
+        """How many of the oldest items must go so that the others and ``taken`` tokens fit.
+
+        Args:
+            sizes: Tokens of each item, oldest first.
+            taken: Tokens of all else.
+            least: Items that stay.
+
+        Raises:
+            ConfigError: Not even those fit.
+        """
         if self.form.context is None:
             return 0
-        sizes = [len(self.item(i)) for i in indices]
         over = sum(sizes) + taken - self.form.context
         n = 0
         while over > 0 and n < len(sizes) - least:
@@ -117,16 +145,24 @@ class Prompts:
         """
         if not self.form.candidates:
             return [*ids]
+        return [*ids, *self.listing([self.item(item) for item in candidates])]
+
+    def listing(self, candidates: Sequence[Sequence[Any]]) -> list[Any]:
+        """What stands behind a history in a form that lists candidates, each given as it stands in a list.
+
+        Raises:
+            ConfigError: More candidates than letters to name them.
+        """
         if self.letters and len(candidates) > len(self.letters):
             raise ConfigError(
                 f"{len(candidates)} candidates, and {len(self.letters)} letters to name them",
                 "ask for fewer (data.candidates), or take another model.verbalizer",
             )
-        out = [*ids, *self.listed]
+        out: list[Any] = [*self.listed]
         for place, item in enumerate(candidates):
             if self.letters:
                 out += [self.letters[place], *self.dot]
-            out += self.item(item)
+            out += item
         return [*out, *self.answer]
 
     def temporal(self, sequence: Sequence[int], taken: int = 0) -> tuple[list[int], list[int], list[int]]:
@@ -146,7 +182,7 @@ class Prompts:
         first, second, third, fourth, *rest = sequence
         fixed = len(self.temporal_prefix) + len(self.items([first, second, third, fourth])) + len(self.again)
         fixed += 2 * (len(self.after) + len(self.hidden)) + taken
-        rest = rest[self._dropped([*rest[:-2], rest[-1]], fixed, 2) :]
+        rest = rest[self.dropped([len(self.item(i)) for i in (*rest[:-2], rest[-1])], fixed, 2) :]
         ids = [*self.items([first, second]), *self.after, *self.items([fourth]), *self.hidden]
         reads = [len(ids) - 1]
         ids += [*self.items([third]), *self.again, *self.items(rest[:-2]), *self.after]
@@ -186,6 +222,9 @@ def compile_prompts(
         "hidden": ": hidden is",
         "again": ".",
     }
+    listed, answer = f" One of these {domain.items}:{SEPARATOR}", "Answer:"
+    if form.candidates:
+        text |= {"listed": listed, "answer": answer}
     head = [] if bos is None else [bos]
     if pattern == "soft":
         head += encode(text["instruction"]) + list(vocabulary.soft_ids)
@@ -207,8 +246,8 @@ def compile_prompts(
         separator=tuple(encode(SEPARATOR)),
         letters=letter_ids(encode) if form.verbalizer == "letter" else (),
         dot=tuple(encode(".")),
-        listed=tuple(encode(f" One of these {domain.items}:{SEPARATOR}")),
-        answer=tuple(encode("Answer:")),
+        listed=tuple(encode(listed)),
+        answer=tuple(encode(answer)),
     )
 
 

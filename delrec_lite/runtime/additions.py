@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,13 +40,14 @@ class WithAdditions:
 
     Args:
         engine: Of the model as exported.
-        rows: float32 ``[2, added, hidden]``: what is read of each added item, and what scores it.
+        inputs: What is read of each added item.
+        outputs: What scores it, float32 ``[added, hidden]``.
         trained: Items of the model.
     """
 
-    def __init__(self, engine: Engine, rows: Floats, trained: int) -> None:
+    def __init__(self, engine: Engine, inputs: Sequence[Entry], outputs: Floats, trained: int) -> None:
         self.engine = engine
-        self._inputs, self._outputs = rows
+        self._inputs, self._outputs = inputs, outputs
         self._trained = trained
 
     def scores(self, requests: Sequence[Sequence[Entry]]) -> Floats:
@@ -57,7 +59,9 @@ class WithAdditions:
         """See ``Engine.step``."""
         asked = self._translated(request)
         scores, computed = self.engine.step(session, asked)
-        return np.concatenate([scores, self._outputs @ self.engine.states([asked])[0]]), computed + len(asked)
+        return np.concatenate([scores, self._outputs @ self.engine.states([asked])[0]]), computed + self.engine.extent(
+            asked
+        )[1]
 
     def forget(self, session: str) -> None:
         """See ``Engine.forget``."""
@@ -66,6 +70,16 @@ class WithAdditions:
     def states(self, requests: Sequence[Sequence[Entry]]) -> Floats:
         """See ``Engine.states``."""
         return self.engine.states([self._translated(request) for request in requests])
+
+    def choose(
+        self, request: Sequence[Entry], candidates: Sequence[Entry], session: str | None = None
+    ) -> tuple[Floats, int]:
+        """See ``Engine.choose``."""
+        return self.engine.choose(self._translated(request), self._translated(candidates), session)
+
+    def extent(self, request: Sequence[Entry], candidates: Sequence[Entry] = ()) -> tuple[int, int]:
+        """See ``Engine.extent``."""
+        return self.engine.extent(self._translated(request), self._translated(candidates))
 
     def token_vector(self, tokens: Sequence[int]) -> Floats:
         """See ``Engine.token_vector``."""
@@ -107,7 +121,8 @@ def with_additions(engine: Engine, bundle: Bundle) -> Engine:
     except (OSError, ValueError, EOFError) as error:
         engine.close()
         raise BundleError(f"{path} does not read: {error}", REMEDY) from error
-    return WithAdditions(engine, rows, bundle.trained)
+    inputs = bundle.added_tokens if bundle.prompt.form.history == "titles" else list(rows[0])
+    return WithAdditions(engine, inputs, rows[1], bundle.trained)
 
 
 def add_items(path: str | os.PathLike[str], new: Mapping[str, str], out: Path | None = None) -> Added:
@@ -128,6 +143,10 @@ def add_items(path: str | os.PathLike[str], new: Mapping[str, str], out: Path | 
     target = out or Path(path)
     with Recommender.load(path) as recommender:
         bundle = recommender.bundle
+        if not bundle.prompt.form.ranks_catalogue:
+            raise UsageError(
+                "this bundle ranks candidates and has no catalogue to add to", "name new ones there: --allow-new"
+            )
         had = bundle.items
         if known := [item for item in new if item in set(had.ids)]:
             raise UsageError(
@@ -137,19 +156,19 @@ def add_items(path: str | os.PathLike[str], new: Mapping[str, str], out: Path | 
             raise UsageError("there are no items to add", "give a list of ids and titles")
         titles = list(unique_titles([*had.titles, *new.values()], [*had.popularity, *[0] * len(new)]))
         rows = np.stack([recommender.new_item(title) for title in new.values()], axis=1)
-        later = len(had.ids) - bundle.trained
-        if later:
+        named: dict[str, Any] = {}
+        if bundle.prompt.form.history == "titles":
+            named["tokens"] = [*bundle.added_tokens, *map(recommender.new_entry, new.values())]
+        if bundle.holds_additions:
             rows = np.concatenate([np.load(bundle.folder / ADDITION_ROWS, allow_pickle=False), rows], axis=1)
-    ids, names = [*had.ids[bundle.trained :], *new], titles[bundle.trained :]
+    named |= {"ids": [*had.ids[bundle.trained :], *new], "titles": titles[bundle.trained :]}
     staging = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         staging.mkdir(parents=True)
         for name in bundle.manifest["files"]:
             if name not in {ADDITIONS, ADDITION_ROWS}:
                 _link(bundle.folder / name, staging / name)
-        (staging / ADDITIONS).write_text(
-            json.dumps({"ids": ids, "titles": names}, ensure_ascii=False), encoding="utf-8"
-        )
+        (staging / ADDITIONS).write_text(json.dumps(named, ensure_ascii=False), encoding="utf-8")
         np.save(staging / ADDITION_ROWS, rows.astype(np.float32), allow_pickle=False)
         kept = {key: bundle.manifest[key] for key in ("name", "model", "provenance", "licences", "gated")}
         finish_bundle(staging, target, **kept)

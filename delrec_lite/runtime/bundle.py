@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from delrec_lite.data.types import Floats
-from delrec_lite.errors import BundleError
+from delrec_lite.errors import BundleError, UsageError
 from delrec_lite.files import sha256_of
+from delrec_lite.prompts.tasks import Prompts
+from delrec_lite.runtime.prompt import TITLES, Prompt, parse_prompt, read_titles
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -23,6 +25,8 @@ ADDITIONS = "additions.json"
 ADDITION_ROWS = "additions.npy"
 # How an item that was not trained is scored: see ``export.new_items``.
 NEW_ITEMS = "new-items.npy"
+# Keys of the manifest's ``model`` that belong to its default model file; an entry of ``others`` has its own.
+OF_ONE_MODEL = ("file", "quant", "tensor_types", "tensors", "unfit", "parity")
 REMEDY = "export the run again, or copy the whole folder again"
 
 
@@ -42,26 +46,20 @@ class Items:
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """How a request becomes token ids; what training compiled.
+class Model:
+    """A model of a bundle.
 
     Attributes:
-        prefix: Token ids before every history.
-        item_token_base: Token id of item 0.
-        max_history: Items of a history that are read, the newest.
-        soft_tokens: How many of the prefix are the soft prompt.
-        title_prefix: Before a title when its tokens are taken.
-        input_norm: Length of an item's input vector.
-        scale: Of the verbalizer.
+        format: ``gguf`` or ``onnx``.
+        quant: Its precision.
+        entry: What the manifest says of it.
+        files: Those that it alone needs; the first names it.
     """
 
-    prefix: list[int]
-    item_token_base: int
-    max_history: int
-    soft_tokens: int
-    title_prefix: str
-    input_norm: float
-    scale: float
+    format: str
+    quant: str
+    entry: dict[str, Any]
+    files: tuple[str, ...]
 
 
 class Bundle:
@@ -77,15 +75,20 @@ class Bundle:
         self.manifest = manifest
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], verify: bool = True) -> "Bundle":
+    def open(
+        cls, path: str | os.PathLike[str], verify: bool = True, quant: str | None = None, whole: bool = False
+    ) -> "Bundle":
         """Read the manifest and check every file against it.
 
         Args:
             path: The bundle's folder.
             verify: Check sha256 too, not sizes alone (98 MB took 0.07 s).
+            quant: See ``choose``; default: the first model.
+            whole: Check the sha256 of models that are not chosen too.
 
         Raises:
             BundleError: Missing, foreign, of another schema, incomplete or changed; names the file.
+            UsageError: It holds no model of this precision.
         """
         folder = Path(path)
         if not folder.is_dir():
@@ -101,17 +104,58 @@ class Bundle:
         if not isinstance(files, dict) or not files:
             raise BundleError(f"{folder / MANIFEST} lists no files", REMEDY)
         added = (ADDITION_ROWS,) if bundle.holds_additions else ()
-        for name in ("catalog.json", "prompt.json", bundle._model_file, *bundle._onnx.values(), *added):
+        of_models = {name for model in bundle.models for name in model.files}
+        chosen = bundle if quant is None else bundle.choose(quant)
+        for name in ("catalog.json", "prompt.json", *of_models, *chosen._onnx.values(), *added):
             if name not in files:
                 raise BundleError(f"{folder / MANIFEST} does not list {name}", REMEDY)
+        idle = set() if whole else of_models - {name for model in chosen._first_models for name in model.files}
         for name, facts in files.items():
-            _check(folder, name, facts, verify)
-        return bundle
+            _check(folder, name, facts, verify and name not in idle)
+        return chosen
 
     @property
     def name(self) -> str:
         """As exported."""
         return str(self.manifest.get("name", self.folder.stem))
+
+    @property
+    def models(self) -> list[Model]:
+        """All models, the default first."""
+        first, others = self._first_models, self.manifest["model"].get("others", [])
+        try:
+            return [*first, *(_model(str(entry["format"]), entry) for entry in others)]
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise BundleError(f"{self.folder / MANIFEST} does not name its other models' files", REMEDY) from error
+
+    @property
+    def _first_models(self) -> list[Model]:
+        """The default GGUF model, the default ONNX model, or one of both."""
+        gguf, onnx = self._model_file.endswith(".gguf"), self._onnx
+        first = [_model("gguf", self.manifest["model"])] if gguf or not onnx else []
+        return [*first, _model("onnx", self.manifest["model"]["onnx"])] if onnx else first
+
+    def choose(self, quant: str) -> "Bundle":
+        """This bundle as if it held the models of one precision alone: one, or one of each format.
+
+        Args:
+            quant: As export named it.
+
+        Raises:
+            UsageError: It holds none; names those it holds.
+        """
+        chosen = {model.format: model for model in self.models if model.quant == quant}
+        if not chosen:
+            held = ", ".join(dict.fromkeys(model.quant for model in self.models))
+            raise UsageError(f"{self.folder} holds no model of the precision {quant!r}", f"it holds {held}")
+        first = chosen.get("gguf") or chosen["onnx"]
+        shared = {k: v for k, v in self.manifest["model"].items() if k not in {*OF_ONE_MODEL, "onnx", "others"}}
+        model = shared | {k: v for k, v in first.entry.items() if k in OF_ONE_MODEL}
+        if "onnx" in chosen:
+            model["onnx"] = chosen["onnx"].entry
+        idle = {name for one in self.models for name in one.files if one not in chosen.values()}
+        files = {name: facts for name, facts in self.manifest["files"].items() if name not in idle}
+        return Bundle(self.folder, {**self.manifest, "model": model, "files": files})
 
     @property
     def _model_file(self) -> str:
@@ -173,6 +217,20 @@ class Bundle:
         return Items(had.ids + ids, had.titles + titles, had.popularity + [0] * len(ids))
 
     @cached_property
+    def added_tokens(self) -> list[tuple[int, ...]]:
+        """The titles' tokens of the items that were added, in a bundle that reads titles."""
+        if not self.holds_additions:
+            return []
+        path = self.folder / ADDITIONS
+        held: Any = _read_json(path).get("tokens")
+        count, text = len(self.items.ids) - self.trained, self.prompt.text_tokens
+        if not _are(held, list) or len(held) != count:
+            raise BundleError(f"{path}: tokens is not a list for each item", REMEDY)
+        if not all(title and _are(title, int) and min(title) >= 0 and max(title) < text for title in held):
+            raise BundleError(f"{path}: the tokens of an item are none of the vocabulary", REMEDY)
+        return [tuple(title) for title in held]
+
+    @cached_property
     def new_items(self) -> Floats | None:
         """What makes a title's mean row the vector that scores it: float32 ``[hidden + 1, hidden]``; the last is added.
 
@@ -220,24 +278,25 @@ class Bundle:
 
     @cached_property
     def prompt(self) -> Prompt:
-        """The compiled prompt."""
+        """The prompt, without the catalogue."""
         held = _read_json(self.folder / "prompt.json")
         try:
-            new = held["new_item"]
-            prompt = Prompt(
-                prefix=[int(i) for i in held["prefix"]],
-                item_token_base=int(held["item_token_base"]),
-                max_history=int(held["max_history"]),
-                soft_tokens=int(held["soft_tokens"]),
-                title_prefix=str(new["title_prefix"]),
-                input_norm=float(new["input_norm"]),
-                scale=float(new["scale"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
+            return parse_prompt(held)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BundleError(f"{self.folder}/prompt.json does not read: {error}", REMEDY) from error
-        if prompt.max_history < 1 or prompt.item_token_base < 1:
-            raise BundleError(f"{self.folder}/prompt.json: max_history and item_token_base must be above 0", REMEDY)
-        return prompt
+
+    @cached_property
+    def prompts(self) -> Prompts:
+        """The compiled prompt, with the catalogue's titles where they stand anywhere."""
+        if not self.prompt.form.written:
+            return self.prompt.compiled(self.trained)
+        if TITLES not in self.manifest["files"]:
+            raise BundleError(f"{self.folder / MANIFEST} does not list {TITLES}", REMEDY)
+        try:
+            titles = read_titles(self.folder, self.trained, self.prompt.text_tokens)
+        except (OSError, ValueError, EOFError) as error:
+            raise BundleError(f"{self.folder / TITLES} does not read: {error}", REMEDY) from error
+        return self.prompt.compiled(self.trained, titles)
 
 
 def finish_bundle(
@@ -293,6 +352,18 @@ def finish_bundle(
         raise
     shutil.rmtree(old, ignore_errors=True)
     return Bundle(target, manifest)
+
+
+def _model(kind: str, entry: Mapping[str, Any]) -> Model:
+    """A model out of its entry; the rows of text tokens, which ONNX models share, are not its own.
+
+    Raises:
+        KeyError, TypeError, ValueError: The entry does not say what it must.
+    """
+    if kind not in {"gguf", "onnx"}:
+        raise ValueError(kind)
+    files = (entry["file"],) if kind == "gguf" else (entry["file"], entry["data"])
+    return Model(kind, str(entry.get("quant", "")), dict(entry), tuple(str(name) for name in files))
 
 
 def _are(values: Any, kind: type) -> bool:

@@ -5,21 +5,23 @@ from typing import Protocol
 
 from delrec_lite.data.types import Floats
 
-# An item of a history: its index in the catalogue, or a vector for an item that the catalogue does not have.
-Entry = int | Floats
+# An item of a history: its index in the catalogue; or for an item that the catalogue does not have a vector, and the
+# tokens of its title where histories are titles.
+Entry = int | Floats | tuple[int, ...]
 
 
 class Engine(Protocol):
     """Evaluates the fixed prefix once, then answers requests, one or many at a time; safe under threads.
 
-    A request is a history, oldest first, not empty; its newest ``max_history`` entries are read.
+    A request is a history, oldest first, not empty; its newest ``max_history`` entries are read, as far as they fit.
     """
 
     def scores(self, requests: Sequence[Sequence[Entry]]) -> Floats:
         """Scores of the whole catalogue after each history: float32 ``[requests, items]``.
 
         Raises:
-            UsageError: An empty history, or an entry that is no item and no vector of the model's width.
+            UsageError: An empty history, an entry that is no item and no vector of the model's width, or a bundle that
+                ranks candidates alone.
         """
 
     def step(self, session: str, request: Sequence[Entry]) -> tuple[Floats, int]:
@@ -33,14 +35,39 @@ class Engine(Protocol):
             request: The whole history, as in ``scores``.
 
         Returns:
-            float32 ``[items]``, and how many entries were evaluated.
+            float32 ``[items]``, and how many tokens were evaluated.
 
         Raises:
             UsageError: As in ``scores``.
         """
 
+    def choose(
+        self, request: Sequence[Entry], candidates: Sequence[Entry], session: str | None = None
+    ) -> tuple[Floats, int]:
+        """Scores of candidates after one history: for a bundle that ranks those alone, and instead of ``scores``.
+
+        Args:
+            request: As in ``scores``.
+            candidates: What is ranked, at least one.
+            session: As in ``step``; None: nothing is kept.
+
+        Returns:
+            float32 ``[candidates]``, and how many tokens were evaluated.
+
+        Raises:
+            UsageError: As in ``scores``; or this bundle ranks the whole catalogue.
+            ConfigError: More candidates than the prompt has room for.
+        """
+
     def forget(self, session: str) -> None:
         """Drop what a session left; a session that is not there is no error."""
+
+    def extent(self, request: Sequence[Entry], candidates: Sequence[Entry] = ()) -> tuple[int, int]:
+        """How many entries of a history are read, the newest, and how many tokens a request takes behind the prefix.
+
+        Raises:
+            UsageError: As in ``scores``.
+        """
 
     def states(self, requests: Sequence[Sequence[Entry]]) -> Floats:
         """The last hidden state of each history, after the final norm: float32 ``[requests, hidden]``.

@@ -142,12 +142,12 @@ def occlude(recommender: Recommender, entries: Sequence[Entry]) -> tuple[Floats,
 
     Args:
         recommender: Loaded.
-        entries: The history; its newest ``max_history`` are read.
+        entries: The history; its newest are read.
 
     Returns:
         float32 ``[items]`` and float32 ``[entries read, items]``.
     """
-    read = list(entries[-recommender.bundle.prompt.max_history :])
+    read = list(entries[-recommender.engine.extent(entries)[0] :])
     without = [read[:n] + read[n + 1 :] for n in range(len(read))]
     scores = recommender.engine.scores([read, *(w for w in without if w)])
     logs = _log_softmax(scores)
@@ -185,7 +185,8 @@ def faithfulness(recommender: Recommender, histories: Sequence[Ints], seed: int 
     tops: list[float] = []
     randoms: list[float] = []
     for history in histories:
-        entries: list[Entry] = [int(i) for i in history[-recommender.bundle.prompt.max_history :]]
+        entries: list[Entry] = [int(i) for i in history]
+        entries = entries[-recommender.engine.extent(entries)[0] :]
         if len(entries) < 2:
             continue
         scores, weights = occlude(recommender, entries)

@@ -1,16 +1,19 @@
 """The requests stored in a bundle: held-out users, what they took next, and what the bundle answered at export."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from delrec_lite.data.types import Floats, Ints
 from delrec_lite.errors import BundleError, UsageError
 from delrec_lite.runtime.bundle import REMEDY
+
+if TYPE_CHECKING:
+    from delrec_lite.runtime.recommender import Recommender
 
 FILE = "golden.json"
 KEPT = 10
@@ -26,6 +29,7 @@ class Golden:
         candidates: int64 ``[users, m]``.
         top: The items answered first at export, int64 ``[users, 10]``; None in a bundle of an older version.
         scores: Their scores, float32, same shape.
+        others: The same two of the bundle's other models, by the name of their file.
     """
 
     histories: tuple[Ints, ...]
@@ -33,19 +37,44 @@ class Golden:
     candidates: Ints
     top: Ints | None = None
     scores: Floats | None = None
+    others: Mapping[str, tuple[Ints, Floats]] = field(default_factory=dict)
 
 
-def write_golden(folder: Path, golden: Golden, scores: Floats) -> None:
-    """Write the requests with the answers that ``scores``, float32 ``[users, items]``, give."""
-    top = np.argsort(-scores, axis=1)[:, :KEPT]
+def answers(recommender: "Recommender", golden: Golden) -> Floats:
+    """What a bundle answers to the requests now: float32 ``[users, items]``.
+
+    Where it ranks candidates alone, minus infinity for every other item.
+    """
+    if recommender.bundle.prompt.form.ranks_catalogue:
+        return recommender.scores(golden.histories)[:, : recommender.bundle.trained]
+    scores = np.full((len(golden.histories), recommender.bundle.trained), -np.inf, np.float32)
+    np.put_along_axis(scores, golden.candidates, recommender.choose(golden.histories, golden.candidates), 1)
+    return scores
+
+
+def write_golden(folder: Path, golden: Golden, scores: Floats, others: Mapping[str, Floats] | None = None) -> None:
+    """Write the requests with the answers that the scores give.
+
+    Args:
+        folder: Of the bundle.
+        golden: The requests.
+        scores: Of the default model, float32 ``[users, items]``, as ``answers`` gives them.
+        others: Of the bundle's other models, by the name of their file.
+    """
     held: dict[str, Any] = {
         "histories": [history.tolist() for history in golden.histories],
         "targets": golden.targets.tolist(),
         "candidates": golden.candidates.tolist(),
-        "top": top.tolist(),
-        "scores": np.round(np.take_along_axis(scores, top, 1), 4).tolist(),
+        **_answers(scores),
+        "others": {file: _answers(theirs) for file, theirs in (others or {}).items()},
     }
     (folder / FILE).write_text(json.dumps(held), encoding="utf-8")
+
+
+def _answers(scores: Floats) -> dict[str, Any]:
+    kept = min(KEPT, int(np.isfinite(scores).sum(1).min()))
+    top = np.argsort(-scores, axis=1)[:, :kept]
+    return {"top": top.tolist(), "scores": np.round(np.take_along_axis(scores, top, 1), 4).tolist()}
 
 
 def read_golden(folder: Path, items: int) -> Golden:
@@ -58,29 +87,36 @@ def read_golden(folder: Path, items: int) -> Golden:
     path = folder / FILE
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
+        top, scores = _read_answers(held) if "top" in held else (None, None)
         golden = Golden(
             tuple(np.array(h, dtype=np.int64) for h in held["histories"]),
             np.array(held["targets"], dtype=np.int64),
             np.array(held["candidates"], dtype=np.int64),
-            np.array(held["top"], dtype=np.int64) if "top" in held else None,
-            np.array(held["scores"], dtype=np.float32) if "top" in held else None,
+            top,
+            scores,
+            {str(file): _read_answers(theirs) for file, theirs in held.get("others", {}).items()},
         )
     except FileNotFoundError as error:
         raise UsageError(f"{folder} holds no stored requests", "give some with --dataset DIR") from error
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise BundleError(f"{path} does not read: {error}", REMEDY) from error
     if not _fits(golden, items):
         raise BundleError(f"{path} does not fit the bundle's catalogue", REMEDY)
     return golden
 
 
+def _read_answers(held: Mapping[str, Any]) -> tuple[Ints, Floats]:
+    return np.array(held["top"], dtype=np.int64), np.array(held["scores"], dtype=np.float32)
+
+
 def _fits(golden: Golden, items: int) -> bool:
     users = len(golden.histories)
-    matrices: Sequence[Any] = [golden.candidates]
+    answers = [*golden.others.values()]
     if golden.top is not None and golden.scores is not None:
-        if golden.top.shape != golden.scores.shape:
-            return False
-        matrices = [golden.candidates, golden.top]
+        answers.append((golden.top, golden.scores))
+    if any(top.shape != scores.shape for top, scores in answers):
+        return False
+    matrices: Sequence[Any] = [golden.candidates, *(top for top, _ in answers)]
     if not users or golden.targets.shape != (users,):
         return False
     if any(m.ndim != 2 or len(m) != users or m.shape[1] < 1 for m in matrices):

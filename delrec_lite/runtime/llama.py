@@ -8,19 +8,23 @@ from typing import Any
 import numpy as np
 
 from delrec_lite.data.types import Floats
-from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, UsageError
+from delrec_lite.errors import BundleError, DelrecError, MissingPackageError
 from delrec_lite.machine import threads_for
 from delrec_lite.runtime.bundle import REMEDY, Bundle
 from delrec_lite.runtime.engine import Entry
 from delrec_lite.runtime.gguf_check import check_gguf
 from delrec_lite.runtime.gguf_rows import TokenRows
+from delrec_lite.runtime.prompt_state import PromptState
+from delrec_lite.runtime.reading import Reader, Token
 from delrec_lite.runtime.sessions import Sessions, common
 
 # Requests evaluated together, and their tokens; a request's own length may exceed the latter.
 SEQUENCES = 16
 BATCH_TOKENS = 512
-# Users whose last history stays in the cache. A cell of SmolLM2-135M holds 23 kB, so 16 histories of 50 hold 18 MB.
+# Users whose last history stays in the cache, and the most tokens they hold together. A cell of SmolLM2-135M holds
+# 23 kB, so 16 histories of 50 items hold 18 MB; of titles, ten tokens each, four histories of 50 fit.
 SESSIONS = 16
+SESSION_TOKENS = 2048
 
 _silent: Any = None
 
@@ -54,6 +58,8 @@ def silence() -> Any:
 class LlamaEngine:
     """See ``Engine``. The scores are the logits of the item tokens: the GGUF's output rows are the verbalizer's.
 
+    Among candidates they are those of the letters, or the log-probabilities of titles: whatever was trained.
+
     llama.cpp computes the logits of every output whether or not they are asked for, and in its embeddings mode
     every token of a batch is an output; so logits at the last item alone are the cheapest thing to read.
 
@@ -74,7 +80,6 @@ class LlamaEngine:
         self._context: Any = None
         self._model: Any = None
         self._outputs: list[int] = []
-        self._sessions = Sessions(SESSIONS)
         try:
             self._load(bundle, count)
         except BaseException:
@@ -106,22 +111,26 @@ class LlamaEngine:
         told = bundle.manifest["model"].get("hidden", self.hidden)
         if told != self.hidden:
             raise BundleError(f"{bundle.model_path} has width {self.hidden}; its manifest says {told}", REMEDY)
-        if prompt.item_token_base + self._items != self._vocabulary:
+        need = prompt.item_token_base + (self._items if prompt.form.item_tokens else 0)
+        if need != self._vocabulary:
             raise BundleError(
-                f"{bundle.model_path} has {self._vocabulary} tokens; prompt and catalogue need "
-                f"{prompt.item_token_base + self._items}",
-                REMEDY,
+                f"{bundle.model_path} has {self._vocabulary} tokens; prompt and catalogue need {need}", REMEDY
             )
         if not prompt.prefix or not all(0 <= i < self._vocabulary for i in prompt.prefix):
             raise BundleError(f"{bundle.folder}/prompt.json has a prefix outside the vocabulary", REMEDY)
-        length, room = len(prompt.prefix) + prompt.max_history, c.llama_model_n_ctx_train(self._model)
-        if length > room:
+        self._reader = Reader(bundle.prompts, prompt.max_history, self.hidden)
+        longest, room = self._reader.longest, c.llama_model_n_ctx_train(self._model)
+        if (length := len(prompt.prefix) + longest) > room:
             raise BundleError(f"prompt and history take {length} tokens; {bundle.model_path} reads {room}", REMEDY)
         self._rows = TokenRows(bundle.model_path, header)
+        held = min(SESSIONS * longest, max(SESSION_TOKENS, longest))
+        self._sessions = Sessions(SESSIONS, self._drop_slot, held)
         params = c.llama_context_default_params()
-        tokens = max(BATCH_TOKENS, prompt.max_history, len(prompt.prefix))
-        params.n_ctx = len(prompt.prefix) + tokens + SESSIONS * prompt.max_history
-        params.n_batch = params.n_ubatch = tokens
+        params.n_batch = max(BATCH_TOKENS, longest, len(prompt.prefix))
+        params.n_ubatch = BATCH_TOKENS
+        params.n_ctx = len(prompt.prefix) + params.n_batch + held
+        if prompt.form.verbalizer == "likelihood":
+            params.n_ctx += BATCH_TOKENS  # candidates' own tokens, behind a question
         params.n_seq_max = 1 + SEQUENCES + SESSIONS
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = c.LLAMA_FLASH_ATTN_TYPE_ENABLED
@@ -131,40 +140,115 @@ class LlamaEngine:
         if not self._context:
             raise BundleError(f"llama.cpp cannot make a context for {bundle.model_path}", "is there memory left?")
         self._memory: Any = c.llama_get_memory(self._context)
-        self._decode([(0, 0, prompt.prefix)], read=False)
+        kept = PromptState(bundle, c)
+        if not kept.restore(self._context):
+            self._decode([(0, 0, prompt.prefix)], reads=0)
+            kept.store(self._context)
 
     def scores(self, requests: Sequence[Sequence[Entry]]) -> Floats:
         """See ``Engine.scores``."""
         out = np.empty((len(requests), self._items), np.float32)
         for rows in self._batches(requests):
             for output, row in zip(self._outputs, rows, strict=True):
-                out[row] = self._logits(output)
+                out[row] = self._scores(output)
         return out
 
     def step(self, session: str, request: Sequence[Entry]) -> tuple[Floats, int]:
         """See ``Engine.step``."""
-        entries = self._tokens(request)
-        names: list[Hashable] = [entry if isinstance(entry, int) else entry.tobytes() for entry in entries]
-        start = len(self._prompt.prefix)
+        tokens = self._reader.history(request)
         with self._lock:
             self._opened()
-            held = self._sessions.take(session)
-            sequence = 1 + SEQUENCES + held.slot
-            kept = common(held.entries, names)
-            held.entries = []  # until all went well
+            _, kept = self._go_on(session, tokens)
+            return self._scores(self._outputs[0]).copy(), len(tokens) - kept
+
+    def choose(
+        self, request: Sequence[Entry], candidates: Sequence[Entry], session: str | None = None
+    ) -> tuple[Floats, int]:
+        """See ``Engine.choose``."""
+        tokens, words = self._reader.question(request, candidates)
+        start, kept = len(self._prompt.prefix), 0
+        own = sum(len(title) - 1 for title in words)
+        with self._lock:
+            self._opened()
+            if session is not None:
+                sequence, kept = self._go_on(session, tokens)
+                scores = self._chosen(sequence, start + len(tokens), candidates, words)
+                return scores, len(tokens) - kept + own
+            try:
+                self._c.llama_memory_seq_cp(self._memory, 0, 1, -1, -1)
+                self._decode([(1, start, tokens)], reads=1)
+                return self._chosen(1, start + len(tokens), candidates, words), len(tokens) + own
+            finally:
+                self._c.llama_memory_seq_rm(self._memory, 1, -1, -1)
+
+    def _chosen(self, sequence: int, end: int, candidates: Sequence[Any], words: Sequence[tuple[int, ...]]) -> Floats:
+        """Scores of candidates behind a question whose last token was read; ``end`` is the next one's position."""
+        logits = self._logits(self._outputs[0])
+        if words:
+            return self._likelihoods(sequence, end, words)
+        if letters := self._prompt.pieces.get("letters"):
+            return logits[list(letters[: len(candidates)])]
+        return self._scores(self._outputs[0])[[int(item) for item in candidates]]
+
+    def _likelihoods(self, sequence: int, end: int, words: Sequence[tuple[int, ...]]) -> Floats:
+        """Log-probability of each title after the question: it is evaluated once, and its cells are shared."""
+        scores = self._log_probabilities(self._outputs[0])[[title[0] for title in words]]
+        longer = [n for n, title in enumerate(words) if len(title) > 1]  # nobody reads behind a title's last token
+        for group in _groups([len(words[n]) - 1 for n in longer], SEQUENCES - 1):
+            titles = [words[longer[n]] for n in group]
+            try:
+                parts = []
+                for place, title in enumerate(titles, 2):
+                    self._c.llama_memory_seq_cp(self._memory, sequence, place, -1, -1)
+                    parts.append((place, end, title[:-1]))
+                self._decode(parts, reads=BATCH_TOKENS)
+                outputs = iter(self._outputs)
+                for n, title in zip(group, titles, strict=True):
+                    scores[longer[n]] += sum(self._log_probabilities(next(outputs))[token] for token in title[1:])
+            finally:
+                for place in range(2, len(titles) + 2):
+                    self._c.llama_memory_seq_rm(self._memory, place, -1, -1)
+        return scores
+
+    def _log_probabilities(self, output: int) -> Floats:
+        """Of the text tokens at an output, as in training: soft prompt and items are no text."""
+        logits = self._logits(output)[: self._prompt.text_tokens]
+        top = logits.max()
+        out: Floats = logits - (top + np.log(np.exp(logits - top).sum()))
+        return out
+
+    def _go_on(self, session: str, tokens: Sequence[Token]) -> tuple[int, int]:
+        """Evaluate what a session does not hold yet; its sequence, and how many of the tokens it held."""
+        names: list[Hashable] = [token if isinstance(token, int) else token.tobytes() for token in tokens]
+        start = len(self._prompt.prefix)
+        held = self._sessions.take(session, len(tokens))
+        sequence = _sequence(held.slot)
+        kept = common(held.entries, names)
+        try:
             if kept:
                 self._c.llama_memory_seq_rm(self._memory, sequence, start + kept, -1)
             else:
                 self._c.llama_memory_seq_rm(self._memory, sequence, -1, -1)
                 self._c.llama_memory_seq_cp(self._memory, 0, sequence, -1, -1)
-            self._decode([(sequence, start + kept, entries[kept:])], read=True)
-            held.entries = names
-            return self._logits(self._outputs[0]).copy(), len(entries) - kept
+            self._decode([(sequence, start + kept, tokens[kept:])], reads=1)
+        except BaseException:
+            self._sessions.drop(session)
+            raise
+        held.entries = names
+        return sequence, kept
 
     def forget(self, session: str) -> None:
         """See ``Engine.forget``."""
         with self._lock:
-            self._sessions.drop(session)
+            if self._context:
+                self._sessions.drop(session)
+
+    def _drop_slot(self, slot: int) -> None:
+        self._c.llama_memory_seq_rm(self._memory, _sequence(slot), -1, -1)
+
+    def extent(self, request: Sequence[Entry], candidates: Sequence[Entry] = ()) -> tuple[int, int]:
+        """See ``Engine.extent``."""
+        return self._reader.extent(request, candidates)
 
     def states(self, requests: Sequence[Sequence[Entry]]) -> Floats:
         """See ``Engine.states``."""
@@ -194,11 +278,14 @@ class LlamaEngine:
             raise DelrecError("this recommender is closed", "load the bundle again")
 
     def _logits(self, output: int) -> Floats:
+        """All logits at an output, valid until the next decode."""
+        logits: Floats = np.ctypeslib.as_array(self._c.llama_get_logits_ith(self._context, output), (self._vocabulary,))
+        return logits
+
+    def _scores(self, output: int) -> Floats:
         """The items' scores at an output, valid until the next decode."""
-        logits = self._c.llama_get_logits_ith(self._context, output)
         base = self._prompt.item_token_base
-        scores: Floats = np.ctypeslib.as_array(logits, (self._vocabulary,))[base : base + self._items]
-        return scores
+        return self._logits(output)[base : base + self._items]
 
     def _batches(self, requests: Sequence[Sequence[Entry]], embeddings: bool = False) -> Iterator[list[int]]:
         """Decode requests in groups and yield each group's rows.
@@ -206,8 +293,8 @@ class LlamaEngine:
         While a group is yielded its outputs can be read, and nobody else decodes: ``_outputs[n]`` belongs to the
         n-th of the rows. With ``embeddings`` hidden states can be read, else logits.
         """
-        work = [self._tokens(request) for request in requests]
-        for rows in _groups([len(entries) for entries in work]):
+        work = [self._reader.history(request) for request in requests]
+        for rows in _groups([len(tokens) for tokens in work]):
             with self._lock:
                 self._opened()
                 try:
@@ -217,80 +304,69 @@ class LlamaEngine:
                     for sequence in range(1, len(rows) + 1):
                         self._c.llama_memory_seq_rm(self._memory, sequence, -1, -1)
 
-    def _answer(self, work: Sequence[list[Entry]], embeddings: bool) -> None:
+    def _answer(self, work: Sequence[list[Token]], embeddings: bool) -> None:
         """Evaluate a group's histories, each behind the prefix in a sequence of its own."""
         start = len(self._prompt.prefix)
         parts = []
-        for sequence, entries in enumerate(work, 1):
+        for sequence, tokens in enumerate(work, 1):
             self._c.llama_memory_seq_cp(self._memory, 0, sequence, -1, -1)
-            parts.append((sequence, start, entries))
+            parts.append((sequence, start, tokens))
         if not embeddings:
-            self._decode(parts, read=True)
+            self._decode(parts, reads=1)
             return
         # In embeddings mode every token is an output and pays for the LM head, so only the last ones go through it.
-        if any(len(entries) > 1 for entries in work):
-            self._decode([(s, at, entries[:-1]) for s, at, entries in parts if len(entries) > 1], read=False)
+        if any(len(tokens) > 1 for tokens in work):
+            self._decode([(s, at, tokens[:-1]) for s, at, tokens in parts if len(tokens) > 1], reads=0)
         self._c.llama_set_embeddings(self._context, True)
         try:
-            self._decode([(s, at + len(entries) - 1, entries[-1:]) for s, at, entries in parts], read=True)
+            self._decode([(s, at + len(tokens) - 1, tokens[-1:]) for s, at, tokens in parts], reads=1)
         finally:
             self._c.llama_set_embeddings(self._context, False)
 
-    def _decode(self, work: Sequence[tuple[int, int, Sequence[Entry]]], read: bool) -> None:
-        """Evaluate extended token ids or vectors: ``(sequence, position of the first, entries)``, none empty.
+    def _decode(self, work: Sequence[tuple[int, int, Sequence[Token]]], reads: int) -> None:
+        """Evaluate extended token ids or vectors: ``(sequence, position of the first, tokens)``, none empty.
 
-        With ``read`` the last entry of each gives an output, and ``_outputs`` holds their places in the batch.
+        The last ``reads`` tokens of each, or all it has, give an output; ``_outputs`` holds their places in the batch.
         """
-        vectors = any(not isinstance(entry, int) for _, _, entries in work for entry in entries)
-        total = sum(len(entries) for _, _, entries in work)
+        vectors = any(not isinstance(token, int) for _, _, tokens in work for token in tokens)
+        total = sum(len(tokens) for _, _, tokens in work)
         batch = self._c.llama_batch_init(total, self.hidden if vectors else 0, 1)
         try:
             batch.n_tokens = total
             self._outputs = []
             at = 0
-            for sequence, start, entries in work:
-                for n, entry in enumerate(entries):
+            for sequence, start, tokens in work:
+                for n, token in enumerate(tokens):
                     if vectors:
-                        row = (self._rows.row(entry) if isinstance(entry, int) else entry) * self._loudness
+                        row = (self._rows.row(token) if isinstance(token, int) else token) * self._loudness
                         place = ctypes.addressof(batch.embd.contents) + at * self.hidden * 4
                         ctypes.memmove(place, row.ctypes.data, self.hidden * 4)
                     else:
-                        batch.token[at] = entry
+                        batch.token[at] = token
                     batch.pos[at] = start + n
                     batch.n_seq_id[at] = 1
                     batch.seq_id[at][0] = sequence
-                    batch.logits[at] = read and n == len(entries) - 1
+                    batch.logits[at] = n >= len(tokens) - reads
                     at += 1
-                self._outputs.append(at - 1)
+                self._outputs += range(at - min(reads, len(tokens)), at)
             code = self._c.llama_decode(self._context, batch)
         finally:
             self._c.llama_batch_free(batch)
         if code != 0:
             raise DelrecError(f"llama.cpp could not evaluate the request (code {code})", "is there memory left?")
 
-    def _tokens(self, request: Sequence[Entry]) -> list[Entry]:
-        """The newest of a history as extended token ids and vectors, checked: C would take anything."""
-        if len(request) == 0:
-            raise UsageError("a history is empty", "give at least one item")
-        entries: list[Entry] = []
-        for entry in request[-self._prompt.max_history :]:
-            if isinstance(entry, int | np.integer):
-                if not 0 <= entry < self._items:
-                    raise UsageError(f"no item has the index {entry}", f"items are 0 to {self._items - 1}")
-                entries.append(int(entry) + self._prompt.item_token_base)
-            elif np.shape(entry) == (self.hidden,):
-                entries.append(np.ascontiguousarray(entry, np.float32))
-            else:
-                raise UsageError(f"a vector of shape {np.shape(entry)} is no item", f"its width is {self.hidden}")
-        return entries
+
+def _sequence(slot: int) -> int:
+    """A session's; 0 is the prefix, those behind it a batch's."""
+    return 1 + SEQUENCES + slot
 
 
-def _groups(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Rows that are evaluated together, in order."""
+def _groups(lengths: Sequence[int], most: int = SEQUENCES) -> Iterator[list[int]]:
+    """Rows that are evaluated together, in order: at most so many, and no more tokens than a batch has."""
     group: list[int] = []
     size = 0
     for row, length in enumerate(lengths):
-        if group and (len(group) == SEQUENCES or size + length > BATCH_TOKENS):
+        if group and (len(group) == most or size + length > BATCH_TOKENS):
             yield group
             group, size = [], 0
         group.append(row)

@@ -14,6 +14,7 @@ from delrec_lite.machine import threads_for
 from delrec_lite.runtime.bundle import REMEDY, Bundle
 from delrec_lite.runtime.engine import Entry
 from delrec_lite.runtime.onnx_session import open_session, padded, run, shapes
+from delrec_lite.runtime.reading import Reader, Token
 from delrec_lite.runtime.sessions import Sessions, common
 
 # Requests evaluated together, and their items, padding counted.
@@ -46,8 +47,8 @@ class OnnxEngine:
         self._session: Any = open_session(self._path, self._threads)
         self._single: Any = None  # of one thread, made when many requests come at once
         self._lock = threading.Lock()
-        self._sessions = Sessions(SESSIONS)
         self._kept: dict[int, Floats] = {}
+        self._sessions = Sessions(SESSIONS, lambda slot: self._kept.pop(slot, None))
         try:
             self._fit(bundle)
             self._rows = _token_rows(bundle, self.hidden)
@@ -56,6 +57,8 @@ class OnnxEngine:
             raise
 
     def _fit(self, bundle: Bundle) -> None:
+        if self._prompt.form.history == "titles" or not self._prompt.form.ranks_catalogue:
+            raise BundleError(f"{self._path} reads item tokens; prompt.json asks for something else", REMEDY)
         inputs, outputs = shapes(self._session.get_inputs()), shapes(self._session.get_outputs())
         defaults = shapes(self._session.get_overridable_initializers())
         try:
@@ -78,6 +81,7 @@ class OnnxEngine:
         if len(prefix) + self._prompt.max_history > positions:
             length = len(prefix) + self._prompt.max_history
             raise BundleError(f"prompt and history take {length} tokens; {self._path} reads {positions}", REMEDY)
+        self._reader = Reader(bundle.prompts, self._prompt.max_history, self.hidden)
 
     def scores(self, requests: Sequence[Sequence[Entry]]) -> Floats:
         """See ``Engine.scores``."""
@@ -93,7 +97,7 @@ class OnnxEngine:
         names: list[Hashable] = [entry if isinstance(entry, int) else entry.tobytes() for entry in entries]
         with self._lock:
             opened = self._opened()
-            held = self._sessions.take(session)
+            held = self._sessions.take(session, len(entries))
             kept = common(held.entries, names)
             held.entries = []  # until all went well
             feeds = _feeds([entries[kept:]], self._items)
@@ -107,6 +111,16 @@ class OnnxEngine:
         """See ``Engine.forget``."""
         with self._lock:
             self._sessions.drop(session)
+
+    def choose(
+        self, request: Sequence[Entry], candidates: Sequence[Entry], session: str | None = None
+    ) -> tuple[Floats, int]:
+        """See ``Engine.choose``: no ONNX file ranks candidates alone."""
+        raise UsageError("this bundle ranks the whole catalogue", "pick the candidates out of its scores")
+
+    def extent(self, request: Sequence[Entry], candidates: Sequence[Entry] = ()) -> tuple[int, int]:
+        """See ``Engine.extent``."""
+        return self._reader.extent(request, candidates)
 
     def token_vector(self, tokens: Sequence[int]) -> Floats:
         """See ``Engine.token_vector``."""
@@ -152,24 +166,13 @@ class OnnxEngine:
                 self._single = open_session(self._path, 1)
             return self._single
 
-    def _entries(self, request: Sequence[Entry]) -> list[Entry]:
-        """The newest of a history, checked."""
-        if len(request) == 0:
-            raise UsageError("a history is empty", "give at least one item")
-        entries: list[Entry] = []
-        for entry in request[-self._prompt.max_history :]:
-            if isinstance(entry, int | np.integer):
-                if not 0 <= entry < self._items:
-                    raise UsageError(f"no item has the index {entry}", f"items are 0 to {self._items - 1}")
-                entries.append(int(entry))
-            elif np.shape(entry) == (self.hidden,):
-                entries.append(np.ascontiguousarray(entry, np.float32))
-            else:
-                raise UsageError(f"a vector of shape {np.shape(entry)} is no item", f"its width is {self.hidden}")
-        return entries
+    def _entries(self, request: Sequence[Entry]) -> list[Token]:
+        """The newest of a history, as the graph counts: items from 0."""
+        base = self._prompt.item_token_base
+        return [token - base if isinstance(token, int) else token for token in self._reader.history(request)]
 
 
-def _feeds(requests: Sequence[Sequence[Entry]], items: int) -> dict[str, Any]:
+def _feeds(requests: Sequence[Sequence[Token]], items: int) -> dict[str, Any]:
     """The graph's inputs; vectors stand behind the catalogue."""
     new: list[Floats] = []
     rows = []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from delrec_lite.data.types import Floats
+from delrec_lite.data.types import Floats, Ints
 from delrec_lite.errors import BundleError, MissingPackageError, UsageError
 from delrec_lite.prompts.tokenizer import open_tokenizer
 from delrec_lite.runtime.bundle import Bundle
@@ -75,7 +75,12 @@ class Recommender:
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str], threads: int | None = None, verify: bool = True, engine: Kind = "auto"
+        cls,
+        path: str | os.PathLike[str],
+        threads: int | None = None,
+        verify: bool = True,
+        engine: Kind = "auto",
+        quant: str | None = None,
     ) -> "Recommender":
         """Open and verify a bundle and load its model.
 
@@ -84,12 +89,14 @@ class Recommender:
             threads: Default: the cores allowed.
             verify: Check the files' hashes.
             engine: ``gguf``, ``onnx``, or what the bundle holds and this machine has.
+            quant: Precision of the model, in a bundle that holds several; default: its first.
 
         Raises:
             BundleError: Missing, foreign, incomplete or changed.
             MissingPackageError: The engine's package is not installed.
+            UsageError: The bundle holds no model of this precision.
         """
-        bundle = Bundle.open(path, verify)
+        bundle = Bundle.open(path, verify, quant)
         return cls(bundle, open_engine(bundle, engine, threads))
 
     def recommend(
@@ -107,7 +114,7 @@ class Recommender:
         Args:
             history: Titles (or ``id:<item id>``), oldest first.
             k: How many to return; more than there are gives all.
-            candidates: Rank only these; default: the whole catalogue.
+            candidates: Rank only these; default: the whole catalogue, where the bundle ranks it.
             allow_new: Take an unknown title as a new item that lives on its words.
             exclude_history: Leave out what the history holds (candidates are never left out).
             exclude: More titles to leave out of the catalogue.
@@ -115,7 +122,8 @@ class Recommender:
                 items alone; the answer is the same.
 
         Raises:
-            UsageError: An empty history, ``k`` below 1, an unknown title, or nothing to rank.
+            UsageError: An empty history, ``k`` below 1, an unknown title, nothing to rank, or no candidates for a
+                bundle that ranks those alone.
         """
         _check_k(k)
         if candidates is not None and not candidates:
@@ -130,10 +138,15 @@ class Recommender:
             wanted = list(dict.fromkeys(self._entry(title, allow_new, matched) for title in candidates))
         left_out = [self._matcher.find(title).item for title in exclude]
         clock.lap("match")
-        entries: list[Entry] = [e if isinstance(e, int) else self.new_item(e)[0] for e in had]
+        entries: list[Entry] = [e if isinstance(e, int) else self.new_entry(e) for e in had]
+        chosen: list[Entry] = []
+        if wanted is not None and not self.bundle.prompt.form.ranks_catalogue:
+            chosen = [e if isinstance(e, int) else self.new_entry(e) for e in wanted]
         clock.lap("encode")
-        read = min(len(entries), self.bundle.prompt.max_history)
-        if session is None:
+        _, read = self.engine.extent(entries, chosen)
+        if chosen:
+            scores, computed = self.engine.choose(entries, chosen, session)
+        elif session is None:
             scores, computed = self.engine.scores([entries])[0], read
         else:
             scores, computed = self.engine.step(session, entries)
@@ -148,7 +161,7 @@ class Recommender:
             names = None
         else:
             names = [self._named(e) for e in wanted]
-            values = self._candidate_scores(scores, entries, wanted)
+            values = scores if chosen else self._candidate_scores(scores, entries, wanted)
             pool = np.arange(len(values))
         answer = self._ranked(values, pool, names, k)
         clock.lap("sort")
@@ -181,9 +194,27 @@ class Recommender:
             float32 ``[histories, items]``.
 
         Raises:
-            UsageError: An empty history, or an index outside the catalogue.
+            UsageError: An empty history, an index outside the catalogue, or a bundle that ranks candidates alone.
         """
         return self.engine.scores([[int(i) for i in history] for history in histories])
+
+    def choose(self, histories: Sequence[Any], candidates: Ints) -> Floats:
+        """Scores of each history's candidates.
+
+        Args:
+            histories: As in ``scores``.
+            candidates: Item indices, int64 ``[histories, m]``.
+
+        Returns:
+            float32 ``[histories, m]``.
+
+        Raises:
+            UsageError: As in ``scores``.
+        """
+        if self.bundle.prompt.form.ranks_catalogue:
+            return np.take_along_axis(self.scores(histories), candidates, 1)
+        asked = [([int(i) for i in h], c.tolist()) for h, c in zip(histories, candidates, strict=True)]
+        return np.stack([self.engine.choose(history, chosen)[0] for history, chosen in asked])
 
     def entries(self, history: Sequence[str], allow_new: bool = False) -> tuple[list[Match], list[Entry]]:
         """What each title was taken for, and what the engine is given for it.
@@ -193,7 +224,7 @@ class Recommender:
         """
         matched: list[Match] = []
         had = [self._entry(title, allow_new, matched) for title in history]
-        return matched, [e if isinstance(e, int) else self.new_item(e)[0] for e in had]
+        return matched, [e if isinstance(e, int) else self.new_entry(e) for e in had]
 
     @cached_property
     def teacher(self) -> "Retriever | None":
@@ -238,6 +269,15 @@ class Recommender:
             popular = np.argsort(-np.asarray(self.bundle.items.popularity), kind="stable")[:k]
             return [self._matcher.find(self.bundle.items.titles[i]) for i in popular]
         return [self._matcher.find(title) for title in self._matcher.nearest(words, k)]
+
+    def tokens(self, history: Sequence[str], candidates: Sequence[str] | None = None) -> int:
+        """Tokens that a request takes behind the prompt's prefix.
+
+        Raises:
+            UsageError: As in ``recommend``.
+        """
+        among = [] if self.bundle.prompt.form.ranks_catalogue else self.entries(candidates or [])[1]
+        return self.engine.extent(self.entries(history)[1], among)[1]
 
     def close(self) -> None:
         """Free the model."""
@@ -292,14 +332,22 @@ class Recommender:
         except Exception as error:  # the package raises bare Exception
             raise BundleError(f"{path} does not read: {error}", "export the run again") from error
 
-    def _title_vector(self, title: str) -> Floats:
-        """Mean token row of a title: what an untrained item is."""
+    def _title_tokens(self, title: str) -> list[int]:
         words = self.bundle.prompt.title_prefix + title
-        return self.engine.token_vector(self._tokenizer.encode(words, add_special_tokens=False).ids)
+        tokens: list[int] = self._tokenizer.encode(words, add_special_tokens=False).ids
+        return tokens
+
+    def new_entry(self, title: str) -> Entry:
+        """What the engine is given of an item that was not trained: its vector, or its words where words are read."""
+        form = self.bundle.prompt.form
+        if form.history == "titles":
+            return tuple(self._title_tokens(title)[: form.title_tokens])
+        return self.new_item(title)[0]
 
     def new_item(self, title: str) -> tuple[Floats, Floats]:
         """What is read of an item that was not trained, and what scores its state: float32 ``[hidden]`` each."""
-        vector, prompt, map_ = self._title_vector(title), self.bundle.prompt, self.bundle.new_items
+        vector = self.engine.token_vector(self._title_tokens(title))  # the mean row: what an untrained item is
+        prompt, map_ = self.bundle.prompt, self.bundle.new_items
         output = vector * np.float32(prompt.scale) if map_ is None else vector @ map_[:-1] + map_[-1]
         return vector * np.float32(prompt.input_norm / np.linalg.norm(vector)), output
 

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from delrec_lite.errors import BundleError
-from delrec_lite.runtime.bundle import REMEDY
-from delrec_lite.runtime.golden import Golden, read_golden
+from delrec_lite.data.types import Floats, Ints
+from delrec_lite.errors import BundleError, MissingPackageError
+from delrec_lite.runtime.bundle import REMEDY, Bundle
+from delrec_lite.runtime.engines import open_engine
+from delrec_lite.runtime.golden import answers, read_golden
 from delrec_lite.runtime.recommender import Recommender
 
 # Another processor adds up in another order; scores of one request span about 30.
@@ -24,8 +26,10 @@ class Verified:
         name: Of the bundle.
         files: How many were hashed.
         bytes: Their size.
+        models: Model files that were opened and asked.
+        unopened: Model files whose engine is not installed here, and what is missing.
         requests: Stored ones that were asked again.
-        top10_overlap: Mean share of the stored first ten that come out again.
+        top10_overlap: Mean share of the stored first ten that come out again, of the model with the lowest.
         largest_difference: Between a stored score and today's.
         gated: Whether export compared it with the trained model.
     """
@@ -33,6 +37,8 @@ class Verified:
     name: str
     files: int
     bytes: int
+    models: list[str]
+    unopened: dict[str, str]
     requests: int
     top10_overlap: float
     largest_difference: float
@@ -44,47 +50,62 @@ class Verified:
 
 
 def verify(path: str | os.PathLike[str], threads: int | None = None) -> Verified:
-    """Hash every file, open the model, ask the stored requests and compare with the stored answers.
+    """Hash every file, open every model, ask the stored requests and compare with the stored answers.
 
     Args:
         path: The bundle's folder.
         threads: Default: the cores allowed.
 
     Raises:
-        BundleError: A file is not the one that was exported, the model does not open, or its answers differ.
+        BundleError: A file is not the one that was exported, a model does not open, or its answers differ.
+        MissingPackageError: No model's engine is installed.
     """
-    with Recommender.load(path, threads) as recommender:
-        bundle = recommender.bundle
-        golden = read_golden(bundle.folder, bundle.trained)
-        if golden.top is None:
-            raise BundleError(f"{bundle.folder} stores no answers to compare with", "export the run again")
-        overlap, difference = _compare(golden, recommender)
+    bundle = Bundle.open(path, whole=True)
+    golden = read_golden(bundle.folder, bundle.trained)
+    if golden.top is None or golden.scores is None:
+        raise BundleError(f"{bundle.folder} stores no answers to compare with", "export the run again")
+    first, *others = bundle.models
+    stored = {first.files[0]: (golden.top, golden.scores), **golden.others}
+    lowest, largest = 1.0, 0.0
+    unopened: dict[str, str] = {}
+    for model in (first, *others):
+        file, chosen = model.files[0], bundle.choose(model.quant)
+        try:
+            engine = open_engine(chosen, "onnx" if model.format == "onnx" else "gguf", threads)
+        except MissingPackageError as error:
+            unopened[file] = error.message
+            if len(unopened) == len(bundle.models):
+                raise
+            continue
+        with Recommender(chosen, engine) as recommender:
+            scores = answers(recommender, golden)
+        # A bundle of an older version stores nothing of a second model: that it answers must do.
+        overlap, difference = _compare(scores, *stored[file]) if file in stored else (1.0, 0.0)
+        if overlap < LEAST_OVERLAP or not difference <= MOST_DIFFERENCE or np.isnan(scores).any():
+            raise BundleError(
+                f"{bundle.folder / file} answers otherwise than when it was exported: {overlap:.0%} of the first ten "
+                f"the same, scores differ by up to {difference:.2f}",
+                f"{REMEDY}; if it stays so, this build of the engine computes something else",
+            )
+        lowest, largest = min(lowest, overlap), max(largest, difference)
     files = bundle.manifest["files"].values()
-    found = Verified(
+    return Verified(
         bundle.name,
         len(files),
         sum(int(file["bytes"]) for file in files),
+        [model.files[0] for model in bundle.models if model.files[0] not in unopened],
+        unopened,
         len(golden.histories),
-        round(overlap, 4),
-        round(difference, 4),
+        round(lowest, 4),
+        round(largest, 4),
         bool(bundle.manifest.get("gated")),
     )
-    if overlap < LEAST_OVERLAP or not difference <= MOST_DIFFERENCE:
-        raise BundleError(
-            f"{bundle.folder} answers otherwise than when it was exported: {overlap:.0%} of the first ten the same, "
-            f"scores differ by up to {difference:.2f}",
-            f"{REMEDY}; if it stays so, this llama.cpp build computes something else",
-        )
-    return found
 
 
-def _compare(golden: Golden, recommender: Recommender) -> tuple[float, float]:
+def _compare(scores: Floats, top: Ints, told: Floats) -> tuple[float, float]:
     """Mean overlap of the first ten, and the largest difference of their scores."""
-    assert golden.top is not None
-    assert golden.scores is not None
-    scores = recommender.scores(golden.histories)[:, : recommender.bundle.trained]
-    k = golden.top.shape[1]
+    k = top.shape[1]
     today = np.argsort(-scores, axis=1)[:, :k]
-    overlap = np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(today, golden.top, strict=True)])
-    difference = np.abs(np.take_along_axis(scores, golden.top, 1) - golden.scores).max()
+    overlap = np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(today, top, strict=True)])
+    difference = np.abs(np.take_along_axis(scores, top, 1) - told).max()
     return float(overlap), float(difference)

@@ -34,6 +34,7 @@ from delrec_lite.version import __version__
 _FAILURES: dict[int | str, dict[str, Any]] = {
     400: {"model": Failure, "description": "The request cannot be meant"},
     401: {"model": Failure, "description": "The key is missing or wrong"},
+    408: {"model": Failure, "description": "The body came too slowly"},
     413: {"model": Failure, "description": "The body is too long"},
     422: {"model": Failure, "description": "The request does not read"},
     503: {"model": Failure, "description": "Too many requests are waiting"},
@@ -41,12 +42,13 @@ _FAILURES: dict[int | str, dict[str, Any]] = {
 }
 
 
-def make_api(worker: Worker, key: str | None = None) -> FastAPI:
+def make_api(worker: Worker, key: str | None = None, log_bodies: bool = False) -> FastAPI:
     """The application; it closes ``worker`` when it shuts down.
 
     Args:
         worker: Owns the model.
         key: Asked for from every caller; None for none.
+        log_bodies: Write what was asked into the log, histories and all.
     """
 
     @asynccontextmanager
@@ -126,7 +128,7 @@ def make_api(worker: Worker, key: str | None = None) -> FastAPI:
         return HTMLResponse(text, headers={"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff"})
 
     known = frozenset(str(getattr(route, "path", "")) for route in api.routes)
-    api.add_middleware(Guard, metrics=metrics, known=known, key=key)
+    api.add_middleware(Guard, metrics=metrics, known=known, key=key, log_bodies=log_bodies)
     return api
 
 

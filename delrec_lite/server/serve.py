@@ -26,6 +26,8 @@ class Settings:
         threads: Of the engine; None for the cores allowed.
         waiting: Most requests in the queue.
         seconds: Most a request waits for its turn.
+        log_histories: Log what was asked.
+        quant: Precision, in a bundle that holds several; None for its first.
     """
 
     host: str = "127.0.0.1"
@@ -34,6 +36,8 @@ class Settings:
     threads: int | None = None
     waiting: int = 64
     seconds: float = 10.0
+    log_histories: bool = False
+    quant: str | None = None
 
 
 def serve(bundle: Path, settings: Settings) -> None:
@@ -55,14 +59,16 @@ def serve(bundle: Path, settings: Settings) -> None:
         ) from error
     listening = _listen(settings.host, settings.port)  # before the model: a port that is taken is told at once
     with listening:
-        worker = Worker(Recommender.load(bundle, settings.threads), settings.waiting, settings.seconds)
+        worker = Worker(
+            Recommender.load(bundle, settings.threads, quant=settings.quant), settings.waiting, settings.seconds
+        )
         _log_to_stderr()
         if hasattr(signal, "SIGHUP"):
             signal.signal(
                 signal.SIGHUP, lambda *_: threading.Thread(target=_reload, args=(bundle, settings, worker)).start()
             )
         config = uvicorn.Config(
-            make_api(worker, settings.key),
+            make_api(worker, settings.key, settings.log_histories),
             log_level="warning",
             access_log=False,
             timeout_keep_alive=10,
@@ -94,11 +100,15 @@ def _listen(host: str, port: int) -> socket.socket:
 def _reload(bundle: Path, settings: Settings, worker: "Worker") -> None:  # type: ignore[name-defined] # noqa: F821
     """Take what lies at ``bundle`` now, if it verifies; else go on with what is loaded."""
     try:
-        newer = Recommender.load(bundle, settings.threads)
+        newer = Recommender.load(bundle, settings.threads, quant=settings.quant)
     except DelrecError as error:
         LOG.error(json.dumps({"reload": "refused", "error": error.message, "hint": error.hint}))
         return
-    worker.replace(newer)
+    try:
+        worker.replace(newer)
+    except DelrecError:  # told to stop in the meantime
+        newer.close()
+        return
     LOG.info(json.dumps({"reload": "done", "bundle": newer.bundle.name, "created": newer.bundle.manifest["created"]}))
 
 

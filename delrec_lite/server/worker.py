@@ -1,8 +1,8 @@
 """One thread that owns the model: requests wait for it in a bounded queue, and it can be given a newer bundle."""
 
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -34,14 +34,16 @@ class Worker:
 
     Args:
         recommender: Loaded; closed by ``close``.
-        waiting: Most requests in the queue.
+        waiting: Most requests in the queue; one whose asker has gone (its future cancelled) gives its place back.
         seconds: A request that is not begun within so many is not begun at all.
     """
 
     def __init__(self, recommender: Recommender, waiting: int = 64, seconds: float = 10.0) -> None:
         self._recommender = recommender
         self.seconds = seconds
-        self._jobs: queue.Queue[_Job | None] = queue.Queue(waiting)
+        self._places = waiting
+        self._jobs: deque[_Job] = deque()
+        self._changed = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="delrec-model", daemon=True)
         self._thread.start()
@@ -52,8 +54,9 @@ class Worker:
         return self._recommender
 
     def waiting(self) -> int:
-        """Requests in the queue."""
-        return self._jobs.qsize()
+        """Requests in the queue whose askers are still there."""
+        with self._changed:
+            return sum(not job.future.cancelled() for job in self._jobs)
 
     def ask(self, work: Work) -> "Future[Any]":
         """Queue some work.
@@ -62,12 +65,15 @@ class Worker:
             Busy: The queue is full, or the worker is closing.
         """
         job = _Job(work, time.monotonic() + self.seconds, Future())
-        if self._closing:
-            raise Busy("the server is stopping", "try again in a moment")
-        try:
-            self._jobs.put_nowait(job)
-        except queue.Full as error:
-            raise Busy("too many requests are waiting", "try again in a moment") from error
+        with self._changed:
+            if self._closing:
+                raise Busy("the server is stopping", "try again in a moment")
+            if len(self._jobs) >= self._places:
+                self._jobs = deque(waiting for waiting in self._jobs if not waiting.future.cancelled())
+            if len(self._jobs) >= self._places:
+                raise Busy("too many requests are waiting", "try again in a moment")
+            self._jobs.append(job)
+            self._changed.notify()
         return job.future
 
     def replace(self, recommender: Recommender) -> None:
@@ -78,19 +84,33 @@ class Worker:
             self._recommender = recommender
             old.close()
 
-        self._jobs.put(_Job(swap, float("inf"), done))
+        with self._changed:
+            if self._closing:
+                raise Busy("the server is stopping", "start it again with the newer bundle")
+            self._jobs.append(_Job(swap, float("inf"), done))
+            self._changed.notify()
         done.result()
 
     def close(self) -> None:
         """Answer what waits, then free the model; a second call does nothing."""
-        if not self._closing:
-            self._closing = True
-            self._jobs.put(None)
+        with self._changed:
+            first, self._closing = not self._closing, True
+            self._changed.notify()
+        if first:
             self._thread.join()
             self._recommender.close()
 
+    def _next(self) -> _Job | None:
+        """The job that came first; None when closing and all are done."""
+        with self._changed:
+            while not self._jobs:
+                if self._closing:
+                    return None
+                self._changed.wait()
+            return self._jobs.popleft()
+
     def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
+        while (job := self._next()) is not None:
             if not job.future.set_running_or_notify_cancel():
                 continue  # who asked has gone
             if time.monotonic() > job.until:

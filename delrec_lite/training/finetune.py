@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
@@ -31,8 +30,6 @@ from delrec_lite.training.parts import in_parts
 from delrec_lite.training.ranking import ranked
 from delrec_lite.training.tasks import fitted, teacher_distribution
 from delrec_lite.training.windows import StepPlan, steps_for
-
-Kept = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -162,16 +159,14 @@ def losses(
     batches = StepPlan(dataset.train(), max_history, recipe.tokens_per_step, recipe.seed)
     sampler = Sampler(len(dataset.catalog), candidates.items.shape[1], recipe.seed)
 
-    def windows(step: int) -> list[tuple[Ints, Kept]]:
-        batch = fitted(prompts, batches.at(step), max_history)
-        kept = kept_items(batch, recipe.history_dropout, np.random.default_rng([recipe.seed, step]))
-        return list(zip(batch, kept, strict=True))
+    def windows(step: int) -> list[Ints]:
+        return fitted(prompts, batches.at(step), max_history)
 
-    def next_items(examples: Sequence[tuple[Ints, Kept]], step: int) -> tuple[Any, dict[str, float]]:
-        inputs = [window[:-1][keep] for window, keep in examples]
+    def next_items(examples: Sequence[Ints], step: int) -> tuple[Any, dict[str, float]]:
+        inputs = [window[:-1] for window in examples]
         segments = [window_segment(prompts, window) for window in inputs]
         scores = model.scores(read_states(model, prompts.next_prefix, segments))
-        truth = torch.from_numpy(np.concatenate([window[1:][keep] for window, keep in examples])).to(scores.device)
+        truth = torch.from_numpy(np.concatenate([window[1:] for window in examples])).to(scores.device)
         loss = F.cross_entropy(scores, truth)
         figures = {"next_item": loss.item()}
         if recipe.teacher_weight > 0:
@@ -190,7 +185,7 @@ def losses(
         return truth_loss(model, prompts, teacher, Asked.of(examples), max_history, weight)
 
     if prompts.form.ranks_catalogue:
-        shares = in_parts(next_items, windows, lambda example: int(example[1].sum()), parts)
+        shares = in_parts(next_items, windows, lambda window: len(window) - 1, parts)
     else:
         shares = in_parts(choices, questions, lambda _: 1, parts)
     if recipe.adapter != "adalora":
@@ -201,17 +196,6 @@ def losses(
         return loss + orthogonality(model.lm), figures
 
     return regularised
-
-
-def kept_items(batch: Sequence[Ints], dropout: float, rng: np.random.Generator) -> list[Kept]:
-    """Which inputs of each window a step reads: all but a random share, at least one.
-
-    What is left out changes the history alone: after each kept item, the item that really came next is the answer.
-    """
-    kept = [rng.random(len(window) - 1) >= dropout for window in batch]
-    for keep in kept:
-        keep[-1] |= not keep.any()
-    return kept
 
 
 def teacher_weight(recipe: FinetuneSection, done: float) -> float:

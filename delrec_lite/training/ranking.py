@@ -1,14 +1,11 @@
 """Rank a split's targets with the model in training precision, under the protocols that its form of prompt allows."""
 
-import time
 from functools import partial
-
-import numpy as np
 
 from delrec_lite.console import QUIET, Console
 from delrec_lite.data.types import CandidateSets, Split
 from delrec_lite.evaluation.metrics import Ranks
-from delrec_lite.evaluation.protocol import rank_all, rank_candidates
+from delrec_lite.evaluation.protocol import rank_all, rank_chosen
 from delrec_lite.llm.forward import score_histories
 from delrec_lite.llm.model import ItemLM
 from delrec_lite.llm.verbalizers import score_candidates
@@ -38,7 +35,5 @@ def ranked(
     if prompts.form.ranks_catalogue:
         scorer = partial(score_histories, model, prompts, max_history=max_history)
         return rank_all(scorer, split, candidates, console=console, label=label)
-    start = time.monotonic()
     chooser = partial(score_candidates, model, prompts, max_history=max_history)
-    ranks = rank_candidates(chooser, split, candidates, console=console, label=label)
-    return Ranks(ranks, np.empty(0, np.int64), time.monotonic() - start)
+    return rank_chosen(chooser, split, candidates, console=console, label=label)

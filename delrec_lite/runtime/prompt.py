@@ -1,0 +1,160 @@
+"""How a bundle's requests become token ids: `prompt.json` and, where titles stand in the prompt, their tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from delrec_lite.prompts.form import Form
+from delrec_lite.prompts.tasks import LISTING, Prompts
+from delrec_lite.prompts.vocabulary import Vocabulary
+
+FILE = "prompt.json"
+# Token ids of the catalogue's titles: int32 ``[items, longest]``, ended by -1.
+TITLES = "title-tokens.npy"
+# What only some forms have.
+PIECES = ("separator", *LISTING)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """How a request becomes token ids; what training compiled.
+
+    Attributes:
+        prefix: Token ids before every history.
+        item_token_base: Token id of item 0, where items are tokens.
+        max_history: Items of a history that are read, the newest.
+        soft_tokens: How many of the prefix are the soft prompt.
+        title_prefix: Before a title when its tokens are taken.
+        input_norm: Length of an item's input vector.
+        scale: Of the verbalizer.
+        form: How items stand in the prompt and how the answer is read; a bundle of an older version: item tokens.
+        pieces: Token ids of what else stands in it, by name.
+    """
+
+    prefix: list[int]
+    item_token_base: int
+    max_history: int
+    soft_tokens: int
+    title_prefix: str
+    input_norm: float
+    scale: float
+    form: Form = Form()
+    pieces: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def text_tokens(self) -> int:
+        """Text tokens of the vocabulary; the soft prompt's come behind them."""
+        return self.item_token_base - self.soft_tokens
+
+    def compiled(self, items: int, titles: Sequence[tuple[int, ...]] = ()) -> Prompts:
+        """The same prompt as training has it.
+
+        Args:
+            items: Of the trained catalogue.
+            titles: Token ids of their titles, where they stand anywhere.
+        """
+        return Prompts(
+            vocabulary=Vocabulary(self.text_tokens, self.soft_tokens, items),
+            next_prefix=tuple(self.prefix),
+            temporal_prefix=(),
+            after=(),
+            hidden=(),
+            again=(),
+            text={},
+            form=self.form,
+            titles=titles,
+            **self.pieces,
+        )
+
+
+def parse_prompt(held: dict[str, Any]) -> Prompt:
+    """Read ``prompt.json``.
+
+    Raises:
+        ValueError, KeyError, TypeError: It is not what export writes.
+    """
+    new = held["new_item"]
+    form = Form(
+        history=str(held.get("history", "items")),
+        title_tokens=int(held.get("title_tokens", Form.title_tokens)),
+        verbalizer=str(held.get("verbalizer", "title-mean")),
+        candidates=bool(held.get("candidates", False)),
+        context=None if held.get("context") is None else int(held["context"]),
+    )
+    if form.history not in {"items", "titles"} or form.verbalizer not in {"title-mean", "letter", "likelihood"}:
+        raise ValueError(f"a form of prompt that this version does not know: {form.history}, {form.verbalizer}")
+    prompt = Prompt(
+        prefix=[int(i) for i in held["prefix"]],
+        item_token_base=int(held["item_token_base"]),
+        max_history=int(held["max_history"]),
+        soft_tokens=int(held["soft_tokens"]),
+        title_prefix=str(new["title_prefix"]),
+        input_norm=float(new["input_norm"]),
+        scale=float(new["scale"]),
+        form=form,
+        pieces={name: tuple(int(i) for i in held["pieces"][name]) for name in PIECES if name in held.get("pieces", {})},
+    )
+    if prompt.max_history < 1 or prompt.item_token_base < 1:
+        raise ValueError("max_history and item_token_base must be above 0")
+    if form.title_tokens < 1 or (form.context is not None and form.context <= len(prompt.prefix)):
+        raise ValueError("title_tokens must be above 0 and context above the prefix")
+    if not all(0 <= token < prompt.text_tokens for piece in prompt.pieces.values() for token in piece):
+        raise ValueError("a piece is outside the vocabulary")
+    return prompt
+
+
+class TitleTokens(Sequence[tuple[int, ...]]):
+    """The titles' tokens as they lie in the file; a million of them cost no Python object each.
+
+    Args:
+        rows: int32 ``[items, longest]``, ended by -1.
+    """
+
+    def __init__(self, rows: npt.NDArray[np.int32]) -> None:
+        self._rows = rows
+        self._lengths = (rows >= 0).sum(1)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[int, ...]: ...
+    @overload
+    def __getitem__(self, index: slice) -> "TitleTokens": ...
+    def __getitem__(self, index: int | slice) -> "tuple[int, ...] | TitleTokens":
+        if isinstance(index, slice):
+            return TitleTokens(self._rows[index])
+        return tuple(self._rows[index, : self._lengths[index]].tolist())
+
+
+def write_titles(folder: Path, titles: Sequence[Sequence[int]]) -> None:
+    """Write the titles' tokens; none is empty."""
+    rows = np.full((len(titles), max(map(len, titles))), -1, np.int32)
+    for row, title in zip(rows, titles, strict=True):
+        row[: len(title)] = title
+    np.save(folder / TITLES, rows, allow_pickle=False)
+
+
+def read_titles(folder: Path, items: int, tokens: int) -> TitleTokens:
+    """The titles' tokens.
+
+    Args:
+        folder: The bundle.
+        items: Of the trained catalogue.
+        tokens: Text tokens of the vocabulary.
+
+    Raises:
+        OSError, ValueError, EOFError: They do not read or do not fit.
+    """
+    rows = np.load(folder / TITLES, allow_pickle=False)
+    if rows.dtype != np.int32 or rows.ndim != 2 or rows.shape[0] != items or not rows.size:
+        raise ValueError(f"{rows.dtype} {rows.shape} for {items} items")
+    held = rows >= 0
+    ended = (held[:, 1:] <= held[:, :-1]).all() and held[:, 0].all()  # behind a -1 nothing follows
+    if not ended or rows.max() >= tokens:
+        raise ValueError("a title is empty or outside the vocabulary")
+    return TitleTokens(rows)

@@ -1,0 +1,127 @@
+"""What the model reads of a request: the one place where the entries of a history become tokens."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from delrec_lite.data.types import Floats
+from delrec_lite.errors import UsageError
+from delrec_lite.prompts.tasks import Prompts
+from delrec_lite.runtime.engine import Entry
+
+# A token id of the extended vocabulary, or the vector of an item that has none.
+Token = int | Floats
+# Candidates that a prompt without letters lists; more are refused, for the memory of the longest prompt is taken at
+# the start.
+MOST_LISTED = 100
+
+
+class Reader:
+    """Turns entries into tokens, checked: C would take anything.
+
+    Args:
+        prompts: As compiled in training.
+        max_history: Items of a history that are read, the newest.
+        hidden: The model's width.
+    """
+
+    def __init__(self, prompts: Prompts, max_history: int, hidden: int) -> None:
+        self._max_history, self._hidden = max_history, hidden
+        form, prefix = prompts.form, len(prompts.next_prefix)
+        self._titles = form.history == "titles"
+        each = form.title_tokens + len(prompts.separator) if self._titles else 1
+        most = max_history * each
+        if form.candidates:
+            named = len(prompts.letters) or MOST_LISTED
+            most += named * (each + 1 + len(prompts.dot)) + len(prompts.listed) + len(prompts.answer)
+        if form.verbalizer == "likelihood":
+            most += form.title_tokens
+        context = prefix + most if form.context is None else min(form.context, prefix + most)
+        # Nothing is ever dropped where the longest histories fit and nothing stands behind them.
+        self._bound = not form.ranks_catalogue or context < prefix + most
+        self._prompts = replace(prompts, form=replace(form, context=context))
+        self.longest = context - prefix
+
+    def history(self, request: Sequence[Entry]) -> list[Token]:
+        """The newest of a history that the prompt holds, as tokens.
+
+        Raises:
+            UsageError: It is empty, an entry is none, or the prompt asks about candidates.
+        """
+        if not self._prompts.form.ranks_catalogue:
+            raise UsageError(
+                "this bundle ranks candidates and no other items", "say which: --candidates TITLE, once for each"
+            )
+        return [token for piece in self._pieces(request) for token in piece]
+
+    def question(
+        self, request: Sequence[Entry], candidates: Sequence[Entry]
+    ) -> tuple[list[Token], list[tuple[int, ...]]]:
+        """A question about candidates, as tokens; and where their own words score them, those of each.
+
+        Raises:
+            UsageError: The history is empty, an entry or candidate is none, or the prompt asks about no candidates.
+            ConfigError: More candidates than there is room for.
+        """
+        pieces, listed, words = self._question(request, candidates)
+        return [*(token for piece in pieces for token in piece), *listed], words
+
+    def extent(self, request: Sequence[Entry], candidates: Sequence[Entry] = ()) -> tuple[int, int]:
+        """How many entries of a history are read, the newest, and how many tokens the request is."""
+        if not candidates:
+            pieces = self._pieces(request)
+            return len(pieces), sum(map(len, pieces))
+        pieces, listed, words = self._question(request, candidates)
+        return len(pieces), sum(map(len, pieces)) + len(listed) + sum(len(word) - 1 for word in words)
+
+    def _question(
+        self, request: Sequence[Entry], candidates: Sequence[Entry]
+    ) -> tuple[list[Sequence[Token]], list[Token], list[tuple[int, ...]]]:
+        form = self._prompts.form
+        if form.ranks_catalogue or not candidates:
+            raise UsageError("there are no candidates to ask about", "this is for bundles that rank candidates alone")
+        if form.verbalizer == "title-mean" and not all(isinstance(c, int | np.integer) for c in candidates):
+            raise UsageError(
+                "this bundle ranks items of its catalogue alone", "leave the new ones out of the candidates"
+            )
+        listed = self._prompts.listing([self._piece(c) for c in candidates]) if form.candidates else []
+        words = [self._words(c) for c in candidates] if form.verbalizer == "likelihood" else []
+        return self._pieces(request, len(listed) + max(map(len, words), default=0)), listed, words
+
+    def _pieces(self, request: Sequence[Entry], behind: int = 0) -> list[Sequence[Token]]:
+        """Each entry's tokens; the oldest go where ``behind`` more would not fit."""
+        if len(request) == 0:
+            raise UsageError("a history is empty", "give at least one item")
+        pieces = [self._piece(entry) for entry in request[-self._max_history :]]
+        if not self._bound:
+            return pieces
+        return pieces[self._prompts.dropped([*map(len, pieces)], len(self._prompts.next_prefix) + behind) :]
+
+    def _known(self, entry: Entry) -> bool:
+        """Whether an entry is an item of the catalogue."""
+        if not isinstance(entry, int | np.integer):
+            return False
+        items = self._prompts.vocabulary.items
+        if not 0 <= entry < items:
+            raise UsageError(f"no item has the index {entry}", f"items are 0 to {items - 1}")
+        return True
+
+    def _piece(self, entry: Entry) -> Sequence[Token]:
+        """An item as it stands in a list."""
+        if self._known(entry):
+            return self._prompts.item(int(entry))  # type: ignore[arg-type]
+        if self._titles:
+            return (*self._words(entry), *self._prompts.separator)
+        if np.shape(entry) != (self._hidden,):
+            raise UsageError(f"a vector of shape {np.shape(entry)} is no item", f"its width is {self._hidden}")
+        return (np.ascontiguousarray(entry, np.float32),)
+
+    def _words(self, entry: Entry) -> tuple[int, ...]:
+        """The tokens of a title."""
+        if self._known(entry):
+            return self._prompts.titles[int(entry)]  # type: ignore[arg-type]
+        text = self._prompts.vocabulary.text
+        if not isinstance(entry, tuple) or not entry or not all(0 <= token < text for token in entry):
+            raise UsageError("this bundle reads titles, and a new item is no text tokens", "give its title's tokens")
+        return entry[: self._prompts.form.title_tokens]

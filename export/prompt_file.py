@@ -1,0 +1,42 @@
+"""What serving needs to build the prompt that training built: `prompt.json`, and the titles' tokens beside it."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from delrec_lite.prompts.form import Form
+from delrec_lite.prompts.tasks import TITLE_PREFIX, Prompts
+from delrec_lite.runtime.prompt import FILE, PIECES, write_titles
+
+
+def write_prompt(
+    folder: Path, prompts: Prompts, text: Mapping[str, Any], max_history: int, input_norm: float, scale: float
+) -> None:
+    """Write both files.
+
+    Args:
+        folder: Of the bundle.
+        prompts: What serving reads, in the vocabulary of the bundle.
+        text: The prompt as a person reads it.
+        max_history: Items that the prompt holds.
+        input_norm: Length of an item's input vector.
+        scale: Of the verbalizer.
+    """
+    form, usual = prompts.form, Form()
+    told = {name: getattr(form, name) for name in ("history", "title_tokens", "verbalizer", "candidates", "context")}
+    pieces = {name: piece for name in PIECES if (piece := getattr(prompts, name))}
+    held = {
+        "schema": 1,
+        "prefix": prompts.next_prefix,
+        "soft_tokens": prompts.vocabulary.soft,
+        "item_token_base": prompts.vocabulary.item_base,
+        "max_history": max_history,
+        "new_item": {"title_prefix": TITLE_PREFIX, "input_norm": input_norm, "scale": scale},
+        **{name: value for name, value in told.items() if value != getattr(usual, name)},
+        **({"pieces": pieces} if pieces else {}),
+        "text": text,
+    }
+    (folder / FILE).write_text(json.dumps(held, ensure_ascii=False), encoding="utf-8")
+    if form.written:
+        write_titles(folder, prompts.titles)

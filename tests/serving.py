@@ -1,0 +1,49 @@
+"""`delrec-lite serve` as a process, for the tests that need one."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+from tests.bundles import TITLES, tiny_bundle
+
+PROGRAM = Path(sys.executable).parent / "delrec-lite"
+MARKUP = "<img src=x onerror=document.title='broken'> & Sons"
+
+
+class Served:
+    """A server on a free port, over a bundle that a test may spoil; by default one that it makes."""
+
+    def __init__(self, folder, *options, bundle=None, how=None, **environment):
+        self.bundle = bundle or tiny_bundle(folder, titles=(*TITLES[:-1], MARKUP)).bundle.folder
+        self.log = folder / "log"
+        command = [PROGRAM, "serve", self.bundle, "--port", "0", "--threads", "1", *options]
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(command, stderr=log, env={**os.environ, **environment}, preexec_fn=how)
+        self.address = json.loads(self.wait_for("address"))["address"]
+        self.port = int(self.address.rsplit(":", 1)[1])
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+
+    def wait_for(self, words):
+        for _ in range(1800):
+            for line in self.log.read_text().splitlines():
+                if words in line:
+                    return line
+            assert self.process.poll() is None, self.log.read_text()
+            time.sleep(0.05)
+        raise AssertionError(f"{words} not in {self.log.read_text()}")
+
+    def post(self, body, **headers):
+        headers = {"Content-Type": "application/json", **headers}
+        request = urllib.request.Request(f"{self.address}/v1/recommend", json.dumps(body).encode(), headers)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.loads(answer.read())

@@ -1,0 +1,134 @@
+"""Bundles that rank candidates alone: letters, likelihoods and listed titles, as llama.cpp and as torch score them."""
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from delrec_lite.bench.runner import Plan, bench
+from delrec_lite.cli.app import app
+from delrec_lite.errors import ConfigError, UsageError
+from delrec_lite.llm.verbalizers import score_candidates
+from delrec_lite.runtime.additions import add_items
+from delrec_lite.runtime.explain import explain
+from delrec_lite.runtime.recommender import Recommender
+from delrec_lite.runtime.verify import verify
+from tests.conftest import export_tiny
+from tests.test_forms import CHOOSING, FORMS
+from tests.test_titles import trained
+from tests.tiny import candidates, dataset
+
+TITLES = dataset().catalog.titles
+# Lengths 10, 4 and 1 in turn.
+HISTORIES = [h[-(10, 4, 1)[n % 3] :] for n, h in enumerate(dataset().test().histories)]
+SETS = candidates().items
+
+
+@pytest.fixture(scope="module", params=CHOOSING)
+def exported(request, tiny_base, tmp_path_factory):
+    """The bundle, the trained model's scores of ``HISTORIES`` and ``SETS``, the form."""
+    form = FORMS[request.param]
+    model, prompts, base = trained(tiny_base, form)
+    scores = score_candidates(model, prompts, HISTORIES, SETS, 10)
+    target = tmp_path_factory.mktemp("choosing") / "x.delrec"
+    sets = {split: candidates(split) for split in ("valid", "test")}
+    export_tiny(tiny_base, target, "f16", (model, prompts, base), prune_vocab=True, candidates=sets)
+    return target, scores, form
+
+
+@pytest.fixture
+def recommender(exported):
+    with Recommender.load(exported[0], threads=1) as loaded:
+        yield loaded
+
+
+def test_candidates_score_as_trained(exported, recommender):
+    served = recommender.choose(HISTORIES, SETS)
+    wanted = exported[1]
+    a, b = served - served.mean(1, keepdims=True), wanted - wanted.mean(1, keepdims=True)
+    cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    assert cosine.min() > 0.999
+    assert (np.argsort(-served, 1) == np.argsort(-wanted, 1)).mean() > 0.97
+    np.testing.assert_allclose(served, wanted, atol=0.05 + 0.01 * np.abs(wanted).max())
+    assert verify(exported[0]).top10_overlap == 1.0
+
+
+def test_titles_in_the_ranking_of_scores(exported, recommender):
+    history, chosen = [TITLES[i] for i in HISTORIES[0]], [TITLES[i] for i in SETS[0]]
+    answer = recommender.recommend(history, candidates=chosen)
+    wanted = np.argsort(-recommender.choose([HISTORIES[0]], SETS[:1])[0])
+    assert [item.title for item in answer.items] == [chosen[n] for n in wanted]
+    assert answer.tokens_computed == recommender.tokens(history, chosen)
+    assert answer.tokens_avoided == len(recommender.bundle.prompt.prefix)
+
+
+def test_a_session_pays_for_what_is_new(recommender):
+    history, chosen = [TITLES[i] for i in HISTORIES[0]], [TITLES[i] for i in SETS[0]]
+    recommender.recommend(history[:-1], candidates=chosen, session="u")
+    more = recommender.recommend(history, candidates=chosen, session="u")
+    plain = recommender.recommend(history, candidates=chosen)
+    assert [item.title for item in more.items] == [item.title for item in plain.items]
+    before = sum(len(recommender.bundle.prompts.item(int(i))) for i in HISTORIES[0][:-1])
+    assert plain.tokens_computed - more.tokens_computed == before
+    assert more.tokens_avoided == plain.tokens_avoided + before
+
+
+def test_requests_leave_no_trace(recommender):
+    first = recommender.choose(HISTORIES[:3], SETS[:3])
+    recommender.choose(HISTORIES[3:9], SETS[3:9])
+    np.testing.assert_allclose(recommender.choose(HISTORIES[:3], SETS[:3]), first, atol=1e-3)
+
+
+def test_without_candidates_there_is_one_clear_error(exported, recommender):
+    history = [TITLES[3]]
+    for ask in (
+        lambda: recommender.recommend(history),
+        lambda: recommender.recommend(history, session="u"),
+        lambda: recommender.recommend_batch([history]),
+        lambda: explain(recommender, history),
+    ):
+        with pytest.raises(UsageError, match="ranks candidates and no other items") as error:
+            ask()
+        assert "--candidates" in error.value.hint
+    told = CliRunner().invoke(app, ["recommend", str(exported[0]), "--history", TITLES[3]])
+    assert told.exit_code == 2
+    with pytest.raises(UsageError, match="ranks candidates"):
+        add_items(exported[0], {"n1": "Violet Forest"})
+
+
+def test_a_new_title_can_stand_among_candidates_where_words_score_it(exported, recommender):
+    form = exported[2]
+    names = ["Violet Forest (2020)", TITLES[4]]
+    if form.history == "titles" and form.verbalizer != "title-mean":
+        told = recommender.recommend([TITLES[3], "Grey Sea"], candidates=names, allow_new=True)
+        assert {item.title for item in told.items} == set(names)
+    elif form.verbalizer != "letter":
+        with pytest.raises(UsageError):
+            recommender.recommend([TITLES[3]], candidates=names, allow_new=True)
+
+
+def test_more_than_the_prompt_has_room_for_is_refused(exported, recommender):
+    if exported[2].candidates:
+        with pytest.raises(ConfigError):
+            recommender.recommend([TITLES[3]], candidates=[f"Violet Forest {n}" for n in range(200)], allow_new=True)
+
+
+def test_the_bench_times_what_such_a_bundle_can_do(exported):
+    def probe(job):
+        assert all(request["candidates"] for request in job["requests"])
+        return {"total": 5.0, "start": 1.0, "import": 1.0, "load": 2.0, "answer": 1.0, "peak_rss_bytes": 2_000_000}
+
+    found = bench([exported[0]], Plan(["cold", "rerank", "load"], [1], repeats=2), probe=probe)
+    assert [(r.workload, r.accuracy.get("protocol")) for r in found.results] == [("rerank", "m5"), ("load", None)]
+    assert found.results[0].tokens > 0
+    with pytest.raises(UsageError, match="ranks candidates alone"):
+        bench([exported[0]], Plan(["cold"], [1]), probe=probe)
+
+
+def test_only_what_is_read_or_scored_has_a_row(exported, recommender):
+    facts = json.loads((exported[0] / "manifest.json").read_text())["model"]
+    kept = facts["text_tokens"]["kept"] + recommender.bundle.prompt.soft_tokens
+    rows = kept + (len(TITLES) if exported[2].item_tokens else 0)
+    assert recommender.engine._vocabulary == rows
+    assert (facts["text_tokens"]["kept"] == facts["text_tokens"]["of"]) == (exported[2].verbalizer == "likelihood")

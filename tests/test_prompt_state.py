@@ -1,0 +1,133 @@
+"""The evaluated prompt in the cache: a second start does not evaluate it, and answers the same whatever lies there."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from delrec_lite.runtime import prompt_state
+from delrec_lite.runtime.bundle import Bundle
+from delrec_lite.runtime.llama import LlamaEngine
+from tests.bundles import tiny_bundle
+from tests.conftest import export_tiny
+from tests.test_families import moved
+
+HISTORIES = [[3, 1, 4], [1, 5, 9, 2, 6], [5]]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DELREC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(prompt_state, "LEAST_BYTES", 1)
+    return tmp_path / "cache" / "prompts"
+
+
+@pytest.fixture
+def start(monkeypatch):
+    """Opens a bundle: whether it evaluated the prompt, scores, a session's scores, states."""
+    real = LlamaEngine._decode
+
+    def opened(bundle):
+        evaluated = []
+
+        def spy(self, work, read):
+            evaluated.extend(entries for sequence, _, entries in work if sequence == 0)
+            real(self, work, read)
+
+        monkeypatch.setattr(LlamaEngine, "_decode", spy)
+        engine = LlamaEngine(bundle, threads=1)
+        try:
+            answers = engine.scores(HISTORIES), engine.step("me", HISTORIES[1])[0], engine.states(HISTORIES)
+        finally:
+            engine.close()
+        assert evaluated in ([], [bundle.prompt.prefix])
+        return bool(evaluated), np.concatenate([answer.ravel() for answer in answers])
+
+    return opened
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma3"])
+def test_a_second_start_reads_what_the_first_evaluated(tmp_path, start, kind):
+    folder = export_tiny(None, tmp_path / "x.delrec", "f16", moved(tmp_path / "base", kind), score_correlation=0.5).path
+    bundle = Bundle.open(folder)
+    for path in (tmp_path / "cache").rglob("*.state"):
+        path.unlink()
+    first, second = start(bundle), start(bundle)
+    assert (first[0], second[0]) == (True, False)
+    np.testing.assert_array_equal(first[1], second[1])
+
+
+def test_what_is_cut_changed_or_of_another_is_evaluated_anew_and_mended(tmp_path, start, cache):
+    bundle, other = tiny_bundle(tmp_path).bundle, tiny_bundle(tmp_path, seed=1, name="other").bundle
+    truth = start(bundle)[1]
+    (path,) = cache.iterdir()
+    start(other)
+    (foreign,) = set(cache.iterdir()) - {path}
+    whole = path.read_bytes()
+    half = len(whole) // 2
+    spoilt = [b"", whole[:20], whole[:half], whole + b"\0", whole[32:], foreign.read_bytes()]
+    for at in (0, 32, 40, half, len(whole) - 1):
+        spoilt.append(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    for data in spoilt:
+        path.write_bytes(data)
+        evaluated, answers = start(bundle)
+        assert evaluated
+        np.testing.assert_array_equal(answers, truth)
+        assert path.read_bytes() == whole
+
+
+def test_what_llama_cpp_refuses_is_evaluated_anew(tmp_path, start, cache, monkeypatch):
+    """The hash is right, so only llama.cpp can tell."""
+    bundle = tiny_bundle(tmp_path).bundle
+    truth = start(bundle)[1]
+    (path,) = cache.iterdir()
+    for lie in (lambda state: state[: len(state) // 2], lambda _: bytes(100)):
+        with monkeypatch.context() as patch:
+            patch.setattr(prompt_state.PromptState, "_digest", lambda self, state: bytes(32))
+            path.write_bytes(bytes(32) + lie(path.read_bytes()[32:]))
+            evaluated, answers = start(bundle)
+        assert evaluated
+        np.testing.assert_array_equal(answers, truth)
+
+
+def test_another_prompt_or_build_has_a_state_of_its_own(tmp_path, start, cache, monkeypatch):
+    import llama_cpp
+
+    tiny = tiny_bundle(tmp_path)
+    start(tiny.bundle)
+    other = tiny_bundle(tmp_path, name="other", prefix=[*tiny.prefix[:-1], 20]).bundle
+    assert start(other)[0]
+    monkeypatch.setattr(llama_cpp, "__version__", "0.0.0")
+    assert start(tiny.bundle)[0]
+    assert len(list(cache.iterdir())) == 3
+
+
+def test_a_cache_that_cannot_be_written_is_passed_over(tmp_path, start, cache, monkeypatch, capfd):
+    bundle = tiny_bundle(tmp_path).bundle
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    first = start(bundle)
+    (tmp_path / "cache").unlink()
+
+    def full(self, data):
+        raise OSError(28, "No space left on device", str(self))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        second = start(bundle)
+    assert list(cache.iterdir()) == []
+    third, fourth = start(bundle), start(bundle)
+    assert [found[0] for found in (first, second, third, fourth)] == [True, True, True, False]
+    for found in (second, third, fourth):
+        np.testing.assert_array_equal(found[1], first[1])
+    assert capfd.readouterr() == ("", "")
+
+
+def test_few_are_kept_and_none_of_a_model_that_is_fast_anyway(tmp_path, start, cache, monkeypatch):
+    monkeypatch.setattr(prompt_state, "KEPT", 2)
+    bundles = [tiny_bundle(tmp_path, seed=n, name=f"b{n}").bundle for n in range(3)]
+    assert [start(bundle)[0] for bundle in (*bundles, bundles[2], bundles[0])] == [True, True, True, False, True]
+    assert len(list(cache.iterdir())) == 2
+    monkeypatch.undo()
+    monkeypatch.setenv("DELREC_CACHE", str(tmp_path / "elsewhere"))
+    LlamaEngine(bundles[0], threads=1).close()
+    assert not (tmp_path / "elsewhere").exists()

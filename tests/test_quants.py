@@ -1,0 +1,294 @@
+"""Several precisions in one bundle, each chosen by its name; and K-quants, whose blocks do not fit every width."""
+
+import ctypes
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner
+
+from delrec_lite.cli.app import app
+from delrec_lite.config import ExportSection
+from delrec_lite.console import Console
+from delrec_lite.errors import BundleError, GateError, UsageError
+from delrec_lite.export.quantise import quantise
+from delrec_lite.files import sha256_of
+from delrec_lite.pipeline.precisions import files_for
+from delrec_lite.runtime.bundle import Bundle
+from delrec_lite.runtime.golden import FILE
+from delrec_lite.runtime.recommender import Recommender
+from delrec_lite.runtime.verify import verify
+from tests.conftest import export_tiny
+from tests.tiny import dataset, write_base
+
+HISTORIES = [h.tolist() for h in dataset().test().histories[:8]]
+ALL = {"quant": "iq4_nl,q8_0,f16", "score_correlation": 0.5, "formats": "both", "onnx_quant": "int8_block,f16"}
+FILES = ["model-iq4_nl.gguf", "model-int8_block.onnx", "model-q8_0.gguf", "model-f16.gguf", "model-f16.onnx"]
+
+
+@pytest.fixture(scope="module")
+def several(tiny_base, tmp_path_factory):
+    return export_tiny(tiny_base, tmp_path_factory.mktemp("several") / "x.delrec", **ALL)
+
+
+@pytest.fixture
+def copy(several, tmp_path):
+    import shutil
+
+    return shutil.copytree(several.path, tmp_path / "x.delrec")
+
+
+def scores(path, **options):
+    with Recommender.load(path, 1, **options) as recommender:
+        return recommender.scores(HISTORIES)
+
+
+def rehash(folder):
+    held = json.loads((folder / "manifest.json").read_text())
+    for name, facts in held["files"].items():
+        facts |= {"bytes": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)}
+    (folder / "manifest.json").write_text(json.dumps(held))
+
+
+def test_the_manifest_names_the_default_as_one_model_did_and_the_others_beside_it(several):
+    held = json.loads((several.path / "manifest.json").read_text())
+    assert held["schema"] == 1
+    model = held["model"]
+    assert (model["file"], model["quant"]) == ("model-iq4_nl.gguf", "iq4_nl")
+    assert model["onnx"]["file"] == "model-int8_block.onnx"
+    assert [entry["file"] for entry in model["others"]] == FILES[2:]
+    assert [one.files[0] for one in Bundle.open(several.path).models] == FILES
+    assert [entry["file"] for entry in several.models] == [FILES[0], FILES[2], FILES[3], FILES[1], FILES[4]]
+    assert {*FILES, *(f"{name}.data" for name in FILES if name.endswith("onnx"))} <= set(held["files"])
+    correlations = [entry["parity"]["score_correlation"] for entry in (model, model["onnx"], *model["others"])]
+    assert correlations[0] == held["provenance"]["parity"]["score_correlation"] == min(correlations)
+    assert correlations[3] > 0.99999
+    assert set(model["tensors"].values()) == set(model["tensor_types"]) == {"F32", "IQ4_NL", "Q8_0"}
+    assert several.bytes == held["files"]["model-iq4_nl.gguf"]["bytes"]
+    assert all(f"| `{name}` |" in (several.path / "README.md").read_text() for name in FILES)
+
+
+def test_each_is_chosen_by_name_and_is_the_one_exported_alone(several, tiny_base, tmp_path):
+    default, finest = scores(several.path), scores(several.path, quant="f16")
+    assert np.abs(default - finest).max() > 1e-3
+    for quant in ("iq4_nl", "q8_0", "f16"):
+        alone = export_tiny(tiny_base, tmp_path / f"{quant}.delrec", quant, score_correlation=0.5)
+        np.testing.assert_array_equal(scores(several.path, quant=quant), scores(alone.path))
+    np.testing.assert_array_equal(default, scores(several.path, quant="iq4_nl"))
+    onnx = {quant: scores(several.path, quant=quant, engine="onnx") for quant in ("int8_block", "f16")}
+    np.testing.assert_array_equal(onnx["int8_block"], scores(several.path, engine="onnx"))
+    assert np.abs(onnx["f16"] - finest).max() < np.abs(onnx["int8_block"] - finest).max()
+    with pytest.raises(BundleError, match="no GGUF file"):
+        Recommender.load(several.path, quant="int8_block", engine="gguf")
+
+
+def test_an_unknown_one_is_told_what_there_is(several):
+    with pytest.raises(UsageError, match="no model of the precision 'q4_0'") as told:
+        Recommender.load(several.path, quant="q4_0")
+    assert told.value.hint == "it holds iq4_nl, int8_block, q8_0, f16"
+
+
+def test_only_the_chosen_model_is_hashed_before_it_is_used(copy):
+    path = copy / "model-q8_0.gguf"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x77")
+    assert np.isfinite(scores(copy)).all()
+    with pytest.raises(BundleError, match="model-q8_0.gguf is not the file"):
+        Recommender.load(copy, quant="q8_0")
+    with pytest.raises(BundleError, match="model-q8_0.gguf is not the file"):
+        verify(copy, 1)
+    path.write_bytes(b"short")
+    with pytest.raises(BundleError, match="model-q8_0.gguf has 5 bytes"):
+        Recommender.load(copy)
+
+
+def test_verify_opens_every_model_and_asks_each_for_its_own_answers(copy):
+    found = verify(copy, 1)
+    assert (found.models, found.unopened) == (FILES, {})
+    assert found.top10_overlap == 1.0
+    assert found.largest_difference < 0.01
+    held = json.loads((copy / FILE).read_text())
+    held["others"]["model-f16.onnx"]["scores"][3][0] += 2
+    (copy / FILE).write_text(json.dumps(held))
+    rehash(copy)
+    with pytest.raises(BundleError, match="model-f16.onnx answers otherwise"):
+        verify(copy, 1)
+    held["others"]["model-f16.onnx"]["top"].pop()
+    (copy / FILE).write_text(json.dumps(held))
+    rehash(copy)
+    with pytest.raises(BundleError, match="does not fit"):
+        verify(copy, 1)
+
+
+def test_verify_says_which_models_it_cannot_open_here(copy, monkeypatch):
+    from delrec_lite.errors import MissingPackageError
+    from delrec_lite.runtime import engines
+
+    def missing(*_):
+        raise MissingPackageError("llama-cpp-python is not installed", "install it")
+
+    monkeypatch.setattr(engines, "_gguf", missing)
+    found = verify(copy, 1)
+    assert found.models == [name for name in FILES if name.endswith("onnx")]
+    assert set(found.unopened) == {name for name in FILES if name.endswith("gguf")}
+    shown = CliRunner().invoke(app, ["verify", str(copy), "--threads", "1"]).stdout
+    assert "llama-cpp-python is not installed" in " ".join(shown.split())
+    monkeypatch.setattr(engines, "_onnx", missing)
+    with pytest.raises(MissingPackageError):
+        verify(copy, 1)
+
+
+@pytest.mark.parametrize(
+    "others",
+    [5, [5], [{}], [{"format": "gguf"}], [{"format": "exe", "file": "README.md"}], [{"format": "onnx", "file": "a"}]],
+)
+def test_a_manifest_whose_other_models_do_not_read_is_refused(copy, others):
+    held = json.loads((copy / "manifest.json").read_text())
+    held["model"]["others"] = others
+    (copy / "manifest.json").write_text(json.dumps(held))
+    with pytest.raises(BundleError, match="manifest.json does not name its other models"):
+        Bundle.open(copy)
+
+
+def test_a_model_that_is_listed_and_not_there_is_refused(copy):
+    held = json.loads((copy / "manifest.json").read_text())
+    held["model"]["others"][0]["file"] = "model-q9.gguf"
+    (copy / "manifest.json").write_text(json.dumps(held))
+    with pytest.raises(BundleError, match=r"does not list model-q9\.gguf"):
+        Bundle.open(copy)
+
+
+def test_one_that_fails_the_gate_leaves_no_bundle(tiny_base, tmp_path):
+    with pytest.raises(GateError, match="the iq4_nl model's scores correlate"):
+        export_tiny(tiny_base, tmp_path / "x.delrec", "f16,iq4_nl", score_correlation=0.99999)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("recipe", "asked", "made"),
+    [
+        ({}, {}, (["q8_0"], [])),
+        ({"format": "both"}, {}, (["q8_0"], ["int8"])),
+        ({"format": "onnx"}, {}, ([], ["int8"])),
+        ({}, {"quants": ["iq4_mix", "q8_0", "int8"]}, (["iq4_mix", "q8_0"], ["int8"])),
+        ({}, {"quants": ["int8"]}, ([], ["int8"])),
+        ({"format": "onnx"}, {"quants": ["q4_0"]}, (["q4_0"], [])),
+        ({"format": "both"}, {"quants": ["q4_0"]}, (["q4_0"], ["int8"])),
+        ({}, {"quants": ["q4_0", "q4_0"], "formats": "both"}, (["q4_0"], ["int8"])),
+        ({}, {"quants": ["f16"]}, (["f16"], [])),
+        ({}, {"quants": ["f16"], "formats": "onnx"}, ([], ["f16"])),
+        ({}, {"quants": ["f16"], "formats": "both"}, (["f16"], ["f16"])),
+        ({}, {"onnx_quants": ["int4"]}, (["q8_0"], ["int4"])),
+        ({}, {"quants": ["f16"], "onnx_quants": ["f16", "fp32"]}, (["f16"], ["f16", "fp32"])),
+        ({}, {"quants": ["auto"], "formats": "onnx"}, ([], ["auto"])),
+        ({}, {"quants": ["auto", "int8"]}, (["auto"], ["int8"])),
+    ],
+)
+def test_what_is_asked_for_decides_which_files_are_written(recipe, asked, made):
+    assert files_for(ExportSection(**recipe), **asked) == made
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"quants": ["q4_0", "q9"]}, "no quantisation 'q9'"),
+        ({"quants": [""]}, "no quantisation ''"),
+        ({"onnx_quants": ["q8_0"]}, "no quantisation for ONNX 'q8_0'"),
+        ({"formats": "pickle"}, "no format 'pickle'"),
+        ({"quants": ["q8_0"], "formats": "onnx"}, "q8_0: not a precision of onnx"),
+        ({"quants": ["q8_0", "int8"], "formats": "gguf"}, "int8: not a precision of gguf"),
+        ({"onnx_quants": ["int8"], "formats": "gguf"}, "int8: not a precision of gguf"),
+    ],
+)
+def test_precisions_that_cannot_be_meant_are_refused(asked, words):
+    with pytest.raises(UsageError, match=words):
+        files_for(ExportSection(), **asked)
+
+
+def test_from_the_command_line(tiny_run, tmp_path):
+    recipe, out = tmp_path / "r.yaml", tmp_path / "all.delrec"
+    recipe.write_text(yaml.safe_dump(tiny_run.recipe().dump()))
+    arguments = ["export", str(recipe), "--runs", str(tmp_path / "runs"), "--out", str(out), "--json"]
+    done = CliRunner().invoke(app, [*arguments, "--quant", "q8_0, q4_k_m,int8"], catch_exceptions=False)
+    told = json.loads(done.stdout)
+    assert [entry["file"] for entry in told["models"]] == ["model-q8_0.gguf", "model-q4_k_m.gguf", "model-int8.onnx"]
+    assert len(told["models"][1]["tensors"]) > len(told["models"][1]["unfit"]) > 0
+    title = dataset().catalog.titles[2]
+    answers = []
+    for quant in ("q8_0", "q4_k_m", "int8"):
+        asked = ["recommend", str(out), "--history", title, "--quant", quant, "--json", "--threads", "1"]
+        answers.append(json.loads(CliRunner().invoke(app, asked, catch_exceptions=False).stdout)["items"])
+    assert len({items[0]["score"] for items in answers}) == 3
+    timed = ["bench", str(out), "--quant", "q4_k_m,int8", "-w", "cold", "-r", "1", "--threads", "1", "--json"]
+    report = json.loads(CliRunner().invoke(app, timed, catch_exceptions=False).stdout)
+    assert [row["bundle"] for row in report["results"]] == ["r q4_k_m", "r int8"]
+    held = json.loads((out / "manifest.json").read_text())["files"]
+    others = held["model-q8_0.gguf"]["bytes"] + sum(held[f"model-int8.onnx{end}"]["bytes"] for end in ("", ".data"))
+    assert report["results"][0]["artifact_bytes"] == sum(facts["bytes"] for facts in held.values()) - others
+    assert report["bundles"]["r q4_k_m"]["model_sha256"] == held["model-q4_k_m.gguf"]["sha256"]
+    assert report["results"][1]["peak_rss_bytes"] > 0
+    wrong = CliRunner().invoke(app, ["bench", str(out), "--quant", "q5_0", "-w", "cold"])
+    assert isinstance(wrong.exception, UsageError)
+
+
+# K-quants.
+
+
+def base_of_width(folder, width, layers=8):
+    """The tiny base with other weights: so wide, and with layers enough for the ends and the thirds between."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    write_base(folder)
+    held = json.loads((folder / "config.json").read_text())
+    shape = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": layers, "head_dim": width // 4}
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(**held | shape)).save_pretrained(folder)
+    return folder
+
+
+def types_of_llama_cpp(source, target):
+    """What llama.cpp's own Q4_K_M makes of every tensor."""
+    import gguf
+    import llama_cpp
+
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype, params.nthread = llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_M, 1
+    assert llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params)) == 0
+    return {t.name: t.tensor_type.name for t in gguf.GGUFReader(target).tensors}
+
+
+@pytest.mark.parametrize("width", [256, 64, 128])
+def test_q4_k_m_has_the_types_of_llama_cpps_own_and_names_what_did_not_fit(tmp_path, width, capsys):
+    settings = {"quant": "f16,q4_k_m", "score_correlation": 0.5, "console": Console()}
+    made = export_tiny(base_of_width(tmp_path / "base", width), tmp_path / "x.delrec", **settings)
+    theirs = types_of_llama_cpp(made.path / "model-f16.gguf", tmp_path / "theirs.gguf")
+    entry = made.models[1]
+    ours = entry["tensors"]
+    layers = {name: kind for name, kind in ours.items() if name.startswith("blk.")}
+    assert layers == {name: kind for name, kind in theirs.items() if name.startswith("blk.")}
+    assert ours["output.weight"] == ours["token_embd.weight"] == "Q8_0"
+    assert sum(entry["tensor_types"].values()) == len(ours)
+    matrices = {name for name in layers if not name.endswith("norm.weight")}
+    said = re.sub(r"\s+", " ", capsys.readouterr().err)
+    if width == 256:
+        assert "unfit" not in entry
+        assert {ours[name] for name in matrices} == {"Q4_K", "Q6_K"}
+        assert "whole blocks" not in said
+    else:
+        fits = {name for name in matrices if width == 128 and "ffn_down" in name}  # rows of twice the width
+        assert set(entry["unfit"]) == matrices - fits
+        assert {(meant, ours[name]) for name, meant in entry["unfit"].items()} == {("Q4_K", "Q5_0"), ("Q6_K", "Q8_0")}
+        assert f"q4_k_m: {len(matrices - fits)} of {len(matrices)} tensors" in said
+    with Recommender.load(made.path, 1, quant="q4_k_m") as recommender:
+        assert np.isfinite(recommender.scores(HISTORIES)).all()
+
+
+def test_a_type_that_llama_cpp_does_not_give_is_an_error(tiny_bundle, tmp_path, monkeypatch):
+    from delrec_lite.errors import DelrecError
+    from delrec_lite.export import quantise as module
+
+    monkeypatch.setattr(module, "_patterns", lambda wanted: {})
+    with pytest.raises(DelrecError, match="not Q8_0"):
+        quantise(tiny_bundle / "model-f16.gguf", tmp_path / "x.gguf", "iq4_mix", 1)
