@@ -18,7 +18,7 @@ from delrec_lite.runtime.verify import verify
 from tests.conftest import export_tiny
 from tests.test_forms import CHOOSING, FORMS
 from tests.test_titles import trained
-from tests.tiny import candidates, dataset
+from tests.tiny import candidates, dataset, write_base
 
 TITLES = dataset().catalog.titles
 # Lengths 10, 4 and 1 in turn.
@@ -27,16 +27,17 @@ SETS = candidates().items
 
 
 @pytest.fixture(scope="module", params=CHOOSING)
-def exported(request, tiny_base, tmp_path_factory):
+def exported(request, tmp_path_factory):
     """The bundle, the trained model's scores of ``HISTORIES`` and ``SETS``, the form."""
-    form = FORMS[request.param]
-    model, prompts, base = trained(tiny_base, form)
+    form, folder = FORMS[request.param], tmp_path_factory.mktemp("choosing")
+    base_folder = write_base(folder / "base", [" watermelon elephants umbrella"] * 50)  # words that no title needs
+    model, prompts, base = trained(base_folder, form)
     scores = score_candidates(model, prompts, HISTORIES, SETS, 10)
-    target = tmp_path_factory.mktemp("choosing") / "x.delrec"
+    target = folder / "x.delrec"
     sets = {split: candidates(split) for split in ("valid", "test")}
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(pruning, "COMMON", 0)
-        export_tiny(tiny_base, target, "f16", (model, prompts, base), prune_vocab=True, candidates=sets)
+        export_tiny(base_folder, target, "f16", (model, prompts, base), prune_vocab=True, candidates=sets)
     return target, scores, form
 
 
