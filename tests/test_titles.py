@@ -103,11 +103,12 @@ def test_many_sessions_share_what_memory_there_is(exported, monkeypatch):
         whole = [recommender.engine.extent(history)[1] for history in histories]
         assert min(whole) > 50
         wanted = recommender.scores(histories)
+        assert min(np.abs(a - b).max() for a, b in zip(wanted, wanted[1:], strict=False)) > 0.5
         for _ in range(2):
             for n, history in enumerate(histories):
                 scores, cost = recommender.engine.step(f"u{n}", history)
                 assert cost == whole[n]
-                np.testing.assert_allclose(scores, wanted[n], atol=2e-2)
+                np.testing.assert_allclose(scores, wanted[n], atol=0.06)  # F16 in batches of other shapes: 0.03
 
 
 def test_a_new_title_is_read_by_its_words(exported, recommender):
