@@ -8,7 +8,8 @@ from typer.testing import CliRunner
 
 from delrec_lite.bench.runner import Plan, bench
 from delrec_lite.cli.app import app
-from delrec_lite.errors import ConfigError, UsageError
+from delrec_lite.errors import DelrecError, UsageError
+from delrec_lite.export import prune as pruning
 from delrec_lite.llm.verbalizers import score_candidates
 from delrec_lite.runtime.additions import add_items
 from delrec_lite.runtime.explain import explain
@@ -17,7 +18,7 @@ from delrec_lite.runtime.verify import verify
 from tests.conftest import export_tiny
 from tests.test_forms import CHOOSING, FORMS
 from tests.test_titles import trained
-from tests.tiny import candidates, dataset
+from tests.tiny import candidates, dataset, write_base
 
 TITLES = dataset().catalog.titles
 # Lengths 10, 4 and 1 in turn.
@@ -26,14 +27,17 @@ SETS = candidates().items
 
 
 @pytest.fixture(scope="module", params=CHOOSING)
-def exported(request, tiny_base, tmp_path_factory):
+def exported(request, tmp_path_factory):
     """The bundle, the trained model's scores of ``HISTORIES`` and ``SETS``, the form."""
-    form = FORMS[request.param]
-    model, prompts, base = trained(tiny_base, form)
+    form, folder = FORMS[request.param], tmp_path_factory.mktemp("choosing")
+    base_folder = write_base(folder / "base", [" watermelon elephants umbrella"] * 50)  # words that no title needs
+    model, prompts, base = trained(base_folder, form)
     scores = score_candidates(model, prompts, HISTORIES, SETS, 10)
-    target = tmp_path_factory.mktemp("choosing") / "x.delrec"
+    target = folder / "x.delrec"
     sets = {split: candidates(split) for split in ("valid", "test")}
-    export_tiny(tiny_base, target, "f16", (model, prompts, base), prune_vocab=True, candidates=sets)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(pruning, "COMMON", 0)
+        export_tiny(base_folder, target, "f16", (model, prompts, base), prune_vocab=True, candidates=sets)
     return target, scores, form
 
 
@@ -92,7 +96,7 @@ def test_without_candidates_there_is_one_clear_error(exported, recommender):
             ask()
         assert "--candidates" in error.value.hint
     told = CliRunner().invoke(app, ["recommend", str(exported[0]), "--history", TITLES[3]])
-    assert told.exit_code == 2
+    assert isinstance(told.exception, UsageError)
     with pytest.raises(UsageError, match="ranks candidates"):
         add_items(exported[0], {"n1": "Violet Forest"})
 
@@ -110,7 +114,7 @@ def test_a_new_title_can_stand_among_candidates_where_words_score_it(exported, r
 
 def test_more_than_the_prompt_has_room_for_is_refused(exported, recommender):
     if exported[2].candidates:
-        with pytest.raises(ConfigError):
+        with pytest.raises(DelrecError, match="letters to name them|no room|catalogue alone|text tokens"):
             recommender.recommend([TITLES[3]], candidates=[f"Violet Forest {n}" for n in range(200)], allow_new=True)
 
 

@@ -66,7 +66,8 @@ def built(tmp_path_factory):
     code = (
         "import sys, warnings; warnings.simplefilter('ignore')\n"
         "from setuptools import build_meta\n"
-        "build_meta.build_wheel(sys.argv[1]); build_meta.build_sdist(sys.argv[1])\n"
+        "to = sys.argv[1]  # the first build leaves arguments of its own there\n"
+        "build_meta.build_wheel(to); build_meta.build_sdist(to)\n"
     )
     arguments = [sys.executable, "-c", code, str(folder)]
     done = subprocess.run(arguments, cwd=folder / "source", capture_output=True, text=True, check=False)

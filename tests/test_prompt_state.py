@@ -30,9 +30,9 @@ def start(monkeypatch):
     def opened(bundle):
         evaluated = []
 
-        def spy(self, work, read):
+        def spy(self, work, *args, **options):
             evaluated.extend(entries for sequence, _, entries in work if sequence == 0)
-            real(self, work, read)
+            real(self, work, *args, **options)
 
         monkeypatch.setattr(LlamaEngine, "_decode", spy)
         engine = LlamaEngine(bundle, threads=1)

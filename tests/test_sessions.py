@@ -93,6 +93,20 @@ def test_the_one_not_used_for_longest_makes_room():
     table.drop("nobody")
 
 
+def test_sessions_that_hold_too_much_together_make_room():
+    freed = []
+    table = Sessions(9, freed.append, tokens=10)
+    slots = {}
+    for name in "ab":
+        held = table.take(name, 4)
+        held.entries, slots[name] = [0] * 4, held.slot
+    table.take("a", 5)
+    assert freed == []
+    table.take("c", 8)
+    assert freed == [slots["b"], slots["a"]]
+    assert len(table) == 1
+
+
 def test_the_last_entry_is_always_evaluated():
     assert common([1, 2, 3], [1, 2, 3]) == 2
     assert common([1, 2, 3], [1, 2, 3, 4]) == 3

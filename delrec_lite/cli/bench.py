@@ -145,8 +145,9 @@ def _peers(bundles: list[Path], console: Console) -> tuple[tuple[str, ...], dict
         why = next(reason for start, reason in lacks.items() if peer.startswith(start))
         if peer == "llama-cpp-python, base" and "gguf" not in base:
             why = f"no GGUF file of {name} in the cache"
-        if peer in {"llama-cpp-python, bundle", "llama.cpp, titles"} and not bundle.holds_gguf:
-            why = "the bundle holds no GGUF file"
+        if peer in {"llama-cpp-python, bundle", "llama.cpp, titles"}:
+            why = "" if bundle.holds_gguf else "the bundle holds no GGUF file"
+            why = why if bundle.prompt.form.ranks_catalogue else "the bundle ranks candidates alone"
         if why:
             console.say(f"  {peer} is left out: {why}")
         else:

@@ -56,7 +56,7 @@ def measure_pruning(run: Run, quants: Sequence[str]) -> list[Pruning]:
             export = run.recipe.export.model_copy(update={"prune_vocab": prune, "retriever": False})
             run.recipe = run.recipe.model_copy(update={"export": export})
             target = run.folder / "pruning" / f"{quant}-{prune}.delrec"
-            made[prune] = run.write_bundle(target, quant, "gguf", gated=False)
+            made[prune] = run.write_bundle(target, [quant], gated=False)
             with Recommender.load(target) as recommender:
                 scores[prune] = recommender.scores(histories)
                 told = recommender.bundle.manifest["model"]["text_tokens"]
