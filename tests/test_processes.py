@@ -70,14 +70,14 @@ def weights(runs):
 def two(recipe, tmp_path_factory):
     runs = tmp_path_factory.mktemp("two")
     process = train(recipe, runs, TWO)
-    out, errors = process.communicate(timeout=300)
+    out, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors.decode()
     return runs, out
 
 
 def test_two_processes_make_the_weights_of_one(recipe, two, tmp_path):
     alone = train(recipe, tmp_path)
-    assert alone.wait(300) == 0
+    assert alone.wait(900) == 0
     one, other = weights(tmp_path), weights(two[0])
     assert one.keys() == other.keys()
     for name, tensor in one.items():
@@ -95,7 +95,7 @@ def test_the_first_process_alone_speaks_and_writes(two):
 def test_a_run_whose_process_was_killed_goes_on_in_all(recipe, two, tmp_path):
     launcher = train(recipe, tmp_path, TWO)
     stage = tmp_path / "r" / "finetune"
-    until = time.monotonic() + 300
+    until = time.monotonic() + 900
     while not (stage / "checkpoint.safetensors").is_file():
         assert launcher.poll() is None, launcher.stderr.read().decode()
         assert time.monotonic() < until
@@ -104,7 +104,7 @@ def test_a_run_whose_process_was_killed_goes_on_in_all(recipe, two, tmp_path):
     assert launcher.wait(120) != 0
     assert not (stage / "done.json").exists()
     again = train(recipe, tmp_path, TWO)
-    _, errors = again.communicate(timeout=300)
+    _, errors = again.communicate(timeout=900)
     assert again.returncode == 0, errors.decode()
     unbroken, resumed = weights(two[0]), weights(tmp_path)
     for name, tensor in unbroken.items():
