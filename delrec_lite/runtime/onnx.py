@@ -21,7 +21,7 @@ from delrec_lite.runtime.sessions import Sessions, common
 TOGETHER = 16
 BATCH_ITEMS = 512
 # From so many groups a thread on, each thread answers requests of its own: two that share one wait for each other in
-# every layer.
+# every layer. 64 users, int8, 2 cores: 13 ms a user so, 19 with both threads on one; 130 MB for a second session.
 GROUPS_A_THREAD = 4
 # Users whose last history stays in memory. A token of SmolLM2-135M holds 46 kB, so 16 histories of 50 hold 57 MB.
 SESSIONS = 16
