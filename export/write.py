@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from delrec_lite.console import Console
 from delrec_lite.data.types import CandidateSets, Dataset, Ints
-from delrec_lite.errors import MissingPackageError
+from delrec_lite.errors import DelrecError, MissingPackageError
 from delrec_lite.export.card import bundle_readme, licences_text
 from delrec_lite.export.gguf_file import speller, write_gguf
 from delrec_lite.export.imatrix import measured
@@ -117,7 +117,9 @@ def export(
 
     Raises:
         GateError: Not equal enough to what was trained; no bundle is left.
+        DelrecError: The base model's tokenizer is not byte-pair encoding.
     """
+    _must_be_pairs(base.folder / "tokenizer.json")
     staging = target.with_name(f".{target.name}.{os.getpid()}.part")
     for left in target.parent.glob(f".{target.name}.*.part*"):  # by a process that was killed
         shutil.rmtree(left, ignore_errors=True)
@@ -248,6 +250,15 @@ def export(
         return Exported(target, first["bytes"], quant, types, Parity(**first["parity"]), models)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _must_be_pairs(tokenizer_json: Path) -> None:
+    kind = json.loads(tokenizer_json.read_text(encoding="utf-8"))["model"]["type"]
+    if kind != "BPE":
+        raise DelrecError(
+            f"cannot export a model whose tokenizer is {kind}: byte-pair encoding is known",
+            "take the base model's Hugging Face folder or Hub id: read from a GGUF file, Gemma's becomes Unigram",
+        )
 
 
 def _bounded(prompts: Prompts, base: Base) -> Prompts:

@@ -1,13 +1,14 @@
 """What is exported scores as what was trained, and a failed gate leaves nothing."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
 from delrec_lite.config import FinetuneSection
-from delrec_lite.errors import GateError
+from delrec_lite.errors import DelrecError, GateError
 from delrec_lite.export.parity import compare
 from delrec_lite.export.write import token_texts
 from delrec_lite.llm.forward import score_all
@@ -149,3 +150,14 @@ def test_what_a_killed_export_left_is_cleared_away(tiny_base, tmp_path):
     (tmp_path / ".x.delrec.1.part.trial").mkdir()
     export_tiny(tiny_base, tmp_path / "x.delrec")
     assert [p.name for p in tmp_path.iterdir()] == ["x.delrec"]
+
+
+def test_a_tokenizer_that_no_bundle_holds_is_refused_at_once(tiny_base, tmp_path):
+    folder = shutil.copytree(tiny_base, tmp_path / "base")
+    made = make_model(folder)
+    held = json.loads((folder / "tokenizer.json").read_text())
+    held["model"]["type"] = "Unigram"
+    (folder / "tokenizer.json").write_text(json.dumps(held))
+    with pytest.raises(DelrecError, match="Unigram"):
+        export_tiny(folder, tmp_path / "x.delrec", model=made)
+    assert {path.name for path in tmp_path.iterdir()} == {"base"}
