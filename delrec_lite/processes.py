@@ -4,6 +4,7 @@
 of a training step; the first one writes, shows progress and makes what is not shared, and the others wait for it.
 """
 
+import atexit
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -119,5 +120,7 @@ def join(device: str = "auto") -> Processes:
                 'pip install "delrec-lite[train]"',
             ) from error
         state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=PATIENCE)
+        # Left to the end of the interpreter, the group's threads now and then end the process with an abort.
+        atexit.register(state.destroy_process_group)
         _joined = Processes(state.num_processes, state.process_index)
     return _joined
