@@ -18,7 +18,7 @@ from delrec_lite.config import load_recipe
 from delrec_lite.console import Console
 from delrec_lite.files import write_whole
 from delrec_lite.pipeline.run import Run
-from delrec_lite.provenance import commit, machine, now, versions
+from delrec_lite.provenance import stamp
 from delrec_lite.runtime.recommender import Recommender
 
 
@@ -79,15 +79,8 @@ def measure_pruning(run: Run, quants: Sequence[str]) -> list[Pruning]:
 def main(recipe: str, runs: str, out: str, *quants: str) -> None:
     """Measure and write the report."""
     run = Run(load_recipe(recipe), Path(runs), Console("human"))
-    rows = measure_pruning(run, quants or ("f16",))
-    report = {
-        "created": now(),
-        "commit": commit(),
-        "machine": machine(),
-        "versions": versions(),
-        "base": run.recipe.model.base,
-        "rows": [asdict(row) for row in rows],
-    }
+    report = {**stamp(), "base": run.recipe.model.base}
+    report["rows"] = [asdict(row) for row in measure_pruning(run, quants or ("f16",))]
     write_whole(Path(out), json.dumps(report, indent=1) + "\n")
 
 
