@@ -48,29 +48,31 @@ class Pruning:
 def measure_pruning(run: Run, quants: Sequence[str]) -> list[Pruning]:
     """Export and compare; missing stages are made first."""
     histories = run.dataset.test().histories
+    size: dict[tuple[str, bool], int] = {}
+    scores: dict[tuple[str, bool], Any] = {}
+    for prune in (False, True):
+        export = run.recipe.export.model_copy(update={"prune_vocab": prune, "retriever": False})
+        run.recipe = run.recipe.model_copy(update={"export": export})
+        target = run.folder / "pruning" / f"{prune}.delrec"
+        for model in run.write_bundle(target, quants, gated=False).models:
+            size[model["quant"], prune] = model["bytes"]
+            with Recommender.load(target, quant=model["quant"]) as recommender:
+                scores[model["quant"], prune] = recommender.scores(histories)
+                told = recommender.bundle.manifest["model"]["text_tokens"]
+        shutil.rmtree(target)
     rows = []
     for quant in quants:
-        made: dict[bool, Any] = {}
-        scores = {}
-        for prune in (False, True):
-            export = run.recipe.export.model_copy(update={"prune_vocab": prune, "retriever": False})
-            run.recipe = run.recipe.model_copy(update={"export": export})
-            target = run.folder / "pruning" / f"{quant}-{prune}.delrec"
-            made[prune] = run.write_bundle(target, [quant], gated=False)
-            with Recommender.load(target) as recommender:
-                scores[prune] = recommender.scores(histories)
-                told = recommender.bundle.manifest["model"]["text_tokens"]
-            shutil.rmtree(target)
-        whole, pruned = (np.argsort(-scores[prune], axis=1, kind="stable")[:, :10] for prune in (False, True))
+        whole, pruned = (scores[quant, prune] for prune in (False, True))
+        first, second = (np.argsort(-one, axis=1, kind="stable")[:, :10] for one in (whole, pruned))
         rows.append(
             Pruning(
                 quant,
-                made[False].bytes,
-                made[True].bytes,
+                size[quant, False],
+                size[quant, True],
                 told,
                 len(histories),
-                round(float((whole == pruned).all(1).mean()), 5),
-                round(float(np.abs(scores[False] - scores[True]).max()), 5),
+                round(float((first == second).all(1).mean()), 5),
+                round(float(np.abs(whole - pruned).max()), 5),
             )
         )
     return rows
