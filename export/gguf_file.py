@@ -3,19 +3,17 @@
 Format: the GGUF specification of the ggml project; tensor names from the ``gguf`` package's own map.
 """
 
-import json
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
-from tokenizers.pre_tokenizers import ByteLevel
 
 from delrec_lite.errors import DelrecError
 from delrec_lite.export.merge import Merged
+from delrec_lite.export.tokenizer_file import in_pieces, is_byte, merges_of, read_pairs, speller
 from delrec_lite.prompts.vocabulary import Vocabulary
 
 
@@ -47,26 +45,6 @@ FAMILIES = {
 def soft_token(index: int) -> str:
     """The text of a soft token: ``<|delrec_0|>``."""
     return f"<|delrec_{index}|>"
-
-
-def _pieces(held: Any) -> bool:
-    """Whether a ``tokenizers`` file is a SentencePiece model's (Gemma): those have bytes as tokens of their own.
-
-    ``byte_fallback`` alone does not tell: SmolLM2's file, made of its GGUF by transformers, sets it in vain.
-    """
-    return bool(held["model"].get("byte_fallback")) and "<0x0A>" in held["model"]["vocab"]
-
-
-def speller(tokenizer_json: Path) -> Callable[[str], str]:
-    """How a token is written in a vocabulary that no text is matched with whole, and merges never make it.
-
-    A byte-level vocabulary spells bytes as letters. A SentencePiece vocabulary knows no space but its own sign for
-    it, so a token that begins with a plain space stands for no piece of a text.
-    """
-    if _pieces(json.loads(tokenizer_json.read_text(encoding="utf-8"))):
-        return lambda text: " " + text
-    level = ByteLevel(add_prefix_space=False, use_regex=False)
-    return lambda text: "".join(piece for piece, _ in level.pre_tokenize_str(text))
 
 
 def write_gguf(
@@ -179,15 +157,13 @@ def _add_tokenizer(
     split_rule: str,
     config: Any,
 ) -> None:
-    held = json.loads(tokenizer_json.read_text(encoding="utf-8"))
-    if held["model"]["type"] != "BPE":
-        raise DelrecError(f"cannot write a {held['model']['type']} tokenizer as GGUF", "byte-pair encoding is known")
-    pieces = _pieces(held)
+    held = read_pairs(tokenizer_json)
+    pieces = in_pieces(held)
     tokens = [f"<|unused_{i}|>" for i in range(vocabulary.text)]
     types = [gguf.TokenType.UNUSED] * vocabulary.text
     for token, i in held["model"]["vocab"].items():
         tokens[i], types[i] = token, gguf.TokenType.NORMAL
-        if pieces and re.fullmatch(r"<0x[0-9A-F]{2}>", token):
+        if pieces and is_byte(token):
             types[i] = gguf.TokenType.BYTE
     for added in held.get("added_tokens", []):
         special = gguf.TokenType.CONTROL if added["special"] else gguf.TokenType.USER_DEFINED
@@ -200,11 +176,11 @@ def _add_tokenizer(
     writer.add_tokenizer_pre("default" if pieces else _split_rule(held.get("pre_tokenizer"), split_rule))
     writer.add_token_list(tokens)
     writer.add_token_types(types)
-    merges = [m if isinstance(m, str) else " ".join(m) for m in held["model"]["merges"]]
+    merges = merges_of(held)
     if pieces:
         writer.add_token_scores(_scores(tokens, merges))
     else:
-        writer.add_token_merges(merges)
+        writer.add_token_merges([" ".join(pair) for pair in merges])
     for add, value in (
         (writer.add_bos_token_id, config.bos_token_id),
         (writer.add_eos_token_id, config.eos_token_id),
@@ -227,7 +203,7 @@ def _split_rule(rule: Any, other: str) -> str:
     return "smollm" if digits else other
 
 
-def _scores(tokens: Sequence[str], merges: Sequence[str]) -> list[float]:
+def _scores(tokens: Sequence[str], merges: Sequence[tuple[str, str]]) -> list[float]:
     """SentencePiece joins the pair whose whole has the highest score: earlier merges score higher."""
-    rank = {merge.replace(" ", "", 1): float(-n) for n, merge in enumerate(merges)}
+    rank = {a + b: float(-n) for n, (a, b) in enumerate(merges)}
     return [rank.get(token, -1000.0 - len(merges)) for token in tokens]

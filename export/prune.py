@@ -1,22 +1,25 @@
 """Prune the vocabulary to what this catalogue, the prompts and any new title need."""
 
 import copy
-import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from delrec_lite.errors import DelrecError
 from delrec_lite.export.merge import Merged
+from delrec_lite.export.tokenizer_file import in_pieces, is_byte, merges_of, read_pairs
 from delrec_lite.prompts.tasks import Prompts
 from delrec_lite.prompts.tokenizer import open_tokenizer
 from delrec_lite.prompts.vocabulary import Vocabulary
 
 # The tokenizer's first merges are its commonest words: kept so that a title it has never met is not spelt by letters.
 COMMON = 2048
+# Gemma has 19,000 tokens of one character and 6,242 for nothing: characters from here on can be spelt as bytes.
+LATIN = "\u0250"
+_SPARE = re.compile(r"<unused\d+>")
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,9 @@ class Pruned:
 def prune(tokenizer_json: Path, texts: Sequence[str], ids: Iterable[int], rows: int) -> Pruned:
     """Choose the tokens that stay: special ones, single bytes, the commonest, and what ``texts`` and ``ids`` use.
 
-    A kept token keeps the merges that make it. In byte-pair encoding each token has one merge, so a text whose
-    tokens are all kept is encoded as before: at every step the merge that came first still comes first.
+    A kept token brings along the tokens that it is joined from, step by step, and all merges among kept tokens stay.
+    So a text whose tokens are all kept is encoded as before: at every step the pair that was joined can still be
+    joined, and of those that come before it none is new.
 
     Args:
         tokenizer_json: The base model's ``tokenizers`` file.
@@ -73,40 +77,53 @@ def prune(tokenizer_json: Path, texts: Sequence[str], ids: Iterable[int], rows: 
         rows: Text ids that the base model has.
 
     Raises:
-        DelrecError: Not a byte-pair encoding over bytes with one merge a token.
+        DelrecError: Not byte-pair encoding.
     """
-    held = json.loads(tokenizer_json.read_text(encoding="utf-8"))
+    held = read_pairs(tokenizer_json)
     model = held["model"]
-    if model["type"] != "BPE":
-        raise DelrecError(f"cannot prune a {model['type']} tokenizer", "set export.prune_vocab: false")
     vocab: dict[str, int] = model["vocab"]
-    merges = [tuple(m.split(" ", 1)) if isinstance(m, str) else tuple(m) for m in model["merges"]]
-    parts = {a + b: (a, b) for a, b in merges}
-    if len(parts) != len(merges):
-        raise DelrecError("this tokenizer makes one token in two ways", "set export.prune_vocab: false")
+    merges = merges_of(held)
+    rank = {pair: n for n, pair in enumerate(merges)}
     names = {i: token for token, i in vocab.items()}
-    special = {token["content"] for token in held.get("added_tokens", [])}
+    held["added_tokens"] = [t for t in held.get("added_tokens", []) if not _SPARE.fullmatch(t["content"])]
+    special = {token["content"] for token in held["added_tokens"]}
     tokenizer = open_tokenizer(tokenizer_json)
     used = set(ids)
     for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False):
         used.update(encoding.ids)
-    wanted = {names[i] for i in used if i in names} | {a + b for a, b in merges[:COMMON]}
-    wanted |= {token for token in vocab if len(token) == 1 or token in special}
-    stack = list(wanted)
-    while stack:
-        for part in parts.get(stack.pop(), ()):
-            if part not in wanted:
-                wanted.add(part)
-                stack.append(part)
-    added = {token["id"] for token in held.get("added_tokens", [])}
+    common = list(dict.fromkeys(a + b for a, b in merges))[:COMMON]
+    wanted = special | _letters(held)
+    for token in {*(names[i] for i in used if i in names), *common} - wanted:
+        wanted |= _joined(token, rank)
+    added = {token["id"] for token in held["added_tokens"]}
     kept = tuple(sorted({vocab[token] for token in wanted if token in vocab} | added))
     place = {old: new for new, old in enumerate(kept)}
     model["vocab"] = {token: place[i] for token, i in vocab.items() if i in place}
     model["merges"] = [[a, b] for a, b in merges if {a, b, a + b} <= wanted]
-    for token in held.get("added_tokens", []):
+    for token in held["added_tokens"]:
         token["id"] = place[token["id"]]
     _renumber(held.get("post_processor"), place)
     return Pruned(kept, held, rows)
+
+
+def _letters(held: Any) -> set[str]:
+    """What any text is spelt with in the last resort: bytes; where those have names (``<0x0A>``), Latin letters too."""
+    if in_pieces(held):
+        return {token for token in held["model"]["vocab"] if is_byte(token) or (len(token) == 1 and token < LATIN)}
+    return {token for token in held["model"]["vocab"] if len(token) == 1}
+
+
+def _joined(token: str, rank: Mapping[tuple[str, str], int]) -> set[str]:
+    """The token, and all that stand for parts of it while byte-pair encoding joins its characters, in their order."""
+    parts, met = list(token), {token, *token}
+    while len(parts) > 1:
+        pairs = [(rank.get(pair, len(rank)), at) for at, pair in enumerate(zip(parts, parts[1:], strict=False))]
+        first, at = min(pairs)
+        if first == len(rank):
+            break
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+        met.add(parts[at])
+    return met
 
 
 def _renumber(processor: Any, place: dict[int, int]) -> None:

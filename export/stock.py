@@ -42,11 +42,3 @@ def chat_template(text: dict[str, Any]) -> str:
         json.dumps(words, ensure_ascii=False) for words in (text["stock"] + before, after + before, after)
     )
     return "{{ " + first + " + messages[-1]['content'] | replace('\\n', " + between + ") + " + last + " }}"
-
-
-def token_text(tokenizer_json: Path, token: int | None) -> str:
-    """A token's text in a ``tokenizers`` file; empty for no token."""
-    held = json.loads(tokenizer_json.read_text(encoding="utf-8"))
-    texts = {i: text for text, i in held["model"]["vocab"].items()}
-    texts |= {added["id"]: added["content"] for added in held.get("added_tokens", [])}
-    return "" if token is None else texts[token]

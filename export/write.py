@@ -14,9 +14,9 @@ from torch.nn import functional
 
 from delrec_lite.console import Console
 from delrec_lite.data.types import CandidateSets, Dataset, Ints
-from delrec_lite.errors import DelrecError, MissingPackageError
+from delrec_lite.errors import MissingPackageError
 from delrec_lite.export.card import bundle_readme, licences_text
-from delrec_lite.export.gguf_file import speller, write_gguf
+from delrec_lite.export.gguf_file import write_gguf
 from delrec_lite.export.imatrix import measured
 from delrec_lite.export.merge import Merged, merge
 from delrec_lite.export.new_items import fit_new_items
@@ -25,7 +25,8 @@ from delrec_lite.export.parity import Parity, compare, gate
 from delrec_lite.export.prompt_file import write_prompt
 from delrec_lite.export.prune import prune
 from delrec_lite.export.quantise import quantise, types_of
-from delrec_lite.export.stock import chat_template, stock_text, token_text
+from delrec_lite.export.stock import chat_template, stock_text
+from delrec_lite.export.tokenizer_file import read_pairs, speller, token_names, token_text
 from delrec_lite.llm.forward import read_states, score_all, window_segment
 from delrec_lite.llm.items import title_vectors
 from delrec_lite.llm.load import Base, load_base
@@ -119,7 +120,7 @@ def export(
         GateError: Not equal enough to what was trained; no bundle is left.
         DelrecError: The base model's tokenizer is not byte-pair encoding.
     """
-    _must_be_pairs(base.folder / "tokenizer.json")
+    read_pairs(base.folder / "tokenizer.json")  # refused before anything is computed
     staging = target.with_name(f".{target.name}.{os.getpid()}.part")
     for left in target.parent.glob(f".{target.name}.*.part*"):  # by a process that was killed
         shutil.rmtree(left, ignore_errors=True)
@@ -252,15 +253,6 @@ def export(
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _must_be_pairs(tokenizer_json: Path) -> None:
-    kind = json.loads(tokenizer_json.read_text(encoding="utf-8"))["model"]["type"]
-    if kind != "BPE":
-        raise DelrecError(
-            f"cannot export a model whose tokenizer is {kind}: byte-pair encoding is known",
-            "take the base model's Hugging Face folder or Hub id: read from a GGUF file, Gemma's becomes Unigram",
-        )
-
-
 def _bounded(prompts: Prompts, base: Base) -> Prompts:
     """The prompts, no longer than the base model reads."""
     reads = getattr(base.model.config, "max_position_embeddings", None)
@@ -361,12 +353,6 @@ def nearest_words(model: ItemLM, tokenizer_json: Path, k: int = 3) -> list[list[
     cosine = functional.normalize(model.soft.detach().float()) @ functional.normalize(rows).T
     tokenizer = open_tokenizer(tokenizer_json)
     return [[tokenizer.decode([token]) for token in one] for one in cosine.topk(k).indices.tolist()]
-
-
-def token_names(tokenizer_json: Path) -> set[str]:
-    """The texts that the base model's own tokens have."""
-    held = json.loads(tokenizer_json.read_text(encoding="utf-8"))
-    return {*held["model"]["vocab"], *(token["content"] for token in held.get("added_tokens", []))}
 
 
 def token_texts(

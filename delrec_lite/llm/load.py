@@ -1,5 +1,6 @@
 """Load a base model and its tokenizer from a Hugging Face folder or a GGUF file."""
 
+import json
 import logging
 import os
 import shutil
@@ -62,6 +63,11 @@ def unpack(name: str, pulled: Path, cache: Path, console: Console = QUIET) -> Pa
         model = transformers.AutoModelForCausalLM.from_pretrained(home, dtype=torch.bfloat16, **source)
     model.save_pretrained(staging)
     transformers.AutoTokenizer.from_pretrained(home, **source).save_pretrained(staging)
+    tokenizer = staging / "tokenizer.json"
+    if json.loads(tokenizer.read_text(encoding="utf-8"))["model"]["type"] == "Unigram":
+        from delrec_lite.llm.pieces import write_tokenizer
+
+        write_tokenizer(ggufs[0], tokenizer)
     try:
         staging.rename(folder)
     except OSError:

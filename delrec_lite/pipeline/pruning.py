@@ -1,7 +1,8 @@
 """What pruning the vocabulary saves, and that it changes no ranking: ``python -m delrec_lite.pipeline.pruning``.
 
 ``python -m delrec_lite.pipeline.pruning RECIPE RUNS OUT [QUANT ...]`` exports a run in each precision with the base
-model's whole vocabulary and without what nobody needs, and ranks all test users with both.
+model's whole vocabulary and without what nobody needs, and ranks all test users with both. A recipe whose stages have
+no epochs is exported as its base model comes; what that recommends is worth nothing, but must be the same.
 """
 
 import json
@@ -18,6 +19,7 @@ from delrec_lite.config import load_recipe
 from delrec_lite.console import Console
 from delrec_lite.files import write_whole
 from delrec_lite.pipeline.run import Run
+from delrec_lite.pipeline.untrained import Untrained
 from delrec_lite.provenance import stamp
 from delrec_lite.runtime.recommender import Recommender
 
@@ -80,7 +82,9 @@ def measure_pruning(run: Run, quants: Sequence[str]) -> list[Pruning]:
 
 def main(recipe: str, runs: str, out: str, *quants: str) -> None:
     """Measure and write the report."""
-    run = Run(load_recipe(recipe), Path(runs), Console("human"))
+    asked = load_recipe(recipe)
+    kind = Run if asked.distill.epochs or asked.finetune.epochs else Untrained
+    run = kind(asked, Path(runs), Console("human"))
     report = {**stamp(), "base": run.recipe.model.base}
     report["rows"] = [asdict(row) for row in measure_pruning(run, quants or ("f16",))]
     write_whole(Path(out), json.dumps(report, indent=1) + "\n")
