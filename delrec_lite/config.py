@@ -41,7 +41,7 @@ class ModelSection(_Section):
     """The base language model and the form of its prompt."""
 
     how: ClassVar[frozenset[str]] = frozenset({"device"})
-    late: ClassVar[frozenset[str]] = frozenset({"weights"})
+    late: ClassVar[frozenset[str]] = frozenset({"weights", "soft_layers"})
     base: str = Field(
         "smollm2-135m-instruct", description="name to pull, folder or .gguf file, or Hub id; any decoder-only model"
     )
@@ -68,6 +68,9 @@ class ModelSection(_Section):
         "title-mean", description="what scores an item: its title's mean row, its candidate's letter, its title's words"
     )
     candidates_in_prompt: bool = Field(False, description="the prompt lists the candidates")
+    soft_layers: Literal["first", "all"] = Field(
+        "first", description="where soft vectors enter: before the first layer, or before each (ablation: not exported)"
+    )
     soft_start: Literal["rows", "words"] = Field(
         "rows", description="first soft prompt: tokens drawn at random, or those of a written sentence"
     )

@@ -13,6 +13,11 @@ from delrec_lite.console import QUIET
 from delrec_lite.data.types import Dataset
 from delrec_lite.data.windows import windows
 from delrec_lite.errors import DelrecError
+from delrec_lite.llm.forward import score_all
+from delrec_lite.llm.load import load_base
+from delrec_lite.llm.model import ItemLM
+from delrec_lite.prompts.domain import DOMAINS
+from delrec_lite.prompts.tasks import compile_prompts
 from delrec_lite.training import distill as stage1
 from delrec_lite.training import finetune as stage2
 from delrec_lite.training import loop
@@ -58,6 +63,31 @@ def test_stage_1_teaches_the_soft_prompt_and_changes_no_weight_of_the_llm(tiny_b
     assert last < first - 0.01  # a random LLM has little to be steered; the real one's figures are in the table
     assert {"pattern", "temporal"} <= lines[0].keys()
     assert not (tmp_path / loop.CHECKPOINT).exists()
+
+
+def test_a_soft_prompt_in_every_layer_learns_is_kept_and_stays_on_its_places(tiny_base, tmp_path):
+    def deep():
+        base = load_base("tiny", tiny_base, torch.float32)
+        model = ItemLM(base, dataset().catalog.titles, 4, deep=True)
+        domain = compile_prompts(DOMAINS["movie"], model.vocabulary, base.encode, base.bos)
+        return model, domain
+
+    model, prompts = deep()
+    before = weights_digest(model)
+    stage1.distill(model, prompts, prompts, Ring(), dataset(), candidates("valid"), DISTILL, 10, tmp_path, QUIET)
+    assert weights_digest(model) == before
+    assert (model.deep.flatten(1).norm(dim=1) > 0).all()
+
+    histories = dataset().test().histories
+    scores = score_all(model, prompts, histories, 10)
+    again, _ = deep()
+    stage1.load_soft(again, tmp_path)
+    np.testing.assert_array_equal(score_all(again, prompts, histories, 10), scores)
+    alone = np.concatenate([score_all(model, prompts, [history], 10) for history in histories])
+    np.testing.assert_allclose(alone, scores, atol=1e-5)  # a row of many histories has one soft prompt
+    with torch.no_grad():
+        again.deep.zero_()
+    assert np.abs(score_all(again, prompts, histories, 10) - scores).max() > 0.01
 
 
 def test_stage_1_is_read_back(tiny_base, tmp_path):

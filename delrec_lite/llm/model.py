@@ -1,6 +1,7 @@
 """The recommender as a torch module: a causal LM, a soft prompt, item vectors and the title-mean verbalizer."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,10 +31,18 @@ class ItemLM(nn.Module):
         soft: k, the number of soft-prompt vectors.
         seed: For the soft prompt's first values: token rows drawn at random.
         start: Token ids whose rows are those first values instead, from the first again when they run out.
+        deep: Soft tokens carry a vector of their own before each layer too (deep prompts, arXiv 2110.07602), zero at
+            first and added to what the layer before made of them.
     """
 
     def __init__(
-        self, base: Base, titles: Sequence[str], soft: int, seed: int = 0, start: Sequence[int] | None = None
+        self,
+        base: Base,
+        titles: Sequence[str],
+        soft: int,
+        seed: int = 0,
+        start: Sequence[int] | None = None,
+        deep: bool = False,
     ) -> None:
         super().__init__()
         self.lm = base.model
@@ -48,6 +57,12 @@ class ItemLM(nn.Module):
         if start is not None:
             draw = torch.tensor([start[n % len(start)] for n in range(soft)])
         self.soft = nn.Parameter(rows[draw].float().clone())
+        if deep:
+            layers = self.body.layers
+            self.deep = nn.Parameter(torch.zeros(len(layers), soft, hidden, device=rows.device))
+            self._soft_at = torch.zeros(0)
+            for n, layer in enumerate(layers):
+                layer.register_forward_pre_hook(partial(self._deepened, n))
         self.offset_in = nn.Parameter(torch.zeros(len(titles), hidden, device=rows.device))
         self.offset_out = nn.Parameter(torch.zeros(len(titles), hidden, device=rows.device))
         self.log_scale = nn.Parameter(torch.zeros((), device=rows.device))
@@ -98,6 +113,19 @@ class ItemLM(nn.Module):
         """The LM head's rows of text tokens: ``[text, hidden]``."""
         return self.lm.get_output_embeddings().weight
 
+    def soft_prompt(self) -> dict[str, Any]:
+        """What stage 1 learns: ``soft`` ``[k, hidden]`` and, in a deep prompt, ``deep`` ``[layers, k, hidden]``."""
+        deep = getattr(self, "deep", None)
+        return {"soft": self.soft} if deep is None else {"soft": self.soft, "deep": deep}
+
+    def _deepened(self, layer: int, _: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        """A layer's inputs with this layer's vectors added where soft tokens stand."""
+        states, *rest = inputs
+        softs = self.vocabulary.soft
+        at = self._soft_at.to(states.device)
+        vectors = self.deep[layer][at.clamp(0, softs - 1)].to(states.dtype)
+        return (torch.where(((at >= 0) & (at < softs)).unsqueeze(-1), states + vectors, states), *rest)
+
     def extension(self) -> Any:
         """Input rows of soft tokens and items: shape ``[k + items, hidden]``, float32."""
         return torch.cat([self.soft, self.titles_in + self.offset_in])
@@ -128,6 +156,7 @@ class ItemLM(nn.Module):
         Returns:
             float32 ``[reads, hidden]``.
         """
+        self._soft_at = ids - self.vocabulary.text
         states = self.body(
             inputs_embeds=self.embed(ids), position_ids=positions, attention_mask=mask, use_cache=False
         ).last_hidden_state

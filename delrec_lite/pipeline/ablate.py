@@ -19,6 +19,7 @@ from delrec_lite.evaluation.table import PROTOCOLS, TITLES, aligned
 from delrec_lite.files import write_whole
 from delrec_lite.pipeline.rows import training_precision
 from delrec_lite.pipeline.run import Run
+from delrec_lite.pipeline.stage import DONE
 from delrec_lite.provenance import commit, machine, now, versions
 
 WHOLE = "DELRec"
@@ -33,6 +34,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "without stage 2": {"finetune": {"epochs": 0.0}},
     "LLM trained in stage 1 too": {"distill": {"train_llm": True}},
     "soft prompt trained in stage 2 too": {"finetune": {"train_soft": True}},
+    "soft vectors before every layer": {"model": {"soft_layers": "all"}},
     "truth alone in stage 2": {"finetune": {"teacher_weight": 0.0}},
     "items start from titles": {"model": {"item_start": "titles"}},
     "titles as history": {"model": {"history": "titles"}},
@@ -125,9 +127,12 @@ def _run(recipe: Recipe, name: str, seed: int, shared: Run, folder: Path, consol
     slug = "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
     sections["name"] = f"{slug}-{seed}"
     target = folder / sections["name"]
-    for stage in ("prepare", "teacher"):
-        if not (target / stage / "done.json").is_file() and (shared.folder / stage).is_dir():
-            shutil.copytree(shared.folder / stage, target / stage, dirs_exist_ok=True)
+    lent = [shared.folder / "prepare", shared.folder / "teacher"]
+    if set(VARIANTS[name]) == {"finetune"}:  # stage 1 is that of the whole
+        lent.append(folder / f"{WHOLE.lower()}-{seed}" / "distill")
+    for stage in lent:
+        if not (target / stage.name / DONE).is_file() and (stage / DONE).is_file():
+            shutil.copytree(stage, target / stage.name, dirs_exist_ok=True)
     write_whole(target / "recipe.yaml", "")  # a folder with stages and no recipe would be taken for something else
     return Run(Recipe.model_validate(sections), folder, console, shipped=False)
 

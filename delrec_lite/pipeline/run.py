@@ -246,6 +246,11 @@ class Run:
 
     def _must_export(self, formats: str) -> None:
         """Refuse what no file of these formats can hold."""
+        if self.recipe.model.soft_layers == "all":
+            raise ConfigError(
+                "no file holds soft vectors before every layer",
+                "such a recipe is for `ablate` and `eval`; to export one, set model.soft_layers: first",
+            )
         if formats != "gguf" and (self.recipe.model.history == "titles" or not self.ranks_catalogue):
             raise ConfigError(
                 "an ONNX file reads item tokens and ranks the whole catalogue; this recipe's form of prompt does not",
@@ -357,7 +362,8 @@ class Run:
 
         settings, titles = self.recipe.model, self.dataset.catalog.titles
         words = start_words(DOMAINS[self.recipe.data.domain], base.encode) if settings.soft_start == "words" else None
-        model = ItemLM(base, titles, settings.soft_tokens, self.recipe.distill.seed, words)
+        deep = settings.soft_layers == "all"
+        model = ItemLM(base, titles, settings.soft_tokens, self.recipe.distill.seed, words, deep)
         if self.recipe.model.item_start == "teacher":
             seen = self.dataset.popularity() > 0
             model.start_from(torch.from_numpy(self.fitted_teacher().item_vectors()), torch.from_numpy(seen))

@@ -113,7 +113,9 @@ def distill(
         set_scale(model, prompts, dataset, max_history)
     agree = Agreement(teacher, dataset, candidates)
     by_words, untrained = (current().from_first(partial(agree, model, p, max_history)) for p in (written, prompts))
-    model.soft.requires_grad_(True)
+    soft = model.soft_prompt()
+    for p in soft.values():
+        p.requires_grad_(True)
     adapter = {} if llm_lr is None else {name: p for name, p in model.lm.named_parameters() if "lora_" in name}
     for p in adapter.values():
         p.requires_grad_(True)
@@ -131,7 +133,7 @@ def distill(
         losses = {name: task(part)[0] for name, task in tasks.items()}
         return weights(list(losses.values()), model.soft), {name: loss.item() for name, loss in losses.items()}
 
-    groups = [Group({"soft": model.soft}, recipe.lr)]
+    groups = [Group(soft, recipe.lr)]
     if recipe.weighting == "uncertainty":
         groups.append(Group({"log_variance": weights.log_variance}, 1e-2))
     if adapter:
@@ -144,7 +146,8 @@ def distill(
     if current().first:
         if adapter:
             model.lm.save_pretrained(str(out / LLM))
-        save_file({"soft": model.soft.detach().clone(), "log_scale": model.log_scale.detach().clone()}, out / SOFT)
+        held = {**soft, "log_scale": model.log_scale}
+        save_file({name: p.detach().clone() for name, p in held.items()}, out / SOFT)
         (out / "agreement.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
         finished(out)
     return report
@@ -201,8 +204,8 @@ def load_soft(model: ItemLM, folder: Path) -> None:
     """Put the soft prompt that stage 1 wrote into ``model``."""
     held = load_file(folder / SOFT)
     with torch.no_grad():
-        model.soft.copy_(held["soft"])
-        model.log_scale.copy_(held["log_scale"])
+        for name, p in {**model.soft_prompt(), "log_scale": model.log_scale}.items():
+            p.copy_(held[name])
 
 
 def load_llm(model: ItemLM, folder: Path) -> None:

@@ -94,7 +94,7 @@ def finetune(
     learned = {name: p for name, p in model.lm.named_parameters() if p.requires_grad}
     items = learned_vectors(model, prompts)
     if recipe.train_soft:
-        items["soft"] = model.soft
+        items |= model.soft_prompt()
     for p in items.values():
         p.requires_grad_(True)
     groups = [Group(learned, recipe.lr), *([Group(items, recipe.item_lr)] if items else [])]
