@@ -13,8 +13,9 @@ import torch
 from torch.nn import functional
 
 from delrec_lite.console import Console
-from delrec_lite.data.types import CandidateSets, Dataset, Ints
+from delrec_lite.data.types import CandidateSets, Dataset, Ints, Split
 from delrec_lite.errors import MissingPackageError
+from delrec_lite.evaluation.fusion import best_weight
 from delrec_lite.export.card import bundle_readme, licences_text
 from delrec_lite.export.gguf_file import write_gguf
 from delrec_lite.export.imatrix import measured
@@ -38,6 +39,7 @@ from delrec_lite.prompts.tasks import TITLE_PREFIX, Prompts
 from delrec_lite.prompts.tokenizer import open_tokenizer
 from delrec_lite.prompts.vocabulary import Vocabulary
 from delrec_lite.runtime.bundle import NEW_ITEMS, OF_ONE_MODEL, finish_bundle
+from delrec_lite.runtime.fused import WEIGHT
 from delrec_lite.runtime.golden import Golden, answers, write_golden
 from delrec_lite.runtime.recommender import Recommender
 from delrec_lite.runtime.retriever import FILE as RETRIEVER
@@ -46,6 +48,7 @@ from delrec_lite.teachers.ensemble import Ensemble
 
 PARITY_USERS = 50
 GOLDEN_USERS = 64
+WEIGHT_USERS = 314
 # Whose states, and how many of each, decide what text tokens' rows look like: short histories count too.
 STATES_USERS, STATES_LENGTH = 64, 20
 
@@ -221,6 +224,8 @@ def export(
             told = []
             for one in models:  # opened one after another
                 with Recommender.load(trial, engine=one["format"], quant=one["quant"]) as recommender:
+                    if one is first and teacher is not None and sets is None:
+                        described[WEIGHT] = _teacher_weight(recommender, teacher, valid)
                     exported = recommender.scores(asked) if sets is None else recommender.choose(asked, sets)
                     parity = compare(trained, exported)
                     gate(parity, score_correlation, one["quant"])
@@ -258,6 +263,12 @@ def _bounded(prompts: Prompts, base: Base) -> Prompts:
     reads = getattr(base.model.config, "max_position_embeddings", None)
     bounds = [bound for bound in (prompts.form.context, reads) if bound is not None]
     return replace(prompts, form=replace(prompts.form, context=min(bounds, default=None)))
+
+
+def _teacher_weight(recommender: Recommender, teacher: Teacher | Ensemble, valid: Split) -> float:
+    """What the teacher's opinion is worth beside the exported model's, on some validation users."""
+    some = valid.take(range(0, len(valid), max(1, len(valid) // WEIGHT_USERS)))
+    return best_weight(recommender.scores(some.histories), teacher.scores(some.histories), some.targets)
 
 
 def _write_new_items(model: ItemLM, base: Base, dataset: Dataset, states: Any, staging: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from delrec_lite.evaluation.metrics import per_user
 from delrec_lite.evaluation.segments import by_segment, segments
-from delrec_lite.pipeline.rows import FUSED, QUANTISED, TOGETHER, TRAINED
+from delrec_lite.pipeline.rows import FUSED, FUSED_QUANTISED, QUANTISED, TOGETHER, TRAINED
 from delrec_lite.pipeline.table import evaluate
 from tests.tiny import dataset
 
@@ -21,7 +21,7 @@ def evaluated(tiny_run):
 
 def test_the_table_of_a_run(evaluated):
     run, rows = evaluated
-    names = ["popularity", "SASRec", "Caser", TOGETHER, "LLM zero-shot", TRAINED, QUANTISED, FUSED]
+    names = ["popularity", "SASRec", "Caser", TOGETHER, "LLM zero-shot", TRAINED, QUANTISED, FUSED, FUSED_QUANTISED]
     assert [row.model for row in rows if row.protocol == "full"] == names
     report = json.loads((run.folder / "report.json").read_text())
     ranks = json.loads((run.folder / "ranks.json").read_text())
@@ -29,7 +29,7 @@ def test_the_table_of_a_run(evaluated):
         own = np.array(ranks[row.model][row.protocol])
         assert row.metrics["HR@5"] == pytest.approx(per_user(own, "HR@5").mean(), abs=1e-4)
     compared = {(c["model"], c["against"]) for c in report["comparisons"]}
-    assert {(QUANTISED, "SASRec"), (TRAINED, "Caser"), (FUSED, TOGETHER)} <= compared
+    assert {(QUANTISED, "SASRec"), (TRAINED, "Caser"), (FUSED, TOGETHER), (FUSED_QUANTISED, "SASRec")} <= compared
     assert {row["model"] for row in report["segments"]} == set(names)
     table = (run.folder / "table.md").read_text()
     assert "seen at most" in table

@@ -10,6 +10,9 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON
 QuantOption = Annotated[
     str | None, typer.Option("--quant", help="Precision, in a bundle that holds several; default: its first.")
 ]
+FusedFlag = Annotated[
+    bool, typer.Option("--fused", help="Mix in the teacher's opinion, by the weight that validation users chose.")
+]
 QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 
 

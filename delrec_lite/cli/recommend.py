@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from delrec_lite.cli.common import JsonFlag, QuantOption, QuietFlag, make_console
+from delrec_lite.cli.common import FusedFlag, JsonFlag, QuantOption, QuietFlag, make_console
 
 EXAMPLE = 'Example: `delrec-lite recommend my.delrec --history "Toy Story (1995)" --history "Star Wars (1977)" -k 10`'
 
@@ -23,6 +23,7 @@ def recommend(
     allow_new: Annotated[bool, typer.Option(help="Take unknown titles as new items, by their words.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: the cores allowed.")] = None,
     quant: QuantOption = None,
+    fused: FusedFlag = False,
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -44,7 +45,7 @@ def recommend(
         raise UsageError("the history is empty", 'give titles with --history "A title" or --history-file FILE')
     if k < 1:
         raise UsageError(f"-k is {k}", "ask for at least one item")
-    with Recommender.load(bundle, threads, quant=quant) as recommender:
+    with Recommender.load(bundle, threads, quant=quant, fused=fused) as recommender:
         answer = recommender.recommend(titles, k, candidates, allow_new)
     for match in answer.matched:
         if match.item < 0:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from delrec_lite.cli.common import QuantOption
+from delrec_lite.cli.common import FusedFlag, QuantOption
 
 EXAMPLE = "Example: `delrec-lite serve my.delrec --port 8080`, then open http://127.0.0.1:8080"
 
@@ -19,6 +19,7 @@ def serve(
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: the cores allowed.")] = None,
     quant: QuantOption = None,
+    fused: FusedFlag = False,
     queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; more get 503.")] = 64,
     deadline: Annotated[float, typer.Option(min=0.1, help="Seconds a request may wait for its turn.")] = 10.0,
     log_histories: Annotated[
@@ -37,4 +38,4 @@ def serve(
         key = os.environ.get(api_key_env)
         if not key:
             raise UsageError(f"the environment variable {api_key_env} is not set", "put the key into it")
-    run(bundle, Settings(host, port, key, threads, queue, deadline, log_histories, quant))
+    run(bundle, Settings(host, port, key, threads, queue, deadline, log_histories, quant, fused))

@@ -20,7 +20,7 @@ from delrec_lite.files import write_whole
 from delrec_lite.pipeline.rows import training_precision
 from delrec_lite.pipeline.run import Run
 from delrec_lite.pipeline.stage import DONE
-from delrec_lite.provenance import commit, machine, now, versions
+from delrec_lite.provenance import stamp
 
 WHOLE = "DELRec"
 # What each variant changes in the recipe. The first nine are the paper's (section 5.3), the others are ours.
@@ -167,10 +167,7 @@ def _write(
     folder: Path, recipe: Recipe, seeds: Sequence[int], rows: Sequence[AblationRow], ranks: dict[str, list[Ranks]]
 ) -> None:
     report = {
-        "created": now(),
-        "commit": commit(),
-        "machine": machine(),
-        "versions": versions(),
+        **stamp(),
         "recipe": recipe.dump(),
         "seeds": list(seeds),
         "rows": [vars(row) for row in rows],

@@ -18,7 +18,7 @@ from delrec_lite.evaluation.table import PROTOCOLS
 from delrec_lite.files import write_whole
 from delrec_lite.machine import cores_allowed
 from delrec_lite.pipeline.run import Run
-from delrec_lite.provenance import commit, machine, now, versions
+from delrec_lite.provenance import stamp
 
 BASELINE = "bf16"
 # Half a point of HR@1.
@@ -79,10 +79,7 @@ def compare_quants(run: Run, quants: Sequence[str], out: Path, repeats: int = 30
     """
     found = measure_quants(run, quants, run.dataset.test(), repeats)
     report = {
-        "created": now(),
-        "commit": commit(),
-        "machine": machine(),
-        "versions": versions(),
+        **stamp(),
         "recipe": run.recipe.dump(),
         "users": len(run.dataset.test()),
         "rows": [asdict(row) for row in found.rows],

@@ -11,6 +11,7 @@ import numpy as np
 
 from delrec_lite.data.types import Floats, Ints
 from delrec_lite.errors import UsageError
+from delrec_lite.evaluation.fusion import best_weight, mix
 from delrec_lite.evaluation.metrics import Ranks
 from delrec_lite.evaluation.popularity import popularity
 from delrec_lite.evaluation.protocol import candidate_ranks, catalogue_ranks, rank_all, rank_chosen
@@ -23,7 +24,7 @@ TRAINED, QUANTISED = "DELRec (training precision)", "DELRec (quantised GGUF)"
 # Titles of a history in the zero-shot row's prompt, the newest. A title with its year is about 10 tokens; with five of
 # them and 15 candidates a user costs about 220. With ten the 943 users took 371 s on 2 cores.
 ZERO_SHOT_HISTORY = 5
-FUSED = "DELRec and teachers fused"
+FUSED, FUSED_QUANTISED = "DELRec and teachers fused", "DELRec (quantised GGUF) and teachers fused"
 TOGETHER = "teachers together"
 TEACHERS = {"sasrec": "SASRec", "gru4rec": "GRU4Rec", "caser": "Caser", "external": "external, stand-in"}
 
@@ -55,6 +56,8 @@ def makers(run: Run, fused: bool = False) -> dict[str, Maker]:
     found[QUANTISED] = (run.export().key, lambda: _quantised(run))
     if fused:
         found[FUSED] = (run.finetune().key, lambda: _fused(run))
+        if run.recipe.export.retriever:
+            found[FUSED_QUANTISED] = (run.export().key, lambda: _quantised(run, fused=True))
     return found
 
 
@@ -128,38 +131,25 @@ def _fused(run: Run) -> Ranks:
     teacher, length = run.fitted_teacher(), run.recipe.model.max_history
 
     def both(histories: Sequence[Ints]) -> tuple[Floats, Floats]:
-        return _log_softmax(score_histories(model, prompts, histories, length)), _log_softmax(teacher.scores(histories))
+        return score_histories(model, prompts, histories, length), teacher.scores(histories)
 
     asked = run.dataset.valid().take(some_users(len(run.dataset.valid())))
     parts = [both(asked.histories[at : at + 16]) for at in range(0, len(asked), 16)]
     own, others = (np.concatenate(part) for part in zip(*parts, strict=True))
-    rows = np.arange(len(asked))
-
-    def likelihood(weight: float) -> float:
-        mixed = _log_softmax(np.asarray((1 - weight) * own + weight * others, np.float32))
-        return float(mixed[rows, asked.targets].mean())
-
-    weight = max(np.linspace(0, 1, 21), key=likelihood)
+    weight = best_weight(own, others, asked.targets)
     run.console.say(f"  {FUSED}: the teachers weigh {weight:.2f}")
 
     def scorer(histories: Sequence[Ints]) -> Floats:
-        mine, theirs = both(histories)
-        return np.asarray((1 - weight) * mine + weight * theirs, np.float32)
+        return mix(*both(histories), weight)
 
     return _ranked(run, scorer, FUSED)
 
 
-def _log_softmax(scores: Floats) -> Floats:
-    shifted = scores - scores.max(1, keepdims=True)
-    out: Floats = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-    return out
-
-
-def _quantised(run: Run) -> Ranks:
+def _quantised(run: Run, fused: bool = False) -> Ranks:
     from delrec_lite.runtime.recommender import Recommender
 
-    with Recommender.load(run.bundle) as recommender:
+    with Recommender.load(run.bundle, fused=fused) as recommender:
         if run.ranks_catalogue:
-            return _ranked(run, recommender.scores, QUANTISED)
+            return _ranked(run, recommender.scores, FUSED_QUANTISED if fused else QUANTISED)
         sets = run.candidates["test"]
         return rank_chosen(recommender.choose, run.dataset.test(), sets, console=run.console, label=QUANTISED)

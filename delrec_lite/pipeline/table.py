@@ -10,15 +10,18 @@ from delrec_lite.evaluation.segments import by_segment
 from delrec_lite.evaluation.segments import markdown as segments_markdown
 from delrec_lite.evaluation.table import PROTOCOLS, TITLES, Row, screen, write_table
 from delrec_lite.files import write_whole
-from delrec_lite.pipeline.rows import FUSED, QUANTISED, TEACHERS, TOGETHER, TRAINED, makers, stored
+from delrec_lite.pipeline.rows import FUSED, FUSED_QUANTISED, QUANTISED, TEACHERS, TOGETHER, TRAINED, makers, stored
 from delrec_lite.pipeline.run import Run
-from delrec_lite.provenance import commit, machine, now, versions
+from delrec_lite.provenance import stamp
+
+# Of the report, what `write_table` wrote apart.
+PARTS = ("comparisons", "ranks")
 
 
 def evaluate(run: Run, fused: bool = False) -> list[Row]:
     """Rank the test users with every model and write ``table.json``, ``table.md``, ``ranks.json``.
 
-    Also ``report.json``: the same rows with recipe, stages, machine and versions. Each model's ranks are a stage of
+    Also ``report.json``: all of it with recipe, stages, machine and versions. Each model's ranks are a stage of
     their own, so an evaluation cut short goes on with the next model.
 
     Args:
@@ -38,24 +41,22 @@ def _pairs(names: Sequence[str]) -> list[tuple[str, str]]:
     """Who is compared with whom: the bundle with every row, training precision and fusion with each teacher."""
     teachers = [name for name in names if name in {*TEACHERS.values(), TOGETHER}]
     pairs = [(QUANTISED, other) for other in names if other != QUANTISED]
-    return pairs + [(name, teacher) for name in (TRAINED, FUSED) if name in names for teacher in teachers]
+    others = (name for name in (TRAINED, FUSED, FUSED_QUANTISED) if name in names)
+    return pairs + [(name, teacher) for name in others for teacher in teachers]
 
 
 def _write_report(run: Run, rows: Sequence[Row], apart: Sequence[dict[str, Any]]) -> None:
     """``report.json``: the table with all that a figure needs to be believed and made again."""
     report = {
-        "created": now(),
-        "commit": commit(),
-        "machine": machine(),
-        "versions": versions(),
+        **stamp(),
         "recipe": run.recipe.dump(),
         "sources": {p.name: {"mirror": p.mirror, "sha256": p.files} for p in run.pulled.values()},
         "stages": {name: {"seconds": done.seconds, **done.result} for name, done in run.stages.items()},
         "rows": [asdict(row) for row in rows],
         "segments": apart,
-        "comparisons": json.loads((run.folder / "comparisons.json").read_text(encoding="utf-8")),
+        **{part: json.loads((run.folder / f"{part}.json").read_text(encoding="utf-8")) for part in PARTS},
     }
-    write_whole(run.folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    write_whole(run.folder / "report.json", json.dumps(report, ensure_ascii=False) + "\n")
 
 
 def show(rows: Sequence[Row], console: Console) -> None:

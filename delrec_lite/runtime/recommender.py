@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from delrec_lite.data.types import Floats, Ints
-from delrec_lite.errors import BundleError, MissingPackageError, UsageError
+from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, UsageError
 from delrec_lite.prompts.tokenizer import open_tokenizer
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engine import Engine, Entry
@@ -81,6 +81,7 @@ class Recommender:
         verify: bool = True,
         engine: Kind = "auto",
         quant: str | None = None,
+        fused: bool = False,
     ) -> "Recommender":
         """Open and verify a bundle and load its model.
 
@@ -90,14 +91,24 @@ class Recommender:
             verify: Check the files' hashes.
             engine: ``gguf``, ``onnx``, or what the bundle holds and this machine has.
             quant: Precision of the model, in a bundle that holds several; default: its first.
+            fused: Mix its scores with those of the teacher in the bundle, by the weight that validation users chose.
 
         Raises:
             BundleError: Missing, foreign, incomplete or changed.
-            MissingPackageError: The engine's package is not installed.
-            UsageError: The bundle holds no model of this precision.
+            MissingPackageError: The engine's package is not installed; for the teacher it is onnxruntime.
+            UsageError: The bundle holds no model of this precision, or no teacher to mix with.
         """
         bundle = Bundle.open(path, verify, quant)
-        return cls(bundle, open_engine(bundle, engine, threads))
+        opened = open_engine(bundle, engine, threads)
+        if fused:
+            from delrec_lite.runtime.fused import fused as with_teacher
+
+            try:
+                opened = with_teacher(opened, bundle)
+            except DelrecError:
+                opened.close()
+                raise
+        return cls(bundle, opened)
 
     def recommend(
         self,

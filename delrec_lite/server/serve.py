@@ -28,6 +28,7 @@ class Settings:
         seconds: Most a request waits for its turn.
         log_histories: Log what was asked.
         quant: Precision, in a bundle that holds several; None for its first.
+        fused: Mix in the teacher's opinion.
     """
 
     host: str = "127.0.0.1"
@@ -38,6 +39,7 @@ class Settings:
     seconds: float = 10.0
     log_histories: bool = False
     quant: str | None = None
+    fused: bool = False
 
 
 def serve(bundle: Path, settings: Settings) -> None:
@@ -59,9 +61,7 @@ def serve(bundle: Path, settings: Settings) -> None:
         ) from error
     listening = _listen(settings.host, settings.port)  # before the model: a port that is taken is told at once
     with listening:
-        worker = Worker(
-            Recommender.load(bundle, settings.threads, quant=settings.quant), settings.waiting, settings.seconds
-        )
+        worker = Worker(load(bundle, settings), settings.waiting, settings.seconds)
         _log_to_stderr()
         if hasattr(signal, "SIGHUP"):
             signal.signal(
@@ -75,12 +75,17 @@ def serve(bundle: Path, settings: Settings) -> None:
             timeout_graceful_shutdown=30,
         )
         host, port = listening.getsockname()[:2]
-        told = {"serving": worker.recommender.bundle.name, "address": f"http://{host}:{port}"}
+        told = {"serving": worker.recommender.bundle.name, "address": f"http://{host}:{port}", "fused": settings.fused}
         LOG.info(json.dumps(told))
         try:
             uvicorn.Server(config).run(sockets=[listening])
         finally:
             worker.close()
+
+
+def load(bundle: Path, settings: Settings) -> Recommender:
+    """The recommender that is served."""
+    return Recommender.load(bundle, settings.threads, quant=settings.quant, fused=settings.fused)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -100,7 +105,7 @@ def _listen(host: str, port: int) -> socket.socket:
 def _reload(bundle: Path, settings: Settings, worker: "Worker") -> None:  # type: ignore[name-defined] # noqa: F821
     """Take what lies at ``bundle`` now, if it verifies; else go on with what is loaded."""
     try:
-        newer = Recommender.load(bundle, settings.threads, quant=settings.quant)
+        newer = load(bundle, settings)
     except DelrecError as error:
         LOG.error(json.dumps({"reload": "refused", "error": error.message, "hint": error.hint}))
         return

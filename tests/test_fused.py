@@ -1,0 +1,139 @@
+"""The model and the teacher in its bundle as one: mixed by the weight that validation users chose."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from delrec_lite.errors import BundleError, UsageError
+from delrec_lite.evaluation.fusion import best_weight, mix
+from delrec_lite.runtime.additions import add_items
+from delrec_lite.runtime.bundle import MANIFEST, Bundle
+from delrec_lite.runtime.fused import WEIGHT, Fused
+from delrec_lite.runtime.recommender import Recommender
+from tests.conftest import export_tiny
+from tests.tiny import dataset
+
+
+def softmax(scores):
+    e = np.exp(scores - scores.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def test_scores_are_mixed_as_log_probabilities():
+    rng = np.random.default_rng(0)
+    own, others = rng.normal(size=(3, 6)).astype(np.float32), rng.normal(size=(3, 6)).astype(np.float32)
+    np.testing.assert_allclose(mix(own, others, 0.0), own, atol=1e-6)
+    np.testing.assert_allclose(softmax(mix(own, others + 5, 1.0)), softmax(others), atol=1e-6)
+    both = softmax(own) ** 0.7 * softmax(others) ** 0.3
+    np.testing.assert_allclose(softmax(mix(own, others, 0.3)), both / both.sum(1, keepdims=True), atol=1e-6)
+
+
+def test_an_item_that_the_other_does_not_know_keeps_its_share():
+    own = np.array([[2.0, 1.0, 0.0, 1.5]], np.float32)
+    mixed = mix(own, np.array([[0.0, 3.0]], np.float32), 1.0)
+    np.testing.assert_allclose(mixed[:, 2:], own[:, 2:])
+    np.testing.assert_allclose(softmax(mixed)[:, :2].sum(), softmax(own)[:, :2].sum(), atol=1e-6)
+    assert mixed[0, 1] - mixed[0, 0] == pytest.approx(3.0, abs=1e-6)
+
+
+def test_the_weight_goes_to_who_knows():
+    rng = np.random.default_rng(1)
+    targets = rng.integers(0, 8, 50)
+    knowing = np.eye(8, dtype=np.float32)[targets] * 5
+    guessing = rng.normal(size=(50, 8)).astype(np.float32)
+    assert best_weight(knowing, guessing, targets) < 0.2
+    assert best_weight(guessing, knowing, targets) > 0.8
+
+
+@pytest.fixture(scope="module")
+def taught(tiny_base, tmp_path_factory):
+    """A bundle with a teacher of random weights, and that teacher."""
+    import torch
+
+    from delrec_lite.teachers.contract import Teacher, TeacherConfig, build
+
+    torch.manual_seed(1)
+    items = len(dataset().catalog)
+    teacher = Teacher(build(TeacherConfig.for_kind("sasrec", hidden=8, max_length=8), items), items)
+    return export_tiny(tiny_base, tmp_path_factory.mktemp("taught") / "t.delrec", teacher=teacher).path, teacher
+
+
+def with_weight(folder, target, weight):
+    copy = shutil.copytree(folder, target)
+    manifest = json.loads((copy / MANIFEST).read_text())
+    manifest["model"][WEIGHT] = weight
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+    return copy
+
+
+def test_export_keeps_the_weight_that_validation_users_chose(taught):
+    path, teacher = taught
+    told = Bundle.open(path).manifest["model"][WEIGHT]
+    valid = dataset().valid()
+    with Recommender.load(path, threads=1) as recommender:
+        own = recommender.scores(valid.histories)
+    assert told == best_weight(own, teacher.scores(valid.histories), valid.targets)
+
+
+def test_the_answers_are_those_of_both_with_a_session_and_without(taught, tmp_path):
+    path, teacher = taught
+    path = with_weight(path, tmp_path / "t.delrec", 0.4)
+    histories = dataset().test().histories[:6]
+    with Recommender.load(path, threads=1) as alone, Recommender.load(path, threads=1, fused=True) as both:
+        wanted = mix(alone.scores(histories), teacher.scores(histories), 0.4)
+        np.testing.assert_allclose(both.scores(histories), wanted, atol=1e-3)
+        titles = [alone.bundle.items.titles[i] for i in histories[0]]
+        cold, kept = both.recommend(titles), both.recommend(titles, session="u")
+        assert [i.title for i in cold.items] == [i.title for i in kept.items]
+        left = wanted[0].copy()
+        left[histories[0]] = -np.inf
+        assert [i.title for i in cold.items] == [alone.bundle.items.titles[i] for i in np.argsort(-left)[:10]]
+        assert np.abs(wanted - alone.scores(histories)).max() > 0.1
+
+
+def test_what_the_teacher_does_not_know_is_the_models_affair(taught, tmp_path):
+    path = with_weight(taught[0], tmp_path / "t.delrec", 0.5)
+    new = add_items(path, {"n1": "Violet Forest (2020)"}, tmp_path / "more.delrec").folder
+    with Recommender.load(new, threads=1) as alone, Recommender.load(new, threads=1, fused=True) as both:
+        added = len(alone.bundle.items.ids) - 1
+        np.testing.assert_array_equal(both.scores([[added]]), alone.scores([[added]]))  # it knows nothing of that
+        np.testing.assert_allclose(both.scores([[3, added]])[0, added], alone.scores([[3, added]])[0, added])
+        assert np.abs(both.scores([[3, added]]) - alone.scores([[3, added]])).max() > 0.01
+        asked = {"history": ["Purple Cactus"], "allow_new": True}
+        assert both.recommend(**asked).items == alone.recommend(**asked).items
+        # A new candidate is compared with trained ones on one scale.
+        among = {"history": [alone.bundle.items.titles[3]], "candidates": ["Purple Cactus"], "allow_new": True}
+        assert both.recommend(**among).items[0].score == alone.recommend(**among).items[0].score
+
+
+def test_without_a_teacher_or_a_weight_it_is_refused(taught, tiny_bundle, tmp_path):
+    with pytest.raises(UsageError, match="no teacher to mix with"):
+        Recommender.load(tiny_bundle, fused=True)
+    for n, (weight, error) in enumerate([(None, UsageError), ("much", BundleError), (1.5, BundleError)]):
+        with pytest.raises(error):
+            Recommender.load(with_weight(taught[0], tmp_path / f"{n}.delrec", weight), fused=True)
+
+
+def test_the_program_mixes_when_it_is_told_to(taught, tmp_path, capsys):
+    from typer.testing import CliRunner
+
+    from delrec_lite.cli.app import app
+
+    path = with_weight(taught[0], tmp_path / "t.delrec", 1.0)
+    ask = ["recommend", str(path), "--history", dataset().catalog.titles[3], "--json", "--quiet"]
+    answers = [json.loads(CliRunner().invoke(app, [*ask, *more]).stdout)["items"] for more in ([], ["--fused"])]
+    scores = taught[1].scores([np.array([3])])[0]
+    scores[3] = -np.inf
+    assert answers[1][0]["title"] == dataset().catalog.titles[scores.argmax()]
+    assert answers[0] != answers[1]
+
+
+def test_the_server_mixes_when_it_is_told_to(taught, tmp_path):
+    from delrec_lite.server.serve import Settings, load
+
+    path = with_weight(taught[0], tmp_path / "t.delrec", 0.5)
+    for told in (False, True):
+        with load(path, Settings(threads=1, fused=told)) as recommender:
+            assert isinstance(recommender.engine, Fused) == told
