@@ -86,7 +86,9 @@ class TeacherSection(_Section):
     """The sequential recommender to distil, or several; the settings are those of the teacher's own configuration."""
 
     kind: Kind | list[Kind] = Field("sasrec", description="of several, the distributions are mixed", min_length=1)
-    settings: dict[str, int | float] = Field(default_factory=dict)
+    settings: dict[str, int | float | dict[str, int | float]] = Field(
+        default_factory=dict, description="of one kind by name; of several by kind, then by name"
+    )
     lists: str | None = Field(
         None, description="external: another recommender's ranked lists, user_id, rank, item_id[, score]"
     )
@@ -96,12 +98,23 @@ class TeacherSection(_Section):
         """Which teachers, in order."""
         return (self.kind,) if isinstance(self.kind, str) else tuple(self.kind)
 
+    def settings_of(self, kind: str) -> dict[str, int | float]:
+        """What the recipe sets of one of its teachers."""
+        if len(self.kinds) > 1:
+            held = self.settings.get(kind, {})
+            return held if isinstance(held, dict) else {}
+        return {name: value for name, value in self.settings.items() if not isinstance(value, dict)}
+
     @model_validator(mode="after")
     def _settings_are_of_one(self) -> "TeacherSection":
         if len(set(self.kinds)) != len(self.kinds):
             raise ValueError("a kind stands twice")
-        if len(self.kinds) > 1 and self.settings:
-            raise ValueError("settings belong to one kind of teacher; several take their defaults")
+        several = len(self.kinds) > 1
+        for name, value in self.settings.items():
+            if several and (name not in self.kinds or not isinstance(value, dict)):
+                raise ValueError(f"settings of several kinds stand under each kind's name: {name!r} is none of them")
+            if not several and isinstance(value, dict):
+                raise ValueError(f"settings of one kind have names and numbers: {name!r} has more of them")
         if ("external" in self.kinds) != (self.lists is not None):
             raise ValueError("kind external and the file lists go together")
         return self

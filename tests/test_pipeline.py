@@ -108,7 +108,9 @@ def test_recipes_in_the_package_read_and_come_back(tmp_path):
         ("name: x\nteacher: {kind: bert}", "teacher.kind"),
         ("name: x\nteacher: {kind: [caser, caser]}", "twice"),
         ("name: x\nteacher: {kind: []}", "teacher.kind"),
-        ("name: x\nteacher: {kind: [caser, sasrec], settings: {hidden: 8}}", "several take their defaults"),
+        ("name: x\nteacher: {kind: [caser, sasrec], settings: {hidden: 8}}", "'hidden' is none of them"),
+        ("name: x\nteacher: {kind: [caser, sasrec], settings: {gru4rec: {hidden: 8}}}", "'gru4rec' is none of them"),
+        ("name: x\nteacher: {settings: {sasrec: {hidden: 8}}}", "'sasrec' has more of them"),
     ],
 )
 def test_a_wrong_recipe_is_refused_by_key(text, words):

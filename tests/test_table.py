@@ -9,12 +9,14 @@ from delrec_lite.evaluation.metrics import per_user
 from delrec_lite.evaluation.segments import by_segment, segments
 from delrec_lite.pipeline.rows import FUSED, FUSED_QUANTISED, QUANTISED, TOGETHER, TRAINED
 from delrec_lite.pipeline.table import evaluate
+from delrec_lite.teachers.settings import TeacherConfig
 from tests.tiny import dataset
 
 
 @pytest.fixture
 def evaluated(tiny_run):
-    run = tiny_run(teacher={"kind": ["sasrec", "caser"], "settings": {}}, finetune={"epochs": 2, "item_lr": 0.03})
+    several = {"kind": ["sasrec", "caser"], "settings": {"caser": {"hidden": 16, "epochs": 2}}}
+    run = tiny_run(teacher=several, finetune={"epochs": 2, "item_lr": 0.03})
     rows = evaluate(run, fused=True)
     return run, rows
 
@@ -34,6 +36,12 @@ def test_the_table_of_a_run(evaluated):
     table = (run.folder / "table.md").read_text()
     assert "seen at most" in table
     assert FUSED in table
+
+
+def test_several_teachers_have_settings_of_their_own(evaluated):
+    teachers = evaluated[0].teachers()
+    assert teachers["caser"].network.config.hidden == 16
+    assert teachers["sasrec"].network.config == TeacherConfig.for_kind("sasrec")
 
 
 def test_fusion_is_between_its_parts_or_better_on_what_it_was_fitted_to(evaluated):

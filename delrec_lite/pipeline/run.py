@@ -145,7 +145,7 @@ class Run:
         from delrec_lite.teachers.contract import TeacherConfig
         from delrec_lite.teachers.fit import fit
 
-        settings, lists = self.recipe.teacher.settings, self.recipe.teacher.lists
+        settings, lists = self.recipe.teacher.settings_of(kind), self.recipe.teacher.lists
         if kind != "external" or lists is None:
             return fit(TeacherConfig.for_kind(kind, **settings), self.dataset, self.console, out=folder)
         from delrec_lite.data.lists import read_lists
