@@ -45,7 +45,8 @@ def test_seeds_are_averaged_and_what_is_made_is_kept(tiny_run, tmp_path, monkeyp
     one = ablate(tiny_run.recipe(), tmp_path, QUIET, chosen, (1,))
     monkeypatch.setattr("delrec_lite.teachers.fit.fit", None)  # shared: never fitted again
     two = ablate(tiny_run.recipe(), tmp_path, QUIET, chosen, (1, 2))
-    assert [row.variant for row in two] == [WHOLE, WHOLE, "without stage 2", "without stage 2"]
+    three = ["m15", "draws", "full"]
+    assert [(row.variant, row.protocol) for row in two] == [(name, p) for name in (WHOLE, *chosen) for p in three]
     for before, after in zip(one, two, strict=True):
         assert after.by_seed["MRR"][0] == before.by_seed["MRR"][0]
         assert after.metrics["MRR"] == pytest.approx(np.mean(after.by_seed["MRR"]), abs=1e-4)

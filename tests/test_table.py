@@ -27,9 +27,11 @@ def test_the_table_of_a_run(evaluated):
     assert [row.model for row in rows if row.protocol == "full"] == names
     report = json.loads((run.folder / "report.json").read_text())
     ranks = json.loads((run.folder / "ranks.json").read_text())
-    for row in rows:
+    for row in (row for row in rows if row.protocol != "draws"):
         own = np.array(ranks[row.model][row.protocol])
         assert row.metrics["HR@5"] == pytest.approx(per_user(own, "HR@5").mean(), abs=1e-4)
+    assert report["draws"]["negatives"] == 4
+    assert report["ranks"] == ranks
     compared = {(c["model"], c["against"]) for c in report["comparisons"]}
     assert {(QUANTISED, "SASRec"), (TRAINED, "Caser"), (FUSED, TOGETHER), (FUSED_QUANTISED, "SASRec")} <= compared
     assert {row["model"] for row in report["segments"]} == set(names)

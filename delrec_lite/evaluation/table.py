@@ -6,14 +6,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from delrec_lite.data.types import Floats
 from delrec_lite.errors import DataError
+from delrec_lite.evaluation.draws import Draws
 from delrec_lite.evaluation.metrics import NAMES, Ranks, per_user
 from delrec_lite.evaluation.significance import interval, paired_test
 from delrec_lite.files import write_whole
 
-PROTOCOLS = ("m15", "full")
+PROTOCOLS = ("m15", "draws", "full")
 SHOWN = ("HR@1", "HR@5", "HR@10", "NDCG@10")  # what fits 80 columns; the files have all
-TITLES = {"m15": "15 candidates (1 positive, 14 unseen negatives)", "full": "whole catalogue"}
+TITLES = {
+    "m15": "15 candidates (1 positive, 14 unseen negatives)",
+    "draws": "15 candidates, mean over all draws of the 14 negatives",
+    "full": "whole catalogue",
+}
 
 
 @dataclass(frozen=True)
@@ -22,11 +28,11 @@ class Row:
 
     Attributes:
         model: As shown.
-        protocol: ``m15`` or ``full``.
+        protocol: ``m15``, ``full``, or ``draws``: m15 without the luck of the draw, see ``evaluation.draws``.
         users: Test users.
         metrics: Means over users, by name.
         intervals: 95% bootstrap intervals of the means.
-        seconds: Time to score all users once (both protocols share it).
+        seconds: Time to score all users once (the protocols share it).
     """
 
     model: str
@@ -37,11 +43,23 @@ class Row:
     seconds: float
 
 
-def rows_for(model: str, ranks: Ranks) -> list[Row]:
-    """The rows of a model: both, or one if it ranks candidates alone."""
+def protocols_of(ranks: Ranks, draws: Draws | None) -> list[str]:
+    """Those that a model's ranks can be told under."""
+    return [p for p in PROTOCOLS if p in ranks.protocols or (p == "draws" and draws and len(ranks.full))]
+
+
+def values_of(ranks: Ranks, protocol: str, name: str, draws: Draws | None) -> Floats:
+    """A metric of each user under one of ``protocols_of``: float32 ``[users]``."""
+    if protocol == "draws" and draws is not None:
+        return draws.per_user(ranks.full, name)
+    return per_user(ranks.of(protocol), name)
+
+
+def rows_for(model: str, ranks: Ranks, draws: Draws | None = None) -> list[Row]:
+    """The rows of a model: of every protocol, or one if it ranks candidates alone."""
     rows = []
-    for protocol in ranks.protocols:
-        values = {name: per_user(ranks.of(protocol), name) for name in NAMES}
+    for protocol in protocols_of(ranks, draws):
+        values = {name: values_of(ranks, protocol, name, draws) for name in NAMES}
         metrics = {name: round(float(v.mean()), 5) for name, v in values.items()}
         intervals = {name: _rounded(interval(v)) for name, v in values.items()}
         rows.append(Row(model, protocol, len(ranks.m15), metrics, intervals, round(ranks.seconds, 2)))
@@ -52,16 +70,19 @@ def _rounded(pair: tuple[float, float]) -> tuple[float, float]:
     return round(pair[0], 5), round(pair[1], 5)
 
 
-def write_table(folder: Path, entries: Mapping[str, Ranks], pairs: Sequence[tuple[str, str]]) -> list[Row]:
+def write_table(
+    folder: Path, entries: Mapping[str, Ranks], pairs: Sequence[tuple[str, str]], draws: Draws | None = None
+) -> list[Row]:
     """Write ``table.json``, ``table.md``, ``ranks.json`` and ``comparisons.json``.
 
     Args:
         folder: Of the run.
         entries: Ranks by model, in the order of the table.
         pairs: Models to compare, first against second, user by user.
+        draws: How the candidate sets were drawn; None: there is no such row.
     """
-    rows = [row for model, ranks in entries.items() for row in rows_for(model, ranks)]
-    comparisons = compare_all(entries, pairs)
+    rows = [row for model, ranks in entries.items() for row in rows_for(model, ranks, draws)]
+    comparisons = compare_all(entries, pairs, draws)
     raw = {model: ranks.dump() for model, ranks in entries.items()}
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in (
@@ -93,13 +114,15 @@ def read_ranks(folder: Path) -> dict[str, Ranks]:
         raise DataError(f"{path} does not read: {error}", "remove it and evaluate again") from error
 
 
-def compare_all(entries: Mapping[str, Ranks], pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+def compare_all(
+    entries: Mapping[str, Ranks], pairs: Sequence[tuple[str, str]], draws: Draws | None = None
+) -> list[dict[str, Any]]:
     """Paired tests on HR@1 and NDCG@10 under the protocols that both models know."""
     out = []
     for first, second in pairs:
-        for protocol in (p for p in entries[first].protocols if p in entries[second].protocols):
+        for protocol in (p for p in protocols_of(entries[first], draws) if p in protocols_of(entries[second], draws)):
             for metric in ("HR@1", "NDCG@10"):
-                a, b = (per_user(entries[model].of(protocol), metric) for model in (first, second))
+                a, b = (values_of(entries[model], protocol, metric, draws) for model in (first, second))
                 test = asdict(paired_test(a, b))
                 shown = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in test.items()}
                 out.append({"model": first, "against": second, "protocol": protocol, "metric": metric, **shown})
@@ -118,9 +141,11 @@ def markdown(rows: Sequence[Row], comparisons: Sequence[Mapping[str, Any]]) -> s
             shown = [f"{row.metrics[n]:.3f} ({row.intervals[n][0]:.3f}-{row.intervals[n][1]:.3f})" for n in NAMES]
             cells.append([row.model, *shown])
         parts.append(f"**{TITLES[protocol]}**, {chosen[0].users} test users, 95% intervals\n\n{aligned(cells)}")
-    tests = [c for c in comparisons if c["metric"] == "HR@1" and c["protocol"] == "m15"]
-    if tests:
-        cells = [["HR@1, 15 candidates", "difference", "95% interval", "p (paired)"]]
+    for protocol in ("m15", "draws"):
+        tests = [c for c in comparisons if c["metric"] == "HR@1" and c["protocol"] == protocol]
+        if not tests:
+            continue
+        cells = [[f"HR@1, {TITLES[protocol]}", "difference", "95% interval", "p (paired)"]]
         for c in tests:
             name = f"{c['model']} against {c['against']}"
             cells.append([name, f"{c['difference']:+.3f}", f"{c['low']:+.3f} to {c['high']:+.3f}", f"{c['p']:.2g}"])

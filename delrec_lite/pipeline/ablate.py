@@ -13,9 +13,10 @@ from delrec_lite.config import Recipe
 from delrec_lite.console import Console
 from delrec_lite.data.types import Floats
 from delrec_lite.errors import UsageError
-from delrec_lite.evaluation.metrics import NAMES, Ranks, per_user
+from delrec_lite.evaluation.draws import Draws
+from delrec_lite.evaluation.metrics import NAMES, Ranks
 from delrec_lite.evaluation.significance import interval, paired_test
-from delrec_lite.evaluation.table import PROTOCOLS, TITLES, aligned
+from delrec_lite.evaluation.table import PROTOCOLS, TITLES, aligned, protocols_of, values_of
 from delrec_lite.files import write_whole
 from delrec_lite.pipeline.rows import training_precision
 from delrec_lite.pipeline.run import Run
@@ -53,7 +54,7 @@ class AblationRow:
 
     Attributes:
         variant: One of ``VARIANTS``.
-        protocol: ``m15`` or ``full``.
+        protocol: As in ``evaluation.table.Row``.
         users: Test users.
         seeds: How many runs the means are over.
         metrics: Means over users and seeds, by name.
@@ -112,8 +113,9 @@ def ablate(
             console.heading(f"{name}, seed {seed}")
             run = _run(recipe, name, seed, shared, folder, console)
             ranks[name].append(training_precision(run))
-    rows = [row for name in chosen for row in _rows(name, ranks[name], ranks[WHOLE])]
-    _write(folder, recipe, seeds, rows, ranks)
+    draws = Draws.of(shared.dataset, shared.candidates["test"].items.shape[1])
+    rows = [row for name in chosen for row in _rows(name, ranks[name], ranks[WHOLE], draws)]
+    _write(folder, recipe, seeds, rows, ranks, draws)
     return rows
 
 
@@ -137,25 +139,25 @@ def _run(recipe: Recipe, name: str, seed: int, shared: Run, folder: Path, consol
     return Run(Recipe.model_validate(sections), folder, console, shipped=False)
 
 
-def _rows(name: str, ranks: Sequence[Ranks], whole: Sequence[Ranks]) -> list[AblationRow]:
+def _rows(name: str, ranks: Sequence[Ranks], whole: Sequence[Ranks], draws: Draws | None = None) -> list[AblationRow]:
     rows = []
-    for protocol in ranks[0].protocols:
-        mine = {metric: _users(ranks, protocol, metric) for metric in NAMES}
+    for protocol in protocols_of(ranks[0], draws):
+        mine = {metric: _users(ranks, protocol, metric, draws) for metric in NAMES}
         metrics = {metric: round(float(values.mean()), 5) for metric, values in mine.items()}
         intervals = {metric: _rounded(interval(values.mean(0))) for metric, values in mine.items()}
         by_seed = {metric: [round(float(v), 5) for v in values.mean(1)] for metric, values in mine.items()}
         difference = {}
         if name != WHOLE:
             for metric in ("HR@1", "NDCG@10"):
-                test = paired_test(mine[metric].mean(0), _users(whole, protocol, metric).mean(0))
+                test = paired_test(mine[metric].mean(0), _users(whole, protocol, metric, draws).mean(0))
                 difference[metric] = {k: float(f"{v:.4g}") for k, v in vars(test).items() if isinstance(v, float)}
         rows.append(AblationRow(name, protocol, len(ranks[0].m15), len(ranks), metrics, intervals, by_seed, difference))
     return rows
 
 
-def _users(ranks: Sequence[Ranks], protocol: str, metric: str) -> Floats:
+def _users(ranks: Sequence[Ranks], protocol: str, metric: str, draws: Draws | None) -> Floats:
     """A metric for every seed and user: float32 ``[seeds, users]``."""
-    values: Floats = np.stack([per_user(one.of(protocol), metric) for one in ranks])
+    values: Floats = np.stack([values_of(one, protocol, metric, draws) for one in ranks])
     return values
 
 
@@ -164,13 +166,19 @@ def _rounded(pair: tuple[float, float]) -> tuple[float, float]:
 
 
 def _write(
-    folder: Path, recipe: Recipe, seeds: Sequence[int], rows: Sequence[AblationRow], ranks: dict[str, list[Ranks]]
+    folder: Path,
+    recipe: Recipe,
+    seeds: Sequence[int],
+    rows: Sequence[AblationRow],
+    ranks: dict[str, list[Ranks]],
+    draws: Draws | None,
 ) -> None:
     report = {
         **stamp(),
         "recipe": recipe.dump(),
         "seeds": list(seeds),
         "rows": [vars(row) for row in rows],
+        **({"draws": draws.dump()} if draws else {}),
         "ranks": {name: [one.dump() for one in of_seeds] for name, of_seeds in ranks.items()},
     }
     write_whole(folder / "ablation.json", json.dumps(report, ensure_ascii=False) + "\n")

@@ -11,16 +11,18 @@ import numpy as np
 
 from delrec_lite.data.types import Floats, Ints, Split
 from delrec_lite.errors import UsageError
+from delrec_lite.evaluation.draws import Draws
 from delrec_lite.evaluation.metrics import Ranks, per_user
 from delrec_lite.evaluation.protocol import rank_all
 from delrec_lite.evaluation.significance import paired_test
-from delrec_lite.evaluation.table import PROTOCOLS
+from delrec_lite.evaluation.table import protocols_of, values_of
 from delrec_lite.files import write_whole
 from delrec_lite.machine import cores_allowed
 from delrec_lite.pipeline.run import Run
 from delrec_lite.provenance import stamp
 
 BASELINE = "bf16"
+METRICS = ("HR@1", "NDCG@10")
 # Half a point of HR@1.
 BUDGET = 0.005
 
@@ -38,6 +40,7 @@ class Quantised:
         metrics: ``HR@1`` and ``NDCG@10`` by protocol, all users of the split.
         top10_overlap: Mean share of the first ten that bf16 has too.
         hr1_difference: Of HR@1 (m15) to bf16, with its interval and paired p.
+        hr1_draws: The same as the mean over all draws of the negatives, see ``evaluation.draws``; of test users.
     """
 
     format: str
@@ -48,6 +51,7 @@ class Quantised:
     metrics: dict[str, dict[str, float]]
     top10_overlap: float
     hr1_difference: dict[str, Any]
+    hr1_draws: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,7 @@ def measure_quants(run: Run, quants: Sequence[str], split: Split, repeats: int) 
     tops: dict[str, Ints] = {}
     made: dict[str, Any] = {}
     names = list(dict.fromkeys([BASELINE, *quants]))
+    candidates = run.candidates[split.name]
     for quant in names:
         target = folder / f"{quant}.delrec"
         files = ([quant], []) if quant in QUANTS else ([], [quant])
@@ -151,16 +156,17 @@ def measure_quants(run: Run, quants: Sequence[str], split: Split, repeats: int) 
                 parts.append(np.argsort(-scores, axis=1)[:, :10])
                 return scores
 
-            candidates = run.candidates[split.name]
             ranks[quant] = rank_all(scorer, split, candidates, console=run.console, label=quant)
         tops[quant] = np.concatenate(parts)
     timed = bench([made[q].path for q in names], Plan(["cold"], [cores_allowed()], repeats), console=run.console)
     rows = []
     hr1 = {quant: per_user(one.m15, "HR@1") for quant, one in ranks.items()}
+    draws = Draws.of(run.dataset, candidates.items.shape[1]) if split.name == "test" else None
+    drawn = {quant: draws.per_user(one.full, "HR@1") for quant, one in ranks.items()} if draws else {}
     for quant, result in zip(names, timed.results, strict=True):
         metrics = {
-            protocol: {m: round(float(per_user(ranks[quant].of(protocol), m).mean()), 5) for m in ("HR@1", "NDCG@10")}
-            for protocol in PROTOCOLS
+            protocol: {m: round(float(values_of(ranks[quant], protocol, m, draws).mean()), 5) for m in METRICS}
+            for protocol in protocols_of(ranks[quant], draws)
         }
         same = [len(np.intersect1d(a, b)) / len(a) for a, b in zip(tops[quant], tops[BASELINE], strict=True)]
         rows.append(
@@ -173,6 +179,7 @@ def measure_quants(run: Run, quants: Sequence[str], split: Split, repeats: int) 
                 metrics,
                 round(float(np.mean(same)), 4),
                 asdict(paired_test(hr1[quant], hr1[BASELINE])),
+                asdict(paired_test(drawn[quant], drawn[BASELINE])) if drawn else None,
             )
         )
     shutil.rmtree(folder, ignore_errors=True)

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from delrec_lite.console import Console
+from delrec_lite.evaluation.draws import Draws
 from delrec_lite.evaluation.segments import by_segment
 from delrec_lite.evaluation.segments import markdown as segments_markdown
 from delrec_lite.evaluation.table import PROTOCOLS, TITLES, Row, screen, write_table
@@ -29,11 +30,12 @@ def evaluate(run: Run, fused: bool = False) -> list[Row]:
         fused: Add a row for the trained model and its teachers together.
     """
     entries = {name: stored(run, name, *maker) for name, maker in makers(run, fused).items()}
-    rows = write_table(run.folder, entries, _pairs(list(entries)))
+    draws = Draws.of(run.dataset, run.candidates["test"].items.shape[1])
+    rows = write_table(run.folder, entries, _pairs(list(entries)), draws)
     apart = by_segment(entries, run.dataset)
     with (run.folder / "table.md").open("a", encoding="utf-8") as file:
         file.write("\n" + segments_markdown(apart))
-    _write_report(run, rows, apart)
+    _write_report(run, rows, apart, draws)
     return rows
 
 
@@ -45,7 +47,7 @@ def _pairs(names: Sequence[str]) -> list[tuple[str, str]]:
     return pairs + [(name, teacher) for name in others for teacher in teachers]
 
 
-def _write_report(run: Run, rows: Sequence[Row], apart: Sequence[dict[str, Any]]) -> None:
+def _write_report(run: Run, rows: Sequence[Row], apart: Sequence[dict[str, Any]], draws: Draws | None) -> None:
     """``report.json``: the table with all that a figure needs to be believed and made again."""
     report = {
         **stamp(),
@@ -54,6 +56,7 @@ def _write_report(run: Run, rows: Sequence[Row], apart: Sequence[dict[str, Any]]
         "stages": {name: {"seconds": done.seconds, **done.result} for name, done in run.stages.items()},
         "rows": [asdict(row) for row in rows],
         "segments": apart,
+        **({"draws": draws.dump()} if draws else {}),
         **{part: json.loads((run.folder / f"{part}.json").read_text(encoding="utf-8")) for part in PARTS},
     }
     write_whole(run.folder / "report.json", json.dumps(report, ensure_ascii=False) + "\n")

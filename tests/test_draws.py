@@ -1,0 +1,63 @@
+"""Metrics among m candidates as the mean over all sets that could have been drawn."""
+
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from delrec_lite.data.candidates import sample_candidates
+from delrec_lite.evaluation.draws import Draws
+from delrec_lite.evaluation.metrics import NAMES, Ranks, per_user
+from delrec_lite.evaluation.protocol import rank_all
+from delrec_lite.evaluation.table import rows_for, write_table
+from tests.tiny import dataset
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("pool", [4, 7])
+def test_it_is_the_mean_over_every_set_that_could_be_drawn(name, pool):
+    negatives, ranks = 4, np.arange(1, pool + 2)
+    drawn = Draws(np.full(len(ranks), pool), negatives).per_user(ranks, name)
+    for rank, value in zip(ranks.tolist(), drawn, strict=True):
+        # The unseen items in the order of their scores; the target stands before number rank - 1.
+        places = [1 + sum(item < rank - 1 for item in chosen) for chosen in combinations(range(pool), negatives)]
+        assert value == pytest.approx(per_user(np.array(places), name).mean(), abs=1e-6)
+
+
+def test_many_draws_come_near_it_and_vary_around_it():
+    data, rng = dataset(), np.random.default_rng(0)
+    scores = rng.normal(size=(len(data.user_ids), len(data.catalog))).astype(np.float32)
+    sets = [sample_candidates(data, "test", 6, seed) for seed in range(300)]
+    ranks = [rank_all(lambda _: scores, data.test(), one, batch=len(scores)) for one in sets]
+    draws = Draws.of(data, 6)
+    for name in ("HR@1", "NDCG@5", "MRR"):
+        means = np.array([per_user(one.m15, name).mean() for one in ranks])
+        wanted = draws.per_user(ranks[0].full, name).mean()
+        assert abs(means.mean() - wanted) < 4 * means.std() / len(means) ** 0.5
+        assert means.std() > 0.01
+
+
+def test_only_leave_one_out_has_it():
+    data = dataset()
+    cuts = np.array([[len(s) - 4, len(s) - 2] for s in data.sequences])
+    assert Draws.of(replace(data, cuts=cuts), 5) is None
+    unseen = [len(data.catalog) - len(set(s.tolist())) for s in data.sequences]
+    assert Draws.of(data, 5).pools.tolist() == unseen
+    assert Draws.of(data, 5).negatives == 4
+
+
+def test_it_stands_in_the_table_between_the_drawn_sets_and_the_catalogue(tmp_path):
+    rng = np.random.default_rng(2)
+    entries = {name: Ranks(rng.integers(1, 16, 60), rng.integers(1, 300, 60), 1.5) for name in ("A", "B")}
+    entries["C"] = Ranks(entries["A"].m15, np.empty(0, np.int64), 1.0)  # ranks candidates alone
+    draws = Draws(np.full(60, 400), 14)
+    rows = write_table(tmp_path, entries, [("A", "B"), ("A", "C")], draws)
+    told = [(row.model, row.protocol) for row in rows]
+    assert told == [*((m, p) for m in ("A", "B") for p in ("m15", "draws", "full")), ("C", "m15")]
+    assert rows[1].metrics["HR@1"] == pytest.approx(draws.per_user(entries["A"].full, "HR@1").mean(), abs=1e-5)
+    assert [row.protocol for row in rows_for("A", entries["A"])] == ["m15", "full"]
+    text = (tmp_path / "table.md").read_text()
+    assert text.index("mean over all draws of the 14 negatives**") < text.index("whole catalogue")
+    assert text.count("A against C") == 1
+    assert text.count("A against B") == 2
