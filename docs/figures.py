@@ -1,4 +1,4 @@
-"""Writes the tables of performance.md from bench/results. `python docs/figures.py` writes them, `make docs` too."""
+"""Writes the tables of README.md, accuracy.md and performance.md from bench/results; `make docs` calls it too."""
 
 import json
 import re
@@ -6,10 +6,99 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-PAGE = Path(__file__).parent / "performance.md"
-RESULTS = Path(__file__).parents[1] / "bench" / "results"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "bench" / "results"
 Report = dict[str, Any]
 PROTOCOLS = ("m15", "full")
+METRICS = ("HR@1", "HR@5", "HR@10", "NDCG@10", "MRR")
+
+
+def ranking(report: Report) -> str:
+    """All models under both protocols, with intervals, and who is better than whom."""
+    users = f"{report['rows'][0]['users']:,} test users, 95% intervals"
+    rows = {protocol: [r for r in report["rows"] if r["protocol"] == protocol] for protocol in ("m15", "draws", "full")}
+    drawn = {r["model"]: _within(r, "HR@1") for r in rows["draws"]}
+    few = [
+        (r["model"], _within(r, "HR@1"), drawn.get(r["model"], "-"), *(_within(r, m) for m in METRICS[1:]))
+        for r in rows["m15"]
+    ]
+    whole = [(r["model"], *(_within(r, m) for m in METRICS)) for r in rows["full"]]
+    return "\n".join(
+        [
+            f"**15 candidates (1 positive, 14 unseen negatives)**, {users}\n",
+            _table(("model", "HR@1", "HR@1, all draws", *METRICS[1:]), few),
+            f"**whole catalogue**, {users}\n",
+            _table(("model", *METRICS), whole),
+            pairs(report),
+        ]
+    )
+
+
+def headline(report: Report) -> str:
+    """The same in one table, and DELRec against each teacher."""
+    rows = {(r["model"], r["protocol"]): r for r in report["rows"]}
+    models = list(dict.fromkeys(model for model, _ in rows))
+    cells = []
+    for model in models:
+        drawn = [_within(rows[model, "draws"], "HR@1")] if (model, "draws") in rows else ["-"]
+        told = ((p, m) for p, m in (("m15", "NDCG@10"), ("full", "HR@10"), ("full", "NDCG@10")))
+        means = [f"{rows[model, p]['metrics'][m]:.3f}" for p, m in told]
+        cells.append((model, _within(rows[model, "m15"], "HR@1"), *drawn, *means))
+    header = ("model", "HR@1 of 15", "HR@1 of 15, all draws", "NDCG@10 of 15", "HR@10 of all", "NDCG@10 of all")
+    known = {"SASRec", "GRU4Rec", "Caser"}
+    against = {**report, "comparisons": [c for c in report["comparisons"] if c["against"] in known]}
+    return f"{_table(header, cells)}\n{pairs(against)}"
+
+
+def pairs(report: Report) -> str:
+    """Differences of HR@1 among 15 candidates, user by user: the sets drawn, and all that could have been."""
+    found: dict[tuple[str, str], dict[str, Report]] = {}
+    for c in report["comparisons"]:
+        if c["metric"] == "HR@1":
+            found.setdefault((c["model"], c["against"]), {})[c["protocol"]] = c
+    rows = []
+    for (model, against), by in found.items():
+        cells = [cell for p in ("m15", "draws") for cell in (_points(by[p]) if p in by else ("-", "-"))]
+        rows.append((f"{model} against {against}", *cells))
+    header = ("HR@1 of 15, paired", "the sets drawn, points", "p", "all draws, points", "p")
+    return _table(header, rows)
+
+
+def apart(report: Report) -> str:
+    """Users with short histories and rare next items, apart."""
+    parts = []
+    for metric, title in (("m15 HR@1", "HR@1 of 15"), ("full HR@10", "HR@10, whole catalogue")):
+        found = {(r["model"], r["segment"]): r for r in report["segments"] if metric in r}
+        names = list(dict.fromkeys(segment for _, segment in found))
+        models = list(dict.fromkeys(model for model, _ in found))
+        header = (title, *(f"{name} ({found[models[0], name]['users']:,})" for name in names))
+        rows = [(model, *(f"{found[model, name][metric]:.3f}" for name in names)) for model in models]
+        parts.append(_table(header, rows))
+    return "\n".join(parts)
+
+
+def ablation(report: Report) -> str:
+    """What a part of the method is worth."""
+    found: dict[str, list[str]] = {}
+    for protocol, metric in (("draws", "HR@1"), ("full", "NDCG@10")):
+        for r in (r for r in report["rows"] if r["protocol"] == protocol):
+            difference = r["difference"].get(metric)
+            cells = _points(difference) if difference else ("-", "-")
+            found.setdefault(r["variant"], []).extend((f"{r['metrics'][metric]:.3f}", *cells))
+    header = ("variant", "HR@1 of 15, all draws", "points", "p", "NDCG@10, whole catalogue", "points", "p")
+    return _table(header, [(variant, *cells) for variant, cells in found.items()])
+
+
+def _within(row: Report, metric: str) -> str:
+    low, high = row["intervals"][metric]
+    return f"{row['metrics'][metric]:.3f} ({low:.3f}-{high:.3f})"
+
+
+def _points(test: Report) -> tuple[str, str]:
+    """A difference in points with its interval, and its p."""
+    low, high = 100 * test["low"], 100 * test["high"]
+    least = test["p"] <= 1.01e-4 and "permutation" in test.get("method", "")  # of 10,000 permutations none was beyond
+    return f"{100 * test['difference']:+.1f} ({low:+.1f} to {high:+.1f})", "< 0.0002" if least else f"{test['p']:.2g}"
 
 
 def latency(report: Report) -> str:
@@ -106,16 +195,14 @@ def precision(report: Report) -> str:
     rows = []
     for r in report["rows"]:
         apart = r["hr1_difference"]
-        points = (
-            "-"
-            if not apart["low"] and not apart["high"]
-            else (f"{100 * apart['difference']:+.1f} ({100 * apart['low']:+.1f} to {100 * apart['high']:+.1f})")
-        )
+        points = _points(apart)[0] if apart["low"] or apart["high"] else "-"
+        drawn = _points(r["hr1_draws"])[0] if r.get("hr1_draws") and points != "-" else "-"
         hits = (f"{r['metrics'][p][m]:.3f}" for p, m in zip(PROTOCOLS, ("HR@1", "NDCG@10"), strict=True))
         size = f"{r['bytes'] / 1e6:.0f}"
-        rows.append((r["format"], r["quant"], size, f"{r['p50_ms']:.0f}", *hits, points, f"{r['top10_overlap']:.0%}"))
+        same = f"{r['top10_overlap']:.0%}"
+        rows.append((r["format"], r["quant"], size, f"{r['p50_ms']:.0f}", *hits, points, drawn, same))
     header = ("format", "quant", "model MB", "ms", "HR@1 of 15", "NDCG@10 of all", "HR@1 points against bf16")
-    return _table((*header, "same first ten"), rows)
+    return _table((*header, "all draws", "same first ten"), rows)
 
 
 def server(report: Report) -> str:
@@ -184,6 +271,11 @@ def new_items(report: Report) -> str:
     return _table(("the user's next item is scored by", "HR@10", "NDCG@10", "median rank"), rows)
 
 
+ACCURACY: dict[str, tuple[str, Callable[[Report], str]]] = {
+    f"{table} {data}": (f"accuracy-{data}.json", make)
+    for data in ("ml-100k", "beauty", "steam")
+    for table, make in (("ranking", ranking), ("segments", apart))
+}
 TABLES: dict[str, tuple[str, Callable[[Report], str]]] = {
     "latency": ("latency-epyc-2-cores.json", latency),
     "phases": ("latency-epyc-2-cores.json", phases),
@@ -198,25 +290,34 @@ TABLES: dict[str, tuple[str, Callable[[Report], str]]] = {
 }
 
 
-def fill(text: str) -> str:
+PAGES = {
+    ROOT / "README.md": {"headline": ("accuracy-ml-100k.json", headline)},
+    ROOT / "docs" / "accuracy.md": {**ACCURACY, "ablation": ("ablation-ml-100k.json", ablation)},
+    ROOT / "docs" / "performance.md": TABLES,
+}
+
+
+def fill(page: Path) -> str:
     """The page with every table as its report has it now; one without a report says so."""
-    for name, (file, make) in TABLES.items():
+    text = page.read_text(encoding="utf-8")
+    up = "" if page.parent == ROOT else "../"
+    for name, (file, make) in PAGES[page].items():
         path = RESULTS / file
         if path.is_file():
             report = json.loads(path.read_text(encoding="utf-8"))
-            made = f"{make(report)}\n{_origin(file, report)}"
+            made = f"{make(report)}\n{_origin(file, report, up)}"
         else:
             made = "Not measured yet."
         start, end = f"<!-- table {name} -->", f"<!-- /table {name} -->"
         if start not in text or end not in text:
-            raise ValueError(f"{PAGE.name} has no place for the table {name}: {start} ... {end}")
+            raise ValueError(f"{page.name} has no place for the table {name}: {start} ... {end}")
         text = re.sub(f"{start}.*?{end}", lambda _, m=made, s=start, e=end: f"{s}\n{m}\n{e}", text, flags=re.DOTALL)
     return text
 
 
-def _origin(file: str, report: Report) -> str:
+def _origin(file: str, report: Report, up: str) -> str:
     """Where a table comes from, one line."""
-    parts = [f"[`{file}`](../bench/results/{file})"]
+    parts = [f"[`{file}`]({up}bench/results/{file})"]
     if machine := report.get("machine"):
         parts.append(f"{machine['cpu']}, {machine['cores_allowed']} cores allowed")
     if created := report.get("created"):
@@ -234,8 +335,9 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def main() -> None:
-    """Write the page."""
-    PAGE.write_text(fill(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    """Write the pages."""
+    for page in PAGES:
+        page.write_text(fill(page), encoding="utf-8")
 
 
 if __name__ == "__main__":
