@@ -31,7 +31,7 @@ def read_pairs(path: Path) -> dict[str, Any]:
 
 def merges_of(held: Any) -> list[tuple[str, str]]:
     """The pairs that become one token, the first to join first."""
-    return [tuple(m.split(" ", 1)) if isinstance(m, str) else tuple(m) for m in held["model"]["merges"]]
+    return [(a, b) for a, b in (m.split(" ", 1) if isinstance(m, str) else m for m in held["model"]["merges"])]
 
 
 def in_pieces(held: Any) -> bool:

@@ -53,15 +53,14 @@ class Draws:
         above, pools, n = np.asarray(full) - 1, self.pools, self.negatives
         logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, pools.max() + 1)))])
 
-        def ways(of: Ints, chosen: int) -> Floats:
+        def ways(of: Ints, chosen: int) -> Any:
             """Logarithm of how many ways there are to choose; minus infinity for none."""
             could = of >= chosen
             some = np.where(could, of, chosen)
-            found: Floats = np.where(could, logs[some] - logs[chosen] - logs[some - chosen], -np.inf)
-            return found
+            return np.where(could, logs[some] - logs[chosen] - logs[some - chosen], -np.inf)
 
+        chance = np.exp([ways(above, x) + ways(pools - above, n - x) - ways(pools, n) for x in range(n + 1)])
         places = np.arange(n + 1)  # of the target, 0 for first
-        chance = np.exp([ways(above, x) + ways(pools - above, n - x) - ways(pools, n) for x in places])
         kind, _, k = name.partition("@")
         worth = {"HR": np.ones(n + 1), "NDCG": 1 / np.log2(places + 2), "MRR": 1 / (places + 1)}[kind]
         if k:

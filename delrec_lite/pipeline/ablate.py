@@ -132,9 +132,9 @@ def _run(recipe: Recipe, name: str, seed: int, shared: Run, folder: Path, consol
     lent = [shared.folder / "prepare", shared.folder / "teacher"]
     if set(VARIANTS[name]) == {"finetune"}:  # stage 1 is that of the whole
         lent.append(folder / f"{WHOLE.lower()}-{seed}" / "distill")
-    for stage in lent:
-        if not (target / stage.name / DONE).is_file() and (stage / DONE).is_file():
-            shutil.copytree(stage, target / stage.name, dirs_exist_ok=True)
+    for made in lent:
+        if not (target / made.name / DONE).is_file() and (made / DONE).is_file():
+            shutil.copytree(made, target / made.name, dirs_exist_ok=True)
     write_whole(target / "recipe.yaml", "")  # a folder with stages and no recipe would be taken for something else
     return Run(Recipe.model_validate(sections), folder, console, shipped=False)
 
