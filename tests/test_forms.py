@@ -387,7 +387,7 @@ def test_the_paper_s_path_end_to_end(tiny_run, verbalizer):
     run = tiny_run(model=PAPER | {"verbalizer": verbalizer}, distill={"pattern": "top1"})
     rows = evaluate(run)
     protocols = {name: [row.protocol for row in rows if row.model == name] for name in (TRAINED, "SASRec", QUANTISED)}
-    assert protocols == {TRAINED: ["m15"], "SASRec": ["m15", "full"], QUANTISED: ["m15"]}
+    assert protocols == {TRAINED: ["m15"], "SASRec": ["m15", "draws", "full"], QUANTISED: ["m15"]}
     report = json.loads((run.folder / "report.json").read_text())
     assert {(c["model"], c["against"], c["protocol"]) for c in report["comparisons"]} >= {(QUANTISED, "SASRec", "m15")}
     assert not [c for c in report["comparisons"] if c["protocol"] == "full"]
@@ -446,7 +446,7 @@ def test_titles_rank_the_whole_catalogue_and_are_exported(tiny_run):
     run = tiny_run(model={"history": "titles"})
     rows = evaluate(run)
     protocols = {name: [row.protocol for row in rows if row.model == name] for name in (TRAINED, QUANTISED)}
-    assert protocols == {TRAINED: ["m15", "full"], QUANTISED: ["m15", "full"]}
+    assert protocols == {TRAINED: ["m15", "draws", "full"], QUANTISED: ["m15", "draws", "full"]}
 
 
 def test_an_llm_trained_in_stage_1_goes_on_in_stage_2(tiny_run):

@@ -9,7 +9,7 @@ import pytest
 
 from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, UsageError
 from delrec_lite.runtime.gguf_rows import TokenRows
-from delrec_lite.runtime.llama import BATCH_TOKENS, SEQUENCES, LlamaEngine, _groups
+from delrec_lite.runtime.llama import BATCH_TOKENS, SEQUENCES, LlamaEngine, _groups, joined
 from delrec_lite.runtime.recommender import Recommender
 from tests.bundles import MAX_HISTORY, TITLES, tiny_bundle
 from tests.tiny import ITEMS, dataset
@@ -91,6 +91,32 @@ def test_a_closed_engine_says_so(tiny):
     engine.close()
     with pytest.raises(DelrecError, match="closed"):
         engine.scores([[1]])
+
+
+def test_what_histories_begin_with_is_there_once_in_a_batch():
+    vector = np.ones(3, np.float32)
+    places, ends = joined([[5, 6, 7], [5, 6, 8], [5, 6], [6, 5], [vector, 6], [vector.copy(), 6, 7], [5, 6, 7]])
+    told = [(p.token if isinstance(p.token, int) else "v", p.position, p.sequences) for p in places]
+    assert told == [
+        (5, 0, [1, 2, 3, 7]),
+        (6, 1, [1, 2, 3, 7]),
+        (7, 2, [1, 7]),
+        (8, 2, [2]),
+        (6, 0, [4]),
+        (5, 1, [4]),
+        ("v", 0, [5, 6]),
+        (6, 1, [5, 6]),
+        (7, 2, [6]),
+    ]
+    assert ends == [2, 3, 1, 5, 7, 8, 2]
+
+
+def test_histories_with_shared_beginnings_are_scored_as_alone(engine):
+    whole = [3, 1, 4, 2, 0]
+    asked = [whole, *(whole[:n] + whole[n + 1 :] for n in range(len(whole))), whole[:2], whole]
+    alone = np.concatenate([engine.scores([one]) for one in asked])
+    np.testing.assert_allclose(engine.scores(asked), alone, atol=2e-3)
+    assert np.abs(alone[0] - alone[1]).max() > 0.01
 
 
 def test_groups_hold_every_request_once_in_order():

@@ -3,6 +3,7 @@
 import ctypes
 import threading
 from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -219,7 +220,7 @@ class LlamaEngine:
 
     def _go_on(self, session: str, tokens: Sequence[Token]) -> tuple[int, int]:
         """Evaluate what a session does not hold yet; its sequence, and how many of the tokens it held."""
-        names: list[Hashable] = [token if isinstance(token, int) else token.tobytes() for token in tokens]
+        names = [named(token) for token in tokens]
         start = len(self._prompt.prefix)
         held = self._sessions.take(session, len(tokens))
         sequence = _sequence(held.slot)
@@ -307,13 +308,16 @@ class LlamaEngine:
     def _answer(self, work: Sequence[list[Token]], embeddings: bool) -> None:
         """Evaluate a group's histories, each behind the prefix in a sequence of its own."""
         start = len(self._prompt.prefix)
-        parts = []
-        for sequence, tokens in enumerate(work, 1):
+        for sequence in range(1, len(work) + 1):
             self._c.llama_memory_seq_cp(self._memory, 0, sequence, -1, -1)
-            parts.append((sequence, start, tokens))
         if not embeddings:
-            self._decode(parts, reads=1)
+            places, ends = joined(work)
+            for end in ends:
+                places[end].read = True
+            self._evaluate(start, places)
+            self._outputs = ends
             return
+        parts = [(sequence, start, tokens) for sequence, tokens in enumerate(work, 1)]
         # In embeddings mode every token is an output and pays for the LM head, so only the last ones go through it.
         if any(len(tokens) > 1 for tokens in work):
             self._decode([(s, at, tokens[:-1]) for s, at, tokens in parts if len(tokens) > 1], reads=0)
@@ -328,32 +332,85 @@ class LlamaEngine:
 
         The last ``reads`` tokens of each, or all it has, give an output; ``_outputs`` holds their places in the batch.
         """
-        vectors = any(not isinstance(token, int) for _, _, tokens in work for token in tokens)
-        total = sum(len(tokens) for _, _, tokens in work)
-        batch = self._c.llama_batch_init(total, self.hidden if vectors else 0, 1)
+        places: list[Place] = []
+        self._outputs = []
+        for sequence, start, tokens in work:
+            read_from = len(tokens) - reads
+            places += (Place(token, start + n, [sequence], n >= read_from) for n, token in enumerate(tokens))
+            self._outputs += range(len(places) - min(reads, len(tokens)), len(places))
+        self._evaluate(0, places)
+
+    def _evaluate(self, start: int, places: Sequence["Place"]) -> None:
+        """One call of llama.cpp, positions counted from ``start``."""
+        vectors = any(not isinstance(place.token, int) for place in places)
+        most = max(len(place.sequences) for place in places)
+        batch = self._c.llama_batch_init(len(places), self.hidden if vectors else 0, most)
         try:
-            batch.n_tokens = total
-            self._outputs = []
-            at = 0
-            for sequence, start, tokens in work:
-                for n, token in enumerate(tokens):
-                    if vectors:
-                        row = (self._rows.row(token) if isinstance(token, int) else token) * self._loudness
-                        place = ctypes.addressof(batch.embd.contents) + at * self.hidden * 4
-                        ctypes.memmove(place, row.ctypes.data, self.hidden * 4)
-                    else:
-                        batch.token[at] = token
-                    batch.pos[at] = start + n
-                    batch.n_seq_id[at] = 1
-                    batch.seq_id[at][0] = sequence
-                    batch.logits[at] = n >= len(tokens) - reads
-                    at += 1
-                self._outputs += range(at - min(reads, len(tokens)), at)
+            batch.n_tokens = len(places)
+            for at, place in enumerate(places):
+                if vectors:
+                    token = place.token
+                    row = (self._rows.row(token) if isinstance(token, int) else token) * self._loudness
+                    target = ctypes.addressof(batch.embd.contents) + at * self.hidden * 4
+                    ctypes.memmove(target, row.ctypes.data, self.hidden * 4)
+                else:
+                    batch.token[at] = place.token
+                batch.pos[at] = start + place.position
+                batch.n_seq_id[at] = len(place.sequences)
+                for n, sequence in enumerate(place.sequences):
+                    batch.seq_id[at][n] = sequence
+                batch.logits[at] = place.read
             code = self._c.llama_decode(self._context, batch)
         finally:
             self._c.llama_batch_free(batch)
         if code != 0:
             raise DelrecError(f"llama.cpp could not evaluate the request (code {code})", "is there memory left?")
+
+
+@dataclass
+class Place:
+    """A token of a batch.
+
+    Attributes:
+        token: Its id, or a vector.
+        position: In its sequences.
+        sequences: Those that it stands in.
+        read: Whether it gives an output.
+    """
+
+    token: Token
+    position: int
+    sequences: list[int]
+    read: bool = False
+
+
+def joined(histories: Sequence[Sequence[Token]]) -> tuple[list[Place], list[int]]:
+    """Histories as sequences 1, 2, ... of a batch, in which what several begin with is there once.
+
+    An explanation asks for a history without each of its items in turn: half of their tokens are shared beginnings.
+
+    Returns:
+        The tokens, each behind those before it, and where in them every history ends.
+    """
+    places: list[Place] = []
+    behind: dict[tuple[int, Hashable], int] = {}
+    ends = []
+    for sequence, tokens in enumerate(histories, 1):
+        at = -1
+        for position, token in enumerate(tokens):
+            key = (at, named(token))
+            if key not in behind:
+                behind[key] = len(places)
+                places.append(Place(token, position, []))
+            at = behind[key]
+            places[at].sequences.append(sequence)
+        ends.append(at)
+    return places, ends
+
+
+def named(token: Token) -> Hashable:
+    """What tells a token from others."""
+    return token if isinstance(token, int) else token.tobytes()
 
 
 def _sequence(slot: int) -> int:
