@@ -23,6 +23,12 @@ def evaluated(tiny_run):
 
 def test_the_table_of_a_run(evaluated):
     run, rows = evaluated
+    assert {row.model for row in evaluate(run, zero_shot=False)} == {row.model for row in rows} - {
+        "LLM zero-shot",
+        FUSED,
+        FUSED_QUANTISED,
+    }
+    rows = evaluate(run, fused=True)
     names = ["popularity", "SASRec", "Caser", TOGETHER, "LLM zero-shot", TRAINED, QUANTISED, FUSED, FUSED_QUANTISED]
     assert [row.model for row in rows if row.protocol == "full"] == names
     report = json.loads((run.folder / "report.json").read_text())

@@ -15,6 +15,10 @@ def eval(  # noqa: A001 - the verb's name
     fused: Annotated[
         bool, typer.Option("--fused", help="Add a row: the trained model and its teachers, mixed by a learned weight.")
     ] = False,
+    zero_shot: Annotated[
+        bool,
+        typer.Option(help="The untrained LLM as a row, in words: about half a second a user on two cores."),
+    ] = True,
     runs: RunsOption = DEFAULT_RUNS,
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -25,4 +29,4 @@ def eval(  # noqa: A001 - the verb's name
     from delrec_lite.pipeline.table import evaluate, show
 
     console = make_console(json_output, quiet)
-    show(evaluate(Run(load_recipe(recipe), runs, console), fused), console)
+    show(evaluate(Run(load_recipe(recipe), runs, console), fused, zero_shot), console)

@@ -34,7 +34,7 @@ Scorer = Callable[[Sequence[Ints]], Floats]
 Maker = tuple[str, Callable[[], Ranks]]
 
 
-def makers(run: Run, fused: bool = False) -> dict[str, Maker]:
+def makers(run: Run, fused: bool = False, zero_shot: bool = True) -> dict[str, Maker]:
     """The key and the work of each row, in the order of the table.
 
     Raises:
@@ -49,7 +49,7 @@ def makers(run: Run, fused: bool = False) -> dict[str, Maker]:
         POPULARITY: (run.prepare().key, lambda: _ranked(run, popularity(run.dataset), POPULARITY)),
         **_teachers(run),
     }
-    if run.draw is None:
+    if zero_shot and run.draw is None:
         key = key_of(run.prepare().key, run.recipe.data.domain, run.pulled["model"].files, ZERO_SHOT_HISTORY)
         found[ZERO_SHOT] = (key, lambda: _zero_shot(run))
     found[TRAINED] = (run.finetune().key, lambda: _trained(run))

@@ -19,7 +19,7 @@ from delrec_lite.provenance import stamp
 PARTS = ("comparisons", "ranks")
 
 
-def evaluate(run: Run, fused: bool = False) -> list[Row]:
+def evaluate(run: Run, fused: bool = False, zero_shot: bool = True) -> list[Row]:
     """Rank the test users with every model and write ``table.json``, ``table.md``, ``ranks.json``.
 
     Also ``report.json``: all of it with recipe, stages, machine and versions. Each model's ranks are a stage of
@@ -27,9 +27,10 @@ def evaluate(run: Run, fused: bool = False) -> list[Row]:
 
     Args:
         run: Missing stages are made first.
-        fused: Add a row for the trained model and its teachers together.
+        fused: Add rows for the trained model and its teachers together.
+        zero_shot: Keep the row of the untrained LLM, which takes longest.
     """
-    entries = {name: stored(run, name, *maker) for name, maker in makers(run, fused).items()}
+    entries = {name: stored(run, name, *maker) for name, maker in makers(run, fused, zero_shot).items()}
     draws = Draws.of(run.dataset, run.candidates["test"].items.shape[1])
     rows = write_table(run.folder, entries, _pairs(list(entries)), draws)
     apart = by_segment(entries, run.dataset)
