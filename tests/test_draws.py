@@ -30,7 +30,7 @@ def test_many_draws_come_near_it_and_vary_around_it():
     scores = rng.normal(size=(len(data.user_ids), len(data.catalog))).astype(np.float32)
     sets = [sample_candidates(data, "test", 6, seed) for seed in range(300)]
     ranks = [rank_all(lambda _: scores, data.test(), one, batch=len(scores)) for one in sets]
-    draws = Draws.of(data, 6)
+    draws = Draws.of(data.test(), len(data.catalog), 6)
     for name in ("HR@1", "NDCG@5", "MRR"):
         means = np.array([per_user(one.m15, name).mean() for one in ranks])
         wanted = draws.per_user(ranks[0].full, name).mean()
@@ -38,13 +38,14 @@ def test_many_draws_come_near_it_and_vary_around_it():
         assert means.std() > 0.01
 
 
-def test_only_leave_one_out_has_it():
+def test_the_pool_is_what_the_ranking_of_the_catalogue_leaves():
     data = dataset()
-    cuts = np.array([[len(s) - 4, len(s) - 2] for s in data.sequences])
-    assert Draws.of(replace(data, cuts=cuts), 5) is None
     unseen = [len(data.catalog) - len(set(s.tolist())) for s in data.sequences]
-    assert Draws.of(data, 5).pools.tolist() == unseen
-    assert Draws.of(data, 5).negatives == 4
+    draws = Draws.of(data.test(), len(data.catalog), 5)
+    assert (draws.pools.tolist(), draws.negatives) == (unseen, 4)
+    again = replace(data.test(), targets=np.array([h[0] for h in data.test().histories]))  # had before
+    before = [len(data.catalog) - len(set(s[:-1].tolist())) for s in data.sequences]
+    assert Draws.of(again, len(data.catalog), 5).pools.tolist() == before
 
 
 def test_it_stands_in_the_table_between_the_drawn_sets_and_the_catalogue(tmp_path):

@@ -108,10 +108,10 @@ def _compare(run: Any, quants: list[str], out: Path, console: Any) -> None:
         "quant",
         "MB",
         "p50 ms",
-        "HR@1 m15",
-        "NDCG@10 m15",
-        "HR@1 full",
-        "NDCG@10 full",
+        "HR@1 of 15",
+        "NDCG@10 of 15",
+        "HR@1 of all",
+        "NDCG@10 of all",
         "top 10 as bf16",
     )
     cells = [
@@ -120,7 +120,11 @@ def _compare(run: Any, quants: list[str], out: Path, console: Any) -> None:
             row.quant,
             f"{row.bytes / 1e6:.1f}",
             f"{row.p50_ms:.1f}",
-            *(f"{row.metrics[protocol][metric]:.3f}" for protocol in ("m15", "full") for metric in ("HR@1", "NDCG@10")),
+            *(
+                f"{row.metrics[protocol][metric]:.3f}"
+                for protocol in ("draws", "full")
+                for metric in ("HR@1", "NDCG@10")
+            ),
             f"{row.top10_overlap:.1%}",
         )
         for row in rows

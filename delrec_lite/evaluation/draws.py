@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from delrec_lite.data.types import Dataset, Floats, Ints
+from delrec_lite.data.types import Floats, Ints, Split
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Draws:
     """How candidate sets are drawn.
 
     Attributes:
-        pools: Unseen items that each user's negatives come from, int64 ``[users]``.
+        pools: Items that each user had not had by then and that negatives come from, int64 ``[users]``.
         negatives: m - 1.
     """
 
@@ -28,13 +28,19 @@ class Draws:
     negatives: int
 
     @classmethod
-    def of(cls, dataset: Dataset, m: int) -> "Draws | None":
-        """Of the test users under leave-one-out; None where a user's sequence is more than history and target."""
-        if dataset.cuts is not None:
-            return None
-        unseen = [len(dataset.catalog) - len(np.unique(sequence)) for sequence in dataset.sequences]
-        questions = dataset.questions("test")
-        return cls(np.array(unseen, np.int64)[questions[:, 0]], m - 1)
+    def of(cls, split: Split, items: int, m: int) -> "Draws":
+        """From all items but history and target, as the whole catalogue is ranked.
+
+        Where more comes after the target (validation users, a split by time) the sets that were drawn avoid that too;
+        these do not.
+
+        Args:
+            split: Histories and targets.
+            items: In the catalogue.
+            m: Candidates of a set, the target among them.
+        """
+        had = [len(np.union1d(h, [target])) for h, target in zip(split.histories, split.targets.tolist(), strict=True)]
+        return cls(items - np.array(had, np.int64), m - 1)
 
     def dump(self) -> dict[str, Any]:
         """As JSON."""

@@ -113,7 +113,7 @@ def ablate(
             console.heading(f"{name}, seed {seed}")
             run = _run(recipe, name, seed, shared, folder, console)
             ranks[name].append(training_precision(run))
-    draws = Draws.of(shared.dataset, shared.candidates["test"].items.shape[1])
+    draws = Draws.of(shared.dataset.test(), len(shared.dataset.catalog), shared.candidates["test"].items.shape[1])
     rows = [row for name in chosen for row in _rows(name, ranks[name], ranks[WHOLE], draws)]
     _write(folder, recipe, seeds, rows, ranks, draws)
     return rows
@@ -139,7 +139,7 @@ def _run(recipe: Recipe, name: str, seed: int, shared: Run, folder: Path, consol
     return Run(Recipe.model_validate(sections), folder, console, shipped=False)
 
 
-def _rows(name: str, ranks: Sequence[Ranks], whole: Sequence[Ranks], draws: Draws | None = None) -> list[AblationRow]:
+def _rows(name: str, ranks: Sequence[Ranks], whole: Sequence[Ranks], draws: Draws = None) -> list[AblationRow]:
     rows = []
     for protocol in protocols_of(ranks[0], draws):
         mine = {metric: _users(ranks, protocol, metric, draws) for metric in NAMES}
@@ -155,7 +155,7 @@ def _rows(name: str, ranks: Sequence[Ranks], whole: Sequence[Ranks], draws: Draw
     return rows
 
 
-def _users(ranks: Sequence[Ranks], protocol: str, metric: str, draws: Draws | None) -> Floats:
+def _users(ranks: Sequence[Ranks], protocol: str, metric: str, draws: Draws) -> Floats:
     """A metric for every seed and user: float32 ``[seeds, users]``."""
     values: Floats = np.stack([values_of(one, protocol, metric, draws) for one in ranks])
     return values
@@ -171,14 +171,14 @@ def _write(
     seeds: Sequence[int],
     rows: Sequence[AblationRow],
     ranks: dict[str, list[Ranks]],
-    draws: Draws | None,
+    draws: Draws,
 ) -> None:
     report = {
         **stamp(),
         "recipe": recipe.dump(),
         "seeds": list(seeds),
         "rows": [vars(row) for row in rows],
-        **({"draws": draws.dump()} if draws else {}),
+        "draws": draws.dump(),
         "ranks": {name: [one.dump() for one in of_seeds] for name, of_seeds in ranks.items()},
     }
     write_whole(folder / "ablation.json", json.dumps(report, ensure_ascii=False) + "\n")

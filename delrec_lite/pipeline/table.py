@@ -31,7 +31,7 @@ def evaluate(run: Run, fused: bool = False, zero_shot: bool = True) -> list[Row]
         zero_shot: Keep the row of the untrained LLM, which takes longest.
     """
     entries = {name: stored(run, name, *maker) for name, maker in makers(run, fused, zero_shot).items()}
-    draws = Draws.of(run.dataset, run.candidates["test"].items.shape[1])
+    draws = Draws.of(run.dataset.test(), len(run.dataset.catalog), run.candidates["test"].items.shape[1])
     rows = write_table(run.folder, entries, _pairs(list(entries)), draws)
     apart = by_segment(entries, run.dataset)
     with (run.folder / "table.md").open("a", encoding="utf-8") as file:
@@ -48,7 +48,7 @@ def _pairs(names: Sequence[str]) -> list[tuple[str, str]]:
     return pairs + [(name, teacher) for name in others for teacher in teachers]
 
 
-def _write_report(run: Run, rows: Sequence[Row], apart: Sequence[dict[str, Any]], draws: Draws | None) -> None:
+def _write_report(run: Run, rows: Sequence[Row], apart: Sequence[dict[str, Any]], draws: Draws) -> None:
     """``report.json``: the table with all that a figure needs to be believed and made again."""
     report = {
         **stamp(),
@@ -57,7 +57,7 @@ def _write_report(run: Run, rows: Sequence[Row], apart: Sequence[dict[str, Any]]
         "stages": {name: {"seconds": done.seconds, **done.result} for name, done in run.stages.items()},
         "rows": [asdict(row) for row in rows],
         "segments": apart,
-        **({"draws": draws.dump()} if draws else {}),
+        "draws": draws.dump(),
         **{part: json.loads((run.folder / f"{part}.json").read_text(encoding="utf-8")) for part in PARTS},
     }
     write_whole(run.folder / "report.json", json.dumps(report, ensure_ascii=False) + "\n")
