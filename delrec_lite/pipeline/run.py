@@ -30,6 +30,8 @@ from delrec_lite.version import __version__
 
 # Goes into every stage's key: raise it when a stage computes something else from the same recipe.
 CODE = 2
+# The same for export alone, so that a bundle is made again and nothing is trained again. 2: the teacher's weight.
+BUNDLE = 2
 RECIPE = "recipe.yaml"
 TOGETHER = ("distill", "finetune")  # stages whose steps several processes share
 
@@ -239,7 +241,7 @@ class Run:
                 "models": made.models,
             }
 
-        key = key_of(CODE, upstream.key, self.recipe.export.model_dump())
+        key = key_of(CODE, BUNDLE, upstream.key, self.recipe.export.model_dump())
         if not (self.bundle / "manifest.json").is_file():
             (self.folder / "export" / "done.json").unlink(missing_ok=True)
         return self._stage("export", key, make)
