@@ -69,7 +69,7 @@ class ModelSection(_Section):
     )
     candidates_in_prompt: bool = Field(False, description="the prompt lists the candidates")
     soft_layers: Literal["first", "all"] = Field(
-        "first", description="where soft vectors enter: before the first layer, or before each (ablation: not exported)"
+        "first", description="where soft vectors enter: before the first layer, or before the third and all others too"
     )
     soft_start: Literal["rows", "words"] = Field(
         "rows", description="first soft prompt: tokens drawn at random, or those of a written sentence"

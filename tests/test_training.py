@@ -23,7 +23,7 @@ from delrec_lite.training import finetune as stage2
 from delrec_lite.training import loop
 from delrec_lite.training.adapters import ADAPTER, load_finetuned
 from delrec_lite.training.windows import StepPlan
-from tests.tiny import ITEMS, candidates, dataset, make_model
+from tests.tiny import ITEMS, candidates, dataset, make_model, write_base
 
 DISTILL = DistillSection(epochs=20, tokens_per_step=100, lr=0.05)
 FINETUNE = FinetuneSection(epochs=6, tokens_per_step=100, lr=3e-3, item_lr=3e-2, rank=4, alpha=8)
@@ -65,9 +65,11 @@ def test_stage_1_teaches_the_soft_prompt_and_changes_no_weight_of_the_llm(tiny_b
     assert not (tmp_path / loop.CHECKPOINT).exists()
 
 
-def test_a_soft_prompt_in_every_layer_learns_is_kept_and_stays_on_its_places(tiny_base, tmp_path):
+def test_a_soft_prompt_between_the_layers_learns_is_kept_and_stays_on_its_places(tmp_path):
+    folder = write_base(tmp_path / "base", layers=4)
+
     def deep():
-        base = load_base("tiny", tiny_base, torch.float32)
+        base = load_base("tiny", folder, torch.float32)
         model = ItemLM(base, dataset().catalog.titles, 4, deep=True)
         domain = compile_prompts(DOMAINS["movie"], model.vocabulary, base.encode, base.bos)
         return model, domain

@@ -16,6 +16,10 @@ from delrec_lite.prompts.vocabulary import Vocabulary
 TEACHER_SHARE_IN = 1.5
 TEACHER_SHARE_OUT = 1.5
 
+# The layer before which deep prompts begin: what llama.cpp's control vectors can add to is what the second layer, and
+# those behind it, have made.
+FIRST_DEEP = 2
+
 
 class ItemLM(nn.Module):
     """Scores the whole catalogue at any position of a prompt in the extended vocabulary.
@@ -31,7 +35,7 @@ class ItemLM(nn.Module):
         soft: k, the number of soft-prompt vectors.
         seed: For the soft prompt's first values: token rows drawn at random.
         start: Token ids whose rows are those first values instead, from the first again when they run out.
-        deep: Soft tokens carry a vector of their own before each layer too (deep prompts, arXiv 2110.07602), zero at
+        deep: Soft tokens carry vectors of their own between the layers too (deep prompts, arXiv 2110.07602), zero at
             first and added to what the layer before made of them.
     """
 
@@ -58,7 +62,7 @@ class ItemLM(nn.Module):
             draw = torch.tensor([start[n % len(start)] for n in range(soft)])
         self.soft = nn.Parameter(rows[draw].float().clone())
         if deep:
-            layers = self.body.layers
+            layers = self.body.layers[FIRST_DEEP:]
             self.deep = nn.Parameter(torch.zeros(len(layers), soft, hidden, device=rows.device))
             self._soft_at = torch.zeros(0)
             for n, layer in enumerate(layers):
@@ -114,7 +118,7 @@ class ItemLM(nn.Module):
         return self.lm.get_output_embeddings().weight
 
     def soft_prompt(self) -> dict[str, Any]:
-        """What stage 1 learns: ``soft`` ``[k, hidden]`` and, in a deep prompt, ``deep`` ``[layers, k, hidden]``."""
+        """What stage 1 learns: ``soft`` ``[k, hidden]`` and, in a deep prompt, ``deep`` ``[layers - 2, k, hidden]``."""
         deep = getattr(self, "deep", None)
         return {"soft": self.soft} if deep is None else {"soft": self.soft, "deep": deep}
 

@@ -35,7 +35,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "without stage 2": {"finetune": {"epochs": 0.0}},
     "LLM trained in stage 1 too": {"distill": {"train_llm": True}},
     "soft prompt trained in stage 2 too": {"finetune": {"train_soft": True}},
-    "soft vectors before every layer": {"model": {"soft_layers": "all"}},
+    "soft vectors between the layers too": {"model": {"soft_layers": "all"}},
     "truth alone in stage 2": {"finetune": {"teacher_weight": 0.0}},
     "items start from titles": {"model": {"item_start": "titles"}},
     "titles as history": {"model": {"history": "titles"}},
