@@ -110,6 +110,13 @@ def _llama_cpp(
 ) -> str:
     if not model["file"].endswith(".gguf") or form.verbalizer == "likelihood":  # no single token is the answer
         return ""
+    if model.get("soft_layers") == "all":
+        return """## In other llama.cpp runtimes
+
+The GGUF file loads there, but they know nothing of `deep-prompt.npy`, what the soft prompt adds between the layers
+(llama.cpp's control vectors, one set a soft token), and rank worse without it.
+
+"""
     before, after = text["item"]
     between = "nothing stands between the titles"
     if before:

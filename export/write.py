@@ -38,7 +38,7 @@ from delrec_lite.machine import cores_allowed
 from delrec_lite.prompts.tasks import TITLE_PREFIX, Prompts
 from delrec_lite.prompts.tokenizer import open_tokenizer
 from delrec_lite.prompts.vocabulary import Vocabulary
-from delrec_lite.runtime.bundle import NEW_ITEMS, OF_ONE_MODEL, finish_bundle
+from delrec_lite.runtime.bundle import DEEP, NEW_ITEMS, OF_ONE_MODEL, finish_bundle
 from delrec_lite.runtime.fused import WEIGHT
 from delrec_lite.runtime.golden import Golden, answers, write_golden
 from delrec_lite.runtime.recommender import Recommender
@@ -199,6 +199,8 @@ def export(
                     "popularity": dataset.popularity().tolist(),
                 },
             )
+            if "deep" in (soft := model.soft_prompt()):
+                np.save(staging / DEEP, soft["deep"].detach().cpu().numpy().astype(np.float16), allow_pickle=False)
             write_prompt(staging, served, words, max_history, model.input_norm, scale)
             tick(1, "compare")
             described = {
@@ -207,6 +209,7 @@ def export(
                 "hidden": hidden,
                 "text_tokens": {"kept": vocabulary.text, "of": prompts.vocabulary.text},
                 "soft_words": soft_words,
+                **({"soft_layers": "all"} if (staging / DEEP).is_file() else {}),
             }
             (staging / "LICENCES.md").write_text(licences_text(licences), encoding="utf-8")
             trial = staging.with_name(staging.name + ".trial")

@@ -78,9 +78,9 @@ def write_base(folder: Path, more: Sequence[str] = (), layers: int = 2) -> Path:
     return folder
 
 
-def make_model(folder: Path, soft: int = 4) -> tuple[ItemLM, Prompts, Base]:
+def make_model(folder: Path, soft: int = 4, deep: bool = False) -> tuple[ItemLM, Prompts, Base]:
     """The tiny model in float32, its prompts and its base, from a folder of ``write_base``."""
     base = load_base("tiny", folder, torch.float32)
-    model = ItemLM(base, dataset().catalog.titles, soft, seed=0)
+    model = ItemLM(base, dataset().catalog.titles, soft, seed=0, deep=deep)
     prompts = compile_prompts(DOMAINS["movie"], model.vocabulary, base.encode, base.bos)
     return model, prompts, base

@@ -9,16 +9,12 @@ from torch import nn
 
 from delrec_lite.llm.items import title_vectors, usual_norm
 from delrec_lite.llm.load import Base
-from delrec_lite.prompts.vocabulary import Vocabulary
+from delrec_lite.prompts.vocabulary import FIRST_DEEP, Vocabulary
 
 # How loud the teacher's geometry is beside a title, on the way in and out. After 40 steps of stage 2 (0.33 epochs) on
 # ML-100K, 315 validation users, whole catalogue: HR@10 0.181 with 0.7 and 0.200 with 1.5.
 TEACHER_SHARE_IN = 1.5
 TEACHER_SHARE_OUT = 1.5
-
-# The layer before which deep prompts begin: what llama.cpp's control vectors can add to is what the second layer, and
-# those behind it, have made.
-FIRST_DEEP = 2
 
 
 class ItemLM(nn.Module):

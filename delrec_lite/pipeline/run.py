@@ -248,10 +248,10 @@ class Run:
 
     def _must_export(self, formats: str) -> None:
         """Refuse what no file of these formats can hold."""
-        if self.recipe.model.soft_layers == "all":
+        if formats != "gguf" and self.recipe.model.soft_layers == "all":
             raise ConfigError(
-                "no file holds soft vectors before every layer",
-                "such a recipe is for `ablate` and `eval`; to export one, set model.soft_layers: first",
+                "an ONNX file holds no soft vectors between the layers",
+                "set export.format: gguf (--format gguf), or model.soft_layers: first",
             )
         if formats != "gguf" and (self.recipe.model.history == "titles" or not self.ranks_catalogue):
             raise ConfigError(

@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 
+# The layer before which a deep prompt's vectors begin: llama.cpp's control vectors can add to what the second layer has
+# made, and those behind it.
+FIRST_DEEP = 2
+
 
 @dataclass(frozen=True)
 class Vocabulary:

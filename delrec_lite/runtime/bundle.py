@@ -25,6 +25,8 @@ ADDITIONS = "additions.json"
 ADDITION_ROWS = "additions.npy"
 # How an item that was not trained is scored: see ``export.new_items``.
 NEW_ITEMS = "new-items.npy"
+# What a deep soft prompt adds between the layers: float16 ``[layers - 2, k, hidden]``.
+DEEP = "deep-prompt.npy"
 # Keys of the manifest's ``model`` that belong to its default model file; an entry of ``others`` has its own.
 OF_ONE_MODEL = ("file", "quant", "tensor_types", "tensors", "unfit", "parity")
 REMEDY = "export the run again, or copy the whole folder again"
@@ -244,6 +246,22 @@ class Bundle:
             if held.dtype != np.float16 or held.shape != (width + 1, width) or not np.isfinite(held).all():
                 raise ValueError(f"{held.dtype} {held.shape} for a width of {width}")
         except (OSError, ValueError, EOFError, TypeError) as error:
+            raise BundleError(f"{path} does not read: {error}", REMEDY) from error
+        made: Floats = held.astype(np.float32)
+        return made
+
+    @cached_property
+    def deep(self) -> Floats | None:
+        """What soft tokens get before the third layer and those behind it: float32 ``[layers - 2, k, hidden]``."""
+        if DEEP not in self.manifest["files"]:
+            return None
+        path, width = self.folder / DEEP, self.manifest["model"].get("hidden")
+        try:
+            held = np.load(path, allow_pickle=False)
+            fits = held.dtype == np.float16 and held.ndim == 3 and held.shape[1:] == (self.prompt.soft_tokens, width)
+            if not fits or not np.isfinite(held).all():
+                raise ValueError(f"{held.dtype} {held.shape} for {self.prompt.soft_tokens} tokens of width {width}")
+        except (OSError, ValueError, EOFError) as error:
             raise BundleError(f"{path} does not read: {error}", REMEDY) from error
         made: Floats = held.astype(np.float32)
         return made

@@ -4,6 +4,7 @@ import ctypes
 import threading
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ import numpy as np
 from delrec_lite.data.types import Floats
 from delrec_lite.errors import BundleError, DelrecError, MissingPackageError
 from delrec_lite.machine import threads_for
-from delrec_lite.runtime.bundle import REMEDY, Bundle
+from delrec_lite.prompts.vocabulary import FIRST_DEEP
+from delrec_lite.runtime.bundle import DEEP, REMEDY, Bundle
 from delrec_lite.runtime.engine import Entry
 from delrec_lite.runtime.gguf_check import check_gguf
 from delrec_lite.runtime.gguf_rows import TokenRows
@@ -141,10 +143,39 @@ class LlamaEngine:
         if not self._context:
             raise BundleError(f"llama.cpp cannot make a context for {bundle.model_path}", "is there memory left?")
         self._memory: Any = c.llama_get_memory(self._context)
+        deep = bundle.deep
+        if deep is not None and len(deep) != c.llama_model_n_layer(self._model) - FIRST_DEEP:
+            raise BundleError(f"{bundle.folder / DEEP} is of another model's depth", REMEDY)
         kept = PromptState(bundle, c)
         if not kept.restore(self._context):
-            self._decode([(0, 0, prompt.prefix)], reads=0)
+            self._read_prefix(deep)
             kept.store(self._context)
+
+    def _read_prefix(self, deep: Floats | None) -> None:
+        """Evaluate the prefix in sequence 0, a deep prompt's soft tokens one by one, each with its own vectors."""
+        prefix, first = self._prompt.prefix, self._prompt.text_tokens
+        if deep is None:
+            self._decode([(0, 0, prefix)], reads=0)
+            return
+        at = 0
+        for soft, group in groupby(prefix, lambda token: first <= token < self._prompt.item_token_base):
+            tokens = list(group)
+            for part in [[token] for token in tokens] if soft else [tokens]:
+                self._steer(deep[:, part[0] - first] if soft else None)
+                self._decode([(0, at, part)], reads=0)
+                at += len(part)
+        self._steer(None)
+
+    def _steer(self, vectors: Floats | None) -> None:
+        """Have llama.cpp add vectors to what the second layer and those behind it make, ``[layers - 2, hidden]``."""
+        steer = getattr(self._c, "llama_set_adapter_cvec", None) or self._c.llama_apply_adapter_cvec
+        if vectors is None:
+            steer(self._context, None, 0, 0, 0, 0)
+            return
+        data = np.ascontiguousarray(vectors, np.float32)
+        pointer = data.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        if steer(self._context, pointer, data.size, self.hidden, 1, len(data)) != 0:
+            raise BundleError("llama.cpp does not take the deep prompt's vectors", REMEDY)
 
     def scores(self, requests: Sequence[Sequence[Entry]]) -> Floats:
         """See ``Engine.scores``."""

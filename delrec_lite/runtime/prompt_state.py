@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from delrec_lite.files import cache_folder, write_whole
-from delrec_lite.runtime.bundle import Bundle
+from delrec_lite.runtime.bundle import DEEP, Bundle
 
 # A smaller state takes no time to make. SmolLM2-135M's takes 23 kB a token.
 LEAST_BYTES = 1 << 18
@@ -80,6 +80,7 @@ class PromptState:
             self._bundle.manifest["files"][model.name].get("sha256"),
             _seen(model),  # a file may have been changed under a manifest that nobody checked
             self._bundle.prompt.prefix,
+            self._bundle.manifest["files"].get(DEEP),
             self._c.__version__,
             self._c.llama_print_system_info().decode(errors="replace"),
             [_seen(path) for path in sorted(built.glob("*"))],

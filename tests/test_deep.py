@@ -1,0 +1,123 @@
+"""A deep soft prompt, with vectors between the layers: the bundle computes what was trained."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from delrec_lite.errors import BundleError, ConfigError
+from delrec_lite.export.parity import compare
+from delrec_lite.files import sha256_of
+from delrec_lite.llm.forward import score_all
+from delrec_lite.runtime.additions import add_items
+from delrec_lite.runtime.bundle import DEEP, MANIFEST, Bundle
+from delrec_lite.runtime.recommender import Recommender
+from tests.conftest import export_tiny
+from tests.test_export import scramble
+from tests.test_precision import family
+from tests.tiny import dataset, make_model, write_base
+
+HISTORIES = dataset().test().histories
+
+
+def trained(folder):
+    """A model whose soft prompt says something between the layers, and its scores."""
+    made = make_model(folder, deep=True)
+    scramble(made[0])
+    torch.manual_seed(5)
+    with torch.no_grad():
+        made[0].deep.copy_(torch.randn_like(made[0].deep) * 3)
+    return made, score_all(made[0], made[1], HISTORIES, 10)
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("deep")
+    model, scores = trained(write_base(folder / "base", layers=5))
+    return export_tiny(None, folder / "x.delrec", "f16,q8_0", model, prune_vocab=True).path, scores, model
+
+
+def rewritten(path, target, vectors):
+    """The bundle with other vectors, its manifest made to fit; without any for None."""
+    copy = shutil.copytree(path, target)
+    manifest = json.loads((copy / MANIFEST).read_text())
+    if vectors is None:
+        (copy / DEEP).unlink()
+        del manifest["files"][DEEP]
+    else:
+        np.save(copy / DEEP, vectors)
+        manifest["files"][DEEP] = {"sha256": sha256_of(copy / DEEP), "bytes": (copy / DEEP).stat().st_size}
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+    return copy
+
+
+def test_the_bundle_scores_as_trained_and_not_without_the_vectors(deep, tmp_path):
+    path, scores, _ = deep
+    for quant in ("f16", "q8_0"):
+        with Recommender.load(path, threads=1, quant=quant) as recommender:
+            parity = compare(scores, recommender.scores(HISTORIES))
+        assert parity.score_correlation > (0.9999 if quant == "f16" else 0.99)
+    with Recommender.load(rewritten(path, tmp_path / "y.delrec", None), threads=1) as recommender:
+        assert compare(scores, recommender.scores(HISTORIES)).score_correlation < 0.998
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "gemma3"])
+def test_other_families_add_them_at_the_same_place(tmp_path, kind, monkeypatch):
+    import transformers
+
+    name = {"qwen2": "Qwen2Config", "qwen3": "Qwen3Config", "gemma3": "Gemma3TextConfig"}[kind]
+    config = getattr(transformers, name)
+    monkeypatch.setattr(transformers, name, lambda **shape: config(**shape | {"num_hidden_layers": 4}))
+    model, scores = trained(family(tmp_path / "base", kind))
+    assert len(model[0].deep) == 2
+    made = export_tiny(None, tmp_path / "x.delrec", "f16", model, prune_vocab=False)
+    with Recommender.load(made.path, threads=1) as recommender:
+        assert compare(scores, recommender.scores(HISTORIES)).score_correlation > 0.9999
+
+
+def test_the_kept_state_is_that_of_these_vectors(deep, tmp_path, monkeypatch):
+    from delrec_lite.runtime import prompt_state
+
+    monkeypatch.setenv("DELREC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(prompt_state, "LEAST_BYTES", 0)
+    path, _, _ = deep
+    other = rewritten(path, tmp_path / "y.delrec", np.load(path / DEEP) * np.float16(-1))
+    found = []
+    for folder in (path, other, path, other):
+        with Recommender.load(folder, threads=1) as recommender:
+            found.append(recommender.scores(HISTORIES))
+    np.testing.assert_array_equal(found[0], found[2])
+    np.testing.assert_array_equal(found[1], found[3])
+    assert np.abs(found[0] - found[1]).max() > 0.01
+
+
+def test_added_items_keep_the_vectors(deep, tmp_path):
+    path, _, _ = deep
+    more = add_items(path, {"n1": "Violet Forest (2020)"}, tmp_path / "more.delrec").folder
+    with Recommender.load(path, threads=1) as before, Recommender.load(more, threads=1) as after:
+        np.testing.assert_allclose(after.scores(HISTORIES)[:, :-1], before.scores(HISTORIES), atol=1e-4)
+
+
+def test_vectors_that_do_not_fit_are_refused(deep, tmp_path):
+    path, _, _ = deep
+    right = np.load(path / DEEP)
+    broken = [right[:-1], right[:, :-1], right[..., :-1], right.astype(np.float32), right * np.float16(np.inf)]
+    for n, vectors in enumerate(broken):
+        with pytest.raises(BundleError, match=DEEP):
+            Recommender.load(rewritten(path, tmp_path / f"{n}.delrec", vectors), threads=1)
+
+
+def test_the_readme_sends_nobody_to_a_runtime_that_does_not_know_them(deep):
+    path, _, _ = deep
+    text = (path / "README.md").read_text()
+    assert "deep-prompt.npy" in text
+    assert "create_completion" not in text
+    assert Bundle.open(path).manifest["model"]["soft_layers"] == "all"
+
+
+def test_onnx_refuses_before_anything_is_trained(tiny_run):
+    run = tiny_run(model={"soft_layers": "all"}, export={"format": "onnx"})
+    with pytest.raises(ConfigError, match="between the layers"):
+        run.export()
