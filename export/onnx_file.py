@@ -27,6 +27,7 @@ def write_onnx(
     folder: Path,
     quant: str,
     threads: int,
+    deep: Floats | None = None,
 ) -> dict[str, Any]:
     """Write ``model-<quant>.onnx``, its ``.onnx.data`` and ``token-rows.npy`` into ``folder``.
 
@@ -40,6 +41,7 @@ def write_onnx(
         folder: Of the bundle.
         quant: One of ``quantise.ONNX_QUANTS``.
         threads: Cores to use.
+        deep: A deep prompt's vectors, float32 ``[layers - 2, k, hidden]``; the prefix's keys and values hold them.
 
     Returns:
         The manifest's entry: files, precision, how many layers have which type, versions.
@@ -48,7 +50,7 @@ def write_onnx(
         DelrecError: An architecture that the builder does not know.
     """
     positions = len(prefix) + max_history
-    past = _prefix_past(merged, vocabulary, prefix, positions, folder, threads)
+    past = _prefix_past(merged, vocabulary, prefix, positions, folder, threads, deep)
     path = folder / f"model-{quant}.onnx"
     metadata = {
         "delrec.prefix": json.dumps(list(prefix)),
@@ -75,12 +77,24 @@ def write_onnx(
 
 
 def _prefix_past(
-    merged: Merged, vocabulary: Vocabulary, prefix: Sequence[int], positions: int, folder: Path, threads: int
+    merged: Merged,
+    vocabulary: Vocabulary,
+    prefix: Sequence[int],
+    positions: int,
+    folder: Path,
+    threads: int,
+    deep: Floats | None,
 ) -> Floats:
     """Keys and values of the prefix: its rows are fed as items outside the catalogue, behind an empty past."""
     config, path = merged.config, folder / ".prefix.onnx"
+    placed = None
+    if deep is not None:
+        placed = np.zeros((len(deep), len(prefix), config.hidden_size), np.float32)
+        for place, token in enumerate(prefix):
+            if token in vocabulary.soft_ids:
+                placed[:, place] = deep[:, token - vocabulary.text]
     try:
-        _write(merged, vocabulary, path, "fp32", positions, None, {})
+        _write(merged, vocabulary, path, "fp32", positions, None, {}, placed)
         session = open_session(path, threads)
         empty = (2 * config.num_hidden_layers, 1, config.num_key_value_heads, 0, head_width(config))
         feeds = {
@@ -103,10 +117,11 @@ def _write(
     positions: int,
     past: Floats | None,
     metadata: dict[str, str],
+    deep: Floats | None = None,
 ) -> Graph:
     with Weights(_data(path)) as weights:
         graph = Graph(weights, quant)
-        model = build(merged, vocabulary.item_base, graph, positions, past, metadata)
+        model = build(merged, vocabulary.item_base, graph, positions, past, metadata, deep)
     onnx.save_model(model, path)
     onnx.checker.check_model(str(path))
     return graph

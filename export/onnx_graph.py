@@ -24,6 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 from delrec_lite.errors import DelrecError
 from delrec_lite.export.merge import Merged
 from delrec_lite.export.onnx_weights import Graph
+from delrec_lite.prompts.vocabulary import FIRST_DEEP
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 OPSET, IR = 23, 11
@@ -57,7 +58,13 @@ def head_width(config: Any) -> int:
 
 
 def build(
-    merged: Merged, item_base: int, graph: Graph, positions: int, past: Any | None, metadata: Mapping[str, str]
+    merged: Merged,
+    item_base: int,
+    graph: Graph,
+    positions: int,
+    past: Any | None,
+    metadata: Mapping[str, str],
+    deep: Any | None = None,
 ) -> onnx.ModelProto:
     """The model; its weights go into ``graph.weights``.
 
@@ -68,6 +75,8 @@ def build(
         positions: Most positions that prefix and history take.
         past: float32, the default of the input of that name; None: it has none and must be fed.
         metadata: Goes into the file.
+        deep: Added before the layer ``FIRST_DEEP`` and those behind it, float32 ``[layers - 2, length, hidden]``;
+            the graph then takes inputs of that length alone.
 
     Raises:
         DelrecError: An architecture that is not known.
@@ -91,6 +100,8 @@ def build(
     op("Sub", places, ints(1), name="last")
     present: list[str] = []
     for layer in range(config.num_hidden_layers):
+        if deep is not None and layer >= FIRST_DEEP:
+            x = op("Add", x, add(f"deep_{layer}", deep[layer - FIRST_DEEP]))
         x = _layer(graph, config, tensors, layer, x, present)
     _norm(graph, x, "model.norm", tensors, config, name="state")
     _scores(graph, tensors["lm_head.weight"][item_base:].numpy())

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 
 from delrec_lite.console import Console
-from delrec_lite.data.types import CandidateSets, Dataset, Ints, Split
+from delrec_lite.data.types import CandidateSets, Dataset, Floats, Ints, Split
 from delrec_lite.errors import MissingPackageError
 from delrec_lite.evaluation.fusion import best_weight
 from delrec_lite.export.card import bundle_readme, licences_text
@@ -184,7 +184,9 @@ def export(
                     f16,
                     whole,
                 )
-            onnx = _write_onnx(merged, vocabulary, prefix, max_history, staging, onnx_quants, teacher)
+            deep = model.soft_prompt().get("deep")
+            vectors = None if deep is None else deep.detach().float().cpu().numpy()
+            onnx = _write_onnx(merged, vocabulary, prefix, max_history, staging, onnx_quants, teacher, vectors)
             architecture, hidden = merged.config.model_type, merged.config.hidden_size
             del merged
             tick(1, "quantise")
@@ -199,8 +201,8 @@ def export(
                     "popularity": dataset.popularity().tolist(),
                 },
             )
-            if "deep" in (soft := model.soft_prompt()):
-                np.save(staging / DEEP, soft["deep"].detach().cpu().numpy().astype(np.float16), allow_pickle=False)
+            if vectors is not None:
+                np.save(staging / DEEP, vectors.astype(np.float16), allow_pickle=False)
             write_prompt(staging, served, words, max_history, model.input_norm, scale)
             tick(1, "compare")
             described = {
@@ -209,7 +211,7 @@ def export(
                 "hidden": hidden,
                 "text_tokens": {"kept": vocabulary.text, "of": prompts.vocabulary.text},
                 "soft_words": soft_words,
-                **({"soft_layers": "all"} if (staging / DEEP).is_file() else {}),
+                **({} if vectors is None else {"soft_layers": "all"}),
             }
             (staging / "LICENCES.md").write_text(licences_text(licences), encoding="utf-8")
             trial = staging.with_name(staging.name + ".trial")
@@ -316,6 +318,7 @@ def _write_onnx(
     staging: Path,
     quants: Sequence[str],
     teacher: Teacher | Ensemble | None,
+    deep: Floats | None,
 ) -> list[dict[str, Any]]:
     """The ONNX files that were asked for; the manifest's entries of the models."""
     if not quants and teacher is None:
@@ -335,8 +338,9 @@ def _write_onnx(
         return []
     from delrec_lite.export.onnx_file import write_onnx
 
+    shared = (merged, vocabulary, prefix, max_history)
     return [
-        {"format": "onnx", **write_onnx(merged, vocabulary, prefix, max_history, staging, quant, cores_allowed())}
+        {"format": "onnx", **write_onnx(*shared, staging, quant, cores_allowed(), deep)}
         for quant in dict.fromkeys(quants)
     ]
 

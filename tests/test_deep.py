@@ -6,8 +6,9 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from delrec_lite.errors import BundleError, ConfigError
+from delrec_lite.errors import BundleError
 from delrec_lite.export.parity import compare
 from delrec_lite.files import sha256_of
 from delrec_lite.llm.forward import score_all
@@ -117,7 +118,21 @@ def test_the_readme_sends_nobody_to_a_runtime_that_does_not_know_them(deep):
     assert Bundle.open(path).manifest["model"]["soft_layers"] == "all"
 
 
-def test_onnx_refuses_before_anything_is_trained(tiny_run):
-    run = tiny_run(model={"soft_layers": "all"}, export={"format": "onnx"})
-    with pytest.raises(ConfigError, match="between the layers"):
-        run.export()
+def test_an_onnx_file_holds_them_in_its_prefix(deep, tmp_path):
+    import onnxruntime
+
+    _, scores, model = deep
+    made = export_tiny(None, tmp_path / "x.delrec", model=model, formats="onnx", onnx_quant="fp32").path
+    with Recommender.load(made, threads=1) as recommender:
+        assert compare(scores, recommender.scores(HISTORIES)).score_correlation > 0.9999
+    session = onnxruntime.InferenceSession(made / "model-fp32.onnx")  # and in any runtime
+    alone = session.run(["scores"], {"items": HISTORIES[0][None, -10:]})[0]
+    np.testing.assert_allclose(alone[0], scores[0], atol=0.02)
+
+
+def test_a_deep_recipe_goes_the_whole_road(tiny_run):
+    run = tiny_run(model={"soft_layers": "all"})
+    assert "deep" in load_file(run.distill().folder / "soft.safetensors")
+    run.export()
+    with Recommender.load(run.bundle, threads=1) as recommender:
+        assert recommender.bundle.deep.shape == (0, 3, 64)  # the tiny model has two layers

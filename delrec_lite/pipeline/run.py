@@ -248,11 +248,6 @@ class Run:
 
     def _must_export(self, formats: str) -> None:
         """Refuse what no file of these formats can hold."""
-        if formats != "gguf" and self.recipe.model.soft_layers == "all":
-            raise ConfigError(
-                "an ONNX file holds no soft vectors between the layers",
-                "set export.format: gguf (--format gguf), or model.soft_layers: first",
-            )
         if formats != "gguf" and (self.recipe.model.history == "titles" or not self.ranks_catalogue):
             raise ConfigError(
                 "an ONNX file reads item tokens and ranks the whole catalogue; this recipe's form of prompt does not",
