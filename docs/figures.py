@@ -273,7 +273,7 @@ def new_items(report: Report) -> str:
 
 ACCURACY: dict[str, tuple[str, Callable[[Report], str]]] = {
     f"{table} {data}": (f"accuracy-{data}.json", make)
-    for data in ("ml-100k", "beauty", "steam")
+    for data in ("ml-100k", "steam")
     for table, make in (("ranking", ranking), ("segments", apart))
 }
 TABLES: dict[str, tuple[str, Callable[[Report], str]]] = {
