@@ -9,6 +9,13 @@ from delrec_lite.console import QUIET
 from delrec_lite.errors import UsageError
 from delrec_lite.files import sha256_of
 from delrec_lite.pipeline.ablate import VARIANTS, WHOLE, ablate
+from tests.tiny import write_base
+
+
+@pytest.fixture(scope="module")
+def tiny_base(tmp_path_factory):
+    """With a third layer, before which a deep prompt has something to say."""
+    return write_base(tmp_path_factory.mktemp("three") / "base", layers=3)
 
 
 def prefix(tiny_run, pattern):
