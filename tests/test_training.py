@@ -86,10 +86,10 @@ def test_a_soft_prompt_between_the_layers_learns_is_kept_and_stays_on_its_places
     stage1.load_soft(again, tmp_path)
     np.testing.assert_array_equal(score_all(again, prompts, histories, 10), scores)
     alone = np.concatenate([score_all(model, prompts, [history], 10) for history in histories])
-    np.testing.assert_allclose(alone, scores, atol=1e-5)  # a row of many histories has one soft prompt
+    np.testing.assert_allclose(alone, scores, atol=1e-2 * scores.std())  # a row of many histories has one soft prompt
     with torch.no_grad():
         again.deep.zero_()
-    assert np.abs(score_all(again, prompts, histories, 10) - scores).max() > 0.01
+    assert np.abs(score_all(again, prompts, histories, 10) - scores).max() > 0.1 * scores.std()
 
 
 def test_stage_1_is_read_back(tiny_base, tmp_path):
