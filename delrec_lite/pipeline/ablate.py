@@ -139,7 +139,7 @@ def _run(recipe: Recipe, name: str, seed: int, shared: Run, folder: Path, consol
     return Run(Recipe.model_validate(sections), folder, console, shipped=False)
 
 
-def _rows(name: str, ranks: Sequence[Ranks], whole: Sequence[Ranks], draws: Draws = None) -> list[AblationRow]:
+def _rows(name: str, ranks: Sequence[Ranks], whole: Sequence[Ranks], draws: Draws) -> list[AblationRow]:
     rows = []
     for protocol in protocols_of(ranks[0], draws):
         mine = {metric: _users(ranks, protocol, metric, draws) for metric in NAMES}
