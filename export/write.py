@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 
 from delrec_lite.console import Console
-from delrec_lite.data.types import CandidateSets, Dataset, Floats, Ints, Split
+from delrec_lite.data.types import CandidateSets, Dataset, Floats, Ints, Split, spread
 from delrec_lite.errors import MissingPackageError
 from delrec_lite.evaluation.fusion import best_weight
 from delrec_lite.export.card import bundle_readme, licences_text
@@ -133,7 +133,7 @@ def export(
     try:
         with console.progress("export", 6) as tick:
             valid = dataset.valid()
-            users = range(0, len(valid), max(1, len(valid) // PARITY_USERS))
+            users = spread(len(valid), PARITY_USERS)
             asked = valid.take(users).histories
             sets = candidates["valid"].take(users).items if chooses else None
             if sets is None:
@@ -272,7 +272,7 @@ def _bounded(prompts: Prompts, base: Base) -> Prompts:
 
 def _teacher_weight(recommender: Recommender, teacher: Teacher | Ensemble, valid: Split) -> float:
     """What the teacher's opinion is worth beside the exported model's, on some validation users."""
-    some = valid.take(range(0, len(valid), max(1, len(valid) // WEIGHT_USERS)))
+    some = valid.take(spread(len(valid), WEIGHT_USERS))
     return best_weight(recommender.scores(some.histories), teacher.scores(some.histories), some.targets)
 
 
@@ -348,7 +348,7 @@ def _write_onnx(
 def some_states(model: ItemLM, prompts: Prompts, dataset: Dataset) -> Any:
     """Hidden states after every item of some training histories: float32 ``[n, hidden]``."""
     sequences = dataset.train()
-    some = [s[:STATES_LENGTH] for s in sequences[:: max(1, len(sequences) // STATES_USERS)] if len(s)]
+    some = [sequences[n][:STATES_LENGTH] for n in spread(len(sequences), STATES_USERS) if len(sequences[n])]
     parts = [some[at : at + 16] for at in range(0, len(some), 16)]
     with torch.no_grad():
         return torch.cat(
@@ -407,7 +407,7 @@ def token_texts(
 def golden(dataset: Dataset, candidates: CandidateSets, max_history: int) -> Golden:
     """Requests of test users: what `verify` asks, and `bench` where no data set is at hand."""
     test = dataset.test()
-    users = list(range(0, len(test), max(1, len(test) // GOLDEN_USERS)))
+    users = spread(len(test), GOLDEN_USERS)
     some = test.take(users)
     histories = tuple(history[-max_history:] for history in some.histories)
     return Golden(histories, some.targets, candidates.take(users).items)

@@ -52,6 +52,19 @@ def tiny_bundle(tiny_bundle_made, tmp_path):
     return shutil.copytree(tiny_bundle_made, tmp_path / "tiny.delrec")
 
 
+@pytest.fixture(scope="session")
+def taught(tiny_base, tmp_path_factory):
+    """A bundle with a teacher of random weights, and that teacher; nobody changes it."""
+    import torch
+
+    from delrec_lite.teachers.contract import Teacher, TeacherConfig, build
+
+    torch.manual_seed(1)
+    items = len(dataset().catalog)
+    teacher = Teacher(build(TeacherConfig.for_kind("sasrec", hidden=8, max_length=8), items), items)
+    return export_tiny(tiny_base, tmp_path_factory.mktemp("taught") / "t.delrec", teacher=teacher).path, teacher
+
+
 SECTIONS = {
     "model": {"base": "tiny", "soft_tokens": 3, "max_history": 10},
     "teacher": {"settings": {"epochs": 1, "hidden": 8, "max_length": 8}},

@@ -20,18 +20,6 @@ from tests.conftest import export_tiny
 from tests.tiny import dataset
 
 
-@pytest.fixture(scope="module")
-def taught(tiny_base, tmp_path_factory):
-    import torch
-
-    from delrec_lite.teachers.contract import Teacher, TeacherConfig, build
-
-    torch.manual_seed(1)
-    items = len(dataset().catalog)
-    teacher = Teacher(build(TeacherConfig.for_kind("sasrec", hidden=8, max_length=8), items), items)
-    return export_tiny(tiny_base, tmp_path_factory.mktemp("peers") / "t.delrec", teacher=teacher).path, teacher
-
-
 def asked(path, name, base=()):
     peer = PeerServing(name, Bundle.open(path), dict(base), [1])
     titles = peer.bundle.items.titles

@@ -11,7 +11,6 @@ from delrec_lite.errors import UsageError
 from delrec_lite.runtime.explain import explain, faithfulness
 from delrec_lite.runtime.recommender import Recommender
 from tests.bundles import MAX_HISTORY, TITLES, tiny_bundle
-from tests.conftest import export_tiny
 from tests.tiny import dataset
 
 
@@ -96,22 +95,15 @@ def test_search_finds_titles_by_words_and_the_popular_by_none(recommender):
 
 
 @pytest.fixture(scope="module")
-def taught(tiny_base, tmp_path_factory):
-    """A bundle with its teacher."""
-    import torch
-
-    from delrec_lite.teachers.contract import Teacher, TeacherConfig, build
-
-    torch.manual_seed(1)
-    items = len(dataset().catalog)
-    teacher = Teacher(build(TeacherConfig.for_kind("sasrec", hidden=8, max_length=8), items), items)
-    made = export_tiny(tiny_base, tmp_path_factory.mktemp("taught") / "t.delrec", teacher=teacher)
-    with Recommender.load(made.path, threads=1) as loaded:
+def opened(taught):
+    """The bundle with its teacher, loaded."""
+    path, teacher = taught
+    with Recommender.load(path, threads=1) as loaded:
         yield loaded, teacher
 
 
-def test_the_teachers_opinion_stands_beside(taught):
-    recommender, teacher = taught
+def test_the_teachers_opinion_stands_beside(opened):
+    recommender, teacher = opened
     titles = recommender.bundle.items.titles
     history = [3, 1, 4]
     told = explain(recommender, [titles[i] for i in history])
@@ -127,8 +119,8 @@ def test_the_teachers_opinion_stands_beside(taught):
     assert 0 <= told.teacher.shared <= 1
 
 
-def test_the_soft_prompt_lies_nearest_to_words(taught):
-    recommender, _ = taught
+def test_the_soft_prompt_lies_nearest_to_words(opened):
+    recommender, _ = opened
     words = explain(recommender, [recommender.bundle.items.titles[0]]).soft_words
     assert len(words) == recommender.bundle.prompt.soft_tokens
     assert all(len(nearest) == 3 for nearest in words)
@@ -143,7 +135,7 @@ def test_without_a_teacher_nobody_is_asked(recommender):
 def test_the_report_on_explanations(tiny_bundle, tmp_path, monkeypatch, capsys):
     from delrec_lite.bench import explain as report
     from delrec_lite.data.store import Settings, make_dataset, save_dataset
-    from tests.tiny import candidates, dataset
+    from tests.tiny import candidates
 
     data = dataset()
     data = make_dataset("ring", data.catalog, data.user_ids, data.sequences)

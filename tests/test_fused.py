@@ -12,7 +12,6 @@ from delrec_lite.runtime.additions import add_items
 from delrec_lite.runtime.bundle import MANIFEST, Bundle
 from delrec_lite.runtime.fused import WEIGHT, Fused
 from delrec_lite.runtime.recommender import Recommender
-from tests.conftest import export_tiny
 from tests.tiny import dataset
 
 
@@ -45,19 +44,6 @@ def test_the_weight_goes_to_who_knows():
     guessing = rng.normal(size=(50, 8)).astype(np.float32)
     assert best_weight(knowing, guessing, targets) < 0.2
     assert best_weight(guessing, knowing, targets) > 0.8
-
-
-@pytest.fixture(scope="module")
-def taught(tiny_base, tmp_path_factory):
-    """A bundle with a teacher of random weights, and that teacher."""
-    import torch
-
-    from delrec_lite.teachers.contract import Teacher, TeacherConfig, build
-
-    torch.manual_seed(1)
-    items = len(dataset().catalog)
-    teacher = Teacher(build(TeacherConfig.for_kind("sasrec", hidden=8, max_length=8), items), items)
-    return export_tiny(tiny_base, tmp_path_factory.mktemp("taught") / "t.delrec", teacher=teacher).path, teacher
 
 
 def with_weight(folder, target, weight):

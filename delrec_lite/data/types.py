@@ -125,3 +125,8 @@ class CandidateSets:
     def take(self, users: Sequence[int]) -> "CandidateSets":
         """The sets of some of the users only."""
         return CandidateSets(self.split, self.items[list(users)], self.seed)
+
+
+def spread(count: int, about: int) -> range:
+    """Every so manyth of ``count`` places, from the first, about ``about`` of them."""
+    return range(0, count, max(1, count // about))

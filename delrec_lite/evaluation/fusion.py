@@ -22,7 +22,7 @@ def mix(own: Floats, others: Floats, weight: float) -> Floats:
         float32 ``[n, items]``.
     """
     known = others.shape[1]
-    mass = _logsumexp(own[:, :known]) - _logsumexp(others)
+    mass = logsumexp(own[:, :known]) - logsumexp(others)
     out: Floats = own.astype(np.float32)
     out[:, :known] = (1 - weight) * own[:, :known] + weight * (others + mass)
     return out
@@ -40,12 +40,13 @@ def best_weight(own: Floats, others: Floats, targets: Ints | Sequence[int]) -> f
 
     def likelihood(weight: float) -> float:
         mixed = mix(own, others, weight)
-        return float((mixed[rows, targets] - _logsumexp(mixed)[:, 0]).mean())
+        return float((mixed[rows, targets] - logsumexp(mixed)[:, 0]).mean())
 
     return round(float(max(WEIGHTS, key=likelihood)), 2)
 
 
-def _logsumexp(scores: Floats) -> Floats:
+def logsumexp(scores: Floats) -> Floats:
+    """Of each row: float32 ``[n, 1]``; scores less this are log-probabilities."""
     highest = scores.max(1, keepdims=True)
     out: Floats = highest + np.log(np.exp(scores - highest).sum(1, keepdims=True))
     return out

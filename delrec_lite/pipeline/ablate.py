@@ -113,7 +113,7 @@ def ablate(
             console.heading(f"{name}, seed {seed}")
             run = _run(recipe, name, seed, shared, folder, console)
             ranks[name].append(training_precision(run))
-    draws = Draws.of(shared.dataset.test(), len(shared.dataset.catalog), shared.candidates["test"].items.shape[1])
+    draws = shared.draws(shared.dataset.test())
     rows = [row for name in chosen for row in _rows(name, ranks[name], ranks[WHOLE], draws)]
     _write(folder, recipe, seeds, rows, ranks, draws)
     return rows

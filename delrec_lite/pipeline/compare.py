@@ -11,7 +11,6 @@ import numpy as np
 
 from delrec_lite.data.types import Floats, Ints, Split
 from delrec_lite.errors import UsageError
-from delrec_lite.evaluation.draws import Draws
 from delrec_lite.evaluation.metrics import Ranks, per_user
 from delrec_lite.evaluation.protocol import rank_all
 from delrec_lite.evaluation.significance import paired_test
@@ -162,7 +161,7 @@ def measure_quants(run: Run, quants: Sequence[str], split: Split, repeats: int) 
     timed = bench([made[q].path for q in names], Plan(["cold"], [cores_allowed()], repeats), console=run.console)
     rows = []
     hr1 = {quant: per_user(one.m15, "HR@1") for quant, one in ranks.items()}
-    draws = Draws.of(split, len(run.dataset.catalog), candidates.items.shape[1])
+    draws = run.draws(split)
     drawn = {quant: draws.per_user(one.full, "HR@1") for quant, one in ranks.items()}
     for quant, result in zip(names, timed.results, strict=True):
         metrics = {

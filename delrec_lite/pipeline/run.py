@@ -12,8 +12,9 @@ import yaml
 from delrec_lite.config import Recipe
 from delrec_lite.console import Console
 from delrec_lite.data.store import load_candidates, load_dataset
-from delrec_lite.data.types import CandidateSets, Dataset
+from delrec_lite.data.types import CandidateSets, Dataset, Split
 from delrec_lite.errors import ConfigError, DataError, MissingPackageError, UsageError
+from delrec_lite.evaluation.draws import Draws
 from delrec_lite.files import cache_folder, lock, sha256_of
 from delrec_lite.hub.base import find_base
 from delrec_lite.hub.cache import Pulled
@@ -320,6 +321,10 @@ class Run:
     def candidates(self) -> dict[str, CandidateSets]:
         """Candidate sets by split, the same for every row of every table."""
         return load_candidates(self._dataset_folder)
+
+    def draws(self, split: Split) -> Draws:
+        """How the candidate sets of a split of its data set were drawn."""
+        return Draws.of(split, len(self.dataset.catalog), self.candidates[split.name].items.shape[1])
 
     def teachers(self) -> dict[str, Any]:
         """The teachers by kind, loaded."""

@@ -31,7 +31,7 @@ def evaluate(run: Run, fused: bool = False, zero_shot: bool = True) -> list[Row]
         zero_shot: Keep the row of the untrained LLM, which takes longest.
     """
     entries = {name: stored(run, name, *maker) for name, maker in makers(run, fused, zero_shot).items()}
-    draws = Draws.of(run.dataset.test(), len(run.dataset.catalog), run.candidates["test"].items.shape[1])
+    draws = run.draws(run.dataset.test())
     rows = write_table(run.folder, entries, _pairs(list(entries)), draws)
     apart = by_segment(entries, run.dataset)
     with (run.folder / "table.md").open("a", encoding="utf-8") as file:

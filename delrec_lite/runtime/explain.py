@@ -8,6 +8,7 @@ import numpy as np
 
 from delrec_lite.data.types import Floats, Ints
 from delrec_lite.errors import UsageError
+from delrec_lite.evaluation.fusion import logsumexp
 from delrec_lite.evaluation.significance import PairedTest, paired_test
 from delrec_lite.runtime.engine import Entry
 from delrec_lite.runtime.recommender import Recommender
@@ -202,6 +203,4 @@ def faithfulness(recommender: Recommender, histories: Sequence[Ints], seed: int 
 
 
 def _log_softmax(scores: Floats) -> Floats:
-    shifted = scores - scores.max(1, keepdims=True)
-    out: Floats = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-    return out
+    return scores - logsumexp(scores)

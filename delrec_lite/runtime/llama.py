@@ -342,11 +342,8 @@ class LlamaEngine:
         for sequence in range(1, len(work) + 1):
             self._c.llama_memory_seq_cp(self._memory, 0, sequence, -1, -1)
         if not embeddings:
-            places, ends = joined(work)
-            for end in ends:
-                places[end].read = True
+            places, self._outputs = joined(work)
             self._evaluate(start, places)
-            self._outputs = ends
             return
         parts = [(sequence, start, tokens) for sequence, tokens in enumerate(work, 1)]
         # In embeddings mode every token is an output and pays for the LM head, so only the last ones go through it.
@@ -435,6 +432,7 @@ def joined(histories: Sequence[Sequence[Token]]) -> tuple[list[Place], list[int]
                 places.append(Place(token, position, []))
             at = behind[key]
             places[at].sequences.append(sequence)
+        places[at].read = True
         ends.append(at)
     return places, ends
 

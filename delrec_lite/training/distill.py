@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from delrec_lite.config import DistillSection
 from delrec_lite.console import Console
-from delrec_lite.data.types import CandidateSets, Dataset, Floats, Ints
+from delrec_lite.data.types import CandidateSets, Dataset, Floats, Ints, spread
 from delrec_lite.llm.forward import read_states, score_all, window_segment
 from delrec_lite.llm.model import ItemLM
 from delrec_lite.llm.verbalizers import score_candidates
@@ -155,7 +155,7 @@ def distill(
 
 def some_users(users: int) -> range:
     """Every so manyth user, about ``ASKED_USERS`` of them."""
-    return range(0, users, max(1, users // ASKED_USERS))
+    return spread(users, ASKED_USERS)
 
 
 class Agreement:
