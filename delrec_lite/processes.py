@@ -113,6 +113,9 @@ def join(device: str = "auto") -> Processes:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         try:
             import torch
+            # Its functions take the group that exists when they are imported as a default, and peft imports them: were
+            # that after the group is made, they would keep it, and its threads, past its end below.
+            import torch.distributed.nn.functional
             from accelerate import PartialState
         except ImportError as error:
             raise MissingPackageError(
@@ -120,7 +123,8 @@ def join(device: str = "auto") -> Processes:
                 'pip install "delrec-lite[train]"',
             ) from error
         state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=PATIENCE)
-        # Left to the end of the interpreter, the group's threads now and then end the process with an abort.
+        # Left to the end of the interpreter, the group's threads now and then end the process with an abort: they let
+        # go of their last tensors when no thread may ask for the interpreter any more.
         atexit.register(state.destroy_process_group)
         _joined = Processes(state.num_processes, state.process_index)
     return _joined

@@ -120,6 +120,33 @@ def test_a_process_alone_pays_nothing():
     assert done.stdout.strip() == "Processes(count=1, index=0) [False, False]"
 
 
+def test_no_thread_of_the_group_outlives_it(tmp_path):
+    """One that does ends its process with an abort now and then."""
+    script = tmp_path / "joins.py"
+    script.write_text(
+        """
+import atexit, os
+from pathlib import Path
+
+def tell(when):
+    names = [(task / "comm").read_text() for task in Path("/proc/self/task").iterdir()]
+    Path(when + "-" + os.environ["RANK"]).write_text(str(sum("gloo" in name for name in names)))
+
+atexit.register(tell, "after")  # the first to ask is called last
+from delrec_lite.processes import join
+processes = join("cpu")
+import peft
+processes.wait()
+tell("before")
+"""
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, *TWO, str(script)]
+    subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path, env=environment)
+    assert [int((tmp_path / f"before-{rank}").read_text()) > 0 for rank in (0, 1)] == [True, True]
+    assert [(tmp_path / f"after-{rank}").read_text() for rank in (0, 1)] == ["0", "0"]
+
+
 # --- the parts of a step ---
 
 
