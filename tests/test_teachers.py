@@ -46,6 +46,23 @@ def test_learns_what_follows_what(teacher):
     assert teacher.metrics["ndcg@10"] > 0.9
 
 
+def test_what_a_user_had_does_not_compete_in_validation(monkeypatch):
+    """As in the tables, and as a recommender leaves it out: else the epoch is chosen by another task."""
+    data = _circle()
+    asked = data.valid()
+    scores = np.zeros((len(asked), ITEMS), np.float32)
+    for row, (history, target) in enumerate(zip(asked.histories, asked.targets, strict=True)):
+        scores[row, target] = 1.0
+        scores[row, history[history != target]] = 2.0
+    monkeypatch.setattr(Teacher, "scores", lambda self, histories: scores[: len(histories)])
+    metrics = fit(TeacherConfig.for_kind("sasrec", **TINY | {"epochs": 1}), data, QUIET).metrics
+    assert {name: metrics[name] for name in ("draws_ndcg@10", "ndcg@10", "hr@10")} == {
+        "draws_ndcg@10": 1.0,
+        "ndcg@10": 1.0,
+        "hr@10": 1.0,
+    }
+
+
 def test_scores_are_finite_and_cover_the_catalogue(teacher):
     scores = teacher.scores([np.array([ITEMS - 1]), np.array([3, 4, ITEMS - 1, 5])])
     assert scores.shape == (2, ITEMS)

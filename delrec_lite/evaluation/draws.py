@@ -57,15 +57,18 @@ class Draws:
             float32 ``[users]``.
         """
         above, pools, n = np.asarray(full) - 1, self.pools, self.negatives
+        drawn = np.minimum(n, pools)  # a user of a tiny catalogue may have fewer unseen items
         logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, pools.max() + 1)))])
 
-        def ways(of: Ints, chosen: int) -> Any:
+        def ways(of: Ints, chosen: Ints) -> Any:
             """Logarithm of how many ways there are to choose; minus infinity for none."""
-            could = of >= chosen
-            some = np.where(could, of, chosen)
-            return np.where(could, logs[some] - logs[chosen] - logs[some - chosen], -np.inf)
+            could = (chosen >= 0) & (of >= chosen)
+            some, few = np.where(could, of, 0), np.where(could, chosen, 0)
+            return np.where(could, logs[some] - logs[few] - logs[some - few], -np.inf)
 
-        chance = np.exp([ways(above, x) + ways(pools - above, n - x) - ways(pools, n) for x in range(n + 1)])
+        of_all = ways(pools, drawn)
+        each = (np.full_like(pools, x) for x in range(n + 1))
+        chance = np.exp([ways(above, x) + ways(pools - above, drawn - x) - of_all for x in each])
         places = np.arange(n + 1)  # of the target, 0 for first
         kind, _, k = name.partition("@")
         worth = {"HR": np.ones(n + 1), "NDCG": 1 / np.log2(places + 2), "MRR": 1 / (places + 1)}[kind]

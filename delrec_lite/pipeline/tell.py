@@ -30,7 +30,8 @@ def tell(done: Done) -> str:
             f"{1 / r['candidates']:.1%} by chance"
         )
     if done.name == "finetune":
-        chosen = f", best at {r['best_step']} (validation NDCG@10 {r['valid_ndcg']:.4f})" if r["best_step"] else ""
+        best = f", best at {r['best_step']} (validation NDCG@10 among candidates {r['valid_ndcg']:.4f})"
+        chosen = best if r["best_step"] else ""
         return f"{r['steps']} steps, loss {r['loss']:.3f} nats an item at the end{chosen}"
     if done.name == "export":
         parity = r["parity"]

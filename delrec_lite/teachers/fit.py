@@ -1,4 +1,4 @@
-"""Trains a teacher: softmax over the whole catalogue at every position, early stop on validation NDCG@10."""
+"""Trains a teacher: softmax over the whole catalogue at every position, early stop on validation users."""
 
 import json
 import math
@@ -13,14 +13,21 @@ from torch import nn
 from torch.nn import functional as F
 
 from delrec_lite.console import Console
-from delrec_lite.data.types import Dataset, Floats, Ints, Split
+from delrec_lite.data.types import Dataset, Ints, Split
 from delrec_lite.data.windows import windows
 from delrec_lite.errors import DataError, DelrecError
+from delrec_lite.evaluation.draws import Draws
+from delrec_lite.evaluation.metrics import per_user
+from delrec_lite.evaluation.protocol import catalogue_ranks
 from delrec_lite.files import write_whole
 from delrec_lite.teachers.contract import Network, Teacher, TeacherConfig, build, pad
 
 METRICS = "metrics.jsonl"
+CHOOSES = "draws_ndcg@10"
 VALIDATION_USERS = 2000  # more would cost time and move the choice of the best epoch little
+# NDCG@10 among so many, over all draws, chooses the epoch: it tells two models apart with a quarter of the users that
+# NDCG@10 of the whole catalogue needs (MovieLens-100K, pairs of 6 models: mean |z| 4.0 against 1.9).
+CANDIDATES = 15
 
 
 def fit(
@@ -44,8 +51,9 @@ def fit(
         device: Where torch computes; the teacher is handed back on the CPU.
 
     Returns:
-        The teacher; ``metrics`` holds ``ndcg@10`` and ``hr@10`` (validation users, whole catalogue),
-        ``epoch`` and ``seconds``.
+        The teacher; ``metrics`` holds of its validation users ``draws_ndcg@10`` (among 15 candidates, over all
+        draws: what chose the epoch), ``ndcg@10`` and ``hr@10`` (whole catalogue without the history), and ``epoch``
+        and ``seconds``.
 
     Raises:
         DataError: Nothing to train on.
@@ -55,22 +63,23 @@ def fit(
     if not sequences:
         raise DataError("no training sequence has two items", "use a data set with longer sequences")
     asked = _some(dataset.valid(), config.seed)
+    draws = Draws.of(asked, len(dataset.catalog), CANDIDATES)
     began = time.monotonic()
     with torch.random.fork_rng(devices=[]), console.progress(config.kind, config.epochs) as tick:
         torch.manual_seed(config.seed)
         network = build(config, len(dataset.catalog)).to(device)
         optimiser = torch.optim.AdamW(_groups(network), lr=config.lr, betas=(0.9, 0.98))
-        best = Teacher(network, len(dataset.catalog), {"ndcg@10": -1.0, "epoch": 0})
+        best = Teacher(network, len(dataset.catalog), {CHOOSES: -1.0, "epoch": 0})
         kept, lines = _copy(network), []
         for epoch in range(1, config.epochs + 1):
             loss = _epoch(network, optimiser, sequences, epoch)
-            figures = _ranking(Teacher(network, best.items).scores(asked.histories), asked.targets)
+            figures = _figures(Teacher(network, best.items), asked, draws)
             seconds = round(time.monotonic() - began, 2)
             lines.append({"epoch": epoch, "loss": loss, **figures, "seconds": seconds})
             if out is not None:
                 out.mkdir(parents=True, exist_ok=True)
                 write_whole(out / METRICS, "".join(json.dumps(line) + "\n" for line in lines))
-            if figures["ndcg@10"] > best.metrics["ndcg@10"]:
+            if figures[CHOOSES] > best.metrics[CHOOSES]:
                 best.metrics, kept = figures | {"epoch": epoch, "seconds": seconds}, _copy(network)
             tick(1, f"validation NDCG@10 {figures['ndcg@10']:.4f}")
             tired = epoch - best.metrics["epoch"] >= config.patience
@@ -136,12 +145,14 @@ def _groups(network: Network) -> list[dict[str, Any]]:
     ]
 
 
-def _ranking(scores: Floats, targets: Ints) -> dict[str, float]:
-    """NDCG@10 and HR@10 over the whole catalogue; equal scores count against the target."""
-    own = scores[np.arange(len(targets)), targets][:, None]
-    rank = (scores >= own).sum(1)
-    gain = np.where(rank <= 10, 1 / np.log2(rank + 1), 0.0)
-    return {"ndcg@10": float(gain.mean()), "hr@10": float((rank <= 10).mean())}
+def _figures(teacher: Teacher, asked: Split, draws: Draws) -> dict[str, float]:
+    """What validation users get."""
+    full = catalogue_ranks(teacher.scores(asked.histories), asked.histories, asked.targets)
+    return {
+        CHOOSES: float(draws.per_user(full, "NDCG@10").mean()),
+        "ndcg@10": float(per_user(full, "NDCG@10").mean()),
+        "hr@10": float(per_user(full, "HR@10").mean()),
+    }
 
 
 def _some(split: Split, seed: int) -> Split:
