@@ -113,6 +113,7 @@ def join(device: str = "auto") -> Processes:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         try:
             import torch
+
             # Its functions take the group that exists when they are imported as a default, and peft imports them: were
             # that after the group is made, they would keep it, and its threads, past its end below.
             import torch.distributed.nn.functional

@@ -21,7 +21,9 @@ def test_it_is_the_mean_over_every_set_that_could_be_drawn(name, pool):
     drawn = Draws(np.full(len(ranks), pool), negatives).per_user(ranks, name)
     for rank, value in zip(ranks.tolist(), drawn, strict=True):
         # The unseen items in the order of their scores; the target stands before number rank - 1.
-        places = [1 + sum(item < rank - 1 for item in chosen) for chosen in combinations(range(pool), min(pool, negatives))]
+        places = [
+            1 + sum(item < rank - 1 for item in chosen) for chosen in combinations(range(pool), min(pool, negatives))
+        ]
         assert value == pytest.approx(per_user(np.array(places), name).mean(), abs=1e-6)
 
 
