@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console as RichConsole
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -58,13 +60,27 @@ class Console:
             )
             for column, name in enumerate(header):
                 number = all(_numeric(row[column]) for row in rows)
-                # A name or number cut in two cannot be read; words may wrap.
-                table.add_column(name, justify="right" if number else "left", no_wrap=number or column == 0)
+                # A word or number cut in two cannot be read.
+                widest = max(
+                    cell_len(word) for text in (name, *(row[column] for row in rows)) for word in text.split() or [""]
+                )
+                table.add_column(name, justify="right" if number else "left", min_width=widest)
             for row in rows:
                 table.add_row(*(cell.replace("[", "\\[") for cell in row))
-            self._out.print(table)
+            table.width = self._width(table)
+            self._out.print(table, crop=False)
         elif self.mode == "human":
             sys.stdout.write(f"{data}\n")
+
+    def _width(self, table: Table) -> int | None:
+        """None where the table fits; else cells wrap between words, and a screen too narrow for that gets longer lines.
+
+        A file or pipe is as wide as the table.
+        """
+        natural = Measurement.get(self._out, self._out.options.update(max_width=10_000), table)
+        if natural.maximum <= self._out.width:
+            return None
+        return max(self._out.width, natural.minimum) if self._out.is_terminal else natural.maximum
 
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[Tick]:
