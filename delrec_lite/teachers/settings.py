@@ -30,7 +30,7 @@ class TeacherConfig:
         label_smoothing: Share of the target spread over the catalogue.
         batch: Windows of ``max_length`` items in a step.
         epochs: Most passes over all training interactions.
-        patience: Epochs without a better validation NDCG@10 before training stops.
+        patience: Epochs without a better validation, as ``fit`` chooses, before training stops.
         seed: For first values, windows, order and dropout.
     """
 
