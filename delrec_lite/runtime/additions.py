@@ -13,6 +13,7 @@ import numpy as np
 from delrec_lite.data.titles import unique_titles
 from delrec_lite.data.types import Floats
 from delrec_lite.errors import BundleError, StorageError, UsageError
+from delrec_lite.runtime.around import Around
 from delrec_lite.runtime.bundle import ADDITION_ROWS, ADDITIONS, REMEDY, Bundle, finish_bundle
 from delrec_lite.runtime.engine import Engine, Entry
 
@@ -32,7 +33,7 @@ class Added:
     items: int
 
 
-class WithAdditions:
+class WithAdditions(Around):
     """An engine whose catalogue is longer: an added item is read as a vector and scored by one.
 
     The trained items' scores are the engine's own; the state that scores the added ones costs a second evaluation
@@ -46,50 +47,25 @@ class WithAdditions:
     """
 
     def __init__(self, engine: Engine, inputs: Sequence[Entry], outputs: Floats, trained: int) -> None:
-        self.engine = engine
+        super().__init__(engine)
         self._inputs, self._outputs = inputs, outputs
         self._trained = trained
 
     def scores(self, requests: Sequence[Sequence[Entry]]) -> Floats:
         """See ``Engine.scores``; one score more for each added item."""
-        asked = [self._translated(request) for request in requests]
+        asked = [self.translated(request) for request in requests]
         return np.concatenate([self.engine.scores(asked), self.engine.states(asked) @ self._outputs.T], axis=1)
 
     def step(self, session: str, request: Sequence[Entry]) -> tuple[Floats, int]:
         """See ``Engine.step``."""
-        asked = self._translated(request)
+        asked = self.translated(request)
         scores, computed = self.engine.step(session, asked)
         return np.concatenate([scores, self._outputs @ self.engine.states([asked])[0]]), computed + self.engine.extent(
             asked
         )[1]
 
-    def forget(self, session: str) -> None:
-        """See ``Engine.forget``."""
-        self.engine.forget(session)
-
-    def states(self, requests: Sequence[Sequence[Entry]]) -> Floats:
-        """See ``Engine.states``."""
-        return self.engine.states([self._translated(request) for request in requests])
-
-    def choose(
-        self, request: Sequence[Entry], candidates: Sequence[Entry], session: str | None = None
-    ) -> tuple[Floats, int]:
-        """See ``Engine.choose``."""
-        return self.engine.choose(self._translated(request), self._translated(candidates), session)
-
-    def extent(self, request: Sequence[Entry], candidates: Sequence[Entry] = ()) -> tuple[int, int]:
-        """See ``Engine.extent``."""
-        return self.engine.extent(self._translated(request), self._translated(candidates))
-
-    def token_vector(self, tokens: Sequence[int]) -> Floats:
-        """See ``Engine.token_vector``."""
-        return self.engine.token_vector(tokens)
-
-    def close(self) -> None:
-        """See ``Engine.close``."""
-        self.engine.close()
-
-    def _translated(self, request: Sequence[Entry]) -> list[Entry]:
+    def translated(self, request: Sequence[Entry]) -> list[Entry]:
+        """Added items as what is read of them."""
         last = self._trained + len(self._inputs) - 1
         out: list[Entry] = []
         for entry in request:

@@ -7,6 +7,7 @@ import numpy as np
 from delrec_lite.data.types import Floats
 from delrec_lite.errors import BundleError, UsageError
 from delrec_lite.evaluation.fusion import mix
+from delrec_lite.runtime.around import Around
 from delrec_lite.runtime.bundle import REMEDY, Bundle
 from delrec_lite.runtime.engine import Engine, Entry
 from delrec_lite.runtime.retriever import Retriever
@@ -15,7 +16,7 @@ from delrec_lite.runtime.retriever import Retriever
 WEIGHT = "teacher_weight"
 
 
-class Fused:
+class Fused(Around):
     """An engine whose scores of the catalogue are mixed with the teacher's; whatever else is the engine's own.
 
     The teacher knows the trained items alone: it passes over others in a history, and where it knows nothing of one,
@@ -29,43 +30,17 @@ class Fused:
     """
 
     def __init__(self, engine: Engine, teacher: Retriever, weight: float, trained: int) -> None:
-        self.engine = engine
+        super().__init__(engine)
         self._teacher, self._weight, self._trained = teacher, weight, trained
 
     def scores(self, requests: Sequence[Sequence[Entry]]) -> Floats:
         """See ``Engine.scores``."""
-        return self._mixed(self.engine.scores(requests), requests)
+        return self._mixed(super().scores(requests), requests)
 
     def step(self, session: str, request: Sequence[Entry]) -> tuple[Floats, int]:
         """See ``Engine.step``."""
-        scores, computed = self.engine.step(session, request)
+        scores, computed = super().step(session, request)
         return self._mixed(scores[None], [request])[0], computed
-
-    def choose(
-        self, request: Sequence[Entry], candidates: Sequence[Entry], session: str | None = None
-    ) -> tuple[Floats, int]:
-        """See ``Engine.choose``."""
-        return self.engine.choose(request, candidates, session)
-
-    def forget(self, session: str) -> None:
-        """See ``Engine.forget``."""
-        self.engine.forget(session)
-
-    def extent(self, request: Sequence[Entry], candidates: Sequence[Entry] = ()) -> tuple[int, int]:
-        """See ``Engine.extent``."""
-        return self.engine.extent(request, candidates)
-
-    def states(self, requests: Sequence[Sequence[Entry]]) -> Floats:
-        """See ``Engine.states``."""
-        return self.engine.states(requests)
-
-    def token_vector(self, tokens: Sequence[int]) -> Floats:
-        """See ``Engine.token_vector``."""
-        return self.engine.token_vector(tokens)
-
-    def close(self) -> None:
-        """See ``Engine.close``."""
-        self.engine.close()
 
     def _mixed(self, own: Floats, requests: Sequence[Sequence[Entry]]) -> Floats:
         histories = [

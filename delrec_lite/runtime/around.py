@@ -1,0 +1,55 @@
+"""An engine around an engine: asks it everything, save what a subclass answers otherwise."""
+
+from collections.abc import Sequence
+
+from delrec_lite.data.types import Floats
+from delrec_lite.runtime.engine import Engine, Entry
+
+
+class Around:
+    """Passes every call of ``Engine`` on.
+
+    Args:
+        engine: Is asked.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def translated(self, request: Sequence[Entry]) -> Sequence[Entry]:
+        """Items as the engine inside knows them; here, as they are."""
+        return request
+
+    def scores(self, requests: Sequence[Sequence[Entry]]) -> Floats:
+        """See ``Engine.scores``."""
+        return self.engine.scores([self.translated(request) for request in requests])
+
+    def step(self, session: str, request: Sequence[Entry]) -> tuple[Floats, int]:
+        """See ``Engine.step``."""
+        return self.engine.step(session, self.translated(request))
+
+    def choose(
+        self, request: Sequence[Entry], candidates: Sequence[Entry], session: str | None = None
+    ) -> tuple[Floats, int]:
+        """See ``Engine.choose``."""
+        return self.engine.choose(self.translated(request), self.translated(candidates), session)
+
+    def forget(self, session: str) -> None:
+        """See ``Engine.forget``."""
+        self.engine.forget(session)
+
+    def extent(self, request: Sequence[Entry], candidates: Sequence[Entry] = ()) -> tuple[int, int]:
+        """See ``Engine.extent``."""
+        return self.engine.extent(self.translated(request), self.translated(candidates))
+
+    def states(self, requests: Sequence[Sequence[Entry]]) -> Floats:
+        """See ``Engine.states``."""
+        return self.engine.states([self.translated(request) for request in requests])
+
+    def token_vector(self, tokens: Sequence[int]) -> Floats:
+        """See ``Engine.token_vector``."""
+        return self.engine.token_vector(tokens)
+
+    def close(self) -> None:
+        """See ``Engine.close``."""
+        self.engine.close()
