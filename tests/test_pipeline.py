@@ -4,7 +4,15 @@ import json
 
 import pytest
 
-from delrec_lite.config import Recipe, load_recipe, parse, shipped_recipes
+from delrec_lite.config import (
+    DistillSection,
+    FinetuneSection,
+    ModelSection,
+    Recipe,
+    load_recipe,
+    parse,
+    shipped_recipes,
+)
 from delrec_lite.console import QUIET
 from delrec_lite.errors import ConfigError, UsageError
 from delrec_lite.pipeline.run import Run
@@ -121,6 +129,23 @@ def test_a_wrong_recipe_is_refused_by_key(text, words):
 def test_keys_depend_on_every_part():
     assert key_of(1, {"a": 2, "b": 3}) == key_of(1, {"b": 3, "a": 2})
     assert key_of(1, {"a": 2}) != key_of(1, {"a": 3})
+
+
+def test_a_new_key_at_its_default_trains_nothing_again():
+    """A key that joins these must be named in its section's ``late``, or every run made before begins anew."""
+    assert sorted(DistillSection().decides()) == [
+        *("epochs", "lr", "pattern", "seed", "temperature", "temporal_share", "tokens_per_step", "train_llm"),
+        *("warmup", "weighting"),
+    ]
+    assert sorted(FinetuneSection().decides()) == [
+        *("adapter", "alpha", "average", "dropout", "epochs", "item_lr", "lr", "modules", "optimiser", "patience"),
+        *("rank", "seed", "teacher_until", "teacher_weight", "tokens_per_step", "train_soft", "valid_every", "warmup"),
+    ]
+    assert sorted(ModelSection().decides()) == [
+        *("base", "candidates_in_prompt", "history", "item_start", "max_history", "max_tokens", "pattern"),
+        *("precision", "soft_start", "soft_tokens", "title_tokens", "verbalizer"),
+    ]
+    assert {"soft_layers", "weights"} <= ModelSection(soft_layers="all", weights="random").decides().keys()
 
 
 def test_a_folder_that_is_no_run_is_not_touched(tmp_path):
