@@ -10,7 +10,7 @@ from delrec_lite.data.candidates import sample_candidates
 from delrec_lite.evaluation.draws import Draws
 from delrec_lite.evaluation.metrics import NAMES, Ranks, per_user
 from delrec_lite.evaluation.protocol import rank_all
-from delrec_lite.evaluation.table import rows_for, write_table
+from delrec_lite.evaluation.table import read_ranks, rows_for, write_table
 from tests.tiny import dataset
 
 
@@ -55,9 +55,15 @@ def test_it_stands_in_the_table_between_the_drawn_sets_and_the_catalogue(tmp_pat
     entries = {name: Ranks(rng.integers(1, 16, 60), rng.integers(1, 300, 60), 1.5) for name in ("A", "B")}
     entries["C"] = Ranks(entries["A"].m15, np.empty(0, np.int64), 1.0)  # ranks candidates alone
     draws = Draws(np.full(60, 400), 14)
-    rows = write_table(tmp_path, entries, [("A", "B"), ("A", "C")], draws)
+    # Candidates by other scores than the catalogue: one does not follow from the other.
+    entries["D"] = replace(entries["A"], alike=False)
+    rows = write_table(tmp_path, entries, [("A", "B"), ("A", "C"), ("A", "D")], draws)
     told = [(row.model, row.protocol) for row in rows]
-    assert told == [*((m, p) for m in ("A", "B") for p in ("m15", "draws", "full")), ("C", "m15")]
+    assert told == [
+        *((m, p) for m in ("A", "B") for p in ("m15", "draws", "full")),
+        *(("C", "m15"), ("D", "m15"), ("D", "full")),
+    ]
+    assert [ranks.alike for ranks in read_ranks(tmp_path).values()] == [True, True, True, False]
     assert rows[1].metrics["HR@1"] == pytest.approx(draws.per_user(entries["A"].full, "HR@1").mean(), abs=1e-5)
     assert [row.protocol for row in rows_for("A", entries["A"])] == ["m15", "full"]
     text = (tmp_path / "table.md").read_text()

@@ -20,11 +20,13 @@ class Ranks:
         full: Among the whole catalogue without the items of the history, int64 ``[users]``; empty for a model that
             ranks candidates alone.
         seconds: Time to score all users.
+        alike: Whether the same scores gave both, so that means over all draws follow from ``full``.
     """
 
     m15: Ints
     full: Ints
     seconds: float
+    alike: bool = True
 
     @property
     def protocols(self) -> tuple[str, ...]:
@@ -37,12 +39,14 @@ class Ranks:
 
     def dump(self) -> dict[str, Any]:
         """As JSON; ``parse`` reads it back."""
-        return {"m15": self.m15.tolist(), "full": self.full.tolist(), "seconds": self.seconds}
+        apart = {} if self.alike else {"alike": False}
+        return {"m15": self.m15.tolist(), "full": self.full.tolist(), "seconds": self.seconds, **apart}
 
     @classmethod
     def parse(cls, held: Mapping[str, Any]) -> "Ranks":
         """What ``dump`` gave; raises KeyError, TypeError or ValueError for anything else."""
-        return cls(np.array(held["m15"], np.int64), np.array(held["full"], np.int64), float(held["seconds"]))
+        m15, full = (np.array(held[name], np.int64) for name in ("m15", "full"))
+        return cls(m15, full, float(held["seconds"]), bool(held.get("alike", True)))
 
 
 def per_user(ranks: Ints, name: str) -> Floats:

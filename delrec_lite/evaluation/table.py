@@ -45,7 +45,8 @@ class Row:
 
 def protocols_of(ranks: Ranks, draws: Draws | None) -> list[str]:
     """Those that a model's ranks can be told under."""
-    return [p for p in PROTOCOLS if p in ranks.protocols or (p == "draws" and draws and len(ranks.full))]
+    follow = draws is not None and len(ranks.full) and ranks.alike
+    return [p for p in PROTOCOLS if p in ranks.protocols or (p == "draws" and follow)]
 
 
 def values_of(ranks: Ranks, protocol: str, name: str, draws: Draws | None) -> Floats:

@@ -106,6 +106,7 @@ def _zero_shot(run: Run) -> Ranks:
         candidate_ranks(m15, candidates.items, test.targets),
         catalogue_ranks(full, test.histories, test.targets),
         time.monotonic() - start,
+        alike=False,  # candidates by likelihood, the catalogue by the mean of a title's rows
     )
 
 
