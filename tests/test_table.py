@@ -31,6 +31,7 @@ def test_the_table_of_a_run(evaluated):
     rows = evaluate(run, fused=True)
     names = ["popularity", "SASRec", "Caser", TOGETHER, "LLM zero-shot", TRAINED, QUANTISED, FUSED, FUSED_QUANTISED]
     assert [row.model for row in rows if row.protocol == "full"] == names
+    assert [row.model for row in rows if row.protocol == "draws"] == [n for n in names if n != "LLM zero-shot"]
     report = json.loads((run.folder / "report.json").read_text())
     ranks = json.loads((run.folder / "ranks.json").read_text())
     for row in (row for row in rows if row.protocol != "draws"):
