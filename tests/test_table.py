@@ -28,6 +28,10 @@ def test_the_table_of_a_run(evaluated):
         FUSED,
         FUSED_QUANTISED,
     }
+    assert evaluate(run, fused=True, zero_shot=False, bundle=False)[-1].model == FUSED
+    compared = json.loads((run.folder / "comparisons.json").read_text())
+    assert {(TRAINED, "SASRec"), (FUSED, "Caser")} <= {(c["model"], c["against"]) for c in compared}
+    assert not {QUANTISED, FUSED_QUANTISED} & {model for c in compared for model in (c["model"], c["against"])}
     rows = evaluate(run, fused=True)
     names = ["popularity", "SASRec", "Caser", TOGETHER, "LLM zero-shot", TRAINED, QUANTISED, FUSED, FUSED_QUANTISED]
     assert [row.model for row in rows if row.protocol == "full"] == names

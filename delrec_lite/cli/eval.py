@@ -19,6 +19,10 @@ def eval(  # noqa: A001 - the verb's name
         bool,
         typer.Option(help="The untrained LLM as a row, in words: about half a second a user on two cores."),
     ] = True,
+    bundle: Annotated[
+        bool,
+        typer.Option(help="The exported bundle as a row; without it nothing is exported, and no llama.cpp needed."),
+    ] = True,
     runs: RunsOption = DEFAULT_RUNS,
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -29,4 +33,4 @@ def eval(  # noqa: A001 - the verb's name
     from delrec_lite.pipeline.table import evaluate, show
 
     console = make_console(json_output, quiet)
-    show(evaluate(Run(load_recipe(recipe), runs, console), fused, zero_shot), console)
+    show(evaluate(Run(load_recipe(recipe), runs, console), fused, zero_shot, bundle), console)

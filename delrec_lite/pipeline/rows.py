@@ -34,7 +34,7 @@ Scorer = Callable[[Sequence[Ints]], Floats]
 Maker = tuple[str, Callable[[], Ranks]]
 
 
-def makers(run: Run, fused: bool = False, zero_shot: bool = True) -> dict[str, Maker]:
+def makers(run: Run, fused: bool = False, zero_shot: bool = True, bundle: bool = True) -> dict[str, Maker]:
     """The key and the work of each row, in the order of the table.
 
     Raises:
@@ -53,10 +53,11 @@ def makers(run: Run, fused: bool = False, zero_shot: bool = True) -> dict[str, M
         key = key_of(run.prepare().key, run.recipe.data.domain, run.pulled["model"].files, ZERO_SHOT_HISTORY)
         found[ZERO_SHOT] = (key, lambda: _zero_shot(run))
     found[TRAINED] = (run.finetune().key, lambda: _trained(run))
-    found[QUANTISED] = (run.export().key, lambda: _quantised(run))
+    if bundle:
+        found[QUANTISED] = (run.export().key, lambda: _quantised(run))
     if fused:
         found[FUSED] = (run.finetune().key, lambda: _fused(run))
-        if run.recipe.export.retriever:
+        if bundle and run.recipe.export.retriever:
             found[FUSED_QUANTISED] = (run.export().key, lambda: _quantised(run, fused=True))
     return found
 

@@ -19,7 +19,7 @@ from delrec_lite.provenance import stamp
 PARTS = ("comparisons", "ranks")
 
 
-def evaluate(run: Run, fused: bool = False, zero_shot: bool = True) -> list[Row]:
+def evaluate(run: Run, fused: bool = False, zero_shot: bool = True, bundle: bool = True) -> list[Row]:
     """Rank the test users with every model and write ``table.json``, ``table.md``, ``ranks.json``.
 
     Also ``report.json``: all of it with recipe, stages, machine and versions. Each model's ranks are a stage of
@@ -29,8 +29,9 @@ def evaluate(run: Run, fused: bool = False, zero_shot: bool = True) -> list[Row]
         run: Missing stages are made first.
         fused: Add rows for the trained model and its teachers together.
         zero_shot: Keep the row of the untrained LLM, which takes longest.
+        bundle: Keep the rows of the exported bundle.
     """
-    entries = {name: stored(run, name, *maker) for name, maker in makers(run, fused, zero_shot).items()}
+    entries = {name: stored(run, name, *maker) for name, maker in makers(run, fused, zero_shot, bundle).items()}
     draws = run.draws(run.dataset.test())
     rows = write_table(run.folder, entries, _pairs(list(entries)), draws)
     apart = by_segment(entries, run.dataset)
@@ -43,7 +44,7 @@ def evaluate(run: Run, fused: bool = False, zero_shot: bool = True) -> list[Row]
 def _pairs(names: Sequence[str]) -> list[tuple[str, str]]:
     """Who is compared with whom: the bundle with every row, training precision and fusion with each teacher."""
     teachers = [name for name in names if name in {*TEACHERS.values(), TOGETHER}]
-    pairs = [(QUANTISED, other) for other in names if other != QUANTISED]
+    pairs = [(QUANTISED, other) for other in names if QUANTISED in names and other != QUANTISED]
     others = (name for name in (TRAINED, FUSED, FUSED_QUANTISED) if name in names)
     return pairs + [(name, teacher) for name in others for teacher in teachers]
 
