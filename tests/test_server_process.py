@@ -10,7 +10,9 @@ import urllib.error
 
 import pytest
 
+from delrec_lite.errors import UsageError
 from delrec_lite.runtime.recommender import Recommender
+from delrec_lite.server.serve import _listen
 from tests.bundles import TITLES, tiny_bundle
 from tests.serving import MARKUP, PROGRAM, Served
 
@@ -47,6 +49,12 @@ def test_a_port_that_is_taken_or_a_bundle_that_is_not_is_one_line(tmp_path, tiny
         [PROGRAM, "serve", tiny_bundle, "--api-key-env", "NO_SUCH"], capture_output=True, text=True, check=False
     )
     assert (done.returncode, "NO_SUCH" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("host", ["é" * 70, "a" * 5000, "no such host", "300.1.1.1"])
+def test_a_host_that_cannot_be_is_one_clear_error(host):
+    with pytest.raises(UsageError, match="cannot listen on"):
+        _listen(host, 0)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
