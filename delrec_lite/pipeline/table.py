@@ -44,7 +44,7 @@ def evaluate(run: Run, fused: bool = False, zero_shot: bool = True, bundle: bool
 def _pairs(names: Sequence[str]) -> list[tuple[str, str]]:
     """Who is compared with whom: the bundle with every row, training precision and fusion with each teacher."""
     teachers = [name for name in names if name in {*TEACHERS.values(), TOGETHER}]
-    pairs = [(QUANTISED, other) for other in names if QUANTISED in names and other != QUANTISED]
+    pairs = [(QUANTISED, other) for other in names if other != QUANTISED] if QUANTISED in names else []
     others = (name for name in (TRAINED, FUSED, FUSED_QUANTISED) if name in names)
     return pairs + [(name, teacher) for name in others for teacher in teachers]
 

@@ -16,7 +16,7 @@ from delrec_lite.config import FinetuneSection
 from delrec_lite.console import Console
 from delrec_lite.data.types import CandidateSets, Dataset, Ints
 from delrec_lite.evaluation.draws import Draws
-from delrec_lite.evaluation.metrics import per_user
+from delrec_lite.evaluation.table import protocols_of, values_of
 from delrec_lite.llm.forward import read_states, window_segment
 from delrec_lite.llm.model import ItemLM
 from delrec_lite.processes import current
@@ -219,11 +219,14 @@ def _measure(
     model.eval()
     ranks = ranked(model, prompts, split, sets, max_history)
     model.train()
-    if not len(ranks.full):
-        return {f"valid_{name.lower()}": float(per_user(ranks.m15, name).mean()) for name in ("NDCG@10", "HR@1")}
     draws = Draws.of(split, len(dataset.catalog), sets.items.shape[1])
-    chosen = {f"valid_{name.lower()}": float(draws.per_user(ranks.full, name).mean()) for name in ("NDCG@10", "HR@1")}
-    return chosen | {"valid_full_ndcg@10": float(per_user(ranks.full, "NDCG@10").mean())}
+    known = protocols_of(ranks, draws)
+    asked = [("valid_", "draws" if "draws" in known else "m15", name) for name in ("NDCG@10", "HR@1")]
+    if "full" in known:
+        asked.append(("valid_full_", "full", "NDCG@10"))
+    return {
+        head + name.lower(): float(values_of(ranks, protocol, name, draws).mean()) for head, protocol, name in asked
+    }
 
 
 def learned_vectors(model: ItemLM, prompts: Prompts) -> dict[str, torch.nn.Parameter]:
