@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from delrec_lite.runtime.gguf_header import read_header
+from delrec_lite.runtime.gguf.header import read_header
 
 # Larger than any cache of a laptop.
 STREAM_BYTES = 256 << 20

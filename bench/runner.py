@@ -32,7 +32,7 @@ from delrec_lite.console import QUIET, Console
 from delrec_lite.errors import DelrecError, UsageError
 from delrec_lite.machine import cores_allowed
 from delrec_lite.provenance import commit, load_average, machine, now, versions
-from delrec_lite.runtime.engines import Kind
+from delrec_lite.runtime.engines.factory import Kind
 
 WARM_UP = 2
 # Before each sample: OpenMP's threads spin on for some 6 ms after an answer, on the cores of whoever comes next.

@@ -21,7 +21,7 @@ LIBRARY = {
         "delrec_lite.runtime.recommender.Recommendation",
         "delrec_lite.runtime.recommender.Ranked",
         "delrec_lite.runtime.bundle.Bundle",
-        "delrec_lite.runtime.engine.Engine",
+        "delrec_lite.runtime.engines.base.Engine",
         "delrec_lite.runtime.explain.explain",
         "delrec_lite.runtime.explain.Explanation",
         "delrec_lite.runtime.retriever.Retriever",

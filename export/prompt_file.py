@@ -7,7 +7,7 @@ from typing import Any
 
 from delrec_lite.prompts.form import Form
 from delrec_lite.prompts.tasks import TITLE_PREFIX, Prompts
-from delrec_lite.runtime.prompt import FILE, PIECES, write_titles
+from delrec_lite.runtime.prompting.prompt import FILE, PIECES, write_titles
 
 
 def write_prompt(

@@ -99,7 +99,7 @@ def quantise(
     import gguf
     import llama_cpp
 
-    from delrec_lite.runtime.llama import silence
+    from delrec_lite.runtime.engines.llama_cpp import silence
 
     silence()
     mix = _MIXES[quant]

@@ -39,7 +39,7 @@ from delrec_lite.prompts.tasks import TITLE_PREFIX, Prompts
 from delrec_lite.prompts.tokenizer import open_tokenizer
 from delrec_lite.prompts.vocabulary import Vocabulary
 from delrec_lite.runtime.bundle import DEEP, NEW_ITEMS, OF_ONE_MODEL, finish_bundle
-from delrec_lite.runtime.fused import WEIGHT
+from delrec_lite.runtime.engines.hybrid import WEIGHT
 from delrec_lite.runtime.golden import Golden, answers, write_golden
 from delrec_lite.runtime.recommender import Recommender
 from delrec_lite.runtime.retriever import FILE as RETRIEVER

@@ -79,7 +79,7 @@ def test_other_families_add_them_at_the_same_place(tmp_path, kind, monkeypatch):
 
 
 def test_the_kept_state_is_that_of_these_vectors(deep, tmp_path, monkeypatch):
-    from delrec_lite.runtime import prompt_state
+    from delrec_lite.runtime.engines import prompt_state
 
     monkeypatch.setenv("DELREC_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(prompt_state, "LEAST_BYTES", 0)

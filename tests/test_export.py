@@ -14,7 +14,7 @@ from delrec_lite.export.tokenizer_file import token_names
 from delrec_lite.export.write import token_texts
 from delrec_lite.llm.forward import score_all
 from delrec_lite.runtime.bundle import Bundle
-from delrec_lite.runtime.llama import LlamaEngine
+from delrec_lite.runtime.engines.llama_cpp import LlamaEngine
 from delrec_lite.training.adapters import add_adapter
 from tests.conftest import export_tiny
 from tests.tiny import SPECIALS, dataset, make_model

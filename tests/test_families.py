@@ -8,7 +8,7 @@ from delrec_lite.errors import DelrecError
 from delrec_lite.export.parity import compare
 from delrec_lite.llm.forward import score_all
 from delrec_lite.runtime.bundle import Bundle
-from delrec_lite.runtime.llama import LlamaEngine
+from delrec_lite.runtime.engines.llama_cpp import LlamaEngine
 from tests.conftest import export_tiny
 from tests.test_export import scramble
 from tests.test_precision import family

@@ -10,7 +10,7 @@ import pytest
 from delrec_lite.errors import BundleError
 from delrec_lite.files import sha256_of
 from delrec_lite.runtime.bundle import MANIFEST, Bundle
-from delrec_lite.runtime.gguf_check import check_gguf
+from delrec_lite.runtime.gguf.checks import check_gguf
 from tests.bundles import tiny_bundle
 
 MODEL = "model-f32.gguf"

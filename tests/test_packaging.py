@@ -50,7 +50,9 @@ def test_every_package_is_listed(project):
     assert found == set(project["tool"]["setuptools"]["packages"])
 
 
-@pytest.mark.parametrize("module", ["delrec_lite", "delrec_lite.runtime.recommender", "delrec_lite.runtime.onnx"])
+@pytest.mark.parametrize(
+    "module", ["delrec_lite", "delrec_lite.runtime.recommender", "delrec_lite.runtime.engines.onnx"]
+)
 def test_importing_pulls_nothing_heavy(module):
     code = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -80,7 +82,13 @@ def test_wheel_and_sdist_hold_the_package_and_nothing_else(built):
     wheel, sdist = built
     files = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0].split("-")[0] for name in files} == {"delrec_lite"}
-    for name in ("export/onnx_file.py", "bench/runner.py", "runtime/onnx.py", "py.typed", "recipes/ml-100k-cpu.yaml"):
+    for name in (
+        "export/onnx_file.py",
+        "bench/runner.py",
+        "runtime/engines/onnx.py",
+        "py.typed",
+        "recipes/ml-100k-cpu.yaml",
+    ):
         assert f"delrec_lite/{name}" in files
     with tarfile.open(sdist) as held:
         inside = {name.split("/", 1)[1] for name in held.getnames() if "/" in name}

@@ -22,10 +22,10 @@ SMALL = {
 
 def kept_by_backward(shape, training):
     """Bytes that autograd holds after a forward pass, without weights."""
+    from delrec_lite.bench.training_memory import FinetuneSection, Path, _loss, random_model
     from delrec_lite.llm.load import Base
     from delrec_lite.llm.model import ItemLM
     from delrec_lite.training.adapters import add_adapter
-    from delrec_lite.training.measure import FinetuneSection, Path, _loss, random_model
 
     lm = random_model(shape, training.precision, "cpu")
     model = ItemLM(Base(lm, lambda _: [1, 2, 3], None, "x", Path()), ["t"] * training.items, training.soft)

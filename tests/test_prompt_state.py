@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from delrec_lite.runtime import prompt_state
 from delrec_lite.runtime.bundle import Bundle
-from delrec_lite.runtime.llama import LlamaEngine
+from delrec_lite.runtime.engines import prompt_state
+from delrec_lite.runtime.engines.llama_cpp import LlamaEngine
 from tests.bundles import tiny_bundle
 from tests.conftest import export_tiny
 from tests.test_families import moved

@@ -117,7 +117,7 @@ def test_the_real_vocabulary_loses_most_of_itself_and_no_title_changes():
 
 
 def test_pruning_is_measured_on_every_test_user(tiny_run):
-    from delrec_lite.pipeline.pruning import measure_pruning
+    from delrec_lite.bench.pruning import measure_pruning
 
     (row,) = measure_pruning(tiny_run(), ["f16"])
     assert row.users == len(dataset().test())

@@ -124,7 +124,7 @@ def test_verify_opens_every_model_and_asks_each_for_its_own_answers(copy):
 
 def test_verify_says_which_models_it_cannot_open_here(copy, monkeypatch):
     from delrec_lite.errors import MissingPackageError
-    from delrec_lite.runtime import engines
+    from delrec_lite.runtime.engines import factory as engines
 
     def missing(*_):
         raise MissingPackageError("llama-cpp-python is not installed", "install it")

@@ -9,6 +9,7 @@ from delrec_lite.errors import DataError
 from delrec_lite.hub.cache import Pulled
 from delrec_lite.pipeline import reference
 from delrec_lite.pipeline import run as run_module
+from delrec_lite.pipeline.pack import pack
 from delrec_lite.pipeline.run import Run
 
 
@@ -16,7 +17,7 @@ from delrec_lite.pipeline.run import Run
 def packed(tiny_run, tmp_path, monkeypatch):
     """Weights of the tiny recipe, shipped."""
     first = tiny_run("first", shipped=False)
-    reference.pack(first, tmp_path / "weights")
+    pack(first, tmp_path / "weights")
     monkeypatch.setattr(
         run_module,
         "reference_for",
@@ -81,12 +82,12 @@ def test_training_replaces_what_was_shipped(tiny_run, packed):
 
 def test_shipped_weights_are_not_packed_again(tiny_run, packed, tmp_path):
     with pytest.raises(DataError, match="copied, not trained"):
-        reference.pack(tiny_run(), tmp_path / "again")
+        pack(tiny_run(), tmp_path / "again")
 
 
 def test_a_stage_trained_behind_shipped_ones_is_packed_with_them(tiny_run, packed, tmp_path):
     run = tiny_run(finetune={"lr": 1e-3})
-    reference.pack(run, tmp_path / "again")
+    pack(run, tmp_path / "again")
     first, again = (reference.read_reference(tmp_path / name) for name in ("weights", "again"))
     assert again.stages["distill"] == first.stages["distill"]
     adapter = "finetune/adapter/adapter_model.safetensors"

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, UsageError
-from delrec_lite.runtime.gguf_rows import TokenRows
-from delrec_lite.runtime.llama import BATCH_TOKENS, SEQUENCES, LlamaEngine, _groups, joined
+from delrec_lite.runtime.engines.llama_cpp import BATCH_TOKENS, SEQUENCES, LlamaEngine, _groups, joined
+from delrec_lite.runtime.gguf.rows import TokenRows
 from delrec_lite.runtime.recommender import Recommender
 from tests.bundles import MAX_HISTORY, TITLES, tiny_bundle
 from tests.tiny import ITEMS, dataset

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from delrec_lite.errors import DelrecError, UsageError
-from delrec_lite.runtime.llama import SESSIONS, LlamaEngine
+from delrec_lite.runtime.engines.llama_cpp import SESSIONS, LlamaEngine
+from delrec_lite.runtime.engines.sessions import Sessions, common
 from delrec_lite.runtime.recommender import Recommender
-from delrec_lite.runtime.sessions import Sessions, common
 from tests.bundles import MAX_HISTORY, TITLES, tiny_bundle
 
 

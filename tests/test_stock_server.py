@@ -14,7 +14,7 @@ import pytest
 from delrec_lite.export.write import token_texts
 from delrec_lite.prompts.form import Form
 from delrec_lite.runtime.bundle import Bundle
-from delrec_lite.runtime.llama import silence
+from delrec_lite.runtime.engines.llama_cpp import silence
 from delrec_lite.runtime.recommender import Recommender
 from tests.conftest import export_tiny
 from tests.test_export import scramble

@@ -97,7 +97,7 @@ def test_a_history_that_does_not_fit_loses_its_oldest_items(tiny_base, tmp_path)
 
 def test_many_sessions_share_what_memory_there_is(exported, monkeypatch):
     """More tokens than fit: the oldest sessions go, nobody gets another's answer."""
-    monkeypatch.setattr("delrec_lite.runtime.llama.SESSION_TOKENS", 100)  # one history and no more
+    monkeypatch.setattr("delrec_lite.runtime.engines.llama_cpp.SESSION_TOKENS", 100)  # one history and no more
     with Recommender.load(exported[0], threads=1) as recommender:
         histories = [[(n + k) % 30 for k in range(10)] for n in range(20)]
         whole = [recommender.engine.extent(history)[1] for history in histories]

@@ -1,6 +1,6 @@
 """A bundle before training has the form and size that the trained one will have."""
 
-from delrec_lite.pipeline.untrained import Untrained
+from delrec_lite.bench.untrained import Untrained
 from delrec_lite.runtime.recommender import Recommender
 
 

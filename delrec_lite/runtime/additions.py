@@ -1,9 +1,9 @@
-"""Items that came after training: recommendable and readable from their titles, without touching the model."""
+"""A bundle with more items: what a new item is read and scored by is written beside the model, which stays as it is."""
 
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,9 @@ from typing import Any
 import numpy as np
 
 from delrec_lite.data.titles import unique_titles
-from delrec_lite.data.types import Floats
-from delrec_lite.errors import BundleError, StorageError, UsageError
-from delrec_lite.runtime.around import Around
-from delrec_lite.runtime.bundle import ADDITION_ROWS, ADDITIONS, REMEDY, Bundle, finish_bundle
-from delrec_lite.runtime.engine import Engine, Entry
+from delrec_lite.errors import StorageError, UsageError
+from delrec_lite.runtime.bundle import ADDITION_ROWS, ADDITIONS, finish_bundle
+from delrec_lite.runtime.recommender import Recommender
 
 
 @dataclass(frozen=True)
@@ -33,74 +31,6 @@ class Added:
     items: int
 
 
-class WithAdditions(Around):
-    """An engine whose catalogue is longer: an added item is read as a vector and scored by one.
-
-    The trained items' scores are the engine's own; the state that scores the added ones costs a second evaluation
-    of the history.
-
-    Args:
-        engine: Of the model as exported.
-        inputs: What is read of each added item.
-        outputs: What scores it, float32 ``[added, hidden]``.
-        trained: Items of the model.
-    """
-
-    def __init__(self, engine: Engine, inputs: Sequence[Entry], outputs: Floats, trained: int) -> None:
-        super().__init__(engine)
-        self._inputs, self._outputs = inputs, outputs
-        self._trained = trained
-
-    def scores(self, requests: Sequence[Sequence[Entry]]) -> Floats:
-        """See ``Engine.scores``; one score more for each added item."""
-        asked = [self.translated(request) for request in requests]
-        return np.concatenate([self.engine.scores(asked), self.engine.states(asked) @ self._outputs.T], axis=1)
-
-    def step(self, session: str, request: Sequence[Entry]) -> tuple[Floats, int]:
-        """See ``Engine.step``."""
-        asked = self.translated(request)
-        scores, computed = self.engine.step(session, asked)
-        return np.concatenate([scores, self._outputs @ self.engine.states([asked])[0]]), computed + self.engine.extent(
-            asked
-        )[1]
-
-    def translated(self, request: Sequence[Entry]) -> list[Entry]:
-        """Added items as what is read of them."""
-        last = self._trained + len(self._inputs) - 1
-        out: list[Entry] = []
-        for entry in request:
-            if isinstance(entry, int | np.integer) and entry >= self._trained:
-                if entry > last:
-                    raise UsageError(f"no item has the index {entry}", f"items are 0 to {last}")
-                out.append(self._inputs[entry - self._trained])
-            else:
-                out.append(entry)
-        return out
-
-
-def with_additions(engine: Engine, bundle: Bundle) -> Engine:
-    """The engine, made to know the bundle's added items where there are any.
-
-    Raises:
-        BundleError: Their vectors do not read or do not fit; the engine is closed.
-    """
-    if not bundle.holds_additions:
-        return engine
-    path, count = bundle.folder / ADDITION_ROWS, len(bundle.items.ids) - bundle.trained
-    try:
-        rows = np.load(path, allow_pickle=False)
-        if rows.dtype != np.float32 or rows.ndim != 3 or rows.shape[:2] != (2, count):
-            raise ValueError(f"{rows.dtype} {rows.shape} for {count} items")
-        width = bundle.manifest["model"].get("hidden", rows.shape[2])
-        if rows.shape[2] != width or not np.isfinite(rows).all():
-            raise ValueError(f"rows of {rows.shape[2]} numbers for a model of width {width}, or not all are numbers")
-    except (OSError, ValueError, EOFError) as error:
-        engine.close()
-        raise BundleError(f"{path} does not read: {error}", REMEDY) from error
-    inputs = bundle.added_tokens if bundle.prompt.form.history == "titles" else list(rows[0])
-    return WithAdditions(engine, inputs, rows[1], bundle.trained)
-
-
 def add_items(path: str | os.PathLike[str], new: Mapping[str, str], out: Path | None = None) -> Added:
     """Write a bundle with more items; a title that the catalogue has already gets a number behind it.
 
@@ -114,8 +44,6 @@ def add_items(path: str | os.PathLike[str], new: Mapping[str, str], out: Path | 
         BundleError: ``path`` is no bundle.
         StorageError: The new one cannot be written.
     """
-    from delrec_lite.runtime.recommender import Recommender
-
     target = out or Path(path)
     with Recommender.load(path) as recommender:
         bundle = recommender.bundle

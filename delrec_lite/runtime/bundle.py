@@ -16,7 +16,7 @@ from delrec_lite.data.types import Floats
 from delrec_lite.errors import BundleError, UsageError
 from delrec_lite.files import sha256_of
 from delrec_lite.prompts.tasks import Prompts
-from delrec_lite.runtime.prompt import TITLES, Prompt, parse_prompt, read_titles
+from delrec_lite.runtime.prompting.prompt import TITLES, Prompt, parse_prompt, read_titles
 
 SCHEMA = 1
 MANIFEST = "manifest.json"

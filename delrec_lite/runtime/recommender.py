@@ -13,8 +13,8 @@ from delrec_lite.data.types import Floats, Ints
 from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, UsageError
 from delrec_lite.prompts.tokenizer import open_tokenizer
 from delrec_lite.runtime.bundle import Bundle
-from delrec_lite.runtime.engine import Engine, Entry
-from delrec_lite.runtime.engines import Kind, open_engine
+from delrec_lite.runtime.engines.base import Engine, Entry
+from delrec_lite.runtime.engines.factory import Kind, open_engine
 from delrec_lite.runtime.matching import Match, Matcher
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Recommender:
         bundle = Bundle.open(path, verify, quant)
         opened = open_engine(bundle, engine, threads)
         if fused:
-            from delrec_lite.runtime.fused import fused as with_teacher
+            from delrec_lite.runtime.engines.hybrid import fused as with_teacher
 
             try:
                 opened = with_teacher(opened, bundle)

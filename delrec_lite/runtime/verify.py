@@ -9,7 +9,7 @@ import numpy as np
 from delrec_lite.data.types import Floats, Ints
 from delrec_lite.errors import BundleError, MissingPackageError
 from delrec_lite.runtime.bundle import REMEDY, Bundle
-from delrec_lite.runtime.engines import open_engine
+from delrec_lite.runtime.engines.factory import open_engine
 from delrec_lite.runtime.golden import answers, read_golden
 from delrec_lite.runtime.recommender import Recommender
 

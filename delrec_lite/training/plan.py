@@ -237,7 +237,7 @@ def plan(
 
 MEASURED = (
     "within 2% of what SmolLM2-135M needs on a CPU, where the process may hold up to 40% more; figures for CUDA cards "
-    "are computed and not yet measured (python -m delrec_lite.training.measure does)"
+    "are computed and not yet measured (python -m delrec_lite.bench.training_memory does)"
 )
 
 

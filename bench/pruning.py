@@ -1,6 +1,6 @@
-"""What pruning the vocabulary saves, and that it changes no ranking: ``python -m delrec_lite.pipeline.pruning``.
+"""What pruning the vocabulary saves, and that it changes no ranking: ``python -m delrec_lite.bench.pruning``.
 
-``python -m delrec_lite.pipeline.pruning RECIPE RUNS OUT [QUANT ...]`` exports a run in each precision with the base
+``python -m delrec_lite.bench.pruning RECIPE RUNS OUT [QUANT ...]`` exports a run in each precision with the base
 model's whole vocabulary and without what nobody needs, and ranks all test users with both. A recipe whose stages have
 no epochs is exported as its base model comes; what that recommends is worth nothing, but must be the same.
 """
@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from delrec_lite.bench.untrained import Untrained
 from delrec_lite.config import load_recipe
 from delrec_lite.console import Console
 from delrec_lite.files import write_whole
 from delrec_lite.pipeline.run import Run
-from delrec_lite.pipeline.untrained import Untrained
 from delrec_lite.provenance import stamp
 from delrec_lite.runtime.recommender import Recommender
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from delrec_lite.data.types import Floats
 from delrec_lite.errors import BundleError, MissingPackageError
-from delrec_lite.runtime.gguf_header import Header, read_header
+from delrec_lite.runtime.gguf.header import Header, read_header
 
 TENSOR = "token_embd.weight"
 

@@ -1,4 +1,4 @@
-"""Measure what the plan computes: ``python -m delrec_lite.training.measure --shape qwen2.5-1.5b --precision nf4``.
+"""Measure what the plan computes: ``python -m delrec_lite.bench.training_memory --shape qwen2.5-1.5b --precision nf4``.
 
 A model of the shape with random weights makes a few real steps of stage 2; nothing is downloaded. On a CUDA card the
 peak is the allocator's and the context's, on a CPU the growth of the process, freed blocks given back at once.

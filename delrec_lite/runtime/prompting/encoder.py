@@ -8,7 +8,7 @@ import numpy as np
 from delrec_lite.data.types import Floats
 from delrec_lite.errors import UsageError
 from delrec_lite.prompts.tasks import Prompts
-from delrec_lite.runtime.engine import Entry
+from delrec_lite.runtime.engines.base import Entry
 
 # A token id of the extended vocabulary, or the vector of an item that has none.
 Token = int | Floats

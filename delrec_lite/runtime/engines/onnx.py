@@ -12,10 +12,10 @@ from delrec_lite.data.types import Floats
 from delrec_lite.errors import BundleError, DelrecError, UsageError
 from delrec_lite.machine import threads_for
 from delrec_lite.runtime.bundle import REMEDY, Bundle
-from delrec_lite.runtime.engine import Entry
-from delrec_lite.runtime.onnx_session import open_session, padded, run, shapes
-from delrec_lite.runtime.reading import Reader, Token
-from delrec_lite.runtime.sessions import Sessions, common
+from delrec_lite.runtime.engines.base import Entry
+from delrec_lite.runtime.engines.onnx_session import open_session, padded, run, shapes
+from delrec_lite.runtime.engines.sessions import Sessions, common
+from delrec_lite.runtime.prompting.encoder import Reader, Token
 
 # Requests evaluated together, and their items, padding counted.
 TOGETHER = 16

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from delrec_lite.errors import BundleError
-from delrec_lite.runtime.gguf_header import (
+from delrec_lite.runtime.gguf.header import (
     BOOL,
     FLOAT32,
     INT32,

@@ -7,9 +7,9 @@ import numpy as np
 from delrec_lite.data.types import Floats
 from delrec_lite.errors import BundleError, UsageError
 from delrec_lite.evaluation.fusion import mix
-from delrec_lite.runtime.around import Around
 from delrec_lite.runtime.bundle import REMEDY, Bundle
-from delrec_lite.runtime.engine import Engine, Entry
+from delrec_lite.runtime.engines.base import Engine, Entry
+from delrec_lite.runtime.engines.wrapper import Around
 from delrec_lite.runtime.retriever import Retriever
 
 # Of the manifest's ``model``: the teacher's share, as validation users chose it.

@@ -1,6 +1,6 @@
 """A bundle of a recipe before any training: how fast and how large its form will be.
 
-``python -m delrec_lite.pipeline.untrained RECIPE RUNS OUT`` exports the base model with the recipe's prompt, items and
+``python -m delrec_lite.bench.untrained RECIPE RUNS OUT`` exports the base model with the recipe's prompt, items and
 precision. What it recommends is worth nothing; what it costs is what the trained one will cost.
 """
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from delrec_lite.data.types import Floats
-from delrec_lite.runtime.engine import Engine, Entry
+from delrec_lite.runtime.engines.base import Engine, Entry
 
 
 class Around:

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Literal
 
 from delrec_lite.errors import BundleError, MissingPackageError, UsageError
-from delrec_lite.runtime.additions import with_additions
 from delrec_lite.runtime.bundle import REMEDY, Bundle
-from delrec_lite.runtime.engine import Engine
+from delrec_lite.runtime.engines.additions import with_additions
+from delrec_lite.runtime.engines.base import Engine
 
 Kind = Literal["auto", "gguf", "onnx"]
 KINDS: tuple[Kind, ...] = ("auto", "gguf", "onnx")
@@ -44,12 +44,12 @@ def open_engine(bundle: Bundle, kind: Kind = "auto", threads: int | None = None)
 
 
 def _gguf(bundle: Bundle, threads: int | None) -> Engine:
-    from delrec_lite.runtime.llama import LlamaEngine
+    from delrec_lite.runtime.engines.llama_cpp import LlamaEngine
 
     return LlamaEngine(bundle, threads)
 
 
 def _onnx(bundle: Bundle, threads: int | None) -> Engine:
-    from delrec_lite.runtime.onnx import OnnxEngine
+    from delrec_lite.runtime.engines.onnx import OnnxEngine
 
     return OnnxEngine(bundle, threads)
