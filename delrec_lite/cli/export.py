@@ -122,7 +122,7 @@ def _compare(run: Any, quants: list[str], out: Path, console: Any) -> None:
             f"{row.p50_ms:.1f}",
             *(
                 f"{row.metrics[protocol][metric]:.3f}"
-                for protocol in ("draws", "full")
+                for protocol in ("expected_sampled", "full")
                 for metric in ("HR@1", "NDCG@10")
             ),
             f"{row.top10_overlap:.1%}",
