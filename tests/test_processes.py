@@ -168,7 +168,7 @@ def agree(one, other):
         torch.testing.assert_close(other[1][name], gradient, atol=1e-5, rtol=1e-3)
 
 
-@pytest.mark.parametrize("form", ["titles", "letter, items"])
+@pytest.mark.parametrize("prompt_format", ["titles", "letter, items"])
 @pytest.mark.parametrize("parts", [3, 40])
 def test_the_parts_of_a_step_are_the_step(tiny_base, prompt_format, parts):
     """Also where a step asks at random places, or has fewer windows than parts."""
