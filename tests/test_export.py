@@ -10,8 +10,8 @@ import torch
 from delrec_lite.config import FinetuneSection
 from delrec_lite.errors import DelrecError, GateError
 from delrec_lite.export.parity import compare
+from delrec_lite.export.texts import token_texts
 from delrec_lite.export.tokenizer_file import token_names
-from delrec_lite.export.write import token_texts
 from delrec_lite.llm.forward import score_all
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.llama_cpp import LlamaEngine
@@ -139,10 +139,10 @@ def test_item_tokens_are_distinct_and_imitate_no_control_token():
 
 
 def test_a_title_that_is_a_word_of_the_base_model_is_exported(tiny_base, tmp_path, monkeypatch):
-    from delrec_lite.export import write
+    from delrec_lite.export import texts
 
     word = max(token_names(tiny_base / "tokenizer.json") - set(SPECIALS), key=len)
-    monkeypatch.setattr(write, "token_texts", lambda t, *rest: token_texts((word, *t[1:]), *rest))
+    monkeypatch.setattr(texts, "token_texts", lambda t, *rest: token_texts((word, *t[1:]), *rest))
     made = export_tiny(tiny_base, tmp_path / "x.delrec")
     assert engine_scores(made.path, [[1, 2]]).shape == (1, len(dataset().catalog))
 

@@ -280,37 +280,43 @@ class Run:
             merge_base: What a quantised base's adapter goes onto; default: the recipe's.
         """
         self._must_export("onnx" if onnx_quants else "gguf")
+        from delrec_lite.export.request import ExportRequest
         from delrec_lite.export.write import export
 
         model, prompts, base = self.trained()
-        return export(
-            model,
-            base,
-            prompts,
-            self.dataset,
-            self.candidates,
-            target,
+        settings = self.recipe.export
+        request = ExportRequest(
+            model=model,
+            base=base,
+            prompts=prompts,
+            dataset=self.dataset,
+            candidates=self.candidates,
+            target=target,
             name=self.recipe.name,
             quants=quants,
-            onnx_quants=onnx_quants,
             max_history=self.recipe.model.max_history,
-            score_correlation=self.recipe.export.score_correlation if gated else None,
-            prune_vocab=self.recipe.export.prune_vocab,
-            teacher=self.fitted_teacher() if self.recipe.export.retriever else None,
-            measured_quants=measured_quants,
-            merge_base=merge_base or self.recipe.export.merge_base,
+            score_correlation=settings.score_correlation if gated else None,
+            prune_vocab=settings.prune_vocab,
             licences={p.name: p.licence for p in self.pulled.values()},
-            provenance={
-                "delrec_lite": __version__,
-                "commit": commit(),
-                "machine": machine(),
-                "versions": versions(),
-                "recipe": self.recipe.dump(),
-                "sources": {p.name: {"mirror": p.mirror, "sha256": p.files} for p in self.pulled.values()},
-                "stages": {name: done.result for name, done in self.stages.items()},
-            },
-            console=self.console,
+            provenance=self._provenance(),
+            onnx_quants=onnx_quants,
+            merge_base=merge_base or settings.merge_base,
+            teacher=self.fitted_teacher() if settings.retriever else None,
+            measured_quants=measured_quants,
         )
+        return export(request, self.console)
+
+    def _provenance(self) -> dict[str, Any]:
+        """What a bundle says of its making."""
+        return {
+            "delrec_lite": __version__,
+            "commit": commit(),
+            "machine": machine(),
+            "versions": versions(),
+            "recipe": self.recipe.dump(),
+            "sources": {p.name: {"mirror": p.mirror, "sha256": p.files} for p in self.pulled.values()},
+            "stages": {name: done.result for name, done in self.stages.items()},
+        }
 
     @cached_property
     def dataset(self) -> Dataset:
