@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from delrec_lite.data.types import CandidateSets, Dataset
 from delrec_lite.export.pareto import QuantRow
@@ -83,7 +83,7 @@ class ModelFile:
         facts: What else the manifest says of it.
     """
 
-    format: str
+    format: Literal["gguf", "onnx"]
     quant: str
     file: str
     facts: Mapping[str, Any]

@@ -2,13 +2,16 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from delrec_lite.config import FinetuneSection
+from delrec_lite.data.types import CandidateSets, Dataset
 from delrec_lite.errors import DelrecError, GateError
+from delrec_lite.export.bundle_files import golden
 from delrec_lite.export.parity import compare
 from delrec_lite.export.texts import token_texts
 from delrec_lite.export.tokenizer_file import token_names
@@ -118,6 +121,18 @@ def test_the_manifest_tells_types_and_parity(tiny_base, tmp_path):
     assert manifest["gated"] is True
     assert set(manifest["model"]["tensor_types"]) == {"F32", "Q8_0"}
     assert manifest["provenance"]["parity"]["users"] == made.parity.users > 0
+
+
+@pytest.mark.parametrize(("users", "stored"), [(24, 24), (64, 64), (65, 64), (130, 64), (943, 64)])
+def test_a_bundle_stores_as_many_requests_as_the_docs_say(users, stored):
+    sequences = tuple(np.array([n % 30, (n + 1) % 30, (n + 2) % 30, n % 7]) for n in range(users))
+    data = Dataset("many", dataset().catalog, tuple(map(str, range(users))), sequences, "x")
+    sets = CandidateSets("test", np.stack([data.test().targets] * 2, 1), 0)
+    requests = golden(data, sets, 2)
+    assert len(requests.histories) == len(requests.targets) == len(requests.candidates) == stored
+    assert [len(history) for history in requests.histories] == [2] * stored
+    assert requests.histories[-1][0] == sequences[users * (stored - 1) // stored][1]
+    assert "64 histories" in (Path(__file__).parents[1] / "docs" / "errors.md").read_text()
 
 
 def test_compare_sees_a_difference():
