@@ -131,13 +131,13 @@ def footnotes(report: Report) -> list[str]:
         "RSS: peak of a process that does only that workload.",
         *([busy(report)] if report.load_before >= BUSY else []),
     ]
-    for protocol, m, n in dict.fromkeys(
+    for protocol, size, n in dict.fromkeys(
         (r.accuracy["protocol"], r.accuracy.get("candidates"), r.accuracy["requests"])
         for r in report.results
         if r.accuracy
     ):
         used = sorted({r.workload for r in report.results if r.accuracy.get("protocol") == protocol})
-        among = "the whole catalogue" if m is None else f"{m} candidates"
+        among = "the whole catalogue" if size is None else f"{size} candidates"
         lines.append(f"HR@1 and NDCG@10 of {', '.join(used)}: among {among}, {n} requests.")
     lines += [f"{name}: {facts['peer']}." for name, facts in report.bundles.items() if "peer" in facts]
     lines += _floors(report)

@@ -114,7 +114,7 @@ def bench(
     Args:
         bundles: Folders; all of the same catalogue.
         plan: What to time.
-        dataset: A prepared data set whose test users ask; default: the requests in the first bundle.
+        dataset: A prepared data set whose test split asks; default: the requests in the first bundle.
         console: Shows the bar.
         load: Opens a bundle with a number of threads and, where one is asked for, ``quant``; default:
             ``Recommender.load``.

@@ -39,6 +39,7 @@ LIBRARY = {
         "delrec_lite.config.load_recipe",
         "delrec_lite.pipeline.run.Run",
         "delrec_lite.export.write.export",
+        "delrec_lite.export.request.ExportRequest",
         "delrec_lite.bench.runner.bench",
     ),
     "Errors": (

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from delrec_lite.data.types import CandidateSets, Dataset, evenly
+from delrec_lite.evaluation.setting import Setting
 from delrec_lite.export.card import bundle_readme, licences_text
 from delrec_lite.export.pareto import PICTURE, quant_picture, quant_section
 from delrec_lite.export.prompt_file import write_prompt
@@ -59,7 +60,7 @@ def write_card(
         served.prompts.format,
     )
     if request.measured_quants:
-        card += quant_section(request.measured_quants, model["quant"])
-        picture = quant_picture(request.measured_quants, model["quant"])
-        (folder / PICTURE).write_text(picture, encoding="utf-8")
+        chosen = (request.measured_quants, model["quant"], Setting.of(request.dataset, request.candidates["test"]))
+        card += quant_section(*chosen)
+        (folder / PICTURE).write_text(quant_picture(*chosen), encoding="utf-8")
     (folder / "README.md").write_text(card, encoding="utf-8")

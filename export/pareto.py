@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any, Protocol
 
+from delrec_lite.evaluation.setting import Setting
+
 PICTURE = "quantisations.svg"
 WIDTH, HEIGHT, MARGIN = 640, 360, 60
 
@@ -20,13 +22,14 @@ class QuantRow(Protocol):
     hr1_expected: dict[str, Any]
 
 
-def quant_section(rows: Sequence[QuantRow], chosen: str) -> str:
+def quant_section(rows: Sequence[QuantRow], chosen: str, setting: Setting) -> str:
     """Markdown: the table, the chosen precision marked, and the picture."""
+    hr1, ndcg = setting.metric("HR@1"), setting.metric("NDCG@10")
     lines = [
         "\n## Why this precision\n",
-        "Measured where it was exported, on validation users, expected over all candidate sets: the fastest that keeps "
-        "the accuracy budget.\n",
-        "| precision | MB | p50 ms | HR@1 of 15 | NDCG@10 of 15 | HR@1 to bf16, points | first ten as bf16 |",
+        f"Measured where it was exported, on {setting.asked('validation')}, expected over all candidate sets: the "
+        "fastest that keeps the accuracy budget.\n",
+        f"| precision | MB | p50 ms | {hr1} | {ndcg} | HR@1 to bf16, points | first ten as bf16 |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
@@ -39,7 +42,7 @@ def quant_section(rows: Sequence[QuantRow], chosen: str) -> str:
     return "\n".join([*lines, f"\n![Accuracy against latency]({PICTURE})\n"])
 
 
-def quant_picture(rows: Sequence[QuantRow], chosen: str) -> str:
+def quant_picture(rows: Sequence[QuantRow], chosen: str, setting: Setting) -> str:
     """SVG: latency to the right, HR@1 upwards, a dot a precision, its area the size of the file."""
     ms, hr1 = [row.p50_ms for row in rows], [row.metrics["expected_sampled"]["HR@1"] for row in rows]
     right, low, high = max(ms) * 1.1, min(hr1) - 0.01, max(hr1) + 0.01
@@ -49,7 +52,8 @@ def quant_picture(rows: Sequence[QuantRow], chosen: str) -> str:
         'font-size="13" fill="#888">',
         f'<path d="M{MARGIN} {MARGIN / 2}V{HEIGHT - MARGIN}H{WIDTH - MARGIN / 2}" fill="none" stroke="#888"/>',
         f'<text x="{WIDTH / 2}" y="{HEIGHT - 12}" text-anchor="middle">median milliseconds of a cold request</text>',
-        f'<text x="14" y="{HEIGHT / 2}" text-anchor="middle" transform="rotate(-90 14 {HEIGHT / 2})">HR@1 of 15</text>',
+        f'<text x="14" y="{HEIGHT / 2}" text-anchor="middle" transform="rotate(-90 14 {HEIGHT / 2})">'
+        f"{setting.metric('HR@1')}</text>",
     ]
     for value, anchor in ((0.0, "middle"), (right, "end")):
         x = MARGIN + value / right * (WIDTH - 1.5 * MARGIN)

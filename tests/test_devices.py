@@ -28,7 +28,7 @@ from delrec_lite.training import finetune as stage2
 from delrec_lite.training import loop
 from delrec_lite.training.adapters import ADAPTER
 from tests.strict_device import NAME, strict_device
-from tests.tiny import ITEMS, candidates, dataset
+from tests.tiny import ITEMS, candidates, dataset, write_base
 
 CARD = pytest.param(
     "cuda",
@@ -36,6 +36,12 @@ CARD = pytest.param(
 )
 # A card adds up in another order.
 ATOL = {NAME: 1e-5, "cuda": 2e-2}
+
+
+@pytest.fixture(scope="module")
+def tiny_base(tmp_path_factory):
+    """With a third layer, before which a deep prompt has something to say."""
+    return write_base(tmp_path_factory.mktemp("three") / "base", layers=3)
 
 
 @pytest.fixture(params=[NAME, CARD])
@@ -136,9 +142,9 @@ def test_a_run_from_its_teacher_to_its_table(tiny_run, tiny_base, device, monkey
     assert their_model["soft_words"] == model["soft_words"]
 
 
-def made(folder, device, layers_deep=False, precision=torch.float32):
+def made(folder, device, precision=torch.float32):
     base = load_base("tiny", folder, precision, device)
-    model = ItemLM(base, dataset().catalog.titles, 4, deep=layers_deep)
+    model = ItemLM(base, dataset().catalog.titles, 4, deep=True)
     return model, compile_prompts(DOMAINS["movie"], model.vocabulary, base.encode, base.bos)
 
 

@@ -15,6 +15,7 @@ from delrec_lite.data.store import load_candidates, load_dataset
 from delrec_lite.data.types import CandidateSets, Dataset, Split
 from delrec_lite.errors import ConfigError, DataError, MissingPackageError, UsageError
 from delrec_lite.evaluation.expected import ExpectedSampledMetrics
+from delrec_lite.evaluation.setting import Setting
 from delrec_lite.files import cache_folder, lock, sha256_of
 from delrec_lite.hub.base import find_base
 from delrec_lite.hub.cache import Pulled
@@ -327,6 +328,11 @@ class Run:
     def candidates(self) -> dict[str, CandidateSets]:
         """Candidate sets by split, the same for every row of every table."""
         return load_candidates(self._dataset_folder)
+
+    @cached_property
+    def setting(self) -> Setting:
+        """What the figures of every table are over."""
+        return Setting.of(self.dataset, self.candidates["test"])
 
     def expected(self, split: Split) -> ExpectedSampledMetrics:
         """How the candidate sets of a split of its data set were drawn."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from delrec_lite.data.types import CandidateSets, Split
 from delrec_lite.errors import DataError
+from delrec_lite.evaluation.setting import Setting
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.golden import read_golden
 
@@ -50,7 +51,7 @@ def held_out(bundle: Bundle, dataset: Path | None = None) -> HeldOut:
         split = data.test()
         chosen = range(0, len(split), max(1, -(-len(split) // MOST_REQUESTS)))
         split, candidates = split.take(chosen), candidates.take(chosen)
-        source = f"{data.name}, test users"
+        source = f"{data.name}, {Setting.of(data, candidates).asked()}"
     else:
         stored = read_golden(bundle.folder, bundle.trained)
         split = Split("test", stored.histories, stored.targets)
