@@ -98,8 +98,8 @@ class Requests(HeldOut):
 
 def requests_of(bundle: Any, dataset: Path | None = None) -> Requests:
     """Held-out requests with the bundle's titles; arguments and errors as of ``held_out``."""
-    held = held_out(bundle, dataset)
-    return Requests(held.split, held.candidates, held.source, bundle.items.titles)
+    requests = held_out(bundle, dataset)
+    return Requests(requests.split, requests.candidates, requests.source, bundle.items.titles)
 
 
 class Timing(NamedTuple):

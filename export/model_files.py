@@ -34,11 +34,11 @@ def write_models(
     """
     vocabulary = served.prompts.vocabulary
     if request.quants:
-        held = vocabulary if served.prompts.format.item_tokens else replace(vocabulary, items=0)
+        written = vocabulary if served.prompts.format.item_tokens else replace(vocabulary, items=0)
         write_gguf(
             merged,
-            held,
-            texts.items[: held.items],
+            written,
+            texts.items[: written.items],
             served.tokenizer,
             request.base.name,
             request.name,
@@ -85,8 +85,8 @@ def quantise_gguf(request: ExportRequest, served: ServedModel, staging: Path, co
     files = []
     for quant in dict.fromkeys(request.quants):
         path = staging / f"model-{quant}.gguf"
-        written = path == source
-        types = types_of(source) if written else quantise(source, path, quant, cores_allowed(), served.importance)
+        unchanged = path == source
+        types = types_of(source) if unchanged else quantise(source, path, quant, cores_allowed(), served.importance)
         if line := types.told(quant):
             console.say(f"  {line}")
         facts = {"tensor_types": types.counts, "tensors": types.tensors}

@@ -35,22 +35,22 @@ LOWERED = ("linear", "matmul", "mm", "bmm", "addmm", "scaled_dot_product_attenti
 
 
 class StrictTensor(torch.Tensor):
-    """A tensor of the stand-in; ``held`` is the CPU tensor that it wraps."""
+    """A tensor of the stand-in; ``inner`` is the CPU tensor that it wraps."""
 
-    held: torch.Tensor
+    inner: torch.Tensor
 
     @staticmethod
-    def __new__(cls, held: torch.Tensor) -> "StrictTensor":
+    def __new__(cls, inner: torch.Tensor) -> "StrictTensor":
         made = torch.Tensor._make_wrapper_subclass(
             cls,
-            held.size(),
-            strides=held.stride(),
-            storage_offset=held.storage_offset(),
-            dtype=held.dtype,
+            inner.size(),
+            strides=inner.stride(),
+            storage_offset=inner.storage_offset(),
+            dtype=inner.dtype,
             device=torch.device(NAME, 0),
             requires_grad=False,
         )
-        made.held = held
+        made.inner = inner
         return made
 
     __torch_function__ = torch._C._disabled_torch_function_impl
@@ -63,7 +63,7 @@ class StrictTensor(torch.Tensor):
     @data.setter
     def data(self, value: Any) -> None:
         torch.Tensor.data.__set__(self, value)
-        self.held = value.held
+        self.inner = value.inner
 
     def numpy(self, *, force: bool = False) -> Any:
         """As with a card: the values are not where numpy can read them."""
@@ -71,40 +71,41 @@ class StrictTensor(torch.Tensor):
 
     def untyped_storage(self) -> Any:
         """Of the wrapped tensor: says which tensors share their memory."""
-        return self.held.untyped_storage()
+        return self.inner.untyped_storage()
 
     def storage(self) -> Any:
         """See ``untyped_storage``."""
-        return self.held.storage()
+        return self.inner.storage()
 
     def data_ptr(self) -> int:
         """See ``untyped_storage``."""
-        return self.held.data_ptr()
+        return self.inner.data_ptr()
 
     def tolist(self) -> Any:
         """A copy, which is allowed; torch's own knows no subclasses."""
         return self.cpu().tolist()
 
     def __repr__(self, **_: Any) -> str:
-        return f"StrictTensor({self.held!r})"
+        return f"StrictTensor({self.inner!r})"
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        flat = pytree.tree_leaves((args, kwargs))
         if func not in COPYING:
-            _refuse_mixture(func, args, flat)
+            _refuse_mixture(func, args, kwargs)
         wraps = True
         if "device" in kwargs and kwargs["device"] is not None:
             wraps = torch.device(kwargs["device"]).type == NAME
-        if wraps and any(isinstance(x, torch.Generator) for x in flat):
+        if wraps and any(isinstance(x, torch.Generator) for x in pytree.tree_leaves((args, kwargs))):
             raise RuntimeError(f"Expected a '{NAME}' device type for generator but found 'cpu'")
         return _on_cpu(func, args, kwargs, wraps)
 
 
-def _refuse_mixture(func: Any, args: Any, flat: list[Any]) -> None:
-    checked = pytree.tree_leaves(args[0]) if func in INDEXING and isinstance(args[0], StrictTensor) else flat
-    apart = [x for x in checked if isinstance(x, torch.Tensor) and not isinstance(x, StrictTensor) and x.dim()]
+def _refuse_mixture(func: Any, args: Any, kwargs: Any) -> None:
+    if func in INDEXING and isinstance(args[0], StrictTensor):
+        args = (args[0], *args[2:])
+    flat = pytree.tree_leaves((args, kwargs))
+    apart = [x for x in flat if isinstance(x, torch.Tensor) and not isinstance(x, StrictTensor) and x.dim()]
     if apart:
         raise RuntimeError(
             f"Expected all tensors to be on the same device, but found at least two devices, cpu and {NAME}:0! ({func})"
@@ -113,8 +114,8 @@ def _refuse_mixture(func: Any, args: Any, flat: list[Any]) -> None:
 
 def _on_cpu(func: Any, args: Any, kwargs: dict[str, Any], wraps: bool) -> Any:
     """Compute with the wrapped tensors; results are wrapped, those that are changed in place stay themselves."""
-    wrappers = {id(x.held): x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, StrictTensor)}
-    args, kwargs = pytree.tree_map_only(StrictTensor, lambda x: x.held, (args, kwargs))
+    wrappers = {id(x.inner): x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, StrictTensor)}
+    args, kwargs = pytree.tree_map_only(StrictTensor, lambda x: x.inner, (args, kwargs))
     if "device" in kwargs:
         kwargs = {**kwargs, "device": "cpu"}
     kwargs.pop("pin_memory", None)
@@ -128,16 +129,16 @@ def _on_cpu(func: Any, args: Any, kwargs: dict[str, Any], wraps: bool) -> Any:
             return StrictTensor(result)
 
     out = OF_CARDS.get(func, func)(*args, **kwargs)
-    if func in (torch.ops.aten.copy_.default,) and not isinstance(wrappers.get(id(args[0])), StrictTensor):
+    if func is torch.ops.aten.copy_.default and id(args[0]) not in wrappers:  # from the card to the CPU
         return out
     return pytree.tree_map_only(torch.Tensor, wrap, out)
 
 
 def _reshaped(changed: StrictTensor) -> StrictTensor:
     """Strides and sizes as the wrapped tensor has them, after an operation such as ``transpose_``."""
-    if (changed.size(), changed.stride()) != (changed.held.size(), changed.held.stride()):
+    if (changed.size(), changed.stride()) != (changed.inner.size(), changed.inner.stride()):
         with torch._C._DisableTorchDispatch():
-            changed.as_strided_(changed.held.size(), changed.held.stride(), changed.held.storage_offset())
+            changed.as_strided_(changed.inner.size(), changed.inner.stride(), changed.inner.storage_offset())
     return changed
 
 
@@ -178,7 +179,7 @@ def _lowered(func: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _copy_from(source: Any, target: Any, non_blocking: bool = False) -> Any:
-    plain = [x.held if isinstance(x, StrictTensor) else x for x in (target, source)]
+    plain = [x.inner if isinstance(x, StrictTensor) else x for x in (target, source)]
     plain[0].copy_(plain[1])
     return target
 
