@@ -51,7 +51,8 @@ class ModelSection(_Section):
         "pretrained", description="random: the same network as if nobody had trained it (ablation)"
     )
     precision: Literal["auto", "bf16", "fp32", "nf4", "int8"] = Field(
-        "auto", description="of the frozen weights in training; auto: bf16 where this machine is faster in it, else fp32"
+        "auto",
+        description="of the frozen weights in training; auto: bf16 where it is faster on this machine, else fp32",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a CUDA card where there is one")
     soft_tokens: int = Field(16, ge=1, le=256, description="k, the vectors that stage 1 learns")

@@ -14,8 +14,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from delrec_lite import machine
 from delrec_lite.files import write_whole
-from delrec_lite.machine import cores_allowed, cpu_features, cpu_name
 
 # What each value of the recipe may turn out to be, computed in bf16 and in fp32; quantised weights are turned into one
 # of the two when they are used. Other values mean themselves.
@@ -156,14 +156,18 @@ def _here() -> dict[str, Any]:
         torch = version("torch")
     except PackageNotFoundError:
         torch = ""
-    limits = {name: os.environ[name] for name in LIMITS if name in os.environ}
     return {
-        "cpu": cpu_name(),
-        "features": list(cpu_features()),
-        "cores": cores_allowed(),
+        "cpu": machine.cpu_name(),
+        "features": list(machine.cpu_features()),
+        "cores": machine.cores_allowed(),
         "torch": torch,
-        "limits": limits,
+        "limits": limits(),
     }
+
+
+def limits() -> dict[str, str]:
+    """Those of ``LIMITS`` that are set."""
+    return {name: os.environ[name] for name in LIMITS if name in os.environ}
 
 
 def bf16_is_native(features: Collection[str], limits: Mapping[str, str]) -> bool | None:
@@ -177,3 +181,15 @@ def bf16_is_native(features: Collection[str], limits: Mapping[str, str]) -> bool
         return None
     held_back = {limits.get(name, "").upper() for name in LIMITS[1:]} & _ISA_WITHOUT
     return not held_back and not _NATIVE.isdisjoint(features)
+
+
+def describe(features: Collection[str], limits: Mapping[str, str], timing: Timing | None) -> str:
+    """What ``auto`` means on a CPU, in one line of words; arguments as for ``bf16_is_native``."""
+    native = bf16_is_native(features, limits)
+    kind = {True: "bf16 is native", False: "bf16 is emulated", None: "bf16 is not known"}[native] + " on this CPU"
+    if timing is not None:
+        return f"{kind}; measured {timing.bf16_ms:.1f} ms, fp32 {timing.fp32_ms:.1f} ms: {timing.faster} is used"
+    if native is None:
+        return f"{kind}; the first training measures it"
+    used = "bf16 is used" if native else "fp32 is used instead"
+    return f"{kind}: {used}, unless the first training measures otherwise"

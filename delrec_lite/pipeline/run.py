@@ -32,8 +32,9 @@ from delrec_lite.version import __version__
 
 # Goes into every stage's key: raise it when a stage computes something else from the same recipe.
 CODE = 3
-# The same for export alone, so that a bundle is made again and nothing is trained again. 2: the teacher's weight.
-BUNDLE = 2
+# The same for export alone, so that a bundle is made again and nothing is trained again. 2: the teacher's weight. 3:
+# int8 that cannot saturate.
+BUNDLE = 3
 RECIPE = "recipe.yaml"
 SHARED_STAGES = ("distill", "finetune")  # stages whose steps several processes share
 
