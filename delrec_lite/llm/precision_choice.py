@@ -126,8 +126,9 @@ def kept_timing(cache: Path) -> Timing | None:
     for entry in _entries(cache / FILE):
         if isinstance(entry, dict) and entry.get("machine") == here:
             times = [entry.get(name) for name in ("bf16_ms", "fp32_ms")]
-            if all(isinstance(t, int | float) and 0 < t < float("inf") for t in times):
-                return Timing(*times)
+            numbers = [t for t in times if isinstance(t, int | float) and 0 < t < float("inf")]
+            if len(numbers) == len(times):
+                return Timing(*numbers)
     return None
 
 
