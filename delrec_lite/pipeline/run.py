@@ -355,9 +355,6 @@ class Run:
     @cached_property
     def precision(self) -> str:
         """What trained weights, and stages that are not begun, are computed in here, as ``meaning`` names it."""
-        return current().from_first(self._precision_here)
-
-    def _precision_here(self) -> str:
         wanted = self.recipe.model
         if len(meanings(wanted.precision)) == 1:
             return wanted.precision
@@ -460,10 +457,10 @@ class Run:
                 return precision
         if self._is_shipped(name):
             return self.reference.precision(name)  # type: ignore[union-attr]
-        return possible[0] if len(possible) == 1 else self._precision_here()
+        return self.precision
 
     def _say_if_slower(self, name: str, precision: str) -> None:
-        if not (self.folder / name / DONE).is_file() and precision != (here := self._precision_here()):
+        if not (self.folder / name / DONE).is_file() and precision != (here := self.precision):
             self.console.say(
                 f"  {TITLES[name]}: goes on in {precision}, as it was begun; {here} is faster on this machine: "
                 f"remove {self.folder / name} to begin anew"
