@@ -28,6 +28,7 @@ from delrec_lite.export.prune import prune
 from delrec_lite.export.quantise import quantise, types_of
 from delrec_lite.export.stock import chat_template, stock_text
 from delrec_lite.export.tokenizer_file import read_pairs, speller, token_names, token_text
+from delrec_lite.llm.architectures import context_length
 from delrec_lite.llm.forward import read_states, score_all, window_segment
 from delrec_lite.llm.items import title_vectors
 from delrec_lite.llm.load import Base, load_base
@@ -265,8 +266,7 @@ def export(
 
 def _bounded(prompts: Prompts, base: Base) -> Prompts:
     """The prompts, no longer than the base model reads."""
-    reads = getattr(base.model.config, "max_position_embeddings", None)
-    bounds = [bound for bound in (prompts.format.context, reads) if bound is not None]
+    bounds = [bound for bound in (prompts.format.context, context_length(base.model.config)) if bound is not None]
     return replace(prompts, format=replace(prompts.format, context=min(bounds, default=None)))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from delrec_lite.console import QUIET, Console
-from delrec_lite.errors import DelrecError
+from delrec_lite.hub.base import gguf_file, model_folder
 from delrec_lite.llm.precision import keep_layout, loading
 from delrec_lite.prompts.tasks import Encode
 
@@ -43,22 +43,17 @@ class Base:
 
 def unpack(name: str, pulled: Path, cache: Path, console: Console = QUIET) -> Path:
     """The Hugging Face folder of a pulled base; a GGUF file is de-quantised to bf16 once and kept in ``cache``."""
-    if (pulled / "config.json").is_file():
-        return pulled
-    ggufs = [pulled] if pulled.is_file() else sorted(pulled.glob("*.gguf"))
-    if not ggufs:
-        raise DelrecError(f"{pulled} holds neither config.json nor a .gguf file", "pull the base model again")
-    folder = cache / f"{name}-bf16"
-    if (folder / "config.json").is_file():
-        return folder
+    if made := model_folder(name, pulled, cache):
+        return made
     import transformers
 
-    console.say(f"  {name}: de-quantising {ggufs[0].name} to bf16, once (about half a minute)")
+    source_file, folder = gguf_file(pulled), cache / f"{name}-bf16"
+    console.say(f"  {name}: de-quantising {source_file.name} to bf16, once (about half a minute)")
     staging = cache / f"{name}-bf16.{os.getpid()}.part"
     shutil.rmtree(staging, ignore_errors=True)
     _hush()
-    source = {"gguf_file": ggufs[0].name}
-    home = ggufs[0].parent
+    source = {"gguf_file": source_file.name}
+    home = source_file.parent
     with redirect_stderr(StringIO()):  # a bar that heeds no setting
         model = transformers.AutoModelForCausalLM.from_pretrained(home, dtype=torch.bfloat16, **source)
     model.save_pretrained(staging)
@@ -67,7 +62,7 @@ def unpack(name: str, pulled: Path, cache: Path, console: Console = QUIET) -> Pa
     if json.loads(tokenizer.read_text(encoding="utf-8"))["model"]["type"] == "Unigram":
         from delrec_lite.llm.pieces import write_tokenizer
 
-        write_tokenizer(ggufs[0], tokenizer)
+        write_tokenizer(source_file, tokenizer)
     try:
         staging.rename(folder)
     except OSError:

@@ -16,9 +16,11 @@ from delrec_lite.data.types import CandidateSets, Dataset, Split
 from delrec_lite.errors import ConfigError, DataError, MissingPackageError, UsageError
 from delrec_lite.evaluation.expected import ExpectedSampledMetrics
 from delrec_lite.files import cache_folder, lock, sha256_of
-from delrec_lite.hub.base import find_base
+from delrec_lite.hub.base import find_base, gguf_file, model_folder
 from delrec_lite.hub.cache import Pulled
 from delrec_lite.hub.pull import pull
+from delrec_lite.llm.architectures import context_length
+from delrec_lite.pipeline.base import check_folder, check_gguf_base
 from delrec_lite.pipeline.precisions import files_for
 from delrec_lite.pipeline.reference import STAGES, made_from, reference_for
 from delrec_lite.pipeline.stage import Done, begun, key_of, run_stage
@@ -32,7 +34,8 @@ from delrec_lite.version import __version__
 # Goes into every stage's key: raise it when a stage computes something else from the same recipe.
 CODE = 3
 # The same for export alone, so that a bundle is made again and nothing is trained again. 2: the teacher's weight.
-BUNDLE = 2
+# 3: scaled rotary positions.
+BUNDLE = 3
 RECIPE = "recipe.yaml"
 SHARED_STAGES = ("distill", "finetune")  # stages whose steps several processes share
 
@@ -88,6 +91,24 @@ class Run:
         if self.recipe.data.folder is None:
             found["data"] = pull(self.recipe.data.name, self.console, cache_folder(), first=first.get("data"))
         return {"model": find_base(self.recipe.model.base, self.console, cache_folder(), first.get("model")), **found}
+
+    @cached_property
+    def base_folder(self) -> Path:
+        """The base model as a Hugging Face folder, known to be one that can be trained and exported.
+
+        Raises:
+            ConfigError: It is not; nothing was computed yet.
+        """
+        pulled = self.pulled["model"]
+        folder = model_folder(pulled.name, pulled.folder, cache_folder())
+        if folder is None:
+            check_gguf_base(gguf_file(pulled.folder))
+            _need_torch()
+            from delrec_lite.llm.load import unpack
+
+            folder = current().from_first(lambda: unpack(pulled.name, pulled.folder, cache_folder(), self.console))
+        check_folder(folder, onnx=self.recipe.export.format != "gguf")
+        return folder
 
     def prepare(self) -> Done:
         """Interactions to sequences, splits and candidate sets; your own data set is taken as it is."""
@@ -161,6 +182,7 @@ class Run:
 
     def distill(self) -> Done:
         """Stage 1."""
+        _ = self.base_folder  # refused before any stage is computed
         upstream = self.teacher()
 
         def make(folder: Path) -> dict[str, Any]:
@@ -249,6 +271,7 @@ class Run:
 
     def _must_export(self, formats: str) -> None:
         """Refuse what no file of these formats can hold."""
+        check_folder(self.base_folder, onnx=formats != "gguf")
         if formats != "gguf" and (self.recipe.model.history == "titles" or not self.ranks_catalogue):
             raise ConfigError(
                 "an ONNX file reads item tokens and ranks the whole catalogue; this recipe's form of prompt does not",
@@ -342,12 +365,11 @@ class Run:
     def base(self) -> Any:
         """The base model as pulled, unpacked and loaded."""
         _need_torch()
-        from delrec_lite.llm.load import load_base, unpack
+        from delrec_lite.llm.load import load_base
         from delrec_lite.llm.precision import device_for
 
-        pulled, wanted = self.pulled["model"], self.recipe.model
-        folder = current().from_first(lambda: unpack(pulled.name, pulled.folder, cache_folder(), self.console))
-        return load_base(pulled.name, folder, wanted.precision, device_for(wanted.device), self.draw)
+        wanted, name = self.recipe.model, self.pulled["model"].name
+        return load_base(name, self.base_folder, wanted.precision, device_for(wanted.device), self.draw)
 
     @property
     def draw(self) -> int | None:
@@ -377,7 +399,7 @@ class Run:
         from delrec_lite.prompts.tasks import compile_prompts
 
         domain, titles = DOMAINS[self.recipe.data.domain], self.dataset.catalog.titles
-        prompt_format = self._form(getattr(base.model.config, "max_position_embeddings", None))
+        prompt_format = self._form(context_length(base.model.config))
         return compile_prompts(domain, model.vocabulary, base.encode, base.bos, pattern, prompt_format, titles)
 
     def _form(self, reads: int | None = None) -> PromptFormat:
