@@ -15,7 +15,7 @@ from delrec_lite.export.onnx_graph import IR, OPSET, build
 from delrec_lite.export.onnx_weights import Graph, Weights
 from delrec_lite.llm.architectures import head_width
 from delrec_lite.prompts.vocabulary import Vocabulary
-from delrec_lite.runtime.engines.onnx_session import open_session, run
+from delrec_lite.runtime.onnx_session import open_session, run
 
 ROWS = "token-rows.npy"
 
