@@ -16,8 +16,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from delrec_lite.architectures import architecture
 from delrec_lite.config import FinetuneSection
-from delrec_lite.llm.architectures import architecture
 from delrec_lite.llm.forward import read_states
 from delrec_lite.llm.load import Base
 from delrec_lite.llm.model import ItemLM

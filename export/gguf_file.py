@@ -10,11 +10,11 @@ from typing import Any
 import gguf
 import numpy as np
 
+from delrec_lite.architectures import Architecture, check_base, head_width, rope_of
 from delrec_lite.errors import DelrecError
 from delrec_lite.export.gguf_rope import add_rope
 from delrec_lite.export.merge import Merged
 from delrec_lite.export.tokenizer_file import in_pieces, is_byte, merges_of, read_pairs, speller
-from delrec_lite.llm.architectures import Architecture, check_base, head_width, rope_of
 from delrec_lite.prompts.vocabulary import Vocabulary
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import gguf
 import numpy as np
 
-from delrec_lite.llm.architectures.rope import Rope, yarn_attention
+from delrec_lite.architectures.rope import Rope, yarn_attention
 
 
 def add_rope(writer: Any, rope: Rope) -> None:

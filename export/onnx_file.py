@@ -9,11 +9,11 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from delrec_lite.architectures import head_width
 from delrec_lite.data.types import Floats
 from delrec_lite.export.merge import Merged
 from delrec_lite.export.onnx_graph import IR, OPSET, build
 from delrec_lite.export.onnx_weights import Graph, Weights
-from delrec_lite.llm.architectures import head_width
 from delrec_lite.prompts.vocabulary import Vocabulary
 from delrec_lite.runtime.onnx_session import open_session, run
 

@@ -21,9 +21,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from delrec_lite.architectures import architecture, check_base, head_width, rope_of
 from delrec_lite.export.merge import Merged
 from delrec_lite.export.onnx_weights import Graph
-from delrec_lite.llm.architectures import architecture, check_base, head_width, rope_of
 from delrec_lite.prompts.vocabulary import FIRST_DEEP
 
 OPSET, IR = 23, 11

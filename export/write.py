@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from delrec_lite.architectures import context_length
 from delrec_lite.console import Console
 from delrec_lite.data.types import CandidateSets, Dataset, Floats, Ints, Split, subsample
 from delrec_lite.errors import MissingPackageError
@@ -28,7 +29,6 @@ from delrec_lite.export.prune import prune
 from delrec_lite.export.quantise import quantise, types_of
 from delrec_lite.export.stock import chat_template, stock_text
 from delrec_lite.export.tokenizer_file import read_pairs, speller, token_names, token_text
-from delrec_lite.llm.architectures import context_length
 from delrec_lite.llm.forward import read_states, score_all, window_segment
 from delrec_lite.llm.items import title_vectors
 from delrec_lite.llm.load import Base, load_base

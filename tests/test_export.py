@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from delrec_lite.config import FinetuneSection
 from delrec_lite.errors import DelrecError, GateError
 from delrec_lite.export.parity import compare
 from delrec_lite.export.tokenizer_file import token_names
@@ -15,23 +14,9 @@ from delrec_lite.export.write import token_texts
 from delrec_lite.llm.forward import score_all
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.llama_cpp import LlamaEngine
-from delrec_lite.training.adapters import add_adapter
 from tests.conftest import export_tiny
+from tests.families import scramble
 from tests.tiny import SPECIALS, dataset, make_model
-
-
-def scramble(model):
-    """Make every part of the model matter: adapter, soft prompt and offsets away from their first values."""
-    add_adapter(model, FinetuneSection(rank=4, alpha=8))
-    torch.manual_seed(5)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if "lora_B" in name:
-                p.normal_(std=0.05)
-        for p in (model.soft, model.offset_in, model.offset_out):
-            p.add_(torch.randn_like(p) * 0.3)
-        model.log_scale.fill_(0.4)
-    return model
 
 
 def engine_scores(path, histories):

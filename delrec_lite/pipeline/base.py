@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
+from delrec_lite.architectures import ARCHITECTURES, check_base, written_as
 from delrec_lite.errors import BundleError, ConfigError
 from delrec_lite.export.tokenizer_file import read_pairs
 from delrec_lite.hub.base import gguf_file
-from delrec_lite.llm.architectures import ARCHITECTURES, check_base, written_as
 from delrec_lite.runtime.gguf.header import read_header
 from delrec_lite.training.shapes import find_config
 

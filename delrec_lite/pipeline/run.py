@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from delrec_lite.architectures import context_length
 from delrec_lite.config import Recipe
 from delrec_lite.console import Console
 from delrec_lite.data.store import load_candidates, load_dataset
@@ -19,7 +20,6 @@ from delrec_lite.files import cache_folder, lock, sha256_of
 from delrec_lite.hub.base import find_base, gguf_file, model_folder
 from delrec_lite.hub.cache import Pulled
 from delrec_lite.hub.pull import pull
-from delrec_lite.llm.architectures import context_length
 from delrec_lite.pipeline.base import check_folder, check_gguf_base
 from delrec_lite.pipeline.precisions import files_for
 from delrec_lite.pipeline.reference import STAGES, made_from, reference_for

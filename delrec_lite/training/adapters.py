@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from delrec_lite.architectures import architecture
 from delrec_lite.config import FinetuneSection
 from delrec_lite.data.types import Ints
 from delrec_lite.errors import ConfigError
-from delrec_lite.llm.architectures import architecture
 from delrec_lite.llm.forward import score_all
 from delrec_lite.llm.load import Base, load_base
 from delrec_lite.llm.model import ItemLM

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from delrec_lite.llm.architectures import architecture
-from delrec_lite.llm.architectures.record import Modules
+from delrec_lite.architectures import architecture
+from delrec_lite.architectures.record import Modules
 from delrec_lite.training.shapes import Shape
 
 # Bytes of a linear weight. NF4: 4 bits, a scale in 8 bits for 64 weights and a float32 for 256 of those.

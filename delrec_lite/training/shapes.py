@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from delrec_lite.architectures import architecture, check_base, head_width
 from delrec_lite.errors import DataError, UsageError
-from delrec_lite.llm.architectures import architecture, check_base, head_width
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Shape:
     """What decides how much memory a decoder-only model takes; names as in ``transformers``.
 
     Attributes:
-        family: Model type; see ``llm.architectures``.
+        family: Model type; see ``architectures``.
         hidden: Width.
         layers: How many.
         heads: Of the queries.

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from delrec_lite.architectures import written_as
 from delrec_lite.data.types import Floats
 from delrec_lite.errors import BundleError, DelrecError, MissingPackageError
-from delrec_lite.llm.architectures import written_as
 from delrec_lite.machine import threads_for
 from delrec_lite.prompts.vocabulary import FIRST_DEEP
 from delrec_lite.runtime.bundle import DEEP, REMEDY, Bundle

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from delrec_lite.architectures import ARCHITECTURES, written_as
 from delrec_lite.errors import BundleError
-from delrec_lite.llm.architectures import ARCHITECTURES, written_as
 from delrec_lite.runtime.gguf.header import (
     BOOL,
     FLOAT32,

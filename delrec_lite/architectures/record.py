@@ -18,7 +18,7 @@ class Architecture:
     Attributes:
         model_type: Its name in a config.json.
         gguf: Its name in llama.cpp; several families may be written as the same.
-        tolerance: Largest difference between the scores of an F16 file and those of torch, over the range of the scores.
+        tolerance: Largest difference between the scores of an F16 file and those of torch, as a share of their range.
         interleaved_rope: llama.cpp rotates neighbours (2i, 2i + 1) where `transformers` rotates halves (i, i + d/2), so
             rows of queries and keys are permuted on their way into a GGUF file.
         rope_scaling: Kinds of scaled rotary positions that are computed alike everywhere; see ``rope``.

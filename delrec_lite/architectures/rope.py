@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from delrec_lite.architectures.record import head_width, settings_of
 from delrec_lite.errors import ConfigError
-from delrec_lite.llm.architectures.record import head_width, settings_of
 
 _SHARED = {"rope_type", "type", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings"}
 _NEEDED = {

@@ -1,6 +1,6 @@
 """The families that are known, one record each."""
 
-from delrec_lite.llm.architectures.record import Architecture, register
+from delrec_lite.architectures.record import Architecture, register
 
 register(
     Architecture(

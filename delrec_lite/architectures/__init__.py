@@ -1,8 +1,8 @@
 """Families of base models: a record each, their rotary positions, and the check before training. Needs numpy alone."""
 
-from delrec_lite.llm.architectures import families as families  # registers them
-from delrec_lite.llm.architectures.check import check_base, context_length
-from delrec_lite.llm.architectures.record import (
+from delrec_lite.architectures import families as families  # registers them
+from delrec_lite.architectures.check import check_base, context_length
+from delrec_lite.architectures.record import (
     ARCHITECTURES,
     Architecture,
     architecture,
@@ -10,7 +10,7 @@ from delrec_lite.llm.architectures.record import (
     register,
     written_as,
 )
-from delrec_lite.llm.architectures.rope import rope_of
+from delrec_lite.architectures.rope import rope_of
 
 __all__ = [
     "ARCHITECTURES",

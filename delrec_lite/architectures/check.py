@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from delrec_lite.architectures.record import ARCHITECTURES, Architecture, architecture, head_width, settings_of
+from delrec_lite.architectures.rope import check_rope, rope_of, rope_settings
 from delrec_lite.errors import ConfigError
-from delrec_lite.llm.architectures.record import ARCHITECTURES, Architecture, architecture, head_width, settings_of
-from delrec_lite.llm.architectures.rope import check_rope, rope_of, rope_settings
 
 # llama.cpp's base of the rotary positions of layers with a sliding window.
 LOCAL_THETA = 10000.0
