@@ -14,7 +14,7 @@ from delrec_lite.architectures import Architecture, check_base, head_width, rope
 from delrec_lite.errors import DelrecError
 from delrec_lite.export.gguf_rope import add_rope
 from delrec_lite.export.merge import Merged
-from delrec_lite.export.tokenizer_file import in_pieces, is_byte, merges_of, read_pairs, speller
+from delrec_lite.export.tokenizer_file import in_pieces, is_byte, merges_of, prefixes_space, read_pairs, speller
 from delrec_lite.prompts.vocabulary import Vocabulary
 
 
@@ -137,7 +137,7 @@ def _add_tokenizer(
     tokens += titles
     types += [kind] * vocabulary.items
     writer.add_tokenizer_model("llama" if pieces else "gpt2")
-    writer.add_tokenizer_pre("default" if pieces else _split_rule(held.get("pre_tokenizer"), split_rule))
+    writer.add_tokenizer_pre("default" if pieces else _split_rule(held, split_rule))
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     merges = merges_of(held)
@@ -153,12 +153,16 @@ def _add_tokenizer(
         if isinstance(value, int):
             add(value)
     writer.add_add_bos_token(False)
-    writer.add_add_space_prefix(False)
+    writer.add_add_space_prefix(pieces and prefixes_space(held))
 
 
-def _split_rule(rule: Any, other: str) -> str:
+def _split_rule(held: Any, other: str) -> str:
     """llama.cpp's name for a ``tokenizers`` file's rule, or ``other``: words in a prompt become the trained tokens."""
-    steps = (rule or {}).get("pretokenizers", [rule or {}])
+    rule = held.get("pre_tokenizer") or {}
+    steps = rule.get("pretokenizers", [rule])
+    pattern = (steps[0].get("pattern") or {}).get("Regex", "")
+    if "\\p{N}{1,3}" in pattern and held["model"].get("ignore_merges"):  # llama.cpp's rule takes whole words too
+        return "llama-bpe"
     if steps[-1].get("type") != "ByteLevel" or not steps[-1].get("use_regex", True):
         return other
     if len(steps) == 1:

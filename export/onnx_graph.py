@@ -113,7 +113,7 @@ def _layer(graph: Graph, config: Any, tensors: Mapping[str, Any], layer: int, x:
     if family.qk_norm:
         q = _head_norm(graph, q, f"{attention}.q_norm", tensors, config, heads)
         k = _head_norm(graph, k, f"{attention}.k_norm", tensors, config, kv_heads)
-    part = {"rotary_embedding_dim": rotated} if rotated < width else {}
+    part: dict[str, Any] = {"rotary_embedding_dim": rotated} if rotated < width else {}
     q = op("RotaryEmbedding", q, "cos", "sin", "positions", num_heads=heads, **part)
     k = op("RotaryEmbedding", k, "cos", "sin", "positions", num_heads=kv_heads, **part)
     pasts = [op("Gather", "pasts", graph.scalar(2 * layer + part), axis=0) for part in (0, 1)]

@@ -9,6 +9,7 @@ import torch
 from delrec_lite.architectures import ARCHITECTURES, Architecture, check_base, context_length, register, rope_of
 from delrec_lite.errors import ConfigError
 from delrec_lite.llm.forward import score_all
+from delrec_lite.llm.load import load_base
 from delrec_lite.llm.model import ItemLM
 from delrec_lite.runtime.gguf.checks import check_gguf
 from delrec_lite.runtime.recommender import Recommender
@@ -85,6 +86,28 @@ def test_rotary_positions_are_those_of_transformers(tmp_path, kind):
     assert rope.attention_factor == pytest.approx(scaling)
     written = json.loads((tmp_path / "config.json").read_text())
     np.testing.assert_allclose(rope_of(written).frequencies, rope.frequencies)
+
+
+@pytest.mark.parametrize("kind", ["llama-llama3", "qwen2", "phi3-longrope", "gemma3-linear"])
+def test_a_config_of_another_version_of_transformers_is_read_alike(tmp_path, kind):
+    """Version 5 keeps all that sets rotary positions under one key, 4 under several."""
+    path = family(tmp_path, kind) / "config.json"
+    written = json.loads(path.read_text())
+    old = ("rope_scaling", "rope_theta", "partial_rotary_factor", "rope_local_base_freq")
+    scaling = written.get("rope_scaling") or written.get("rope_parameters") or {}
+    keys = {"rope_type": "default", **scaling.get("full_attention", scaling), "rope_theta": 5000.0}
+    keys["rope_type"] = keys.pop("type", keys["rope_type"])
+    keys |= {"partial_rotary_factor": 0.75} if kind == "phi3-longrope" else {}
+    both = {"full_attention": keys, "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}
+    written = {key: value for key, value in written.items() if key not in old}
+    path.write_text(json.dumps({**written, "rope_parameters": both if "gemma" in kind else keys}))
+    rotary = load_base("x", tmp_path, "fp32").model.model.rotary_emb
+    found = rotary.inv_freq if hasattr(rotary, "inv_freq") else rotary.full_attention_inv_freq
+    rope = rope_of(json.loads(path.read_text()))
+    assert (rope.theta, rope.kind) == (5000.0, SETTINGS[kind][1].get("rope_scaling") and keys["rope_type"] or "default")
+    np.testing.assert_allclose(rope.frequencies, found.numpy(), rtol=1e-5)
+    if "gemma" in kind and hasattr(rotary, "inv_freq"):
+        assert load_base("x", tmp_path, "fp32").model.config.rope_local_base_freq == 10000.0
 
 
 PLAIN = {"hidden_size": 64, "num_attention_heads": 4, "max_position_embeddings": 256}

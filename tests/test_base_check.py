@@ -17,7 +17,7 @@ from delrec_lite.pipeline.start import start_recipe
 from delrec_lite.training.plan import plan
 from tests.tiny import candidates, dataset
 
-NTK = {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}
+NTK = {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}}
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from delrec_lite.export.parity import compare
 from delrec_lite.export.tokenizer_file import token_names
 from delrec_lite.export.write import token_texts
 from delrec_lite.llm.forward import score_all
+from delrec_lite.prompts.tokenizer import open_tokenizer
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.llama_cpp import LlamaEngine
 from tests.conftest import export_tiny
@@ -147,3 +148,29 @@ def test_a_tokenizer_that_no_bundle_holds_is_refused_at_once(tiny_base, tmp_path
     with pytest.raises(DelrecError, match="Unigram"):
         export_tiny(folder, tmp_path / "x.delrec", model=made)
     assert {path.name for path in tmp_path.iterdir()} == {"base"}
+
+
+# What Llama 3 splits texts by before byte-pair encoding: at most three digits together.
+LLAMA3_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+def test_a_text_is_split_as_by_llama_3(tiny_base, tmp_path):
+    import llama_cpp
+
+    folder = shutil.copytree(tiny_base, tmp_path / "base")
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    split = {"type": "Split", "pattern": {"Regex": LLAMA3_SPLIT}, "behavior": "Isolated", "invert": False}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    tokenizer["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, level]}
+    tokenizer["model"]["ignore_merges"] = True
+    path.write_text(json.dumps(tokenizer))
+    made = export_tiny(folder, tmp_path / "x.delrec")
+    model = llama_cpp.Llama(str(made.path / "model-f16.gguf"), vocab_only=True, verbose=False)
+    ours = open_tokenizer(path)
+    for text in (
+        "A silent River, watched in 19501954?!",
+        "it's  THE'LL  1950\n\n mountains",
+        " Golden--Harbour 12 345",
+    ):
+        assert model.tokenize(text.encode(), add_bos=False) == ours.encode(text, add_special_tokens=False).ids

@@ -96,10 +96,12 @@ def load_base(
 
     _hush()
     how = loading(precision, device) if isinstance(precision, str) else {"dtype": precision}
+    config = _read_config(folder)
     if draw is None:
-        model = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa", **how)
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, config=config, attn_implementation="sdpa", **how
+        )
     else:
-        config = transformers.AutoConfig.from_pretrained(folder)
         with torch.random.fork_rng():
             torch.manual_seed(draw)
             model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", **how)
@@ -113,6 +115,30 @@ def load_base(
         return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
     return Base(model, encode, model.config.bos_token_id, name, folder)
+
+
+def _read_config(folder: Path) -> Any:
+    """The configuration in ``folder``.
+
+    `transformers` 4 passes over the rotary positions of a config.json that version 5 wrote, and takes its defaults.
+    """
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(folder)
+    parameters = getattr(config, "rope_parameters", None)
+    if not parameters or int(transformers.__version__.partition(".")[0]) >= 5:
+        return config
+    keys = dict(parameters.get("full_attention", parameters))
+    local = parameters.get("sliding_attention", {}).get("rope_theta")
+    for name, value in (
+        ("rope_theta", keys.pop("rope_theta", None)),
+        ("partial_rotary_factor", keys.pop("partial_rotary_factor", None)),
+        ("rope_local_base_freq", local),
+    ):
+        if value is not None:
+            setattr(config, name, value)
+    config.rope_scaling = keys if keys.get("rope_type", "default") != "default" else None
+    return config
 
 
 def _hush() -> None:

@@ -97,8 +97,8 @@ def check_gguf(path: Path, architecture: str | None = None) -> Header:
 def _architecture(values: Mapping[str, Value]) -> str:
     arch = values.get("general.architecture", Value(STRING, "")).value
     if not written_as(arch):
-        known = dict.fromkeys(record.gguf for record in ARCHITECTURES.values())
-        raise ValueError(f"its architecture is {arch!r}; known are {', '.join(known)}")
+        names = dict.fromkeys(record.gguf for record in ARCHITECTURES.values())
+        raise ValueError(f"its architecture is {arch!r}; known are {', '.join(names)}")
     for key in values:
         known = key.removeprefix(f"{arch}.") in {*_COUNTS, *_OPTIONAL_COUNTS, *_FLOATS, *_OTHERS}
         tokenizer = key in _TOKENIZER_TEXTS or key in _TOKENIZER_LISTS or _TOKEN_ID.match(key) or _TOKEN_FLAG.match(key)
