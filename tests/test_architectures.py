@@ -155,6 +155,14 @@ def test_refusals_name_what_is_known():
     assert "gemma3" not in error.value.hint
 
 
+def test_adapters_go_where_queries_and_values_are():
+    assert ARCHITECTURES["llama"].adapted("qv") == ("q_proj", "v_proj")
+    assert ARCHITECTURES["phi3"].adapted("qv") == ("qkv_proj",)
+    assert ARCHITECTURES["phi3"].adapted("all") == ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
+    with pytest.raises(ValueError, match="not permuted"):
+        Architecture("x", gguf="llama", interleaved_rope=True, qkv=("qkv_proj",))
+
+
 def test_prompts_end_where_runtimes_would_differ():
     assert context_length(config()) == 256
     assert context_length(config("mistral", sliding_window=100)) == 100

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from tokenizers import Regex, pre_tokenizers, trainers
 
 from delrec_lite.errors import DelrecError, GateError
 from delrec_lite.export.parity import compare
@@ -150,27 +151,30 @@ def test_a_tokenizer_that_no_bundle_holds_is_refused_at_once(tiny_base, tmp_path
     assert {path.name for path in tmp_path.iterdir()} == {"base"}
 
 
-# What Llama 3 splits texts by before byte-pair encoding: at most three digits together.
-LLAMA3_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+# What Llama 3 splits texts by before byte-pair encoding: a sign stays with the word behind it.
+LLAMA3_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"  # words and numbers
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 def test_a_text_is_split_as_by_llama_3(tiny_base, tmp_path):
     import llama_cpp
 
     folder = shutil.copytree(tiny_base, tmp_path / "base")
-    path = folder / "tokenizer.json"
-    tokenizer = json.loads(path.read_text())
-    split = {"type": "Split", "pattern": {"Regex": LLAMA3_SPLIT}, "behavior": "Isolated", "invert": False}
-    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    tokenizer["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, level]}
-    tokenizer["model"]["ignore_merges"] = True
-    path.write_text(json.dumps(tokenizer))
+    tokenizer = open_tokenizer(folder / "tokenizer.json")
+    split = pre_tokenizers.Split(Regex(LLAMA3_SPLIT), "isolated")
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, level])
+    texts = ["Golden-Harbour", "Silent/River", "(hidden)", "in 19501954?!", "it's  THE'LL  1950\n\n mountains"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=340, special_tokens=SPECIALS, initial_alphabet=alphabet)
+    tokenizer.train_from_iterator(texts * 9, trainer)
+    held = json.loads(tokenizer.to_str())
+    held["model"]["ignore_merges"] = True
+    (folder / "tokenizer.json").write_text(json.dumps(held))
     made = export_tiny(folder, tmp_path / "x.delrec")
     model = llama_cpp.Llama(str(made.path / "model-f16.gguf"), vocab_only=True, verbose=False)
-    ours = open_tokenizer(path)
-    for text in (
-        "A silent River, watched in 19501954?!",
-        "it's  THE'LL  1950\n\n mountains",
-        " Golden--Harbour 12 345",
-    ):
+    ours = open_tokenizer(folder / "tokenizer.json")
+    for text in [*texts, "Silent-Harbour (Golden) in 1954/1950"]:
         assert model.tokenize(text.encode(), add_bos=False) == ours.encode(text, add_special_tokens=False).ids
