@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from delrec_lite.errors import ConfigError
-
-Kind = Literal["sasrec", "gru4rec", "caser", "external"]
+from delrec_lite.teachers.registry import teacher_kind
 
 
 class _Section(BaseModel):
@@ -85,13 +84,23 @@ class ModelSection(_Section):
 class TeacherSection(_Section):
     """The sequential recommender to distil, or several; the settings are those of the teacher's own configuration."""
 
-    kind: Kind | list[Kind] = Field("sasrec", description="of several, the distributions are mixed", min_length=1)
+    kind: str | list[str] = Field("sasrec", description="of several, the distributions are mixed", min_length=1)
     settings: dict[str, int | float | dict[str, int | float]] = Field(
         default_factory=dict, description="of one kind by name; of several by kind, then by name"
     )
     lists: str | None = Field(
-        None, description="external: another recommender's ranked lists, user_id, rank, item_id[, score]"
+        None, description="for external: another recommender's ranked lists, user_id, rank, item_id[, score]"
     )
+
+    @field_validator("kind")
+    @classmethod
+    def _kinds_are_known(cls, kind: str | list[str]) -> str | list[str]:
+        for name in [kind] if isinstance(kind, str) else kind:
+            try:
+                teacher_kind(name)
+            except ConfigError as error:
+                raise _refused(error) from error
+        return kind
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -115,8 +124,16 @@ class TeacherSection(_Section):
                 raise ValueError(f"settings of several kinds stand under each kind's name: {name!r} is none of them")
             if not several and isinstance(value, dict):
                 raise ValueError(f"settings of one kind have names and numbers: {name!r} has more of them")
-        if ("external" in self.kinds) != (self.lists is not None):
-            raise ValueError("kind external and the file lists go together")
+        records = [teacher_kind(kind) for kind in self.kinds]
+        if any(record.reads_lists for record in records) != (self.lists is not None):
+            raise ValueError("the file lists and a kind that reads it, such as external, go together")
+        if len({record.label for record in records}) != len(records):
+            raise ValueError("two kinds have the same label, which names their rows in tables")
+        for record in records:
+            try:
+                record.configure(**self.settings_of(record.name))
+            except ConfigError as error:
+                raise _refused(error) from error
         return self
 
 
@@ -242,6 +259,11 @@ def load_recipe(name_or_path: str) -> Recipe:
             f"one of {', '.join(shipped_recipes())}, or the path of a .yaml file",
         )
     return parse(text, where=name_or_path)
+
+
+def _refused(error: ConfigError) -> ValueError:
+    """For pydantic, which adds the key to errors of this type alone."""
+    return ValueError(": ".join(part for part in (error.message, error.hint) if part))
 
 
 def parse(text: str, where: str) -> Recipe:

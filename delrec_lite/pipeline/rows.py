@@ -18,6 +18,7 @@ from delrec_lite.evaluation.protocol import candidate_ranks, catalogue_ranks, ra
 from delrec_lite.pipeline.run import CODE, Run
 from delrec_lite.pipeline.stage import Done, key_of, run_stage
 from delrec_lite.prompts.domain import DOMAINS
+from delrec_lite.teachers.registry import teacher_kind
 
 POPULARITY, ZERO_SHOT = "popularity", "LLM zero-shot"
 TRAINED, QUANTISED = "DELRec (training precision)", "DELRec (quantised GGUF)"
@@ -26,7 +27,6 @@ TRAINED, QUANTISED = "DELRec (training precision)", "DELRec (quantised GGUF)"
 ZERO_SHOT_HISTORY = 5
 FUSED, FUSED_QUANTISED = "DELRec and teachers fused", "DELRec (quantised GGUF) and teachers fused"
 TOGETHER = "teachers together"
-TEACHERS = {"sasrec": "SASRec", "gru4rec": "GRU4Rec", "caser": "Caser", "external": "external, stand-in"}
 
 Scorer = Callable[[Sequence[Ints]], Floats]
 
@@ -62,9 +62,14 @@ def makers(run: Run, fused: bool = False, zero_shot: bool = True, bundle: bool =
     return found
 
 
+def teacher_labels(run: Run) -> list[str]:
+    """What the table calls each teacher of the run, in the recipe's order."""
+    return [teacher_kind(kind).label for kind in run.recipe.teacher.kinds]
+
+
 def _teachers(run: Run) -> dict[str, Maker]:
     """A row for each teacher, and one for all together where there are several."""
-    scorers = {TEACHERS[kind]: partial(_teacher_scores, run, kind) for kind in run.recipe.teacher.kinds}
+    scorers = {teacher_kind(kind).label: partial(_teacher_scores, run, kind) for kind in run.recipe.teacher.kinds}
     if len(scorers) > 1:
         scorers[TOGETHER] = partial(_teacher_scores, run, None)
     key = run.teacher().key

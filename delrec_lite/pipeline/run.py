@@ -27,6 +27,7 @@ from delrec_lite.processes import current
 from delrec_lite.prompts.domain import DOMAINS
 from delrec_lite.prompts.form import Form
 from delrec_lite.provenance import commit, machine, versions
+from delrec_lite.teachers.registry import BUILT_IN, teacher_kind
 from delrec_lite.version import __version__
 
 # Goes into every stage's key: raise it when a stage computes something else from the same recipe.
@@ -140,24 +141,30 @@ class Run:
                 result[kind] = load_teacher(folder / kind).metrics
             return result
 
-        lists = self.recipe.teacher.lists
-        read = [] if lists is None else [_digest(Path(lists))]
-        return self._stage("teacher", key_of(CODE, upstream.key, self.recipe.teacher.model_dump(), *read), make)
+        section = self.recipe.teacher
+        read = [] if section.lists is None else [_digest(Path(section.lists))]
+        # The defaults of a kind from elsewhere may change with its package; those of built-in ones with CODE.
+        foreign = (teacher_kind(kind) for kind in section.kinds if kind not in BUILT_IN)
+        read += [kind.configure(**section.settings_of(kind.name)).model_dump_json() for kind in foreign]
+        return self._stage("teacher", key_of(CODE, upstream.key, section.model_dump(), *read), make)
 
     def _fit(self, kind: str, folder: Path) -> Any:
-        from delrec_lite.teachers.contract import TeacherConfig
+        _need_torch()
+        from delrec_lite.llm.precision import device_for
         from delrec_lite.teachers.fit import fit
 
-        settings, lists = self.recipe.teacher.settings_of(kind), self.recipe.teacher.lists
-        if kind != "external" or lists is None:
-            return fit(TeacherConfig.for_kind(kind, **settings), self.dataset, self.console, out=folder)
+        record, lists = teacher_kind(kind), self.recipe.teacher.lists
+        config = record.configure(**self.recipe.teacher.settings_of(kind))
+        device = device_for(self.recipe.model.device)
+        if not record.reads_lists or lists is None:
+            return fit(config, self.dataset, self.console, out=folder, device=device)
         from delrec_lite.data.lists import read_lists
-        from delrec_lite.teachers.external import KIND, fit_external
+        from delrec_lite.teachers.external import fit_external
 
         held = read_lists(Path(lists), self.dataset)
         if held.unknown:
             self.console.say(f"  {lists}: {held.unknown} rows name no user or item of this data set and are left out")
-        return fit_external(TeacherConfig.for_kind(KIND, **settings), self.dataset, held, self.console, folder)
+        return fit_external(config, self.dataset, held, self.console, folder, device)
 
     def distill(self) -> Done:
         """Stage 1."""

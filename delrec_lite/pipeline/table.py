@@ -11,7 +11,16 @@ from delrec_lite.evaluation.segments import by_segment
 from delrec_lite.evaluation.segments import markdown as segments_markdown
 from delrec_lite.evaluation.table import PROTOCOLS, TITLES, Row, screen, write_table
 from delrec_lite.files import write_whole
-from delrec_lite.pipeline.rows import FUSED, FUSED_QUANTISED, QUANTISED, TEACHERS, TOGETHER, TRAINED, makers, stored
+from delrec_lite.pipeline.rows import (
+    FUSED,
+    FUSED_QUANTISED,
+    QUANTISED,
+    TOGETHER,
+    TRAINED,
+    makers,
+    stored,
+    teacher_labels,
+)
 from delrec_lite.pipeline.run import Run
 from delrec_lite.provenance import stamp
 
@@ -33,7 +42,7 @@ def evaluate(run: Run, fused: bool = False, zero_shot: bool = True, bundle: bool
     """
     entries = {name: stored(run, name, *maker) for name, maker in makers(run, fused, zero_shot, bundle).items()}
     draws = run.draws(run.dataset.test())
-    rows = write_table(run.folder, entries, _pairs(list(entries)), draws)
+    rows = write_table(run.folder, entries, _pairs(list(entries), teacher_labels(run)), draws)
     apart = by_segment(entries, run.dataset)
     with (run.folder / "table.md").open("a", encoding="utf-8") as file:
         file.write("\n" + segments_markdown(apart))
@@ -41,9 +50,9 @@ def evaluate(run: Run, fused: bool = False, zero_shot: bool = True, bundle: bool
     return rows
 
 
-def _pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+def _pairs(names: Sequence[str], labels: Sequence[str]) -> list[tuple[str, str]]:
     """Who is compared with whom: the bundle with every row, training precision and fusion with each teacher."""
-    teachers = [name for name in names if name in {*TEACHERS.values(), TOGETHER}]
+    teachers = [name for name in names if name in {*labels, TOGETHER}]
     pairs = [(QUANTISED, other) for other in names if other != QUANTISED] if QUANTISED in names else []
     others = (name for name in (TRAINED, FUSED, FUSED_QUANTISED) if name in names)
     return pairs + [(name, teacher) for name in others for teacher in teachers]
