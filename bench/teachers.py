@@ -15,24 +15,21 @@ from typing import Any
 
 from delrec_lite.config import load_recipe
 from delrec_lite.console import Console
-from delrec_lite.evaluation.draws import Draws
 from delrec_lite.evaluation.protocol import rank_all
 from delrec_lite.evaluation.table import compare_all, rows_for
 from delrec_lite.files import write_whole
 from delrec_lite.pipeline.run import Run
 from delrec_lite.provenance import stamp
+from delrec_lite.teacher_kinds.registry import teacher_kind
 from delrec_lite.teachers.fit import CHOOSES, fit
-from delrec_lite.teachers.registry import teacher_kind
 from delrec_lite.teachers.store import CONFIG, load_teacher, save_teacher
 
 KIND = "esasrec"
 SETTINGS: tuple[dict[str, int | float], ...] = (
     {},
     {"dropout": 0.5},
-    {"negatives": 256},
-    {"heads": 4},
-    {"layers": 3},
-    {"lr": 1e-3, "epochs": 25},
+    {"dropout": 0.5, "layers": 1},
+    {"dropout": 0.5, "negatives": 256},
 )
 
 
@@ -45,7 +42,7 @@ def main(recipe: str = "ml-100k-cpu", runs: str = "runs", out: str = "bench/resu
     teachers = {teacher_kind(kind).label: teacher for kind, teacher in run.teachers().items()}
     teachers[teacher_kind(KIND).label] = load_teacher(Path(chosen["folder"]))
     test, sets = run.dataset.test(), run.candidates["test"]
-    draws = Draws.of(test, len(run.dataset.catalog), sets.items.shape[1])
+    expected = run.expected(test)
     ranks = {label: rank_all(t.scores, test, sets, console=console, label=label) for label, t in teachers.items()}
     new = teacher_kind(KIND).label
     report = {
@@ -57,9 +54,9 @@ def main(recipe: str = "ml-100k-cpu", runs: str = "runs", out: str = "bench/resu
         "tried": [{name: value for name, value in trial.items() if name != "folder"} for trial in tried],
         "configs": {label: teacher.config.model_dump() for label, teacher in teachers.items()},
         "training": {label: teacher.metrics for label, teacher in teachers.items()},
-        "rows": [asdict(row) for label, of_one in ranks.items() for row in rows_for(label, of_one, draws)],
-        "comparisons": compare_all(ranks, [(new, other) for other in ranks if other != new], draws),
-        "draws": draws.dump(),
+        "rows": [asdict(row) for label, of_one in ranks.items() for row in rows_for(label, of_one, expected)],
+        "comparisons": compare_all(ranks, [(new, other) for other in ranks if other != new], expected),
+        "expected_sampled": expected.dump(),
         "ranks": {label: of_one.dump() for label, of_one in ranks.items()},
     }
     write_whole(Path(out), json.dumps(report) + "\n")

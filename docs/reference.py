@@ -42,10 +42,10 @@ LIBRARY = {
         "delrec_lite.bench.runner.bench",
     ),
     "Teachers": (
-        "delrec_lite.teachers.registry.TeacherKind",
-        "delrec_lite.teachers.registry.register_teacher",
-        "delrec_lite.teachers.registry.teacher_kind",
-        "delrec_lite.teachers.registry.teacher_names",
+        "delrec_lite.teacher_kinds.registry.TeacherKind",
+        "delrec_lite.teacher_kinds.registry.register_teacher",
+        "delrec_lite.teacher_kinds.registry.teacher_kind",
+        "delrec_lite.teacher_kinds.registry.teacher_names",
         "delrec_lite.teachers.contract.Network",
         "delrec_lite.teachers.contract.Teacher",
         "delrec_lite.teachers.fit.fit",
@@ -100,7 +100,7 @@ def _flat(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
 def recipe() -> str:
     """Every key of a recipe with its default."""
     from delrec_lite.config import Recipe
-    from delrec_lite.teachers.registry import BUILT_IN
+    from delrec_lite.teacher_kinds.registry import BUILT_IN
 
     parts = [
         MADE,
@@ -126,8 +126,8 @@ def recipe() -> str:
 
 def _teacher_settings() -> str:
     """What each built-in kind of teacher can be told, with its defaults."""
-    from delrec_lite.teachers.registry import BUILT_IN, teacher_kind
-    from delrec_lite.teachers.settings import TeacherConfig
+    from delrec_lite.teacher_kinds.registry import BUILT_IN, teacher_kind
+    from delrec_lite.teacher_kinds.settings import TeacherConfig
 
     meanings: dict[str, str] = {}
     defaults: dict[str, dict[str, Any]] = {}

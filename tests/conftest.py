@@ -57,8 +57,8 @@ def taught(tiny_base, tmp_path_factory):
     """A bundle with a teacher of random weights, and that teacher; nobody changes it."""
     import torch
 
+    from delrec_lite.teacher_kinds.registry import teacher_kind
     from delrec_lite.teachers.contract import Teacher
-    from delrec_lite.teachers.registry import teacher_kind
 
     torch.manual_seed(1)
     items = len(dataset().catalog)

@@ -4,9 +4,9 @@ import numpy as np
 from torch import nn
 
 from delrec_lite.data.types import Catalog, Dataset
+from delrec_lite.teacher_kinds.registry import TeacherKind, register_teacher, teacher_kind
+from delrec_lite.teacher_kinds.settings import TeacherConfig
 from delrec_lite.teachers.contract import Network
-from delrec_lite.teachers.registry import TeacherKind, register_teacher, teacher_kind
-from delrec_lite.teachers.settings import TeacherConfig
 
 ITEMS = 21  # the last one is never seen
 TINY: dict[str, int | float] = {

@@ -13,7 +13,7 @@ from delrec_lite import errors
 from delrec_lite.pipeline.table import evaluate
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.retriever import Retriever
-from delrec_lite.teachers.registry import teacher_kind
+from delrec_lite.teacher_kinds.registry import teacher_kind
 
 DOCS = Path(__file__).parents[1] / "docs"
 

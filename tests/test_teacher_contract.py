@@ -7,10 +7,10 @@ import torch
 from delrec_lite.console import QUIET
 from delrec_lite.errors import ConfigError, UsageError
 from delrec_lite.export.retriever import write_retriever
-from delrec_lite.runtime.engines.onnx_session import open_session, padded
+from delrec_lite.runtime.onnx_session import open_session, padded
+from delrec_lite.teacher_kinds.registry import teacher_kind, teacher_names
 from delrec_lite.teachers.contract import Teacher, pad
 from delrec_lite.teachers.fit import fit
-from delrec_lite.teachers.registry import teacher_kind, teacher_names
 from delrec_lite.teachers.store import CONFIG, WEIGHTS, load_teacher, save_teacher
 from tests.teachers import ITEMS, TINY, TOY, circle, tiny
 

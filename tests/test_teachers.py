@@ -12,11 +12,11 @@ from delrec_lite.config import parse
 from delrec_lite.console import QUIET
 from delrec_lite.data.types import Dataset
 from delrec_lite.errors import BundleError, ConfigError, DataError, StorageError
+from delrec_lite.teacher_kinds.registry import TeacherKind, register_teacher, teacher_kind, teacher_names
+from delrec_lite.teacher_kinds.settings import TeacherConfig
 from delrec_lite.teachers.contract import Teacher
 from delrec_lite.teachers.ensemble import Ensemble
 from delrec_lite.teachers.fit import fit
-from delrec_lite.teachers.registry import TeacherKind, register_teacher, teacher_kind, teacher_names
-from delrec_lite.teachers.settings import TeacherConfig
 from delrec_lite.teachers.store import CONFIG, WEIGHTS, load_teacher, save_teacher
 from tests.teachers import ITEMS, TOY, Toy, circle, tiny
 
@@ -31,8 +31,8 @@ def test_what_a_user_had_does_not_compete_in_validation(monkeypatch):
         scores[row, history[history != target]] = 2.0
     monkeypatch.setattr(Teacher, "scores", lambda self, histories: scores[: len(histories)])
     metrics = fit(tiny("sasrec", epochs=1), data, QUIET).metrics
-    assert {name: metrics[name] for name in ("draws_ndcg@10", "ndcg@10", "hr@10")} == {
-        "draws_ndcg@10": 1.0,
+    assert {name: metrics[name] for name in ("expected_ndcg@10", "ndcg@10", "hr@10")} == {
+        "expected_ndcg@10": 1.0,
         "ndcg@10": 1.0,
         "hr@10": 1.0,
     }
@@ -117,7 +117,7 @@ def test_an_unknown_kind_is_met_with_the_known_ones():
 
 def test_kinds_are_read_without_torch():
     code = (
-        "import sys; from delrec_lite.config import parse; from delrec_lite.teachers.registry import *;"
+        "import sys; from delrec_lite.config import parse; from delrec_lite.teacher_kinds.registry import *;"
         "parse('name: r\\nteacher: {kind: [esasrec, caser]}', 'r');"
         "print({name: teacher_kind(name).label for name in BUILT_IN}['gru4rec'], 'torch' in sys.modules)"
     )

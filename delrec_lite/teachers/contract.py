@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from delrec_lite.data.types import Floats, Ints
 from delrec_lite.errors import UsageError
-from delrec_lite.teachers.settings import TeacherConfig
+from delrec_lite.teacher_kinds.settings import TeacherConfig
 
 
 class Network(nn.Module):

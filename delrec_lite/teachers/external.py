@@ -16,9 +16,9 @@ from delrec_lite.console import Console
 from delrec_lite.data.lists import RankedLists
 from delrec_lite.data.types import Dataset
 from delrec_lite.errors import DataError
+from delrec_lite.teacher_kinds.settings import TeacherConfig
 from delrec_lite.teachers.contract import Network, Teacher, pad
 from delrec_lite.teachers.fit import fit
-from delrec_lite.teachers.settings import TeacherConfig
 
 HELD_OUT = 0.1
 LEAST_LISTS = 20

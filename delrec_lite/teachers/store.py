@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from delrec_lite.errors import BundleError, ConfigError, StorageError
 from delrec_lite.files import sha256_of
+from delrec_lite.teacher_kinds.registry import teacher_kind
 from delrec_lite.teachers.contract import Teacher
-from delrec_lite.teachers.registry import teacher_kind
 
 SCHEMA = 1
 CONFIG = "teacher.json"

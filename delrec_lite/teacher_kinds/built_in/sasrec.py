@@ -4,8 +4,8 @@ from typing import Self
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from delrec_lite.teachers.registry import TeacherKind
-from delrec_lite.teachers.settings import Share, TeacherConfig
+from delrec_lite.teacher_kinds.registry import TeacherKind
+from delrec_lite.teacher_kinds.settings import Share, TeacherConfig
 
 
 class SASRecConfig(TeacherConfig):
@@ -41,6 +41,6 @@ KIND = TeacherKind(
     name="sasrec",
     label="SASRec",
     settings=SASRecConfig,
-    network="delrec_lite.teachers.networks.sasrec:SASRec",
+    network="delrec_lite.teachers.sasrec:SASRec",
     source="Kang and McAuley, 2018, arXiv 1808.09781",
 )

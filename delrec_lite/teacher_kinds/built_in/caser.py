@@ -2,8 +2,8 @@
 
 from pydantic import PositiveFloat, PositiveInt
 
-from delrec_lite.teachers.registry import TeacherKind
-from delrec_lite.teachers.settings import TeacherConfig
+from delrec_lite.teacher_kinds.registry import TeacherKind
+from delrec_lite.teacher_kinds.settings import TeacherConfig
 
 
 class CaserConfig(TeacherConfig):
@@ -28,6 +28,6 @@ KIND = TeacherKind(
     name="caser",
     label="Caser",
     settings=CaserConfig,
-    network="delrec_lite.teachers.networks.caser:Caser",
+    network="delrec_lite.teachers.caser:Caser",
     source="Tang and Wang, 2018, arXiv 1809.07426",
 )

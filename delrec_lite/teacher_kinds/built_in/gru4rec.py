@@ -2,8 +2,8 @@
 
 from pydantic import PositiveFloat, PositiveInt
 
-from delrec_lite.teachers.registry import TeacherKind
-from delrec_lite.teachers.settings import TeacherConfig
+from delrec_lite.teacher_kinds.registry import TeacherKind
+from delrec_lite.teacher_kinds.settings import TeacherConfig
 
 
 class GRU4RecConfig(TeacherConfig):
@@ -24,6 +24,6 @@ KIND = TeacherKind(
     name="gru4rec",
     label="GRU4Rec",
     settings=GRU4RecConfig,
-    network="delrec_lite.teachers.networks.gru4rec:GRU4Rec",
+    network="delrec_lite.teachers.gru4rec:GRU4Rec",
     source="Hidasi et al., 2016, arXiv 1511.06939",
 )

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from delrec_lite.teacher_kinds.built_in.caser import CaserConfig
 from delrec_lite.teachers.contract import Network
-from delrec_lite.teachers.kinds.caser import CaserConfig
 
 
 class Caser(Network):

@@ -2,8 +2,8 @@
 
 from pydantic import NonNegativeInt
 
-from delrec_lite.teachers.kinds.sasrec import SASRecConfig
-from delrec_lite.teachers.registry import TeacherKind
+from delrec_lite.teacher_kinds.built_in.sasrec import SASRecConfig
+from delrec_lite.teacher_kinds.registry import TeacherKind
 
 
 class ESASRecConfig(SASRecConfig):
@@ -21,6 +21,6 @@ KIND = TeacherKind(
     name="esasrec",
     label="eSASRec",
     settings=ESASRecConfig,
-    network="delrec_lite.teachers.networks.esasrec:ESASRec",
+    network="delrec_lite.teachers.esasrec:ESASRec",
     source="Tikhonovich et al., 2025, arXiv 2508.06450",
 )

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from delrec_lite.teacher_kinds.built_in.esasrec import ESASRecConfig
 from delrec_lite.teachers.contract import Network
-from delrec_lite.teachers.kinds.esasrec import ESASRecConfig
 
 
 class ESASRec(Network):

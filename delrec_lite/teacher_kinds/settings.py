@@ -11,7 +11,7 @@ class TeacherConfig(BaseModel):
     """Size and training of a teacher; make one with ``TeacherKind.configure``.
 
     Attributes:
-        kind: Name of the kind, see ``delrec_lite.teachers.registry``.
+        kind: Name of the kind, see ``delrec_lite.teacher_kinds.registry``.
         hidden: Width of item vectors and states.
         dropout: Share of activations dropped in training.
         max_length: Items of a history that the network reads, the newest.

@@ -4,8 +4,8 @@ from typing import Any
 
 from torch import nn
 
+from delrec_lite.teacher_kinds.built_in.gru4rec import GRU4RecConfig
 from delrec_lite.teachers.contract import Network
-from delrec_lite.teachers.kinds.gru4rec import GRU4RecConfig
 
 
 class GRU4Rec(Network):

@@ -1,7 +1,7 @@
 """The kinds of teacher: a frozen record each, found by name; reading a record needs no torch.
 
-A kind comes from one of three places: a file in ``delrec_lite/teachers/kinds``, a call of ``register_teacher``, or an
-installed package that names its record in the entry-point group ``delrec_lite.teachers``.
+A kind comes from one of three places: a file in ``built_in``, a call of ``register_teacher``, or an installed package
+that names its record in the entry-point group ``delrec_lite.teachers``.
 """
 
 import importlib
@@ -15,10 +15,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from delrec_lite.errors import ConfigError, did_you_mean
-from delrec_lite.teachers.settings import TeacherConfig
+from delrec_lite.teacher_kinds.settings import TeacherConfig
 
 GROUP = "delrec_lite.teachers"
-BUILT_IN = tuple(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent / "kinds")]))
+BUILT_IN = tuple(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent / "built_in")]))
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def teacher_kind(name: str) -> TeacherKind:
     if name in _registered:
         return _registered[name]
     if name in BUILT_IN:
-        kind = importlib.import_module(f"delrec_lite.teachers.kinds.{name}").KIND
+        kind = importlib.import_module(f"delrec_lite.teacher_kinds.built_in.{name}").KIND
     elif (entry := _installed().get(name)) is not None:
         kind = _loaded(entry)
     else:

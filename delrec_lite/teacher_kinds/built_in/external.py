@@ -1,7 +1,7 @@
 """A recommender that runs elsewhere, known by its ranked lists; a SASRec learns to give them."""
 
-from delrec_lite.teachers.kinds.sasrec import KIND as SASREC
-from delrec_lite.teachers.registry import TeacherKind
+from delrec_lite.teacher_kinds.built_in.sasrec import KIND as SASREC
+from delrec_lite.teacher_kinds.registry import TeacherKind
 
 KIND = TeacherKind(
     name="external",
