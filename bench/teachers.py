@@ -28,8 +28,9 @@ KIND = "esasrec"
 SETTINGS: tuple[dict[str, int | float], ...] = (
     {},
     {"dropout": 0.5},
-    {"dropout": 0.5, "layers": 1},
-    {"dropout": 0.5, "negatives": 256},
+    {"layers": 1, "dropout": 0.5},
+    {"negatives": 256},
+    {"lr": 1e-3},
 )
 
 
