@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from delrec_lite.console import Console
 from delrec_lite.data.types import CandidateSets, Dataset, Floats, Ints, Split, spread
-from delrec_lite.errors import MissingPackageError
+from delrec_lite.errors import MissingPackageError, install_line
 from delrec_lite.evaluation.fusion import best_weight
 from delrec_lite.export.card import bundle_readme, licences_text
 from delrec_lite.export.gguf_file import write_gguf
@@ -328,7 +328,7 @@ def _write_onnx(
         import onnxruntime  # noqa: F401
     except ImportError as error:
         raise MissingPackageError(
-            f"writing ONNX needs {error.name}, which is not installed", 'pip install "delrec-lite[train]"'
+            f"writing ONNX needs {error.name}, which is not installed", install_line(error.name)
         ) from error
     if teacher is not None:
         from delrec_lite.export.retriever import write_retriever

@@ -1,13 +1,13 @@
 """`pull`: one model or data set into the cache, from the first mirror that delivers what was pinned."""
 
 import math
-import os
 import shutil
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from delrec_lite.console import QUIET, Console
+from delrec_lite.environment import flag
 from delrec_lite.errors import FetchError, StorageError
 from delrec_lite.files import cache_folder
 from delrec_lite.hub.cache import RECORD, Pulled, read_cached, working_folder, write_record
@@ -58,7 +58,7 @@ def pull(
     folder = root / f"{asset.kind}s" / asset.name
     if found := read_cached(asset, folder):
         return found
-    if os.environ.get("DELREC_OFFLINE", "0") not in {"", "0"} if offline is None else offline:
+    if flag("DELREC_OFFLINE") if offline is None else offline:
         raise FetchError(
             f"{name} is not in the cache {root}, and DELREC_OFFLINE forbids to fetch it",
             f"unset DELREC_OFFLINE, or copy {folder} from a machine that has it",

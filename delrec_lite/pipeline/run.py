@@ -13,7 +13,7 @@ from delrec_lite.config import Recipe
 from delrec_lite.console import Console
 from delrec_lite.data.store import load_candidates, load_dataset
 from delrec_lite.data.types import CandidateSets, Dataset, Split
-from delrec_lite.errors import ConfigError, DataError, MissingPackageError, UsageError
+from delrec_lite.errors import ConfigError, DataError, MissingPackageError, UsageError, install_line
 from delrec_lite.evaluation.draws import Draws
 from delrec_lite.files import cache_folder, lock, sha256_of
 from delrec_lite.hub.base import find_base
@@ -460,7 +460,7 @@ def _need_torch() -> None:
         import transformers  # noqa: F401
     except ImportError as error:
         raise MissingPackageError(
-            f"training needs {error.name}, which is not installed", 'pip install "delrec-lite[train,gguf]"'
+            f"training needs {error.name}, which is not installed", install_line(error.name)
         ) from error
 
 
