@@ -31,14 +31,15 @@ def evaluate(run: Run, fused: bool = False, zero_shot: bool = True, bundle: bool
         zero_shot: Keep the row of the untrained LLM, which takes longest.
         bundle: Keep the rows of the exported bundle.
     """
-    entries = {name: stored(run, name, *maker) for name, maker in makers(run, fused, zero_shot, bundle).items()}
-    draws = run.draws(run.dataset.test())
-    rows = write_table(run.folder, entries, _pairs(list(entries)), draws)
-    apart = by_segment(entries, run.dataset)
-    with (run.folder / "table.md").open("a", encoding="utf-8") as file:
-        file.write("\n" + segments_markdown(apart))
-    _write_report(run, rows, apart, draws)
-    return rows
+    with run.locked():
+        entries = {name: stored(run, name, *maker) for name, maker in makers(run, fused, zero_shot, bundle).items()}
+        draws = run.draws(run.dataset.test())
+        rows = write_table(run.folder, entries, _pairs(list(entries)), draws)
+        apart = by_segment(entries, run.dataset)
+        with (run.folder / "table.md").open("a", encoding="utf-8") as file:
+            file.write("\n" + segments_markdown(apart))
+        _write_report(run, rows, apart, draws)
+        return rows
 
 
 def _pairs(names: Sequence[str]) -> list[tuple[str, str]]:
