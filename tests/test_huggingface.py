@@ -8,13 +8,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from delrec_lite.console import QUIET
+from delrec_lite.data.store import Settings, make_dataset, save_dataset
 from delrec_lite.errors import FetchError, MissingPackageError
 from delrec_lite.hub.base import find_base
 from delrec_lite.hub.pull import pull
 from delrec_lite.hub.registry import ASSETS, Asset, File, Mirror
+from tests.conftest import SECTIONS, export_tiny
 from tests.fake_hub import REVISION, FakeHub
+from tests.tiny import candidates, dataset
 
 ROOT = Path(__file__).parents[1]
 FILES = {"config.json": b"{}", "model.safetensors": bytes(range(256)) * 400}
@@ -73,7 +77,7 @@ def call(hub, tmp_path):
         )
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
-        return json.loads(done.stdout)
+        return json.loads(done.stdout or "null")
 
     return run
 
@@ -140,3 +144,27 @@ def test_without_huggingface_hub_the_next_mirror_is_tried_and_the_error_says_wha
         pull("thing", cache=tmp_path)
     with pytest.raises(MissingPackageError, match="huggingface_hub"):
         find_base("owner/thing", QUIET, tmp_path)
+
+
+@pytest.mark.parametrize(("verb", "base"), [("export", "folder"), ("train", "gguf")])
+def test_no_stage_asks_the_hub_or_shows_another_s_bar(hub, call, tiny_base, tmp_path, verb, base):
+    """Weights come through `pull` or from the disk, never from inside a stage."""
+    if base == "gguf":
+        made = export_tiny(tiny_base, tmp_path / "x.delrec", "f16", prune_vocab=False)
+        tiny_base = next(made.path.glob("*.gguf"))
+    data = dataset()
+    data = make_dataset("ring", data.catalog, data.user_ids, data.sequences)
+    save_dataset(data, {s: candidates(s) for s in ("valid", "test")}, Settings(2, 5, 3), tmp_path / "ring")
+    sections = {
+        **SECTIONS,
+        "name": "r",
+        "data": {"folder": str(tmp_path / "ring")},
+        "model": {**SECTIONS["model"], "base": str(tiny_base), "precision": "fp32"},
+        "distill": {**SECTIONS["distill"], "train_llm": True},
+    }
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(sections))
+    arguments = [verb, str(tmp_path / "r.yaml"), "--runs", str(tmp_path / "runs"), "--quiet"]
+    code = f"import sys; from delrec_lite.cli.app import main; sys.argv[1:] = {arguments!r}; main()"
+    call(code, DELREC_CACHE=str(tmp_path / "cache"))  # with nothing on stderr
+    assert (tmp_path / "runs/r/finetune/done.json").is_file()
+    assert hub.asked == []
