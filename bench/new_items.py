@@ -44,8 +44,8 @@ def measure(run: Run, split: Split) -> dict[str, dict[str, float]]:
     fold = torch.arange(len(rows)) % FOLDS
     guessed = torch.empty_like(rows)
     for n in range(FOLDS):
-        fitted = fit_new_items(titles[fold != n], rows[fold != n], some)
-        guessed[fold == n] = titles[fold == n] @ fitted[:-1] + fitted[-1]
+        truncate_to_context = fit_new_items(titles[fold != n], rows[fold != n], some)
+        guessed[fold == n] = titles[fold == n] @ truncate_to_context[:-1] + truncate_to_context[-1]
     scores = states @ rows.T
     scored = {
         "its trained row": rows,

@@ -20,10 +20,10 @@ from delrec_lite.bench.workloads import (
     CHOOSING,
     HISTORY,
     WORKLOADS,
-    Asked,
     K,
     Requests,
     Serving,
+    Timing,
     ask,
     ask_many,
     requests_of,
@@ -87,7 +87,7 @@ class _Configuration:
     @property
     def whole(self) -> bool:
         """Whether it ranks the whole catalogue."""
-        return isinstance(self.serving, PeerServing) or self.serving.bundle.prompt.form.ranks_catalogue
+        return isinstance(self.serving, PeerServing) or self.serving.bundle.prompt.format.ranks_catalogue
 
     @property
     def workloads(self) -> tuple[str, ...]:
@@ -188,7 +188,7 @@ class _Timer:
 
     def run(self, configurations: Sequence[_Configuration], repeats: int, console: Console) -> list[Result]:
         """Warm up, then one sample of each configuration in turn, ``repeats`` times; then their memory."""
-        samples: list[list[Asked]] = [[] for _ in configurations]
+        samples: list[list[Timing]] = [[] for _ in configurations]
         warm = 1 if self.workload in {"load", "batch"} else WARM_UP
         with console.progress(self.workload, (warm + repeats) * len(configurations)) as tick:
             for n in range(-warm, repeats):
@@ -199,17 +199,17 @@ class _Timer:
                     tick(1, configuration.name)
         return [self._result(c, s) for c, s in zip(configurations, samples, strict=True)]
 
-    def _sample(self, configuration: _Configuration, n: int) -> Asked:
+    def _sample(self, configuration: _Configuration, n: int) -> Timing:
         time.sleep(SETTLE_S)
         serving = configuration.serving
         if self.workload == "batch":
             tokens = sum(serving.tokens(request.history) for request in self.together)
-            return Asked(ask_many(serving, self.together), {}, tokens)
+            return Timing(ask_many(serving, self.together), {}, tokens)
         if self.workload == "load":
             facts = self.probe(self._job(configuration, 1, n))
             request = self.requests.of("load", n, not configuration.whole)
             tokens = len(serving.bundle.prompt.prefix) + serving.tokens(request.history, request.candidates)
-            return Asked(facts["total"], {k: v for k, v in facts.items() if k != "total"}, tokens)
+            return Timing(facts["total"], {k: v for k, v in facts.items() if k != "total"}, tokens)
         return ask(configuration.serving, self.requests.of(self.workload, n))
 
     def _job(self, configuration: _Configuration, count: int, first: int = 0) -> dict[str, Any]:
@@ -225,7 +225,7 @@ class _Timer:
             "requests": [asdict(request) for request in asked],
         }
 
-    def _result(self, configuration: _Configuration, samples: Sequence[Asked]) -> Result:
+    def _result(self, configuration: _Configuration, samples: Sequence[Timing]) -> Result:
         times = [sample.ms for sample in samples]
         tokens = round(float(np.mean([sample.tokens for sample in samples])), 1)
         if isinstance(configuration.serving, PeerServing):
@@ -330,7 +330,7 @@ def _measure_accuracy(configurations: Sequence[_Configuration], requests: Reques
             c.accuracy = _peer_accuracy(c.serving, requests, console)
             continue
         if (c.path, c.quant) not in measured:
-            rank, scorer = (rank_all, c.serving.scores) if c.whole else (rank_chosen, c.serving.choose)
+            rank, scorer = (rank_all, c.serving.scores) if c.whole else (rank_chosen, c.serving.score_candidates)
             ranks = rank(scorer, requests.split, requests.candidates, console=console, label="accuracy")
             among = f"m{requests.candidates.items.shape[1]}"
             measured[c.path, c.quant] = {
@@ -343,7 +343,7 @@ def _measure_accuracy(configurations: Sequence[_Configuration], requests: Reques
                     ("cold", "full", ranks.full),
                     ("step", "full", ranks.full),
                     ("batch", "full", ranks.full),
-                    ("rerank", among, ranks.m15),
+                    ("rerank", among, ranks.sampled),
                 )
                 if workload in c.workloads
             }

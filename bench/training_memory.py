@@ -23,7 +23,7 @@ from delrec_lite.llm.model import ItemLM
 from delrec_lite.llm.packing import Segment
 from delrec_lite.llm.precision import keep_layout
 from delrec_lite.training.adapters import add_adapter
-from delrec_lite.training.memory import recompute_activations
+from delrec_lite.training.memory import enable_gradient_checkpointing
 from delrec_lite.training.optimisers import make_optimiser
 from delrec_lite.training.plan import PROMPT_WORDS, Training, estimate
 from delrec_lite.training.shapes import Shape, find_shape
@@ -108,7 +108,7 @@ def measure(shape: Shape, training: Training, device: str, steps: int = 2) -> di
     model.requires_grad_(False)
     add(model)
     if training.checkpointing:
-        recompute_activations(model.lm)
+        enable_gradient_checkpointing(model.lm)
     for p in (model.offset_in, model.offset_out, model.log_scale):
         p.requires_grad_(True)
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -53,8 +53,8 @@ class Serving(Protocol):
     def scores(self, histories: Sequence[Any]) -> Floats:
         """See ``Recommender.scores``."""
 
-    def choose(self, histories: Sequence[Any], candidates: Ints) -> Floats:
-        """See ``Recommender.choose``."""
+    def score_candidates(self, histories: Sequence[Any], candidates: Ints) -> Floats:
+        """See ``Recommender.score_candidates``."""
 
     def tokens(self, history: Sequence[str], candidates: Sequence[str] | None = None) -> int:
         """See ``Recommender.tokens``."""
@@ -137,7 +137,7 @@ def requests_of(bundle: Any, dataset: Path | None = None) -> Requests:
     return Requests(Split("test", newest, split.targets), sets, items.titles, source)
 
 
-class Asked(NamedTuple):
+class Timing(NamedTuple):
     """What one sample took.
 
     Attributes:
@@ -151,14 +151,14 @@ class Asked(NamedTuple):
     tokens: int
 
 
-def ask(serving: Serving, request: Request) -> Asked:
+def ask(serving: Serving, request: Request) -> Timing:
     """One request; what is known before is not timed."""
     session = SESSION if request.known else None
     if request.known and len(request.history) > 1:
         serving.recommend(request.history[:-1], k=K, candidates=request.candidates, session=session)
     start = time.perf_counter()
     answer = serving.recommend(request.history, k=K, candidates=request.candidates, session=session)
-    return Asked((time.perf_counter() - start) * 1e3, dict(answer.milliseconds), answer.tokens_computed)
+    return Timing((time.perf_counter() - start) * 1e3, dict(answer.milliseconds), answer.tokens_computed)
 
 
 def ask_many(serving: Serving, requests: Sequence[Request]) -> float:

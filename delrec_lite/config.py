@@ -14,13 +14,15 @@ Kind = Literal["sasrec", "gru4rec", "caser", "external"]
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-    how: ClassVar[frozenset[str]] = frozenset()  # keys that say how a result is computed and leave it the same
-    late: ClassVar[frozenset[str]] = frozenset()  # keys that came later: at their default, what was made stays made
+    # Keys that say how a result is computed and leave it the same.
+    runtime_only: ClassVar[frozenset[str]] = frozenset()
+    # Keys that came later: at their default, a finished stage stays valid.
+    default_compatible: ClassVar[frozenset[str]] = frozenset()
 
-    def decides(self) -> dict[str, Any]:
+    def cache_key_fields(self) -> dict[str, Any]:
         """The keys that decide what is made: what a stage's key is taken from."""
-        same = {key for key in self.late if getattr(self, key) == type(self).model_fields[key].default}
-        return self.model_dump(mode="json", exclude={*self.how, *same})
+        same = {key for key in self.default_compatible if getattr(self, key) == type(self).model_fields[key].default}
+        return self.model_dump(mode="json", exclude={*self.runtime_only, *same})
 
 
 class DataSection(_Section):
@@ -40,8 +42,8 @@ class DataSection(_Section):
 class ModelSection(_Section):
     """The base language model and the form of its prompt."""
 
-    how: ClassVar[frozenset[str]] = frozenset({"device"})
-    late: ClassVar[frozenset[str]] = frozenset({"weights", "soft_layers"})
+    runtime_only: ClassVar[frozenset[str]] = frozenset({"device"})
+    default_compatible: ClassVar[frozenset[str]] = frozenset({"weights", "soft_layers"})
     base: str = Field(
         "smollm2-135m-instruct", description="name to pull, folder or .gguf file, or Hub id; any decoder-only model"
     )
@@ -51,12 +53,12 @@ class ModelSection(_Section):
     precision: Literal["bf16", "fp32", "nf4", "int8"] = Field("bf16", description="of the frozen weights in training")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a CUDA card where there is one")
     soft_tokens: int = Field(16, ge=1, le=256, description="k, the vectors that stage 1 learns")
-    pattern: Literal["soft", "words", "none"] = Field(
+    pattern_prompt: Literal["soft", "words", "none"] = Field(
         "soft", description="what tells the LLM of the recommender: the soft prompt, a written sentence, nothing"
     )
     item_start: Literal["teacher", "titles", "random"] = Field(
         "teacher",
-        description="first item vectors: titles and the likeness that the teacher sees, titles alone, neither",
+        description="first item vectors: titles and the teacher's item similarity, titles alone, neither",
     )
     max_history: int = Field(50, ge=2, description="items of a history that the prompt holds, the newest")
     history: Literal["items", "titles"] = Field("items", description="an item in the prompt: one vector, or its words")
@@ -123,7 +125,7 @@ class TeacherSection(_Section):
 class OptimSection(_Section):
     """How long and how fast a stage learns."""
 
-    how: ClassVar[frozenset[str]] = frozenset({"checkpointing", "accumulate"})
+    runtime_only: ClassVar[frozenset[str]] = frozenset({"checkpointing", "gradient_accumulation_steps"})
     epochs: float = Field(1.0, gt=0, description="passes over all training interactions")
     tokens_per_step: int = Field(800, ge=16, description="item tokens whose gradients make one step")
     lr: float = Field(1e-3, gt=0)
@@ -140,7 +142,7 @@ class DistillSection(OptimSection):
     temporal_share: float = Field(0.25, ge=0, le=1, description="share of a step's tokens in temporal analysis")
     temperature: float = Field(1.0, gt=0, description="softens the teacher's distribution")
     weighting: Literal["uncertainty", "gradient-norm", "fixed"] = "uncertainty"
-    pattern: Literal["kl", "top1"] = Field("kl", description="the teacher's distribution, or its first item alone")
+    pattern_loss: Literal["kl", "top1"] = Field("kl", description="the teacher's distribution, or its first item alone")
     train_llm: bool = Field(False, description="an adapter as in stage 2 learns too, and stage 2 goes on (ablation)")
 
 
@@ -158,7 +160,9 @@ class FinetuneSection(OptimSection):
     )
     modules: Literal["attention", "all", "qv"] = Field("attention", description="linear layers that get an adapter")
     optimiser: Literal["adamw", "paged_adamw_8bit"] = Field("adamw", description="the second one on CUDA alone")
-    accumulate: int = Field(1, ge=1, description="parts in which a step's gradients are computed, one after another")
+    gradient_accumulation_steps: int = Field(
+        1, ge=1, description="parts in which a step's gradients are computed, one after another"
+    )
     teacher_weight: float = Field(0.0, ge=0, le=1, description="share of the teacher's distribution in the target")
     train_soft: bool = Field(False, description="the soft prompt learns too (ablation)")
     teacher_until: float = Field(

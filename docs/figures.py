@@ -9,24 +9,27 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
 Report = dict[str, Any]
-PROTOCOLS = ("m15", "full")
+PROTOCOLS = ("sampled", "full")
 METRICS = ("HR@1", "HR@5", "HR@10", "NDCG@10", "MRR")
 
 
 def ranking(report: Report) -> str:
     """All models under both protocols, with intervals, and who is better than whom."""
     users = f"{report['rows'][0]['users']:,} test users, 95% intervals"
-    rows = {protocol: [r for r in report["rows"] if r["protocol"] == protocol] for protocol in ("m15", "draws", "full")}
-    drawn = {r["model"]: _within(r, "HR@1") for r in rows["draws"]}
+    rows = {
+        protocol: [r for r in report["rows"] if r["protocol"] == protocol]
+        for protocol in ("sampled", "expected_sampled", "full")
+    }
+    drawn = {r["model"]: _within(r, "HR@1") for r in rows["expected_sampled"]}
     few = [
         (r["model"], _within(r, "HR@1"), drawn.get(r["model"], "-"), *(_within(r, m) for m in METRICS[1:]))
-        for r in rows["m15"]
+        for r in rows["sampled"]
     ]
     whole = [(r["model"], *(_within(r, m) for m in METRICS)) for r in rows["full"]]
     return "\n".join(
         [
             f"**15 candidates (1 positive, 14 unseen negatives)**, {users}\n",
-            _table(("model", "HR@1", "HR@1, all draws", *METRICS[1:]), few),
+            _table(("model", "HR@1", "HR@1, expected", *METRICS[1:]), few),
             f"**whole catalogue**, {users}\n",
             _table(("model", *METRICS), whole),
             pairs(report),
@@ -40,11 +43,11 @@ def headline(report: Report) -> str:
     models = list(dict.fromkeys(model for model, _ in rows))
     cells = []
     for model in models:
-        drawn = [_within(rows[model, "draws"], "HR@1")] if (model, "draws") in rows else ["-"]
-        told = ((p, m) for p, m in (("m15", "NDCG@10"), ("full", "HR@10"), ("full", "NDCG@10")))
+        drawn = [_within(rows[model, "expected_sampled"], "HR@1")] if (model, "expected_sampled") in rows else ["-"]
+        told = ((p, m) for p, m in (("sampled", "NDCG@10"), ("full", "HR@10"), ("full", "NDCG@10")))
         means = [f"{rows[model, p]['metrics'][m]:.3f}" for p, m in told]
-        cells.append((model, _within(rows[model, "m15"], "HR@1"), *drawn, *means))
-    header = ("model", "HR@1 of 15", "HR@1 of 15, all draws", "NDCG@10 of 15", "HR@10 of all", "NDCG@10 of all")
+        cells.append((model, _within(rows[model, "sampled"], "HR@1"), *drawn, *means))
+    header = ("model", "HR@1 of 15", "HR@1 of 15, expected", "NDCG@10 of 15", "HR@10 of all", "NDCG@10 of all")
     known = {"SASRec", "GRU4Rec", "Caser"}
     against = {**report, "comparisons": [c for c in report["comparisons"] if c["against"] in known]}
     return f"{_table(header, cells)}\n{pairs(against)}"
@@ -58,16 +61,16 @@ def pairs(report: Report) -> str:
             found.setdefault((c["model"], c["against"]), {})[c["protocol"]] = c
     rows = []
     for (model, against), by in found.items():
-        cells = [cell for p in ("m15", "draws") for cell in (_points(by[p]) if p in by else ("-", "-"))]
+        cells = [cell for p in ("sampled", "expected_sampled") for cell in (_points(by[p]) if p in by else ("-", "-"))]
         rows.append((f"{model} against {against}", *cells))
-    header = ("HR@1 of 15, paired", "the sets drawn, points", "p", "all draws, points", "p")
+    header = ("HR@1 of 15, paired", "the sets drawn, points", "p", "expected, points", "p")
     return _table(header, rows)
 
 
 def apart(report: Report) -> str:
     """Users with short histories and rare next items, apart."""
     parts = []
-    for metric, title in (("m15 HR@1", "HR@1 of 15"), ("full HR@10", "HR@10, whole catalogue")):
+    for metric, title in (("sampled HR@1", "HR@1 of 15"), ("full HR@10", "HR@10, whole catalogue")):
         found = {(r["model"], r["segment"]): r for r in report["segments"] if metric in r}
         names = list(dict.fromkeys(segment for _, segment in found))
         models = list(dict.fromkeys(model for model, _ in found))
@@ -80,12 +83,12 @@ def apart(report: Report) -> str:
 def ablation(report: Report) -> str:
     """What a part of the method is worth."""
     found: dict[str, list[str]] = {}
-    for protocol, metric in (("draws", "HR@1"), ("full", "NDCG@10")):
+    for protocol, metric in (("expected_sampled", "HR@1"), ("full", "NDCG@10")):
         for r in (r for r in report["rows"] if r["protocol"] == protocol):
             difference = r["difference"].get(metric)
             cells = _points(difference) if difference else ("-", "-")
             found.setdefault(r["variant"], []).extend((f"{r['metrics'][metric]:.3f}", *cells))
-    header = ("variant", "HR@1 of 15, all draws", "points", "p", "NDCG@10, whole catalogue", "points", "p")
+    header = ("variant", "HR@1 of 15, expected", "points", "p", "NDCG@10, whole catalogue", "points", "p")
     return _table(header, [(variant, *cells) for variant, cells in found.items()])
 
 
@@ -196,13 +199,13 @@ def precision(report: Report) -> str:
     for r in report["rows"]:
         apart = r["hr1_difference"]
         points = _points(apart)[0] if apart["low"] or apart["high"] else "-"
-        drawn = _points(r["hr1_draws"])[0] if r.get("hr1_draws") and points != "-" else "-"
+        drawn = _points(r["hr1_expected"])[0] if r.get("hr1_expected") and points != "-" else "-"
         hits = (f"{r['metrics'][p][m]:.3f}" for p, m in zip(PROTOCOLS, ("HR@1", "NDCG@10"), strict=True))
         size = f"{r['bytes'] / 1e6:.0f}"
         same = f"{r['top10_overlap']:.0%}"
         rows.append((r["format"], r["quant"], size, f"{r['p50_ms']:.0f}", *hits, points, drawn, same))
     header = ("format", "quant", "model MB", "ms", "HR@1 of 15", "NDCG@10 of all", "HR@1 points against bf16")
-    return _table((*header, "all draws", "same first ten"), rows)
+    return _table((*header, "expected", "same first ten"), rows)
 
 
 def server(report: Report) -> str:

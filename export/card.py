@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from delrec_lite.prompts.form import Form
+from delrec_lite.prompts.format import PromptFormat
 
 # Tokens that the examples' model reads.
 CONTEXT = 256
@@ -17,7 +17,7 @@ def bundle_readme(
     provenance: Mapping[str, Any],
     parity: Mapping[str, float],
     text: Mapping[str, Any],
-    form: Form,
+    prompt_format: PromptFormat,
 ) -> str:
     """A model card with front matter, and how to run it here, in a stock llama.cpp server, in plain Python.
 
@@ -29,7 +29,7 @@ def bundle_readme(
         provenance: As the manifest has it.
         parity: Against the model in training precision.
         text: The prompt in words, as ``prompt.json`` has it.
-        form: Of the prompt.
+        prompt_format: Of the prompt.
     """
     kept, of = model["text_tokens"]["kept"], model["text_tokens"]["of"]
     base = f"base_model: {model['base']}\n"
@@ -42,10 +42,10 @@ def bundle_readme(
     kinds = (extra, "onnx") if extra == "gguf" and model.get("onnx") else (extra,)
     tags = "\n".join(f"  - {tag}" for tag in ("recommendation", "sequential-recommendation", *kinds, "delrec"))
     types = ", ".join(f"{count} x {kind}" for kind, count in model["tensor_types"].items()) or "F16"
-    runtimes = _llama_cpp(name, model, first, second, text, form) + _onnx(name, model)
-    catalogue = "the whole\ncatalogue as item tokens" if form.item_tokens else "titles\nread by their words"
+    runtimes = _llama_cpp(name, model, first, second, text, prompt_format) + _onnx(name, model)
+    catalogue = "the whole\ncatalogue as item tokens" if prompt_format.item_tokens else "titles\nread by their words"
     among, given = "", ""
-    if not form.ranks_catalogue:
+    if not prompt_format.ranks_catalogue:
         among = f' --candidates "{first}" --candidates "{second}"'
         given = f', candidates=["{first}", "{second}"]'
     return f"""---
@@ -106,9 +106,9 @@ def _model_files(model: Mapping[str, Any]) -> str:
 
 
 def _llama_cpp(
-    name: str, model: Mapping[str, Any], first: str, second: str, text: Mapping[str, Any], form: Form
+    name: str, model: Mapping[str, Any], first: str, second: str, text: Mapping[str, Any], prompt_format: PromptFormat
 ) -> str:
-    if not model["file"].endswith(".gguf") or form.verbalizer == "likelihood":  # no single token is the answer
+    if not model["file"].endswith(".gguf") or prompt_format.verbalizer == "likelihood":  # no single token is the answer
         return ""
     if model.get("soft_layers") == "all":
         return """## In other llama.cpp runtimes
@@ -123,16 +123,16 @@ The GGUF file loads there, but they know nothing of `deep-prompt.npy`, what the 
         between = "a title is read by its words, with a space before it and a line's end behind it"
     whole = """Every item is one token whose text is its title, and its output row is what scores it: the logits behind
 a prompt that lists titles are the ranking."""
-    if form.verbalizer == "letter":
+    if prompt_format.verbalizer == "letter":
         whole = "The candidates are lettered, and the logits of their letters are the ranking."
-    elif form.candidates:
+    elif prompt_format.candidates:
         whole = "Every item is one token whose text is its title: the logits of the candidates' are the ranking."
     listed = " + ".join(f'"{before}{title}{after}"'.replace("\n", "\\n") for title in (first, second))
     asked = f"""words = json.load(open(folder + "prompt.json", encoding="utf-8"))["text"]["stock"]
 prompt = words + {listed}"""
-    if form.candidates:
+    if prompt_format.candidates:
         lettered = "titles"
-        if form.verbalizer == "letter":
+        if prompt_format.verbalizer == "letter":
             lettered = 'letter + "." + title for letter, title in zip(text["letters"], titles)'
         asked = f"""text = json.load(open(folder + "prompt.json", encoding="utf-8"))["text"]
 titles = [{listed.replace(" + ", ", ")}]

@@ -1,4 +1,4 @@
-"""The importance matrix: how loud each input column of each weight is on this catalogue's own prompts.
+"""The importance matrix: the mean square of each input column of each weight on this catalogue's own prompts.
 
 llama.cpp's quantiser rounds the columns that count more carefully (``llama_model_quantize_params.imatrix``). Its own
 tool reads running text; this model reads item tokens, so the columns are measured here.

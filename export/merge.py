@@ -39,17 +39,17 @@ def merge(model: ItemLM, states: Any, prompts: Prompts, plain: Any | None = None
         prompts: Say what answers: items, letters, or the words of titles.
         plain: Base weights to merge onto instead of those the model has; used up.
     """
-    vocabulary, form = model.vocabulary, prompts.form
+    vocabulary, prompt_format = model.vocabulary, prompts.format
     head = never_row(states.cpu()).repeat(len(vocabulary), 1)
-    if form.verbalizer == "title-mean":
+    if prompt_format.verbalizer == "title-mean":
         head[vocabulary.item_base :] = model.head().cpu()
     else:
-        rows = list(prompts.letters) if form.verbalizer == "letter" else list(range(vocabulary.text))
+        rows = list(prompts.letters) if prompt_format.verbalizer == "letter" else list(range(vocabulary.text))
         head[rows] = model.text_head[rows].float().cpu()
     lm = merged(model.lm, plain)
     tensors = {name: t for name, t in lm.state_dict().items() if not name.endswith("rotary_emb.inv_freq")}
     embedding = torch.cat([tensors["model.embed_tokens.weight"], model.extension().cpu()])
-    kept = len(vocabulary) if form.item_tokens else vocabulary.item_base
+    kept = len(vocabulary) if prompt_format.item_tokens else vocabulary.item_base
     tensors |= {"model.embed_tokens.weight": embedding[:kept], "lm_head.weight": head[:kept]}
     return Merged(lm.config, tensors)
 

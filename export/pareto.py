@@ -9,7 +9,7 @@ WIDTH, HEIGHT, MARGIN = 640, 360, 60
 
 
 class QuantRow(Protocol):
-    """One precision, measured; see ``delrec_lite.pipeline.compare.Quantised``."""
+    """One precision, measured; see ``delrec_lite.bench.quantisations.Quantised``."""
 
     format: str
     quant: str
@@ -17,14 +17,14 @@ class QuantRow(Protocol):
     p50_ms: float
     metrics: dict[str, dict[str, float]]
     top10_overlap: float
-    hr1_draws: dict[str, Any]
+    hr1_expected: dict[str, Any]
 
 
 def quant_section(rows: Sequence[QuantRow], chosen: str) -> str:
     """Markdown: the table, the chosen precision marked, and the picture."""
     lines = [
         "\n## Why this precision\n",
-        "Measured where it was exported, on validation users, over all draws of the negatives: the fastest that keeps "
+        "Measured where it was exported, on validation users, expected over all candidate sets: the fastest that keeps "
         "the accuracy budget.\n",
         "| precision | MB | p50 ms | HR@1 of 15 | NDCG@10 of 15 | HR@1 to bf16, points | first ten as bf16 |",
         "|---|---:|---:|---:|---:|---:|---:|",
@@ -32,8 +32,8 @@ def quant_section(rows: Sequence[QuantRow], chosen: str) -> str:
     for row in rows:
         name = f"**{row.quant}**" if row.quant == chosen else row.quant
         lines.append(
-            f"| {name} | {row.bytes / 1e6:.1f} | {row.p50_ms:.1f} | {row.metrics['draws']['HR@1']:.3f} "
-            f"| {row.metrics['draws']['NDCG@10']:.3f} | {100 * row.hr1_draws['difference']:+.1f} "
+            f"| {name} | {row.bytes / 1e6:.1f} | {row.p50_ms:.1f} | {row.metrics['expected_sampled']['HR@1']:.3f} "
+            f"| {row.metrics['expected_sampled']['NDCG@10']:.3f} | {100 * row.hr1_expected['difference']:+.1f} "
             f"| {row.top10_overlap:.1%} |"
         )
     return "\n".join([*lines, f"\n![Accuracy against latency]({PICTURE})\n"])
@@ -41,7 +41,7 @@ def quant_section(rows: Sequence[QuantRow], chosen: str) -> str:
 
 def quant_picture(rows: Sequence[QuantRow], chosen: str) -> str:
     """SVG: latency to the right, HR@1 upwards, a dot a precision, its area the size of the file."""
-    ms, hr1 = [row.p50_ms for row in rows], [row.metrics["draws"]["HR@1"] for row in rows]
+    ms, hr1 = [row.p50_ms for row in rows], [row.metrics["expected_sampled"]["HR@1"] for row in rows]
     right, low, high = max(ms) * 1.1, min(hr1) - 0.01, max(hr1) + 0.01
     largest = max(row.bytes for row in rows)
     parts = [

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from delrec_lite.prompts.form import Form
+from delrec_lite.prompts.format import PromptFormat
 from delrec_lite.prompts.tasks import TITLE_PREFIX, Prompts
 from delrec_lite.runtime.prompting.prompt import FILE, PIECES, write_titles
 
@@ -23,8 +23,11 @@ def write_prompt(
         input_norm: Length of an item's input vector.
         scale: Of the verbalizer.
     """
-    form, usual = prompts.form, Form()
-    told = {name: getattr(form, name) for name in ("history", "title_tokens", "verbalizer", "candidates", "context")}
+    prompt_format, usual = prompts.format, PromptFormat()
+    told = {
+        name: getattr(prompt_format, name)
+        for name in ("history", "title_tokens", "verbalizer", "candidates", "context")
+    }
     pieces = {name: piece for name in PIECES if (piece := getattr(prompts, name))}
     held = {
         "schema": 1,
@@ -38,5 +41,5 @@ def write_prompt(
         "text": text,
     }
     (folder / FILE).write_text(json.dumps(held, ensure_ascii=False), encoding="utf-8")
-    if form.written:
+    if prompt_format.written:
         write_titles(folder, prompts.titles)

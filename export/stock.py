@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from delrec_lite.export.gguf_file import soft_token
-from delrec_lite.prompts.form import SEPARATOR
+from delrec_lite.prompts.format import SEPARATOR
 from delrec_lite.prompts.tasks import TITLE_PREFIX, Prompts
 from delrec_lite.prompts.tokenizer import open_tokenizer
 
@@ -27,7 +27,7 @@ def stock_text(prompts: Prompts, tokenizer_json: Path, bos: str) -> dict[str, An
     told: dict[str, Any] = {
         **text,
         "stock": bos + text["instruction"] + "".join(soft_token(i) for i in range(soft)) + text["next"],
-        "item": [TITLE_PREFIX, SEPARATOR] if prompts.form.history == "titles" else ["", ""],
+        "item": [TITLE_PREFIX, SEPARATOR] if prompts.format.history == "titles" else ["", ""],
     }
     if prompts.letters:
         tokenizer = open_tokenizer(tokenizer_json)

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 
 from delrec_lite.console import Console
-from delrec_lite.data.types import CandidateSets, Dataset, Floats, Ints, Split, spread
+from delrec_lite.data.types import CandidateSets, Dataset, Floats, Ints, Split, subsample
 from delrec_lite.errors import MissingPackageError, install_line
 from delrec_lite.evaluation.fusion import best_weight
 from delrec_lite.export.card import bundle_readme, licences_text
@@ -129,11 +129,11 @@ def export(
         shutil.rmtree(left, ignore_errors=True)
     staging.mkdir(parents=True)
     prompts = _bounded(prompts, base)
-    chooses = not prompts.form.ranks_catalogue
+    chooses = not prompts.format.ranks_catalogue
     try:
         with console.progress("export", 6) as tick:
             valid = dataset.valid()
-            users = spread(len(valid), PARITY_USERS)
+            users = subsample(len(valid), PARITY_USERS)
             asked = valid.take(users).histories
             sets = candidates["valid"].take(users).items if chooses else None
             if sets is None:
@@ -154,7 +154,7 @@ def export(
             tick(1, "write")
             f16, tokenizer = staging / "model-f16.gguf", staging / "tokenizer.json"
             served = prompts.served()
-            if prune_vocab and prompts.form.verbalizer != "likelihood":  # a probability is one among all tokens'
+            if prune_vocab and prompts.format.verbalizer != "likelihood":  # a probability is one among all tokens'
                 titles = [before + title for title in dataset.catalog.titles for before in ("", TITLE_PREFIX)]
                 text_ids = [i for i in served.used() if i < served.vocabulary.text]
                 known = [*titles, *prompts.text.values()]
@@ -164,11 +164,11 @@ def export(
             else:
                 shutil.copyfile(base.folder / "tokenizer.json", tokenizer)
             vocabulary, prefix = served.vocabulary, list(served.next_prefix)
-            held = vocabulary if served.form.item_tokens else replace(vocabulary, items=0)
+            held = vocabulary if served.format.item_tokens else replace(vocabulary, items=0)
             bos = token_text(tokenizer, merged.config.bos_token_id) if base.bos is not None else ""
             words = stock_text(served, tokenizer, bos)
             # In a history of titles a title is its words, so no token may be matched with the whole of it.
-            whole = served.form.history == "items"
+            whole = served.format.history == "items"
             apart = (words["stock"], None) if whole else ("", speller(tokenizer))
             texts = token_texts(dataset.catalog.titles, dataset.catalog.ids, token_names(tokenizer), *apart)
             if quants:
@@ -231,7 +231,7 @@ def export(
                 with Recommender.load(trial, engine=one["format"], quant=one["quant"]) as recommender:
                     if one is first and teacher is not None and sets is None:
                         described[WEIGHT] = _teacher_weight(recommender, teacher, valid)
-                    exported = recommender.scores(asked) if sets is None else recommender.choose(asked, sets)
+                    exported = recommender.scores(asked) if sets is None else recommender.score_candidates(asked, sets)
                     parity = compare(trained, exported)
                     gate(parity, score_correlation, one["quant"])
                     told.append(answers(recommender, stored))
@@ -239,7 +239,7 @@ def export(
             write_golden(trial, stored, told[0], {one["file"]: t for one, t in zip(models[1:], told[1:], strict=True)})
             described |= _listed(models)
             popular = [texts[i] for i in np.argsort(-dataset.popularity())[:2]]
-            card = bundle_readme(name, described, licences, popular, provenance, first["parity"], words, served.form)
+            card = bundle_readme(name, described, licences, popular, provenance, first["parity"], words, served.format)
             if measured_quants:
                 card += quant_section(measured_quants, quant)
                 (trial / PICTURE).write_text(quant_picture(measured_quants, quant), encoding="utf-8")
@@ -266,13 +266,13 @@ def export(
 def _bounded(prompts: Prompts, base: Base) -> Prompts:
     """The prompts, no longer than the base model reads."""
     reads = getattr(base.model.config, "max_position_embeddings", None)
-    bounds = [bound for bound in (prompts.form.context, reads) if bound is not None]
-    return replace(prompts, form=replace(prompts.form, context=min(bounds, default=None)))
+    bounds = [bound for bound in (prompts.format.context, reads) if bound is not None]
+    return replace(prompts, format=replace(prompts.format, context=min(bounds, default=None)))
 
 
 def _teacher_weight(recommender: Recommender, teacher: Teacher | Ensemble, valid: Split) -> float:
     """What the teacher's opinion is worth beside the exported model's, on some validation users."""
-    some = valid.take(spread(len(valid), WEIGHT_USERS))
+    some = valid.take(subsample(len(valid), WEIGHT_USERS))
     return best_weight(recommender.scores(some.histories), teacher.scores(some.histories), some.targets)
 
 
@@ -348,7 +348,7 @@ def _write_onnx(
 def some_states(model: ItemLM, prompts: Prompts, dataset: Dataset) -> Any:
     """Hidden states after every item of some training histories: float32 ``[n, hidden]``."""
     sequences = dataset.train()
-    some = [sequences[n][:STATES_LENGTH] for n in spread(len(sequences), STATES_USERS) if len(sequences[n])]
+    some = [sequences[n][:STATES_LENGTH] for n in subsample(len(sequences), STATES_USERS) if len(sequences[n])]
     parts = [some[at : at + 16] for at in range(0, len(some), 16)]
     with torch.no_grad():
         return torch.cat(
@@ -407,7 +407,7 @@ def token_texts(
 def golden(dataset: Dataset, candidates: CandidateSets, max_history: int) -> Golden:
     """Requests of test users: what `verify` asks, and `bench` where no data set is at hand."""
     test = dataset.test()
-    users = spread(len(test), GOLDEN_USERS)
+    users = subsample(len(test), GOLDEN_USERS)
     some = test.take(users)
     histories = tuple(history[-max_history:] for history in some.histories)
     return Golden(histories, some.targets, candidates.take(users).items)

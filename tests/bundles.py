@@ -31,14 +31,14 @@ class Tiny:
     prefix: list[int]
     item_base: int
 
-    def states(self, histories):
+    def hidden_states(self, histories):
         """Hidden states after the final norm at the last item of each history, from scratch: ``[n, hidden]``."""
         rows = [[*self.prefix, *(self.item_base + i for i in h[-MAX_HISTORY:])] for h in histories]
         return np.stack([forward(self.weights, ids)[-1] for ids in rows])
 
     def scores(self, histories):
         """Scores of the catalogue: ``[n, items]``."""
-        return self.states(histories) @ self.weights["output.weight"][self.item_base :].T
+        return self.hidden_states(histories) @ self.weights["output.weight"][self.item_base :].T
 
 
 def tiny_bundle(tmp_path: Path, titles=tuple(TITLES), seed=0, hidden_told=HIDDEN, name="tiny", **prompt) -> Tiny:

@@ -19,7 +19,7 @@ def tiny_base(tmp_path_factory):
 
 
 def prefix(tiny_run, pattern):
-    _, prompts, _ = tiny_run(runs=pattern, model={"pattern": pattern}).untrained()
+    _, prompts, _ = tiny_run(runs=pattern, model={"pattern_prompt": pattern}).untrained()
     return prompts
 
 
@@ -37,7 +37,7 @@ def test_every_variant_trains_and_stands_in_the_table(tiny_run, tmp_path):
     learning = {"epochs": 1, "lr": 1e-3, "item_lr": 1e-2, "teacher_weight": 0.5}
     recipe = tiny_run.recipe(distill={"epochs": 3, "lr": 0.3}, finetune=learning)
     rows = ablate(recipe, tmp_path, QUIET, seeds=(1,))
-    assert [row.variant for row in rows if row.protocol == "m15"] == list(VARIANTS)
+    assert [row.variant for row in rows if row.protocol == "sampled"] == list(VARIANTS)
     report = json.loads((tmp_path / "r-ablation" / "ablation.json").read_text())
     assert all(len(of_seeds[0]["full"]) == 24 for of_seeds in report["ranks"].values())
     learned = [sha256_of(path) for path in (tmp_path / "r-ablation").glob("*/finetune/items.safetensors")]
@@ -52,7 +52,7 @@ def test_seeds_are_averaged_and_what_is_made_is_kept(tiny_run, tmp_path, monkeyp
     one = ablate(tiny_run.recipe(), tmp_path, QUIET, chosen, (1,))
     monkeypatch.setattr("delrec_lite.teachers.fit.fit", None)  # shared: never fitted again
     two = ablate(tiny_run.recipe(), tmp_path, QUIET, chosen, (1, 2))
-    three = ["m15", "draws", "full"]
+    three = ["sampled", "expected_sampled", "full"]
     assert [(row.variant, row.protocol) for row in two] == [(name, p) for name in (WHOLE, *chosen) for p in three]
     for before, after in zip(one, two, strict=True):
         assert after.by_seed["MRR"][0] == before.by_seed["MRR"][0]

@@ -108,7 +108,7 @@ def killed_then_resumed(monkeypatch, at, go):
         ({"adapter": "dora"}, 3),
         ({"adapter": "adalora"}, 5),  # while ranks are chosen
         ({"adapter": "adalora"}, 9),  # after the last choice
-        ({"accumulate": 3, "checkpointing": True}, 3),
+        ({"gradient_accumulation_steps": 3, "checkpointing": True}, 3),
     ],
 )
 def test_a_killed_run_ends_with_the_same_weights(tiny_base, tmp_path, monkeypatch, changes, at):
@@ -122,7 +122,9 @@ def test_a_killed_run_ends_with_the_same_weights(tiny_base, tmp_path, monkeypatc
     assert losses(tmp_path / "unbroken") == losses(tmp_path / "broken")
 
 
-@pytest.mark.parametrize("changes", [{"accumulate": 3}, {"checkpointing": True}, {"accumulate": 40}])
+@pytest.mark.parametrize(
+    "changes", [{"gradient_accumulation_steps": 3}, {"checkpointing": True}, {"gradient_accumulation_steps": 40}]
+)
 def test_parts_and_checkpointing_change_memory_and_nothing_else(tiny_base, tmp_path, changes):
     """40 parts are more than a step has windows."""
     fixed = {"dropout": 0.0, "epochs": 2}
@@ -133,14 +135,14 @@ def test_parts_and_checkpointing_change_memory_and_nothing_else(tiny_base, tmp_p
 
 def test_checkpointing_keeps_fewer_activations(tiny_base):
     from delrec_lite.llm.forward import read_states, window_segment
-    from delrec_lite.training.memory import recompute_activations
+    from delrec_lite.training.memory import enable_gradient_checkpointing
 
     def kept(checkpointing):
         model, prompts, _ = make_model(tiny_base)
         model.requires_grad_(False)
         model.soft.requires_grad_(True)
         if checkpointing:
-            recompute_activations(model.lm)
+            enable_gradient_checkpointing(model.lm)
         total = 0
 
         def pack(tensor):
@@ -197,7 +199,7 @@ def test_no_memory_left_says_what_to_change(tmp_path, error):
 
     with pytest.raises(OutOfMemoryError) as met:
         loop.train([loop.Group({"p": p}, 0.1)], loss_of, loop.Schedule(3, 0), tmp_path, QUIET, "stage 2", 0)
-    assert "accumulate" in met.value.hint
+    assert "gradient_accumulation_steps" in met.value.hint
     assert "stage 2" in met.value.message
 
 

@@ -34,7 +34,7 @@ def test_an_added_item_is_scored_by_its_title_and_the_others_as_before(made):
         scores = recommender.scores([history])[0]
         assert scores[: len(TITLES)] == pytest.approx(tiny.scores([history])[0], abs=5e-3)
         outputs = np.stack([recommender.new_item(title)[1] for title in NEW.values()])
-        assert scores[len(TITLES) :] == pytest.approx(outputs @ tiny.states([history])[0], abs=5e-3)
+        assert scores[len(TITLES) :] == pytest.approx(outputs @ tiny.hidden_states([history])[0], abs=5e-3)
         titles = [TITLES[i] for i in history]
         first = recommender.recommend(titles, k=len(scores)).items
         assert {"n1", "n2"} < {item.id for item in first}

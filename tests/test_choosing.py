@@ -29,16 +29,16 @@ SETS = candidates().items
 @pytest.fixture(scope="module", params=CHOOSING)
 def exported(request, tmp_path_factory):
     """The bundle, the trained model's scores of ``HISTORIES`` and ``SETS``, the form."""
-    form, folder = FORMS[request.param], tmp_path_factory.mktemp("choosing")
+    prompt_format, folder = FORMS[request.param], tmp_path_factory.mktemp("choosing")
     base_folder = write_base(folder / "base", [" watermelon elephants umbrella"] * 50)  # words that no title needs
-    model, prompts, base = trained(base_folder, form)
+    model, prompts, base = trained(base_folder, prompt_format)
     scores = score_candidates(model, prompts, HISTORIES, SETS, 10)
     target = folder / "x.delrec"
     sets = {split: candidates(split) for split in ("valid", "test")}
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(pruning, "COMMON", 0)
         export_tiny(base_folder, target, "f16", (model, prompts, base), prune_vocab=True, candidates=sets)
-    return target, scores, form
+    return target, scores, prompt_format
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def recommender(exported):
 
 
 def test_candidates_score_as_trained(exported, recommender):
-    served = recommender.choose(HISTORIES, SETS)
+    served = recommender.score_candidates(HISTORIES, SETS)
     wanted = exported[1]
     a, b = served - served.mean(1, keepdims=True), wanted - wanted.mean(1, keepdims=True)
     cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
@@ -61,7 +61,7 @@ def test_candidates_score_as_trained(exported, recommender):
 def test_titles_in_the_ranking_of_scores(exported, recommender):
     history, chosen = [TITLES[i] for i in HISTORIES[0]], [TITLES[i] for i in SETS[0]]
     answer = recommender.recommend(history, candidates=chosen)
-    wanted = np.argsort(-recommender.choose([HISTORIES[0]], SETS[:1])[0])
+    wanted = np.argsort(-recommender.score_candidates([HISTORIES[0]], SETS[:1])[0])
     assert [item.title for item in answer.items] == [chosen[n] for n in wanted]
     assert answer.tokens_computed == recommender.tokens(history, chosen)
     assert answer.tokens_avoided == len(recommender.bundle.prompt.prefix)
@@ -79,9 +79,9 @@ def test_a_session_pays_for_what_is_new(recommender):
 
 
 def test_requests_leave_no_trace(recommender):
-    first = recommender.choose(HISTORIES[:3], SETS[:3])
-    recommender.choose(HISTORIES[3:9], SETS[3:9])
-    np.testing.assert_allclose(recommender.choose(HISTORIES[:3], SETS[:3]), first, atol=1e-3)
+    first = recommender.score_candidates(HISTORIES[:3], SETS[:3])
+    recommender.score_candidates(HISTORIES[3:9], SETS[3:9])
+    np.testing.assert_allclose(recommender.score_candidates(HISTORIES[:3], SETS[:3]), first, atol=1e-3)
 
 
 def test_without_candidates_there_is_one_clear_error(exported, recommender):
@@ -102,12 +102,12 @@ def test_without_candidates_there_is_one_clear_error(exported, recommender):
 
 
 def test_a_new_title_can_stand_among_candidates_where_words_score_it(exported, recommender):
-    form = exported[2]
+    prompt_format = exported[2]
     names = ["Violet Forest (2020)", TITLES[4]]
-    if form.history == "titles" and form.verbalizer != "title-mean":
+    if prompt_format.history == "titles" and prompt_format.verbalizer != "title-mean":
         told = recommender.recommend([TITLES[3], "Grey Sea"], candidates=names, allow_new=True)
         assert {item.title for item in told.items} == set(names)
-    elif form.verbalizer != "letter":
+    elif prompt_format.verbalizer != "letter":
         with pytest.raises(UsageError):
             recommender.recommend([TITLES[3]], candidates=names, allow_new=True)
 

@@ -7,7 +7,7 @@ from rich.console import Console as RichConsole
 
 from delrec_lite.console import Console
 
-HEADER = ("model", "HR@1 of 15, all draws", "NDCG@10", "points against bf16")
+HEADER = ("model", "HR@1 of 15, expected", "NDCG@10", "points against bf16")
 ROWS = [
     ("DELRec (quantised GGUF) and teachers fused", "0.546 (0.524-0.568)", "0.767", "-0.3 (-0.6 to 0.0)"),
     ("SASRec [unk]", "0.534 (0.513-0.556)", "0.753", ""),

@@ -55,7 +55,7 @@ def test_both_protocols_from_one_scoring():
 
     ranks = rank_all(scorer, split, sets, batch=2)
     assert asked == [2]
-    assert ranks.m15.tolist() == [2, 1]
+    assert ranks.sampled.tolist() == [2, 1]
     assert ranks.full.tolist() == [2, 2]
 
 
@@ -72,7 +72,7 @@ def test_candidates_alone_rank_as_they_do_from_the_whole_catalogue():
         return np.take_along_axis(whole(histories), items, 1)
 
     ranks = rank_candidates(some, test, sets, batch=7)
-    assert ranks.tolist() == rank_all(whole, test, sets, batch=5).m15.tolist()
+    assert ranks.tolist() == rank_all(whole, test, sets, batch=5).sampled.tolist()
     assert len(set(ranks)) > 2
 
 
@@ -159,9 +159,14 @@ def test_the_table_is_a_list_of_rows_and_keeps_the_raw_ranks(tmp_path):
     entries = {name: Ranks(rng.integers(1, 16, 60), rng.integers(1, 300, 60), 1.5) for name in ("A", "B")}
     write_table(tmp_path, entries, [("A", "B")])
     rows = json.loads((tmp_path / "table.json").read_text())
-    assert [(r["model"], r["protocol"]) for r in rows] == [("A", "m15"), ("A", "full"), ("B", "m15"), ("B", "full")]
+    assert [(r["model"], r["protocol"]) for r in rows] == [
+        ("A", "sampled"),
+        ("A", "full"),
+        ("B", "sampled"),
+        ("B", "full"),
+    ]
     assert rows[0].keys() == {"model", "protocol", "users", "metrics", "intervals", "seconds"}
-    assert rows[0]["metrics"]["HR@1"] == pytest.approx((entries["A"].m15 == 1).mean(), abs=1e-4)
+    assert rows[0]["metrics"]["HR@1"] == pytest.approx((entries["A"].sampled == 1).mean(), abs=1e-4)
     low, high = rows[0]["intervals"]["HR@10"]
     assert low <= rows[0]["metrics"]["HR@10"] <= high
     assert json.loads((tmp_path / "ranks.json").read_text())["B"]["full"] == entries["B"].full.tolist()
@@ -177,10 +182,10 @@ def test_ranks_read_back_as_they_were_and_nothing_else_does(tmp_path):
     write_table(tmp_path / "new", {"B": ranks, "A": ranks}, [])
     read = read_ranks(tmp_path / "new")
     assert list(read) == ["B", "A"]
-    assert (read["A"].m15.tolist(), read["A"].full.tolist(), read["A"].seconds) == ([1, 4], [7, 900], 0.25)
+    assert (read["A"].sampled.tolist(), read["A"].full.tolist(), read["A"].seconds) == ([1, 4], [7, 900], 0.25)
     with pytest.raises(DataError, match="no ranks"):
         read_ranks(tmp_path)
-    for text in ("{", "[]", '{"A": {"m15": [1]}}', '{"A": 3}'):
+    for text in ("{", "[]", '{"A": {"sampled": [1]}}', '{"A": 3}'):
         (tmp_path / "ranks.json").write_text(text)
         with pytest.raises(DataError, match="does not read"):
             read_ranks(tmp_path)
@@ -195,4 +200,4 @@ def test_popularity_ranks_by_training_counts_alone():
             counts[item] += 1
     np.testing.assert_array_equal(scores, [counts, counts])
     ranks = rank_all(popularity(data), data.test(), candidates())
-    assert len(ranks.m15) == len(data.sequences)
+    assert len(ranks.sampled) == len(data.sequences)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from delrec_lite.bench.quantisations import choose_quant
 from delrec_lite.config import DistillSection, FinetuneSection, Recipe, load_recipe, parse
 from delrec_lite.console import QUIET
 from delrec_lite.data.candidates import SPLITS, sample_candidates
@@ -21,13 +22,12 @@ from delrec_lite.llm.verbalizers import (
     temporal_question,
     temporal_scores,
 )
-from delrec_lite.pipeline.compare import choose_quant
 from delrec_lite.pipeline.quickstart import example
 from delrec_lite.pipeline.rows import QUANTISED, TRAINED
 from delrec_lite.pipeline.run import Run
 from delrec_lite.pipeline.table import evaluate
 from delrec_lite.prompts.domain import DOMAINS
-from delrec_lite.prompts.form import LETTERS, Form, letter_ids
+from delrec_lite.prompts.format import LETTERS, PromptFormat, letter_ids
 from delrec_lite.prompts.tasks import compile_prompts
 from delrec_lite.training import distill as stage1
 from delrec_lite.training import finetune as stage2
@@ -41,20 +41,22 @@ from tests.tiny import ITEMS, candidates, dataset, make_model
 
 # Every form that is not the default; the default's are the other test files.
 FORMS = {
-    "titles": Form(history="titles"),
-    "title-mean, candidates": Form(history="titles", candidates=True),
-    "letter, titles": Form(history="titles", verbalizer="letter", candidates=True),
-    "letter, items": Form(verbalizer="letter", candidates=True),
-    "likelihood": Form(history="titles", verbalizer="likelihood"),
-    "likelihood, items, candidates": Form(verbalizer="likelihood", candidates=True),
+    "titles": PromptFormat(history="titles"),
+    "title-mean, candidates": PromptFormat(history="titles", candidates=True),
+    "letter, titles": PromptFormat(history="titles", verbalizer="letter", candidates=True),
+    "letter, items": PromptFormat(verbalizer="letter", candidates=True),
+    "likelihood": PromptFormat(history="titles", verbalizer="likelihood"),
+    "likelihood, items, candidates": PromptFormat(verbalizer="likelihood", candidates=True),
 }
-CHOOSING = [name for name, form in FORMS.items() if not form.ranks_catalogue]
+CHOOSING = [name for name, prompt_format in FORMS.items() if not prompt_format.ranks_catalogue]
 
 
-def made(base_folder, form, soft=4):
+def made(base_folder, prompt_format, soft=4):
     model, prompts, base = make_model(base_folder, soft)
     titles = dataset().catalog.titles
-    prompts = compile_prompts(DOMAINS["movie"], model.vocabulary, base.encode, base.bos, form=form, titles=titles)
+    prompts = compile_prompts(
+        DOMAINS["movie"], model.vocabulary, base.encode, base.bos, prompt_format=prompt_format, titles=titles
+    )
     return model, prompts, base
 
 
@@ -80,7 +82,7 @@ def test_a_history_of_titles_is_read_at_the_end_of_each(tiny_base):
 
 def test_items_are_one_token_each_as_ever(tiny_base):
     _, plain, base = make_model(tiny_base)
-    _, prompts, _ = made(tiny_base, Form())
+    _, prompts, _ = made(tiny_base, PromptFormat())
     assert prompts.next_prefix == plain.next_prefix
     assert prompts.history([3, 0]) == ([plain.vocabulary.item_base + 3, plain.vocabulary.item_base], [0, 1])
     assert prompts.question([5, 6], [1, 2]) == [5, 6]
@@ -88,7 +90,7 @@ def test_items_are_one_token_each_as_ever(tiny_base):
 
 
 def test_long_titles_are_cut(tiny_base):
-    _, prompts, base = made(tiny_base, Form(history="titles", title_tokens=2))
+    _, prompts, base = made(tiny_base, PromptFormat(history="titles", title_tokens=2))
     whole = base.encode(" " + dataset().catalog.titles[4])
     assert len(whole) > 2
     assert prompts.item(4)[:2] == tuple(whole[:2])
@@ -97,16 +99,16 @@ def test_long_titles_are_cut(tiny_base):
 
 @pytest.mark.parametrize("history", ["items", "titles"])
 def test_a_prompt_without_room_loses_its_oldest_items_and_nothing_else(tiny_base, history):
-    _, free, _ = made(tiny_base, Form(history=history, candidates=True))
+    _, free, _ = made(tiny_base, PromptFormat(history=history, candidates=True))
     sequence, chosen = dataset().sequences[0][:9], np.array([1, 2, 3])
     whole = next_question(free, sequence, chosen, 50)
     size = len(free.next_prefix) + len(whole.ids)
     lost = len(free.item(int(sequence[0]))) + 1  # one token less than the newest eight need
-    _, bound, _ = made(tiny_base, Form(history=history, candidates=True, context=size - lost))
+    _, bound, _ = made(tiny_base, PromptFormat(history=history, candidates=True, context=size - lost))
     cut = next_question(bound, sequence, chosen, 50)
     assert cut.ids == next_question(free, sequence[2:], chosen, 50).ids
     assert len(bound.next_prefix) + len(cut.ids) <= size - lost
-    _, tight, _ = made(tiny_base, Form(history=history, candidates=True, context=len(free.next_prefix) + 5))
+    _, tight, _ = made(tiny_base, PromptFormat(history=history, candidates=True, context=len(free.next_prefix) + 5))
     with pytest.raises(ConfigError, match="no room"):
         next_question(tight, sequence, chosen, 50)
 
@@ -117,7 +119,7 @@ def test_temporal_analysis_keeps_its_example_and_its_hidden_item(tiny_base):
     ids, reads, hidden = free.temporal(sequence)
     assert [decode(tiny_base, ids[: r + 1])[-10:] for r in reads] == [" hidden is"] * 2
     assert hidden == [sequence[2], sequence[-2]]
-    _, bound, _ = made(tiny_base, Form(history="titles", context=len(free.temporal_prefix) + len(ids) - 1))
+    _, bound, _ = made(tiny_base, PromptFormat(history="titles", context=len(free.temporal_prefix) + len(ids) - 1))
     shorter, _, still = bound.temporal(sequence)
     assert still == hidden
     assert shorter == free.temporal(sequence[:4] + sequence[5:])[0]
@@ -183,7 +185,7 @@ def test_a_candidate_keeps_its_score_wherever_it_stands_unless_the_prompt_lists_
     history, chosen = dataset().sequences[0][:6], np.array([1, 9, 20, 4])
     one, other = (score_candidates(model, prompts, [history], c[None], 50)[0] for c in (chosen, chosen[::-1]))
     same = np.allclose(one, other[::-1], atol=2e-5)
-    assert same != prompts.form.candidates
+    assert same != prompts.format.candidates
 
 
 def test_every_verbalizer_can_be_taught(formed):
@@ -204,7 +206,7 @@ def test_every_verbalizer_can_be_taught(formed):
 
 
 def test_all_verbalizers_are_under_contract():
-    assert {form.verbalizer for form in FORMS.values()} == set(VERBALIZERS)
+    assert {prompt_format.verbalizer for prompt_format in FORMS.values()} == set(VERBALIZERS)
 
 
 def test_title_mean_scores_candidates_as_the_catalogue(tiny_base):
@@ -260,17 +262,19 @@ def test_more_candidates_than_letters_are_refused(tiny_base):
 def test_candidate_sets_for_training():
     windows = [s[:10] for s in dataset().sequences]
     sampler = Sampler(ITEMS, 6, seed=3)
-    truth = sampler.truth(5, windows)
-    again = Sampler(ITEMS, 6, seed=3).truth(5, windows)
-    assert (truth.candidates == again.candidates).all()
-    assert not (truth.candidates == sampler.truth(6, windows).candidates).all()
-    for window, history, chosen, place in zip(windows, truth.histories, truth.candidates, truth.places, strict=True):
+    next_item = sampler.next_item(5, windows)
+    again = Sampler(ITEMS, 6, seed=3).next_item(5, windows)
+    assert (next_item.candidates == again.candidates).all()
+    assert not (next_item.candidates == sampler.next_item(6, windows).candidates).all()
+    for window, history, chosen, place in zip(
+        windows, next_item.histories, next_item.candidates, next_item.places, strict=True
+    ):
         assert chosen[place] == window[len(history)]
         assert len(set(chosen.tolist())) == 6
         assert len(set(chosen.tolist()) & set(window.tolist())) == 1
-    assert len(set(truth.places.tolist())) > 3, "the answer would be known by its place"
+    assert len(set(next_item.places.tolist())) > 3, "the answer would be known by its place"
     with pytest.raises(DataError, match="unseen"):
-        Sampler(12, 6, 0).truth(0, [np.arange(10)])
+        Sampler(12, 6, 0).next_item(0, [np.arange(10)])
 
 
 def test_pattern_simulating_asks_about_the_teacher_s_first_ten():
@@ -310,7 +314,7 @@ def figures(folder, name):
 @pytest.mark.parametrize("name", ["titles", "letter, titles", "likelihood"])
 def test_both_stages_learn_in_every_form(tiny_base, tmp_path, name):
     model, prompts, _ = made(tiny_base, FORMS[name])
-    first = DistillSection(epochs=1, tokens_per_step=100, weighting="gradient-norm", pattern="top1")
+    first = DistillSection(epochs=1, tokens_per_step=100, weighting="gradient-norm", pattern_loss="top1")
     sets = candidates("valid")
     report = stage1.distill(model, prompts, prompts, Ring(), dataset(), sets, first, 10, tmp_path / "1", QUIET)
     assert 0 <= report.trained.agreement <= 1
@@ -326,8 +330,8 @@ def test_both_stages_learn_in_every_form(tiny_base, tmp_path, name):
     load_finetuned(again, tmp_path / "2")
     split, asked_about = dataset().test(), candidates()
     same = [ranked(m, prompts, split, asked_about, 10) for m in (model, again)]
-    assert (same[0].m15 == same[1].m15).all()
-    assert same[0].protocols == (("m15", "full") if prompts.form.ranks_catalogue else ("m15",))
+    assert (same[0].sampled == same[1].sampled).all()
+    assert same[0].protocols == (("sampled", "full") if prompts.format.ranks_catalogue else ("sampled",))
 
 
 class Killed(Exception):
@@ -384,16 +388,22 @@ PAPER = {"history": "titles", "candidates_in_prompt": True, "soft_start": "words
 @pytest.mark.parametrize("verbalizer", ["letter", "title-mean"])
 def test_the_paper_s_path_end_to_end(tiny_run, verbalizer):
     """Titles, candidates in the prompt, two stages, the table: a row among the candidates and no other."""
-    run = tiny_run(model=PAPER | {"verbalizer": verbalizer}, distill={"pattern": "top1"})
+    run = tiny_run(model=PAPER | {"verbalizer": verbalizer}, distill={"pattern_loss": "top1"})
     rows = evaluate(run)
     protocols = {name: [row.protocol for row in rows if row.model == name] for name in (TRAINED, "SASRec", QUANTISED)}
-    assert protocols == {TRAINED: ["m15"], "SASRec": ["m15", "draws", "full"], QUANTISED: ["m15"]}
+    assert protocols == {
+        TRAINED: ["sampled"],
+        "SASRec": ["sampled", "expected_sampled", "full"],
+        QUANTISED: ["sampled"],
+    }
     report = json.loads((run.folder / "report.json").read_text())
-    assert {(c["model"], c["against"], c["protocol"]) for c in report["comparisons"]} >= {(QUANTISED, "SASRec", "m15")}
+    assert {(c["model"], c["against"], c["protocol"]) for c in report["comparisons"]} >= {
+        (QUANTISED, "SASRec", "sampled")
+    }
     assert not [c for c in report["comparisons"] if c["protocol"] == "full"]
     mine = [s for s in report["segments"] if s["model"] == TRAINED]
     assert mine
-    assert all("m15 HR@1" in s and "full HR@10" not in s for s in mine)
+    assert all("sampled HR@1" in s and "full HR@10" not in s for s in mine)
     whole, _, _ = (run.folder / "table.md").read_text().partition("HR@1, 15 candidates")
     assert TRAINED not in whole.partition("**whole catalogue**")[2]
     example(run, QUIET)
@@ -410,7 +420,7 @@ def test_the_paper_s_recipe_has_its_choices():
     recipe = load_recipe("ml-100k-paper")
     assert recipe.model.model_dump().items() >= PAPER.items()
     assert (recipe.model.soft_tokens, recipe.data.candidates, recipe.finetune.teacher_weight) == (100, 15, 0.0)
-    assert (recipe.distill.pattern, recipe.distill.train_llm, recipe.finetune.train_soft) == ("top1", False, False)
+    assert (recipe.distill.pattern_loss, recipe.distill.train_llm, recipe.finetune.train_soft) == ("top1", False, False)
     assert (recipe.finetune.adapter, recipe.finetune.modules, recipe.data.split) == ("adalora", "qv", "chronological")
 
 
@@ -435,7 +445,7 @@ def test_the_paper_s_recipe_runs_on_a_small_model(tiny_run, tmp_path):
     run = Run(Recipe.model_validate(sections), tmp_path / "runs", QUIET)
     rows = evaluate(run)
     mine = [row for row in rows if row.model == TRAINED]
-    assert [row.protocol for row in mine] == ["m15"]
+    assert [row.protocol for row in mine] == ["sampled"]
     assert mine[0].users == len(data.test()) == 20 + sum(lengths[:6] - 2)
     adapter = load_file(run.finetune().folder / "adapter/adapter_model.safetensors")
     assert {name.split("self_attn.")[1].split(".")[0] for name in adapter} == {"q_proj", "v_proj"}
@@ -446,7 +456,10 @@ def test_titles_rank_the_whole_catalogue_and_are_exported(tiny_run):
     run = tiny_run(model={"history": "titles"})
     rows = evaluate(run)
     protocols = {name: [row.protocol for row in rows if row.model == name] for name in (TRAINED, QUANTISED)}
-    assert protocols == {TRAINED: ["m15", "draws", "full"], QUANTISED: ["m15", "draws", "full"]}
+    assert protocols == {
+        TRAINED: ["sampled", "expected_sampled", "full"],
+        QUANTISED: ["sampled", "expected_sampled", "full"],
+    }
 
 
 def test_an_llm_trained_in_stage_1_goes_on_in_stage_2(tiny_run):

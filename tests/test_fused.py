@@ -10,7 +10,7 @@ from delrec_lite.errors import BundleError, UsageError
 from delrec_lite.evaluation.fusion import best_weight, mix
 from delrec_lite.runtime.additions import add_items
 from delrec_lite.runtime.bundle import MANIFEST, Bundle
-from delrec_lite.runtime.engines.hybrid import WEIGHT, Fused
+from delrec_lite.runtime.engines.hybrid import WEIGHT, HybridEngine
 from delrec_lite.runtime.recommender import Recommender
 from tests.tiny import dataset
 
@@ -122,4 +122,4 @@ def test_the_server_mixes_when_it_is_told_to(taught, tmp_path):
     path = with_weight(taught[0], tmp_path / "t.delrec", 0.5)
     for told in (False, True):
         with load(path, Settings(threads=1, fused=told)) as recommender:
-            assert isinstance(recommender.engine, Fused) == told
+            assert isinstance(recommender.engine, HybridEngine) == told

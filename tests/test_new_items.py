@@ -22,8 +22,8 @@ def world():
 
 def test_a_left_out_item_is_scored_much_as_if_it_had_been_trained(world):
     titles, rows, states = world
-    fitted = fit_new_items(titles[:250], rows[:250], states)
-    guessed = titles[250:] @ fitted[:-1] + fitted[-1]
+    truncate_to_context = fit_new_items(titles[:250], rows[:250], states)
+    guessed = titles[250:] @ truncate_to_context[:-1] + truncate_to_context[-1]
     spread = states - states.mean(0)
     pairs = zip((spread @ guessed.T).T, (spread @ rows[250:].T).T, strict=True)
     assert np.mean([np.corrcoef(a, b)[0, 1] for a, b in pairs]) > 0.9

@@ -87,7 +87,7 @@ def test_engines_agree(both):
     first, second = (e.scores(histories) for e in engines)
     assert compare(first, second).top10_overlap > 0.99
     np.testing.assert_allclose(first, second, atol=0.03)
-    np.testing.assert_allclose(*(e.states(HISTORIES) for e in engines), atol=0.03)
+    np.testing.assert_allclose(*(e.hidden_states(HISTORIES) for e in engines), atol=0.03)
     np.testing.assert_allclose(*(e.token_vector([5, 9, 9]) for e in engines), atol=1e-3)
     for e in engines:
         e.close()
@@ -97,21 +97,21 @@ def test_a_step_is_the_whole_history(engine):
     walk = list(range(12))
     counts = []
     for n in range(1, len(walk) + 1):
-        scores, evaluated = engine.step("user", walk[:n])
+        scores, evaluated = engine.score_session("user", walk[:n])
         counts.append(evaluated)
         np.testing.assert_allclose(scores, engine.scores([walk[:n]])[0], atol=0.03)
     assert counts[:10] == [1] * 10
     assert counts[10:] == [10, 10]  # the prompt holds ten: its first one left
-    again, evaluated = engine.step("user", [0, 1, 9])
+    again, evaluated = engine.score_session("user", [0, 1, 9])
     np.testing.assert_allclose(again, engine.scores([[0, 1, 9]])[0], atol=0.03)
     assert evaluated == 3
-    assert engine.step("user", [0, 1, 8])[1] == 1
+    assert engine.score_session("user", [0, 1, 8])[1] == 1
     engine.forget("user")
     engine.forget("nobody")
-    assert engine.step("user", [0, 1, 8])[1] == 3
+    assert engine.score_session("user", [0, 1, 8])[1] == 3
     for n in range(40):
-        engine.step(f"user {n}", [n % ITEMS, 3])
-    np.testing.assert_allclose(engine.step("user", [5, 6])[0], engine.scores([[5, 6]])[0], atol=0.03)
+        engine.score_session(f"user {n}", [n % ITEMS, 3])
+    np.testing.assert_allclose(engine.score_session("user", [5, 6])[0], engine.scores([[5, 6]])[0], atol=0.03)
 
 
 def test_vectors_are_items(engine, both, tiny_base):
@@ -119,12 +119,12 @@ def test_vectors_are_items(engine, both, tiny_base):
     rows = model.extension()[model.vocabulary.soft :].detach().numpy()
     for request in ([rows[3], rows[4]], [3, rows[4]], [rows[3], 4]):
         np.testing.assert_allclose(engine.scores([request, [7]])[0], engine.scores([[3, 4]])[0], atol=0.03)
-        np.testing.assert_allclose(engine.step("vectors", request)[0], engine.scores([[3, 4]])[0], atol=0.03)
+        np.testing.assert_allclose(engine.score_session("vectors", request)[0], engine.scores([[3, 4]])[0], atol=0.03)
 
 
 @pytest.mark.parametrize("request_", [[], [-1], [ITEMS], [np.zeros(3, np.float32)], [1, "2"]])
 def test_what_is_no_history_is_refused(engine, request_):
-    for ask in (engine.scores, engine.states, lambda r: engine.step("x", r[-1])):
+    for ask in (engine.scores, engine.hidden_states, lambda r: engine.score_session("x", r[-1])):
         with pytest.raises(UsageError):
             ask([[1], request_])
 
@@ -135,7 +135,7 @@ def test_threads_get_their_own_answers(engine):
 
     def ask(n):
         for turn in range(5):
-            got = engine.step(f"s{n}", [n, n + 1])[0] if turn % 2 else engine.scores([[n, n + 1]])[0]
+            got = engine.score_session(f"s{n}", [n, n + 1])[0] if turn % 2 else engine.scores([[n, n + 1]])[0]
             if not np.allclose(got, expected[n], atol=0.03):
                 wrong.append(n)
 
@@ -152,7 +152,7 @@ def test_a_closed_engine_says_so(both, kind):
     made = open_engine(Bundle.open(both[0]), kind, threads=1)
     made.close()
     made.close()
-    for ask in (lambda: made.scores([[1]]), lambda: made.step("x", [1])):
+    for ask in (lambda: made.scores([[1]]), lambda: made.score_session("x", [1])):
         with pytest.raises(DelrecError, match="closed"):
             ask()
     with pytest.raises(UsageError, match="threads"):
@@ -238,7 +238,7 @@ def test_other_architectures_score_as_transformers_does(tmp_path, kind):
     from delrec_lite.export.merge import Merged
     from delrec_lite.export.onnx_file import write_onnx
     from delrec_lite.prompts.vocabulary import Vocabulary
-    from delrec_lite.runtime.engines.onnx_session import open_session
+    from delrec_lite.runtime.onnx_session import open_session
 
     torch.manual_seed(2)
     names = {"qwen2": "Qwen2", "qwen3": "Qwen3"}
@@ -440,7 +440,7 @@ def test_the_retriever_is_the_teacher(with_retriever, teacher):
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_each_kind_of_teacher_is_written(teacher, place, tmp_path):
     from delrec_lite.export.retriever import write_retriever
-    from delrec_lite.runtime.engines.onnx_session import open_session
+    from delrec_lite.runtime.onnx_session import open_session
 
     write_retriever(teacher.members[place], tmp_path / "r.onnx")
     session = open_session(tmp_path / "r.onnx", 1)

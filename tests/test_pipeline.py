@@ -139,20 +139,20 @@ def test_keys_depend_on_every_part():
 
 
 def test_a_new_key_at_its_default_trains_nothing_again():
-    """A key that joins these must be named in its section's ``late``, or every run made before begins anew."""
-    assert sorted(DistillSection().decides()) == [
-        *("epochs", "lr", "pattern", "seed", "temperature", "temporal_share", "tokens_per_step", "train_llm"),
+    """A key that joins these is named in its section's ``default_compatible``, or every finished run starts again."""
+    assert sorted(DistillSection().cache_key_fields()) == [
+        *("epochs", "lr", "pattern_loss", "seed", "temperature", "temporal_share", "tokens_per_step", "train_llm"),
         *("warmup", "weighting"),
     ]
-    assert sorted(FinetuneSection().decides()) == [
+    assert sorted(FinetuneSection().cache_key_fields()) == [
         *("adapter", "alpha", "average", "dropout", "epochs", "item_lr", "lr", "modules", "optimiser", "patience"),
         *("rank", "seed", "teacher_until", "teacher_weight", "tokens_per_step", "train_soft", "valid_every", "warmup"),
     ]
-    assert sorted(ModelSection().decides()) == [
-        *("base", "candidates_in_prompt", "history", "item_start", "max_history", "max_tokens", "pattern"),
+    assert sorted(ModelSection().cache_key_fields()) == [
+        *("base", "candidates_in_prompt", "history", "item_start", "max_history", "max_tokens", "pattern_prompt"),
         *("precision", "soft_start", "soft_tokens", "title_tokens", "verbalizer"),
     ]
-    assert {"soft_layers", "weights"} <= ModelSection(soft_layers="all", weights="random").decides().keys()
+    assert {"soft_layers", "weights"} <= ModelSection(soft_layers="all", weights="random").cache_key_fields().keys()
 
 
 def test_a_folder_that_is_no_run_is_not_touched(tmp_path):

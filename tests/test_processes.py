@@ -168,11 +168,11 @@ def agree(one, other):
         torch.testing.assert_close(other[1][name], gradient, atol=1e-5, rtol=1e-3)
 
 
-@pytest.mark.parametrize("form", ["titles", "letter, items"])
+@pytest.mark.parametrize("prompt_format", ["titles", "letter, items"])
 @pytest.mark.parametrize("parts", [3, 40])
-def test_the_parts_of_a_step_are_the_step(tiny_base, form, parts):
+def test_the_parts_of_a_step_are_the_step(tiny_base, prompt_format, parts):
     """Also where a step asks at random places, or has fewer windows than parts."""
-    model, prompts, _ = made(tiny_base, FORMS[form])
+    model, prompts, _ = made(tiny_base, FORMS[prompt_format])
     model.soft.requires_grad_(True)
     recipe = FinetuneSection(tokens_per_step=100, teacher_weight=0.3)
     sets = candidates("valid")

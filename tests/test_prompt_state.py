@@ -37,7 +37,11 @@ def start(monkeypatch):
         monkeypatch.setattr(LlamaEngine, "_decode", spy)
         engine = LlamaEngine(bundle, threads=1)
         try:
-            answers = engine.scores(HISTORIES), engine.step("me", HISTORIES[1])[0], engine.states(HISTORIES)
+            answers = (
+                engine.scores(HISTORIES),
+                engine.score_session("me", HISTORIES[1])[0],
+                engine.hidden_states(HISTORIES),
+            )
         finally:
             engine.close()
         assert evaluated in ([], [bundle.prompt.prefix])

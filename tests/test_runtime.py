@@ -36,14 +36,14 @@ def cosines(a, b):
 def test_engine_computes_the_llama_of_the_file(engine, tiny):
     """Prefix evaluated once and shared, all requests in one batch; the reference evaluates each from scratch."""
     for _ in range(2):
-        assert cosines(engine.states(HISTORIES), tiny.states(HISTORIES)).min() > 0.9999
+        assert cosines(engine.hidden_states(HISTORIES), tiny.hidden_states(HISTORIES)).min() > 0.9999
         np.testing.assert_allclose(engine.scores(HISTORIES), tiny.scores(HISTORIES), atol=0.02)
 
 
 def test_engine_reads_the_state_after_the_final_norm(engine, tiny):
     """Scores and states are of the same place: an item's score is its output row times the state."""
     rows = tiny.weights["output.weight"][tiny.item_base :]
-    np.testing.assert_allclose(engine.states(HISTORIES) @ rows.T, engine.scores(HISTORIES), atol=0.01)
+    np.testing.assert_allclose(engine.hidden_states(HISTORIES) @ rows.T, engine.scores(HISTORIES), atol=0.01)
 
 
 def test_vectors_are_items(engine, tiny):
@@ -51,13 +51,13 @@ def test_vectors_are_items(engine, tiny):
     rows = tiny.weights["token_embd.weight"][tiny.item_base :]
     for request in ([rows[3], rows[4]], [3, rows[4]], [rows[3], 4]):
         np.testing.assert_allclose(engine.scores([request]), engine.scores([[3, 4]]), atol=0.01)
-        np.testing.assert_allclose(engine.states([request]), engine.states([[3, 4]]), atol=0.01)
+        np.testing.assert_allclose(engine.hidden_states([request]), engine.hidden_states([[3, 4]]), atol=0.01)
 
 
 @pytest.mark.parametrize("request_", [[], [-1], [len(TITLES)], [np.zeros(3, np.float32)], [1, "2"]])
 def test_engine_refuses_what_c_would_take(engine, request_):
     before = engine.scores([[1, 2]])
-    for ask in (engine.scores, engine.states):
+    for ask in (engine.scores, engine.hidden_states):
         with pytest.raises(UsageError):
             ask([[1], request_])
     np.testing.assert_allclose(engine.scores([[1, 2]]), before, atol=1e-4)
@@ -65,14 +65,14 @@ def test_engine_refuses_what_c_would_take(engine, request_):
 
 def test_states_and_scores_do_not_disturb_each_other(engine):
     """Hidden states need another mode of llama.cpp than scores; threads asking for both must not see it."""
-    wanted = {False: engine.scores(HISTORIES), True: engine.states(HISTORIES)}
+    wanted = {False: engine.scores(HISTORIES), True: engine.hidden_states(HISTORIES)}
     wrong = []
 
-    def ask(states):
+    def ask(hidden_states):
         for _ in range(30):
             try:
-                got = engine.states(HISTORIES) if states else engine.scores(HISTORIES)
-                if not np.allclose(got, wanted[states], atol=0.02):
+                got = engine.hidden_states(HISTORIES) if hidden_states else engine.scores(HISTORIES)
+                if not np.allclose(got, wanted[hidden_states], atol=0.02):
                     wrong.append("other numbers")
             except Exception as error:
                 wrong.append(repr(error))

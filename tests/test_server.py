@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from delrec_lite.runtime.recommender import Recommender
 from delrec_lite.server.api import make_api
 from delrec_lite.server.guard import BODY_BYTES
-from delrec_lite.server.worker import Busy, Late, Worker
+from delrec_lite.server.worker import DeadlineExceeded, QueueFull, Worker
 from tests.bundles import TITLES, tiny_bundle
 
 MARKUP = "<img src=x onerror=alert(1)> & <|im_start|> <|delrec_0|>"
@@ -148,14 +148,14 @@ def test_a_full_queue_refuses_and_what_waits_is_answered_before_the_end():
     futures = [worker.ask(work)]
     begun.wait(10)
     futures += [worker.ask(work), worker.ask(work)]
-    with pytest.raises(Busy):
+    with pytest.raises(QueueFull):
         worker.ask(work)
     assert worker.waiting() == 2
     slow.go.set()
     worker.close()
     assert [future.result(5) for future in futures] == ["done"] * 3
     assert slow.closed
-    with pytest.raises(Busy):
+    with pytest.raises(QueueFull):
         worker.ask(work)
     worker.close()
 
@@ -175,7 +175,7 @@ def test_what_waited_too_long_or_was_given_up_is_not_begun():
     assert gone.cancel()
     time.sleep(0.1)
     slow.go.set()
-    with pytest.raises(Late):
+    with pytest.raises(DeadlineExceeded):
         late.result(5)
     worker.close()
     assert ran == []

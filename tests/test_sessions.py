@@ -28,7 +28,7 @@ def test_one_more_item_costs_one(engine, tiny):
     history = [3, 1, 4, 1, 5]
     costs = []
     for end in range(1, len(history) + 1):
-        scores, computed = engine.step("u", history[:end])
+        scores, computed = engine.score_session("u", history[:end])
         costs.append(computed)
         np.testing.assert_allclose(scores, tiny.scores([history[:end]])[0], atol=2e-2)
     assert costs == [1, 1, 1, 1, 1]
@@ -45,8 +45,8 @@ def test_one_more_item_costs_one(engine, tiny):
     ],
 )
 def test_what_two_histories_begin_with_is_kept(engine, tiny, second, cost):
-    engine.step("u", [3, 1, 4])
-    scores, computed = engine.step("u", second)
+    engine.score_session("u", [3, 1, 4])
+    scores, computed = engine.score_session("u", second)
     assert computed == cost
     np.testing.assert_allclose(scores, tiny.scores([second])[0], atol=2e-2)
 
@@ -54,18 +54,18 @@ def test_what_two_histories_begin_with_is_kept(engine, tiny, second, cost):
 def test_a_window_that_slides_is_evaluated_anew_and_right(engine, tiny):
     history = [n % len(TITLES) for n in range(MAX_HISTORY + 3)]
     for end in range(MAX_HISTORY - 1, len(history) + 1):
-        scores, computed = engine.step("u", history[:end])
+        scores, computed = engine.score_session("u", history[:end])
         np.testing.assert_allclose(scores, tiny.scores([history[:end]])[0], atol=2e-2)
     assert computed == MAX_HISTORY
 
 
 def test_vectors_are_kept_too(engine):
     vector = np.linspace(-1, 1, engine.hidden, dtype=np.float32)
-    first, _ = engine.step("u", [1, vector])
-    again, computed = engine.step("u", [1, vector, 2])
+    first, _ = engine.score_session("u", [1, vector])
+    again, computed = engine.score_session("u", [1, vector, 2])
     assert computed == 1
     np.testing.assert_allclose(again, engine.scores([[1, vector, 2]])[0], atol=2e-2)
-    other, computed = engine.step("u", [1, vector + 1, 2])
+    other, computed = engine.score_session("u", [1, vector + 1, 2])
     assert computed == 2
     assert np.abs(other - again).max() > 1e-3
 
@@ -73,10 +73,10 @@ def test_vectors_are_kept_too(engine):
 def test_users_and_batches_do_not_disturb_each_other(engine, tiny):
     histories = {f"u{n}": [n, n + 1] for n in range(SESSIONS + 5)}
     for name, history in histories.items():
-        engine.step(name, history)
+        engine.score_session(name, history)
     engine.scores([[7, 8, 9]] * 20)
     for name, history in histories.items():
-        scores, computed = engine.step(name, [*history, 30])
+        scores, computed = engine.score_session(name, [*history, 30])
         np.testing.assert_allclose(scores, tiny.scores([[*history, 30]])[0], atol=2e-2)
     assert computed == 3  # made room for others since
 
@@ -115,23 +115,23 @@ def test_the_last_entry_is_always_evaluated():
 
 
 def test_a_failed_step_leaves_nothing_to_go_on_from(engine, tiny, monkeypatch):
-    engine.step("u", [1, 2])
+    engine.score_session("u", [1, 2])
     monkeypatch.setattr(engine, "_decode", lambda *_, **__: (_ for _ in ()).throw(DelrecError("no memory", "")))
     with pytest.raises(DelrecError):
-        engine.step("u", [1, 2, 3])
+        engine.score_session("u", [1, 2, 3])
     monkeypatch.undo()
-    scores, computed = engine.step("u", [1, 2, 3])
+    scores, computed = engine.score_session("u", [1, 2, 3])
     assert computed == 3
     np.testing.assert_allclose(scores, tiny.scores([[1, 2, 3]])[0], atol=2e-2)
 
 
 def test_a_closed_or_wrong_request_is_refused(engine):
     with pytest.raises(UsageError):
-        engine.step("u", [])
+        engine.score_session("u", [])
     engine.forget("u")
     engine.close()
     with pytest.raises(DelrecError, match="closed"):
-        engine.step("u", [1])
+        engine.score_session("u", [1])
 
 
 def test_recommend_with_a_session_says_what_it_saved(tiny):
@@ -153,7 +153,7 @@ def test_sessions_under_threads_get_their_own_answers(engine, tiny):
     histories = [[n % 40, (n * 7) % 40, (n * 3) % 40] for n in range(40)]
 
     def ask(n):
-        return engine.step(f"u{n % 20}", histories[n])[0]
+        return engine.score_session(f"u{n % 20}", histories[n])[0]
 
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(ask, range(40)))

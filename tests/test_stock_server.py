@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from delrec_lite.export.write import token_texts
-from delrec_lite.prompts.form import Form
+from delrec_lite.prompts.format import PromptFormat
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.llama_cpp import silence
 from delrec_lite.runtime.recommender import Recommender
@@ -33,8 +33,8 @@ runpy.run_module("llama_cpp.server", run_name="__main__")
 """
 
 
-def export_form(tiny_base, target, form):
-    model, prompts, base = made(tiny_base, form)
+def export_form(tiny_base, target, prompt_format):
+    model, prompts, base = made(tiny_base, prompt_format)
     scramble(model)
     sets = {split: candidates(split) for split in ("valid", "test")}
     return export_tiny(tiny_base, target, "f16", (model, prompts, base), prune_vocab=True, candidates=sets).path
@@ -42,12 +42,12 @@ def export_form(tiny_base, target, form):
 
 @pytest.fixture(scope="module")
 def bundle(tiny_base, tmp_path_factory):
-    return export_form(tiny_base, tmp_path_factory.mktemp("stock") / "x.delrec", Form())
+    return export_form(tiny_base, tmp_path_factory.mktemp("stock") / "x.delrec", PromptFormat())
 
 
 @pytest.fixture(scope="module")
 def title_bundle(tiny_base, tmp_path_factory):
-    return export_form(tiny_base, tmp_path_factory.mktemp("stock") / "titles.delrec", Form(history="titles"))
+    return export_form(tiny_base, tmp_path_factory.mktemp("stock") / "titles.delrec", PromptFormat(history="titles"))
 
 
 @contextmanager
@@ -145,8 +145,8 @@ def test_chat_puts_titles_as_they_were_trained(title_bundle, title_server):
 
 
 LISTED = {
-    "letter": Form(history="titles", verbalizer="letter", candidates=True),
-    "title": Form(history="titles", candidates=True),
+    "letter": PromptFormat(history="titles", verbalizer="letter", candidates=True),
+    "title": PromptFormat(history="titles", candidates=True),
 }
 
 
@@ -159,7 +159,7 @@ def test_the_stock_server_answers_with_a_candidate(tiny_base, tmp_path, answer):
     titles, sets = dataset().catalog.titles, candidates().items
     asked = [(history, sets[n % len(sets)]) for n, history in enumerate(histories())]
     with Recommender.load(bundle, threads=1) as recommender:
-        ours = [recommender.choose([history], chosen[None])[0] for history, chosen in asked]
+        ours = [recommender.score_candidates([history], chosen[None])[0] for history, chosen in asked]
     with serving(bundle, tmp_path) as address:
         for (history, chosen), scores in zip(asked, ours, strict=True):
             names = text["letters"] if answer == "letter" else [titles[i] for i in chosen]

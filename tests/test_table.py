@@ -7,7 +7,7 @@ import pytest
 
 from delrec_lite.evaluation.metrics import per_user
 from delrec_lite.evaluation.segments import by_segment, segments
-from delrec_lite.pipeline.rows import FUSED, FUSED_QUANTISED, QUANTISED, TOGETHER, TRAINED
+from delrec_lite.pipeline.rows import ALL_TEACHERS, FUSED, FUSED_QUANTISED, QUANTISED, TRAINED
 from delrec_lite.pipeline.table import evaluate
 from delrec_lite.teachers.settings import TeacherConfig
 from tests.tiny import dataset
@@ -33,18 +33,20 @@ def test_the_table_of_a_run(evaluated):
     assert {(TRAINED, "SASRec"), (FUSED, "Caser")} <= {(c["model"], c["against"]) for c in compared}
     assert not {QUANTISED, FUSED_QUANTISED} & {model for c in compared for model in (c["model"], c["against"])}
     rows = evaluate(run, fused=True)
-    names = ["popularity", "SASRec", "Caser", TOGETHER, "LLM zero-shot", TRAINED, QUANTISED, FUSED, FUSED_QUANTISED]
+    names = ["popularity", "SASRec", "Caser", ALL_TEACHERS, "LLM zero-shot", TRAINED, QUANTISED, FUSED, FUSED_QUANTISED]
     assert [row.model for row in rows if row.protocol == "full"] == names
-    assert [row.model for row in rows if row.protocol == "draws"] == [n for n in names if n != "LLM zero-shot"]
+    assert [row.model for row in rows if row.protocol == "expected_sampled"] == [
+        n for n in names if n != "LLM zero-shot"
+    ]
     report = json.loads((run.folder / "report.json").read_text())
     ranks = json.loads((run.folder / "ranks.json").read_text())
-    for row in (row for row in rows if row.protocol != "draws"):
+    for row in (row for row in rows if row.protocol != "expected_sampled"):
         own = np.array(ranks[row.model][row.protocol])
         assert row.metrics["HR@5"] == pytest.approx(per_user(own, "HR@5").mean(), abs=1e-4)
-    assert report["draws"]["negatives"] == 4
+    assert report["expected_sampled"]["negatives"] == 4
     assert report["ranks"] == ranks
     compared = {(c["model"], c["against"]) for c in report["comparisons"]}
-    assert {(QUANTISED, "SASRec"), (TRAINED, "Caser"), (FUSED, TOGETHER), (FUSED_QUANTISED, "SASRec")} <= compared
+    assert {(QUANTISED, "SASRec"), (TRAINED, "Caser"), (FUSED, ALL_TEACHERS), (FUSED_QUANTISED, "SASRec")} <= compared
     assert {row["model"] for row in report["segments"]} == set(names)
     table = (run.folder / "table.md").read_text()
     assert "seen at most" in table
@@ -60,7 +62,7 @@ def test_several_teachers_have_settings_of_their_own(evaluated):
 def test_fusion_is_between_its_parts_or_better_on_what_it_was_fitted_to(evaluated):
     run, rows = evaluated
     likely = {row.model: row.metrics["MRR"] for row in rows if row.protocol == "full"}
-    assert likely[FUSED] >= min(likely[TRAINED], likely[TOGETHER]) - 0.05
+    assert likely[FUSED] >= min(likely[TRAINED], likely[ALL_TEACHERS]) - 0.05
 
 
 def test_segments_part_the_users_and_their_means_are_those_of_the_ranks():
@@ -76,5 +78,5 @@ def test_segments_part_the_users_and_their_means_are_those_of_the_ranks():
     inside = parts[0]
     ranks = Ranks(np.where(inside, 1, 9), np.where(inside, 11, 2), 0.0)
     first, second = by_segment({"m": ranks}, data)[:2]
-    assert (first["m15 HR@1"], first["full HR@10"], first["users"]) == (1.0, 0.0, int(inside.sum()))
-    assert (second["m15 HR@1"], second["full HR@10"]) == (0.0, 1.0)
+    assert (first["sampled HR@1"], first["full HR@10"], first["users"]) == (1.0, 0.0, int(inside.sum()))
+    assert (second["sampled HR@1"], second["full HR@10"]) == (0.0, 1.0)

@@ -56,8 +56,8 @@ def test_what_a_user_had_does_not_compete_in_validation(monkeypatch):
         scores[row, history[history != target]] = 2.0
     monkeypatch.setattr(Teacher, "scores", lambda self, histories: scores[: len(histories)])
     metrics = fit(TeacherConfig.for_kind("sasrec", **TINY | {"epochs": 1}), data, QUIET).metrics
-    assert {name: metrics[name] for name in ("draws_ndcg@10", "ndcg@10", "hr@10")} == {
-        "draws_ndcg@10": 1.0,
+    assert {name: metrics[name] for name in ("expected_ndcg@10", "ndcg@10", "hr@10")} == {
+        "expected_ndcg@10": 1.0,
         "ndcg@10": 1.0,
         "hr@10": 1.0,
     }

@@ -9,7 +9,7 @@ import pytest
 from delrec_lite.errors import BundleError, UsageError
 from delrec_lite.export.parity import compare
 from delrec_lite.llm.forward import score_all
-from delrec_lite.prompts.form import Form
+from delrec_lite.prompts.format import PromptFormat
 from delrec_lite.runtime.additions import add_items
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.explain import explain, faithfulness
@@ -24,8 +24,8 @@ TITLES = dataset().catalog.titles
 HISTORIES = [*dataset().test().histories, *(h[-n:] for n in (1, 3) for h in dataset().test().histories)]
 
 
-def trained(base_folder, form):
-    model, prompts, base = made(base_folder, form)
+def trained(base_folder, prompt_format):
+    model, prompts, base = made(base_folder, prompt_format)
     scramble(model)
     return model, prompts, base
 
@@ -33,7 +33,7 @@ def trained(base_folder, form):
 @pytest.fixture(scope="module", params=[False, True], ids=["whole", "pruned"])
 def exported(request, tiny_base, tmp_path_factory):
     """The bundle, and the trained model's scores of ``HISTORIES``."""
-    model, prompts, base = trained(tiny_base, Form(history="titles", title_tokens=8))
+    model, prompts, base = trained(tiny_base, PromptFormat(history="titles", title_tokens=8))
     scores = score_all(model, prompts, HISTORIES, 10)
     target = tmp_path_factory.mktemp("titles") / "x.delrec"
     export_tiny(tiny_base, target, "f16", (model, prompts, base), prune_vocab=request.param)
@@ -56,7 +56,7 @@ def test_a_bundle_that_reads_titles_scores_as_trained(exported, recommender):
 def test_the_bundle_holds_the_tokens_of_its_titles(exported):
     path, _, prompts = exported
     bundle = Bundle.open(path)
-    assert bundle.prompt.form.history == "titles"
+    assert bundle.prompt.format.history == "titles"
     assert "title-tokens.npy" in bundle.manifest["files"]
     assert [len(bundle.prompts.item(i)) for i in range(len(TITLES))] == [
         len(prompts.item(i)) for i in range(len(TITLES))
@@ -69,7 +69,7 @@ def test_one_item_more_costs_its_own_tokens(exported, recommender):
     sizes = [len(bundle.prompts.item(i)) for i in history]
     costs = []
     for n in range(1, 7):
-        scores, cost = recommender.engine.step("u", history[:n])
+        scores, cost = recommender.engine.score_session("u", history[:n])
         costs.append(cost)
         np.testing.assert_allclose(scores, recommender.scores([history[:n]])[0], atol=2e-2)
     assert costs == sizes
@@ -82,12 +82,12 @@ def test_one_item_more_costs_its_own_tokens(exported, recommender):
 
 
 def test_a_history_that_does_not_fit_loses_its_oldest_items(tiny_base, tmp_path):
-    model, prompts, base = trained(tiny_base, Form(history="titles", title_tokens=8, context=60))
+    model, prompts, base = trained(tiny_base, PromptFormat(history="titles", title_tokens=8, context=60))
     long = [h for h in dataset().test().histories if len(h) > 9]
     scores = score_all(model, prompts, long, 10)
     made = export_tiny(tiny_base, tmp_path / "x.delrec", "f16", (model, prompts, base))
     with Recommender.load(made.path, threads=1) as recommender:
-        read, tokens = recommender.engine.extent(long[0].tolist())
+        read, tokens = recommender.engine.count_tokens(long[0].tolist())
         assert read < 10
         assert len(prompts.next_prefix) + tokens <= 60
         assert compare(scores, recommender.scores(long)).score_correlation > 0.9999
@@ -100,13 +100,13 @@ def test_many_sessions_share_what_memory_there_is(exported, monkeypatch):
     monkeypatch.setattr("delrec_lite.runtime.engines.llama_cpp.SESSION_TOKENS", 100)  # one history and no more
     with Recommender.load(exported[0], threads=1) as recommender:
         histories = [[(n + k) % 30 for k in range(10)] for n in range(20)]
-        whole = [recommender.engine.extent(history)[1] for history in histories]
+        whole = [recommender.engine.count_tokens(history)[1] for history in histories]
         assert min(whole) > 50
         wanted = recommender.scores(histories)
         assert min(np.abs(a - b).max() for a, b in zip(wanted, wanted[1:], strict=False)) > 0.5
         for _ in range(2):
             for n, history in enumerate(histories):
-                scores, cost = recommender.engine.step(f"u{n}", history)
+                scores, cost = recommender.engine.score_session(f"u{n}", history)
                 assert cost == whole[n]
                 np.testing.assert_allclose(scores, wanted[n], atol=0.06)  # F16 in batches of other shapes: 0.03
 

@@ -13,7 +13,7 @@ from delrec_lite.pipeline.ablate import VARIANTS
 from delrec_lite.pipeline.rows import TRAINED, ZERO_SHOT
 from delrec_lite.pipeline.table import evaluate
 from delrec_lite.runtime.recommender import Recommender
-from delrec_lite.training.adapters import BODY, thaw
+from delrec_lite.training.adapters import BODY, unfreeze
 from tests.test_adapters import killed_then_resumed
 from tests.test_forms import FORMS, made
 from tests.tiny import dataset, make_model
@@ -44,10 +44,10 @@ def test_items_that_begin_as_strangers(tiny_base):
     vectors, answers = model.extension()[4:], model.head()
     assert vectors.norm(dim=1).median().item() == pytest.approx(model.input_norm, rel=0.1)
     for made_of_titles, mine in ((titles, vectors), (model.titles_out, answers)):
-        alike = torch.nn.functional.cosine_similarity(made_of_titles, mine)
-        assert alike.abs().mean() < 0.3
-    likeness = torch.nn.functional.cosine_similarity(vectors[:-1], vectors[1:]).abs().mean()
-    assert likeness < 0.2
+        cosine = torch.nn.functional.cosine_similarity(made_of_titles, mine)
+        assert cosine.abs().mean() < 0.3
+    similarity = torch.nn.functional.cosine_similarity(vectors[:-1], vectors[1:]).abs().mean()
+    assert similarity < 0.2
 
 
 def test_all_weights_learn_and_come_back(tiny_run):
@@ -68,10 +68,10 @@ def test_all_weights_learn_and_come_back(tiny_run):
 
 
 def test_token_rows_learn_where_the_prompt_reads_titles(tiny_base):
-    for form, rows in (("titles", True), ("letter, items", False)):
-        model, prompts, _ = made(tiny_base, FORMS[form])
+    for prompt_format, rows in (("titles", True), ("letter, items", False)):
+        model, prompts, _ = made(tiny_base, FORMS[prompt_format])
         model.requires_grad_(False)
-        thaw(model.to(torch.bfloat16), rows=prompts.form.history == "titles")
+        unfreeze(model.to(torch.bfloat16), rows=prompts.format.history == "titles")
         assert model.body.embed_tokens.weight.requires_grad == rows
         learning = [p for p in model.body.parameters() if p.requires_grad]
         assert {p.dtype for p in learning} == {torch.float32}
@@ -118,6 +118,6 @@ def test_what_cannot_be_trained_whole_is_refused(text, words):
 
 
 def test_a_key_that_came_later_changes_nothing_that_was_made():
-    assert "weights" not in ModelSection().decides()
-    assert ModelSection(weights="random").decides()["weights"] == "random"
-    assert FinetuneSection().decides()["adapter"] == "lora"
+    assert "weights" not in ModelSection().cache_key_fields()
+    assert ModelSection(weights="random").cache_key_fields()["weights"] == "random"
+    assert FinetuneSection().cache_key_fields()["adapter"] == "lora"

@@ -147,7 +147,7 @@ def _peers(bundles: list[Path], console: Console) -> tuple[tuple[str, ...], dict
             why = f"no GGUF file of {name} in the cache"
         if peer in {"llama-cpp-python, bundle", "llama.cpp, titles"}:
             why = "" if bundle.holds_gguf else "the bundle holds no GGUF file"
-            why = why if bundle.prompt.form.ranks_catalogue else "the bundle ranks candidates alone"
+            why = why if bundle.prompt.format.ranks_catalogue else "the bundle ranks candidates alone"
         if why:
             console.say(f"  {peer} is left out: {why}")
         else:

@@ -45,10 +45,10 @@ def export(
     quiet: QuietFlag = False,
 ) -> None:
     """Write the bundle of a trained run; what is not trained yet is trained first."""
+    from delrec_lite.bench.quantisations import choose_quant
     from delrec_lite.config import load_recipe
     from delrec_lite.errors import UsageError
     from delrec_lite.export.quantise import ONNX_QUANTS, QUANTS
-    from delrec_lite.pipeline.compare import choose_quant
     from delrec_lite.pipeline.precisions import AUTO, files_for
     from delrec_lite.pipeline.run import Run
 
@@ -100,7 +100,7 @@ def export(
 def _compare(run: Any, quants: list[str], out: Path, console: Any) -> None:
     from dataclasses import asdict
 
-    from delrec_lite.pipeline.compare import compare_quants
+    from delrec_lite.bench.quantisations import compare_quants
 
     rows = compare_quants(run, quants, out)
     header = (
@@ -122,7 +122,7 @@ def _compare(run: Any, quants: list[str], out: Path, console: Any) -> None:
             f"{row.p50_ms:.1f}",
             *(
                 f"{row.metrics[protocol][metric]:.3f}"
-                for protocol in ("draws", "full")
+                for protocol in ("expected_sampled", "full")
                 for metric in ("HR@1", "NDCG@10")
             ),
             f"{row.top10_overlap:.1%}",

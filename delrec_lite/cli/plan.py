@@ -33,12 +33,12 @@ def plan(
             choice["model.precision"],
             "yes" if choice["finetune.checkpointing"] else "no",
             str(choice["tokens_at_once"]),
-            str(choice["finetune.accumulate"]),
+            str(choice["finetune.gradient_accumulation_steps"]),
             f"{choice['bytes']['total'] / 1e9:.1f} GB",
         )
         for choice in made["choices"]
     ]
-    header = ("model.precision", "checkpointing", "tokens at once", "accumulate", "peak")
+    header = ("model.precision", "checkpointing", "tokens at once", "gradient_accumulation_steps", "peak")
     title = f"{model}, {made['parameters'] / 1e6:.0f}M parameters ({made['shape']['source']}), on {gpu_memory}"
     if rows:
         console.result(None, rows, header, title=title)

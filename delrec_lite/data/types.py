@@ -127,6 +127,6 @@ class CandidateSets:
         return CandidateSets(self.split, self.items[list(users)], self.seed)
 
 
-def spread(count: int, about: int) -> range:
+def subsample(count: int, about: int) -> range:
     """Every so manyth of ``count`` places, from the first, about ``about`` of them."""
     return range(0, count, max(1, count // about))

@@ -16,37 +16,38 @@ class Ranks:
     """Where each user's target came, 1 for first.
 
     Attributes:
-        m15: Among the user's candidate set, int64 ``[users]``.
+        sampled: Among the user's candidate set, int64 ``[users]``.
         full: Among the whole catalogue without the items of the history, int64 ``[users]``; empty for a model that
             ranks candidates alone.
         seconds: Time to score all users.
-        alike: Whether the same scores gave both, so that means over all draws follow from ``full``.
+        same_scores: Whether the same scores gave both, so that the metrics expected over all candidate sets follow
+            from ``full``.
     """
 
-    m15: Ints
+    sampled: Ints
     full: Ints
     seconds: float
-    alike: bool = True
+    same_scores: bool = True
 
     @property
     def protocols(self) -> tuple[str, ...]:
         """Under which the model was asked."""
-        return ("m15", "full") if len(self.full) else ("m15",)
+        return ("sampled", "full") if len(self.full) else ("sampled",)
 
     def of(self, protocol: str) -> Ints:
-        """The ranks under ``m15`` or ``full``."""
-        return self.m15 if protocol == "m15" else self.full
+        """The ranks under ``sampled`` or ``full``."""
+        return self.sampled if protocol == "sampled" else self.full
 
     def dump(self) -> dict[str, Any]:
         """As JSON; ``parse`` reads it back."""
-        apart = {} if self.alike else {"alike": False}
-        return {"m15": self.m15.tolist(), "full": self.full.tolist(), "seconds": self.seconds, **apart}
+        apart = {} if self.same_scores else {"same_scores": False}
+        return {"sampled": self.sampled.tolist(), "full": self.full.tolist(), "seconds": self.seconds, **apart}
 
     @classmethod
     def parse(cls, held: Mapping[str, Any]) -> "Ranks":
         """What ``dump`` gave; raises KeyError, TypeError or ValueError for anything else."""
-        m15, full = (np.array(held[name], np.int64) for name in ("m15", "full"))
-        return cls(m15, full, float(held["seconds"]), bool(held.get("alike", True)))
+        sampled, full = (np.array(held[name], np.int64) for name in ("sampled", "full"))
+        return cls(sampled, full, float(held["seconds"]), bool(held.get("same_scores", True)))
 
 
 def per_user(ranks: Ints, name: str) -> Floats:

@@ -36,14 +36,14 @@ def rank_all(
         DataError: No users, candidates of other users, or a score that is not a number.
     """
     _check(split, candidates)
-    m15, full = [], []
+    sampled, full = [], []
     start = time.monotonic()
     with console.progress(label, len(split)) as tick:
         for at in range(0, len(split), batch):
             histories = split.histories[at : at + batch]
             scores = scorer(histories)
             targets = split.targets[at : at + batch]
-            m15.append(
+            sampled.append(
                 candidate_ranks(
                     np.take_along_axis(scores, candidates.items[at : at + batch], 1),
                     candidates.items[at : at + batch],
@@ -52,7 +52,7 @@ def rank_all(
             )
             full.append(catalogue_ranks(scores, histories, targets))
             tick(len(histories))
-    return Ranks(np.concatenate(m15), np.concatenate(full), time.monotonic() - start)
+    return Ranks(np.concatenate(sampled), np.concatenate(full), time.monotonic() - start)
 
 
 def rank_candidates(

@@ -11,7 +11,7 @@ from delrec_lite.evaluation.metrics import Ranks, per_user
 from delrec_lite.evaluation.table import aligned
 
 # A metric of each protocol: candidate sets are told apart by their first place, the catalogue by its first ten.
-SHOWN = (("m15", "HR@1"), ("full", "HR@10"))
+SHOWN = (("sampled", "HR@1"), ("full", "HR@10"))
 
 
 def segments(dataset: Dataset) -> dict[str, npt.NDArray[np.bool_]]:
@@ -58,7 +58,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     parts = []
     for protocol, metric in SHOWN:
         key = f"{protocol} {metric}"
-        head = [f"{metric}, {'15 candidates' if protocol == 'm15' else 'whole catalogue'}"]
+        head = [f"{metric}, {'15 candidates' if protocol == 'sampled' else 'whole catalogue'}"]
         head += [f"{name} ({found[models[0], name]['users']})" for name in names]
         those = [m for m in models if key in found[m, names[0]]]
         parts.append(aligned([head, *([m, *(f"{found[m, n][key]:.3f}" for n in names)] for m in those)]))

@@ -8,16 +8,16 @@ from typing import Any
 
 from delrec_lite.data.types import Floats
 from delrec_lite.errors import DataError
-from delrec_lite.evaluation.draws import Draws
+from delrec_lite.evaluation.expected import ExpectedSampledMetrics
 from delrec_lite.evaluation.metrics import NAMES, Ranks, per_user
 from delrec_lite.evaluation.significance import interval, paired_test
 from delrec_lite.files import write_whole
 
-PROTOCOLS = ("m15", "draws", "full")
+PROTOCOLS = ("sampled", "expected_sampled", "full")
 SHOWN = ("HR@1", "HR@5", "HR@10", "NDCG@10")  # what fits 80 columns; the files have all
 TITLES = {
-    "m15": "15 candidates (1 positive, 14 unseen negatives)",
-    "draws": "15 candidates, mean over all draws of the 14 negatives",
+    "sampled": "15 candidates (1 positive, 14 unseen negatives)",
+    "expected_sampled": "15 candidates, expected over all candidate sets",
     "full": "whole catalogue",
 }
 
@@ -28,7 +28,8 @@ class Row:
 
     Attributes:
         model: As shown.
-        protocol: ``m15``, ``full``, or ``draws``: m15 without the luck of the draw, see ``evaluation.draws``.
+        protocol: ``sampled``, ``full``, or ``expected_sampled``: expected over all sets, see
+            ``evaluation.expected``.
         users: Test users.
         metrics: Means over users, by name.
         intervals: 95% bootstrap intervals of the means.
@@ -43,27 +44,27 @@ class Row:
     seconds: float
 
 
-def protocols_of(ranks: Ranks, draws: Draws | None) -> list[str]:
+def protocols_of(ranks: Ranks, expected: ExpectedSampledMetrics | None) -> list[str]:
     """Those that a model's ranks can be told under."""
-    follow = draws is not None and len(ranks.full) and ranks.alike
-    return [p for p in PROTOCOLS if p in ranks.protocols or (p == "draws" and follow)]
+    follow = expected is not None and len(ranks.full) and ranks.same_scores
+    return [p for p in PROTOCOLS if p in ranks.protocols or (p == "expected_sampled" and follow)]
 
 
-def values_of(ranks: Ranks, protocol: str, name: str, draws: Draws | None) -> Floats:
+def values_of(ranks: Ranks, protocol: str, name: str, expected: ExpectedSampledMetrics | None) -> Floats:
     """A metric of each user under one of ``protocols_of``: float32 ``[users]``."""
-    if protocol == "draws" and draws is not None:
-        return draws.per_user(ranks.full, name)
+    if protocol == "expected_sampled" and expected is not None:
+        return expected.per_user(ranks.full, name)
     return per_user(ranks.of(protocol), name)
 
 
-def rows_for(model: str, ranks: Ranks, draws: Draws | None = None) -> list[Row]:
+def rows_for(model: str, ranks: Ranks, expected: ExpectedSampledMetrics | None = None) -> list[Row]:
     """The rows of a model: of every protocol, or one if it ranks candidates alone."""
     rows = []
-    for protocol in protocols_of(ranks, draws):
-        values = {name: values_of(ranks, protocol, name, draws) for name in NAMES}
+    for protocol in protocols_of(ranks, expected):
+        values = {name: values_of(ranks, protocol, name, expected) for name in NAMES}
         metrics = {name: round(float(v.mean()), 5) for name, v in values.items()}
         intervals = {name: _rounded(interval(v)) for name, v in values.items()}
-        rows.append(Row(model, protocol, len(ranks.m15), metrics, intervals, round(ranks.seconds, 2)))
+        rows.append(Row(model, protocol, len(ranks.sampled), metrics, intervals, round(ranks.seconds, 2)))
     return rows
 
 
@@ -72,7 +73,10 @@ def _rounded(pair: tuple[float, float]) -> tuple[float, float]:
 
 
 def write_table(
-    folder: Path, entries: Mapping[str, Ranks], pairs: Sequence[tuple[str, str]], draws: Draws | None = None
+    folder: Path,
+    entries: Mapping[str, Ranks],
+    pairs: Sequence[tuple[str, str]],
+    expected: ExpectedSampledMetrics | None = None,
 ) -> list[Row]:
     """Write ``table.json``, ``table.md``, ``ranks.json`` and ``comparisons.json``.
 
@@ -80,10 +84,10 @@ def write_table(
         folder: Of the run.
         entries: Ranks by model, in the order of the table.
         pairs: Models to compare, first against second, user by user.
-        draws: How the candidate sets were drawn; None: there is no such row.
+        expected: How the candidate sets were drawn; None: there is no such row.
     """
-    rows = [row for model, ranks in entries.items() for row in rows_for(model, ranks, draws)]
-    comparisons = compare_all(entries, pairs, draws)
+    rows = [row for model, ranks in entries.items() for row in rows_for(model, ranks, expected)]
+    comparisons = compare_all(entries, pairs, expected)
     raw = {model: ranks.dump() for model, ranks in entries.items()}
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in (
@@ -116,14 +120,16 @@ def read_ranks(folder: Path) -> dict[str, Ranks]:
 
 
 def compare_all(
-    entries: Mapping[str, Ranks], pairs: Sequence[tuple[str, str]], draws: Draws | None = None
+    entries: Mapping[str, Ranks], pairs: Sequence[tuple[str, str]], expected: ExpectedSampledMetrics | None = None
 ) -> list[dict[str, Any]]:
     """Paired tests on HR@1 and NDCG@10 under the protocols that both models know."""
     out = []
     for first, second in pairs:
-        for protocol in (p for p in protocols_of(entries[first], draws) if p in protocols_of(entries[second], draws)):
+        for protocol in (
+            p for p in protocols_of(entries[first], expected) if p in protocols_of(entries[second], expected)
+        ):
             for metric in ("HR@1", "NDCG@10"):
-                a, b = (values_of(entries[model], protocol, metric, draws) for model in (first, second))
+                a, b = (values_of(entries[model], protocol, metric, expected) for model in (first, second))
                 test = asdict(paired_test(a, b))
                 shown = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in test.items()}
                 out.append({"model": first, "against": second, "protocol": protocol, "metric": metric, **shown})
@@ -142,7 +148,7 @@ def markdown(rows: Sequence[Row], comparisons: Sequence[Mapping[str, Any]]) -> s
             shown = [f"{row.metrics[n]:.3f} ({row.intervals[n][0]:.3f}-{row.intervals[n][1]:.3f})" for n in NAMES]
             cells.append([row.model, *shown])
         parts.append(f"**{TITLES[protocol]}**, {chosen[0].users} test users, 95% intervals\n\n{aligned(cells)}")
-    for protocol in ("m15", "draws"):
+    for protocol in ("sampled", "expected_sampled"):
         tests = [c for c in comparisons if c["metric"] == "HR@1" and c["protocol"] == protocol]
         if not tests:
             continue

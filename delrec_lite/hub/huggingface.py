@@ -11,7 +11,7 @@ from typing import Any
 from delrec_lite.console import Console
 from delrec_lite.environment import flag
 from delrec_lite.errors import FetchError, MissingPackageError, StorageError, install_line
-from delrec_lite.hub.fetch import MirrorError, check_host, verify
+from delrec_lite.hub.fetch import MirrorError, probe, verify
 from delrec_lite.hub.registry import File, Mirror
 
 _WANTED = ["config.json", "generation_config.json", "tokenizer.json", "*.safetensors", "*.safetensors.index.json"]
@@ -78,6 +78,7 @@ def _library() -> Any:
     try:
         import huggingface_hub
         import huggingface_hub.constants
+        import huggingface_hub.utils
     except ImportError as error:
         raise MissingPackageError(
             "fetching from the Hugging Face Hub needs huggingface_hub, which is not installed",
@@ -91,7 +92,7 @@ def _fetch(hub: Any, repo: str, revision: str, file: File) -> Path:
     try:
         found = Path(hub.hf_hub_download(repo, file.path, revision=revision, local_files_only=True))
     except FileNotFoundError:
-        check_host(hub.constants.ENDPOINT)  # within seconds, where the library would wait for each address
+        probe(hub.constants.ENDPOINT)  # within seconds, where the library would wait for each address
         try:
             found = Path(hub.hf_hub_download(repo, file.path, revision=revision))
         except Exception as error:  # the errors of its HTTP client are others in each version
@@ -117,16 +118,15 @@ def _place(blob: Path, target: Path) -> None:
 @contextmanager
 def _bars(console: Console) -> Iterator[None]:
     """Show the library's bars where this program's own would be shown."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-    if console.shows_bars or are_progress_bars_disabled():
+    library = _library().utils
+    if console.shows_bars or library.are_progress_bars_disabled():
         yield
         return
-    disable_progress_bars()
+    library.disable_progress_bars()
     try:
         yield
     finally:
-        enable_progress_bars()
+        library.enable_progress_bars()
 
 
 def _refuse_disk(error: Exception) -> None:

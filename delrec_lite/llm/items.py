@@ -17,7 +17,7 @@ def title_vectors(rows: Any, titles: Sequence[str], encode: Encode, norm: float 
         rows: Token rows of shape ``[vocabulary, hidden]``.
         titles: Readable titles.
         encode: The base model's tokenizer.
-        norm: Rescale every mean to this length, so that an item is as loud as a token.
+        norm: Rescale every mean to this length, so that an item has a token's usual norm.
 
     Returns:
         float32 tensor of shape ``[titles, hidden]``.

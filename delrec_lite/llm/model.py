@@ -11,8 +11,8 @@ from delrec_lite.llm.items import title_vectors, usual_norm
 from delrec_lite.llm.load import Base
 from delrec_lite.prompts.vocabulary import FIRST_DEEP, Vocabulary
 
-# How loud the teacher's geometry is beside a title, on the way in and out. After 40 steps of stage 2 (0.33 epochs) on
-# ML-100K, 315 validation users, whole catalogue: HR@10 0.181 with 0.7 and 0.200 with 1.5.
+# Norm of the teacher's share of an item vector against the title's, on the way in and out. After 40 steps of stage 2
+# (0.33 epochs) on ML-100K, 315 validation users, whole catalogue: HR@10 0.181 with 0.7 and 0.200 with 1.5.
 TEACHER_SHARE_IN = 1.5
 TEACHER_SHARE_OUT = 1.5
 
@@ -69,10 +69,10 @@ class ItemLM(nn.Module):
 
     @torch.no_grad()
     def start_from(self, vectors: Any, trained: Any) -> None:
-        """Let items begin beside the items that a sequential recommender holds alike.
+        """Start items with the item similarity of a sequential recommender.
 
         Its item vectors are turned into the LLM's width by a fixed random rotation, the same on the way in and on
-        the way out, so that likeness and nothing else is taken over.
+        the way out, so that only the similarity between items is taken over.
 
         Args:
             vectors: The recommender's item vectors, float32 ``[items, d]``; of a d above the LLM's width the
@@ -86,19 +86,19 @@ class ItemLM(nn.Module):
             centred = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:width].T
         generator = torch.Generator().manual_seed(0)
         rotation, _ = torch.linalg.qr(torch.randn(width, centred.shape[1], generator=generator))
-        alike = centred @ rotation.T
-        loudness_out = (self.titles_out - self.titles_out.mean(0)).norm(dim=1).median().item()
-        self.offset_in.copy_(alike * TEACHER_SHARE_IN * self.input_norm)
-        self.offset_out.copy_(alike * TEACHER_SHARE_OUT * loudness_out)
+        similar = centred @ rotation.T
+        norm_out = (self.titles_out - self.titles_out.mean(0)).norm(dim=1).median().item()
+        self.offset_in.copy_(similar * TEACHER_SHARE_IN * self.input_norm)
+        self.offset_out.copy_(similar * TEACHER_SHARE_OUT * norm_out)
 
     @torch.no_grad()
     def start_random(self, seed: int) -> None:
-        """Let items begin as strangers: vectors drawn at random, as loud as a token, that tell nothing of a title."""
+        """Start items with random vectors of a token's usual norm that say nothing of the title."""
         generator = torch.Generator().manual_seed(seed)
-        loudness_out = usual_norm(self.text_head)
+        norm_out = usual_norm(self.text_head)
         for offset, titles, norm in (
             (self.offset_in, self.titles_in, self.input_norm),
-            (self.offset_out, self.titles_out, loudness_out),
+            (self.offset_out, self.titles_out, norm_out),
         ):
             drawn = torch.randn(titles.shape, generator=generator) * (norm / titles.shape[1] ** 0.5)
             offset.copy_(drawn.to(titles.device) - titles)

@@ -136,17 +136,17 @@ def temporal_question(prompts: Prompts, sequence: Ints, candidates: Ints) -> Que
 
 def _longest_answer(prompts: Prompts, candidates: Ints) -> int:
     """Tokens that are read behind the question."""
-    return max(len(prompts.titles[i]) for i in candidates) if prompts.form.verbalizer == "likelihood" else 0
+    return max(len(prompts.titles[i]) for i in candidates) if prompts.format.verbalizer == "likelihood" else 0
 
 
 def next_scores(model: ItemLM, prompts: Prompts, questions: Sequence[Question]) -> Any:
     """Scores of the candidates of what comes next, with gradients: float32 ``[questions, m]``."""
-    return VERBALIZERS[prompts.form.verbalizer].scores(model, prompts, prompts.next_prefix, questions)
+    return VERBALIZERS[prompts.format.verbalizer].scores(model, prompts, prompts.next_prefix, questions)
 
 
 def temporal_scores(model: ItemLM, prompts: Prompts, questions: Sequence[Question]) -> Any:
     """Scores of the candidates of temporal analysis, with gradients: float32 ``[questions, m]``."""
-    return VERBALIZERS[prompts.form.verbalizer].scores(model, prompts, prompts.temporal_prefix, questions)
+    return VERBALIZERS[prompts.format.verbalizer].scores(model, prompts, prompts.temporal_prefix, questions)
 
 
 @torch.no_grad()

@@ -72,5 +72,5 @@ def zero_shot(
         for answer in side_by_side(asked, users):
             answers.append(answer)
             tick()
-    m15, full = zip(*answers, strict=True)
-    return np.array(m15, np.float32), np.array(full, np.float32)
+    sampled, full = zip(*answers, strict=True)
+    return np.array(sampled, np.float32), np.array(full, np.float32)

@@ -13,7 +13,7 @@ from delrec_lite.config import Recipe
 from delrec_lite.console import Console
 from delrec_lite.data.types import Floats
 from delrec_lite.errors import UsageError
-from delrec_lite.evaluation.draws import Draws
+from delrec_lite.evaluation.expected import ExpectedSampledMetrics
 from delrec_lite.evaluation.metrics import NAMES, Ranks
 from delrec_lite.evaluation.significance import interval, paired_test
 from delrec_lite.evaluation.table import PROTOCOLS, TITLES, aligned, protocols_of, values_of
@@ -27,8 +27,8 @@ WHOLE = "DELRec"
 # What each variant changes in the recipe. The first nine are the paper's (section 5.3), the others are ours.
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     WHOLE: {},
-    "without soft prompt": {"model": {"pattern": "none"}},
-    "written prompt": {"model": {"pattern": "words"}},
+    "without soft prompt": {"model": {"pattern_prompt": "none"}},
+    "written prompt": {"model": {"pattern_prompt": "words"}},
     "untrained soft prompt (no stage 1)": {"distill": {"epochs": 0.0}},
     "without temporal analysis": {"distill": {"temporal_share": 0.0}},
     "without pattern simulating": {"distill": {"temporal_share": 1.0}},
@@ -41,7 +41,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "titles as history": {"model": {"history": "titles"}},
     # Nothing of language, titles or teacher to begin with: what the pretrained LLM is worth, beside size and training.
     "random network trained whole": {
-        "model": {"weights": "random", "precision": "bf16", "item_start": "random", "pattern": "none"},
+        "model": {"weights": "random", "precision": "bf16", "item_start": "random", "pattern_prompt": "none"},
         "distill": {"epochs": 0.0},
         "finetune": {"adapter": "full"},
     },
@@ -114,9 +114,9 @@ def ablate(
             run = _run(recipe, name, seed, shared, folder, console)
             with run.locked():
                 ranks[name].append(training_precision(run))
-    draws = shared.draws(shared.dataset.test())
-    rows = [row for name in chosen for row in _rows(name, ranks[name], ranks[WHOLE], draws)]
-    _write(folder, recipe, seeds, rows, ranks, draws)
+    expected = shared.expected(shared.dataset.test())
+    rows = [row for name in chosen for row in _rows(name, ranks[name], ranks[WHOLE], expected)]
+    _write(folder, recipe, seeds, rows, ranks, expected)
     return rows
 
 
@@ -140,25 +140,29 @@ def _run(recipe: Recipe, name: str, seed: int, shared: Run, folder: Path, consol
     return Run(Recipe.model_validate(sections), folder, console, shipped=False)
 
 
-def _rows(name: str, ranks: Sequence[Ranks], whole: Sequence[Ranks], draws: Draws) -> list[AblationRow]:
+def _rows(
+    name: str, ranks: Sequence[Ranks], whole: Sequence[Ranks], expected: ExpectedSampledMetrics
+) -> list[AblationRow]:
     rows = []
-    for protocol in protocols_of(ranks[0], draws):
-        mine = {metric: _users(ranks, protocol, metric, draws) for metric in NAMES}
+    for protocol in protocols_of(ranks[0], expected):
+        mine = {metric: _users(ranks, protocol, metric, expected) for metric in NAMES}
         metrics = {metric: round(float(values.mean()), 5) for metric, values in mine.items()}
         intervals = {metric: _rounded(interval(values.mean(0))) for metric, values in mine.items()}
         by_seed = {metric: [round(float(v), 5) for v in values.mean(1)] for metric, values in mine.items()}
         difference = {}
         if name != WHOLE:
             for metric in ("HR@1", "NDCG@10"):
-                test = paired_test(mine[metric].mean(0), _users(whole, protocol, metric, draws).mean(0))
+                test = paired_test(mine[metric].mean(0), _users(whole, protocol, metric, expected).mean(0))
                 difference[metric] = {k: float(f"{v:.4g}") for k, v in vars(test).items() if isinstance(v, float)}
-        rows.append(AblationRow(name, protocol, len(ranks[0].m15), len(ranks), metrics, intervals, by_seed, difference))
+        rows.append(
+            AblationRow(name, protocol, len(ranks[0].sampled), len(ranks), metrics, intervals, by_seed, difference)
+        )
     return rows
 
 
-def _users(ranks: Sequence[Ranks], protocol: str, metric: str, draws: Draws) -> Floats:
+def _users(ranks: Sequence[Ranks], protocol: str, metric: str, expected: ExpectedSampledMetrics) -> Floats:
     """A metric for every seed and user: float32 ``[seeds, users]``."""
-    values: Floats = np.stack([values_of(one, protocol, metric, draws) for one in ranks])
+    values: Floats = np.stack([values_of(one, protocol, metric, expected) for one in ranks])
     return values
 
 
@@ -172,14 +176,14 @@ def _write(
     seeds: Sequence[int],
     rows: Sequence[AblationRow],
     ranks: dict[str, list[Ranks]],
-    draws: Draws,
+    expected: ExpectedSampledMetrics,
 ) -> None:
     report = {
         **stamp(),
         "recipe": recipe.dump(),
         "seeds": list(seeds),
         "rows": [vars(row) for row in rows],
-        "draws": draws.dump(),
+        "expected_sampled": expected.dump(),
         "ranks": {name: [one.dump() for one in of_seeds] for name, of_seeds in ranks.items()},
     }
     write_whole(folder / "ablation.json", json.dumps(report, ensure_ascii=False) + "\n")

@@ -63,7 +63,7 @@ def made_from(recipe: Recipe, fingerprint: str, files: Mapping[str, str], code: 
         "data": fingerprint,
         "domain": recipe.data.domain,
         "files": dict(files),
-        **{name: getattr(recipe, name).decides() for name in ("model", *STAGES)},
+        **{name: getattr(recipe, name).cache_key_fields() for name in ("model", *STAGES)},
     }
 
 

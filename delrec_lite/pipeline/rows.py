@@ -25,16 +25,16 @@ TRAINED, QUANTISED = "DELRec (training precision)", "DELRec (quantised GGUF)"
 # them and 15 candidates a user costs about 220. With ten the 943 users took 371 s on 2 cores.
 ZERO_SHOT_HISTORY = 5
 FUSED, FUSED_QUANTISED = "DELRec and teachers fused", "DELRec (quantised GGUF) and teachers fused"
-TOGETHER = "teachers together"
+ALL_TEACHERS = "teachers together"
 TEACHERS = {"sasrec": "SASRec", "gru4rec": "GRU4Rec", "caser": "Caser", "external": "external, stand-in"}
 
 Scorer = Callable[[Sequence[Ints]], Floats]
 
 
-Maker = tuple[str, Callable[[], Ranks]]
+RowFactory = tuple[str, Callable[[], Ranks]]
 
 
-def makers(run: Run, fused: bool = False, zero_shot: bool = True, bundle: bool = True) -> dict[str, Maker]:
+def row_factories(run: Run, fused: bool = False, zero_shot: bool = True, bundle: bool = True) -> dict[str, RowFactory]:
     """The key and the work of each row, in the order of the table.
 
     Raises:
@@ -45,7 +45,7 @@ def makers(run: Run, fused: bool = False, zero_shot: bool = True, bundle: bool =
             "a model that ranks candidates alone is not fused with its teachers",
             "leave out --fused, or take title-mean",
         )
-    found: dict[str, Maker] = {
+    found: dict[str, RowFactory] = {
         POPULARITY: (run.prepare().key, lambda: _ranked(run, popularity(run.dataset), POPULARITY)),
         **_teachers(run),
     }
@@ -62,11 +62,11 @@ def makers(run: Run, fused: bool = False, zero_shot: bool = True, bundle: bool =
     return found
 
 
-def _teachers(run: Run) -> dict[str, Maker]:
+def _teachers(run: Run) -> dict[str, RowFactory]:
     """A row for each teacher, and one for all together where there are several."""
     scorers = {TEACHERS[kind]: partial(_teacher_scores, run, kind) for kind in run.recipe.teacher.kinds}
     if len(scorers) > 1:
-        scorers[TOGETHER] = partial(_teacher_scores, run, None)
+        scorers[ALL_TEACHERS] = partial(_teacher_scores, run, None)
     key = run.teacher().key
     return {name: (key, partial(_ranked, run, scorer, name)) for name, scorer in scorers.items()}
 
@@ -77,7 +77,7 @@ def _teacher_scores(run: Run, kind: str | None, histories: Sequence[Ints]) -> Fl
     return scores
 
 
-def stored(run: Run, name: str, key: str, make: Callable[[], Ranks]) -> Ranks:
+def cached_ranks(run: Run, name: str, key: str, make: Callable[[], Ranks]) -> Ranks:
     """The ranks of a row, as made before or made now."""
 
     def made(folder: Path) -> dict[str, Any]:
@@ -103,18 +103,20 @@ def _zero_shot(run: Run) -> Ranks:
     test, candidates = run.dataset.test(), run.candidates["test"]
     domain = DOMAINS[run.recipe.data.domain]
     start = time.monotonic()
-    m15, full = zero_shot(base, run.dataset.catalog.titles, domain, test, candidates, ZERO_SHOT_HISTORY, run.console)
+    sampled, full = zero_shot(
+        base, run.dataset.catalog.titles, domain, test, candidates, ZERO_SHOT_HISTORY, run.console
+    )
     return Ranks(
-        candidate_ranks(m15, candidates.items, test.targets),
+        candidate_ranks(sampled, candidates.items, test.targets),
         catalogue_ranks(full, test.histories, test.targets),
         time.monotonic() - start,
-        alike=False,  # candidates by likelihood, the catalogue by the mean of a title's rows
+        same_scores=False,  # candidates by likelihood, the catalogue by the mean of a title's rows
     )
 
 
 def training_precision(run: Run) -> Ranks:
     """Ranks of the test users by the trained model before export; made once, like a stage."""
-    return stored(run, TRAINED, run.finetune().key, lambda: _trained(run))
+    return cached_ranks(run, TRAINED, run.finetune().key, lambda: _trained(run))
 
 
 def _trained(run: Run) -> Ranks:
@@ -155,4 +157,4 @@ def _quantised(run: Run, fused: bool = False) -> Ranks:
         if run.ranks_catalogue:
             return _ranked(run, recommender.scores, FUSED_QUANTISED if fused else QUANTISED)
         sets = run.candidates["test"]
-        return rank_chosen(recommender.choose, run.dataset.test(), sets, console=run.console, label=QUANTISED)
+        return rank_chosen(recommender.score_candidates, run.dataset.test(), sets, console=run.console, label=QUANTISED)

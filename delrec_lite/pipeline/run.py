@@ -11,7 +11,7 @@ from delrec_lite.console import Console
 from delrec_lite.data.store import load_candidates, load_dataset
 from delrec_lite.data.types import CandidateSets, Dataset, Split
 from delrec_lite.errors import ConfigError, DataError, MissingPackageError, install_line
-from delrec_lite.evaluation.draws import Draws
+from delrec_lite.evaluation.expected import ExpectedSampledMetrics
 from delrec_lite.files import cache_folder, sha256_of
 from delrec_lite.hub.base import find_base
 from delrec_lite.hub.cache import Pulled
@@ -20,10 +20,10 @@ from delrec_lite.pipeline.folder import RunFolder, holds_folder
 from delrec_lite.pipeline.precisions import files_for
 from delrec_lite.pipeline.reference import STAGES, made_from, reference_for
 from delrec_lite.pipeline.stage import Done, begun, key_of, run_stage
-from delrec_lite.pipeline.tell import TITLES, tell
+from delrec_lite.pipeline.summary import TITLES, summarise
 from delrec_lite.processes import current
 from delrec_lite.prompts.domain import DOMAINS
-from delrec_lite.prompts.form import Form
+from delrec_lite.prompts.format import PromptFormat
 from delrec_lite.provenance import commit, machine, versions
 from delrec_lite.version import __version__
 
@@ -31,7 +31,7 @@ from delrec_lite.version import __version__
 CODE = 3
 # The same for export alone, so that a bundle is made again and nothing is trained again. 2: the teacher's weight.
 BUNDLE = 2
-TOGETHER = ("distill", "finetune")  # stages whose steps several processes share
+SHARED_STAGES = ("distill", "finetune")  # stages whose steps several processes share
 
 
 class Run(RunFolder):
@@ -177,10 +177,10 @@ class Run(RunFolder):
             CODE,
             upstream.key,
             self.recipe.data.domain,
-            self.recipe.model.decides(),
+            self.recipe.model.cache_key_fields(),
             self.pulled["model"].files,
-            self.recipe.distill.decides(),
-            *([self.recipe.finetune.decides()] if self.recipe.distill.train_llm else []),  # its adapter
+            self.recipe.distill.cache_key_fields(),
+            *([self.recipe.finetune.cache_key_fields()] if self.recipe.distill.train_llm else []),  # its adapter
         )
         return self._stage("distill", key, make)
 
@@ -210,7 +210,7 @@ class Run(RunFolder):
             )
             return asdict(report)
 
-        return self._stage("finetune", key_of(CODE, upstream.key, self.recipe.finetune.decides()), make)
+        return self._stage("finetune", key_of(CODE, upstream.key, self.recipe.finetune.cache_key_fields()), make)
 
     @holds_folder
     def export(self) -> Done:
@@ -313,9 +313,9 @@ class Run(RunFolder):
         """Candidate sets by split, the same for every row of every table."""
         return load_candidates(self._dataset_folder)
 
-    def draws(self, split: Split) -> Draws:
+    def expected(self, split: Split) -> ExpectedSampledMetrics:
         """How the candidate sets of a split of its data set were drawn."""
-        return Draws.of(split, len(self.dataset.catalog), self.candidates[split.name].items.shape[1])
+        return ExpectedSampledMetrics.of(split, len(self.dataset.catalog), self.candidates[split.name].items.shape[1])
 
     @holds_folder
     def teachers(self) -> dict[str, Any]:
@@ -363,20 +363,20 @@ class Run(RunFolder):
             model.start_from(torch.from_numpy(self.fitted_teacher().item_vectors()), torch.from_numpy(seen))
         elif self.recipe.model.item_start == "random":
             model.start_random(self.recipe.distill.seed)
-        return model, self._prompts(model, base, self.recipe.model.pattern), base
+        return model, self._prompts(model, base, self.recipe.model.pattern_prompt), base
 
     def _prompts(self, model: Any, base: Any, pattern: str) -> Any:
         from delrec_lite.prompts.tasks import compile_prompts
 
         domain, titles = DOMAINS[self.recipe.data.domain], self.dataset.catalog.titles
-        form = self._form(getattr(base.model.config, "max_position_embeddings", None))
-        return compile_prompts(domain, model.vocabulary, base.encode, base.bos, pattern, form, titles)
+        prompt_format = self._form(getattr(base.model.config, "max_position_embeddings", None))
+        return compile_prompts(domain, model.vocabulary, base.encode, base.bos, pattern, prompt_format, titles)
 
-    def _form(self, reads: int | None = None) -> Form:
+    def _form(self, reads: int | None = None) -> PromptFormat:
         """The form of the recipe's prompts, for a base model that reads so many tokens."""
         settings = self.recipe.model
         bounds = [bound for bound in (settings.max_tokens, reads) if bound is not None]
-        return Form(
+        return PromptFormat(
             history=settings.history,
             title_tokens=settings.title_tokens,
             verbalizer=settings.verbalizer,
@@ -402,7 +402,7 @@ class Run(RunFolder):
             # What was trained here, or is being trained, is never replaced by what was shipped.
             if name in STAGES and not begun(self.folder / name, key) and self._is_shipped(name):
                 key, make = key_of("shipped", key), partial(self.reference.copy, name)  # type: ignore[union-attr]
-            self.stages[name] = run_stage(self.folder / name, key, make, together=name in TOGETHER)
+            self.stages[name] = run_stage(self.folder / name, key, make, together=name in SHARED_STAGES)
             self._tell(self.stages[name])
         return self.stages[name]
 
@@ -426,7 +426,7 @@ class Run(RunFolder):
         how = f"{done.seconds:.0f} s" if done.again else "as made before"
         if "shipped" in done.result:
             how = f"shipped with the package; training took {done.result['shipped']:.0f} s"
-        self.console.say(f"  {TITLES.get(done.name, done.name)}: {tell(done)} ({how})")
+        self.console.say(f"  {TITLES.get(done.name, done.name)}: {summarise(done)} ({how})")
 
 
 def _need_torch() -> None:

@@ -6,12 +6,21 @@ from dataclasses import asdict
 from typing import Any
 
 from delrec_lite.console import Console
-from delrec_lite.evaluation.draws import Draws
+from delrec_lite.evaluation.expected import ExpectedSampledMetrics
 from delrec_lite.evaluation.segments import by_segment
 from delrec_lite.evaluation.segments import markdown as segments_markdown
 from delrec_lite.evaluation.table import PROTOCOLS, TITLES, Row, screen, write_table
 from delrec_lite.files import write_whole
-from delrec_lite.pipeline.rows import FUSED, FUSED_QUANTISED, QUANTISED, TEACHERS, TOGETHER, TRAINED, makers, stored
+from delrec_lite.pipeline.rows import (
+    ALL_TEACHERS,
+    FUSED,
+    FUSED_QUANTISED,
+    QUANTISED,
+    TEACHERS,
+    TRAINED,
+    cached_ranks,
+    row_factories,
+)
 from delrec_lite.pipeline.run import Run
 from delrec_lite.provenance import stamp
 
@@ -32,25 +41,30 @@ def evaluate(run: Run, fused: bool = False, zero_shot: bool = True, bundle: bool
         bundle: Keep the rows of the exported bundle.
     """
     with run.locked():
-        entries = {name: stored(run, name, *maker) for name, maker in makers(run, fused, zero_shot, bundle).items()}
-        draws = run.draws(run.dataset.test())
-        rows = write_table(run.folder, entries, _pairs(list(entries)), draws)
+        entries = {
+            name: cached_ranks(run, name, *factory)
+            for name, factory in row_factories(run, fused, zero_shot, bundle).items()
+        }
+        expected = run.expected(run.dataset.test())
+        rows = write_table(run.folder, entries, _pairs(list(entries)), expected)
         apart = by_segment(entries, run.dataset)
         with (run.folder / "table.md").open("a", encoding="utf-8") as file:
             file.write("\n" + segments_markdown(apart))
-        _write_report(run, rows, apart, draws)
+        _write_report(run, rows, apart, expected)
         return rows
 
 
 def _pairs(names: Sequence[str]) -> list[tuple[str, str]]:
     """Who is compared with whom: the bundle with every row, training precision and fusion with each teacher."""
-    teachers = [name for name in names if name in {*TEACHERS.values(), TOGETHER}]
+    teachers = [name for name in names if name in {*TEACHERS.values(), ALL_TEACHERS}]
     pairs = [(QUANTISED, other) for other in names if other != QUANTISED] if QUANTISED in names else []
     others = (name for name in (TRAINED, FUSED, FUSED_QUANTISED) if name in names)
     return pairs + [(name, teacher) for name in others for teacher in teachers]
 
 
-def _write_report(run: Run, rows: Sequence[Row], apart: Sequence[dict[str, Any]], draws: Draws) -> None:
+def _write_report(
+    run: Run, rows: Sequence[Row], apart: Sequence[dict[str, Any]], expected: ExpectedSampledMetrics
+) -> None:
     """``report.json``: the table with all that a figure needs to be believed and made again."""
     report = {
         **stamp(),
@@ -59,7 +73,7 @@ def _write_report(run: Run, rows: Sequence[Row], apart: Sequence[dict[str, Any]]
         "stages": {name: {"seconds": done.seconds, **done.result} for name, done in run.stages.items()},
         "rows": [asdict(row) for row in rows],
         "segments": apart,
-        "draws": draws.dump(),
+        "expected_sampled": expected.dump(),
         **{part: json.loads((run.folder / f"{part}.json").read_text(encoding="utf-8")) for part in PARTS},
     }
     write_whole(run.folder / "report.json", json.dumps(report, ensure_ascii=False) + "\n")

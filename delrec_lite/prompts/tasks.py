@@ -12,10 +12,10 @@ from typing import Any
 from delrec_lite.data.types import Ints
 from delrec_lite.errors import ConfigError
 from delrec_lite.prompts.domain import Domain
-from delrec_lite.prompts.form import SEPARATOR, TITLE_PREFIX, Encode, Form, letter_ids, title_ids
+from delrec_lite.prompts.format import SEPARATOR, TITLE_PREFIX, Encode, PromptFormat, letter_ids, title_ids
 from delrec_lite.prompts.vocabulary import Vocabulary
 
-__all__ = ["TITLE_PREFIX", "Encode", "Form", "Prompts", "compile_prompts", "start_words", "zero_shot_prompt"]
+__all__ = ["TITLE_PREFIX", "Encode", "PromptFormat", "Prompts", "compile_prompts", "start_words", "zero_shot_prompt"]
 
 # What a person would write of a sequential recommender's pattern.
 WRITTEN = (
@@ -39,7 +39,7 @@ class Prompts:
         hidden: Before the hidden item; the answer is read at its last token.
         again: Between the example and the question.
         text: The pieces as a person reads them.
-        form: How items stand in it and how the answer is read.
+        format: How items stand in it and how the answer is read.
         titles: Token ids of each item's title, where they stand anywhere.
         separator: Behind a title in a list.
         letters: Token ids of the candidates' letters, where they have letters.
@@ -55,7 +55,7 @@ class Prompts:
     hidden: tuple[int, ...]
     again: tuple[int, ...]
     text: dict[str, str]
-    form: Form = Form()
+    format: PromptFormat = PromptFormat()
     titles: Sequence[tuple[int, ...]] = ()
     separator: tuple[int, ...] = ()
     letters: tuple[int, ...] = ()
@@ -69,8 +69,12 @@ class Prompts:
         Args:
             renumbered: Gives the token ids that stand for others in another vocabulary.
         """
-        form = self.form
-        kept = ("next_prefix", *(("separator",) if form.written else ()), *(LISTING if form.candidates else ()))
+        prompt_format = self.format
+        kept = (
+            "next_prefix",
+            *(("separator",) if prompt_format.written else ()),
+            *(LISTING if prompt_format.candidates else ()),
+        )
         pieces: dict[str, Any] = {name: tuple(renumbered(getattr(self, name))) for name in kept}
         pieces |= {name: () for name in PIECES if name not in kept}
         return replace(self, titles=tuple(tuple(renumbered(title)) for title in self.titles), **pieces)
@@ -81,7 +85,7 @@ class Prompts:
 
     def item(self, index: int) -> tuple[int, ...]:
         """Token ids of one item as it stands in a list."""
-        if self.form.history == "titles":
+        if self.format.history == "titles":
             return self.titles[index] + self.separator
         return (self.vocabulary.item_base + int(index),)
 
@@ -123,16 +127,16 @@ class Prompts:
         Raises:
             ConfigError: Not even those fit.
         """
-        if self.form.context is None:
+        if self.format.context is None:
             return 0
-        over = sum(sizes) + taken - self.form.context
+        over = sum(sizes) + taken - self.format.context
         n = 0
         while over > 0 and n < len(sizes) - least:
             over -= sizes[n]
             n += 1
         if over > 0:
             raise ConfigError(
-                f"a prompt of {self.form.context} tokens has no room for a history",
+                f"a prompt of {self.format.context} tokens has no room for a history",
                 "fewer soft tokens or candidates, shorter titles (model.title_tokens), or a larger model.max_tokens",
             )
         return n
@@ -143,7 +147,7 @@ class Prompts:
         Raises:
             ConfigError: More candidates than letters to name them.
         """
-        if not self.form.candidates:
+        if not self.format.candidates:
             return [*ids]
         return [*ids, *self.listing([self.item(item) for item in candidates])]
 
@@ -197,7 +201,7 @@ def compile_prompts(
     encode: Encode,
     bos: int | None,
     pattern: str = "soft",
-    form: Form = Form(),  # noqa: B008 - frozen
+    prompt_format: PromptFormat = PromptFormat(),  # noqa: B008 - frozen
     titles: Sequence[str] = (),
 ) -> Prompts:
     """Turn words into token ids.
@@ -208,7 +212,7 @@ def compile_prompts(
         encode: Text to token ids, adding nothing and reading special tokens' names as plain text.
         bos: The base model's first token, where it wants one.
         pattern: ``soft``, or in its place ``words`` that a person wrote or ``none`` at all (the paper's ablations).
-        form: How items stand in the prompt and how the answer is read.
+        prompt_format: How items stand in the prompt and how the answer is read.
         titles: The catalogue's, for a form that writes them.
 
     Raises:
@@ -223,7 +227,7 @@ def compile_prompts(
         "again": ".",
     }
     listed, answer = f" One of these {domain.items}:{SEPARATOR}", "Answer:"
-    if form.candidates:
+    if prompt_format.candidates:
         text |= {"listed": listed, "answer": answer}
     head = [] if bos is None else [bos]
     if pattern == "soft":
@@ -241,10 +245,10 @@ def compile_prompts(
         hidden=tuple(encode(text["hidden"])),
         again=tuple(encode(text["again"])),
         text=text,
-        form=form,
-        titles=title_ids(titles, encode, form.title_tokens) if form.written else (),
+        format=prompt_format,
+        titles=title_ids(titles, encode, prompt_format.title_tokens) if prompt_format.written else (),
         separator=tuple(encode(SEPARATOR)),
-        letters=letter_ids(encode) if form.verbalizer == "letter" else (),
+        letters=letter_ids(encode) if prompt_format.verbalizer == "letter" else (),
         dot=tuple(encode(".")),
         listed=tuple(encode(listed)),
         answer=tuple(encode(answer)),

@@ -47,7 +47,7 @@ def add_items(path: str | os.PathLike[str], new: Mapping[str, str], out: Path | 
     target = out or Path(path)
     with Recommender.load(path) as recommender:
         bundle = recommender.bundle
-        if not bundle.prompt.form.ranks_catalogue:
+        if not bundle.prompt.format.ranks_catalogue:
             raise UsageError(
                 "this bundle ranks candidates and has no catalogue to add to", "name new ones there: --allow-new"
             )
@@ -61,7 +61,7 @@ def add_items(path: str | os.PathLike[str], new: Mapping[str, str], out: Path | 
         titles = list(unique_titles([*had.titles, *new.values()], [*had.popularity, *[0] * len(new)]))
         rows = np.stack([recommender.new_item(title) for title in new.values()], axis=1)
         named: dict[str, Any] = {}
-        if bundle.prompt.form.history == "titles":
+        if bundle.prompt.format.history == "titles":
             named["tokens"] = [*bundle.added_tokens, *map(recommender.new_entry, new.values())]
         if bundle.holds_additions:
             rows = np.concatenate([np.load(bundle.folder / ADDITION_ROWS, allow_pickle=False), rows], axis=1)

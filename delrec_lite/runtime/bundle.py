@@ -306,7 +306,7 @@ class Bundle:
     @cached_property
     def prompts(self) -> Prompts:
         """The compiled prompt, with the catalogue's titles where they stand anywhere."""
-        if not self.prompt.form.written:
+        if not self.prompt.format.written:
             return self.prompt.compiled(self.trained)
         if TITLES not in self.manifest["files"]:
             raise BundleError(f"{self.folder / MANIFEST} does not list {TITLES}", REMEDY)

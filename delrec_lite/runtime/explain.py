@@ -10,7 +10,7 @@ from delrec_lite.data.types import Floats, Ints
 from delrec_lite.errors import UsageError
 from delrec_lite.evaluation.fusion import logsumexp
 from delrec_lite.evaluation.significance import PairedTest, paired_test
-from delrec_lite.runtime.engines.base import Entry
+from delrec_lite.runtime.prompting.encoder import Entry
 from delrec_lite.runtime.recommender import Recommender
 
 
@@ -148,7 +148,7 @@ def occlude(recommender: Recommender, entries: Sequence[Entry]) -> tuple[Floats,
     Returns:
         float32 ``[items]`` and float32 ``[entries read, items]``.
     """
-    read = list(entries[-recommender.engine.extent(entries)[0] :])
+    read = list(entries[-recommender.engine.count_tokens(entries)[0] :])
     without = [read[:n] + read[n + 1 :] for n in range(len(read))]
     scores = recommender.engine.scores([read, *(w for w in without if w)])
     logs = _log_softmax(scores)
@@ -187,7 +187,7 @@ def faithfulness(recommender: Recommender, histories: Sequence[Ints], seed: int 
     randoms: list[float] = []
     for history in histories:
         entries: list[Entry] = [int(i) for i in history]
-        entries = entries[-recommender.engine.extent(entries)[0] :]
+        entries = entries[-recommender.engine.count_tokens(entries)[0] :]
         if len(entries) < 2:
             continue
         scores, weights = occlude(recommender, entries)

@@ -45,10 +45,10 @@ def answers(recommender: "Recommender", golden: Golden) -> Floats:
 
     Where it ranks candidates alone, minus infinity for every other item.
     """
-    if recommender.bundle.prompt.form.ranks_catalogue:
+    if recommender.bundle.prompt.format.ranks_catalogue:
         return recommender.scores(golden.histories)[:, : recommender.bundle.trained]
     scores = np.full((len(golden.histories), recommender.bundle.trained), -np.inf, np.float32)
-    np.put_along_axis(scores, golden.candidates, recommender.choose(golden.histories, golden.candidates), 1)
+    np.put_along_axis(scores, golden.candidates, recommender.score_candidates(golden.histories, golden.candidates), 1)
     return scores
 
 

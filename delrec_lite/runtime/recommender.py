@@ -13,9 +13,10 @@ from delrec_lite.data.types import Floats, Ints
 from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, UsageError, install_line
 from delrec_lite.prompts.tokenizer import open_tokenizer
 from delrec_lite.runtime.bundle import Bundle
-from delrec_lite.runtime.engines.base import Engine, Entry
+from delrec_lite.runtime.engines.base import Engine
 from delrec_lite.runtime.engines.factory import Kind, open_engine
 from delrec_lite.runtime.matching import Match, Matcher
+from delrec_lite.runtime.prompting.encoder import Entry
 
 if TYPE_CHECKING:
     from delrec_lite.runtime.retriever import Retriever
@@ -151,16 +152,16 @@ class Recommender:
         clock.lap("match")
         entries: list[Entry] = [e if isinstance(e, int) else self.new_entry(e) for e in had]
         chosen: list[Entry] = []
-        if wanted is not None and not self.bundle.prompt.form.ranks_catalogue:
+        if wanted is not None and not self.bundle.prompt.format.ranks_catalogue:
             chosen = [e if isinstance(e, int) else self.new_entry(e) for e in wanted]
         clock.lap("encode")
-        _, read = self.engine.extent(entries, chosen)
+        _, read = self.engine.count_tokens(entries, chosen)
         if chosen:
-            scores, computed = self.engine.choose(entries, chosen, session)
+            scores, computed = self.engine.score_candidates(entries, chosen, session)
         elif session is None:
             scores, computed = self.engine.scores([entries])[0], read
         else:
-            scores, computed = self.engine.step(session, entries)
+            scores, computed = self.engine.score_session(session, entries)
         clock.lap("prefill")
         if wanted is None:
             left = np.ones(len(scores), dtype=bool)
@@ -209,7 +210,7 @@ class Recommender:
         """
         return self.engine.scores([[int(i) for i in history] for history in histories])
 
-    def choose(self, histories: Sequence[Any], candidates: Ints) -> Floats:
+    def score_candidates(self, histories: Sequence[Any], candidates: Ints) -> Floats:
         """Scores of each history's candidates.
 
         Args:
@@ -222,10 +223,10 @@ class Recommender:
         Raises:
             UsageError: As in ``scores``.
         """
-        if self.bundle.prompt.form.ranks_catalogue:
+        if self.bundle.prompt.format.ranks_catalogue:
             return np.take_along_axis(self.scores(histories), candidates, 1)
         asked = [([int(i) for i in h], c.tolist()) for h, c in zip(histories, candidates, strict=True)]
-        return np.stack([self.engine.choose(history, chosen)[0] for history, chosen in asked])
+        return np.stack([self.engine.score_candidates(history, chosen)[0] for history, chosen in asked])
 
     def entries(self, history: Sequence[str], allow_new: bool = False) -> tuple[list[Match], list[Entry]]:
         """What each title was taken for, and what the engine is given for it.
@@ -287,8 +288,8 @@ class Recommender:
         Raises:
             UsageError: As in ``recommend``.
         """
-        among = [] if self.bundle.prompt.form.ranks_catalogue else self.entries(candidates or [])[1]
-        return self.engine.extent(self.entries(history)[1], among)[1]
+        among = [] if self.bundle.prompt.format.ranks_catalogue else self.entries(candidates or [])[1]
+        return self.engine.count_tokens(self.entries(history)[1], among)[1]
 
     def close(self) -> None:
         """Free the model."""
@@ -318,7 +319,7 @@ class Recommender:
 
     def _candidate_scores(self, scores: Floats, entries: list[Entry], wanted: list[int | str]) -> Floats:
         new = [e for e in wanted if not isinstance(e, int)]
-        state = self.engine.states([entries])[0] if new else np.empty(0, np.float32)
+        state = self.engine.hidden_states([entries])[0] if new else np.empty(0, np.float32)
         values = [scores[e] if isinstance(e, int) else float(self.new_item(e)[1] @ state) for e in wanted]
         return np.array(values, np.float32)
 
@@ -350,9 +351,9 @@ class Recommender:
 
     def new_entry(self, title: str) -> Entry:
         """What the engine is given of an item that was not trained: its vector, or its words where words are read."""
-        form = self.bundle.prompt.form
-        if form.history == "titles":
-            return tuple(self._title_tokens(title)[: form.title_tokens])
+        prompt_format = self.bundle.prompt.format
+        if prompt_format.history == "titles":
+            return tuple(self._title_tokens(title)[: prompt_format.title_tokens])
         return self.new_item(title)[0]
 
     def new_item(self, title: str) -> tuple[Floats, Floats]:

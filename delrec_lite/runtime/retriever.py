@@ -9,10 +9,10 @@ from delrec_lite.data.types import Floats, Ints
 from delrec_lite.errors import BundleError, UsageError
 from delrec_lite.machine import threads_for
 from delrec_lite.runtime.bundle import REMEDY, Bundle
-from delrec_lite.runtime.engines.onnx_session import open_session, padded, run, shapes
+from delrec_lite.runtime.onnx_session import open_session, padded, run, shapes
 
 FILE = "retriever.onnx"
-TOGETHER = 128
+BATCH = 128
 
 
 class Retriever:
@@ -74,8 +74,8 @@ class Retriever:
                 raise UsageError("a history holds nothing that the teacher knows", "give an item of the catalogue")
         out = np.full((len(rows), self._items + self._added), -np.inf, np.float32)
         order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
-        for at in range(0, len(order), TOGETHER):
-            some = order[at : at + TOGETHER]
+        for at in range(0, len(order), BATCH):
+            some = order[at : at + BATCH]
             scores = run(self._session, ["scores"], {"items": padded([rows[row] for row in some])})[0]
             out[some, : self._items] = scores
         return out

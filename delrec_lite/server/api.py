@@ -28,7 +28,7 @@ from delrec_lite.server.schemas import (
     TeacherAnswer,
     TeacherBody,
 )
-from delrec_lite.server.worker import Busy, Late, Work, Worker
+from delrec_lite.server.worker import DeadlineExceeded, QueueFull, Work, Worker
 from delrec_lite.version import __version__
 
 _FAILURES: dict[int | str, dict[str, Any]] = {
@@ -65,7 +65,7 @@ def make_api(worker: Worker, key: str | None = None, log_bodies: bool = False) -
         try:
             return await asyncio.wait_for(future, worker.seconds + 1.0)
         except TimeoutError as error:
-            raise Late("no answer in time", "ask less, or try again in a moment") from error
+            raise DeadlineExceeded("no answer in time", "ask less, or try again in a moment") from error
 
     @api.post("/v1/recommend", response_model=RecommendAnswer, responses=_FAILURES)
     async def recommend(body: RecommendBody) -> Any:
@@ -143,12 +143,12 @@ def _handle_errors(api: FastAPI) -> None:
         clean = error.encode("utf-8", "replace").decode(), hint.encode("utf-8", "replace").decode()
         return JSONResponse({"error": clean[0], "hint": clean[1]}, status, headers)
 
-    @api.exception_handler(Busy)
-    async def busy(_: Request, error: Busy) -> JSONResponse:
+    @api.exception_handler(QueueFull)
+    async def busy(_: Request, error: QueueFull) -> JSONResponse:
         return told(503, error.message, error.hint, **{"Retry-After": "1"})
 
-    @api.exception_handler(Late)
-    async def late(_: Request, error: Late) -> JSONResponse:
+    @api.exception_handler(DeadlineExceeded)
+    async def late(_: Request, error: DeadlineExceeded) -> JSONResponse:
         return told(504, error.message, error.hint)
 
     @api.exception_handler(DelrecError)

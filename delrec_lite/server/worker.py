@@ -14,11 +14,11 @@ from delrec_lite.runtime.recommender import Recommender
 Work = Callable[[Recommender], Any]
 
 
-class Busy(DelrecError):
+class QueueFull(DelrecError):
     """The queue is full."""
 
 
-class Late(DelrecError):
+class DeadlineExceeded(DelrecError):
     """The answer would come after its deadline."""
 
 
@@ -67,11 +67,11 @@ class Worker:
         job = _Job(work, time.monotonic() + self.seconds, Future())
         with self._changed:
             if self._closing:
-                raise Busy("the server is stopping", "try again in a moment")
+                raise QueueFull("the server is stopping", "try again in a moment")
             if len(self._jobs) >= self._places:
                 self._jobs = deque(waiting for waiting in self._jobs if not waiting.future.cancelled())
             if len(self._jobs) >= self._places:
-                raise Busy("too many requests are waiting", "try again in a moment")
+                raise QueueFull("too many requests are waiting", "try again in a moment")
             self._jobs.append(job)
             self._changed.notify()
         return job.future
@@ -86,7 +86,7 @@ class Worker:
 
         with self._changed:
             if self._closing:
-                raise Busy("the server is stopping", "start it again with the newer bundle")
+                raise QueueFull("the server is stopping", "start it again with the newer bundle")
             self._jobs.append(_Job(swap, float("inf"), done))
             self._changed.notify()
         done.result()
@@ -114,7 +114,7 @@ class Worker:
             if not job.future.set_running_or_notify_cancel():
                 continue  # who asked has gone
             if time.monotonic() > job.until:
-                job.future.set_exception(Late("no answer in time", "ask less, or try again in a moment"))
+                job.future.set_exception(DeadlineExceeded("no answer in time", "ask less, or try again in a moment"))
                 continue
             try:
                 job.future.set_result(job.work(self._recommender))

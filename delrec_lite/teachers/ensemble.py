@@ -31,12 +31,12 @@ class Ensemble:
         return [_mixture(of_one) for of_one in zip(*every, strict=True)]
 
     def item_vectors(self) -> Floats:
-        """The members' item vectors side by side, each equally loud: float32 ``[items, sum of widths]``."""
+        """The members' item vectors side by side, each with the same mean norm: float32 ``[items, sum of widths]``."""
         parts = []
         for member in self.members:
             vectors = member.item_vectors()
-            loudness = np.linalg.norm(vectors - vectors.mean(0), axis=1).mean()
-            parts.append(vectors / np.float32(loudness))
+            norm = np.linalg.norm(vectors - vectors.mean(0), axis=1).mean()
+            parts.append(vectors / np.float32(norm))
         return np.concatenate(parts, axis=1)
 
 

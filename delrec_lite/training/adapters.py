@@ -74,7 +74,7 @@ def add_adapter(model: ItemLM, recipe: FinetuneSection, steps: int = 1000) -> No
     model.lm = get_peft_model(model.lm, config)
 
 
-def thaw(model: ItemLM, rows: bool) -> None:
+def unfreeze(model: ItemLM, rows: bool) -> None:
     """Let all weights of the network learn, in float32: in bf16 a step is smaller than what a weight can hold.
 
     Args:

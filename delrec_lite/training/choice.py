@@ -19,7 +19,7 @@ TOP = 10  # h: how many of the teacher's first stand among the candidates of pat
 
 
 @dataclass(frozen=True)
-class Asked:
+class CandidateBatch:
     """Questions of one step.
 
     Attributes:
@@ -32,17 +32,17 @@ class Asked:
     candidates: Ints
     places: Ints
 
-    def each(self) -> list["One"]:
+    def each(self) -> list["Example"]:
         """The questions one by one."""
         return list(zip(self.histories, self.candidates, self.places.tolist(), strict=True))
 
     @staticmethod
-    def of(questions: Sequence["One"]) -> "Asked":
+    def of(questions: Sequence["Example"]) -> "CandidateBatch":
         """Questions put together again."""
         return _asked([history for history, _, _ in questions], [(chosen, place) for _, chosen, place in questions])
 
 
-One = tuple[Ints, Ints, int]
+Example = tuple[Ints, Ints, int]
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,14 @@ class Sampler:
     m: int
     seed: int
 
-    def truth(self, step: int, batch: Sequence[Ints]) -> Asked:
+    def next_item(self, step: int, batch: Sequence[Ints]) -> CandidateBatch:
         """What came next at a random place of each window; the other candidates are none of the window's items."""
         rng = np.random.default_rng([self.seed, step, 0])
         cuts = [int(rng.integers(1, len(window))) for window in batch]
         sets = [self._around(rng, int(w[cut]), w) for w, cut in zip(batch, cuts, strict=True)]
         return _asked([w[:cut] for w, cut in zip(batch, cuts, strict=True)], sets)
 
-    def pattern(self, step: int, batch: Sequence[Ints], teacher: Teacher) -> tuple[Asked, Floats]:
+    def pattern(self, step: int, batch: Sequence[Ints], teacher: Teacher) -> tuple[CandidateBatch, Floats]:
         """The teacher's first few after a random place of each window among others; the answer is its very first.
 
         Returns:
@@ -84,7 +84,7 @@ class Sampler:
         asked = _asked(histories, sets)
         return asked, np.take_along_axis(scores, asked.candidates, 1)
 
-    def temporal(self, step: int, batch: Sequence[Ints]) -> Asked:
+    def temporal(self, step: int, batch: Sequence[Ints]) -> CandidateBatch:
         """The hidden item of temporal analysis, each window's second-last; the ``histories`` are whole windows."""
         rng = np.random.default_rng([self.seed, step, 2])
         return _asked(list(batch), [self._around(rng, int(window[-2]), window) for window in batch])
@@ -105,23 +105,23 @@ def _shuffled(rng: Any, target: int, others: Ints) -> tuple[Ints, int]:
     return np.insert(rng.permutation(others), place, target), place
 
 
-def _asked(histories: list[Ints], sets: Sequence[tuple[Ints, int]]) -> Asked:
-    return Asked(histories, np.stack([s for s, _ in sets]), np.array([place for _, place in sets]))
+def _asked(histories: list[Ints], sets: Sequence[tuple[Ints, int]]) -> CandidateBatch:
+    return CandidateBatch(histories, np.stack([s for s, _ in sets]), np.array([place for _, place in sets]))
 
 
-def next_logits(model: ItemLM, prompts: Prompts, asked: Asked, max_history: int) -> Any:
+def next_logits(model: ItemLM, prompts: Prompts, asked: CandidateBatch, max_history: int) -> Any:
     """Scores of the candidates of what comes next: float32 ``[questions, m]``, with gradients."""
     pairs = zip(asked.histories, asked.candidates, strict=True)
     return next_scores(model, prompts, [next_question(prompts, h, c, max_history) for h, c in pairs])
 
 
-def temporal_logits(model: ItemLM, prompts: Prompts, asked: Asked) -> Any:
+def temporal_logits(model: ItemLM, prompts: Prompts, asked: CandidateBatch) -> Any:
     """Scores of the candidates of temporal analysis: float32 ``[questions, m]``, with gradients."""
     pairs = zip(asked.histories, asked.candidates, strict=True)
     return temporal_scores(model, prompts, [temporal_question(prompts, w, c) for w, c in pairs])
 
 
-def cross_entropy(logits: Any, asked: Asked) -> Any:
+def cross_entropy(logits: Any, asked: CandidateBatch) -> Any:
     """Mean cross-entropy of the answers, nats a question."""
     return F.cross_entropy(logits, torch.from_numpy(asked.places).to(logits.device))
 
@@ -132,8 +132,8 @@ def divergence(logits: Any, wanted: Floats, temperature: float = 1.0) -> Any:
     return F.kl_div(F.log_softmax(logits, 1), target, reduction="batchmean", log_target=True)
 
 
-def truth_loss(
-    model: ItemLM, prompts: Prompts, teacher: Teacher, asked: Asked, max_history: int, teacher_weight: float
+def next_item_loss(
+    model: ItemLM, prompts: Prompts, teacher: Teacher, asked: CandidateBatch, max_history: int, teacher_weight: float
 ) -> tuple[Any, dict[str, float]]:
     """Stage 2 among candidates: cross-entropy of what came next, mixed with the divergence from the teacher.
 
@@ -141,7 +141,7 @@ def truth_loss(
         model: The recommender.
         prompts: The compiled tasks.
         teacher: Fitted; asked only where it weighs something.
-        asked: From ``Sampler.truth``.
+        asked: From ``Sampler.next_item``.
         max_history: Items that the prompt holds.
         teacher_weight: The teacher's share of the target.
 

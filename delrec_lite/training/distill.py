@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from delrec_lite.config import DistillSection
 from delrec_lite.console import Console
-from delrec_lite.data.types import CandidateSets, Dataset, Floats, Ints, spread
+from delrec_lite.data.types import CandidateSets, Dataset, Floats, Ints, subsample
 from delrec_lite.llm.forward import read_states, score_all, window_segment
 from delrec_lite.llm.model import ItemLM
 from delrec_lite.llm.verbalizers import score_candidates
@@ -21,8 +21,8 @@ from delrec_lite.processes import current
 from delrec_lite.prompts.tasks import Prompts
 from delrec_lite.teachers.contract import Teacher
 from delrec_lite.training.loop import Group, Schedule, finished, train
-from delrec_lite.training.memory import recompute_activations
-from delrec_lite.training.tasks import fitted, task_losses
+from delrec_lite.training.memory import enable_gradient_checkpointing
+from delrec_lite.training.tasks import task_losses, truncate_to_context
 from delrec_lite.training.weighting import TaskWeights
 from delrec_lite.training.windows import steps, steps_for
 
@@ -32,7 +32,7 @@ ASKED_USERS = 314  # validation users that training asks: 943 would take a minut
 
 
 @dataclass(frozen=True)
-class Nearness:
+class RankAgreement:
     """How near a ranking is to the teacher's, means over users.
 
     A model that cannot rank the whole catalogue is compared over the candidates in its place.
@@ -63,9 +63,9 @@ class Distilled:
         steps: Optimiser steps made.
     """
 
-    trained: Nearness
-    untrained: Nearness
-    written: Nearness
+    trained: RankAgreement
+    untrained: RankAgreement
+    written: RankAgreement
     users: int
     candidates: int
     steps: int
@@ -109,7 +109,7 @@ def distill(
     """
     out.mkdir(parents=True, exist_ok=True)
     model.requires_grad_(False)
-    if prompts.form.verbalizer == "title-mean":
+    if prompts.format.verbalizer == "title-mean":
         set_scale(model, prompts, dataset, max_history)
     agree = Agreement(teacher, dataset, candidates)
     by_words, untrained = (current().from_first(partial(agree, model, p, max_history)) for p in (written, prompts))
@@ -120,7 +120,7 @@ def distill(
     for p in adapter.values():
         p.requires_grad_(True)
     if recipe.checkpointing:
-        recompute_activations(model.lm)
+        enable_gradient_checkpointing(model.lm)
     # A prompt without soft tokens has nothing to learn.
     epochs = recipe.epochs if adapter or set(prompts.vocabulary.soft_ids) & set(prompts.next_prefix) else 0.0
     plan = steps_for(epochs, dataset.train(), recipe.tokens_per_step)
@@ -155,7 +155,7 @@ def distill(
 
 def some_users(users: int) -> range:
     """Every so manyth user, about ``ASKED_USERS`` of them."""
-    return spread(users, ASKED_USERS)
+    return subsample(users, ASKED_USERS)
 
 
 class Agreement:
@@ -168,11 +168,11 @@ class Agreement:
         self._wanted = teacher.scores(self._histories)
         self.users = len(self._histories)
 
-    def __call__(self, model: ItemLM, prompts: Prompts, max_history: int) -> Nearness:
+    def __call__(self, model: ItemLM, prompts: Prompts, max_history: int) -> RankAgreement:
         """Means over the users asked."""
         theirs = self._wanted
         wanted = np.take_along_axis(theirs, self._candidates, 1)
-        if prompts.form.ranks_catalogue:
+        if prompts.format.ranks_catalogue:
             scores = score_all(model, prompts, self._histories, max_history)
             mine = np.take_along_axis(scores, self._candidates, 1)
         else:
@@ -180,7 +180,7 @@ class Agreement:
             theirs = wanted
         log_p, log_q = (F.log_softmax(torch.from_numpy(s), 1) for s in (theirs, scores))
         divergence = F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
-        return Nearness(
+        return RankAgreement(
             float((mine.argmax(1) == wanted.argmax(1)).mean()),
             float(np.mean([np.corrcoef(_ranks(a), _ranks(b))[0, 1] for a, b in zip(mine, wanted, strict=True)])),
             float(np.mean([_list_ndcg(a, b) for a, b in zip(scores, theirs, strict=True)])),
@@ -219,9 +219,9 @@ def load_llm(model: ItemLM, folder: Path) -> None:
 def set_scale(model: ItemLM, prompts: Prompts, dataset: Dataset, max_history: int) -> None:
     """Give the untrained verbalizer the temperature under which it predicts a few training windows best.
 
-    A sum of title rows has no natural scale; without one, stage 1 would spend its soft prompt on loudness.
+    A sum of title rows has no natural scale; without one, stage 1 would spend its soft prompt on the scores' norm.
     """
-    some = fitted(prompts, next(steps(dataset.train(), max_history, 800, seed=0)), max_history)
+    some = truncate_to_context(prompts, next(steps(dataset.train(), max_history, 800, seed=0)), max_history)
     states = read_states(model, prompts.next_prefix, [window_segment(prompts, window[:-1]) for window in some])
     targets = torch.from_numpy(np.concatenate([window[1:] for window in some])).to(states.device)
     model.log_scale.zero_()

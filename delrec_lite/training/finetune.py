@@ -15,21 +15,21 @@ from safetensors.torch import save_file
 from delrec_lite.config import FinetuneSection
 from delrec_lite.console import Console
 from delrec_lite.data.types import CandidateSets, Dataset, Ints
-from delrec_lite.evaluation.draws import Draws
+from delrec_lite.evaluation.expected import ExpectedSampledMetrics
 from delrec_lite.evaluation.table import protocols_of, values_of
 from delrec_lite.llm.forward import read_states, window_segment
 from delrec_lite.llm.model import ItemLM
 from delrec_lite.processes import current
 from delrec_lite.prompts.tasks import Prompts
 from delrec_lite.teachers.contract import Teacher
-from delrec_lite.training.adapters import ITEMS, RankAllocation, add_adapter, orthogonality, save_adapter, thaw
-from delrec_lite.training.choice import Asked, One, Sampler, truth_loss
+from delrec_lite.training.adapters import ITEMS, RankAllocation, add_adapter, orthogonality, save_adapter, unfreeze
+from delrec_lite.training.choice import CandidateBatch, Example, Sampler, next_item_loss
 from delrec_lite.training.distill import some_users
 from delrec_lite.training.loop import Group, LossOf, Schedule, Validation, finished, train
-from delrec_lite.training.memory import recompute_activations
-from delrec_lite.training.parts import in_parts
+from delrec_lite.training.memory import enable_gradient_checkpointing
+from delrec_lite.training.parts import micro_batches
 from delrec_lite.training.ranking import ranked
-from delrec_lite.training.tasks import fitted, teacher_distribution
+from delrec_lite.training.tasks import teacher_distribution, truncate_to_context
 from delrec_lite.training.windows import StepPlan, steps_for
 
 
@@ -41,8 +41,8 @@ class Finetuned:
         loss: Mean over the last tenth of the steps, nats an item.
         steps: Optimiser steps planned.
         best_step: After how many steps the weights that are kept stood; 0: no validation, the last are kept.
-        valid_ndcg: NDCG@10 of those among m candidates, over all draws or, where the form cannot rank a catalogue, of
-            the sets drawn; some validation users; 0 without validation.
+        valid_ndcg: NDCG@10 of those among m candidates, expected over all candidate sets, or over the sampled sets
+            where the prompt format cannot rank the catalogue; some validation users; 0 without validation.
         valid_hr1: HR@1, the same.
     """
 
@@ -87,11 +87,11 @@ def finetune(
         for name, p in model.lm.named_parameters():
             p.requires_grad_("lora_" in name)
     elif recipe.adapter == "full":
-        thaw(model, rows=prompts.form.history == "titles")
+        unfreeze(model, rows=prompts.format.history == "titles")
     else:
         add_adapter(model, recipe, plan)
     if recipe.checkpointing:
-        recompute_activations(model.lm)
+        enable_gradient_checkpointing(model.lm)
     learned = {name: p for name, p in model.lm.named_parameters() if p.requires_grad}
     items = learned_vectors(model, prompts)
     if recipe.train_soft:
@@ -107,7 +107,7 @@ def finetune(
             partial(_measure, model, prompts, dataset, candidates, max_history), every, recipe.patience
         )
     means = {"next_item": 0.0}
-    parts = recipe.accumulate * current().count
+    parts = recipe.gradient_accumulation_steps * current().count
     if plan:
         means = train(
             groups,
@@ -161,7 +161,7 @@ def losses(
     sampler = Sampler(len(dataset.catalog), candidates.items.shape[1], recipe.seed)
 
     def windows(step: int) -> list[Ints]:
-        return fitted(prompts, batches.at(step), max_history)
+        return truncate_to_context(prompts, batches.at(step), max_history)
 
     def next_items(examples: Sequence[Ints], step: int) -> tuple[Any, dict[str, float]]:
         inputs = [window[:-1] for window in examples]
@@ -178,17 +178,17 @@ def losses(
             loss = (1 - weight) * loss + weight * kl
         return loss, figures
 
-    def questions(step: int) -> list[One]:
-        return sampler.truth(step, batches.at(step)).each()
+    def questions(step: int) -> list[Example]:
+        return sampler.next_item(step, batches.at(step)).each()
 
-    def choices(examples: Sequence[One], step: int) -> tuple[Any, dict[str, float]]:
+    def choices(examples: Sequence[Example], step: int) -> tuple[Any, dict[str, float]]:
         weight = teacher_weight(recipe, step / plan)
-        return truth_loss(model, prompts, teacher, Asked.of(examples), max_history, weight)
+        return next_item_loss(model, prompts, teacher, CandidateBatch.of(examples), max_history, weight)
 
-    if prompts.form.ranks_catalogue:
-        shares = in_parts(next_items, windows, lambda window: len(window) - 1, parts)
+    if prompts.format.ranks_catalogue:
+        shares = micro_batches(next_items, windows, lambda window: len(window) - 1, parts)
     else:
-        shares = in_parts(choices, questions, lambda _: 1, parts)
+        shares = micro_batches(choices, questions, lambda _: 1, parts)
     if recipe.adapter != "adalora":
         return shares
 
@@ -211,27 +211,30 @@ def _measure(
 ) -> dict[str, float]:
     """NDCG@10, which chooses, and HR@1 among candidates, of some validation users.
 
-    Over all draws of candidates, for a model that can rank the catalogue: that tells two steps apart with a quarter of
-    the users that NDCG@10 of the whole catalogue needs.
+    Expected over all candidate sets, for a model that can rank the catalogue: that tells two steps apart with a
+    quarter of the users that NDCG@10 of the whole catalogue needs.
     """
     some = some_users(len(dataset.valid()))
     split, sets = dataset.valid().take(some), candidates.take(some)
     model.eval()
     ranks = ranked(model, prompts, split, sets, max_history)
     model.train()
-    draws = Draws.of(split, len(dataset.catalog), sets.items.shape[1])
-    known = protocols_of(ranks, draws)
-    asked = [("valid_", "draws" if "draws" in known else "m15", name) for name in ("NDCG@10", "HR@1")]
+    expected = ExpectedSampledMetrics.of(split, len(dataset.catalog), sets.items.shape[1])
+    known = protocols_of(ranks, expected)
+    asked = [
+        ("valid_", "expected_sampled" if "expected_sampled" in known else "sampled", name)
+        for name in ("NDCG@10", "HR@1")
+    ]
     if "full" in known:
         asked.append(("valid_full_", "full", "NDCG@10"))
     return {
-        head + name.lower(): float(values_of(ranks, protocol, name, draws).mean()) for head, protocol, name in asked
+        head + name.lower(): float(values_of(ranks, protocol, name, expected).mean()) for head, protocol, name in asked
     }
 
 
 def learned_vectors(model: ItemLM, prompts: Prompts) -> dict[str, torch.nn.Parameter]:
     """What learns beside the adapter: of the item vectors those that this form of prompt and answer reads."""
-    items = {} if prompts.form.history == "titles" else {"offset_in": model.offset_in}
-    if prompts.form.verbalizer == "title-mean":
+    items = {} if prompts.format.history == "titles" else {"offset_in": model.offset_in}
+    if prompts.format.verbalizer == "title-mean":
         items |= {"offset_out": model.offset_out, "log_scale": model.log_scale}
     return items

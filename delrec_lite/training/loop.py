@@ -17,8 +17,8 @@ from torch import nn
 from delrec_lite.console import Console
 from delrec_lite.errors import DelrecError
 from delrec_lite.processes import current
-from delrec_lite.training.averaging import RunningMean
 from delrec_lite.training.curves import draw_curves
+from delrec_lite.training.ema import ExponentialMovingAverage
 from delrec_lite.training.memory import memory_advice
 from delrec_lite.training.optimisers import make_optimiser, put_back, state_tensors
 
@@ -134,7 +134,7 @@ def train(
         [{"params": list(g.parameters.values()), "lr": g.lr, "weight_decay": g.weight_decay} for g in groups],
         next(iter(named.values())).device.type,
     )
-    means = RunningMean(named, average)
+    means = ExponentialMovingAverage(named, average)
     start = _resume(out, named, optimiser, means, after_step)
     everyone = current()
     # The same lines in all processes, so that all stop at the same step.
@@ -264,7 +264,7 @@ def _save(
     out: Path,
     named: Mapping[str, nn.Parameter],
     optimiser: Any,
-    means: RunningMean,
+    means: ExponentialMovingAverage,
     step: int,
     after_step: AfterStep | None = None,
 ) -> None:
@@ -285,7 +285,7 @@ def _resume(
     out: Path,
     named: Mapping[str, nn.Parameter],
     optimiser: Any,
-    means: RunningMean,
+    means: ExponentialMovingAverage,
     after_step: AfterStep | None = None,
 ) -> int:
     path = out / CHECKPOINT

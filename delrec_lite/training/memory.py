@@ -7,7 +7,7 @@ from typing import Any
 from delrec_lite.errors import OutOfMemoryError
 
 
-def recompute_activations(lm: Any) -> None:
+def enable_gradient_checkpointing(lm: Any) -> None:
     """Keep only each layer's input and compute the rest again in the backward pass (arXiv 1604.06174)."""
     base = lm.get_base_model() if hasattr(lm, "get_base_model") else lm
     base.gradient_checkpointing_enable({"use_reentrant": False})
@@ -29,7 +29,7 @@ def memory_advice(stage: str) -> Iterator[None]:
         where = "the CUDA card" if "CUDA" in str(error) or "OutOfMemory" in type(error).__name__ else "this machine"
         raise OutOfMemoryError(
             f"{stage} needs more memory than {where} has",
-            "in this order: finetune.accumulate: 4 (same result), checkpointing: true (same result), "
+            "in this order: finetune.gradient_accumulation_steps: 4 (same result), checkpointing: true (same result), "
             "model.precision: nf4, fewer tokens_per_step; `delrec-lite plan` says what fits",
         ) from error
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 Example = TypeVar("Example")
 
 
-def in_parts(
+def micro_batches(
     loss_on: Callable[[Sequence[Example], int], tuple[Any, dict[str, float]]],
     examples_of: Callable[[int], Sequence[Example]],
     size_of: Callable[[Example], int],

@@ -86,7 +86,7 @@ class Choice:
 
     precision: str
     checkpointing: bool
-    accumulate: int
+    gradient_accumulation_steps: int
     memory: Memory
 
 
@@ -163,16 +163,16 @@ def choices(
     found = []
     for precision in precisions:
         for checkpointing in (False, True):
-            for accumulate in (1, 2, 4, 8, 16):
+            for gradient_accumulation_steps in (1, 2, 4, 8, 16):
                 asked = {
                     **asdict(training),
                     "precision": precision,
                     "checkpointing": checkpointing,
-                    "tokens": math.ceil(training.tokens / accumulate),
+                    "tokens": math.ceil(training.tokens / gradient_accumulation_steps),
                 }
                 needed = estimate(shape, Training(**asked), cuda)
                 if needed.total <= memory * USABLE:
-                    found.append(Choice(precision, checkpointing, accumulate, needed))
+                    found.append(Choice(precision, checkpointing, gradient_accumulation_steps, needed))
                     break
     return found
 
@@ -246,7 +246,7 @@ def _told(choice: Choice, tokens: int) -> dict[str, Any]:
         "model.precision": choice.precision,
         "finetune.checkpointing": choice.checkpointing,
         "finetune.tokens_per_step": tokens,
-        "finetune.accumulate": choice.accumulate,
-        "tokens_at_once": math.ceil(tokens / choice.accumulate),
+        "finetune.gradient_accumulation_steps": choice.gradient_accumulation_steps,
+        "tokens_at_once": math.ceil(tokens / choice.gradient_accumulation_steps),
         "bytes": {**asdict(choice.memory), "total": choice.memory.total},
     }

@@ -32,7 +32,7 @@ def ranked(
         console: Shows the bar.
         label: Before the bar.
     """
-    if prompts.form.ranks_catalogue:
+    if prompts.format.ranks_catalogue:
         scorer = partial(score_histories, model, prompts, max_history=max_history)
         return rank_all(scorer, split, candidates, console=console, label=label)
     chooser = partial(score_candidates, model, prompts, max_history=max_history)

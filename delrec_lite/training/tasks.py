@@ -14,9 +14,17 @@ from delrec_lite.llm.model import ItemLM
 from delrec_lite.llm.packing import Segment
 from delrec_lite.prompts.tasks import Prompts
 from delrec_lite.teachers.contract import Teacher
-from delrec_lite.training.choice import Asked, One, Sampler, cross_entropy, divergence, next_logits, temporal_logits
+from delrec_lite.training.choice import (
+    CandidateBatch,
+    Example,
+    Sampler,
+    cross_entropy,
+    divergence,
+    next_logits,
+    temporal_logits,
+)
 from delrec_lite.training.loop import LossOf
-from delrec_lite.training.parts import in_parts
+from delrec_lite.training.parts import micro_batches
 from delrec_lite.training.windows import StepPlan
 
 SHORTEST_TEMPORAL = 8  # an example of four, then a question of four
@@ -54,19 +62,19 @@ def task_losses(
     sampler = Sampler(len(dataset.catalog), m, recipe.seed)
 
     def pattern_windows(step: int) -> list[Ints]:
-        return fitted(prompts, pattern.at(step), max_history)
+        return truncate_to_context(prompts, pattern.at(step), max_history)
 
     def pattern_on(batch: Sequence[Ints], _: int) -> tuple[Any, dict[str, float]]:
         return pattern_loss(model, prompts, teacher, batch, max_history, recipe), {}
 
-    def pattern_questions(step: int) -> list[tuple[One, Floats]]:
+    def pattern_questions(step: int) -> list[tuple[Example, Floats]]:
         asked, wanted = sampler.pattern(step, pattern.at(step), teacher)
         return list(zip(asked.each(), wanted, strict=True))
 
-    def pattern_choices(examples: Sequence[tuple[One, Floats]], _: int) -> tuple[Any, dict[str, float]]:
-        asked = Asked.of([question for question, _ in examples])
+    def pattern_choices(examples: Sequence[tuple[Example, Floats]], _: int) -> tuple[Any, dict[str, float]]:
+        asked = CandidateBatch.of([question for question, _ in examples])
         logits = next_logits(model, prompts, asked, max_history)
-        if recipe.pattern == "top1":
+        if recipe.pattern_loss == "top1":
             return cross_entropy(logits, asked), {}
         return divergence(logits, np.stack([wanted for _, wanted in examples]), recipe.temperature), {}
 
@@ -76,29 +84,29 @@ def task_losses(
     def temporal_on(batch: Sequence[Ints], _: int) -> tuple[Any, dict[str, float]]:
         return temporal_loss(model, prompts, batch) if batch else model.soft.sum() * 0.0, {}
 
-    def temporal_questions(step: int) -> list[One]:
+    def temporal_questions(step: int) -> list[Example]:
         batch = temporal_windows(step)
         return sampler.temporal(step, batch).each() if batch else []
 
-    def temporal_choices(examples: Sequence[One], _: int) -> tuple[Any, dict[str, float]]:
+    def temporal_choices(examples: Sequence[Example], _: int) -> tuple[Any, dict[str, float]]:
         if not examples:
             return model.soft.sum() * 0.0, {}
-        asked = Asked.of(examples)
+        asked = CandidateBatch.of(examples)
         return cross_entropy(temporal_logits(model, prompts, asked), asked), {}
 
     found: dict[str, LossOf] = {}
-    whole = prompts.form.ranks_catalogue
+    whole = prompts.format.ranks_catalogue
     if shared < recipe.tokens_per_step:
         found["pattern"] = (
-            in_parts(pattern_on, pattern_windows, lambda window: len(window) - 1, parts)
+            micro_batches(pattern_on, pattern_windows, lambda window: len(window) - 1, parts)
             if whole
-            else in_parts(pattern_choices, pattern_questions, lambda _: 1, parts)
+            else micro_batches(pattern_choices, pattern_questions, lambda _: 1, parts)
         )
     if shared:
         found["temporal"] = (
-            in_parts(temporal_on, temporal_windows, lambda _: 1, parts)
+            micro_batches(temporal_on, temporal_windows, lambda _: 1, parts)
             if whole
-            else in_parts(temporal_choices, temporal_questions, lambda _: 1, parts)
+            else micro_batches(temporal_choices, temporal_questions, lambda _: 1, parts)
         )
     return found
 
@@ -110,16 +118,16 @@ def pattern_loss(
 
     With the paper's ``top1``: mean cross-entropy of the teacher's first item.
     """
-    inputs = [window[:-1] for window in fitted(prompts, batch, max_history)]
+    inputs = [window[:-1] for window in truncate_to_context(prompts, batch, max_history)]
     wanted = teacher_distribution(teacher, inputs, recipe.temperature)
     states = read_states(model, prompts.next_prefix, [window_segment(prompts, window) for window in inputs])
     wanted = wanted.to(states.device)
-    if recipe.pattern == "top1":
+    if recipe.pattern_loss == "top1":
         return F.cross_entropy(model.scores(states), wanted.argmax(1))
     return F.kl_div(F.log_softmax(model.scores(states), 1), wanted, reduction="batchmean", log_target=True)
 
 
-def fitted(prompts: Prompts, batch: Sequence[Ints], max_history: int) -> list[Ints]:
+def truncate_to_context(prompts: Prompts, batch: Sequence[Ints], max_history: int) -> list[Ints]:
     """Windows whose inputs the prompt has room for: long ones lose their oldest items."""
     return [window[-len(prompts.newest(window[:-1], max_history)) - 1 :] for window in batch]
 

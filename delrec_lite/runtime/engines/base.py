@@ -4,10 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from delrec_lite.data.types import Floats
-
-# An item of a history: its index in the catalogue; or for an item that the catalogue does not have a vector, and the
-# tokens of its title where histories are titles.
-Entry = int | Floats | tuple[int, ...]
+from delrec_lite.runtime.prompting.encoder import Entry
 
 
 class Engine(Protocol):
@@ -24,7 +21,7 @@ class Engine(Protocol):
                 ranks candidates alone.
         """
 
-    def step(self, session: str, request: Sequence[Entry]) -> tuple[Floats, int]:
+    def score_session(self, session: str, request: Sequence[Entry]) -> tuple[Floats, int]:
         """Scores after one history, going on from what this session's last request left.
 
         Entries that the last request began with too are not evaluated again. Sessions are bounded: the one not
@@ -41,7 +38,7 @@ class Engine(Protocol):
             UsageError: As in ``scores``.
         """
 
-    def choose(
+    def score_candidates(
         self, request: Sequence[Entry], candidates: Sequence[Entry], session: str | None = None
     ) -> tuple[Floats, int]:
         """Scores of candidates after one history: for a bundle that ranks those alone, and instead of ``scores``.
@@ -49,7 +46,7 @@ class Engine(Protocol):
         Args:
             request: As in ``scores``.
             candidates: What is ranked, at least one.
-            session: As in ``step``; None: nothing is kept.
+            session: As in ``score_session``; None: nothing is kept.
 
         Returns:
             float32 ``[candidates]``, and how many tokens were evaluated.
@@ -62,14 +59,14 @@ class Engine(Protocol):
     def forget(self, session: str) -> None:
         """Drop what a session left; a session that is not there is no error."""
 
-    def extent(self, request: Sequence[Entry], candidates: Sequence[Entry] = ()) -> tuple[int, int]:
+    def count_tokens(self, request: Sequence[Entry], candidates: Sequence[Entry] = ()) -> tuple[int, int]:
         """How many entries of a history are read, the newest, and how many tokens a request takes behind the prefix.
 
         Raises:
             UsageError: As in ``scores``.
         """
 
-    def states(self, requests: Sequence[Sequence[Entry]]) -> Floats:
+    def hidden_states(self, requests: Sequence[Sequence[Entry]]) -> Floats:
         """The last hidden state of each history, after the final norm: float32 ``[requests, hidden]``.
 
         For items outside the catalogue, which have no score of their own.

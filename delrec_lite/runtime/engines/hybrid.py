@@ -8,15 +8,16 @@ from delrec_lite.data.types import Floats
 from delrec_lite.errors import BundleError, UsageError
 from delrec_lite.evaluation.fusion import mix
 from delrec_lite.runtime.bundle import REMEDY, Bundle
-from delrec_lite.runtime.engines.base import Engine, Entry
-from delrec_lite.runtime.engines.wrapper import Around
+from delrec_lite.runtime.engines.base import Engine
+from delrec_lite.runtime.engines.wrapper import EngineWrapper
+from delrec_lite.runtime.prompting.encoder import Entry
 from delrec_lite.runtime.retriever import Retriever
 
 # Of the manifest's ``model``: the teacher's share, as validation users chose it.
 WEIGHT = "teacher_weight"
 
 
-class Fused(Around):
+class HybridEngine(EngineWrapper):
     """An engine whose scores of the catalogue are mixed with the teacher's; whatever else is the engine's own.
 
     The teacher knows the trained items alone: it passes over others in a history, and where it knows nothing of one,
@@ -37,9 +38,9 @@ class Fused(Around):
         """See ``Engine.scores``."""
         return self._mixed(super().scores(requests), requests)
 
-    def step(self, session: str, request: Sequence[Entry]) -> tuple[Floats, int]:
-        """See ``Engine.step``."""
-        scores, computed = super().step(session, request)
+    def score_session(self, session: str, request: Sequence[Entry]) -> tuple[Floats, int]:
+        """See ``Engine.score_session``."""
+        scores, computed = super().score_session(session, request)
         return self._mixed(scores[None], [request])[0], computed
 
     def _mixed(self, own: Floats, requests: Sequence[Sequence[Entry]]) -> Floats:
@@ -70,4 +71,4 @@ def fused(engine: Engine, bundle: Bundle) -> Engine:
         )
     if not isinstance(weight, int | float) or not 0 <= weight <= 1:
         raise BundleError(f"{bundle.folder}: {WEIGHT} is {weight!r}, not a share", REMEDY)
-    return Fused(engine, Retriever(bundle, threads=1), float(weight), bundle.trained)
+    return HybridEngine(engine, Retriever(bundle, threads=1), float(weight), bundle.trained)

@@ -14,12 +14,11 @@ from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, in
 from delrec_lite.machine import threads_for
 from delrec_lite.prompts.vocabulary import FIRST_DEEP
 from delrec_lite.runtime.bundle import DEEP, REMEDY, Bundle
-from delrec_lite.runtime.engines.base import Entry
 from delrec_lite.runtime.engines.prompt_state import PromptState
 from delrec_lite.runtime.engines.sessions import Sessions, common
 from delrec_lite.runtime.gguf.checks import check_gguf
 from delrec_lite.runtime.gguf.rows import TokenRows
-from delrec_lite.runtime.prompting.encoder import Reader, Token
+from delrec_lite.runtime.prompting.encoder import Entry, PromptEncoder, Token
 
 # Requests evaluated together, and their tokens; a request's own length may exceed the latter.
 SEQUENCES = 16
@@ -106,22 +105,22 @@ class LlamaEngine:
             raise BundleError(f"llama.cpp cannot load {bundle.model_path}", REMEDY)
         self._vocabulary: int = c.llama_vocab_n_tokens(c.llama_model_get_vocab(self._model))
         self.hidden: int = c.llama_model_n_embd(self._model)
-        # llama.cpp's Gemma makes tokens' rows louder by this, and vectors not.
-        self._loudness = np.float32(
+        # llama.cpp's Gemma multiplies tokens' rows by this, and given vectors not.
+        self._embedding_scale = np.float32(
             self.hidden**0.5 if str(header.values["general.architecture"].value).startswith("gemma") else 1
         )
         told = bundle.manifest["model"].get("hidden", self.hidden)
         if told != self.hidden:
             raise BundleError(f"{bundle.model_path} has width {self.hidden}; its manifest says {told}", REMEDY)
-        need = prompt.item_token_base + (self._items if prompt.form.item_tokens else 0)
+        need = prompt.item_token_base + (self._items if prompt.format.item_tokens else 0)
         if need != self._vocabulary:
             raise BundleError(
                 f"{bundle.model_path} has {self._vocabulary} tokens; prompt and catalogue need {need}", REMEDY
             )
         if not prompt.prefix or not all(0 <= i < self._vocabulary for i in prompt.prefix):
             raise BundleError(f"{bundle.folder}/prompt.json has a prefix outside the vocabulary", REMEDY)
-        self._reader = Reader(bundle.prompts, prompt.max_history, self.hidden)
-        longest, room = self._reader.longest, c.llama_model_n_ctx_train(self._model)
+        self._encoder = PromptEncoder(bundle.prompts, prompt.max_history, self.hidden)
+        longest, room = self._encoder.longest, c.llama_model_n_ctx_train(self._model)
         if (length := len(prompt.prefix) + longest) > room:
             raise BundleError(f"prompt and history take {length} tokens; {bundle.model_path} reads {room}", REMEDY)
         self._rows = TokenRows(bundle.model_path, header)
@@ -131,7 +130,7 @@ class LlamaEngine:
         params.n_batch = max(BATCH_TOKENS, longest, len(prompt.prefix))
         params.n_ubatch = BATCH_TOKENS
         params.n_ctx = len(prompt.prefix) + params.n_batch + held
-        if prompt.form.verbalizer == "likelihood":
+        if prompt.format.verbalizer == "likelihood":
             params.n_ctx += BATCH_TOKENS  # candidates' own tokens, behind a question
         params.n_seq_max = 1 + SEQUENCES + SESSIONS
         params.n_threads = params.n_threads_batch = threads
@@ -184,19 +183,19 @@ class LlamaEngine:
                 out[row] = self._scores(output)
         return out
 
-    def step(self, session: str, request: Sequence[Entry]) -> tuple[Floats, int]:
-        """See ``Engine.step``."""
-        tokens = self._reader.history(request)
+    def score_session(self, session: str, request: Sequence[Entry]) -> tuple[Floats, int]:
+        """See ``Engine.score_session``."""
+        tokens = self._encoder.history(request)
         with self._lock:
             self._opened()
             _, kept = self._go_on(session, tokens)
             return self._scores(self._outputs[0]).copy(), len(tokens) - kept
 
-    def choose(
+    def score_candidates(
         self, request: Sequence[Entry], candidates: Sequence[Entry], session: str | None = None
     ) -> tuple[Floats, int]:
-        """See ``Engine.choose``."""
-        tokens, words = self._reader.question(request, candidates)
+        """See ``Engine.score_candidates``."""
+        tokens, words = self._encoder.question(request, candidates)
         start, kept = len(self._prompt.prefix), 0
         own = sum(len(title) - 1 for title in words)
         with self._lock:
@@ -277,12 +276,12 @@ class LlamaEngine:
     def _drop_slot(self, slot: int) -> None:
         self._c.llama_memory_seq_rm(self._memory, _sequence(slot), -1, -1)
 
-    def extent(self, request: Sequence[Entry], candidates: Sequence[Entry] = ()) -> tuple[int, int]:
-        """See ``Engine.extent``."""
-        return self._reader.extent(request, candidates)
+    def count_tokens(self, request: Sequence[Entry], candidates: Sequence[Entry] = ()) -> tuple[int, int]:
+        """See ``Engine.count_tokens``."""
+        return self._encoder.count_tokens(request, candidates)
 
-    def states(self, requests: Sequence[Sequence[Entry]]) -> Floats:
-        """See ``Engine.states``."""
+    def hidden_states(self, requests: Sequence[Sequence[Entry]]) -> Floats:
+        """See ``Engine.hidden_states``."""
         out = np.empty((len(requests), self.hidden), np.float32)
         for rows in self._batches(requests, embeddings=True):
             for output, row in zip(self._outputs, rows, strict=True):
@@ -324,7 +323,7 @@ class LlamaEngine:
         While a group is yielded its outputs can be read, and nobody else decodes: ``_outputs[n]`` belongs to the
         n-th of the rows. With ``embeddings`` hidden states can be read, else logits.
         """
-        work = [self._reader.history(request) for request in requests]
+        work = [self._encoder.history(request) for request in requests]
         for rows in _groups([len(tokens) for tokens in work]):
             with self._lock:
                 self._opened()
@@ -377,7 +376,7 @@ class LlamaEngine:
             for at, place in enumerate(places):
                 if vectors:
                     token = place.token
-                    row = (self._rows.row(token) if isinstance(token, int) else token) * self._loudness
+                    row = (self._rows.row(token) if isinstance(token, int) else token) * self._embedding_scale
                     target = ctypes.addressof(batch.embd.contents) + at * self.hidden * 4
                     ctypes.memmove(target, row.ctypes.data, self.hidden * 4)
                 else:

@@ -12,13 +12,12 @@ from delrec_lite.data.types import Floats
 from delrec_lite.errors import BundleError, DelrecError, UsageError
 from delrec_lite.machine import threads_for
 from delrec_lite.runtime.bundle import REMEDY, Bundle
-from delrec_lite.runtime.engines.base import Entry
-from delrec_lite.runtime.engines.onnx_session import open_session, padded, run, shapes
 from delrec_lite.runtime.engines.sessions import Sessions, common
-from delrec_lite.runtime.prompting.encoder import Reader, Token
+from delrec_lite.runtime.onnx_session import open_session, padded, run, shapes
+from delrec_lite.runtime.prompting.encoder import Entry, PromptEncoder, Token
 
 # Requests evaluated together, and their items, padding counted.
-TOGETHER = 16
+BATCH = 16
 BATCH_ITEMS = 512
 # From so many groups a thread on, each thread answers requests of its own: two that share one wait for each other in
 # every layer. 64 users, int8, 2 cores: 13 ms a user so, 19 with both threads on one; 130 MB for a second session.
@@ -57,7 +56,7 @@ class OnnxEngine:
             raise
 
     def _fit(self, bundle: Bundle) -> None:
-        if self._prompt.form.history == "titles" or not self._prompt.form.ranks_catalogue:
+        if self._prompt.format.history == "titles" or not self._prompt.format.ranks_catalogue:
             raise BundleError(f"{self._path} reads item tokens; prompt.json asks for something else", REMEDY)
         inputs, outputs = shapes(self._session.get_inputs()), shapes(self._session.get_outputs())
         defaults = shapes(self._session.get_overridable_initializers())
@@ -65,7 +64,7 @@ class OnnxEngine:
             told = self._session.get_modelmeta().custom_metadata_map
             prefix, positions = json.loads(told["delrec.prefix"]), int(told["delrec.positions"])
             # One scale for the activations of a whole batch would let users change each other's answers.
-            self._together = 1 if told["delrec.activations"] == "tensor" else TOGETHER
+            self._batch_size = 1 if told["delrec.activations"] == "tensor" else BATCH
             items, self.hidden = outputs["scores"][1], int(outputs["state"][1])
             if set(inputs) != {"items"} or set(defaults) != {"new_items", "past"} or "present" not in outputs:
                 raise ValueError("other inputs or outputs")
@@ -81,18 +80,18 @@ class OnnxEngine:
         if len(prefix) + self._prompt.max_history > positions:
             length = len(prefix) + self._prompt.max_history
             raise BundleError(f"prompt and history take {length} tokens; {self._path} reads {positions}", REMEDY)
-        self._reader = Reader(bundle.prompts, self._prompt.max_history, self.hidden)
+        self._encoder = PromptEncoder(bundle.prompts, self._prompt.max_history, self.hidden)
 
     def scores(self, requests: Sequence[Sequence[Entry]]) -> Floats:
         """See ``Engine.scores``."""
         return self._each(requests, "scores", self._items)
 
-    def states(self, requests: Sequence[Sequence[Entry]]) -> Floats:
-        """See ``Engine.states``."""
+    def hidden_states(self, requests: Sequence[Sequence[Entry]]) -> Floats:
+        """See ``Engine.hidden_states``."""
         return self._each(requests, "state", self.hidden)
 
-    def step(self, session: str, request: Sequence[Entry]) -> tuple[Floats, int]:
-        """See ``Engine.step``."""
+    def score_session(self, session: str, request: Sequence[Entry]) -> tuple[Floats, int]:
+        """See ``Engine.score_session``."""
         entries = self._entries(request)
         names: list[Hashable] = [entry if isinstance(entry, int) else entry.tobytes() for entry in entries]
         with self._lock:
@@ -112,15 +111,15 @@ class OnnxEngine:
         with self._lock:
             self._sessions.drop(session)
 
-    def choose(
+    def score_candidates(
         self, request: Sequence[Entry], candidates: Sequence[Entry], session: str | None = None
     ) -> tuple[Floats, int]:
-        """See ``Engine.choose``: no ONNX file ranks candidates alone."""
+        """See ``Engine.score_candidates``: no ONNX file ranks candidates alone."""
         raise UsageError("this bundle ranks the whole catalogue", "pick the candidates out of its scores")
 
-    def extent(self, request: Sequence[Entry], candidates: Sequence[Entry] = ()) -> tuple[int, int]:
-        """See ``Engine.extent``."""
-        return self._reader.extent(request, candidates)
+    def count_tokens(self, request: Sequence[Entry], candidates: Sequence[Entry] = ()) -> tuple[int, int]:
+        """See ``Engine.count_tokens``."""
+        return self._encoder.count_tokens(request, candidates)
 
     def token_vector(self, tokens: Sequence[int]) -> Floats:
         """See ``Engine.token_vector``."""
@@ -144,7 +143,7 @@ class OnnxEngine:
     def _each(self, requests: Sequence[Sequence[Entry]], output: str, width: int) -> Floats:
         work = [self._entries(request) for request in requests]
         out = np.empty((len(work), width), np.float32)
-        groups = list(_groups([len(entries) for entries in work], self._together))
+        groups = list(_groups([len(entries) for entries in work], self._batch_size))
         many = self._threads > 1 and len(groups) >= GROUPS_A_THREAD * self._threads
         session = self._one_thread() if many else self._opened()
 
@@ -169,7 +168,7 @@ class OnnxEngine:
     def _entries(self, request: Sequence[Entry]) -> list[Token]:
         """The newest of a history, as the graph counts: items from 0."""
         base = self._prompt.item_token_base
-        return [token - base if isinstance(token, int) else token for token in self._reader.history(request)]
+        return [token - base if isinstance(token, int) else token for token in self._encoder.history(request)]
 
 
 def _feeds(requests: Sequence[Sequence[Token]], items: int) -> dict[str, Any]:

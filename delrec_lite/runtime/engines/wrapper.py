@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 from delrec_lite.data.types import Floats
-from delrec_lite.runtime.engines.base import Engine, Entry
+from delrec_lite.runtime.engines.base import Engine
+from delrec_lite.runtime.prompting.encoder import Entry
 
 
-class Around:
+class EngineWrapper:
     """Passes every call of ``Engine`` on.
 
     Args:
@@ -24,27 +25,27 @@ class Around:
         """See ``Engine.scores``."""
         return self.engine.scores([self.translated(request) for request in requests])
 
-    def step(self, session: str, request: Sequence[Entry]) -> tuple[Floats, int]:
-        """See ``Engine.step``."""
-        return self.engine.step(session, self.translated(request))
+    def score_session(self, session: str, request: Sequence[Entry]) -> tuple[Floats, int]:
+        """See ``Engine.score_session``."""
+        return self.engine.score_session(session, self.translated(request))
 
-    def choose(
+    def score_candidates(
         self, request: Sequence[Entry], candidates: Sequence[Entry], session: str | None = None
     ) -> tuple[Floats, int]:
-        """See ``Engine.choose``."""
-        return self.engine.choose(self.translated(request), self.translated(candidates), session)
+        """See ``Engine.score_candidates``."""
+        return self.engine.score_candidates(self.translated(request), self.translated(candidates), session)
 
     def forget(self, session: str) -> None:
         """See ``Engine.forget``."""
         self.engine.forget(session)
 
-    def extent(self, request: Sequence[Entry], candidates: Sequence[Entry] = ()) -> tuple[int, int]:
-        """See ``Engine.extent``."""
-        return self.engine.extent(self.translated(request), self.translated(candidates))
+    def count_tokens(self, request: Sequence[Entry], candidates: Sequence[Entry] = ()) -> tuple[int, int]:
+        """See ``Engine.count_tokens``."""
+        return self.engine.count_tokens(self.translated(request), self.translated(candidates))
 
-    def states(self, requests: Sequence[Sequence[Entry]]) -> Floats:
-        """See ``Engine.states``."""
-        return self.engine.states([self.translated(request) for request in requests])
+    def hidden_states(self, requests: Sequence[Sequence[Entry]]) -> Floats:
+        """See ``Engine.hidden_states``."""
+        return self.engine.hidden_states([self.translated(request) for request in requests])
 
     def token_vector(self, tokens: Sequence[int]) -> Floats:
         """See ``Engine.token_vector``."""

@@ -8,8 +8,10 @@ import numpy as np
 from delrec_lite.data.types import Floats
 from delrec_lite.errors import UsageError
 from delrec_lite.prompts.tasks import Prompts
-from delrec_lite.runtime.engines.base import Entry
 
+# An item of a history: its index in the catalogue; or for an item that the catalogue does not have a vector, and the
+# tokens of its title where histories are titles.
+Entry = int | Floats | tuple[int, ...]
 # A token id of the extended vocabulary, or the vector of an item that has none.
 Token = int | Floats
 # Candidates that a prompt without letters lists; more are refused, for the memory of the longest prompt is taken at
@@ -17,7 +19,7 @@ Token = int | Floats
 MOST_LISTED = 100
 
 
-class Reader:
+class PromptEncoder:
     """Turns entries into tokens, checked: C would take anything.
 
     Args:
@@ -28,19 +30,19 @@ class Reader:
 
     def __init__(self, prompts: Prompts, max_history: int, hidden: int) -> None:
         self._max_history, self._hidden = max_history, hidden
-        form, prefix = prompts.form, len(prompts.next_prefix)
-        self._titles = form.history == "titles"
-        each = form.title_tokens + len(prompts.separator) if self._titles else 1
+        prompt_format, prefix = prompts.format, len(prompts.next_prefix)
+        self._titles = prompt_format.history == "titles"
+        each = prompt_format.title_tokens + len(prompts.separator) if self._titles else 1
         most = max_history * each
-        if form.candidates:
+        if prompt_format.candidates:
             named = len(prompts.letters) or MOST_LISTED
             most += named * (each + 1 + len(prompts.dot)) + len(prompts.listed) + len(prompts.answer)
-        if form.verbalizer == "likelihood":
-            most += form.title_tokens
-        context = prefix + most if form.context is None else min(form.context, prefix + most)
+        if prompt_format.verbalizer == "likelihood":
+            most += prompt_format.title_tokens
+        context = prefix + most if prompt_format.context is None else min(prompt_format.context, prefix + most)
         # Nothing is ever dropped where the longest histories fit and nothing stands behind them.
-        self._bound = not form.ranks_catalogue or context < prefix + most
-        self._prompts = replace(prompts, form=replace(form, context=context))
+        self._bound = not prompt_format.ranks_catalogue or context < prefix + most
+        self._prompts = replace(prompts, format=replace(prompt_format, context=context))
         self.longest = context - prefix
 
     def history(self, request: Sequence[Entry]) -> list[Token]:
@@ -49,7 +51,7 @@ class Reader:
         Raises:
             UsageError: It is empty, an entry is none, or the prompt asks about candidates.
         """
-        if not self._prompts.form.ranks_catalogue:
+        if not self._prompts.format.ranks_catalogue:
             raise UsageError(
                 "this bundle ranks candidates and no other items", "say which: --candidates TITLE, once for each"
             )
@@ -67,7 +69,7 @@ class Reader:
         pieces, listed, words = self._question(request, candidates)
         return [*(token for piece in pieces for token in piece), *listed], words
 
-    def extent(self, request: Sequence[Entry], candidates: Sequence[Entry] = ()) -> tuple[int, int]:
+    def count_tokens(self, request: Sequence[Entry], candidates: Sequence[Entry] = ()) -> tuple[int, int]:
         """How many entries of a history are read, the newest, and how many tokens the request is."""
         if not candidates:
             pieces = self._pieces(request)
@@ -78,15 +80,15 @@ class Reader:
     def _question(
         self, request: Sequence[Entry], candidates: Sequence[Entry]
     ) -> tuple[list[Sequence[Token]], list[Token], list[tuple[int, ...]]]:
-        form = self._prompts.form
-        if form.ranks_catalogue or not candidates:
+        prompt_format = self._prompts.format
+        if prompt_format.ranks_catalogue or not candidates:
             raise UsageError("there are no candidates to ask about", "this is for bundles that rank candidates alone")
-        if form.verbalizer == "title-mean" and not all(isinstance(c, int | np.integer) for c in candidates):
+        if prompt_format.verbalizer == "title-mean" and not all(isinstance(c, int | np.integer) for c in candidates):
             raise UsageError(
                 "this bundle ranks items of its catalogue alone", "leave the new ones out of the candidates"
             )
-        listed = self._prompts.listing([self._piece(c) for c in candidates]) if form.candidates else []
-        words = [self._words(c) for c in candidates] if form.verbalizer == "likelihood" else []
+        listed = self._prompts.listing([self._piece(c) for c in candidates]) if prompt_format.candidates else []
+        words = [self._words(c) for c in candidates] if prompt_format.verbalizer == "likelihood" else []
         return self._pieces(request, len(listed) + max(map(len, words), default=0)), listed, words
 
     def _pieces(self, request: Sequence[Entry], behind: int = 0) -> list[Sequence[Token]]:
@@ -124,4 +126,4 @@ class Reader:
         text = self._prompts.vocabulary.text
         if not isinstance(entry, tuple) or not entry or not all(0 <= token < text for token in entry):
             raise UsageError("this bundle reads titles, and a new item is no text tokens", "give its title's tokens")
-        return entry[: self._prompts.form.title_tokens]
+        return entry[: self._prompts.format.title_tokens]

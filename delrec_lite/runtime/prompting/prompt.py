@@ -8,7 +8,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from delrec_lite.prompts.form import Form
+from delrec_lite.prompts.format import PromptFormat
 from delrec_lite.prompts.tasks import LISTING, Prompts
 from delrec_lite.prompts.vocabulary import Vocabulary
 
@@ -42,7 +42,7 @@ class Prompt:
     title_prefix: str
     input_norm: float
     scale: float
-    form: Form = Form()
+    format: PromptFormat = PromptFormat()
     pieces: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
@@ -65,7 +65,7 @@ class Prompt:
             hidden=(),
             again=(),
             text={},
-            form=self.form,
+            format=self.format,
             titles=titles,
             **self.pieces,
         )
@@ -78,15 +78,21 @@ def parse_prompt(held: dict[str, Any]) -> Prompt:
         ValueError, KeyError, TypeError: It is not what export writes.
     """
     new = held["new_item"]
-    form = Form(
+    prompt_format = PromptFormat(
         history=str(held.get("history", "items")),
-        title_tokens=int(held.get("title_tokens", Form.title_tokens)),
+        title_tokens=int(held.get("title_tokens", PromptFormat.title_tokens)),
         verbalizer=str(held.get("verbalizer", "title-mean")),
         candidates=bool(held.get("candidates", False)),
         context=None if held.get("context") is None else int(held["context"]),
     )
-    if form.history not in {"items", "titles"} or form.verbalizer not in {"title-mean", "letter", "likelihood"}:
-        raise ValueError(f"a form of prompt that this version does not know: {form.history}, {form.verbalizer}")
+    if prompt_format.history not in {"items", "titles"} or prompt_format.verbalizer not in {
+        "title-mean",
+        "letter",
+        "likelihood",
+    }:
+        raise ValueError(
+            f"a form of prompt that this version does not know: {prompt_format.history}, {prompt_format.verbalizer}"
+        )
     prompt = Prompt(
         prefix=[int(i) for i in held["prefix"]],
         item_token_base=int(held["item_token_base"]),
@@ -95,12 +101,14 @@ def parse_prompt(held: dict[str, Any]) -> Prompt:
         title_prefix=str(new["title_prefix"]),
         input_norm=float(new["input_norm"]),
         scale=float(new["scale"]),
-        form=form,
+        format=prompt_format,
         pieces={name: tuple(int(i) for i in held["pieces"][name]) for name in PIECES if name in held.get("pieces", {})},
     )
     if prompt.max_history < 1 or prompt.item_token_base < 1:
         raise ValueError("max_history and item_token_base must be above 0")
-    if form.title_tokens < 1 or (form.context is not None and form.context <= len(prompt.prefix)):
+    if prompt_format.title_tokens < 1 or (
+        prompt_format.context is not None and prompt_format.context <= len(prompt.prefix)
+    ):
         raise ValueError("title_tokens must be above 0 and context above the prefix")
     if not all(0 <= token < prompt.text_tokens for piece in prompt.pieces.values() for token in piece):
         raise ValueError("a piece is outside the vocabulary")

@@ -11,7 +11,7 @@ TITLES = {
 }
 
 
-def tell(done: Done) -> str:
+def summarise(done: Done) -> str:
     """A stage's figures in one line of words."""
     r = done.result
     if done.name == "prepare":

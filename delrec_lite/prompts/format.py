@@ -15,7 +15,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 @dataclass(frozen=True)
-class Form:
+class PromptFormat:
     """How items and answers are written.
 
     Attributes:

@@ -16,7 +16,7 @@ from delrec_lite.data.types import Floats, Ints, Split
 
 
 @dataclass(frozen=True)
-class Draws:
+class ExpectedSampledMetrics:
     """How candidate sets are drawn.
 
     Attributes:
@@ -28,7 +28,7 @@ class Draws:
     negatives: int
 
     @classmethod
-    def of(cls, split: Split, items: int, m: int) -> "Draws":
+    def of(cls, split: Split, items: int, m: int) -> "ExpectedSampledMetrics":
         """From all items but history and target, as the whole catalogue is ranked.
 
         Where more comes after the target (validation users, a split by time) the sets that were drawn avoid that too;

@@ -6,9 +6,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from delrec_lite.bench.quantisations import Quantised, choose_quant, compare_quants, fastest_within
 from delrec_lite.export.pareto import quant_picture, quant_section
 from delrec_lite.export.quantise import QUANTS, quantise
-from delrec_lite.pipeline.compare import Quantised, choose_quant, compare_quants, fastest_within
 from delrec_lite.runtime.bundle import Bundle
 from tests.conftest import export_tiny
 from tests.tiny import write_base
@@ -22,15 +22,19 @@ def test_quantisations_are_compared_on_the_same_users(tiny_run, tmp_path):
     assert rows[1].bytes < rows[2].bytes < rows[0].bytes
     report = json.loads((tmp_path / "q.json").read_text())
     for row in rows:
-        ranks = np.array(report["ranks"][row.quant]["m15"])
-        assert row.metrics["m15"]["HR@1"] == pytest.approx((ranks == 1).mean(), abs=1e-4)
+        ranks = np.array(report["ranks"][row.quant]["sampled"])
+        assert row.metrics["sampled"]["HR@1"] == pytest.approx((ranks == 1).mean(), abs=1e-4)
         assert len(report["samples_ms"][row.quant]) == 2
     assert not (run.folder / "compare").exists()
 
 
 def row(quant, ms, lost):
     by_luck = {"HR@1": 0.9, "NDCG@10": 0.9}  # with the sets that were drawn
-    metrics = {"m15": by_luck, "draws": {"HR@1": 0.5 - lost, "NDCG@10": 0.7}, "full": {"HR@1": 0.1, "NDCG@10": 0.2}}
+    metrics = {
+        "sampled": by_luck,
+        "expected_sampled": {"HR@1": 0.5 - lost, "NDCG@10": 0.7},
+        "full": {"HR@1": 0.1, "NDCG@10": 0.2},
+    }
     return Quantised("gguf", quant, int(1e6 * ms), {}, ms, metrics, 0.9, {"difference": 0.4}, {"difference": -lost})
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 
-class RunningMean:
+class ExponentialMovingAverage:
     """Exponential moving average of parameters (Polyak averaging; Izmailov et al., arXiv 1803.05407, with a decay).
 
     Young means follow faster, so that the first values weigh nothing: the decay of step t is at most

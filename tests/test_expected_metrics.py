@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from delrec_lite.data.candidates import sample_candidates
-from delrec_lite.evaluation.draws import Draws
+from delrec_lite.evaluation.expected import ExpectedSampledMetrics
 from delrec_lite.evaluation.metrics import NAMES, Ranks, per_user
 from delrec_lite.evaluation.protocol import rank_all
 from delrec_lite.evaluation.table import read_ranks, rows_for, write_table
@@ -18,7 +18,7 @@ from tests.tiny import dataset
 @pytest.mark.parametrize("pool", [2, 4, 7])  # 2: fewer unseen items than are to be drawn
 def test_it_is_the_mean_over_every_set_that_could_be_drawn(name, pool):
     negatives, ranks = 4, np.arange(1, pool + 2)
-    drawn = Draws(np.full(len(ranks), pool), negatives).per_user(ranks, name)
+    drawn = ExpectedSampledMetrics(np.full(len(ranks), pool), negatives).per_user(ranks, name)
     for rank, value in zip(ranks.tolist(), drawn, strict=True):
         # The unseen items in the order of their scores; the target stands before number rank - 1.
         places = [
@@ -32,9 +32,9 @@ def test_many_draws_come_near_it_and_vary_around_it():
     scores = rng.normal(size=(len(data.user_ids), len(data.catalog))).astype(np.float32)
     sets = [sample_candidates(data, "test", 6, seed) for seed in range(300)]
     ranks = [rank_all(lambda _: scores, data.test(), one, batch=len(scores)) for one in sets]
-    draws = Draws.of(data.test(), len(data.catalog), 6)
+    draws = ExpectedSampledMetrics.of(data.test(), len(data.catalog), 6)
     for name in ("HR@1", "NDCG@5", "MRR"):
-        means = np.array([per_user(one.m15, name).mean() for one in ranks])
+        means = np.array([per_user(one.sampled, name).mean() for one in ranks])
         wanted = draws.per_user(ranks[0].full, name).mean()
         assert abs(means.mean() - wanted) < 4 * means.std() / len(means) ** 0.5
         assert means.std() > 0.01
@@ -43,30 +43,30 @@ def test_many_draws_come_near_it_and_vary_around_it():
 def test_the_pool_is_what_the_ranking_of_the_catalogue_leaves():
     data = dataset()
     unseen = [len(data.catalog) - len(set(s.tolist())) for s in data.sequences]
-    draws = Draws.of(data.test(), len(data.catalog), 5)
+    draws = ExpectedSampledMetrics.of(data.test(), len(data.catalog), 5)
     assert (draws.pools.tolist(), draws.negatives) == (unseen, 4)
     again = replace(data.test(), targets=np.array([h[0] for h in data.test().histories]))  # had before
     before = [len(data.catalog) - len(set(s[:-1].tolist())) for s in data.sequences]
-    assert Draws.of(again, len(data.catalog), 5).pools.tolist() == before
+    assert ExpectedSampledMetrics.of(again, len(data.catalog), 5).pools.tolist() == before
 
 
 def test_it_stands_in_the_table_between_the_drawn_sets_and_the_catalogue(tmp_path):
     rng = np.random.default_rng(2)
     entries = {name: Ranks(rng.integers(1, 16, 60), rng.integers(1, 300, 60), 1.5) for name in ("A", "B")}
-    entries["C"] = Ranks(entries["A"].m15, np.empty(0, np.int64), 1.0)  # ranks candidates alone
-    draws = Draws(np.full(60, 400), 14)
+    entries["C"] = Ranks(entries["A"].sampled, np.empty(0, np.int64), 1.0)  # ranks candidates alone
+    draws = ExpectedSampledMetrics(np.full(60, 400), 14)
     # Candidates by other scores than the catalogue: one does not follow from the other.
-    entries["D"] = replace(entries["A"], alike=False)
+    entries["D"] = replace(entries["A"], same_scores=False)
     rows = write_table(tmp_path, entries, [("A", "B"), ("A", "C"), ("A", "D")], draws)
     told = [(row.model, row.protocol) for row in rows]
     assert told == [
-        *((m, p) for m in ("A", "B") for p in ("m15", "draws", "full")),
-        *(("C", "m15"), ("D", "m15"), ("D", "full")),
+        *((m, p) for m in ("A", "B") for p in ("sampled", "expected_sampled", "full")),
+        *(("C", "sampled"), ("D", "sampled"), ("D", "full")),
     ]
-    assert [ranks.alike for ranks in read_ranks(tmp_path).values()] == [True, True, True, False]
+    assert [ranks.same_scores for ranks in read_ranks(tmp_path).values()] == [True, True, True, False]
     assert rows[1].metrics["HR@1"] == pytest.approx(draws.per_user(entries["A"].full, "HR@1").mean(), abs=1e-5)
-    assert [row.protocol for row in rows_for("A", entries["A"])] == ["m15", "full"]
+    assert [row.protocol for row in rows_for("A", entries["A"])] == ["sampled", "full"]
     text = (tmp_path / "table.md").read_text()
-    assert text.index("mean over all draws of the 14 negatives**") < text.index("whole catalogue")
+    assert text.index("expected over all candidate sets**") < text.index("whole catalogue")
     assert text.count("A against C") == 1
     assert text.count("A against B") == 2

@@ -38,8 +38,8 @@ class Quantised:
         p50_ms: Median of cold requests (20 items, the first ten of the catalogue), all quantisations in turn.
         metrics: ``HR@1`` and ``NDCG@10`` by protocol, all users of the split.
         top10_overlap: Mean share of the first ten that bf16 has too.
-        hr1_difference: Of HR@1 (m15) to bf16, with its interval and paired p.
-        hr1_draws: The same as the mean over all draws of the negatives, see ``evaluation.draws``.
+        hr1_difference: Of HR@1 over the sampled sets to bf16, with its interval and paired p.
+        hr1_expected: The same, expected over all candidate sets, see ``evaluation.expected``.
     """
 
     format: str
@@ -50,7 +50,7 @@ class Quantised:
     metrics: dict[str, dict[str, float]]
     top10_overlap: float
     hr1_difference: dict[str, Any]
-    hr1_draws: dict[str, Any]
+    hr1_expected: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,9 @@ def choose_quant(
     Args:
         run: Missing stages are made first.
         quants: As for ``compare_quants``.
-        budget: Most HR@1 on validation users that it may lose to bf16, 0 to 1: of 15 candidates, over all draws,
-            where half a point is three standard errors; with the sets that were drawn it is less than one.
+        budget: Most HR@1 on validation users that it may lose to bf16, 0 to 1: of 15
+            candidates, expected over all candidate sets, where half a point is three standard errors; with the
+            sampled sets it is less than one.
         repeats: Timed requests of each.
 
     Returns:
@@ -118,9 +119,9 @@ def choose_quant(
 def fastest_within(rows: Sequence[Quantised], quants: Sequence[str], budget: float) -> str:
     """The fastest of ``quants`` whose HR@1 is at most ``budget`` below bf16's; the most accurate if none is."""
     asked = [row for row in rows if row.quant in quants]
-    kept = [row for row in asked if row.hr1_draws["difference"] >= -budget]
+    kept = [row for row in asked if row.hr1_expected["difference"] >= -budget]
     if not kept:
-        return max(asked, key=lambda row: row.metrics["draws"]["HR@1"]).quant
+        return max(asked, key=lambda row: row.metrics["expected_sampled"]["HR@1"]).quant
     return min(kept, key=lambda row: row.p50_ms).quant
 
 
@@ -162,13 +163,13 @@ def measure_quants(run: Run, quants: Sequence[str], split: Split, repeats: int) 
         tops[quant] = np.concatenate(parts)
     timed = bench([made[q].path for q in names], Plan(["cold"], [cores_allowed()], repeats), console=run.console)
     rows = []
-    hr1 = {quant: per_user(one.m15, "HR@1") for quant, one in ranks.items()}
-    draws = run.draws(split)
-    drawn = {quant: draws.per_user(one.full, "HR@1") for quant, one in ranks.items()}
+    hr1 = {quant: per_user(one.sampled, "HR@1") for quant, one in ranks.items()}
+    expected = run.expected(split)
+    drawn = {quant: expected.per_user(one.full, "HR@1") for quant, one in ranks.items()}
     for quant, result in zip(names, timed.results, strict=True):
         metrics = {
-            protocol: {m: round(float(values_of(ranks[quant], protocol, m, draws).mean()), 5) for m in METRICS}
-            for protocol in protocols_of(ranks[quant], draws)
+            protocol: {m: round(float(values_of(ranks[quant], protocol, m, expected).mean()), 5) for m in METRICS}
+            for protocol in protocols_of(ranks[quant], expected)
         }
         same = [len(np.intersect1d(a, b)) / len(a) for a, b in zip(tops[quant], tops[BASELINE], strict=True)]
         rows.append(
