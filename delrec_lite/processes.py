@@ -120,7 +120,7 @@ def join(device: str = "auto") -> Processes:
             from accelerate import PartialState
         except ImportError as error:
             raise MissingPackageError(
-                "training in several processes needs accelerate, which is not installed", install_line("accelerate")
+                f"training in several processes needs {error.name}, which is not installed", install_line(error.name)
             ) from error
         state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=PATIENCE)
         # Left to the end of the interpreter, the group's threads now and then end the process with an abort: they let

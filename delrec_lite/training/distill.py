@@ -149,7 +149,7 @@ def distill(
         held = {**soft, "log_scale": model.log_scale}
         save_file({name: p.detach().clone() for name, p in held.items()}, out / SOFT)
         (out / "agreement.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
-        finished(out)
+        finished(out, console)
     return report
 
 
