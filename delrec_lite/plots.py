@@ -14,6 +14,8 @@ _STYLE = {
     "axes.facecolor": "none",
     "axes.spines.right": False,
     "axes.spines.top": False,
+    "figure.constrained_layout.h_pad": 0.08,  # inches
+    "figure.constrained_layout.w_pad": 0.1,
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,
     "grid.color": GREY,
@@ -54,7 +56,6 @@ def svg(name: str, width: float, height: float, draw: Callable[[Any], None], ink
     text = StringIO()
     with matplotlib.rc_context({**defaults, **_STYLE, **coloured, "svg.hashsalt": name}):
         figure = Figure(figsize=(width / 72, height / 72), layout="constrained", facecolor="none")
-        figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)  # inches
         draw(figure)
         figure.savefig(text, format="svg", metadata=_NOTHING)
     whole = text.getvalue()
