@@ -51,9 +51,38 @@ class BundleError(DelrecError):
 
 
 class MissingPackageError(DelrecError):
-    """An optional package is not installed."""
+    """An optional package is not installed; ``install_line`` is its hint."""
 
     exit_code = 7
+
+
+# The extra that holds each optional package, by the name it is imported under.
+EXTRAS = {
+    "accelerate": "train",
+    "bitsandbytes": "qlora",
+    "fastapi": "serve",
+    "gguf": "gguf",
+    "huggingface_hub": "train",
+    "llama_cpp": "gguf",
+    "matplotlib": "plots",
+    "onnx": "train",
+    "onnxruntime": "onnx",
+    "optimum": "peers",
+    "peft": "train",
+    "prometheus_client": "serve",
+    "pyarrow": "data",
+    "pydantic": "train",
+    "safetensors": "train",
+    "scipy": "train",
+    "torch": "train",
+    "transformers": "train",
+    "uvicorn": "serve",
+}
+
+
+def install_line(module: str | None) -> str:
+    """The command that installs the extra with ``module``; of an unknown one, with all that there is."""
+    return f'pip install "delrec-lite[{EXTRAS.get((module or "").partition(".")[0], "all")}]"'
 
 
 class StorageError(DelrecError):

@@ -38,6 +38,7 @@ LIBRARY = {
     "Runs": (
         "delrec_lite.config.load_recipe",
         "delrec_lite.pipeline.run.Run",
+        "delrec_lite.pipeline.folder.RunFolder",
         "delrec_lite.export.write.export",
         "delrec_lite.bench.runner.bench",
     ),

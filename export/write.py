@@ -14,14 +14,14 @@ from torch.nn import functional
 
 from delrec_lite.console import Console
 from delrec_lite.data.types import CandidateSets, Dataset, Floats, Ints, Split, subsample
-from delrec_lite.errors import MissingPackageError
+from delrec_lite.errors import MissingPackageError, install_line
 from delrec_lite.evaluation.fusion import best_weight
 from delrec_lite.export.card import bundle_readme, licences_text
 from delrec_lite.export.gguf_file import write_gguf
 from delrec_lite.export.imatrix import measured
 from delrec_lite.export.merge import Merged, merge
 from delrec_lite.export.new_items import fit_new_items
-from delrec_lite.export.pareto import PICTURE, QuantRow, quant_picture, quant_section
+from delrec_lite.export.pareto import QuantRow, write_quants
 from delrec_lite.export.parity import Parity, compare, gate
 from delrec_lite.export.prompt_file import write_prompt
 from delrec_lite.export.prune import prune
@@ -241,8 +241,7 @@ def export(
             popular = [texts[i] for i in np.argsort(-dataset.popularity())[:2]]
             card = bundle_readme(name, described, licences, popular, provenance, first["parity"], words, served.format)
             if measured_quants:
-                card += quant_section(measured_quants, quant)
-                (trial / PICTURE).write_text(quant_picture(measured_quants, quant), encoding="utf-8")
+                card += write_quants(trial, measured_quants, quant, console)
             (trial / "README.md").write_text(card, encoding="utf-8")
             finish_bundle(
                 trial,
@@ -328,7 +327,7 @@ def _write_onnx(
         import onnxruntime  # noqa: F401
     except ImportError as error:
         raise MissingPackageError(
-            f"writing ONNX needs {error.name}, which is not installed", 'pip install "delrec-lite[train]"'
+            f"writing ONNX needs {error.name}, which is not installed", install_line(error.name)
         ) from error
     if teacher is not None:
         from delrec_lite.export.retriever import write_retriever

@@ -16,7 +16,7 @@ from delrec_lite.evaluation.metrics import Ranks
 from delrec_lite.evaluation.popularity import popularity
 from delrec_lite.evaluation.protocol import candidate_ranks, catalogue_ranks, rank_all, rank_chosen
 from delrec_lite.pipeline.run import CODE, Run
-from delrec_lite.pipeline.stage import Done, key_of, run_stage
+from delrec_lite.pipeline.stage import key_of, run_stage
 from delrec_lite.prompts.domain import DOMAINS
 from delrec_lite.teacher_kinds.registry import teacher_kind
 
@@ -90,8 +90,9 @@ def cached_ranks(run: Run, name: str, key: str, make: Callable[[], Ranks]) -> Ra
         return {}
 
     slug = "".join(c if c.isalnum() else "-" for c in name.lower()).strip("-")
-    done: Done = run_stage(run.folder / "evaluate" / slug, key_of(CODE, key), made)
-    held = json.loads((done.folder / "ranks.json").read_text(encoding="utf-8"))
+    with run.locked():
+        done = run_stage(run.folder / "evaluate" / slug, key_of(CODE, key), made)
+        held = json.loads((done.folder / "ranks.json").read_text(encoding="utf-8"))
     run.console.say(f"  evaluate: {name} ({f'{done.seconds:.0f} s' if done.again else 'as made before'})")
     return Ranks.parse(held)
 

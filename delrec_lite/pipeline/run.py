@@ -1,24 +1,22 @@
 """`Run`: the stages of a recipe, each made at most once, and what they made, loaded only when asked for."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from delrec_lite.config import Recipe
 from delrec_lite.console import Console
 from delrec_lite.data.store import load_candidates, load_dataset
 from delrec_lite.data.types import CandidateSets, Dataset, Split
-from delrec_lite.errors import ConfigError, DataError, MissingPackageError, UsageError
+from delrec_lite.errors import ConfigError, DataError, MissingPackageError, install_line
 from delrec_lite.evaluation.expected import ExpectedSampledMetrics
-from delrec_lite.files import cache_folder, lock, sha256_of
+from delrec_lite.files import cache_folder, sha256_of
 from delrec_lite.hub.base import find_base
 from delrec_lite.hub.cache import Pulled
 from delrec_lite.hub.pull import pull
+from delrec_lite.pipeline.folder import RunFolder, holds_folder
 from delrec_lite.pipeline.precisions import files_for
 from delrec_lite.pipeline.reference import STAGES, made_from, reference_for
 from delrec_lite.pipeline.stage import Done, begun, key_of, run_stage
@@ -34,11 +32,10 @@ from delrec_lite.version import __version__
 CODE = 3
 # The same for export alone, so that a bundle is made again and nothing is trained again. 2: the teacher's weight.
 BUNDLE = 2
-RECIPE = "recipe.yaml"
 SHARED_STAGES = ("distill", "finetune")  # stages whose steps several processes share
 
 
-class Run:
+class Run(RunFolder):
     """One recipe in one folder, ``<runs>/<recipe name>``.
 
     Args:
@@ -55,23 +52,11 @@ class Run:
     code = CODE
 
     def __init__(self, recipe: Recipe, runs: Path, console: Console, fresh: bool = False, shipped: bool = True) -> None:
-        self.recipe = recipe
+        super().__init__(runs / recipe.name, recipe)
         self.reference = reference_for(recipe.name) if shipped else None
-        self.folder = runs / recipe.name
         self.console = console
-        self.stages: dict[str, Done] = {}
-        current().from_first(lambda: self._open(fresh))
-
-    def _open(self, fresh: bool) -> None:
-        folder, name = self.folder, self.recipe.name
-        if folder.is_dir() and any(folder.iterdir()) and not (folder / RECIPE).is_file():
-            raise UsageError(f"{folder} is not empty and not a run", "choose another --runs folder")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = _only_one(folder.parent / f".{name}.lock")
-        if fresh and folder.is_dir():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / RECIPE).write_text(yaml.safe_dump(self.recipe.dump(), sort_keys=False), encoding="utf-8")
+        with self.locked(fresh):
+            pass  # what is wrong with the folder shows now, not after an hour
 
     @property
     def bundle(self) -> Path:
@@ -90,6 +75,7 @@ class Run:
             found["data"] = pull(self.recipe.data.name, self.console, cache_folder(), first=first.get("data"))
         return {"model": find_base(self.recipe.model.base, self.console, cache_folder(), first.get("model")), **found}
 
+    @holds_folder
     def prepare(self) -> Done:
         """Interactions to sequences, splits and candidate sets; your own data set is taken as it is."""
         data = self.recipe.data
@@ -127,6 +113,7 @@ class Run:
         done = self.prepare()
         return done.folder / "dataset" if self.recipe.data.folder is None else Path(self.recipe.data.folder)
 
+    @holds_folder
     def teacher(self) -> Done:
         """Fit the conventional recommender."""
         upstream = self.prepare()
@@ -166,6 +153,7 @@ class Run:
             self.console.say(f"  {lists}: {held.unknown} rows name no user or item of this data set and are left out")
         return fit_external(config, self.dataset, held, self.console, folder, device)
 
+    @holds_folder
     def distill(self) -> Done:
         """Stage 1."""
         upstream = self.teacher()
@@ -203,6 +191,7 @@ class Run:
         )
         return self._stage("distill", key, make)
 
+    @holds_folder
     def finetune(self) -> Done:
         """Stage 2."""
         upstream = self.distill()
@@ -230,6 +219,7 @@ class Run:
 
         return self._stage("finetune", key_of(CODE, upstream.key, self.recipe.finetune.cache_key_fields()), make)
 
+    @holds_folder
     def export(self) -> Done:
         """Merge, bake, quantise, compare, bundle.
 
@@ -267,6 +257,7 @@ class Run:
         """Whether the trained model ranks the whole catalogue, or candidates alone."""
         return self._form().ranks_catalogue
 
+    @holds_folder
     def write_bundle(
         self,
         target: Path,
@@ -333,6 +324,7 @@ class Run:
         """How the candidate sets of a split of its data set were drawn."""
         return ExpectedSampledMetrics.of(split, len(self.dataset.catalog), self.candidates[split.name].items.shape[1])
 
+    @holds_folder
     def teachers(self) -> dict[str, Any]:
         """The teachers by kind, loaded."""
         from delrec_lite.teachers.store import load_teacher
@@ -399,6 +391,7 @@ class Run:
             context=min(bounds, default=None),
         )
 
+    @holds_folder
     def trained(self) -> tuple[Any, Any, Any]:
         """The model after stage 2 in training precision, the compiled prompts and the base model."""
         from delrec_lite.training.adapters import load_finetuned
@@ -443,31 +436,13 @@ class Run:
         self.console.say(f"  {TITLES.get(done.name, done.name)}: {summarise(done)} ({how})")
 
 
-def _only_one(path: Path) -> Any:
-    """Hold the run for this process; the lock is the kernel's, so a killed process leaves none behind.
-
-    Raises:
-        UsageError: Another process has it: two would write into each other's stages.
-    """
-
-    def busy() -> None:
-        raise UsageError(
-            f"another process is working on {path.parent / path.name[1:-5]}",
-            "wait for it, or choose another --runs folder",
-        )
-
-    file = path.open("ab")
-    lock(file, busy)
-    return file
-
-
 def _need_torch() -> None:
     try:
         import torch  # noqa: F401
         import transformers  # noqa: F401
     except ImportError as error:
         raise MissingPackageError(
-            f"training needs {error.name}, which is not installed", 'pip install "delrec-lite[train,gguf]"'
+            f"training needs {error.name}, which is not installed", install_line(error.name)
         ) from error
 
 

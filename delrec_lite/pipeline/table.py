@@ -40,16 +40,18 @@ def evaluate(run: Run, fused: bool = False, zero_shot: bool = True, bundle: bool
         zero_shot: Keep the row of the untrained LLM, which takes longest.
         bundle: Keep the rows of the exported bundle.
     """
-    entries = {
-        name: cached_ranks(run, name, *maker) for name, maker in row_factories(run, fused, zero_shot, bundle).items()
-    }
-    expected = run.expected(run.dataset.test())
-    rows = write_table(run.folder, entries, _pairs(list(entries), teacher_labels(run)), expected)
-    apart = by_segment(entries, run.dataset)
-    with (run.folder / "table.md").open("a", encoding="utf-8") as file:
-        file.write("\n" + segments_markdown(apart))
-    _write_report(run, rows, apart, expected)
-    return rows
+    with run.locked():
+        entries = {
+            name: cached_ranks(run, name, *factory)
+            for name, factory in row_factories(run, fused, zero_shot, bundle).items()
+        }
+        expected = run.expected(run.dataset.test())
+        rows = write_table(run.folder, entries, _pairs(list(entries), teacher_labels(run)), expected)
+        apart = by_segment(entries, run.dataset)
+        with (run.folder / "table.md").open("a", encoding="utf-8") as file:
+            file.write("\n" + segments_markdown(apart))
+        _write_report(run, rows, apart, expected)
+        return rows
 
 
 def _pairs(names: Sequence[str], labels: Sequence[str]) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from delrec_lite.data.types import Floats, Ints
-from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, UsageError
+from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, UsageError, install_line
 from delrec_lite.prompts.tokenizer import open_tokenizer
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.base import Engine
@@ -260,7 +260,7 @@ class Recommender:
         if self.teacher is None:
             raise UsageError(
                 "this bundle's teacher cannot be asked",
-                "export it with `export.retriever: true`, and install delrec-lite[onnx] here",
+                f"export it with `export.retriever: true`; here: {install_line('onnxruntime')}",
             )
         had = [self._matcher.find(title).item for title in history]
         scores = self.teacher.scores([had])[0]

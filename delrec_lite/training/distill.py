@@ -145,11 +145,11 @@ def distill(
     report = Distilled(trained, untrained, by_words, agree.users, candidates.items.shape[1], plan)
     if current().first:
         if adapter:
-            model.lm.save_pretrained(str(out / LLM))
+            model.lm.save_pretrained(str(out / LLM), save_embedding_layers=False)
         held = {**soft, "log_scale": model.log_scale}
         save_file({name: p.detach().clone() for name, p in held.items()}, out / SOFT)
         (out / "agreement.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
-        finished(out)
+        finished(out, console)
     return report
 
 

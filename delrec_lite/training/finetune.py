@@ -130,7 +130,7 @@ def finetune(
         save_adapter(model.lm, learned, out)
         save_file({name: p.detach().clone() for name, p in items.items()}, out / ITEMS)
         (out / "finetune.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
-        finished(out)
+        finished(out, console)
     return report
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from delrec_lite.data.types import Floats
-from delrec_lite.errors import BundleError, DelrecError, MissingPackageError
+from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, install_line
 from delrec_lite.machine import threads_for
 from delrec_lite.prompts.vocabulary import FIRST_DEEP
 from delrec_lite.runtime.bundle import DEEP, REMEDY, Bundle
@@ -42,8 +42,7 @@ def silence() -> Any:
         import llama_cpp
     except ImportError as error:
         raise MissingPackageError(
-            "serving a GGUF bundle needs llama-cpp-python, which is not installed",
-            'pip install "delrec-lite[gguf]"',
+            "serving a GGUF bundle needs llama-cpp-python, which is not installed", install_line("llama_cpp")
         ) from error
     except (OSError, RuntimeError) as error:  # installed, but its compiled library does not load here
         raise MissingPackageError(
