@@ -49,7 +49,10 @@ class ModelSection(_Section):
     weights: Literal["pretrained", "random"] = Field(
         "pretrained", description="random: the same network as if nobody had trained it (ablation)"
     )
-    precision: Literal["bf16", "fp32", "nf4", "int8"] = Field("bf16", description="of the frozen weights in training")
+    precision: Literal["auto", "bf16", "fp32", "nf4", "int8"] = Field(
+        "auto",
+        description="of the frozen weights in training; auto: bf16 where it is faster on this machine, else fp32",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a CUDA card where there is one")
     soft_tokens: int = Field(16, ge=1, le=256, description="k, the vectors that stage 1 learns")
     pattern_prompt: Literal["soft", "words", "none"] = Field(
@@ -225,7 +228,7 @@ class Recipe(_Section):
         if self.model.weights == "random" and not full:
             raise ValueError("model.weights random must be trained whole: set finetune.adapter: full")
         if full and self.model.precision in {"nf4", "int8"}:
-            raise ValueError("finetune.adapter full cannot train quantised weights: set model.precision: bf16")
+            raise ValueError("finetune.adapter full cannot train quantised weights: set model.precision: auto")
         if full and self.distill.train_llm:
             raise ValueError("distill.train_llm needs an adapter, and finetune.adapter full has none")
         return self

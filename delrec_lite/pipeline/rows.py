@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ TRAINED, QUANTISED = "DELRec (training precision)", "DELRec (quantised GGUF)"
 # them and 15 candidates a user costs about 220. With ten the 943 users took 371 s on 2 cores.
 ZERO_SHOT_HISTORY = 5
 FUSED, FUSED_QUANTISED = "DELRec and teachers fused", "DELRec (quantised GGUF) and teachers fused"
+# Rows of a torch LLM, whose precision is this machine's and is kept with the ranks.
+COMPUTED = (ZERO_SHOT, TRAINED, FUSED)
 ALL_TEACHERS = "teachers together"
 
 Scorer = Callable[[Sequence[Ints]], Floats]
@@ -86,15 +89,19 @@ def cached_ranks(run: Run, name: str, key: str, make: Callable[[], Ranks]) -> Ra
     """The ranks of a row, as made before or made now."""
 
     def made(folder: Path) -> dict[str, Any]:
-        (folder / "ranks.json").write_text(json.dumps(make().dump()), encoding="utf-8")
+        ranks = make()
+        if name in COMPUTED:
+            ranks = replace(ranks, precision=run.precision)
+        (folder / "ranks.json").write_text(json.dumps(ranks.dump()), encoding="utf-8")
         return {}
 
     slug = "".join(c if c.isalnum() else "-" for c in name.lower()).strip("-")
     with run.locked():
         done = run_stage(run.folder / "evaluate" / slug, key_of(CODE, key), made)
-        held = json.loads((done.folder / "ranks.json").read_text(encoding="utf-8"))
-    run.console.say(f"  evaluate: {name} ({f'{done.seconds:.0f} s' if done.again else 'as made before'})")
-    return Ranks.parse(held)
+        ranks = Ranks.parse(json.loads((done.folder / "ranks.json").read_text(encoding="utf-8")))
+    how = f"{done.seconds:.0f} s" if done.again else "as made before"
+    run.console.say(f"  evaluate: {name} ({how}{', in ' + ranks.precision if ranks.precision else ''})")
+    return ranks
 
 
 def _ranked(run: Run, scorer: Scorer, label: str) -> Ranks:

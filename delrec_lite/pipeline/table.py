@@ -1,12 +1,13 @@
 """The table of a run: every model ranks the same test users over the same candidate sets."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from delrec_lite.console import Console
 from delrec_lite.evaluation.expected import ExpectedSampledMetrics
+from delrec_lite.evaluation.metrics import Ranks
 from delrec_lite.evaluation.segments import by_segment
 from delrec_lite.evaluation.segments import markdown as segments_markdown
 from delrec_lite.evaluation.table import PROTOCOLS, TITLES, Row, screen, write_table
@@ -50,8 +51,16 @@ def evaluate(run: Run, fused: bool = False, zero_shot: bool = True, bundle: bool
         apart = by_segment(entries, run.dataset)
         with (run.folder / "table.md").open("a", encoding="utf-8") as file:
             file.write("\n" + segments_markdown(apart))
+            file.write("\n" + _precisions(run, entries))
         _write_report(run, rows, apart, expected)
         return rows
+
+
+def _precisions(run: Run, entries: Mapping[str, Ranks]) -> str:
+    """What training and the rows of a torch LLM were computed in."""
+    made = run.precisions()
+    computed = ", ".join(f"{name}: {ranks.precision}" for name, ranks in entries.items() if ranks.precision)
+    return f"Stage 1 trained in {made['distill']}, stage 2 in {made['finetune']}. Scores computed in {computed}.\n"
 
 
 def _pairs(names: Sequence[str], labels: Sequence[str]) -> list[tuple[str, str]]:
@@ -69,6 +78,7 @@ def _write_report(
     report = {
         **stamp(),
         "recipe": run.recipe.dump(),
+        "precision": run.precisions(),
         "sources": {p.name: {"mirror": p.mirror, "sha256": p.files} for p in run.pulled.values()},
         "stages": {name: {"seconds": done.seconds, **done.result} for name, done in run.stages.items()},
         "rows": [asdict(row) for row in rows],
