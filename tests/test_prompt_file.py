@@ -1,4 +1,4 @@
-"""What a bundle's prompt.json says in each form of prompt, byte by byte: bundles that are out there must stay readable."""
+"""What a bundle's prompt.json says in each form of prompt, byte by byte: older bundles must stay readable."""
 
 import json
 import string
