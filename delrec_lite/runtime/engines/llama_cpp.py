@@ -15,12 +15,11 @@ from delrec_lite.machine import threads_for
 from delrec_lite.prompts.verbalizer import Answer, Candidate
 from delrec_lite.prompts.vocabulary import FIRST_DEEP
 from delrec_lite.runtime.bundle import DEEP, REMEDY, Bundle
-from delrec_lite.runtime.engines.base import Entry
 from delrec_lite.runtime.engines.prompt_state import PromptState
 from delrec_lite.runtime.engines.sessions import Sessions, common
 from delrec_lite.runtime.gguf.checks import check_gguf
 from delrec_lite.runtime.gguf.rows import TokenRows
-from delrec_lite.runtime.prompting.encoder import PromptEncoder, Token
+from delrec_lite.runtime.prompting.encoder import Entry, PromptEncoder, Token
 
 # Requests evaluated together, and their tokens; a request's own length may exceed the latter.
 SEQUENCES = 16
