@@ -1,69 +1,38 @@
 """A verbalizer and a history format of another package: a recipe names them, and serving scores as training did."""
 
+import importlib
+import re
 import sys
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from delrec_lite import registry
 from delrec_lite.config import parse
 from delrec_lite.errors import ConfigError
-from delrec_lite.llm.questions import answers, score_candidates
-from delrec_lite.llm.verbalizer import Verbalizer
-from delrec_lite.prompts.history import HISTORIES, HistoryFormat, register_history
+from delrec_lite.llm.questions import score_candidates
+from delrec_lite.prompts.history import HISTORIES
 from delrec_lite.prompts.verbalizer import VERBALIZERS, VerbalizerKind, register_verbalizer
 from delrec_lite.runtime.recommender import Recommender
 from tests.tiny import dataset
 
-
-class WordMeanTraining(Verbalizer):
-    """The scaled mean of the LM head's logits of a title's tokens, against that of one more token."""
-
-    def scores(self, model, prompts, prefix, questions):
-        logits = answers(model, prefix, questions) @ model.text_head.T.float()
-        anchor = logits[:, list(prompts.added["anchor"])]
-        titles = [[list(prompts.titles[i]) for i in question.candidates] for question in questions]
-        means = [torch.stack([row[title].mean() for title in some]) for row, some in zip(logits, titles, strict=True)]
-        return model.log_scale.exp() * (torch.stack(means) - anchor)
-
-    def head_rows(self, model, prompts):
-        ids = sorted({token for title in (*prompts.titles, prompts.added["anchor"]) for token in title})
-        return ids, model.log_scale.exp() * model.text_head[ids].float()
-
-    def learned(self, model):
-        return {"log_scale": model.log_scale}
-
-    def calibrate(self, model, prompts, windows):
-        model.log_scale.fill_(-1.0)
-
-
-class WordMean(VerbalizerKind):
-    def compile(self, encode):
-        return {"anchor": tuple(encode(" Red")[:1])}
-
-    def score(self, answer, candidates, pieces):
-        (anchor,) = pieces["anchor"]
-        means = [answer.logits[list(candidate.title)].mean() for candidate in candidates]
-        return np.array(means, np.float32) - answer.logits[anchor]
-
-
-class Bracketed(HistoryFormat):
-    """An item's words between two of its separators."""
-
-    def tokens(self, row, title, separator):
-        return (*separator, *title, *separator)
+PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 
 
 @pytest.fixture
-def registered(monkeypatch):
-    """Both, known until the test ends."""
+def registered(monkeypatch, tmp_path):
+    """What the page's examples register, known until the test ends."""
     for known in (VERBALIZERS, HISTORIES):
         monkeypatch.setattr(known, "_records", dict(known._records))
-    register_verbalizer(WordMean(name="word-mean", training=WordMeanTraining, titles=True, pieces=("anchor",)))
-    register_history(Bracketed(name="bracketed", titles=True, around=("\n ", "\n")))
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, code in re.findall(r"```python\n# (\w+)\.py\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        (tmp_path / f"{name}.py").write_text(code, encoding="utf-8")
+    for name in ("word_mean", "bracketed"):
+        importlib.import_module(name)
 
 
 @pytest.mark.parametrize("history", ["items", "bracketed"])
@@ -94,9 +63,17 @@ def test_an_unknown_name_is_refused_with_those_that_are_known(key, known):
         parse(f"name: x\nmodel: {{{key}: word-mean}}", "f")
 
 
+class Nothing(VerbalizerKind):
+    def score(self, answer, candidates, pieces):
+        return np.zeros(len(candidates), np.float32)
+
+
+FAR = Nothing(name="far", training="")
+
+
 def test_a_built_in_name_is_not_given_away():
     with pytest.raises(ConfigError, match="comes with delrec-lite"):
-        register_verbalizer(WordMean(name="letter", training=WordMeanTraining))
+        register_verbalizer(Nothing(name="letter", training=""))
 
 
 def of_package(monkeypatch, value):
@@ -107,11 +84,9 @@ def of_package(monkeypatch, value):
 
 
 def test_an_installed_package_s_verbalizer_is_found_by_its_name(monkeypatch):
-    kind = WordMean(name="far", training=WordMeanTraining)
-    monkeypatch.setattr(sys.modules[__name__], "FAR", kind, raising=False)
     of_package(monkeypatch, f"{__name__}:FAR")
     assert parse("name: x\nmodel: {verbalizer: far}", "f").model.verbalizer == "far"
-    assert VERBALIZERS.get("far") is kind
+    assert VERBALIZERS.get("far") is FAR
     assert "far" in VERBALIZERS.names()
 
 
