@@ -2,12 +2,22 @@
 
 from importlib import resources
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from delrec_lite.errors import ConfigError
+from delrec_lite.prompts.history import HISTORIES
+from delrec_lite.prompts.verbalizer import VERBALIZERS
 from delrec_lite.teacher_kinds.registry import teacher_kind
 
 
@@ -63,13 +73,15 @@ class ModelSection(_Section):
         description="first item vectors: titles and the teacher's item similarity, titles alone, neither",
     )
     max_history: int = Field(50, ge=2, description="items of a history that the prompt holds, the newest")
-    history: Literal["items", "titles"] = Field("items", description="an item in the prompt: one vector, or its words")
+    history: Annotated[str, AfterValidator(HISTORIES.check), HISTORIES] = Field(
+        "items", description="an item in the prompt: one vector, or its words"
+    )
     title_tokens: int = Field(24, ge=1, description="where a title's words end, in tokens")
     max_tokens: int | None = Field(
         None, ge=32, description="of a whole prompt, at most what the base reads; the oldest items go first"
     )
-    verbalizer: Literal["title-mean", "letter", "likelihood"] = Field(
-        "title-mean", description="what scores an item: its title's mean row, its candidate's letter, its title's words"
+    verbalizer: Annotated[str, AfterValidator(VERBALIZERS.check), VERBALIZERS] = Field(
+        "title-mean", description="what scores an item: its candidate's letter, its title's words, its title's mean row"
     )
     candidates_in_prompt: bool = Field(False, description="the prompt lists the candidates")
     soft_layers: Literal["first", "all"] = Field(
@@ -80,9 +92,11 @@ class ModelSection(_Section):
     )
 
     @model_validator(mode="after")
-    def _letters_are_listed(self) -> "ModelSection":
-        if self.verbalizer == "letter" and not self.candidates_in_prompt:
-            raise ValueError("verbalizer letter names the candidates in the prompt: set candidates_in_prompt: true")
+    def _candidates_are_listed(self) -> "ModelSection":
+        if VERBALIZERS.get(self.verbalizer).listed and not self.candidates_in_prompt:
+            raise ValueError(
+                f"verbalizer {self.verbalizer} names the candidates in the prompt: set candidates_in_prompt: true"
+            )
         return self
 
 

@@ -101,6 +101,7 @@ def _flat(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
 def recipe() -> str:
     """Every key of a recipe with its default."""
     from delrec_lite.config import Recipe
+    from delrec_lite.registry import Registry
     from delrec_lite.teacher_kinds.registry import BUILT_IN
 
     parts = [
@@ -117,7 +118,11 @@ def recipe() -> str:
         for name, key in kind.model_fields.items():
             default = key.get_default(call_default_factory=True)
             shown = "" if default is PydanticUndefined else f"`{'none' if default is None else default}`"
-            values = ", ".join(BUILT_IN) if (section, name) == ("teacher", "kind") else _values(key.annotation)
+            registry = next((mark for mark in key.metadata if isinstance(mark, Registry)), None)
+            if (section, name) == ("teacher", "kind"):
+                values = ", ".join(BUILT_IN)
+            else:
+                values = ", ".join(sorted(registry.built_in)) if registry else _values(key.annotation)
             rows.append(f"| `{name}` | {_cell(values)} | {shown} | {_cell(key.description or '')} |")
         parts.append("\n".join(["| key | values | default | meaning |", "|---|---|---|---|", *rows]) + "\n")
         if section == "teacher":

@@ -32,8 +32,9 @@ from delrec_lite.llm.forward import read_states, score_all, window_segment
 from delrec_lite.llm.items import title_vectors
 from delrec_lite.llm.load import Base, load_base
 from delrec_lite.llm.model import ItemLM
-from delrec_lite.llm.verbalizers import answers as answer_states
-from delrec_lite.llm.verbalizers import next_question, score_candidates
+from delrec_lite.llm.questions import answers as answer_states
+from delrec_lite.llm.questions import next_question, score_candidates
+from delrec_lite.llm.verbalizer import verbalizer_of
 from delrec_lite.machine import cores_allowed
 from delrec_lite.prompts.tasks import TITLE_PREFIX, Prompts
 from delrec_lite.prompts.tokenizer import open_tokenizer
@@ -146,7 +147,7 @@ def export(
             with measured(model.lm) as importance:
                 if sets is None:
                     states = some_states(model, prompts, dataset)
-                    _write_new_items(model, base, dataset, states, staging)
+                    _write_new_items(model, prompts, base, dataset, states, staging)
                 else:
                     states = some_answers(model, prompts, asked, sets, max_history)
             merged = merge(model, states, prompts, plain)
@@ -154,7 +155,7 @@ def export(
             tick(1, "write")
             f16, tokenizer = staging / "model-f16.gguf", staging / "tokenizer.json"
             served = prompts.served()
-            if prune_vocab and prompts.format.verbalizer != "likelihood":  # a probability is one among all tokens'
+            if prune_vocab and not prompts.format.verbalizer_kind.all_text:
                 titles = [before + title for title in dataset.catalog.titles for before in ("", TITLE_PREFIX)]
                 text_ids = [i for i in served.used() if i < served.vocabulary.text]
                 known = [*titles, *prompts.text.values()]
@@ -168,7 +169,7 @@ def export(
             bos = token_text(tokenizer, merged.config.bos_token_id) if base.bos is not None else ""
             words = stock_text(served, tokenizer, bos)
             # In a history of titles a title is its words, so no token may be matched with the whole of it.
-            whole = served.format.history == "items"
+            whole = not served.format.history_format.titles
             apart = (words["stock"], None) if whole else ("", speller(tokenizer))
             texts = token_texts(dataset.catalog.titles, dataset.catalog.ids, token_names(tokenizer), *apart)
             if quants:
@@ -275,10 +276,10 @@ def _teacher_weight(recommender: Recommender, teacher: Teacher | Ensemble, valid
     return best_weight(recommender.scores(some.histories), teacher.scores(some.histories), some.targets)
 
 
-def _write_new_items(model: ItemLM, base: Base, dataset: Dataset, states: Any, staging: Path) -> None:
+def _write_new_items(model: ItemLM, prompts: Prompts, base: Base, dataset: Dataset, states: Any, staging: Path) -> None:
     rows = model.body.embed_tokens.weight[: model.vocabulary.text]
     titles = title_vectors(rows, dataset.catalog.titles, base.encode)
-    fitted = fit_new_items(titles.cpu(), model.head().cpu(), states.cpu())
+    fitted = fit_new_items(titles.cpu(), verbalizer_of(prompts).item_rows(model).cpu(), states.cpu())
     np.save(staging / NEW_ITEMS, fitted.numpy().astype(np.float16), allow_pickle=False)
 
 

@@ -258,7 +258,7 @@ class Run(RunFolder):
 
     def _must_export(self, formats: str) -> None:
         """Refuse what no file of these formats can hold."""
-        if formats != "gguf" and (self.recipe.model.history == "titles" or not self.ranks_catalogue):
+        if formats != "gguf" and not self._form().only_item_rows:
             raise ConfigError(
                 "an ONNX file reads item tokens and ranks the whole catalogue; this recipe's form of prompt does not",
                 "GGUF is the format for titles, letters and candidates: set export.format: gguf (--format gguf)",

@@ -352,7 +352,7 @@ class Recommender:
     def new_entry(self, title: str) -> Entry:
         """What the engine is given of an item that was not trained: its vector, or its words where words are read."""
         prompt_format = self.bundle.prompt.format
-        if prompt_format.history == "titles":
+        if prompt_format.history_format.titles:
             return tuple(self._title_tokens(title)[: prompt_format.title_tokens])
         return self.new_item(title)[0]
 
