@@ -20,7 +20,7 @@ from delrec_lite.evaluation.table import compare_all, rows_for
 from delrec_lite.files import write_whole
 from delrec_lite.pipeline.run import Run
 from delrec_lite.provenance import stamp
-from delrec_lite.teacher_kinds.registry import teacher_kind
+from delrec_lite.teacher_kinds.registry import TEACHERS
 from delrec_lite.teachers.fit import CHOOSES, fit
 from delrec_lite.teachers.store import CONFIG, load_teacher, save_teacher
 
@@ -40,12 +40,12 @@ def main(recipe: str = "ml-100k-cpu", runs: str = "runs", out: str = "bench/resu
     run = Run(load_recipe(recipe), Path(runs), console)
     tried = [_trained(run, Path(runs) / f"{recipe}-{KIND}", settings, console) for settings in SETTINGS]
     chosen = max(tried, key=lambda trial: float(trial["validation"][CHOOSES]))
-    teachers = {teacher_kind(kind).label: teacher for kind, teacher in run.teachers().items()}
-    teachers[teacher_kind(KIND).label] = load_teacher(Path(chosen["folder"]))
+    teachers = {TEACHERS[kind].label: teacher for kind, teacher in run.teachers().items()}
+    teachers[TEACHERS[KIND].label] = load_teacher(Path(chosen["folder"]))
     test, sets = run.dataset.test(), run.candidates["test"]
     expected = run.expected(test)
     ranks = {label: rank_all(t.scores, test, sets, console=console, label=label) for label, t in teachers.items()}
-    new = teacher_kind(KIND).label
+    new = TEACHERS[KIND].label
     report = {
         **began,
         "command": shlex.join(["python", "-m", "delrec_lite.bench.teachers", *sys.argv[1:]]),
@@ -67,7 +67,7 @@ def _trained(run: Run, folder: Path, settings: dict[str, int | float], console: 
     """A teacher with these settings, trained or as trained before: its settings, validation figures and folder."""
     kept = folder / ("-".join(f"{name}-{value}" for name, value in settings.items()) or "defaults")
     if not (kept / CONFIG).is_file():
-        save_teacher(fit(teacher_kind(KIND).configure(**settings), run.dataset, console, out=kept), kept)
+        save_teacher(fit(TEACHERS[KIND].configure(**settings), run.dataset, console, out=kept), kept)
     validation = load_teacher(kept).metrics
     console.say(f"  {kept.name}: {CHOOSES} {validation[CHOOSES]:.4f}, epoch {validation['epoch']:.0f}")
     return {"settings": settings, "validation": validation, "folder": str(kept)}

@@ -18,7 +18,7 @@ from pydantic import (
 from delrec_lite.errors import ConfigError
 from delrec_lite.prompts.history import HISTORIES
 from delrec_lite.prompts.verbalizer import VERBALIZERS
-from delrec_lite.teacher_kinds.registry import teacher_kind
+from delrec_lite.teacher_kinds.registry import TEACHERS
 
 
 class _Section(BaseModel):
@@ -93,7 +93,7 @@ class ModelSection(_Section):
 
     @model_validator(mode="after")
     def _candidates_are_listed(self) -> "ModelSection":
-        if VERBALIZERS.get(self.verbalizer).listed and not self.candidates_in_prompt:
+        if VERBALIZERS[self.verbalizer].listed and not self.candidates_in_prompt:
             raise ValueError(
                 f"verbalizer {self.verbalizer} names the candidates in the prompt: set candidates_in_prompt: true"
             )
@@ -116,7 +116,7 @@ class TeacherSection(_Section):
     def _kinds_are_known(cls, kind: str | list[str]) -> str | list[str]:
         for name in [kind] if isinstance(kind, str) else kind:
             try:
-                teacher_kind(name)
+                TEACHERS[name]
             except ConfigError as error:
                 raise _refused(error) from error
         return kind
@@ -143,7 +143,7 @@ class TeacherSection(_Section):
                 raise ValueError(f"settings of several kinds stand under each kind's name: {name!r} is none of them")
             if not several and isinstance(value, dict):
                 raise ValueError(f"settings of one kind have names and numbers: {name!r} has more of them")
-        records = [teacher_kind(kind) for kind in self.kinds]
+        records = [TEACHERS[kind] for kind in self.kinds]
         if any(record.reads_lists for record in records) != (self.lists is not None):
             raise ValueError("the file lists and a kind that reads it, such as external, go together")
         if len({record.label for record in records}) != len(records):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from delrec_lite.teacher_kinds.registry import teacher_kind
+from delrec_lite.teacher_kinds.registry import TEACHERS
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
@@ -50,7 +50,7 @@ def headline(report: Report) -> str:
         means = [f"{rows[model, p]['metrics'][m]:.3f}" for p, m in told]
         cells.append((model, _within(rows[model, "sampled"], "HR@1"), *drawn, *means))
     header = ("model", "HR@1 of 15", "HR@1 of 15, expected", "NDCG@10 of 15", "HR@10 of all", "NDCG@10 of all")
-    known = {teacher_kind(kind).label for kind in report["recipe"]["teacher"]["kind"]}
+    known = {TEACHERS[kind].label for kind in report["recipe"]["teacher"]["kind"]}
     against = {**report, "comparisons": [c for c in report["comparisons"] if c["against"] in known]}
     return f"{_table(header, cells)}\n{pairs(against)}"
 

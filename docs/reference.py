@@ -45,8 +45,7 @@ LIBRARY = {
     "Teachers": (
         "delrec_lite.teacher_kinds.registry.TeacherKind",
         "delrec_lite.teacher_kinds.registry.register_teacher",
-        "delrec_lite.teacher_kinds.registry.teacher_kind",
-        "delrec_lite.teacher_kinds.registry.teacher_names",
+        "delrec_lite.registry.Registry",
         "delrec_lite.teachers.contract.Network",
         "delrec_lite.teachers.contract.Teacher",
         "delrec_lite.teachers.fit.fit",
@@ -102,7 +101,7 @@ def recipe() -> str:
     """Every key of a recipe with its default."""
     from delrec_lite.config import Recipe
     from delrec_lite.registry import Registry
-    from delrec_lite.teacher_kinds.registry import BUILT_IN
+    from delrec_lite.teacher_kinds.registry import TEACHERS
 
     parts = [
         MADE,
@@ -120,7 +119,7 @@ def recipe() -> str:
             shown = "" if default is PydanticUndefined else f"`{'none' if default is None else default}`"
             registry = next((mark for mark in key.metadata if isinstance(mark, Registry)), None)
             if (section, name) == ("teacher", "kind"):
-                values = ", ".join(BUILT_IN)
+                values = ", ".join(TEACHERS.built_in)
             else:
                 values = ", ".join(sorted(registry.built_in)) if registry else _values(key.annotation)
             rows.append(f"| `{name}` | {_cell(values)} | {shown} | {_cell(key.description or '')} |")
@@ -132,13 +131,13 @@ def recipe() -> str:
 
 def _teacher_settings() -> str:
     """What each built-in kind of teacher can be told, with its defaults."""
-    from delrec_lite.teacher_kinds.registry import BUILT_IN, teacher_kind
+    from delrec_lite.teacher_kinds.registry import TEACHERS
     from delrec_lite.teacher_kinds.settings import TeacherConfig
 
     meanings: dict[str, str] = {}
     defaults: dict[str, dict[str, Any]] = {}
-    for kind in BUILT_IN:
-        model = teacher_kind(kind).settings
+    for kind in TEACHERS.built_in:
+        model = TEACHERS[kind].settings
         for described in (described for described in reversed(model.__mro__) if issubclass(described, TeacherConfig)):
             entries = re.findall(r"^ +(\w+): (.*(?:\n {12}.*)*)", described.__doc__ or "", re.MULTILINE)
             meanings |= {name: text for name, text in entries if name in model.model_fields}
@@ -146,12 +145,12 @@ def _teacher_settings() -> str:
     names = dict.fromkeys(name for of_kind in defaults.values() for name in of_kind)
     rows = [
         f"| `{name}` | {_cell(meanings[name]).replace('``', '`')} | "
-        + " | ".join(f"`{defaults[kind][name]}`" if name in defaults[kind] else "" for kind in BUILT_IN)
+        + " | ".join(f"`{defaults[kind][name]}`" if name in defaults[kind] else "" for kind in TEACHERS.built_in)
         + " |"
         for name in names
     ]
-    header = f"| `settings` | meaning | {' | '.join(BUILT_IN)} |"
-    return "\n".join([header, "|---" * (2 + len(BUILT_IN)) + "|", *rows]) + "\n"
+    header = f"| `settings` | meaning | {' | '.join(TEACHERS.built_in)} |"
+    return "\n".join([header, "|---" * (2 + len(TEACHERS.built_in)) + "|", *rows]) + "\n"
 
 
 def library() -> str:

@@ -4,7 +4,7 @@ import numpy as np
 from torch import nn
 
 from delrec_lite.data.types import Catalog, Dataset
-from delrec_lite.teacher_kinds.registry import TeacherKind, register_teacher, teacher_kind
+from delrec_lite.teacher_kinds.registry import TEACHERS, TeacherKind, register_teacher
 from delrec_lite.teacher_kinds.settings import TeacherConfig
 from delrec_lite.teachers.contract import Network
 
@@ -23,7 +23,7 @@ def circle(users: int = 40) -> Dataset:
 
 def tiny(kind: str, **settings: int | float) -> TeacherConfig:
     """Small settings of a kind, changed by ``settings``."""
-    return teacher_kind(kind).configure(**TINY | settings)
+    return TEACHERS[kind].configure(**TINY | settings)
 
 
 class Toy(Network):

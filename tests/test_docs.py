@@ -13,7 +13,7 @@ from delrec_lite import errors
 from delrec_lite.pipeline.table import evaluate
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.retriever import Retriever
-from delrec_lite.teacher_kinds.registry import teacher_kind
+from delrec_lite.teacher_kinds.registry import TEACHERS
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -90,4 +90,4 @@ def test_a_teacher_is_added_as_the_page_says(tiny_run, tmp_path, monkeypatch):
     assert Retriever(Bundle.open(run.bundle)).kinds == ("sasrec", "markov")
     names = {"KIND": importlib.import_module("shop_teachers").KIND}
     exec(call, names)
-    assert teacher_kind("markov") is names["KIND"]
+    assert TEACHERS["markov"] is names["KIND"]

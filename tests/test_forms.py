@@ -209,10 +209,10 @@ def test_every_verbalizer_can_be_taught(formed):
 
 
 def test_all_verbalizers_and_history_formats_are_under_contract():
-    assert {prompt_format.verbalizer for prompt_format in FORMS.values()} == VERBALIZERS.built_in
-    assert {prompt_format.history for prompt_format in FORMS.values()} == HISTORIES.built_in
+    assert {prompt_format.verbalizer for prompt_format in FORMS.values()} == set(VERBALIZERS.built_in)
+    assert {prompt_format.history for prompt_format in FORMS.values()} == set(HISTORIES.built_in)
     for registry in (VERBALIZERS, HISTORIES):
-        assert {registry.get(name).name for name in registry.built_in} == registry.built_in
+        assert {registry[name].name for name in registry.built_in} == set(registry.built_in)
 
 
 def test_title_mean_scores_candidates_as_the_catalogue(tiny_base):

@@ -406,15 +406,15 @@ def test_spoiled_files_with_right_hashes_never_crash(with_retriever, tmp_path, r
 
 @pytest.fixture(scope="module")
 def teacher():
-    from delrec_lite.teacher_kinds.registry import BUILT_IN, teacher_kind
+    from delrec_lite.teacher_kinds.registry import TEACHERS
     from delrec_lite.teachers.contract import Teacher
     from delrec_lite.teachers.ensemble import Ensemble
 
     torch.manual_seed(0)
     members = []
-    for place, kind in enumerate(BUILT_IN):
-        config = teacher_kind(kind).configure(hidden=16, max_length=8 + place)
-        network = teacher_kind(kind).build(config, ITEMS)
+    for place, kind in enumerate(TEACHERS.built_in):
+        config = TEACHERS[kind].configure(hidden=16, max_length=8 + place)
+        network = TEACHERS[kind].build(config, ITEMS)
         for p in network.parameters():
             torch.nn.init.normal_(p, std=0.3)
         members.append(Teacher(network, ITEMS))

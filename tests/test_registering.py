@@ -86,7 +86,7 @@ def of_package(monkeypatch, value):
 def test_an_installed_package_s_verbalizer_is_found_by_its_name(monkeypatch):
     of_package(monkeypatch, f"{__name__}:FAR")
     assert parse("name: x\nmodel: {verbalizer: far}", "f").model.verbalizer == "far"
-    assert VERBALIZERS.get("far") is FAR
+    assert VERBALIZERS["far"] is FAR
     assert "far" in VERBALIZERS.names()
 
 
@@ -96,4 +96,4 @@ def test_an_installed_package_s_verbalizer_is_found_by_its_name(monkeypatch):
 def test_a_package_that_does_not_deliver_its_verbalizer_is_named(monkeypatch, value, words):
     of_package(monkeypatch, value)
     with pytest.raises(ConfigError, match=f"'far'.*{words}"):
-        VERBALIZERS.get("far")
+        VERBALIZERS["far"]

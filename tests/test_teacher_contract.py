@@ -8,7 +8,7 @@ from delrec_lite.console import QUIET
 from delrec_lite.errors import ConfigError, UsageError
 from delrec_lite.export.retriever import write_retriever
 from delrec_lite.runtime.onnx_session import open_session, padded
-from delrec_lite.teacher_kinds.registry import teacher_kind, teacher_names
+from delrec_lite.teacher_kinds.registry import TEACHERS
 from delrec_lite.teachers.contract import Teacher, pad
 from delrec_lite.teachers.fit import fit
 from delrec_lite.teachers.store import CONFIG, WEIGHTS, load_teacher, save_teacher
@@ -17,13 +17,13 @@ from tests.teachers import ITEMS, TINY, TOY, circle, tiny
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no card"))]
 
 
-@pytest.fixture(scope="module", params=teacher_names())
+@pytest.fixture(scope="module", params=TEACHERS.names())
 def teacher(request) -> Teacher:
     return fit(tiny(request.param), circle(), QUIET)
 
 
 def test_the_toy_is_among_them():
-    assert TOY.name in teacher_names()
+    assert TOY.name in TEACHERS.names()
 
 
 class TestEveryTeacher:
@@ -95,7 +95,7 @@ class TestEveryTeacher:
 
     def test_nothing_is_computed_on_another_device(self, teacher):
         """``meta`` refuses tensors of the CPU as a card does, and is everywhere."""
-        network = teacher_kind(teacher.config.kind).build(teacher.config, ITEMS).to("meta")
+        network = TEACHERS[teacher.config.kind].build(teacher.config, ITEMS).to("meta")
         items = torch.zeros(2, 6, dtype=torch.int64, device="meta")
         states = network.train().states(items)
         assert states.shape == (2, 6, TINY["hidden"])
@@ -128,7 +128,7 @@ class TestEveryTeacher:
 
     def test_a_setting_that_it_does_not_have_is_named(self, teacher):
         with pytest.raises(ConfigError, match="hiden") as refused:
-            teacher_kind(teacher.config.kind).configure(hiden=3)
+            TEACHERS[teacher.config.kind].configure(hiden=3)
         assert "did you mean hidden?" in refused.value.hint
         with pytest.raises(ConfigError, match="teacher.dropout"):
-            teacher_kind(teacher.config.kind).configure(dropout=1.0)
+            TEACHERS[teacher.config.kind].configure(dropout=1.0)

@@ -12,7 +12,7 @@ from delrec_lite.config import parse
 from delrec_lite.console import QUIET
 from delrec_lite.data.types import Dataset
 from delrec_lite.errors import BundleError, ConfigError, DataError, StorageError
-from delrec_lite.teacher_kinds.registry import TeacherKind, register_teacher, teacher_kind, teacher_names
+from delrec_lite.teacher_kinds.registry import TEACHERS, TeacherKind, register_teacher
 from delrec_lite.teacher_kinds.settings import TeacherConfig
 from delrec_lite.teachers.contract import Teacher
 from delrec_lite.teachers.ensemble import Ensemble
@@ -71,7 +71,7 @@ def test_the_test_items_are_never_read():
 def test_negatives_are_drawn_and_no_target_among_them():
     torch.manual_seed(0)
     config = tiny("esasrec", negatives=5)
-    network = teacher_kind("esasrec").build(config, ITEMS)
+    network = TEACHERS["esasrec"].build(config, ITEMS)
     states, targets = torch.randn(8, config.hidden), torch.arange(8)
     whole = type(network).__mro__[1].loss(network, states, targets)
     assert network.loss(states, targets) < whole  # among 6 items, not 21
@@ -99,7 +99,7 @@ def test_negatives_are_drawn_and_no_target_among_them():
 )
 def test_a_bad_setting_is_named_where_the_recipe_is_read_too(kind, settings, named):
     with pytest.raises(ConfigError, match=named):
-        teacher_kind(kind).configure(**settings)
+        TEACHERS[kind].configure(**settings)
     values = ", ".join(f"{name}: {value}" for name, value in settings.items())
     yaml = values.replace("inf", ".inf").replace("nan", ".nan")
     with pytest.raises(ConfigError, match=f"r.yaml.*{named}"):
@@ -108,7 +108,7 @@ def test_a_bad_setting_is_named_where_the_recipe_is_read_too(kind, settings, nam
 
 def test_an_unknown_kind_is_met_with_the_known_ones():
     with pytest.raises(ConfigError, match="sasrek") as refused:
-        teacher_kind("sasrek")
+        TEACHERS["sasrek"]
     assert "did you mean sasrec?" in refused.value.hint
     for kind in ("sasrek", "[caser, sasrek]"):
         with pytest.raises(ConfigError, match=r"teacher.kind.*did you mean sasrec\? one of caser, .*, toy"):
@@ -119,7 +119,7 @@ def test_kinds_are_read_without_torch():
     code = (
         "import sys; from delrec_lite.config import parse; from delrec_lite.teacher_kinds.registry import *;"
         "parse('name: r\\nteacher: {kind: [esasrec, caser]}', 'r');"
-        "print({name: teacher_kind(name).label for name in BUILT_IN}['gru4rec'], 'torch' in sys.modules)"
+        "print({name: TEACHERS[name].label for name in TEACHERS.built_in}['gru4rec'], 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "GRU4Rec False"
@@ -128,7 +128,7 @@ def test_kinds_are_read_without_torch():
 def test_a_registered_kind_is_replaced_and_a_built_in_one_is_not():
     again = TeacherKind("toy", "Toy again", TeacherConfig, Toy)
     try:
-        assert teacher_kind(register_teacher(again).name) is again
+        assert TEACHERS[register_teacher(again).name] is again
     finally:
         register_teacher(TOY)
     with pytest.raises(ConfigError, match="comes with delrec-lite"):
@@ -163,9 +163,9 @@ def package(tmp_path, monkeypatch):
 )
 def test_a_package_that_does_not_deliver_its_kind_is_named(package, code, target, says):
     package("broken", code, target)
-    assert "broken" in teacher_names()
+    assert "broken" in TEACHERS.names()
     with pytest.raises(ConfigError, match=f"broken-package.*{says}"):
-        teacher_kind("broken")
+        TEACHERS["broken"]
 
 
 def test_teachers_are_fitted_on_the_device_of_the_recipe(tiny_run, monkeypatch):
@@ -174,7 +174,7 @@ def test_teachers_are_fitted_on_the_device_of_the_recipe(tiny_run, monkeypatch):
 
     def recorded(config, *_, device="cpu", **__):
         devices.append(device)
-        return Teacher(teacher_kind(config.kind).build(config, ITEMS), ITEMS, {"ndcg@10": 0.0, "hr@10": 0.0})
+        return Teacher(TEACHERS[config.kind].build(config, ITEMS), ITEMS, {"ndcg@10": 0.0, "hr@10": 0.0})
 
     monkeypatch.setattr("delrec_lite.llm.precision.device_for", {"cuda": "the card", "cpu": "the CPU"}.__getitem__)
     monkeypatch.setattr("delrec_lite.teachers.fit.fit", recorded)

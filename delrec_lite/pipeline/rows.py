@@ -19,7 +19,7 @@ from delrec_lite.evaluation.protocol import candidate_ranks, catalogue_ranks, ra
 from delrec_lite.pipeline.run import CODE, Run
 from delrec_lite.pipeline.stage import key_of, run_stage
 from delrec_lite.prompts.domain import DOMAINS
-from delrec_lite.teacher_kinds.registry import teacher_kind
+from delrec_lite.teacher_kinds.registry import TEACHERS
 
 POPULARITY, ZERO_SHOT = "popularity", "LLM zero-shot"
 TRAINED, QUANTISED = "DELRec (training precision)", "DELRec (quantised GGUF)"
@@ -67,12 +67,12 @@ def row_factories(run: Run, fused: bool = False, zero_shot: bool = True, bundle:
 
 def teacher_labels(run: Run) -> list[str]:
     """What the table calls each teacher of the run, in the recipe's order."""
-    return [teacher_kind(kind).label for kind in run.recipe.teacher.kinds]
+    return [TEACHERS[kind].label for kind in run.recipe.teacher.kinds]
 
 
 def _teachers(run: Run) -> dict[str, RowFactory]:
     """A row for each teacher, and one for all together where there are several."""
-    scorers = {teacher_kind(kind).label: partial(_teacher_scores, run, kind) for kind in run.recipe.teacher.kinds}
+    scorers = {TEACHERS[kind].label: partial(_teacher_scores, run, kind) for kind in run.recipe.teacher.kinds}
     if len(scorers) > 1:
         scorers[ALL_TEACHERS] = partial(_teacher_scores, run, None)
     key = run.teacher().key

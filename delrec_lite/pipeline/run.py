@@ -26,7 +26,7 @@ from delrec_lite.processes import current
 from delrec_lite.prompts.domain import DOMAINS
 from delrec_lite.prompts.format import PromptFormat
 from delrec_lite.provenance import commit, machine, versions
-from delrec_lite.teacher_kinds.registry import BUILT_IN, teacher_kind
+from delrec_lite.teacher_kinds.registry import TEACHERS
 from delrec_lite.version import __version__
 
 # Goes into every stage's key: raise it when a stage computes something else from the same recipe.
@@ -133,7 +133,7 @@ class Run(RunFolder):
         section = self.recipe.teacher
         read = [] if section.lists is None else [_digest(Path(section.lists))]
         # The defaults of a kind from elsewhere may change with its package; those of built-in ones with CODE.
-        foreign = (teacher_kind(kind) for kind in section.kinds if kind not in BUILT_IN)
+        foreign = (TEACHERS[kind] for kind in section.kinds if kind not in TEACHERS.built_in)
         read += [kind.configure(**section.settings_of(kind.name)).model_dump_json() for kind in foreign]
         return self._stage("teacher", key_of(CODE, upstream.key, section.model_dump(), *read), make)
 
@@ -142,7 +142,7 @@ class Run(RunFolder):
         from delrec_lite.llm.precision import device_for
         from delrec_lite.teachers.fit import fit
 
-        record, lists = teacher_kind(kind), self.recipe.teacher.lists
+        record, lists = TEACHERS[kind], self.recipe.teacher.lists
         config = record.configure(**self.recipe.teacher.settings_of(kind))
         device = device_for(self.recipe.model.device)
         if not record.reads_lists or lists is None:

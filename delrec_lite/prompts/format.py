@@ -30,12 +30,12 @@ class PromptFormat:
     @cached_property
     def history_format(self) -> HistoryFormat:
         """How items stand in the prompt."""
-        return HISTORIES.get(self.history)
+        return HISTORIES[self.history]
 
     @cached_property
     def verbalizer_kind(self) -> VerbalizerKind:
         """How the answer is read."""
-        return VERBALIZERS.get(self.verbalizer)
+        return VERBALIZERS[self.verbalizer]
 
     @property
     def ranks_catalogue(self) -> bool:

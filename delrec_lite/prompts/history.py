@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from delrec_lite.data.types import Floats
+from delrec_lite.errors import ConfigError
 from delrec_lite.registry import Registry
 
 
@@ -38,7 +39,8 @@ class HistoryFormat(ABC):
         """
 
 
-HISTORIES: Registry[HistoryFormat] = Registry("history format", HistoryFormat, "delrec_lite.prompts.histories")
+PACKAGE = "delrec_lite.prompts.histories"
+HISTORIES: Registry[HistoryFormat] = Registry("history format", HistoryFormat, PACKAGE, PACKAGE, ConfigError)
 
 
 def register_history(history: HistoryFormat) -> HistoryFormat:

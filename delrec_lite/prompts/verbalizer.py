@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from delrec_lite.data.types import Floats
+from delrec_lite.errors import ConfigError
 from delrec_lite.prompts.words import Encode
 from delrec_lite.registry import Registry
 
@@ -100,7 +101,8 @@ class VerbalizerKind(ABC):
         return ""
 
 
-VERBALIZERS: Registry[VerbalizerKind] = Registry("verbalizer", VerbalizerKind, "delrec_lite.prompts.verbalizers")
+PACKAGE = "delrec_lite.prompts.verbalizers"
+VERBALIZERS: Registry[VerbalizerKind] = Registry("verbalizer", VerbalizerKind, PACKAGE, PACKAGE, ConfigError)
 
 
 def register_verbalizer(kind: VerbalizerKind) -> VerbalizerKind:

@@ -4,21 +4,18 @@ A kind comes from one of three places: a file in ``built_in``, a call of ``regis
 that names its record in the entry-point group ``delrec_lite.teachers``.
 """
 
-import importlib
 import pkgutil
 import re
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from delrec_lite.errors import ConfigError, did_you_mean
+from delrec_lite.registry import Registry
 from delrec_lite.teacher_kinds.settings import TeacherConfig
 
 GROUP = "delrec_lite.teachers"
-BUILT_IN = tuple(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent / "built_in")]))
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ class TeacherKind:
         return network(config, items)
 
 
-_registered: dict[str, TeacherKind] = {}
+TEACHERS = Registry("teacher", TeacherKind, GROUP, "delrec_lite.teacher_kinds.built_in", ConfigError)
 
 
 def register_teacher(kind: TeacherKind) -> TeacherKind:
@@ -84,48 +81,4 @@ def register_teacher(kind: TeacherKind) -> TeacherKind:
     Raises:
         ConfigError: A built-in kind has this name.
     """
-    if kind.name in BUILT_IN:
-        raise ConfigError(f"teacher {kind.name!r} comes with delrec-lite", "register yours under another name")
-    _registered[kind.name] = kind
-    return kind
-
-
-def teacher_names() -> tuple[str, ...]:
-    """Names of all known kinds, sorted; nothing is imported."""
-    return tuple(sorted({*BUILT_IN, *_registered, *_installed()}))
-
-
-def teacher_kind(name: str) -> TeacherKind:
-    """The kind of this name.
-
-    Raises:
-        ConfigError: There is none, or the package that names it does not deliver it.
-    """
-    if name in _registered:
-        return _registered[name]
-    if name in BUILT_IN:
-        kind = importlib.import_module(f"delrec_lite.teacher_kinds.built_in.{name}").KIND
-    elif (entry := _installed().get(name)) is not None:
-        kind = _loaded(entry)
-    else:
-        raise ConfigError(f"no teacher {name!r}", did_you_mean(name, teacher_names()))
-    _registered[name] = kind
-    return _registered[name]
-
-
-def _installed() -> dict[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group=GROUP)}
-
-
-def _loaded(entry: EntryPoint) -> Any:
-    package = entry.dist.name if entry.dist else entry.value
-    try:
-        kind = entry.load()
-    except Exception as error:  # whatever a foreign package's import raises
-        raise ConfigError(f"teacher {entry.name!r} of {package} does not load: {error}", "mend the package") from error
-    if not isinstance(kind, TeacherKind) or kind.name != entry.name:
-        raise ConfigError(
-            f"teacher {entry.name!r} of {package}: {entry.value} is not its record",
-            f"the entry point names a TeacherKind whose name is {entry.name!r}",
-        )
-    return kind
+    return TEACHERS.register(kind)

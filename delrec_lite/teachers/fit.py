@@ -19,7 +19,7 @@ from delrec_lite.evaluation.expected import ExpectedSampledMetrics
 from delrec_lite.evaluation.metrics import per_user
 from delrec_lite.evaluation.protocol import catalogue_ranks
 from delrec_lite.files import write_whole
-from delrec_lite.teacher_kinds.registry import teacher_kind
+from delrec_lite.teacher_kinds.registry import TEACHERS
 from delrec_lite.teacher_kinds.settings import TeacherConfig
 from delrec_lite.teachers.contract import Network, Teacher, pad
 
@@ -69,7 +69,7 @@ def fit(
     began = time.monotonic()
     with torch.random.fork_rng(devices=[]), console.progress(config.kind, config.epochs) as tick:
         torch.manual_seed(config.seed)
-        network = teacher_kind(config.kind).build(config, len(dataset.catalog)).to(device)
+        network = TEACHERS[config.kind].build(config, len(dataset.catalog)).to(device)
         optimiser = torch.optim.AdamW(_groups(network), lr=config.lr, betas=(0.9, 0.98))
         best = Teacher(network, len(dataset.catalog), {CHOOSES: -1.0, "epoch": 0})
         kept, lines = _copy(network), []

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from delrec_lite.errors import BundleError, ConfigError, StorageError
 from delrec_lite.files import sha256_of
-from delrec_lite.teacher_kinds.registry import teacher_kind
+from delrec_lite.teacher_kinds.registry import TEACHERS
 from delrec_lite.teachers.contract import Teacher
 
 SCHEMA = 1
@@ -70,7 +70,7 @@ def load_teacher(folder: Path) -> Teacher:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BundleError(f"{folder / CONFIG} does not describe a teacher: {error}", _REMEDY) from error
     try:
-        kind = teacher_kind(name)
+        kind = TEACHERS[name]
     except ConfigError as error:
         raise BundleError(f"{folder / CONFIG}: {error}", "install or register the kind, or " + _REMEDY) from error
     try:
