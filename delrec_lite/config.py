@@ -2,14 +2,23 @@
 
 from importlib import resources
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from delrec_lite.errors import ConfigError
-
-Kind = Literal["sasrec", "gru4rec", "caser", "external"]
+from delrec_lite.prompts.history import HISTORIES
+from delrec_lite.prompts.verbalizer import VERBALIZERS
+from delrec_lite.teacher_kinds.registry import TEACHERS
 
 
 class _Section(BaseModel):
@@ -45,7 +54,8 @@ class ModelSection(_Section):
     runtime_only: ClassVar[frozenset[str]] = frozenset({"device"})
     default_compatible: ClassVar[frozenset[str]] = frozenset({"weights", "soft_layers"})
     base: str = Field(
-        "smollm2-135m-instruct", description="name to pull, folder or .gguf file, or Hub id; any decoder-only model"
+        "smollm2-135m-instruct",
+        description="name to pull, folder or .gguf file, or Hub id; of a family in docs/base-models.md",
     )
     weights: Literal["pretrained", "random"] = Field(
         "pretrained", description="random: the same network as if nobody had trained it (ablation)"
@@ -64,13 +74,15 @@ class ModelSection(_Section):
         description="first item vectors: titles and the teacher's item similarity, titles alone, neither",
     )
     max_history: int = Field(50, ge=2, description="items of a history that the prompt holds, the newest")
-    history: Literal["items", "titles"] = Field("items", description="an item in the prompt: one vector, or its words")
+    history: Annotated[str, AfterValidator(HISTORIES.check), HISTORIES] = Field(
+        "items", description="an item in the prompt: one vector, or its words"
+    )
     title_tokens: int = Field(24, ge=1, description="where a title's words end, in tokens")
     max_tokens: int | None = Field(
         None, ge=32, description="of a whole prompt, at most what the base reads; the oldest items go first"
     )
-    verbalizer: Literal["title-mean", "letter", "likelihood"] = Field(
-        "title-mean", description="what scores an item: its title's mean row, its candidate's letter, its title's words"
+    verbalizer: Annotated[str, AfterValidator(VERBALIZERS.check), VERBALIZERS] = Field(
+        "title-mean", description="what scores an item: its candidate's letter, its title's words, its title's mean row"
     )
     candidates_in_prompt: bool = Field(False, description="the prompt lists the candidates")
     soft_layers: Literal["first", "all"] = Field(
@@ -81,22 +93,34 @@ class ModelSection(_Section):
     )
 
     @model_validator(mode="after")
-    def _letters_are_listed(self) -> "ModelSection":
-        if self.verbalizer == "letter" and not self.candidates_in_prompt:
-            raise ValueError("verbalizer letter names the candidates in the prompt: set candidates_in_prompt: true")
+    def _candidates_are_listed(self) -> "ModelSection":
+        if VERBALIZERS[self.verbalizer].listed and not self.candidates_in_prompt:
+            raise ValueError(
+                f"verbalizer {self.verbalizer} names the candidates in the prompt: set candidates_in_prompt: true"
+            )
         return self
 
 
 class TeacherSection(_Section):
     """The sequential recommender to distil, or several; the settings are those of the teacher's own configuration."""
 
-    kind: Kind | list[Kind] = Field("sasrec", description="of several, the distributions are mixed", min_length=1)
+    kind: str | list[str] = Field("sasrec", description="of several, the distributions are mixed", min_length=1)
     settings: dict[str, int | float | dict[str, int | float]] = Field(
         default_factory=dict, description="of one kind by name; of several by kind, then by name"
     )
     lists: str | None = Field(
-        None, description="external: another recommender's ranked lists, user_id, rank, item_id[, score]"
+        None, description="for external: another recommender's ranked lists, user_id, rank, item_id[, score]"
     )
+
+    @field_validator("kind")
+    @classmethod
+    def _kinds_are_known(cls, kind: str | list[str]) -> str | list[str]:
+        for name in [kind] if isinstance(kind, str) else kind:
+            try:
+                TEACHERS[name]
+            except ConfigError as error:
+                raise _refused(error) from error
+        return kind
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -120,8 +144,16 @@ class TeacherSection(_Section):
                 raise ValueError(f"settings of several kinds stand under each kind's name: {name!r} is none of them")
             if not several and isinstance(value, dict):
                 raise ValueError(f"settings of one kind have names and numbers: {name!r} has more of them")
-        if ("external" in self.kinds) != (self.lists is not None):
-            raise ValueError("kind external and the file lists go together")
+        records = [TEACHERS[kind] for kind in self.kinds]
+        if any(record.reads_lists for record in records) != (self.lists is not None):
+            raise ValueError("the file lists and a kind that reads it, such as external, go together")
+        if len({record.label for record in records}) != len(records):
+            raise ValueError("two kinds have the same label, which names their rows in tables")
+        for record in records:
+            try:
+                record.configure(**self.settings_of(record.name))
+            except ConfigError as error:
+                raise _refused(error) from error
         return self
 
 
@@ -249,6 +281,11 @@ def load_recipe(name_or_path: str) -> Recipe:
             f"one of {', '.join(shipped_recipes())}, or the path of a .yaml file",
         )
     return parse(text, where=name_or_path)
+
+
+def _refused(error: ConfigError) -> ValueError:
+    """For pydantic, which adds the key to errors of this type alone."""
+    return ValueError(": ".join(part for part in (error.message, error.hint) if part))
 
 
 def parse(text: str, where: str) -> Recipe:

@@ -22,8 +22,11 @@ from delrec_lite.version import __version__
 # What each package is for. Never imported here: torch alone would take seconds.
 _PURPOSE = {
     "accelerate": "training: loading the base model",
-    "gguf": "export: reading and writing GGUF",
+    "filelock": "runs and the cache: one process at a time",
+    "gguf": "export, and titles outside the catalogue in GGUF bundles",
+    "huggingface_hub": "fetching from the Hugging Face Hub",
     "llama-cpp-python": "serving, evaluating and quantising GGUF",
+    "matplotlib": "pictures",
     "numpy": "everything",
     "peft": "training: adapters (stage 2)",
     "platformdirs": "the cache folder",
@@ -33,6 +36,7 @@ _PURPOSE = {
     "rapidfuzz": "forgiving title search",
     "rich": "tables and progress bars",
     "safetensors": "bundles and checkpoints",
+    "scipy": "evaluation: the exact paired test",
     "tokenizers": "titles outside the catalogue",
     "torch": "training, both stages",
     "transformers": "training: the base model",

@@ -57,11 +57,13 @@ def taught(tiny_base, tmp_path_factory):
     """A bundle with a teacher of random weights, and that teacher; nobody changes it."""
     import torch
 
-    from delrec_lite.teachers.contract import Teacher, TeacherConfig, build
+    from delrec_lite.teacher_kinds.registry import TEACHERS
+    from delrec_lite.teachers.contract import Teacher
 
     torch.manual_seed(1)
     items = len(dataset().catalog)
-    teacher = Teacher(build(TeacherConfig.for_kind("sasrec", hidden=8, max_length=8), items), items)
+    sasrec = TEACHERS["sasrec"]
+    teacher = Teacher(sasrec.build(sasrec.configure(hidden=8, max_length=8), items), items)
     return export_tiny(tiny_base, tmp_path_factory.mktemp("taught") / "t.delrec", teacher=teacher).path, teacher
 
 

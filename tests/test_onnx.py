@@ -230,40 +230,6 @@ def test_a_failed_gate_of_either_format_leaves_no_bundle(tiny_base, tmp_path):
         assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
-def test_other_architectures_score_as_transformers_does(tmp_path, kind):
-    """Biases of queries, keys and values; norms of heads that are wider than hidden / heads."""
-    import transformers
-
-    from delrec_lite.export.merge import Merged
-    from delrec_lite.export.onnx_file import write_onnx
-    from delrec_lite.prompts.vocabulary import Vocabulary
-    from delrec_lite.runtime.engines.onnx_session import open_session
-
-    torch.manual_seed(2)
-    names = {"qwen2": "Qwen2", "qwen3": "Qwen3"}
-    shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
-    shape |= {"num_key_value_heads": 2, "vocab_size": 60, "initializer_range": 0.2, "rope_theta": 5000.0}
-    if kind == "qwen3":
-        shape["head_dim"] = 32
-    config = getattr(transformers, f"{names[kind]}Config")(**shape, tie_word_embeddings=False)
-    model = getattr(transformers, f"{names[kind]}ForCausalLM")(config).eval()
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if "norm" in name or "bias" in name:
-                p.add_(torch.randn_like(p) * 0.3)
-        ids = torch.tensor([[1, 5, 30, 31, 40, 59, 42]])
-        expected = model(ids).logits[0, -1, 30:].numpy()
-    tensors = dict(model.state_dict())
-    entry = write_onnx(Merged(config, tensors), Vocabulary(28, 2, 30), [1, 5], 9, tmp_path, "fp32", 1)
-    session = open_session(tmp_path / entry["file"], 1)
-    scores = session.run(["scores"], {"items": ids[:, 2:].numpy() - 30})[0][0]
-    np.testing.assert_allclose(scores, expected, atol=1e-3)
-    config.model_type = "mamba"
-    with pytest.raises(DelrecError, match="mamba"):
-        write_onnx(Merged(config, tensors), Vocabulary(28, 2, 30), [1, 5], 9, tmp_path, "fp32", 1)
-
-
 def test_the_card_s_lines_for_plain_onnxruntime_run(onnx_bundle):
     text = (onnx_bundle / "README.md").read_text()
     assert "llama.cpp" not in text
@@ -406,14 +372,15 @@ def test_spoiled_files_with_right_hashes_never_crash(with_retriever, tmp_path, r
 
 @pytest.fixture(scope="module")
 def teacher():
-    from delrec_lite.teachers.contract import Teacher, TeacherConfig, build
+    from delrec_lite.teacher_kinds.registry import TEACHERS
+    from delrec_lite.teachers.contract import Teacher
     from delrec_lite.teachers.ensemble import Ensemble
 
     torch.manual_seed(0)
     members = []
-    shapes = {"sasrec": {"max_length": 8}, "gru4rec": {"max_length": 12}, "caser": {"max_length": 9, "window": 4}}
-    for kind, shape in shapes.items():
-        network = build(TeacherConfig.for_kind(kind, hidden=16, **shape), ITEMS)
+    for place, kind in enumerate(TEACHERS.built_in):
+        config = TEACHERS[kind].configure(hidden=16, max_length=8 + place)
+        network = TEACHERS[kind].build(config, ITEMS)
         for p in network.parameters():
             torch.nn.init.normal_(p, std=0.3)
         members.append(Teacher(network, ITEMS))
@@ -429,24 +396,12 @@ def with_retriever(tiny_base, tmp_path_factory, teacher):
 def test_the_retriever_is_the_teacher(with_retriever, teacher):
     histories = [np.arange(n) % ITEMS for n in (1, 2, 8, 9, 12, 13, 29)]
     retriever = Retriever(Bundle.open(with_retriever), 1)
-    assert retriever.kinds == ("sasrec", "gru4rec", "caser")
+    assert retriever.kinds == tuple(member.config.kind for member in teacher.members)
     np.testing.assert_allclose(retriever.scores(histories), teacher.scores(histories), atol=1e-4)
     np.testing.assert_allclose(retriever.scores([histories[3]])[0], teacher.scores(histories)[3], atol=1e-4)
     for bad in ([], [-1], [ITEMS]):
         with pytest.raises(UsageError):
             retriever.scores([[1], bad])
-
-
-@pytest.mark.parametrize("place", [0, 1, 2])
-def test_each_kind_of_teacher_is_written(teacher, place, tmp_path):
-    from delrec_lite.export.retriever import write_retriever
-    from delrec_lite.runtime.engines.onnx_session import open_session
-
-    write_retriever(teacher.members[place], tmp_path / "r.onnx")
-    session = open_session(tmp_path / "r.onnx", 1)
-    history = np.arange(20) % ITEMS
-    scores = session.run(None, {"items": history[None]})[0]
-    np.testing.assert_allclose(scores, teacher.members[place].scores([history]), atol=1e-4)
 
 
 def test_a_bundle_without_a_teacher_says_so(onnx_bundle):

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from delrec_lite.errors import ConfigError, DelrecError, MissingPackageError
+from delrec_lite.errors import ConfigError, DelrecError, MissingPackageError, install_line
 
 QUANTISED = ("nf4", "int8")
 _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -46,8 +46,7 @@ def loading(precision: str, device: str) -> dict[str, Any]:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
         raise MissingPackageError(
-            f"model.precision {linear} needs bitsandbytes, which is not installed",
-            'pip install "delrec-lite[qlora]"',
+            f"model.precision {linear} needs bitsandbytes, which is not installed", install_line("bitsandbytes")
         ) from error
     from transformers import BitsAndBytesConfig
 

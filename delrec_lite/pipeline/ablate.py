@@ -113,8 +113,9 @@ def ablate(
         for name in chosen:
             console.heading(f"{name}, seed {seed}")
             run = _run(recipe, name, seed, shared, folder, console)
-            ranks[name].append(training_precision(run))
-            precisions[name].append(run.precisions())
+            with run.locked():
+                ranks[name].append(training_precision(run))
+                precisions[name].append(run.precisions())
     expected = shared.expected(shared.dataset.test())
     rows = [row for name in chosen for row in _rows(name, ranks[name], ranks[WHOLE], expected)]
     _write(folder, recipe, seeds, rows, ranks, precisions, expected)

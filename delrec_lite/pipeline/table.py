@@ -17,10 +17,10 @@ from delrec_lite.pipeline.rows import (
     FUSED,
     FUSED_QUANTISED,
     QUANTISED,
-    TEACHERS,
     TRAINED,
     cached_ranks,
     row_factories,
+    teacher_labels,
 )
 from delrec_lite.pipeline.run import Run
 from delrec_lite.provenance import stamp
@@ -41,17 +41,19 @@ def evaluate(run: Run, fused: bool = False, zero_shot: bool = True, bundle: bool
         zero_shot: Keep the row of the untrained LLM, which takes longest.
         bundle: Keep the rows of the exported bundle.
     """
-    entries = {
-        name: cached_ranks(run, name, *maker) for name, maker in row_factories(run, fused, zero_shot, bundle).items()
-    }
-    expected = run.expected(run.dataset.test())
-    rows = write_table(run.folder, entries, _pairs(list(entries)), expected)
-    apart = by_segment(entries, run.dataset)
-    with (run.folder / "table.md").open("a", encoding="utf-8") as file:
-        file.write("\n" + segments_markdown(apart))
-        file.write("\n" + _precisions(run, entries))
-    _write_report(run, rows, apart, expected)
-    return rows
+    with run.locked():
+        entries = {
+            name: cached_ranks(run, name, *factory)
+            for name, factory in row_factories(run, fused, zero_shot, bundle).items()
+        }
+        expected = run.expected(run.dataset.test())
+        rows = write_table(run.folder, entries, _pairs(list(entries), teacher_labels(run)), expected)
+        apart = by_segment(entries, run.dataset)
+        with (run.folder / "table.md").open("a", encoding="utf-8") as file:
+            file.write("\n" + segments_markdown(apart))
+            file.write("\n" + _precisions(run, entries))
+        _write_report(run, rows, apart, expected)
+        return rows
 
 
 def _precisions(run: Run, entries: Mapping[str, Ranks]) -> str:
@@ -61,9 +63,9 @@ def _precisions(run: Run, entries: Mapping[str, Ranks]) -> str:
     return f"Stage 1 trained in {made['distill']}, stage 2 in {made['finetune']}. Scores computed in {computed}.\n"
 
 
-def _pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+def _pairs(names: Sequence[str], labels: Sequence[str]) -> list[tuple[str, str]]:
     """Who is compared with whom: the bundle with every row, training precision and fusion with each teacher."""
-    teachers = [name for name in names if name in {*TEACHERS.values(), ALL_TEACHERS}]
+    teachers = [name for name in names if name in {*labels, ALL_TEACHERS}]
     pairs = [(QUANTISED, other) for other in names if other != QUANTISED] if QUANTISED in names else []
     others = (name for name in (TRAINED, FUSED, FUSED_QUANTISED) if name in names)
     return pairs + [(name, teacher) for name in others for teacher in teachers]

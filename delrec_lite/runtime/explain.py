@@ -10,7 +10,7 @@ from delrec_lite.data.types import Floats, Ints
 from delrec_lite.errors import UsageError
 from delrec_lite.evaluation.fusion import logsumexp
 from delrec_lite.evaluation.significance import PairedTest, paired_test
-from delrec_lite.runtime.engines.base import Entry
+from delrec_lite.runtime.prompting.encoder import Entry
 from delrec_lite.runtime.recommender import Recommender
 
 
@@ -34,7 +34,7 @@ class Opinion:
     """What the teacher says of the same history.
 
     Attributes:
-        kinds: ``sasrec``, ``gru4rec``, ``caser``; several were averaged.
+        kinds: Kinds of teacher, such as ``sasrec``; several were averaged.
         rank: Of the explained item, counted as ``Explanation.rank``.
         probability: Of the explained item over the whole catalogue.
         first: Title that it would recommend first.

@@ -7,8 +7,9 @@ import numpy as np
 from delrec_lite.data.types import Floats
 from delrec_lite.errors import BundleError, UsageError
 from delrec_lite.runtime.bundle import ADDITION_ROWS, REMEDY, Bundle
-from delrec_lite.runtime.engines.base import Engine, Entry
+from delrec_lite.runtime.engines.base import Engine
 from delrec_lite.runtime.engines.wrapper import EngineWrapper
+from delrec_lite.runtime.prompting.encoder import Entry
 
 
 class WithAdditions(EngineWrapper):
@@ -75,5 +76,5 @@ def with_additions(engine: Engine, bundle: Bundle) -> Engine:
     except (OSError, ValueError, EOFError) as error:
         engine.close()
         raise BundleError(f"{path} does not read: {error}", REMEDY) from error
-    inputs = bundle.added_tokens if bundle.prompt.format.history == "titles" else list(rows[0])
+    inputs = bundle.added_tokens if bundle.prompt.format.history_format.titles else list(rows[0])
     return WithAdditions(engine, inputs, rows[1], bundle.trained)

@@ -12,10 +12,9 @@ from delrec_lite.data.types import Floats
 from delrec_lite.errors import BundleError, DelrecError, UsageError
 from delrec_lite.machine import threads_for
 from delrec_lite.runtime.bundle import REMEDY, Bundle
-from delrec_lite.runtime.engines.base import Entry
-from delrec_lite.runtime.engines.onnx_session import open_session, padded, run, shapes
 from delrec_lite.runtime.engines.sessions import Sessions, common
-from delrec_lite.runtime.prompting.encoder import PromptEncoder, Token
+from delrec_lite.runtime.onnx_session import open_session, padded, run, shapes
+from delrec_lite.runtime.prompting.encoder import Entry, PromptEncoder, Token
 
 # Requests evaluated together, and their items, padding counted.
 BATCH = 16
@@ -57,7 +56,7 @@ class OnnxEngine:
             raise
 
     def _fit(self, bundle: Bundle) -> None:
-        if self._prompt.format.history == "titles" or not self._prompt.format.ranks_catalogue:
+        if not self._prompt.format.only_item_rows:
             raise BundleError(f"{self._path} reads item tokens; prompt.json asks for something else", REMEDY)
         inputs, outputs = shapes(self._session.get_inputs()), shapes(self._session.get_outputs())
         defaults = shapes(self._session.get_overridable_initializers())
