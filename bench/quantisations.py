@@ -85,6 +85,7 @@ def compare_quants(run: Run, quants: Sequence[str], out: Path, repeats: int = 30
     report = {
         **stamp(),
         "recipe": run.recipe.dump(),
+        "precision": run.precisions(),
         "users": len(run.dataset.test()),
         "rows": [asdict(row) for row in found.rows],
         "samples_ms": found.samples_ms,

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from delrec_lite.errors import ConfigError
-
-Kind = Literal["sasrec", "gru4rec", "caser", "external"]
+from delrec_lite.teacher_kinds.registry import teacher_kind
 
 
 class _Section(BaseModel):
@@ -50,7 +49,10 @@ class ModelSection(_Section):
     weights: Literal["pretrained", "random"] = Field(
         "pretrained", description="random: the same network as if nobody had trained it (ablation)"
     )
-    precision: Literal["bf16", "fp32", "nf4", "int8"] = Field("bf16", description="of the frozen weights in training")
+    precision: Literal["auto", "bf16", "fp32", "nf4", "int8"] = Field(
+        "auto",
+        description="of the frozen weights in training; auto: bf16 where it is faster on this machine, else fp32",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a CUDA card where there is one")
     soft_tokens: int = Field(16, ge=1, le=256, description="k, the vectors that stage 1 learns")
     pattern_prompt: Literal["soft", "words", "none"] = Field(
@@ -87,13 +89,23 @@ class ModelSection(_Section):
 class TeacherSection(_Section):
     """The sequential recommender to distil, or several; the settings are those of the teacher's own configuration."""
 
-    kind: Kind | list[Kind] = Field("sasrec", description="of several, the distributions are mixed", min_length=1)
+    kind: str | list[str] = Field("sasrec", description="of several, the distributions are mixed", min_length=1)
     settings: dict[str, int | float | dict[str, int | float]] = Field(
         default_factory=dict, description="of one kind by name; of several by kind, then by name"
     )
     lists: str | None = Field(
-        None, description="external: another recommender's ranked lists, user_id, rank, item_id[, score]"
+        None, description="for external: another recommender's ranked lists, user_id, rank, item_id[, score]"
     )
+
+    @field_validator("kind")
+    @classmethod
+    def _kinds_are_known(cls, kind: str | list[str]) -> str | list[str]:
+        for name in [kind] if isinstance(kind, str) else kind:
+            try:
+                teacher_kind(name)
+            except ConfigError as error:
+                raise _refused(error) from error
+        return kind
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -117,8 +129,16 @@ class TeacherSection(_Section):
                 raise ValueError(f"settings of several kinds stand under each kind's name: {name!r} is none of them")
             if not several and isinstance(value, dict):
                 raise ValueError(f"settings of one kind have names and numbers: {name!r} has more of them")
-        if ("external" in self.kinds) != (self.lists is not None):
-            raise ValueError("kind external and the file lists go together")
+        records = [teacher_kind(kind) for kind in self.kinds]
+        if any(record.reads_lists for record in records) != (self.lists is not None):
+            raise ValueError("the file lists and a kind that reads it, such as external, go together")
+        if len({record.label for record in records}) != len(records):
+            raise ValueError("two kinds have the same label, which names their rows in tables")
+        for record in records:
+            try:
+                record.configure(**self.settings_of(record.name))
+            except ConfigError as error:
+                raise _refused(error) from error
         return self
 
 
@@ -208,7 +228,7 @@ class Recipe(_Section):
         if self.model.weights == "random" and not full:
             raise ValueError("model.weights random must be trained whole: set finetune.adapter: full")
         if full and self.model.precision in {"nf4", "int8"}:
-            raise ValueError("finetune.adapter full cannot train quantised weights: set model.precision: bf16")
+            raise ValueError("finetune.adapter full cannot train quantised weights: set model.precision: auto")
         if full and self.distill.train_llm:
             raise ValueError("distill.train_llm needs an adapter, and finetune.adapter full has none")
         return self
@@ -246,6 +266,11 @@ def load_recipe(name_or_path: str) -> Recipe:
             f"one of {', '.join(shipped_recipes())}, or the path of a .yaml file",
         )
     return parse(text, where=name_or_path)
+
+
+def _refused(error: ConfigError) -> ValueError:
+    """For pydantic, which adds the key to errors of this type alone."""
+    return ValueError(": ".join(part for part in (error.message, error.hint) if part))
 
 
 def parse(text: str, where: str) -> Recipe:

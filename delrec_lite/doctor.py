@@ -16,6 +16,7 @@ from delrec_lite import machine
 from delrec_lite.files import cache_folder
 from delrec_lite.hub.pull import cached
 from delrec_lite.hub.registry import ASSETS, DEFAULT
+from delrec_lite.llm.precision_choice import describe, kept_timing, limits
 from delrec_lite.version import __version__
 
 # What each package is for. Never imported here: torch alone would take seconds.
@@ -101,7 +102,7 @@ def examine(cache: Path | None = None) -> Report:
     }
     python = Check("python", "ok", f"{platform.python_version()} at {sys.executable}", "everything")
     own = Check("delrec-lite", "ok", __version__, "this program")
-    checks = [own, python, *_packages(), *_machine(figures), *_cache(cache or cache_folder())]
+    checks = [own, python, *_packages(), *_machine(figures, cache or cache_folder()), *_cache(cache or cache_folder())]
     return Report(tuple(checks), figures)
 
 
@@ -150,7 +151,7 @@ def _fits(version: str, wanted: str) -> bool:
         return True
 
 
-def _machine(figures: dict[str, Any]) -> Iterator[Check]:
+def _machine(figures: dict[str, Any], cache: Path) -> Iterator[Check]:
     yield Check("CPU", "ok", figures["cpu"], "training and serving")
     features = figures["features"]
     slow = platform.machine() in {"x86_64", "AMD64"} and features and "avx2" not in features
@@ -161,6 +162,8 @@ def _machine(figures: dict[str, Any]) -> Iterator[Check]:
         "quantised and bfloat16 kernels",
         "this CPU lacks AVX2: expect several times the usual latency" if slow else "",
     )
+    precision = describe(features, limits(), kept_timing(cache))
+    yield Check("precision", "ok", precision, "training and evaluation, model.precision: auto")
     yield Check("cores allowed", "ok", str(figures["cores"]), "threads")
     memory = figures["memory_bytes"]
     small = 0 < memory < 4e9

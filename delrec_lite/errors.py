@@ -1,5 +1,8 @@
 """Every error a user can meet: what was wrong, where, what to do, and the exit code of its kind."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class DelrecError(Exception):
     """An error with a remedy; the command line prints both and exits with ``exit_code``.
@@ -98,3 +101,10 @@ class GateError(DelrecError):
     """An export that is not equal enough to what was trained; no bundle was left."""
 
     exit_code = 9
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint for a name that is none of the ``known``: the nearest of them, and all of them."""
+    names = list(known)
+    nearest = get_close_matches(name, names, n=1)
+    return (f"did you mean {nearest[0]}? " if nearest else "") + f"one of {', '.join(names)}"

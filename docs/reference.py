@@ -42,6 +42,15 @@ LIBRARY = {
         "delrec_lite.export.write.export",
         "delrec_lite.bench.runner.bench",
     ),
+    "Teachers": (
+        "delrec_lite.teacher_kinds.registry.TeacherKind",
+        "delrec_lite.teacher_kinds.registry.register_teacher",
+        "delrec_lite.teacher_kinds.registry.teacher_kind",
+        "delrec_lite.teacher_kinds.registry.teacher_names",
+        "delrec_lite.teachers.contract.Network",
+        "delrec_lite.teachers.contract.Teacher",
+        "delrec_lite.teachers.fit.fit",
+    ),
     "Errors": (
         "delrec_lite.errors.DelrecError",
         "delrec_lite.errors.UsageError",
@@ -92,6 +101,7 @@ def _flat(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
 def recipe() -> str:
     """Every key of a recipe with its default."""
     from delrec_lite.config import Recipe
+    from delrec_lite.teacher_kinds.registry import BUILT_IN
 
     parts = [
         MADE,
@@ -107,9 +117,36 @@ def recipe() -> str:
         for name, key in kind.model_fields.items():
             default = key.get_default(call_default_factory=True)
             shown = "" if default is PydanticUndefined else f"`{'none' if default is None else default}`"
-            rows.append(f"| `{name}` | {_cell(_values(key.annotation))} | {shown} | {_cell(key.description or '')} |")
+            values = ", ".join(BUILT_IN) if (section, name) == ("teacher", "kind") else _values(key.annotation)
+            rows.append(f"| `{name}` | {_cell(values)} | {shown} | {_cell(key.description or '')} |")
         parts.append("\n".join(["| key | values | default | meaning |", "|---|---|---|---|", *rows]) + "\n")
+        if section == "teacher":
+            parts.append(_teacher_settings())
     return "\n".join(parts)
+
+
+def _teacher_settings() -> str:
+    """What each built-in kind of teacher can be told, with its defaults."""
+    from delrec_lite.teacher_kinds.registry import BUILT_IN, teacher_kind
+    from delrec_lite.teacher_kinds.settings import TeacherConfig
+
+    meanings: dict[str, str] = {}
+    defaults: dict[str, dict[str, Any]] = {}
+    for kind in BUILT_IN:
+        model = teacher_kind(kind).settings
+        for described in (described for described in reversed(model.__mro__) if issubclass(described, TeacherConfig)):
+            entries = re.findall(r"^ +(\w+): (.*(?:\n {12}.*)*)", described.__doc__ or "", re.MULTILINE)
+            meanings |= {name: text for name, text in entries if name in model.model_fields}
+        defaults[kind] = {name: field.default for name, field in model.model_fields.items() if name != "kind"}
+    names = dict.fromkeys(name for of_kind in defaults.values() for name in of_kind)
+    rows = [
+        f"| `{name}` | {_cell(meanings[name]).replace('``', '`')} | "
+        + " | ".join(f"`{defaults[kind][name]}`" if name in defaults[kind] else "" for kind in BUILT_IN)
+        + " |"
+        for name in names
+    ]
+    header = f"| `settings` | meaning | {' | '.join(BUILT_IN)} |"
+    return "\n".join([header, "|---" * (2 + len(BUILT_IN)) + "|", *rows]) + "\n"
 
 
 def library() -> str:

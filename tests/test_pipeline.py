@@ -83,6 +83,7 @@ def made(tmp_path, monkeypatch):
     def go(**changes):
         notes.clear()
         base = Recipe(name="r").model_dump()
+        base["model"]["precision"] = "bf16"
         for section, values in changes.items():
             base[section] |= values
         run = Run(Recipe.model_validate(base), tmp_path, QUIET)

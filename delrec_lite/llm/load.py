@@ -86,8 +86,8 @@ def load_base(
     Args:
         name: As pulled.
         folder: Hugging Face folder.
-        precision: Of the linear layers: a dtype, or ``bf16``, ``fp32``, ``nf4``, ``int8``. Embeddings, head and norms
-            are never quantised: item vectors are made of their rows.
+        precision: Of the linear layers: a dtype, or as ``precision_choice.meaning`` names it. Embeddings, head and
+            norms are never quantised: item vectors are made of their rows.
         device: ``cpu`` or ``cuda``.
         draw: A seed: the weights are drawn as before any training, and those of ``folder`` are not read.
 
