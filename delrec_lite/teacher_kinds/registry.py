@@ -72,7 +72,9 @@ class TeacherKind:
         return network(config, items)
 
 
-TEACHERS = Registry("teacher", TeacherKind, GROUP, "delrec_lite.teacher_kinds.built_in", ConfigError)
+TEACHERS: Registry[TeacherKind] = Registry(
+    "teacher", TeacherKind, GROUP, "delrec_lite.teacher_kinds.built_in", ConfigError
+)
 
 
 def register_teacher(kind: TeacherKind) -> TeacherKind:
