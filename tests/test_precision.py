@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from delrec_lite.architectures import ARCHITECTURES
 from delrec_lite.config import DistillSection, FinetuneSection
 from delrec_lite.console import QUIET
 from delrec_lite.errors import ConfigError, DataError, FetchError, MissingPackageError, UsageError
@@ -21,8 +22,9 @@ from delrec_lite.training import distill as stage1
 from delrec_lite.training import finetune as stage2
 from delrec_lite.training import tasks
 from delrec_lite.training.adapters import load_finetuned, merge_deltas
+from tests.families import family
 from tests.test_training import Ring
-from tests.tiny import candidates, dataset, write_base
+from tests.tiny import candidates, dataset
 
 STAGE_2 = FinetuneSection(epochs=2, tokens_per_step=100, lr=5e-3, item_lr=1e-2, rank=4, alpha=8, modules="all")
 
@@ -130,38 +132,7 @@ def test_the_device_is_what_there_is():
             device_for("cuda")
 
 
-def family(folder, kind):
-    """A random model of another family, with the tiny tokenizer."""
-    import transformers
-
-    write_base(folder)
-    vocab = json.loads((folder / "config.json").read_text())["vocab_size"]
-    shape = {
-        "vocab_size": vocab,
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-        "max_position_embeddings": 256,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": 2,
-        "initializer_range": 0.15,
-    }
-    more = {"llama": {"tie_word_embeddings": False}, "gemma3": {"sliding_window": 128, "query_pre_attn_scalar": 16}}
-    names = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3", "gemma3": "Gemma3"}
-    config = getattr(transformers, names[kind] + ("TextConfig" if kind == "gemma3" else "Config"))
-    if kind == "qwen2":
-        shape.pop("head_dim")
-    torch.manual_seed(0)
-    model = getattr(transformers, names[kind] + "ForCausalLM")(config(**shape, **more.get(kind, {})))
-    model.save_pretrained(folder)
-    return folder
-
-
-@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "gemma3"])
+@pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_families_train_both_stages(tmp_path, kind):
     model, prompts, _ = item_lm(family(tmp_path / "base", kind), "fp32")
     histories = dataset().test().histories
