@@ -149,6 +149,15 @@ def test_recommend_with_a_session_says_what_it_saved(tiny):
         assert gone not in [r.title for r in recommender.recommend(history, k=50, exclude=[gone]).items]
 
 
+def test_an_engine_that_evaluates_more_than_the_request_has_avoided_nothing(tiny, monkeypatch):
+    with Recommender.load(tiny.bundle.folder, threads=1) as recommender:
+        score = recommender.engine.score_session
+        everything = len(tiny.prefix) + 4 + 1  # the prefix too, and a token twice
+        monkeypatch.setattr(recommender.engine, "score_session", lambda *asked: (score(*asked)[0], everything))
+        answer = recommender.recommend(TITLES[:4], session="me")
+    assert (answer.tokens_computed, answer.tokens_avoided) == (everything, 0)
+
+
 def test_sessions_under_threads_get_their_own_answers(engine, tiny):
     histories = [[n % 40, (n * 7) % 40, (n * 3) % 40] for n in range(40)]
 

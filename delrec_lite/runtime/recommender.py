@@ -155,8 +155,12 @@ class Recommender:
             chosen = [e if isinstance(e, int) else self.new_entry(e) for e in wanted]
         clock.lap("encode")
         _, read = self.engine.count_tokens(entries, chosen)
+        state = np.empty(0, np.float32)
         if chosen:
             scores, computed = self.engine.score_candidates(entries, chosen, session)
+        elif wanted is not None and not all(isinstance(item, int) for item in wanted):
+            evaluation = self.engine.evaluate([entries], session)
+            scores, state, computed = evaluation.scores[0], evaluation.states[0], evaluation.tokens
         elif session is None:
             scores, computed = self.engine.scores([entries])[0], read
         else:
@@ -172,11 +176,11 @@ class Recommender:
             names = None
         else:
             names = [self._named(e) for e in wanted]
-            values = scores if chosen else self._candidate_scores(scores, entries, wanted)
+            values = scores if chosen else self._candidate_scores(scores, state, wanted)
             pool = np.arange(len(values))
         answer = self._ranked(values, pool, names, k)
         clock.lap("sort")
-        avoided = len(self.bundle.prompt.prefix) + read - computed
+        avoided = max(0, len(self.bundle.prompt.prefix) + read - computed)  # an engine may keep nothing at all
         return Recommendation(answer, matched, clock.milliseconds, computed, avoided)
 
     def recommend_batch(self, histories: Sequence[Sequence[str]], k: int = 10) -> list[list[Ranked]]:
@@ -316,9 +320,8 @@ class Recommender:
         items = self.bundle.items
         return (items.ids[entry], items.titles[entry]) if isinstance(entry, int) else ("", entry)
 
-    def _candidate_scores(self, scores: Floats, entries: list[Entry], wanted: list[int | str]) -> Floats:
-        new = [e for e in wanted if not isinstance(e, int)]
-        state = self.engine.hidden_states([entries])[0] if new else np.empty(0, np.float32)
+    def _candidate_scores(self, scores: Floats, state: Floats, wanted: list[int | str]) -> Floats:
+        """Scores of candidates out of the catalogue's; ``state`` scores those outside it."""
         values = [scores[e] if isinstance(e, int) else float(self.new_item(e)[1] @ state) for e in wanted]
         return np.array(values, np.float32)
 
