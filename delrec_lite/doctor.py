@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from delrec_lite import machine
+from delrec_lite.errors import DelrecError
 from delrec_lite.files import cache_folder
 from delrec_lite.hub.pull import cached
 from delrec_lite.hub.registry import ASSETS, DEFAULT
+from delrec_lite.runtime.engines.factory import ENGINES
 from delrec_lite.version import __version__
 
 # What each package is for. Never imported here: torch alone would take seconds.
@@ -97,7 +99,7 @@ def examine(cache: Path | None = None) -> Report:
     }
     python = Check("python", "ok", f"{platform.python_version()} at {sys.executable}", "everything")
     own = Check("delrec-lite", "ok", __version__, "this program")
-    checks = [own, python, *_packages(), *_machine(figures), *_cache(cache or cache_folder())]
+    checks = [own, python, *_packages(), *_engines(), *_machine(figures), *_cache(cache or cache_folder())]
     return Report(tuple(checks), figures)
 
 
@@ -119,6 +121,20 @@ def _packages() -> Iterator[Check]:
     except importlib.metadata.PackageNotFoundError:
         command = f"{shlex.quote(sys.executable)} -m ensurepip"
         yield Check("pip", "missing", "", "pull from the package index", command)
+
+
+def _engines() -> Iterator[Check]:
+    """What can serve a bundle here, engines of other packages among them."""
+    for name in ENGINES.names():
+        try:
+            kind = ENGINES[name]
+        except DelrecError as error:
+            yield Check(f"engine {name}", "warning", error.message, "serving", error.hint)
+            continue
+        state: State = "ok" if kind.installed else "missing"
+        found = kind.package if kind.installed else ""
+        mend = "" if kind.installed else kind.install
+        yield Check(f"engine {name}", state, found, f"serving {kind.format.upper()} bundles", mend)
 
 
 def requirements() -> dict[str, str]:

@@ -38,7 +38,8 @@ from delrec_lite.machine import cores_allowed
 from delrec_lite.prompts.tasks import TITLE_PREFIX, Prompts
 from delrec_lite.prompts.tokenizer import open_tokenizer
 from delrec_lite.prompts.vocabulary import Vocabulary
-from delrec_lite.runtime.bundle import DEEP, NEW_ITEMS, OF_ONE_MODEL, finish_bundle
+from delrec_lite.runtime.bundle import DEEP, NEW_ITEMS, OF_ONE_MODEL, Bundle, finish_bundle
+from delrec_lite.runtime.engines.factory import open_engine
 from delrec_lite.runtime.engines.hybrid import WEIGHT
 from delrec_lite.runtime.golden import Golden, answers, write_golden
 from delrec_lite.runtime.recommender import Recommender
@@ -227,8 +228,10 @@ def export(
             staging = trial
             stored = golden(dataset, candidates["test"], max_history)
             told = []
+            written = Bundle.open(trial, whole=True)
             for one in models:  # opened one after another
-                with Recommender.load(trial, engine=one["format"], quant=one["quant"]) as recommender:
+                chosen = written.choose(one["quant"], one["format"])
+                with Recommender(chosen, open_engine(chosen)) as recommender:
                     if one is first and teacher is not None and sets is None:
                         described[WEIGHT] = _teacher_weight(recommender, teacher, valid)
                     exported = recommender.scores(asked) if sets is None else recommender.score_candidates(asked, sets)

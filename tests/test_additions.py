@@ -87,10 +87,7 @@ def test_a_server_answers_and_counts_sessions_of_a_bundle_with_additions(made):
     from delrec_lite.server.worker import Worker
 
     with TestClient(make_api(Worker(Recommender.load(made[1].folder, threads=1)))) as client:
-        told = [
-            client.post("/v1/recommend", json={"history": TITLES[:end], "session": "u"})
-            for end in (9, 10)
-        ]
+        told = [client.post("/v1/recommend", json={"history": TITLES[:end], "session": "u"}) for end in (9, 10)]
         text = client.get("/metrics").text
     assert [answer.status_code for answer in told] == [200, 200]
     prefix = len(made[0].prefix)

@@ -14,7 +14,7 @@ from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, Us
 from delrec_lite.prompts.tokenizer import open_tokenizer
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.base import Engine, Entry
-from delrec_lite.runtime.engines.factory import Kind, open_engine
+from delrec_lite.runtime.engines.factory import AUTO, open_engine
 from delrec_lite.runtime.matching import Match, Matcher
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Recommender:
         path: str | os.PathLike[str],
         threads: int | None = None,
         verify: bool = True,
-        engine: Kind = "auto",
+        engine: str = AUTO,
         quant: str | None = None,
         fused: bool = False,
     ) -> "Recommender":
@@ -89,14 +89,14 @@ class Recommender:
             path: The bundle's folder.
             threads: Default: the cores allowed.
             verify: Check the files' hashes.
-            engine: ``gguf``, ``onnx``, or what the bundle holds and this machine has.
-            quant: Precision of the model, in a bundle that holds several; default: its first.
+            engine: Name of an engine, see ``open_engine``; default: the first that reads the bundle and is installed.
+            quant: Quantisation of the model, in a bundle that holds several; default: its first.
             fused: Mix its scores with those of the teacher in the bundle, by the weight that validation users chose.
 
         Raises:
             BundleError: Missing, foreign, incomplete or changed.
             MissingPackageError: The engine's package is not installed; for the teacher it is onnxruntime.
-            UsageError: The bundle holds no model of this precision, or no teacher to mix with.
+            UsageError: The bundle holds no model of this quantisation, or no teacher to mix with; no such engine.
         """
         bundle = Bundle.open(path, verify, quant)
         opened = open_engine(bundle, engine, threads)

@@ -15,6 +15,7 @@ from delrec_lite.machine import threads_for
 from delrec_lite.prompts.vocabulary import FIRST_DEEP
 from delrec_lite.runtime.bundle import DEEP, REMEDY, Bundle
 from delrec_lite.runtime.engines.base import Entry, Evaluation
+from delrec_lite.runtime.engines.factory import LLAMA_CPP
 from delrec_lite.runtime.engines.prompt_state import PromptState
 from delrec_lite.runtime.engines.sessions import Sessions, common
 from delrec_lite.runtime.gguf.checks import check_gguf
@@ -42,10 +43,7 @@ def silence() -> Any:
     try:
         import llama_cpp
     except ImportError as error:
-        raise MissingPackageError(
-            "serving a GGUF bundle needs llama-cpp-python, which is not installed",
-            'pip install "delrec-lite[gguf]"',
-        ) from error
+        raise LLAMA_CPP.missing() from error
     except (OSError, RuntimeError) as error:  # installed, but its compiled library does not load here
         raise MissingPackageError(
             f"llama-cpp-python does not load: {str(error).splitlines()[0]}",
