@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test wheel-test browser docs lint typecheck audit bench lock clean
+.PHONY: setup demo test wheel-test browser docs lint links imports typecheck audit bench lock clean
 
 setup: $(STAMP)
 
@@ -35,15 +35,21 @@ docs: $(STAMP)
 	$(BIN)/python docs/reference.py
 	$(BIN)/python docs/figures.py
 
-lint: $(STAMP)
+lint: imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Type checkers can't see that export/ and bench/ are sub-packages, so they check a tree of links.
-typecheck: $(STAMP)
+# Type and import checkers can't see that export/ and bench/ are sub-packages, so they check a tree of links.
+links: $(STAMP)
 	rm -rf build/typing && mkdir -p build/typing/delrec_lite
-	for entry in delrec_lite/*; do ln -s "$(CURDIR)/$$entry" build/typing/delrec_lite/; done
+	for entry in delrec_lite/*; do case $$entry in */export|*/bench) ;; *) ln -s "$(CURDIR)/$$entry" build/typing/delrec_lite/;; esac; done
 	ln -s "$(CURDIR)/export" "$(CURDIR)/bench" build/typing/delrec_lite/
+
+# The import contracts of pyproject.toml: who may call whom, no circles, no torch where bundles are served.
+imports: links
+	cd build/typing && "$(CURDIR)/$(BIN)/lint-imports" --no-cache --no-logo "$(CURDIR)/pyproject.toml"
+
+typecheck: links
 	cd build/typing && "$(CURDIR)/$(BIN)/mypy" --config-file "$(CURDIR)/pyproject.toml" -p delrec_lite
 
 # Fails on a known vulnerability of a pinned version; where no database can be reached it says that nothing was audited.

@@ -14,7 +14,7 @@ from delrec_lite.export.merge import Merged
 from delrec_lite.export.onnx_graph import IR, OPSET, build, head_width
 from delrec_lite.export.onnx_weights import Graph, Weights
 from delrec_lite.prompts.vocabulary import Vocabulary
-from delrec_lite.runtime.engines.onnx_session import open_session, run
+from delrec_lite.runtime.onnx_session import open_session, run
 
 ROWS = "token-rows.npy"
 

@@ -9,7 +9,7 @@ WIDTH, HEIGHT, MARGIN = 640, 360, 60
 
 
 class QuantRow(Protocol):
-    """One precision, measured; see ``delrec_lite.pipeline.compare.Quantised``."""
+    """One precision, measured; see ``delrec_lite.bench.quantisations.Quantised``."""
 
     format: str
     quant: str

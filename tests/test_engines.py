@@ -320,7 +320,7 @@ def test_auto_takes_the_first_that_reads_the_bundle_and_is_installed(bundle, alo
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
     assert [opened(path) for path in (bundle.folder, alone[0])] == ["OnnxEngine", "DecayEngine"]
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(MissingPackageError, match="needs onnxruntime") as error:
+    with pytest.raises(MissingPackageError, match="onnxruntime, which is not installed") as error:
         opened(alone[1])
     assert "delrec-lite[onnx]" in error.value.hint
 

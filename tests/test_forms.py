@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from delrec_lite.bench.quantisations import choose_quant
 from delrec_lite.config import DistillSection, FinetuneSection, Recipe, load_recipe, parse
 from delrec_lite.console import QUIET
 from delrec_lite.data.candidates import SPLITS, sample_candidates
@@ -21,7 +22,6 @@ from delrec_lite.llm.verbalizers import (
     temporal_question,
     temporal_scores,
 )
-from delrec_lite.pipeline.compare import choose_quant
 from delrec_lite.pipeline.quickstart import example
 from delrec_lite.pipeline.rows import QUANTISED, TRAINED
 from delrec_lite.pipeline.run import Run

@@ -76,7 +76,7 @@ def test_other_architectures_score_as_transformers_does(tmp_path, kind):
     from delrec_lite.export.merge import Merged
     from delrec_lite.export.onnx_file import write_onnx
     from delrec_lite.prompts.vocabulary import Vocabulary
-    from delrec_lite.runtime.engines.onnx_session import open_session
+    from delrec_lite.runtime.onnx_session import open_session
 
     torch.manual_seed(2)
     names = {"qwen2": "Qwen2", "qwen3": "Qwen3"}
@@ -278,7 +278,7 @@ def test_the_retriever_is_the_teacher(with_retriever, teacher):
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_each_kind_of_teacher_is_written(teacher, place, tmp_path):
     from delrec_lite.export.retriever import write_retriever
-    from delrec_lite.runtime.engines.onnx_session import open_session
+    from delrec_lite.runtime.onnx_session import open_session
 
     write_retriever(teacher.members[place], tmp_path / "r.onnx")
     session = open_session(tmp_path / "r.onnx", 1)

@@ -45,10 +45,10 @@ def export(
     quiet: QuietFlag = False,
 ) -> None:
     """Write the bundle of a trained run; what is not trained yet is trained first."""
+    from delrec_lite.bench.quantisations import choose_quant
     from delrec_lite.config import load_recipe
     from delrec_lite.errors import UsageError
     from delrec_lite.export.quantise import ONNX_QUANTS, QUANTS
-    from delrec_lite.pipeline.compare import choose_quant
     from delrec_lite.pipeline.precisions import AUTO, files_for
     from delrec_lite.pipeline.run import Run
 
@@ -100,7 +100,7 @@ def export(
 def _compare(run: Any, quants: list[str], out: Path, console: Any) -> None:
     from dataclasses import asdict
 
-    from delrec_lite.pipeline.compare import compare_quants
+    from delrec_lite.bench.quantisations import compare_quants
 
     rows = compare_quants(run, quants, out)
     header = (

@@ -10,7 +10,7 @@ from delrec_lite.data.types import Floats, Ints
 from delrec_lite.errors import UsageError
 from delrec_lite.evaluation.fusion import logsumexp
 from delrec_lite.evaluation.significance import PairedTest, paired_test
-from delrec_lite.runtime.engines.base import Entry
+from delrec_lite.runtime.prompting.encoder import Entry
 from delrec_lite.runtime.recommender import Recommender
 
 

@@ -13,9 +13,10 @@ from delrec_lite.data.types import Floats, Ints
 from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, UsageError
 from delrec_lite.prompts.tokenizer import open_tokenizer
 from delrec_lite.runtime.bundle import Bundle
-from delrec_lite.runtime.engines.base import Engine, Entry
+from delrec_lite.runtime.engines.base import Engine
 from delrec_lite.runtime.engines.factory import AUTO, open_engine
 from delrec_lite.runtime.matching import Match, Matcher
+from delrec_lite.runtime.prompting.encoder import Entry
 
 if TYPE_CHECKING:
     from delrec_lite.runtime.retriever import Retriever

@@ -9,7 +9,7 @@ from delrec_lite.data.types import Floats, Ints
 from delrec_lite.errors import BundleError, UsageError
 from delrec_lite.machine import threads_for
 from delrec_lite.runtime.bundle import REMEDY, Bundle
-from delrec_lite.runtime.engines.onnx_session import open_session, padded, run, shapes
+from delrec_lite.runtime.onnx_session import open_session, padded, run, shapes
 
 FILE = "retriever.onnx"
 BATCH = 128

@@ -7,8 +7,9 @@ import numpy as np
 from delrec_lite.data.types import Floats
 from delrec_lite.errors import BundleError, UsageError
 from delrec_lite.runtime.bundle import ADDITION_ROWS, REMEDY, Bundle
-from delrec_lite.runtime.engines.base import Engine, Entry, Evaluation
+from delrec_lite.runtime.engines.base import Engine, Evaluation
 from delrec_lite.runtime.engines.wrapper import EngineWrapper
+from delrec_lite.runtime.prompting.encoder import Entry
 
 
 class WithAdditions(EngineWrapper):

@@ -4,10 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from delrec_lite.data.types import Floats
-
-# An item of a history: its index in the catalogue; or for an item that the catalogue does not have a vector, and the
-# tokens of its title where histories are titles.
-Entry = int | Floats | tuple[int, ...]
+from delrec_lite.runtime.prompting.encoder import Entry
 
 
 class Evaluation(NamedTuple):

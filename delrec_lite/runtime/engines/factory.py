@@ -53,13 +53,6 @@ class EngineKind:
         engine: Engine = opener(bundle, threads)
         return engine
 
-    def missing(self) -> MissingPackageError:
-        """The error of an engine whose package does not import."""
-        return MissingPackageError(
-            f"{self.name} reads this {self.format.upper()} model and needs {self.package}, which is not installed",
-            self.install,
-        )
-
 
 LLAMA_CPP = EngineKind(
     name="llama.cpp",

@@ -8,8 +8,9 @@ from delrec_lite.data.types import Floats
 from delrec_lite.errors import BundleError, UsageError
 from delrec_lite.evaluation.fusion import mix
 from delrec_lite.runtime.bundle import REMEDY, Bundle
-from delrec_lite.runtime.engines.base import Engine, Entry, Evaluation
+from delrec_lite.runtime.engines.base import Engine, Evaluation
 from delrec_lite.runtime.engines.wrapper import EngineWrapper
+from delrec_lite.runtime.prompting.encoder import Entry
 from delrec_lite.runtime.retriever import Retriever
 
 # Of the manifest's ``model``: the teacher's share, as validation users chose it.

@@ -14,13 +14,12 @@ from delrec_lite.errors import BundleError, DelrecError, MissingPackageError
 from delrec_lite.machine import threads_for
 from delrec_lite.prompts.vocabulary import FIRST_DEEP
 from delrec_lite.runtime.bundle import DEEP, REMEDY, Bundle
-from delrec_lite.runtime.engines.base import Entry, Evaluation
-from delrec_lite.runtime.engines.factory import LLAMA_CPP
+from delrec_lite.runtime.engines.base import Evaluation
 from delrec_lite.runtime.engines.prompt_state import PromptState
 from delrec_lite.runtime.engines.sessions import Sessions, common
 from delrec_lite.runtime.gguf.checks import check_gguf
 from delrec_lite.runtime.gguf.rows import TokenRows
-from delrec_lite.runtime.prompting.encoder import PromptEncoder, Token
+from delrec_lite.runtime.prompting.encoder import Entry, PromptEncoder, Token
 
 # Requests evaluated together, and their tokens; a request's own length may exceed the latter.
 SEQUENCES = 16
@@ -43,7 +42,10 @@ def silence() -> Any:
     try:
         import llama_cpp
     except ImportError as error:
-        raise LLAMA_CPP.missing() from error
+        raise MissingPackageError(
+            "serving a GGUF bundle needs llama-cpp-python, which is not installed",
+            'pip install "delrec-lite[gguf]"',
+        ) from error
     except (OSError, RuntimeError) as error:  # installed, but its compiled library does not load here
         raise MissingPackageError(
             f"llama-cpp-python does not load: {str(error).splitlines()[0]}",

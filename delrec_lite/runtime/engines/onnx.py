@@ -12,10 +12,10 @@ from delrec_lite.data.types import Floats
 from delrec_lite.errors import BundleError, DelrecError, UsageError
 from delrec_lite.machine import threads_for
 from delrec_lite.runtime.bundle import REMEDY, Bundle
-from delrec_lite.runtime.engines.base import Entry, Evaluation
-from delrec_lite.runtime.engines.onnx_session import open_session, padded, run, shapes
+from delrec_lite.runtime.engines.base import Evaluation
 from delrec_lite.runtime.engines.sessions import Sessions, common
-from delrec_lite.runtime.prompting.encoder import PromptEncoder, Token
+from delrec_lite.runtime.onnx_session import open_session, padded, run, shapes
+from delrec_lite.runtime.prompting.encoder import Entry, PromptEncoder, Token
 
 # Requests evaluated together, and their items, padding counted.
 BATCH = 16

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from delrec_lite.data.types import Floats
-from delrec_lite.runtime.engines.base import Engine, Entry, Evaluation
+from delrec_lite.runtime.engines.base import Engine, Evaluation
+from delrec_lite.runtime.prompting.encoder import Entry
 
 
 class EngineWrapper:

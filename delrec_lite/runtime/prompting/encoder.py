@@ -8,8 +8,10 @@ import numpy as np
 from delrec_lite.data.types import Floats
 from delrec_lite.errors import UsageError
 from delrec_lite.prompts.tasks import Prompts
-from delrec_lite.runtime.engines.base import Entry
 
+# An item of a history: its index in the catalogue; or for an item that the catalogue does not have a vector, and the
+# tokens of its title where histories are titles.
+Entry = int | Floats | tuple[int, ...]
 # A token id of the extended vocabulary, or the vector of an item that has none.
 Token = int | Floats
 # Candidates that a prompt without letters lists; more are refused, for the memory of the longest prompt is taken at

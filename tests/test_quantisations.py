@@ -6,9 +6,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from delrec_lite.bench.quantisations import Quantised, choose_quant, compare_quants, fastest_within
 from delrec_lite.export.pareto import quant_picture, quant_section
 from delrec_lite.export.quantise import QUANTS, quantise
-from delrec_lite.pipeline.compare import Quantised, choose_quant, compare_quants, fastest_within
 from delrec_lite.runtime.bundle import Bundle
 from tests.conftest import export_tiny
 from tests.tiny import write_base

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 from delrec_lite.data.types import Ints
-from delrec_lite.errors import BundleError, DelrecError
+from delrec_lite.errors import BundleError, DelrecError, MissingPackageError
 from delrec_lite.runtime.bundle import REMEDY
-from delrec_lite.runtime.engines.factory import ONNX_RUNTIME
 
 _FATAL = 4
 
@@ -28,7 +27,9 @@ def open_session(path: Path, threads: int) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise ONNX_RUNTIME.missing() from error
+        raise MissingPackageError(
+            "serving an ONNX bundle needs onnxruntime, which is not installed", 'pip install "delrec-lite[onnx]"'
+        ) from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL
     options.intra_op_num_threads = threads
