@@ -8,6 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from delrec_lite.errors import ConfigError
+from delrec_lite.hub.registry import DATASETS
 
 Kind = Literal["sasrec", "gru4rec", "caser", "external"]
 
@@ -28,7 +29,7 @@ class _Section(BaseModel):
 class DataSection(_Section):
     """Which interactions, and how they become sequences and candidate sets."""
 
-    name: str = "ml-100k"
+    name: str = Field("ml-100k", description=f"a data set to pull: {', '.join(DATASETS.built_in)}")
     folder: str | None = Field(None, description="your own data, as `delrec-lite prepare` wrote it; nothing is pulled")
     domain: Literal["movie", "game", "item", "artist"] = "movie"
     k_core: int = Field(5, ge=1)
@@ -37,6 +38,13 @@ class DataSection(_Section):
     split: Literal["leave-one-out", "chronological"] = Field(
         "leave-one-out", description="each user's last item is the test; or 8:1:1 by time, the same moments for all"
     )
+
+    @model_validator(mode="after")
+    def _can_be_pulled(self) -> "DataSection":
+        if self.folder is None and self.name not in DATASETS:
+            known = ", ".join(DATASETS.names())
+            raise ValueError(f"name {self.name!r} is no data set to pull: one of {known}; or set folder to your own")
+        return self
 
 
 class ModelSection(_Section):

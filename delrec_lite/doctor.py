@@ -16,7 +16,7 @@ from delrec_lite import machine
 from delrec_lite.errors import DelrecError
 from delrec_lite.files import cache_folder
 from delrec_lite.hub.pull import cached
-from delrec_lite.hub.registry import ASSETS, DEFAULT
+from delrec_lite.hub.registry import ASSETS, DATASETS, DEFAULT
 from delrec_lite.runtime.engines.factory import ENGINES
 from delrec_lite.version import __version__
 
@@ -196,9 +196,14 @@ def _cache(folder: Path) -> Iterator[Check]:
         "models and data sets",
         "" if writable else "set DELREC_CACHE to a folder you can write",
     )
-    for name, asset in ASSETS.items():
-        found = cached(name, folder)
+    for name in dict.fromkeys([*ASSETS, *DATASETS.names()]):
+        try:
+            found = cached(name, folder)
+        except DelrecError as error:  # of a package whose data set does not load
+            yield Check(name, "warning", error.message, "dataset", error.hint)
+            continue
+        kind = "dataset" if name in DATASETS else "model"
         if found:
-            yield Check(name, "ok", f"{found.bytes / 1e6:.0f} MB from {found.mirror}", asset.kind)
+            yield Check(name, "ok", f"{found.bytes / 1e6:.0f} MB from {found.mirror}", kind)
         elif name in DEFAULT:
-            yield Check(name, "missing", "not pulled yet", asset.kind, f"delrec-lite pull {name}")
+            yield Check(name, "missing", "not pulled yet", kind, f"delrec-lite pull {name}")
