@@ -1,16 +1,24 @@
 """The recipe of a run: frozen, typed, strict. Unknown keys are refused and errors name the key."""
 
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from delrec_lite.errors import ConfigError
 from delrec_lite.hub.registry import DATASETS
+from delrec_lite.quantisations import GGUF, ONNX
+from delrec_lite.registry import Registry
 
 Kind = Literal["sasrec", "gru4rec", "caser", "external"]
+
+
+def _names_of(registry: Registry[Any]) -> Callable[[dict[str, Any]], None]:
+    """Adds the names that a key takes to its JSON schema."""
+    return lambda schema: schema.update(enum=list(registry.names()))
 
 
 class _Section(BaseModel):
@@ -187,16 +195,24 @@ class ExportSection(_Section):
     """What the bundle holds."""
 
     # Against training precision on 50 validation users: iq4_nl kept 77% of the first ten (correlation 0.987).
-    quant: Literal["q4_0", "iq4_nl", "iq4_mix", "q4_k_m", "q5_0", "q8_0", "f16", "bf16"] = "q8_0"
+    quant: str = Field("q8_0", description="quantisation of the GGUF file", json_schema_extra=_names_of(GGUF))
     format: Literal["gguf", "onnx", "both"] = Field("gguf", description="GGUF for llama.cpp, ONNX for ONNX Runtime")
     # int8: see export/onnx_weights.py for what each costs.
-    onnx_quant: Literal["int4", "int8", "int8_block", "f16", "fp32"] = "int8"
+    onnx_quant: str = Field("int8", description="quantisation of the ONNX file", json_schema_extra=_names_of(ONNX))
     retriever: bool = Field(True, description="the teacher too, as retriever.onnx: its opinion beside the model's")
     merge_base: Literal["dequant", "original"] = Field(
         "dequant", description="an adapter of nf4 or int8 goes onto these weights: as training saw them, or as pulled"
     )
     prune_vocab: bool = Field(True, description="leave out text tokens that catalogue and prompts do not need")
     score_correlation: float = Field(0.98, gt=0, le=1, description="gate: against training precision")
+
+    @field_validator("quant", "onnx_quant")
+    @classmethod
+    def _is_known(cls, name: str, info: ValidationInfo) -> str:
+        known = GGUF if info.field_name == "quant" else ONNX
+        if name not in known:
+            raise ValueError(f"no quantisation {name!r}: one of {', '.join(known.names())}")
+        return name
 
 
 class Recipe(_Section):

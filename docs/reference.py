@@ -103,10 +103,14 @@ def recipe() -> str:
             continue
         parts += [f"## {section}\n", f"{inspect.cleandoc(kind.__doc__ or '')}\n"]
         rows = []
+        schema = kind.model_json_schema()["properties"]
         for name, key in kind.model_fields.items():
             default = key.get_default(call_default_factory=True)
             shown = "" if default is PydanticUndefined else f"`{'none' if default is None else default}`"
-            rows.append(f"| `{name}` | {_cell(_values(key.annotation))} | {shown} | {_cell(key.description or '')} |")
+            values = _values(key.annotation)
+            if values == "str" and "enum" in schema[name]:  # names in a registry
+                values = ", ".join(schema[name]["enum"])
+            rows.append(f"| `{name}` | {_cell(values)} | {shown} | {_cell(key.description or '')} |")
         parts.append("\n".join(["| key | values | default | meaning |", "|---|---|---|---|", *rows]) + "\n")
     return "\n".join(parts)
 

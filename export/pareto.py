@@ -1,15 +1,17 @@
-"""What a precision was chosen among, for the bundle's README: a table, and accuracy against latency as a picture."""
+"""What a quantisation was chosen among, for the bundle's README: a table, and accuracy against latency as a picture."""
 
 from collections.abc import Sequence
 from html import escape
 from typing import Any, Protocol
+
+from delrec_lite.quantisations import BASELINE
 
 PICTURE = "quantisations.svg"
 WIDTH, HEIGHT, MARGIN = 640, 360, 60
 
 
 class QuantRow(Protocol):
-    """One precision, measured; see ``delrec_lite.bench.quantisations.Quantised``."""
+    """One quantisation, measured; see ``delrec_lite.bench.quantisations.Quantised``."""
 
     format: str
     quant: str
@@ -21,12 +23,13 @@ class QuantRow(Protocol):
 
 
 def quant_section(rows: Sequence[QuantRow], chosen: str) -> str:
-    """Markdown: the table, the chosen precision marked, and the picture."""
+    """Markdown: the table, the chosen one marked, and the picture."""
     lines = [
-        "\n## Why this precision\n",
+        "\n## Why this quantisation\n",
         "Measured where it was exported, on validation users, expected over all candidate sets: the fastest that keeps "
         "the accuracy budget.\n",
-        "| precision | MB | p50 ms | HR@1 of 15 | NDCG@10 of 15 | HR@1 to bf16, points | first ten as bf16 |",
+        "| quantisation | MB | p50 ms | HR@1 of 15 | NDCG@10 of 15 "
+        f"| HR@1 to {BASELINE}, points | first ten as {BASELINE} |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
@@ -40,7 +43,7 @@ def quant_section(rows: Sequence[QuantRow], chosen: str) -> str:
 
 
 def quant_picture(rows: Sequence[QuantRow], chosen: str) -> str:
-    """SVG: latency to the right, HR@1 upwards, a dot a precision, its area the size of the file."""
+    """SVG: latency to the right, HR@1 upwards, a dot a quantisation, its area the size of the file."""
     ms, hr1 = [row.p50_ms for row in rows], [row.metrics["expected_sampled"]["HR@1"] for row in rows]
     right, low, high = max(ms) * 1.1, min(hr1) - 0.01, max(hr1) + 0.01
     largest = max(row.bytes for row in rows)

@@ -1,4 +1,4 @@
-"""Several precisions in one bundle, each chosen by its name; and K-quants, whose blocks do not fit every width."""
+"""Several quantisations in one bundle, each chosen by its name; and K-quants, whose blocks do not fit every width."""
 
 import ctypes
 import json
@@ -17,7 +17,7 @@ from delrec_lite.console import Console
 from delrec_lite.errors import BundleError, GateError, UsageError
 from delrec_lite.export.quantise import quantise
 from delrec_lite.files import sha256_of
-from delrec_lite.pipeline.precisions import files_for
+from delrec_lite.pipeline.model_files import files_for
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.golden import FILE
 from delrec_lite.runtime.recommender import Recommender
@@ -194,12 +194,12 @@ def test_what_is_asked_for_decides_which_files_are_written(recipe, asked, made):
         ({"quants": [""]}, "no quantisation ''"),
         ({"onnx_quants": ["q8_0"]}, "no quantisation for ONNX 'q8_0'"),
         ({"formats": "pickle"}, "no format 'pickle'"),
-        ({"quants": ["q8_0"], "formats": "onnx"}, "q8_0: not a precision of onnx"),
-        ({"quants": ["q8_0", "int8"], "formats": "gguf"}, "int8: not a precision of gguf"),
-        ({"onnx_quants": ["int8"], "formats": "gguf"}, "int8: not a precision of gguf"),
+        ({"quants": ["q8_0"], "formats": "onnx"}, "q8_0: not a quantisation of onnx"),
+        ({"quants": ["q8_0", "int8"], "formats": "gguf"}, "int8: not a quantisation of gguf"),
+        ({"onnx_quants": ["int8"], "formats": "gguf"}, "int8: not a quantisation of gguf"),
     ],
 )
-def test_precisions_that_cannot_be_meant_are_refused(asked, words):
+def test_quantisations_that_do_not_go_together_are_refused(asked, words):
     with pytest.raises(UsageError, match=words):
         files_for(ExportSection(), **asked)
 
