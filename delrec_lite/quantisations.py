@@ -7,11 +7,13 @@ packing which no type here has names a function of its own as the type of its la
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from delrec_lite.errors import UsageError
 from delrec_lite.registry import Registry
 
 AUTO = "auto"
 # What the others are compared with: the numbers of training, not rounded.
 BASELINE = "bf16"
+_ROWS = {"gguf": "q8_0", "onnx": "float16"}
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class Quantisation:
         finer: Regular expression over a matrix's name -> its type; the first that is found counts. In GGUF's,
             ``{last}`` is the number of the last layer, ``{more}`` those that llama.cpp's Q4_K_M keeps finer.
         rows: Of what is no matrix of the transformer. GGUF: type of the token rows, which stay at 8 bits or more, for
-            they are the recommender's own answers. ONNX: how floats are stored, ``float32`` or ``float16``.
+            they are the recommender's own answers; default: ``q8_0``. ONNX: how floats are stored, ``float32`` or
+            ``float16``, which is the default.
         narrow: GGUF: type -> what a matrix becomes instead whose rows are not whole blocks of it; llama.cpp takes the
             same, and does not say so.
         file_type: GGUF: llama.cpp's name of the whole; default: the layers' type.
@@ -41,10 +44,17 @@ class Quantisation:
     about: str
     layers: str
     finer: Mapping[str, str] = field(default_factory=dict)
-    rows: str = "q8_0"
+    rows: str = ""
     narrow: Mapping[str, str] = field(default_factory=dict)
     file_type: str = ""
     batches: bool = True
+
+    def __post_init__(self) -> None:
+        if self.format not in _ROWS:
+            raise UsageError(
+                f"quantisation {self.name!r} is for the format {self.format!r}", f"one of {', '.join(_ROWS)}"
+            )
+        object.__setattr__(self, "rows", self.rows or _ROWS[self.format])
 
 
 # Without `pure` llama.cpp chooses types of its own; so each of these says what every tensor becomes.
@@ -84,22 +94,17 @@ ONNX = Registry(
     Quantisation,
     "delrec_lite.quantisations.onnx",
     (
-        Quantisation(
-            "int4", "onnx", "4 bits in blocks of 32; the smallest, no faster than 8", "int4_block", rows="float16"
-        ),
+        Quantisation("int4", "onnx", "4 bits in blocks of 32; the smallest, no faster than 8", "int4_block"),
         Quantisation(
             "int8",
             "onnx",
-            "8 bits, a scale for each output; the fastest, one history at a time",
+            "8 bits, a scale for each output; fast, but one history at a time",
             "int8",
             finer={"down_proj$": "int8_block"},  # its activations have outliers
-            rows="float16",
             batches=False,
         ),
-        Quantisation(
-            "int8_block", "onnx", "8 bits in blocks of 32; ranks as training does", "int8_block", rows="float16"
-        ),
-        Quantisation("f16", "onnx", "16-bit floats, computed in 32; half of fp32, as fast", "f16", rows="float16"),
+        Quantisation("int8_block", "onnx", "8 bits in blocks of 32; ranks as training does", "int8_block"),
+        Quantisation("f16", "onnx", "16-bit floats, computed in 32; half of fp32, as fast", "f16"),
         Quantisation("fp32", "onnx", "32-bit floats; the largest, ranks as training does", "fp32", rows="float32"),
     ),
 )

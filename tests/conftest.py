@@ -20,7 +20,7 @@ def one_thread():
 
 
 def export_tiny(base_folder, target, quant="f16", model=None, formats="gguf", onnx_quant="int8", **changed):
-    """A bundle of the tiny model, precisions with commas; returns what export returns."""
+    """A bundle of the tiny model, quantisations with commas; returns what export returns."""
     from delrec_lite.console import QUIET
     from delrec_lite.export.write import export
 

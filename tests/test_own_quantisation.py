@@ -46,7 +46,8 @@ def test_a_registered_quantisation_is_exported_from_recipe_and_command(own, tiny
     arguments = ["export", str(recipe), "--runs", str(tmp_path / "runs"), "--json"]
     done = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert json.loads(done.stdout)["quant"] == "q5_ends"
-    done = CliRunner().invoke(app, [*arguments, "--quant", "hundredths,q5_ends", "--out", str(out)])
+    more = ["--quant", "hundredths,q5_ends", "--out", str(out)]
+    done = CliRunner().invoke(app, [*arguments, *more], catch_exceptions=False)
     models = json.loads(done.stdout)["models"]
     assert [model["file"] for model in models] == ["model-q5_ends.gguf", "model-hundredths.onnx"]
     types = models[0]["tensors"]
@@ -79,6 +80,8 @@ def test_names_that_nobody_registered_are_refused_where_the_recipe_is_read():
         parse("name: r\nexport: {onnx_quant: q8_0}\n", "r.yaml")
     with pytest.raises(UsageError, match="'q8_0' comes with delrec-lite"):
         register_quantisation(Quantisation("q8_0", "gguf", "mine", "q4_0"))
+    with pytest.raises(UsageError, match="for the format 'safetensors'"):
+        Quantisation("x", "safetensors", "", "f16")
 
 
 def test_a_width_that_its_blocks_do_not_fit_is_one_clear_error(tiny_base, tmp_path):
