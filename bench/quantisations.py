@@ -79,10 +79,12 @@ def compare_quants(run: Run, quants: Sequence[str], out: Path, repeats: int = 30
         out: JSON file with the rows, raw ranks and samples.
         repeats: Timed requests of each.
     """
-    found = measure_quants(run, quants, run.dataset.test(), repeats)
+    with run.locked():
+        found = measure_quants(run, quants, run.dataset.test(), repeats)
     report = {
         **stamp(),
         "recipe": run.recipe.dump(),
+        "precision": run.precisions(),
         "users": len(run.dataset.test()),
         "rows": [asdict(row) for row in found.rows],
         "samples_ms": found.samples_ms,
@@ -109,7 +111,8 @@ def choose_quant(
     Returns:
         The choice, and what it was chosen among.
     """
-    rows = measure_quants(run, quants, run.dataset.valid(), repeats).rows
+    with run.locked():
+        rows = measure_quants(run, quants, run.dataset.valid(), repeats).rows
     return fastest_within(rows, quants, budget), rows
 
 

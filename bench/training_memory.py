@@ -141,7 +141,7 @@ def _loss(model: ItemLM, training: Training) -> Any:
     vocabulary = model.vocabulary
     prefix = [*range(min(PROMPT_WORDS, vocabulary.text)), *vocabulary.soft_ids]
     segments = [Segment(ids, range(len(ids))) for ids in _histories(training, vocabulary.item_base)]
-    scores = model.scores(read_states(model, prefix, segments))
+    scores = read_states(model, prefix, segments) @ model.head().T
     truth = torch.randint(training.items, (len(scores),), device=scores.device)
     loss = F.cross_entropy(scores, truth)
     if training.teacher:

@@ -1,50 +1,68 @@
-"""Records by name: those that come with the package, those that a program registers, those that others install."""
+"""A registry: records by name, which come with the package, are registered by a program, or by an installed package."""
 
+import importlib
+import pkgutil
 from collections.abc import Iterable, Iterator
 from importlib.metadata import EntryPoint, entry_points
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from delrec_lite.errors import DelrecError, UsageError
+from delrec_lite.errors import DelrecError, UsageError, did_you_mean
 
 
 class Named(Protocol):
-    """What a registry holds."""
+    """A record with a name."""
 
     @property
     def name(self) -> str:
-        """Tells it from others."""
+        """What a recipe, a bundle or the command line calls it."""
 
 
 Record = TypeVar("Record", bound=Named)
 
 
 class Registry(Generic[Record]):
-    """Records of one kind.
+    """Records of one kind; ``registry["name"]`` finds one, and imports it if need be.
 
-    A package adds one without being imported by an entry point of the group: its name is the record's, its value names
-    the record.
+    An installed package adds a record by an entry point of the group: its name is the record's, its value names the
+    record.
 
     Args:
-        what: What a record is, in errors: ``engine``.
+        what: What a record is, for errors: ``engine``.
         kind: Class of the records.
         group: Of entry points.
-        built_in: Those that come with this package; their names cannot be taken.
+        built_in: Those that come with delrec-lite; or the package in which each is a module of its own, named as the
+            record (``_`` for ``-``), whose ``KIND`` it is: then one is imported when it is asked for.
+        error: Raised for a name that is unknown or taken.
     """
 
-    def __init__(self, what: str, kind: type[Record], group: str, built_in: Iterable[Record]) -> None:
-        self._what, self._kind, self._group = what, kind, group
-        self._records = {record.name: record for record in built_in}
-        self.built_in = tuple(self._records)
+    def __init__(
+        self,
+        what: str,
+        kind: type[Any],
+        group: str,
+        built_in: Iterable[Record] | str,
+        error: type[DelrecError] = UsageError,
+    ) -> None:
+        self.what, self.kind, self._group, self._error = what, kind, group, error
+        self._modules: dict[str, str] = {}
+        self._records: dict[str, Record] = {}
+        if isinstance(built_in, str):
+            folder = importlib.import_module(built_in).__path__
+            names = (module.name for module in pkgutil.iter_modules(folder))
+            self._modules = {name.replace("_", "-"): f"{built_in}.{name}" for name in names}
+        else:
+            self._records = {record.name: record for record in built_in}
+        self.built_in = (*self._records, *self._modules)
 
     def register(self, record: Record) -> Record:
-        """Make a record known to this process; one that was registered under its name is replaced.
+        """Make a record known to this process; one of the same name that was registered before is replaced.
 
         Raises:
-            UsageError: One that comes with this package has its name.
+            DelrecError: A built-in one has this name.
         """
         if record.name in self.built_in:
-            raise UsageError(
-                f"the {self._what} {record.name!r} comes with delrec-lite", "register yours under another name"
+            raise self._error(
+                f"{self.what} {record.name!r} comes with delrec-lite", "register yours under another name"
             )
         self._records[record.name] = record
         return record
@@ -55,42 +73,56 @@ class Registry(Generic[Record]):
             self._records.pop(name, None)
 
     def names(self) -> tuple[str, ...]:
-        """Of all records, the built-in ones first; loads none."""
-        return tuple(dict.fromkeys([*self._records, *self._installed()]))
+        """Names of all records, the built-in ones first; loads none."""
+        return tuple(dict.fromkeys([*self.built_in, *self._records, *self._installed()]))
 
     def __getitem__(self, name: str) -> Record:
-        """The record of a name.
+        """The record of this name.
 
         Raises:
-            UsageError: There is none, or the package that names it does not deliver it.
+            DelrecError: There is none, or the package that names it does not deliver it.
         """
         if name not in self._records:
-            entry = self._installed().get(name)
-            if entry is None:
-                raise UsageError(f"no {self._what} {name!r}", f"one of {', '.join(self.names())}")
-            self._records[name] = self._loaded(entry)
+            if name in self._modules:
+                self._records[name] = importlib.import_module(self._modules[name]).KIND
+            elif (entry := self._installed().get(name)) is not None:
+                self._records[name] = self._loaded(entry)
+            else:
+                raise self._error(f"no {self.what} {name!r}", did_you_mean(name, self.names()))
         return self._records[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._records or name in self._installed()
+        return name in self.names()
 
     def __iter__(self) -> Iterator[Record]:
-        """Every record; what is installed elsewhere is loaded when its turn comes."""
+        """Every record, each loaded when its turn comes."""
         return (self[name] for name in self.names())
+
+    def check(self, name: str) -> str:
+        """The name itself, if it is known: for a recipe's field.
+
+        Raises:
+            ValueError: It is not; lists all that are.
+        """
+        try:
+            return self[name].name
+        except DelrecError as error:
+            raise ValueError(f"{error.message}: {error.hint}") from error
 
     def _installed(self) -> dict[str, EntryPoint]:
         return {entry.name: entry for entry in entry_points(group=self._group)}
 
     def _loaded(self, entry: EntryPoint) -> Record:
-        source = f"{self._what} {entry.name!r}, which {entry.dist.name if entry.dist else entry.value} installs"
+        package = entry.dist.name if entry.dist else entry.value
         try:
-            record = entry.load()
-        except DelrecError:
-            raise
-        except Exception as error:  # whatever the import of another's package raises
-            raise UsageError(f"the {source}, does not load: {error}", "repair or remove that package") from error
-        if not isinstance(record, self._kind) or record.name != entry.name:
-            raise UsageError(
-                f"the {source}: {entry.value} is no {self._kind.__name__} of that name", "repair or remove that package"
+            record: Record = entry.load()
+        except Exception as error:  # whatever a foreign package's import raises
+            raise self._error(
+                f"{self.what} {entry.name!r} of {package} does not load: {error}", "repair or remove that package"
+            ) from error
+        if not isinstance(record, self.kind) or record.name != entry.name:
+            raise self._error(
+                f"{self.what} {entry.name!r} of {package}: {entry.value} is not its record",
+                f"the entry point names a {self.kind.__name__} whose name is {entry.name!r}",
             )
         return record

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from delrec_lite.teacher_kinds.registry import TEACHERS
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
 Report = dict[str, Any]
@@ -48,7 +50,7 @@ def headline(report: Report) -> str:
         means = [f"{rows[model, p]['metrics'][m]:.3f}" for p, m in told]
         cells.append((model, _within(rows[model, "sampled"], "HR@1"), *drawn, *means))
     header = ("model", "HR@1 of 15", "HR@1 of 15, expected", "NDCG@10 of 15", "HR@10 of all", "NDCG@10 of all")
-    known = {"SASRec", "GRU4Rec", "Caser"}
+    known = {TEACHERS[kind].label for kind in report["recipe"]["teacher"]["kind"]}
     against = {**report, "comparisons": [c for c in report["comparisons"] if c["against"] in known]}
     return f"{_table(header, cells)}\n{pairs(against)}"
 
@@ -65,6 +67,19 @@ def pairs(report: Report) -> str:
         rows.append((f"{model} against {against}", *cells))
     header = ("HR@1 of 15, paired", "the sets drawn, points", "p", "expected, points", "p")
     return _table(header, rows)
+
+
+def teachers(report: Report) -> str:
+    """Teachers alone: expected among the candidates, and in the whole catalogue; the new one against the others."""
+    rows = {(r["model"], r["protocol"]): r for r in report["rows"]}
+    sampled = (("sampled", "HR@1"), ("expected_sampled", "HR@1"), ("expected_sampled", "NDCG@10"))
+    shown = (*sampled, ("full", "HR@10"), ("full", "NDCG@10"))
+    cells = [
+        (model, *(_within(rows[model, p], m) for p, m in shown), f"{report['training'][model]['seconds']:.0f}")
+        for model in dict.fromkeys(model for model, _ in rows)
+    ]
+    header = ("model", "HR@1 of 15", "HR@1 of 15, expected", "NDCG@10 of 15, expected", "HR@10 of all")
+    return f"{_table((*header, 'NDCG@10 of all', 'training, s'), cells)}\n{pairs(report)}"
 
 
 def apart(report: Report) -> str:
@@ -301,6 +316,7 @@ PAGES = {
         "forms": ("ablation-forms-ml-100k.json", ablation),
     },
     ROOT / "docs" / "performance.md": TABLES,
+    ROOT / "docs" / "teachers.md": {"teachers": ("teachers-ml-100k.json", teachers)},
 }
 
 

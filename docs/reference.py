@@ -48,8 +48,17 @@ LIBRARY = {
     "Runs": (
         "delrec_lite.config.load_recipe",
         "delrec_lite.pipeline.run.Run",
+        "delrec_lite.pipeline.folder.RunFolder",
         "delrec_lite.export.write.export",
         "delrec_lite.bench.runner.bench",
+    ),
+    "Teachers": (
+        "delrec_lite.teacher_kinds.registry.TeacherKind",
+        "delrec_lite.teacher_kinds.registry.register_teacher",
+        "delrec_lite.registry.Registry",
+        "delrec_lite.teachers.contract.Network",
+        "delrec_lite.teachers.contract.Teacher",
+        "delrec_lite.teachers.fit.fit",
     ),
     "Errors": (
         "delrec_lite.errors.DelrecError",
@@ -101,6 +110,8 @@ def _flat(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
 def recipe() -> str:
     """Every key of a recipe with its default."""
     from delrec_lite.config import Recipe
+    from delrec_lite.registry import Registry
+    from delrec_lite.teacher_kinds.registry import TEACHERS
 
     parts = [
         MADE,
@@ -113,16 +124,43 @@ def recipe() -> str:
             continue
         parts += [f"## {section}\n", f"{inspect.cleandoc(kind.__doc__ or '')}\n"]
         rows = []
-        schema = kind.model_json_schema()["properties"]
         for name, key in kind.model_fields.items():
             default = key.get_default(call_default_factory=True)
             shown = "" if default is PydanticUndefined else f"`{'none' if default is None else default}`"
-            values = _values(key.annotation)
-            if values == "str" and "enum" in schema[name]:  # names in a registry
-                values = ", ".join(schema[name]["enum"])
+            registry = next((mark for mark in key.metadata if isinstance(mark, Registry)), None)
+            if (section, name) == ("teacher", "kind"):
+                values = ", ".join(TEACHERS.built_in)
+            else:
+                values = ", ".join(registry.built_in) if registry else _values(key.annotation)
             rows.append(f"| `{name}` | {_cell(values)} | {shown} | {_cell(key.description or '')} |")
         parts.append("\n".join(["| key | values | default | meaning |", "|---|---|---|---|", *rows]) + "\n")
+        if section == "teacher":
+            parts.append(_teacher_settings())
     return "\n".join(parts)
+
+
+def _teacher_settings() -> str:
+    """What each built-in kind of teacher can be told, with its defaults."""
+    from delrec_lite.teacher_kinds.registry import TEACHERS
+    from delrec_lite.teacher_kinds.settings import TeacherConfig
+
+    meanings: dict[str, str] = {}
+    defaults: dict[str, dict[str, Any]] = {}
+    for kind in TEACHERS.built_in:
+        model = TEACHERS[kind].settings
+        for described in (described for described in reversed(model.__mro__) if issubclass(described, TeacherConfig)):
+            entries = re.findall(r"^ +(\w+): (.*(?:\n {12}.*)*)", described.__doc__ or "", re.MULTILINE)
+            meanings |= {name: text for name, text in entries if name in model.model_fields}
+        defaults[kind] = {name: field.default for name, field in model.model_fields.items() if name != "kind"}
+    names = dict.fromkeys(name for of_kind in defaults.values() for name in of_kind)
+    rows = [
+        f"| `{name}` | {_cell(meanings[name]).replace('``', '`')} | "
+        + " | ".join(f"`{defaults[kind][name]}`" if name in defaults[kind] else "" for kind in TEACHERS.built_in)
+        + " |"
+        for name in names
+    ]
+    header = f"| `settings` | meaning | {' | '.join(TEACHERS.built_in)} |"
+    return "\n".join([header, "|---" * (2 + len(TEACHERS.built_in)) + "|", *rows]) + "\n"
 
 
 def library() -> str:

@@ -10,6 +10,12 @@
 Measured on one AVX512-VNNI core, SmolLM2-135M with untrained items, 32 histories, correlation of scores with
 float32 and milliseconds for 20 items: fp32 1.0000, 59; f16 1.0000, 57; int8_block 0.9999, 39; int8 0.9994, 26, with
 ``down_proj`` dynamic too 0.9986, 21; int4 0.987, 42.
+
+Without VNNI, ONNX Runtime multiplies int8 layers with VPMADDUBSW, which adds the products of two neighbouring weights
+in 16 bits and saturates. So no two neighbours are ever large enough together, see ``in_int8``. Trained ``ml-100k-cpu``,
+correlation of scores with float32 and share of the first ten, 200 histories with VNNI: with the full range 0.99955,
+96.2%; as here 0.99945, 96.2%; with 7 bits a weight, the usual way around, 0.99927, 94.6%. On an emulated AVX2 processor
+without VNNI: with the full range 0.917, 57%.
 """
 
 import re
@@ -32,6 +38,25 @@ ACCURACY_INT8 = 4
 ALIGN = 64
 # Smaller ones stay in the graph.
 SMALL_BYTES = 1024
+
+
+def in_int8(weight: Any) -> tuple[Any, Any]:
+    """Weights that no 16-bit sum of two neighbouring products with activations of 0 to 255 can saturate.
+
+    Neighbours of one sign add to at most 128: 255 * 128 is below 2^15. Neighbours of two signs never add up.
+
+    Args:
+        weight: float32 ``[out, in]``.
+
+    Returns:
+        int8 ``[out, in]``, and float32 ``[out]``: what one step stands for.
+    """
+    even, odd = weight[:, : weight.shape[1] // 2 * 2 : 2], weight[:, 1::2]
+    pairs = np.where(even * odd > 0, np.abs(even + odd), 0)
+    largest = np.maximum(np.abs(weight).max(1), pairs.max(1, initial=0))
+    # 127, not 128: each of the two may be rounded up by half a step.
+    scales = np.maximum(largest, np.float32(1e-12)) / np.float32(127)
+    return np.rint(weight / scales[:, None]).astype(np.int8), scales
 
 
 class Weights:
@@ -153,8 +178,7 @@ class Graph:
 
     def _dynamic(self, x: str, name: str, weight: Any) -> str:
         self.types["int8"] += 1
-        scales = np.maximum(np.abs(weight).max(1), np.float32(1e-12)) / np.float32(127)
-        narrow = np.rint(weight / scales[:, None]).astype(np.int8)
+        narrow, scales = in_int8(weight)
         quantised = tuple(f"{name}.{part}" for part in ("x", "x_scale", "x_zero"))
         x, scale, zero = self.ops("DynamicQuantizeLinear", x, names=quantised)
         product = self.op("MatMulInteger", x, self.weights.add(name, narrow.T), zero)

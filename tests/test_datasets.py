@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import zipfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,17 +19,10 @@ from typer.testing import CliRunner
 from delrec_lite.cli.app import app
 from delrec_lite.config import parse
 from delrec_lite.console import QUIET
-from delrec_lite.data.readers import Columns, read_interactions, read_titles
 from delrec_lite.data.store import load_dataset
 from delrec_lite.errors import ConfigError, UsageError
-from delrec_lite.hub.registry import DATASETS, Asset, File, Mirror, find, find_dataset, register_dataset
+from delrec_lite.hub.registry import DATASETS, Asset, find, find_dataset, register_dataset
 from delrec_lite.pipeline.run import Run
-
-
-def read_shop(folder):
-    """The reader of the made-up data set."""
-    columns = Columns(user="uid", item="sku", time="ts", title="name")
-    return read_interactions(folder / "log.csv", columns), read_titles(folder / "items.csv", columns)
 
 
 def shop_files():
@@ -38,8 +32,16 @@ def shop_files():
 
 
 @pytest.fixture
-def shop(tmp_path, monkeypatch):
-    """The record of a data set that a web server on this machine delivers."""
+def lamps(page_module):
+    """The module of the page on extending; what it registers is forgotten again."""
+    module = page_module("lamps")
+    DATASETS.unregister("lamps")
+    return module
+
+
+@pytest.fixture
+def shop(tmp_path, monkeypatch, lamps):
+    """The record of that page, delivered by a web server on this machine."""
     for name in ("http_proxy", "HTTP_PROXY", "DELREC_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DELREC_CACHE", str(tmp_path / "cache"))
@@ -48,19 +50,17 @@ def shop(tmp_path, monkeypatch):
     whole = io.BytesIO()
     with zipfile.ZipFile(whole, "w") as out:
         for name, text in shop_files().items():
-            out.writestr(f"shop/{name}", text)
+            out.writestr(f"lamps/{name}", text)
     (site / "shop.zip").write_bytes(whole.getvalue())
     handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(site))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    files = tuple(File(f"shop/{name}") for name in shop_files())
-    address = f"http://127.0.0.1:{server.server_port}/shop.zip"
-    digest, size = hashlib.sha256(whole.getvalue()).hexdigest(), len(whole.getvalue())
-    mirror = Mirror("home", "zip", address, files, digest, size)
-    yield Asset("shop-mini", "dataset", "CC0", "http://home", (mirror,), reader=read_shop)
+    here = {"address": f"http://127.0.0.1:{server.server_port}/shop.zip", "bytes": len(whole.getvalue())}
+    mirror = replace(lamps.LAMPS.mirrors[0], sha256=hashlib.sha256(whole.getvalue()).hexdigest(), **here)
+    yield replace(lamps.LAMPS, mirrors=(mirror,))
     server.shutdown()
     server.server_close()
-    DATASETS.unregister("shop-mini")
+    DATASETS.unregister("lamps")
 
 
 def run(*arguments):
@@ -71,27 +71,27 @@ def run(*arguments):
 
 def test_one_record_is_pulled_prepared_and_named_in_a_recipe(shop, tiny_base, tmp_path):
     register_dataset(shop)
-    (pulled,) = run("pull", "shop-mini")
-    assert (pulled["mirror"], sorted(pulled["files"])) == ("home", ["items.csv", "log.csv"])
+    (pulled,) = run("pull", "lamps")
+    assert (pulled["mirror"], sorted(pulled["files"])) == ("example.org", ["items.csv", "log.csv"])
     out = tmp_path / "prepared"
-    prepared = run("prepare", "shop-mini", "--out", out, "--k-core", 2, "--candidates", 3)
+    prepared = run("prepare", "lamps", "--out", out, "--k-core", 2, "--candidates", 3)
     assert (prepared["users"], prepared["items"]) == (9, 9)
     assert load_dataset(out).catalog.titles[0] == "Lamp 0"
-    text = f"name: r\ndata: {{name: shop-mini, k_core: 2, candidates: 3}}\nmodel: {{base: {tiny_base}}}\n"
+    text = f"name: r\ndata: {{name: lamps, k_core: 2, candidates: 3}}\nmodel: {{base: {tiny_base}}}\n"
     stage = Run(parse(text, "r.yaml"), tmp_path / "runs", QUIET).prepare()
     assert stage.result["fingerprint"] == prepared["fingerprint"]
 
 
 def test_a_name_that_cannot_be_pulled_is_refused_where_the_recipe_is_read(shop):
-    for text in ("name: r\ndata: {name: shop-mini}\n", "name: r\ndata: {name: smollm2-135m-instruct}\n"):
+    for text in ("name: r\ndata: {name: lamps}\n", "name: r\ndata: {name: smollm2-135m-instruct}\n"):
         with pytest.raises(ConfigError, match=r"data: .*no data set to pull: one of ml-100k; or set folder"):
             parse(text, "r.yaml")
     assert parse("name: r\ndata: {name: mine, folder: data/mine}\n", "r.yaml").data.name == "mine"
     register_dataset(shop)
-    assert parse("name: r\ndata: {name: shop-mini}\n", "r.yaml").data.name == "shop-mini"
-    DATASETS.unregister("shop-mini")
-    with pytest.raises(UsageError, match="nothing to pull is called 'shop-mini'"):
-        find("shop-mini")
+    assert parse("name: r\ndata: {name: lamps}\n", "r.yaml").data.name == "lamps"
+    DATASETS.unregister("lamps")
+    with pytest.raises(UsageError, match="nothing to pull is called 'lamps'"):
+        find("lamps")
     with pytest.raises(UsageError, match="is a model, not a data set") as told:
         find_dataset("smollm2-135m-instruct")
     assert told.value.hint == "one of ml-100k"
@@ -107,7 +107,7 @@ def test_a_name_that_cannot_be_pulled_is_refused_where_the_recipe_is_read(shop):
     ],
 )
 def test_what_is_no_data_set_of_its_own_cannot_be_registered(changed, words):
-    given = {"name": "x", "kind": "dataset", "licence": "", "homepage": "", "mirrors": (), "reader": read_shop}
+    given = {"name": "x", "kind": "dataset", "licence": "", "homepage": "", "mirrors": (), "reader": "lamps:read"}
     with pytest.raises(UsageError, match=words):
         register_dataset(Asset(**given | changed))
 

@@ -371,9 +371,9 @@ def test_the_engine_of_an_installed_package_serves_and_is_timed(installed, alone
 def test_a_package_that_does_not_deliver_its_engine_is_named(installed, bundle, monkeypatch):
     monkeypatch.syspath_prepend(str(installed))
     assert {"installed", "broken", "wrong"} <= set(ENGINES.names())
-    with pytest.raises(UsageError, match="engine 'broken', which toy-engine installs, does not load"):
+    with pytest.raises(UsageError, match="engine 'broken' of toy-engine does not load"):
         open_engine(bundle, "broken")
-    with pytest.raises(UsageError, match="tests.engines:DECAY is no EngineKind of that name"):
+    with pytest.raises(UsageError, match="tests.engines:DECAY is not its record"):
         open_engine(bundle, "wrong")
     checks = {check.name: check for check in doctor.examine().checks}
     assert checks["engine broken"].state == "warning"

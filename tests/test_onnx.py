@@ -244,14 +244,15 @@ def test_spoiled_files_with_right_hashes_never_crash(with_retriever, tmp_path, r
 
 @pytest.fixture(scope="module")
 def teacher():
-    from delrec_lite.teachers.contract import Teacher, TeacherConfig, build
+    from delrec_lite.teacher_kinds.registry import TEACHERS
+    from delrec_lite.teachers.contract import Teacher
     from delrec_lite.teachers.ensemble import Ensemble
 
     torch.manual_seed(0)
     members = []
-    shapes = {"sasrec": {"max_length": 8}, "gru4rec": {"max_length": 12}, "caser": {"max_length": 9, "window": 4}}
-    for kind, shape in shapes.items():
-        network = build(TeacherConfig.for_kind(kind, hidden=16, **shape), ITEMS)
+    for place, kind in enumerate(TEACHERS.built_in):
+        config = TEACHERS[kind].configure(hidden=16, max_length=8 + place)
+        network = TEACHERS[kind].build(config, ITEMS)
         for p in network.parameters():
             torch.nn.init.normal_(p, std=0.3)
         members.append(Teacher(network, ITEMS))
@@ -267,24 +268,12 @@ def with_retriever(tiny_base, tmp_path_factory, teacher):
 def test_the_retriever_is_the_teacher(with_retriever, teacher):
     histories = [np.arange(n) % ITEMS for n in (1, 2, 8, 9, 12, 13, 29)]
     retriever = Retriever(Bundle.open(with_retriever), 1)
-    assert retriever.kinds == ("sasrec", "gru4rec", "caser")
+    assert retriever.kinds == tuple(member.config.kind for member in teacher.members)
     np.testing.assert_allclose(retriever.scores(histories), teacher.scores(histories), atol=1e-4)
     np.testing.assert_allclose(retriever.scores([histories[3]])[0], teacher.scores(histories)[3], atol=1e-4)
     for bad in ([], [-1], [ITEMS]):
         with pytest.raises(UsageError):
             retriever.scores([[1], bad])
-
-
-@pytest.mark.parametrize("place", [0, 1, 2])
-def test_each_kind_of_teacher_is_written(teacher, place, tmp_path):
-    from delrec_lite.export.retriever import write_retriever
-    from delrec_lite.runtime.onnx_session import open_session
-
-    write_retriever(teacher.members[place], tmp_path / "r.onnx")
-    session = open_session(tmp_path / "r.onnx", 1)
-    history = np.arange(20) % ITEMS
-    scores = session.run(None, {"items": history[None]})[0]
-    np.testing.assert_allclose(scores, teacher.members[place].scores([history]), atol=1e-4)
 
 
 def test_a_bundle_without_a_teacher_says_so(onnx_bundle):

@@ -11,6 +11,7 @@ from delrec_lite.errors import DataError, UsageError
 from delrec_lite.training.curves import draw_curves
 from delrec_lite.training.plan import WEIGHT_BYTES, Training, choices, estimate, parse_bytes, plan, saved_bytes
 from delrec_lite.training.shapes import SHAPES, Shape, find_shape
+from tests.pictures import drawn
 from tests.test_cli import run
 
 SMALL = {
@@ -141,9 +142,8 @@ def test_curves_show_every_figure(tmp_path):
         assert f"stage 2: {name}" in text
     assert "seconds" not in text
     assert "best 0.149 after 100" in text
-    drawn = "{http://www.w3.org/2000/svg}"
-    assert len(list(tree.iter(f"{drawn}circle"))) == 2
-    assert len(list(tree.iter(f"{drawn}polyline"))) == 2 + 2 + 1
+    assert drawn(tree, "steps").keys() == drawn(tree, "mean").keys() == {"loss", "next_item"}
+    assert {name: len(dots) for name, dots in drawn(tree, "points").items()} == {"valid_ndcg@10": 2}
 
 
 def test_curves_of_one_step_and_of_none(tmp_path):

@@ -118,7 +118,7 @@ def _peers(bundles: list[Path], console: Console) -> tuple[tuple[str, ...], dict
     from importlib.util import find_spec
 
     from delrec_lite.bench.peers import PEERS
-    from delrec_lite.errors import UsageError
+    from delrec_lite.errors import UsageError, install_line
     from delrec_lite.files import cache_folder
     from delrec_lite.runtime.bundle import Bundle
     from delrec_lite.runtime.retriever import Retriever
@@ -133,7 +133,7 @@ def _peers(bundles: list[Path], console: Console) -> tuple[tuple[str, ...], dict
         base["gguf"] = str(ggufs[0])
     lacks = {
         "transformers": "torch is not installed" if not find_spec("torch") else "",
-        "optimum": "" if _optimum_is_here() else 'not installed: pip install "delrec-lite[peers]"',
+        "optimum": "" if _optimum_is_here() else f"not installed: {install_line('optimum')}",
         "llama": "" if LLAMA_CPP.installed else f"{LLAMA_CPP.package} is not installed",
         "teacher": "" if Retriever.held(bundle) and ONNX_RUNTIME.installed else "no retriever.onnx or onnxruntime",
     }

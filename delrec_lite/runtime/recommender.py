@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from delrec_lite.data.types import Floats, Ints
-from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, UsageError
+from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, UsageError, install_line
 from delrec_lite.prompts.tokenizer import open_tokenizer
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.base import Engine
@@ -264,7 +264,7 @@ class Recommender:
         if self.teacher is None:
             raise UsageError(
                 "this bundle's teacher cannot be asked",
-                "export it with `export.retriever: true`, and install delrec-lite[onnx] here",
+                f"export it with `export.retriever: true`; here: {install_line('onnxruntime')}",
             )
         had = [self._matcher.find(title).item for title in history]
         scores = self.teacher.scores([had])[0]
@@ -355,7 +355,7 @@ class Recommender:
     def new_entry(self, title: str) -> Entry:
         """What the engine is given of an item that was not trained: its vector, or its words where words are read."""
         prompt_format = self.bundle.prompt.format
-        if prompt_format.history == "titles":
+        if prompt_format.history_format.titles:
             return tuple(self._title_tokens(title)[: prompt_format.title_tokens])
         return self.new_item(title)[0]
 

@@ -76,5 +76,5 @@ def with_additions(engine: Engine, bundle: Bundle) -> Engine:
     except (OSError, ValueError, EOFError) as error:
         engine.close()
         raise BundleError(f"{path} does not read: {error}", REMEDY) from error
-    inputs = bundle.added_tokens if bundle.prompt.format.history == "titles" else list(rows[0])
+    inputs = bundle.added_tokens if bundle.prompt.format.history_format.titles else list(rows[0])
     return WithAdditions(engine, inputs, rows[1], bundle.trained)

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
-from delrec_lite.errors import BundleError, MissingPackageError
+from delrec_lite.errors import BundleError, MissingPackageError, install_line
 from delrec_lite.registry import Registry
 
 if TYPE_CHECKING:
@@ -59,14 +59,14 @@ LLAMA_CPP = EngineKind(
     format="gguf",
     opener="delrec_lite.runtime.engines.llama_cpp:LlamaEngine",
     package="llama-cpp-python",
-    install='pip install "delrec-lite[gguf]"',
+    install=install_line("llama_cpp"),
 )
 ONNX_RUNTIME = EngineKind(
     name="onnxruntime",
     format="onnx",
     opener="delrec_lite.runtime.engines.onnx:OnnxEngine",
     package="onnxruntime",
-    install='pip install "delrec-lite[onnx]"',
+    install=install_line("onnxruntime"),
 )
 # ``auto`` takes the first that is installed and reads what the bundle holds.
 ENGINES = Registry("engine", EngineKind, GROUP, (LLAMA_CPP, ONNX_RUNTIME))

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from delrec_lite.data.types import Floats
-from delrec_lite.errors import BundleError, DelrecError, MissingPackageError
+from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, install_line
 from delrec_lite.machine import threads_for
+from delrec_lite.prompts.verbalizer import Answer, Candidate
 from delrec_lite.prompts.vocabulary import FIRST_DEEP
 from delrec_lite.runtime.bundle import DEEP, REMEDY, Bundle
 from delrec_lite.runtime.engines.base import Evaluation
@@ -43,8 +44,7 @@ def silence() -> Any:
         import llama_cpp
     except ImportError as error:
         raise MissingPackageError(
-            "serving a GGUF bundle needs llama-cpp-python, which is not installed",
-            'pip install "delrec-lite[gguf]"',
+            "serving a GGUF bundle needs llama-cpp-python, which is not installed", install_line("llama_cpp")
         ) from error
     except (OSError, RuntimeError) as error:  # installed, but its compiled library does not load here
         raise MissingPackageError(
@@ -61,7 +61,7 @@ def silence() -> Any:
 class LlamaEngine:
     """See ``Engine``. The scores are the logits of the item tokens: the GGUF's output rows are the verbalizer's.
 
-    Among candidates they are those of the letters, or the log-probabilities of titles: whatever was trained.
+    Among candidates they are what the bundle's verbalizer makes of logits and probabilities.
 
     llama.cpp computes the logits of every output whether or not they are asked for, and in its embeddings mode
     every token of a batch is an output; so logits at the last item alone are the cheapest thing to read.
@@ -132,7 +132,7 @@ class LlamaEngine:
         params.n_batch = max(BATCH_TOKENS, longest, len(prompt.prefix))
         params.n_ubatch = BATCH_TOKENS
         params.n_ctx = len(prompt.prefix) + params.n_batch + held
-        if prompt.format.verbalizer == "likelihood":
+        if prompt.format.verbalizer_kind.continued:
             params.n_ctx += BATCH_TOKENS  # candidates' own tokens, behind a question
         params.n_seq_max = 1 + SEQUENCES + SESSIONS
         params.n_threads = params.n_threads_batch = threads
@@ -197,54 +197,51 @@ class LlamaEngine:
         self, request: Sequence[Entry], candidates: Sequence[Entry], session: str | None = None
     ) -> tuple[Floats, int]:
         """See ``Engine.score_candidates``."""
-        tokens, words = self._encoder.question(request, candidates)
+        tokens, choices, own = self._encoder.question(request, candidates)
         start, kept = len(self._prompt.prefix), 0
-        own = sum(len(title) - 1 for title in words)
         with self._lock:
             self._opened()
             if session is not None:
                 sequence, kept = self._go_on(session, tokens)
-                scores = self._chosen(sequence, start + len(tokens), candidates, words)
+                scores = self._chosen(sequence, start + len(tokens), choices)
                 return scores, len(tokens) - kept + own
             try:
                 self._c.llama_memory_seq_cp(self._memory, 0, 1, -1, -1)
                 self._decode([(1, start, tokens)], reads=1)
-                return self._chosen(1, start + len(tokens), candidates, words), len(tokens) + own
+                return self._chosen(1, start + len(tokens), choices), len(tokens) + own
             finally:
                 self._c.llama_memory_seq_rm(self._memory, 1, -1, -1)
 
-    def _chosen(self, sequence: int, end: int, candidates: Sequence[Any], words: Sequence[tuple[int, ...]]) -> Floats:
+    def _chosen(self, sequence: int, end: int, candidates: Sequence[Candidate]) -> Floats:
         """Scores of candidates behind a question whose last token was read; ``end`` is the next one's position."""
-        logits = self._logits(self._outputs[0])
-        if words:
-            return self._likelihoods(sequence, end, words)
-        if letters := self._prompt.pieces.get("letters"):
-            return logits[list(letters[: len(candidates)])]
-        return self._scores(self._outputs[0])[[int(item) for item in candidates]]
+        logits = self._logits(self._outputs[0]).copy()  # the next decode overwrites them
+        answer = Answer(logits, lambda texts: self._log_likelihoods(sequence, end, logits, texts))
+        return self._prompt.format.verbalizer_kind.score(answer, candidates, self._prompt.pieces)
 
-    def _likelihoods(self, sequence: int, end: int, words: Sequence[tuple[int, ...]]) -> Floats:
-        """Log-probability of each title after the question: it is evaluated once, and its cells are shared."""
-        scores = self._log_probabilities(self._outputs[0])[[title[0] for title in words]]
-        longer = [n for n, title in enumerate(words) if len(title) > 1]  # nobody reads behind a title's last token
-        for group in _groups([len(words[n]) - 1 for n in longer], SEQUENCES - 1):
-            titles = [words[longer[n]] for n in group]
+    def _log_likelihoods(self, sequence: int, end: int, logits: Floats, texts: Sequence[Sequence[int]]) -> Floats:
+        """Log-probability of each text after the question: it is evaluated once, and its cells are shared."""
+        scores = self._log_probabilities(logits)[[text[0] for text in texts]]
+        longer = [n for n, text in enumerate(texts) if len(text) > 1]  # nobody reads behind a text's last token
+        for group in _groups([len(texts[n]) - 1 for n in longer], SEQUENCES - 1):
+            some = [texts[longer[n]] for n in group]
             try:
                 parts = []
-                for place, title in enumerate(titles, 2):
+                for place, text in enumerate(some, 2):
                     self._c.llama_memory_seq_cp(self._memory, sequence, place, -1, -1)
-                    parts.append((place, end, title[:-1]))
+                    parts.append((place, end, text[:-1]))
                 self._decode(parts, reads=BATCH_TOKENS)
                 outputs = iter(self._outputs)
-                for n, title in zip(group, titles, strict=True):
-                    scores[longer[n]] += sum(self._log_probabilities(next(outputs))[token] for token in title[1:])
+                for n, text in zip(group, some, strict=True):
+                    read = (self._log_probabilities(self._logits(next(outputs)))[token] for token in text[1:])
+                    scores[longer[n]] += sum(read)
             finally:
-                for place in range(2, len(titles) + 2):
+                for place in range(2, len(some) + 2):
                     self._c.llama_memory_seq_rm(self._memory, place, -1, -1)
         return scores
 
-    def _log_probabilities(self, output: int) -> Floats:
-        """Of the text tokens at an output, as in training: soft prompt and items are no text."""
-        logits = self._logits(output)[: self._prompt.text_tokens]
+    def _log_probabilities(self, logits: Floats) -> Floats:
+        """Of the text tokens, as in training: soft prompt and items are no text."""
+        logits = logits[: self._prompt.text_tokens]
         top = logits.max()
         out: Floats = logits - (top + np.log(np.exp(logits - top).sum()))
         return out

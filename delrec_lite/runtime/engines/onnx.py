@@ -57,7 +57,7 @@ class OnnxEngine:
             raise
 
     def _fit(self, bundle: Bundle) -> None:
-        if self._prompt.format.history == "titles" or not self._prompt.format.ranks_catalogue:
+        if not self._prompt.format.only_item_rows:
             raise BundleError(f"{self._path} reads item tokens; prompt.json asks for something else", REMEDY)
         inputs, outputs = shapes(self._session.get_inputs()), shapes(self._session.get_outputs())
         defaults = shapes(self._session.get_overridable_initializers())
