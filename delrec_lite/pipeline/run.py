@@ -20,7 +20,7 @@ from delrec_lite.hub.pull import pull
 from delrec_lite.llm.precision_choice import faster_precision, meaning, meanings
 from delrec_lite.pipeline.base import check_folder, check_gguf_base
 from delrec_lite.pipeline.folder import RunFolder, holds_folder
-from delrec_lite.pipeline.precisions import files_for
+from delrec_lite.pipeline.model_files import files_for
 from delrec_lite.pipeline.reference import STAGES, made_from, reference_for
 from delrec_lite.pipeline.stage import DONE, Done, begun, key_of, run_stage
 from delrec_lite.pipeline.summary import TITLES, summarise
@@ -301,14 +301,14 @@ class Run(RunFolder):
         measured_quants: Any = (),
         merge_base: str = "",
     ) -> Any:
-        """A bundle of the trained model, in any precision, anywhere; what export returns, and raises what it raises.
+        """A bundle of the trained model, in any quantisation, anywhere; what export returns, and raises what it raises.
 
         Args:
             target: The bundle's folder.
             quants: Of GGUF files; the first is the bundle's default.
             onnx_quants: Of ONNX files.
             gated: Refuse what does not score as trained.
-            measured_quants: What the precision was chosen among.
+            measured_quants: What the quantisation was chosen among.
             merge_base: What a quantised base's adapter goes onto; default: the recipe's.
         """
         self._must_export("onnx" if onnx_quants else "gguf")
