@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from delrec_lite.evaluation.setting import Setting
+from delrec_lite.teacher_kinds.registry import TEACHERS
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
@@ -53,7 +54,7 @@ def headline(report: Report) -> str:
     among = _setting(report).metric
     sampled = (among("HR@1"), f"{among('HR@1')}, expected", among("NDCG@10"))
     header = ("model", *sampled, among("HR@10", "full"), among("NDCG@10", "full"))
-    known = {"SASRec", "GRU4Rec", "Caser"}
+    known = {TEACHERS[kind].label for kind in report["recipe"]["teacher"]["kind"]}
     against = {**report, "comparisons": [c for c in report["comparisons"] if c["against"] in known]}
     return f"{_table(header, cells)}\n{pairs(against)}"
 
@@ -70,6 +71,18 @@ def pairs(report: Report) -> str:
         rows.append((f"{model} against {against}", *cells))
     header = (f"{_setting(report).metric('HR@1')}, paired", "the sets drawn, points", "p", "expected, points", "p")
     return _table(header, rows)
+
+
+def teachers(report: Report) -> str:
+    """Teachers alone: expected among the candidates, and in the whole catalogue; the new one against the others."""
+    rows = {(r["model"], r["protocol"]): r for r in report["rows"]}
+    sampled = (("sampled", "HR@1"), ("expected_sampled", "HR@1"), ("expected_sampled", "NDCG@10"))
+    shown = (*sampled, ("full", "HR@10"), ("full", "NDCG@10"))
+    models = dict.fromkeys(model for model, _ in rows)
+    cells = [(model, *(_within(rows[model, p], m) for p, m in shown)) for model in models]
+    metric = _setting(report).metric
+    header = ("model", metric("HR@1"), f"{metric('HR@1')}, expected", f"{metric('NDCG@10')}, expected")
+    return f"{_table((*header, metric('HR@10', 'full'), metric('NDCG@10', 'full')), cells)}\n{pairs(report)}"
 
 
 def apart(report: Report) -> str:
@@ -205,8 +218,8 @@ def roofline(report: Report) -> str:
     return machine + _table(header, rows)
 
 
-def precision(report: Report) -> str:
-    """What each precision costs and keeps."""
+def quantisation(report: Report) -> str:
+    """What each quantisation costs and keeps."""
     rows = []
     for r in report["rows"]:
         apart = r["hr1_difference"]
@@ -299,7 +312,7 @@ TABLES: dict[str, tuple[str, Callable[[Report], str]]] = {
     "start": ("latency-epyc-2-cores.json", start),
     "roofline": ("latency-epyc-2-cores.json", roofline),
     "peers": ("latency-epyc-2-cores.json", peers),
-    "precision": ("export-ml-100k.json", precision),
+    "quantisations": ("export-ml-100k.json", quantisation),
     "server": ("load-server.json", server),
     "catalogue": ("catalogue-size.json", catalogue),
     "explanations": ("faithfulness-ml-100k.json", explanations),
@@ -315,6 +328,7 @@ PAGES = {
         "forms": ("ablation-forms-ml-100k.json", ablation),
     },
     ROOT / "docs" / "performance.md": TABLES,
+    ROOT / "docs" / "teachers.md": {"teachers": ("teachers-ml-100k.json", teachers)},
 }
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from delrec_lite.console import Console
 from delrec_lite.data.types import CandidateSets, Dataset, evenly
 from delrec_lite.evaluation.setting import Setting
 from delrec_lite.export.card import bundle_readme, licences_text
-from delrec_lite.export.pareto import PICTURE, quant_picture, quant_section
+from delrec_lite.export.pareto import write_quants
 from delrec_lite.export.prompt_file import write_prompt
 from delrec_lite.export.request import ExportRequest
 from delrec_lite.export.texts import Texts
@@ -45,7 +46,12 @@ def golden(dataset: Dataset, candidates: CandidateSets, max_history: int) -> Gol
 
 
 def write_card(
-    request: ExportRequest, served: ServedModel, texts: Texts, model: Mapping[str, Any], folder: Path
+    request: ExportRequest,
+    served: ServedModel,
+    texts: Texts,
+    model: Mapping[str, Any],
+    folder: Path,
+    console: Console,
 ) -> None:
     """Write ``README.md``, and the picture of the quantisations that the default was chosen among."""
     popular = [texts.items[i] for i in np.argsort(-request.dataset.popularity())[:2]]
@@ -60,7 +66,6 @@ def write_card(
         served.prompts.format,
     )
     if request.measured_quants:
-        chosen = (request.measured_quants, model["quant"], Setting.of(request.dataset, request.candidates["test"]))
-        card += quant_section(*chosen)
-        (folder / PICTURE).write_text(quant_picture(*chosen), encoding="utf-8")
+        setting = Setting.of(request.dataset, request.candidates["test"])
+        card += write_quants(folder, request.measured_quants, model["quant"], setting, console)
     (folder / "README.md").write_text(card, encoding="utf-8")

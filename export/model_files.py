@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from delrec_lite.console import Console
-from delrec_lite.errors import MissingPackageError
+from delrec_lite.errors import MissingPackageError, install_line
 from delrec_lite.export.gguf_file import write_gguf
 from delrec_lite.export.merge import Merged
 from delrec_lite.export.quantise import quantise, types_of
@@ -75,7 +75,7 @@ def _need_onnx() -> None:
         import onnxruntime  # noqa: F401
     except ImportError as error:
         raise MissingPackageError(
-            f"writing ONNX needs {error.name}, which is not installed", 'pip install "delrec-lite[train]"'
+            f"writing ONNX needs {error.name}, which is not installed", install_line(error.name)
         ) from error
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from delrec_lite.data.types import Floats, Ints, subsample
 from delrec_lite.export.request import ExportRequest
 from delrec_lite.llm.forward import score_all
-from delrec_lite.llm.verbalizers import score_candidates
+from delrec_lite.llm.questions import score_candidates
 from delrec_lite.runtime.recommender import Recommender
 
 PARITY_USERS = 50

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from delrec_lite.architectures import context_length
 from delrec_lite.data.types import CandidateSets, Dataset
 from delrec_lite.export.pareto import QuantRow
 from delrec_lite.export.parity import Parity
@@ -28,13 +29,13 @@ class ExportRequest:
             format that ranks candidates alone is compared on those of the validation users.
         target: The bundle folder, replaced if it exists.
         name: Of the run.
-        quants: Out of ``export.quantise.QUANTS``: a GGUF file each; the first is the bundle's default.
+        quants: Names of quantisations for GGUF, a file each; the first is the bundle's default.
         max_history: Items that the prompt holds.
         score_correlation: The gate; None lets everything pass, and the manifest says so.
         prune_vocab: Leave out text tokens that nothing here needs.
         licences: Of model and data, by name.
         provenance: Goes into the manifest.
-        onnx_quants: Out of ``export.quantise.ONNX_QUANTS``: an ONNX file each.
+        onnx_quants: Names of quantisations for ONNX, a file each.
         merge_base: Where the base is quantised: ``dequant`` merges onto the weights that training saw, ``original``
             onto those that were pulled.
         teacher: Written beside the model as ``retriever.onnx``.
@@ -66,8 +67,8 @@ class ExportRequest:
 
     def within_context(self) -> "ExportRequest":
         """The same with prompts no longer than the base model reads."""
-        limit = getattr(self.base.model.config, "max_position_embeddings", None)
-        bounds = [bound for bound in (self.prompts.format.context, limit) if bound is not None]
+        limits = (self.prompts.format.context, context_length(self.base.model.config))
+        bounds = [limit for limit in limits if limit is not None]
         prompt_format = replace(self.prompts.format, context=min(bounds, default=None))
         return replace(self, prompts=replace(self.prompts, format=prompt_format))
 

@@ -8,7 +8,7 @@ import torch
 from delrec_lite.data.types import Dataset, Ints, subsample
 from delrec_lite.llm.forward import read_states, window_segment
 from delrec_lite.llm.model import ItemLM
-from delrec_lite.llm.verbalizers import answers, next_question
+from delrec_lite.llm.questions import answers, next_question
 from delrec_lite.prompts.tasks import Prompts
 
 # Whose states, and how many of each: short histories count too.

@@ -30,7 +30,7 @@ def texts_of(served: ServedModel, catalog: Catalog) -> Texts:
     begin = token_text(served.tokenizer, served.begin_token)
     prompt = stock_text(served.prompts, served.tokenizer, begin)
     # In a history of titles a title is its words, so no token may be matched with the whole of it.
-    whole = served.prompts.format.history == "items"
+    whole = not served.prompts.format.history_format.titles
     apart = (prompt["stock"], None) if whole else ("", speller(served.tokenizer))
     items = token_texts(catalog.titles, catalog.ids, token_names(served.tokenizer), *apart)
     return Texts(prompt, items, whole)

@@ -13,7 +13,8 @@ from delrec_lite.export.parity import compare, gate
 from delrec_lite.export.reference_scores import ReferenceScores
 from delrec_lite.export.request import ExportRequest, ModelFile
 from delrec_lite.export.weights import ServedModel
-from delrec_lite.runtime.bundle import finish_bundle
+from delrec_lite.runtime.bundle import Bundle, finish_bundle
+from delrec_lite.runtime.engines.factory import open_engine
 from delrec_lite.runtime.engines.hybrid import WEIGHT
 from delrec_lite.runtime.golden import answers, write_golden
 from delrec_lite.runtime.recommender import Recommender
@@ -61,8 +62,10 @@ def check_models(
     checked: list[ModelFile] = []
     answered: list[Floats] = []
     shared: dict[str, Any] = {}
+    bundle = Bundle.open(trial, whole=True)
     for model in models:  # opened one after another
-        with Recommender.load(trial, engine=model.format, quant=model.quant) as recommender:
+        chosen = bundle.choose(model.quant, model.format)
+        with Recommender(chosen, open_engine(chosen)) as recommender:
             if not checked and request.teacher is not None and reference.candidates is None:
                 shared = {WEIGHT: _teacher_weight(request, recommender)}
             parity = compare(reference.scores, reference.answered_by(recommender))

@@ -21,6 +21,7 @@ from delrec_lite.export.states import answer_states, training_states
 from delrec_lite.llm.items import title_vectors
 from delrec_lite.llm.load import load_base
 from delrec_lite.llm.model import ItemLM
+from delrec_lite.llm.verbalizer import verbalizer_of
 from delrec_lite.prompts.tasks import TITLE_PREFIX, Prompts
 from delrec_lite.prompts.tokenizer import open_tokenizer
 from delrec_lite.runtime.bundle import NEW_ITEMS
@@ -93,8 +94,7 @@ def merge_and_prune(request: ExportRequest, reference: ReferenceScores, staging:
 def _pruned(request: ExportRequest, merged: Merged, tokenizer: Path) -> tuple[Merged, Prompts]:
     """Weights and prompts in the vocabulary of the bundle, whose tokenizer is written."""
     served = request.prompts.served()
-    # A probability is one among all tokens': there the whole vocabulary counts.
-    if not request.prune_vocab or request.prompts.format.verbalizer == "likelihood":
+    if not request.prune_vocab or request.prompts.format.verbalizer_kind.all_text:
         shutil.copyfile(request.tokenizer_json, tokenizer)
         return merged, served
     titles = [before + title for title in request.dataset.catalog.titles for before in ("", TITLE_PREFIX)]
@@ -109,7 +109,7 @@ def _write_new_items(request: ExportRequest, states: Any, staging: Path) -> None
     model = request.model
     rows = model.body.embed_tokens.weight[: model.vocabulary.text]
     titles = title_vectors(rows, request.dataset.catalog.titles, request.base.encode)
-    fitted = fit_new_items(titles.cpu(), model.head().cpu(), states.cpu())
+    fitted = fit_new_items(titles.cpu(), verbalizer_of(request.prompts).item_rows(model).cpu(), states.cpu())
     np.save(staging / NEW_ITEMS, fitted.numpy().astype(np.float16), allow_pickle=False)
 
 

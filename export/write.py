@@ -48,15 +48,17 @@ def export(request: ExportRequest, console: Console) -> Exported:
         tick(1, "compare")
         open_trial(request, served, models, folders.staging, folders.trial)
         checked = check_models(request, reference, models, folders.trial)
-        _finish(request, served, texts, checked, folders.trial)
+        _finish(request, served, texts, checked, folders.trial, console)
         tick(1)
     return Exported.of(request.target, checked.models)
 
 
-def _finish(request: ExportRequest, served: ServedModel, texts: Texts, checked: Checked, trial: Path) -> None:
+def _finish(
+    request: ExportRequest, served: ServedModel, texts: Texts, checked: Checked, trial: Path, console: Console
+) -> None:
     """Write the model card, and give the bundle its name."""
     model = manifest_model(request, served, checked.models) | checked.shared
-    write_card(request, served, texts, model, trial)
+    write_card(request, served, texts, model, trial, console)
     finish_bundle(
         trial,
         request.target,

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from delrec_lite.config import DistillSection, FinetuneSection
 from delrec_lite.console import QUIET
+from delrec_lite.llm import precision
 from delrec_lite.llm.load import load_base
 from delrec_lite.llm.model import ItemLM
 from delrec_lite.pipeline.rows import TRAINED
@@ -22,7 +23,8 @@ from delrec_lite.pipeline.run import Run
 from delrec_lite.pipeline.table import evaluate
 from delrec_lite.prompts.domain import DOMAINS
 from delrec_lite.prompts.tasks import compile_prompts
-from delrec_lite.teachers.contract import Teacher, TeacherConfig, build
+from delrec_lite.teacher_kinds.registry import TEACHERS
+from delrec_lite.teachers.contract import Teacher
 from delrec_lite.teachers.fit import fit
 from delrec_lite.training import distill as stage1
 from delrec_lite.training import finetune as stage2
@@ -82,13 +84,13 @@ def test_the_stand_in_refuses_what_a_card_refuses(device):
     assert (there * torch.tensor(2.0))[torch.tensor([1])].tolist() == [[2.0, 2.0]]  # as a card allows
 
 
-@pytest.mark.parametrize("kind", ["sasrec", "gru4rec", "caser"])
+@pytest.mark.parametrize("kind", ["sasrec", "gru4rec", "caser", "esasrec"])
 def test_a_teacher(device, kind):
-    config = TeacherConfig.for_kind(kind, hidden=8, max_length=8, epochs=2, dropout=0.0)
+    config = TEACHERS[kind].configure(hidden=8, max_length=8, epochs=2, dropout=0.0)
     histories = dataset().test().histories
     here, there = (fit(config, dataset(), QUIET, device=where) for where in ("cpu", device))
     np.testing.assert_allclose(there.scores(histories), here.scores(histories), atol=ATOL[device])
-    moved = Teacher(build(config, ITEMS).to(device), ITEMS)
+    moved = Teacher(TEACHERS[kind].build(config, ITEMS).to(device), ITEMS)
     moved.network.load_state_dict(here.network.state_dict())
     np.testing.assert_allclose(moved.scores(histories), here.scores(histories), atol=ATOL[device])
     for a, b in zip(moved.sequence_scores_many(histories), here.sequence_scores_many(histories), strict=True):
@@ -99,9 +101,12 @@ def test_a_teacher(device, kind):
 def on_both(tiny_run, tiny_base, device, monkeypatch, **sections):
     """Runs of the same recipe, on the CPU and on the device."""
     for where in ("cpu", device):
-        monkeypatch.setattr(
-            Run, "base", lambda run, at=where: load_base("tiny", tiny_base, torch.float32, at, draw=run.draw)
-        )
+
+        def base(run, wanted=None, at=where):
+            return load_base("tiny", tiny_base, wanted or run.precision, at, draw=run.draw)
+
+        monkeypatch.setattr(Run, "base", base)
+        monkeypatch.setattr(precision, "device_for", lambda choice, at=where: at)
         yield tiny_run(runs=where, **sections)
 
 
@@ -158,8 +163,8 @@ def test_a_run_from_its_teacher_to_its_table(tiny_run, tiny_base, device, monkey
     assert their_model["soft_words"] == model["soft_words"]
 
 
-def load(folder, device, deep=True, precision=torch.float32):
-    base = load_base("tiny", folder, precision, device)
+def load(folder, device, deep=True, dtype=torch.float32):
+    base = load_base("tiny", folder, dtype, device)
     model = ItemLM(base, dataset().catalog.titles, 4, deep=deep)
     return model, compile_prompts(DOMAINS["movie"], model.vocabulary, base.encode, base.bos)
 
@@ -171,7 +176,8 @@ class Killed(Exception):
 def distilled(model, prompts, folder, **changed):
     recipe = DistillSection(epochs=1, tokens_per_step=100, **changed)
     torch.manual_seed(0)
-    teacher = Teacher(build(TeacherConfig.for_kind("sasrec", hidden=8, max_length=8), ITEMS), ITEMS)
+    sasrec = TEACHERS["sasrec"]
+    teacher = Teacher(sasrec.build(sasrec.configure(hidden=8, max_length=8), ITEMS), ITEMS)
     stage1.distill(model, prompts, prompts, teacher, dataset(), candidates("valid"), recipe, 10, folder, QUIET)
     return load_file(folder / stage1.SOFT)
 
@@ -218,7 +224,7 @@ def test_a_killed_stage_goes_on_to_the_cpu_s_weights(tiny_base, tmp_path, device
 
 
 def test_bf16_with_autocast(tiny_base, tmp_path, device):
-    model, prompts = load(tiny_base, device, precision=torch.bfloat16)
+    model, prompts = load(tiny_base, device, dtype=torch.bfloat16)
     weights = finetuned(model, prompts, tmp_path)
     assert all(tensor.isfinite().all() for tensor in weights.values())
     assert any(tensor.count_nonzero() for name, tensor in weights.items() if "lora_B" in name)

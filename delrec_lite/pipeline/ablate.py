@@ -42,7 +42,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "titles as history": {"model": {"history": "titles"}},
     # Nothing of language, titles or teacher to begin with: what the pretrained LLM is worth, beside size and training.
     "random network trained whole": {
-        "model": {"weights": "random", "precision": "bf16", "item_start": "random", "pattern_prompt": "none"},
+        "model": {"weights": "random", "precision": "auto", "item_start": "random", "pattern_prompt": "none"},
         "distill": {"epochs": 0.0},
         "finetune": {"adapter": "full"},
     },
@@ -122,15 +122,19 @@ def ablate(
     shared = Run(recipe.model_copy(update={"name": "shared"}), folder, console, shipped=False)
     shared.teacher()
     ranks: dict[str, list[Ranks]] = {name: [] for name in chosen}
+    precisions: dict[str, list[dict[str, str]]] = {name: [] for name in chosen}
     for seed in seeds:
         for name in chosen:
             console.heading(f"{name}, seed {seed}")
             run = _run(recipe, name, seed, shared, folder, console)
-            ranks[name].append(training_precision(run))
+            with run.locked():
+                ranks[name].append(training_precision(run))
+                precisions[name].append(run.precisions())
     expected = shared.expected(shared.dataset.test())
     rows = [row for name in chosen for row in _rows(name, ranks[name], ranks[WHOLE], expected)]
-    _write(folder, recipe, seeds, Ablation(rows, shared.setting), ranks, expected)
-    return Ablation(rows, shared.setting)
+    ablation = Ablation(rows, shared.setting)
+    _write(folder, recipe, seeds, ablation, ranks, precisions, expected)
+    return ablation
 
 
 def _run(recipe: Recipe, name: str, seed: int, shared: Run, folder: Path, console: Console) -> Run:
@@ -189,6 +193,7 @@ def _write(
     seeds: Sequence[int],
     ablation: Ablation,
     ranks: dict[str, list[Ranks]],
+    precisions: dict[str, list[dict[str, str]]],
     expected: ExpectedSampledMetrics,
 ) -> None:
     report = {
@@ -196,6 +201,7 @@ def _write(
         "recipe": recipe.dump(),
         "seeds": list(seeds),
         "setting": asdict(ablation.setting),
+        "precision": precisions,
         "rows": [vars(row) for row in ablation.rows],
         "expected_sampled": expected.dump(),
         "ranks": {name: [one.dump() for one in of_seeds] for name, of_seeds in ranks.items()},

@@ -1,44 +1,46 @@
 """`Run`: the stages of a recipe, each made at most once, and what they made, loaded only when asked for."""
 
-import shutil
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from delrec_lite.architectures import context_length
 from delrec_lite.config import Recipe
 from delrec_lite.console import Console
 from delrec_lite.data.store import load_candidates, load_dataset
 from delrec_lite.data.types import CandidateSets, Dataset, Split
-from delrec_lite.errors import ConfigError, DataError, MissingPackageError, UsageError
+from delrec_lite.errors import ConfigError, DataError, MissingPackageError, install_line
 from delrec_lite.evaluation.expected import ExpectedSampledMetrics
 from delrec_lite.evaluation.setting import Setting
-from delrec_lite.files import cache_folder, lock, sha256_of
-from delrec_lite.hub.base import find_base
+from delrec_lite.files import cache_folder, sha256_of
+from delrec_lite.hub.base import find_base, gguf_file, model_folder
 from delrec_lite.hub.cache import Pulled
 from delrec_lite.hub.pull import pull
-from delrec_lite.pipeline.precisions import files_for
+from delrec_lite.llm.precision_choice import faster_precision, meaning, meanings
+from delrec_lite.pipeline.base import check_folder, check_gguf_base
+from delrec_lite.pipeline.folder import RunFolder, holds_folder
+from delrec_lite.pipeline.model_files import files_for
 from delrec_lite.pipeline.reference import STAGES, made_from, reference_for
-from delrec_lite.pipeline.stage import Done, begun, key_of, run_stage
+from delrec_lite.pipeline.stage import DONE, Done, begun, key_of, run_stage
 from delrec_lite.pipeline.summary import TITLES, summarise
 from delrec_lite.processes import current
 from delrec_lite.prompts.domain import DOMAINS
 from delrec_lite.prompts.format import PromptFormat
 from delrec_lite.provenance import commit, machine, versions
+from delrec_lite.teacher_kinds.registry import TEACHERS
 from delrec_lite.version import __version__
 
 # Goes into every stage's key: raise it when a stage computes something else from the same recipe.
 CODE = 3
-# The same for export alone, so that a bundle is made again and nothing is trained again. 2: the teacher's weight.
-BUNDLE = 2
-RECIPE = "recipe.yaml"
+# The same for export alone, so that a bundle is made again and nothing is trained again. 2: the teacher's weight. 3:
+# int8 that cannot saturate, and scaled rotary positions.
+BUNDLE = 3
 SHARED_STAGES = ("distill", "finetune")  # stages whose steps several processes share
 
 
-class Run:
+class Run(RunFolder):
     """One recipe in one folder, ``<runs>/<recipe name>``.
 
     Args:
@@ -55,23 +57,11 @@ class Run:
     code = CODE
 
     def __init__(self, recipe: Recipe, runs: Path, console: Console, fresh: bool = False, shipped: bool = True) -> None:
-        self.recipe = recipe
+        super().__init__(runs / recipe.name, recipe)
         self.reference = reference_for(recipe.name) if shipped else None
-        self.folder = runs / recipe.name
         self.console = console
-        self.stages: dict[str, Done] = {}
-        current().from_first(lambda: self._open(fresh))
-
-    def _open(self, fresh: bool) -> None:
-        folder, name = self.folder, self.recipe.name
-        if folder.is_dir() and any(folder.iterdir()) and not (folder / RECIPE).is_file():
-            raise UsageError(f"{folder} is not empty and not a run", "choose another --runs folder")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = _only_one(folder.parent / f".{name}.lock")
-        if fresh and folder.is_dir():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / RECIPE).write_text(yaml.safe_dump(self.recipe.dump(), sort_keys=False), encoding="utf-8")
+        with self.locked(fresh):
+            pass  # what is wrong with the folder shows now, not after an hour
 
     @property
     def bundle(self) -> Path:
@@ -90,6 +80,25 @@ class Run:
             found["data"] = pull(self.recipe.data.name, self.console, cache_folder(), first=first.get("data"))
         return {"model": find_base(self.recipe.model.base, self.console, cache_folder(), first.get("model")), **found}
 
+    @cached_property
+    def base_folder(self) -> Path:
+        """The base model as a Hugging Face folder, known to be one that can be trained and exported.
+
+        Raises:
+            ConfigError: It is not; nothing was computed yet.
+        """
+        pulled = self.pulled["model"]
+        folder = model_folder(pulled.name, pulled.folder, cache_folder())
+        if folder is None:
+            check_gguf_base(gguf_file(pulled.folder))
+            _need_torch()
+            from delrec_lite.llm.load import unpack
+
+            folder = current().from_first(lambda: unpack(pulled.name, pulled.folder, cache_folder(), self.console))
+        check_folder(folder, onnx=self.recipe.export.format != "gguf")
+        return folder
+
+    @holds_folder
     def prepare(self) -> Done:
         """Interactions to sequences, splits and candidate sets; your own data set is taken as it is."""
         data = self.recipe.data
@@ -127,6 +136,7 @@ class Run:
         done = self.prepare()
         return done.folder / "dataset" if self.recipe.data.folder is None else Path(self.recipe.data.folder)
 
+    @holds_folder
     def teacher(self) -> Done:
         """Fit the conventional recommender."""
         upstream = self.prepare()
@@ -141,34 +151,42 @@ class Run:
                 result[kind] = load_teacher(folder / kind).metrics
             return result
 
-        lists = self.recipe.teacher.lists
-        read = [] if lists is None else [_digest(Path(lists))]
-        return self._stage("teacher", key_of(CODE, upstream.key, self.recipe.teacher.model_dump(), *read), make)
+        section = self.recipe.teacher
+        read = [] if section.lists is None else [_digest(Path(section.lists))]
+        # The defaults of a kind from elsewhere may change with its package; those of built-in ones with CODE.
+        foreign = (TEACHERS[kind] for kind in section.kinds if kind not in TEACHERS.built_in)
+        read += [kind.configure(**section.settings_of(kind.name)).model_dump_json() for kind in foreign]
+        return self._stage("teacher", key_of(CODE, upstream.key, section.model_dump(), *read), make)
 
     def _fit(self, kind: str, folder: Path) -> Any:
-        from delrec_lite.teachers.contract import TeacherConfig
+        _need_torch()
+        from delrec_lite.llm.precision import device_for
         from delrec_lite.teachers.fit import fit
 
-        settings, lists = self.recipe.teacher.settings_of(kind), self.recipe.teacher.lists
-        if kind != "external" or lists is None:
-            return fit(TeacherConfig.for_kind(kind, **settings), self.dataset, self.console, out=folder)
+        record, lists = TEACHERS[kind], self.recipe.teacher.lists
+        config = record.configure(**self.recipe.teacher.settings_of(kind))
+        device = device_for(self.recipe.model.device)
+        if not record.reads_lists or lists is None:
+            return fit(config, self.dataset, self.console, out=folder, device=device)
         from delrec_lite.data.lists import read_lists
-        from delrec_lite.teachers.external import KIND, fit_external
+        from delrec_lite.teachers.external import fit_external
 
         held = read_lists(Path(lists), self.dataset)
         if held.unknown:
             self.console.say(f"  {lists}: {held.unknown} rows name no user or item of this data set and are left out")
-        return fit_external(TeacherConfig.for_kind(KIND, **settings), self.dataset, held, self.console, folder)
+        return fit_external(config, self.dataset, held, self.console, folder, device)
 
+    @holds_folder
     def distill(self) -> Done:
         """Stage 1."""
+        _ = self.base_folder  # refused before any stage is computed
         upstream = self.teacher()
 
-        def make(folder: Path) -> dict[str, Any]:
+        def make(folder: Path, precision: str) -> dict[str, Any]:
             from delrec_lite.training.adapters import add_adapter
             from delrec_lite.training.distill import distill
 
-            model, prompts, base = self.untrained()
+            model, prompts, base = self.untrained(precision)
             if self.recipe.distill.train_llm:
                 add_adapter(model, self.recipe.finetune)
             report = distill(
@@ -186,26 +204,31 @@ class Run:
             )
             return asdict(report)
 
-        key = key_of(
-            CODE,
-            upstream.key,
-            self.recipe.data.domain,
-            self.recipe.model.cache_key_fields(),
-            self.pulled["model"].files,
-            self.recipe.distill.cache_key_fields(),
-            *([self.recipe.finetune.cache_key_fields()] if self.recipe.distill.train_llm else []),  # its adapter
-        )
-        return self._stage("distill", key, make)
+        files = self.pulled["model"].files
 
+        def key_in(precision: str) -> str:
+            return key_of(
+                CODE,
+                upstream.key,
+                self.recipe.data.domain,
+                {**self.recipe.model.cache_key_fields(), "precision": precision},
+                files,
+                self.recipe.distill.cache_key_fields(),
+                *([self.recipe.finetune.cache_key_fields()] if self.recipe.distill.train_llm else []),  # its adapter
+            )
+
+        return self._training_stage("distill", key_in, make)
+
+    @holds_folder
     def finetune(self) -> Done:
         """Stage 2."""
         upstream = self.distill()
 
-        def make(folder: Path) -> dict[str, Any]:
+        def make(folder: Path, precision: str) -> dict[str, Any]:
             from delrec_lite.training.distill import load_llm, load_soft
             from delrec_lite.training.finetune import finetune
 
-            model, prompts, _ = self.untrained()
+            model, prompts, _ = self.untrained(precision)
             load_soft(model, upstream.folder)
             if self.recipe.distill.train_llm:
                 load_llm(model, upstream.folder)
@@ -222,8 +245,14 @@ class Run:
             )
             return asdict(report)
 
-        return self._stage("finetune", key_of(CODE, upstream.key, self.recipe.finetune.cache_key_fields()), make)
+        def key_in(precision: str) -> str:
+            # Stage 1's key names its own precision.
+            own = [] if precision == upstream.result["precision"] else [precision]
+            return key_of(CODE, upstream.key, self.recipe.finetune.cache_key_fields(), *own)
 
+        return self._training_stage("finetune", key_in, make)
+
+    @holds_folder
     def export(self) -> Done:
         """Merge, bake, quantise, compare, bundle.
 
@@ -241,6 +270,7 @@ class Run:
                 "tensor_types": made.tensor_types,
                 "parity": made.parity.dump(),
                 "models": made.models,
+                "precision": self.precision,
             }
 
         key = key_of(CODE, BUNDLE, upstream.key, self.recipe.export.model_dump())
@@ -250,7 +280,8 @@ class Run:
 
     def _must_export(self, formats: str) -> None:
         """Refuse what no file of these formats can hold."""
-        if formats != "gguf" and (self.recipe.model.history == "titles" or not self.ranks_catalogue):
+        check_folder(self.base_folder, onnx=formats != "gguf")
+        if formats != "gguf" and not self._form().only_item_rows:
             raise ConfigError(
                 "an ONNX file reads item tokens and ranks the whole catalogue; this recipe's form of prompt does not",
                 "GGUF is the format for titles, letters and candidates: set export.format: gguf (--format gguf)",
@@ -261,6 +292,7 @@ class Run:
         """Whether the trained model ranks the whole catalogue, or candidates alone."""
         return self._form().ranks_catalogue
 
+    @holds_folder
     def write_bundle(
         self,
         target: Path,
@@ -270,14 +302,14 @@ class Run:
         measured_quants: Any = (),
         merge_base: str = "",
     ) -> Any:
-        """A bundle of the trained model, in any precision, anywhere; what export returns, and raises what it raises.
+        """A bundle of the trained model, in any quantisation, anywhere; what export returns, and raises what it raises.
 
         Args:
             target: The bundle's folder.
             quants: Of GGUF files; the first is the bundle's default.
             onnx_quants: Of ONNX files.
             gated: Refuse what does not score as trained.
-            measured_quants: What the precision was chosen among.
+            measured_quants: What the quantisation was chosen among.
             merge_base: What a quantised base's adapter goes onto; default: the recipe's.
         """
         self._must_export("onnx" if onnx_quants else "gguf")
@@ -315,6 +347,7 @@ class Run:
             "machine": machine(),
             "versions": versions(),
             "recipe": self.recipe.dump(),
+            "precision": self.precisions(),
             "sources": {p.name: {"mirror": p.mirror, "sha256": p.files} for p in self.pulled.values()},
             "stages": {name: done.result for name, done in self.stages.items()},
         }
@@ -338,6 +371,7 @@ class Run:
         """How the candidate sets of a split of its data set were drawn."""
         return ExpectedSampledMetrics.of(split, len(self.dataset.catalog), self.candidates[split.name].items.shape[1])
 
+    @holds_folder
     def teachers(self) -> dict[str, Any]:
         """The teachers by kind, loaded."""
         from delrec_lite.teachers.store import load_teacher
@@ -351,24 +385,39 @@ class Run:
         members = list(self.teachers().values())
         return members[0] if len(members) == 1 else Ensemble(members)
 
-    def base(self) -> Any:
-        """The base model as pulled, unpacked and loaded."""
+    @cached_property
+    def precision(self) -> str:
+        """What trained weights, and stages that are not begun, are computed in here, as ``meaning`` names it."""
+        wanted = self.recipe.model
+        if len(meanings(wanted.precision)) == 1:
+            return wanted.precision
         _need_torch()
-        from delrec_lite.llm.load import load_base, unpack
         from delrec_lite.llm.precision import device_for
 
-        pulled, wanted = self.pulled["model"], self.recipe.model
-        folder = current().from_first(lambda: unpack(pulled.name, pulled.folder, cache_folder(), self.console))
-        return load_base(pulled.name, folder, wanted.precision, device_for(wanted.device), self.draw)
+        return meaning(wanted.precision, faster_precision(device_for(wanted.device), cache_folder()))
+
+    def precisions(self) -> dict[str, str]:
+        """What the recipe asks for, what each training stage was made in, and what trained weights score in here."""
+        trained = {name: self.stages[name].result["precision"] for name in SHARED_STAGES if name in self.stages}
+        return {"recipe": self.recipe.model.precision, **trained, "scores": self.precision}
+
+    def base(self, precision: str | None = None) -> Any:
+        """The base model as pulled, unpacked and loaded, in this machine's precision or the one given."""
+        _need_torch()
+        from delrec_lite.llm.load import load_base
+        from delrec_lite.llm.precision import device_for
+
+        wanted, name = self.recipe.model, self.pulled["model"].name
+        return load_base(name, self.base_folder, precision or self.precision, device_for(wanted.device), self.draw)
 
     @property
     def draw(self) -> int | None:
         """The seed of the base model's weights where they are random."""
         return self.recipe.distill.seed if self.recipe.model.weights == "random" else None
 
-    def untrained(self) -> tuple[Any, Any, Any]:
-        """The model before stage 1, the compiled prompts and the base model."""
-        base = self.base()
+    def untrained(self, precision: str | None = None) -> tuple[Any, Any, Any]:
+        """The model before stage 1, the compiled prompts and the base model; ``precision`` as for ``base``."""
+        base = self.base(precision)
         import torch
 
         from delrec_lite.llm.model import ItemLM
@@ -389,7 +438,7 @@ class Run:
         from delrec_lite.prompts.tasks import compile_prompts
 
         domain, titles = DOMAINS[self.recipe.data.domain], self.dataset.catalog.titles
-        prompt_format = self._form(getattr(base.model.config, "max_position_embeddings", None))
+        prompt_format = self._form(context_length(base.model.config))
         return compile_prompts(domain, model.vocabulary, base.encode, base.bos, pattern, prompt_format, titles)
 
     def _form(self, reads: int | None = None) -> PromptFormat:
@@ -404,8 +453,9 @@ class Run:
             context=min(bounds, default=None),
         )
 
+    @holds_folder
     def trained(self) -> tuple[Any, Any, Any]:
-        """The model after stage 2 in training precision, the compiled prompts and the base model."""
+        """The model after stage 2 in this machine's precision, the compiled prompts and the base model."""
         from delrec_lite.training.adapters import load_finetuned
         from delrec_lite.training.distill import load_soft
 
@@ -414,6 +464,40 @@ class Run:
         load_soft(model, distilled.folder)
         load_finetuned(model, finetuned.folder)
         return model, prompts, base
+
+    def _training_stage(self, name: str, key_in: Callable[[str], str], make: Callable[[Path, str], Any]) -> Done:
+        """A stage in the precision that it was begun in or shipped in; otherwise in this machine's.
+
+        Args:
+            name: Of the stage.
+            key_in: Its key by precision.
+            make: Makes it in a folder and a precision.
+        """
+        if name not in self.stages:
+            precision = current().from_first(lambda: self._precision_of(name, key_in))
+            done = self._stage(
+                name, key_in(precision), lambda folder: {**make(folder, precision), "precision": precision}
+            )
+            # Finished before stages named their precision: then it stands in the key alone.
+            self.stages[name] = replace(done, result={**done.result, "precision": precision})
+        return self.stages[name]
+
+    def _precision_of(self, name: str, key_in: Callable[[str], str]) -> str:
+        possible = meanings(self.recipe.model.precision)
+        for precision in possible:
+            if begun(self.folder / name, key_in(precision)):
+                self._say_if_slower(name, precision)
+                return precision
+        if self._is_shipped(name):
+            return self.reference.precision(name)  # type: ignore[union-attr]
+        return self.precision
+
+    def _say_if_slower(self, name: str, precision: str) -> None:
+        if not (self.folder / name / DONE).is_file() and precision != (here := self.precision):
+            self.console.say(
+                f"  {TITLES[name]}: goes on in {precision}, as it was begun; {here} is faster on this machine: "
+                f"remove {self.folder / name} to begin anew"
+            )
 
     def _stage(self, name: str, key: str, make: Any) -> Done:
         if name not in self.stages:
@@ -448,31 +532,13 @@ class Run:
         self.console.say(f"  {TITLES.get(done.name, done.name)}: {summarise(done)} ({how})")
 
 
-def _only_one(path: Path) -> Any:
-    """Hold the run for this process; the lock is the kernel's, so a killed process leaves none behind.
-
-    Raises:
-        UsageError: Another process has it: two would write into each other's stages.
-    """
-
-    def busy() -> None:
-        raise UsageError(
-            f"another process is working on {path.parent / path.name[1:-5]}",
-            "wait for it, or choose another --runs folder",
-        )
-
-    file = path.open("ab")
-    lock(file, busy)
-    return file
-
-
 def _need_torch() -> None:
     try:
         import torch  # noqa: F401
         import transformers  # noqa: F401
     except ImportError as error:
         raise MissingPackageError(
-            f"training needs {error.name}, which is not installed", 'pip install "delrec-lite[train,gguf]"'
+            f"training needs {error.name}, which is not installed", install_line(error.name)
         ) from error
 
 

@@ -49,6 +49,12 @@ def begun(folder: Path, key: str) -> bool:
     return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["key"] == key
 
 
+def is_done(folder: Path, key: str) -> bool:
+    """Whether the stage in ``folder`` was finished for ``key``."""
+    path = folder / DONE
+    return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["key"] == key
+
+
 def run_stage(folder: Path, key: str, make: Callable[[Path], dict[str, Any]], together: bool = False) -> Done:
     """The stage in ``folder``: as found if it is finished for ``key``, else made.
 

@@ -1,12 +1,13 @@
 """The table of a run: every model ranks the same test users over the same candidate sets."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from delrec_lite.console import Console
 from delrec_lite.evaluation.expected import ExpectedSampledMetrics
+from delrec_lite.evaluation.metrics import Ranks
 from delrec_lite.evaluation.segments import by_segment
 from delrec_lite.evaluation.segments import markdown as segments_markdown
 from delrec_lite.evaluation.setting import PROTOCOLS
@@ -15,12 +16,12 @@ from delrec_lite.files import write_whole
 from delrec_lite.pipeline.rows import (
     ALL_TEACHERS,
     FUSED,
-    TEACHERS,
     TRAINED,
     bundle_row,
     cached_ranks,
     fused_row,
     row_factories,
+    teacher_labels,
 )
 from delrec_lite.pipeline.run import Run
 from delrec_lite.provenance import stamp
@@ -41,27 +42,39 @@ def evaluate(run: Run, fused: bool = False, zero_shot: bool = True, bundle: bool
         zero_shot: Keep the row of the untrained LLM, which takes longest.
         bundle: Keep the rows of the exported bundle.
     """
-    entries = {
-        name: cached_ranks(run, name, *maker) for name, maker in row_factories(run, fused, zero_shot, bundle).items()
-    }
-    expected = run.expected(run.dataset.test())
-    exported = (bundle_row(run), fused_row(run)) if bundle else ()
-    rows = write_table(run.folder, entries, _pairs(list(entries), exported), run.setting, expected)
-    apart = by_segment(entries, run.dataset)
-    with (run.folder / "table.md").open("a", encoding="utf-8") as file:
-        file.write("\n" + segments_markdown(apart, run.setting))
-    _write_report(run, rows, apart, expected)
-    return rows
+    with run.locked():
+        entries = {
+            name: cached_ranks(run, name, *factory)
+            for name, factory in row_factories(run, fused, zero_shot, bundle).items()
+        }
+        expected = run.expected(run.dataset.test())
+        exported = (bundle_row(run), fused_row(run)) if bundle else ()
+        pairs = _pairs(list(entries), teacher_labels(run), exported)
+        rows = write_table(run.folder, entries, pairs, run.setting, expected)
+        apart = by_segment(entries, run.dataset)
+        with (run.folder / "table.md").open("a", encoding="utf-8") as file:
+            file.write("\n" + segments_markdown(apart, run.setting))
+            file.write("\n" + _precisions(run, entries))
+        _write_report(run, rows, apart, expected)
+        return rows
 
 
-def _pairs(names: Sequence[str], exported: Sequence[str]) -> list[tuple[str, str]]:
+def _precisions(run: Run, entries: Mapping[str, Ranks]) -> str:
+    """What training and the rows of a torch LLM were computed in."""
+    made = run.precisions()
+    computed = ", ".join(f"{name}: {ranks.precision}" for name, ranks in entries.items() if ranks.precision)
+    return f"Stage 1 trained in {made['distill']}, stage 2 in {made['finetune']}. Scores computed in {computed}.\n"
+
+
+def _pairs(names: Sequence[str], labels: Sequence[str], exported: Sequence[str]) -> list[tuple[str, str]]:
     """Who is compared with whom: the bundle with every row, training precision and fusion with each teacher.
 
     Args:
         names: The table's rows.
+        labels: Of the run's teachers.
         exported: Names of the bundle's rows: alone, and fused with the teachers.
     """
-    teachers = [name for name in names if name in {*TEACHERS.values(), ALL_TEACHERS}]
+    teachers = [name for name in names if name in {*labels, ALL_TEACHERS}]
     pairs = [(exported[0], other) for other in names if other != exported[0]] if exported else []
     others = (name for name in (TRAINED, FUSED, *exported[1:]) if name in names)
     return pairs + [(name, teacher) for name in others for teacher in teachers]
@@ -74,6 +87,7 @@ def _write_report(
     report = {
         **stamp(),
         "recipe": run.recipe.dump(),
+        "precision": run.precisions(),
         "sources": {p.name: {"mirror": p.mirror, "sha256": p.files} for p in run.pulled.values()},
         "stages": {name: {"seconds": done.seconds, **done.result} for name, done in run.stages.items()},
         "rows": [asdict(row) for row in rows],

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from delrec_lite.console import Console
 from delrec_lite.data.types import Dataset, Ints, Split
@@ -20,7 +19,9 @@ from delrec_lite.evaluation.expected import ExpectedSampledMetrics
 from delrec_lite.evaluation.metrics import per_user
 from delrec_lite.evaluation.protocol import catalogue_ranks
 from delrec_lite.files import write_whole
-from delrec_lite.teachers.contract import Network, Teacher, TeacherConfig, build, pad
+from delrec_lite.teacher_kinds.registry import TEACHERS
+from delrec_lite.teacher_kinds.settings import TeacherConfig
+from delrec_lite.teachers.contract import Network, Teacher, pad
 
 METRICS = "metrics.jsonl"
 CHOOSES = "expected_ndcg@10"
@@ -68,7 +69,7 @@ def fit(
     began = time.monotonic()
     with torch.random.fork_rng(devices=[]), console.progress(config.kind, config.epochs) as tick:
         torch.manual_seed(config.seed)
-        network = build(config, len(dataset.catalog)).to(device)
+        network = TEACHERS[config.kind].build(config, len(dataset.catalog)).to(device)
         optimiser = torch.optim.AdamW(_groups(network), lr=config.lr, betas=(0.9, 0.98))
         best = Teacher(network, len(dataset.catalog), {CHOOSES: -1.0, "epoch": 0})
         kept, lines = _copy(network), []
@@ -104,7 +105,7 @@ def _epoch(network: Network, optimiser: Any, sequences: Sequence[Ints], epoch: i
         wanted = torch.as_tensor(np.concatenate([w[1:] for w in batch])).to(device)
         read = pad([np.ones(len(w) - 1, dtype=np.int64) for w in batch]).bool().to(device)
         states = network.states(pad([w[:-1] for w in batch]).to(device))[read]
-        loss = F.cross_entropy(network.scores(states), wanted, label_smoothing=config.label_smoothing)
+        loss = network.loss(states, wanted)
         if not torch.isfinite(loss):
             raise DelrecError(f"{config.kind}: the loss is not a number in epoch {epoch}", "lower teacher.settings.lr")
         optimiser.zero_grad(set_to_none=True)

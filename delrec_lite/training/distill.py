@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from delrec_lite.config import DistillSection
 from delrec_lite.console import Console
 from delrec_lite.data.types import CandidateSets, Dataset, Floats, Ints, subsample
-from delrec_lite.llm.forward import read_states, score_all, window_segment
+from delrec_lite.llm.forward import score_all
 from delrec_lite.llm.model import ItemLM
-from delrec_lite.llm.verbalizers import score_candidates
+from delrec_lite.llm.questions import score_candidates
+from delrec_lite.llm.verbalizer import verbalizer_of
 from delrec_lite.processes import current
 from delrec_lite.prompts.tasks import Prompts
 from delrec_lite.teachers.contract import Teacher
@@ -109,8 +110,8 @@ def distill(
     """
     out.mkdir(parents=True, exist_ok=True)
     model.requires_grad_(False)
-    if prompts.format.verbalizer == "title-mean":
-        set_scale(model, prompts, dataset, max_history)
+    windows = truncate_to_context(prompts, next(steps(dataset.train(), max_history, 800, seed=0)), max_history)
+    verbalizer_of(prompts).calibrate(model, prompts, windows)
     agree = Agreement(teacher, dataset, candidates)
     by_words, untrained = (current().from_first(partial(agree, model, p, max_history)) for p in (written, prompts))
     soft = model.soft_prompt()
@@ -145,11 +146,11 @@ def distill(
     report = Distilled(trained, untrained, by_words, agree.users, candidates.items.shape[1], plan)
     if current().first:
         if adapter:
-            model.lm.save_pretrained(str(out / LLM))
+            model.lm.save_pretrained(str(out / LLM), save_embedding_layers=False)
         held = {**soft, "log_scale": model.log_scale}
         save_file({name: p.detach().clone() for name, p in held.items()}, out / SOFT)
         (out / "agreement.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
-        finished(out)
+        finished(out, console)
     return report
 
 
@@ -213,19 +214,3 @@ def load_llm(model: ItemLM, folder: Path) -> None:
     from peft import PeftModel
 
     model.lm = PeftModel.from_pretrained(model.lm, str(folder / LLM), is_trainable=True)
-
-
-@torch.no_grad()
-def set_scale(model: ItemLM, prompts: Prompts, dataset: Dataset, max_history: int) -> None:
-    """Give the untrained verbalizer the temperature under which it predicts a few training windows best.
-
-    A sum of title rows has no natural scale; without one, stage 1 would spend its soft prompt on the scores' norm.
-    """
-    some = truncate_to_context(prompts, next(steps(dataset.train(), max_history, 800, seed=0)), max_history)
-    states = read_states(model, prompts.next_prefix, [window_segment(prompts, window[:-1]) for window in some])
-    targets = torch.from_numpy(np.concatenate([window[1:] for window in some])).to(states.device)
-    model.log_scale.zero_()
-    scores = model.scores(states)
-    grid = torch.linspace(-6, 2, 33)
-    losses = torch.stack([F.cross_entropy(scores * g.exp(), targets) for g in grid])
-    model.log_scale.copy_(grid[losses.argmin()])
