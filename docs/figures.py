@@ -206,8 +206,8 @@ def roofline(report: Report) -> str:
     return machine + _table(header, rows)
 
 
-def precision(report: Report) -> str:
-    """What each precision costs and keeps."""
+def quantisation(report: Report) -> str:
+    """What each quantisation costs and keeps."""
     rows = []
     for r in report["rows"]:
         apart = r["hr1_difference"]
@@ -298,7 +298,7 @@ TABLES: dict[str, tuple[str, Callable[[Report], str]]] = {
     "start": ("latency-epyc-2-cores.json", start),
     "roofline": ("latency-epyc-2-cores.json", roofline),
     "peers": ("latency-epyc-2-cores.json", peers),
-    "precision": ("export-ml-100k.json", precision),
+    "quantisations": ("export-ml-100k.json", quantisation),
     "server": ("load-server.json", server),
     "catalogue": ("catalogue-size.json", catalogue),
     "explanations": ("faithfulness-ml-100k.json", explanations),
