@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from delrec_lite.architectures import architecture
+from delrec_lite.architectures import find_architecture
 from delrec_lite.config import FinetuneSection
 from delrec_lite.llm.forward import read_states
 from delrec_lite.llm.load import Base
@@ -65,7 +65,7 @@ def random_model(shape: Shape, precision: str, device: str) -> Any:
             continue
         for name, p in list(module.named_parameters(recurse=False)):
             if p.is_meta:
-                ones = p.dim() == 1 and name == "weight" and not architecture(shape.family).norms_from_one
+                ones = p.dim() == 1 and name == "weight" and not find_architecture(shape.family).norms_from_one
                 made = torch.ones(p.shape, dtype=wide, device=device)
                 made = made if ones else made.normal_(std=0.02)
                 setattr(module, name, torch.nn.Parameter(made, requires_grad=False))

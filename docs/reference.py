@@ -194,9 +194,7 @@ base must have unscaled rotary positions, because `transformers` does not read t
 A prompt ends where runtimes would begin to differ: at `max_position_embeddings`, at the length of a sliding window,
 and, with `longrope`, at `original_max_position_embeddings`. A history that is too long loses its oldest items.
 
-A Llama-like family is added by one record in `delrec_lite/architectures/families.py`, or from outside the package
-by `delrec_lite.architectures.register`; the tests of `tests/test_architectures.py` then compare torch, llama.cpp
-and ONNX Runtime on a small random model of it.
+A Llama-like family is added by [one record](extending.md#a-family-of-base-models).
 """
 
 
@@ -205,8 +203,8 @@ def base_models() -> str:
     from delrec_lite.architectures import ARCHITECTURES
 
     rows = [
-        f"| `{name}` | `{record.gguf}` | {', '.join(record.rope_scaling)} | {'yes' if record.onnx else 'no'} |"
-        for name, record in ARCHITECTURES.items()
+        f"| `{record.name}` | `{record.gguf}` | {', '.join(record.rope_scaling)} | {'yes' if record.onnx else 'no'} |"
+        for record in ARCHITECTURES
     ]
     table = "\n".join(["| family | in GGUF | scaled rotary positions | ONNX |", "|---|---|---|---|", *rows])
     return "\n".join([MADE, "# Base models\n", BASE_MODELS.format(table=table)])

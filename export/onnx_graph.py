@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from delrec_lite.architectures import architecture, check_base, head_width, rope_of
+from delrec_lite.architectures import check_base, find_architecture, head_width, rope_of
 from delrec_lite.export.merge import Merged
 from delrec_lite.export.onnx_weights import Graph
 from delrec_lite.prompts.vocabulary import FIRST_DEEP
@@ -102,7 +102,7 @@ def _positions(graph: Graph, config: Any, positions: int) -> None:
 def _layer(graph: Graph, config: Any, tensors: Mapping[str, Any], layer: int, x: str, present: list[str]) -> str:
     """One block: ``[batch, n, hidden]`` to the same, or to ``[batch, hidden]`` at the last item for the last block."""
     op, ints = graph.op, graph.ints
-    family, rotated = architecture(config.model_type), rope_of(config).width
+    family, rotated = find_architecture(config.model_type), rope_of(config).width
     prefix = f"model.layers.{layer}"
     attention = f"{prefix}.self_attn"
     heads, kv_heads, width = config.num_attention_heads, config.num_key_value_heads, head_width(config)

@@ -1,16 +1,23 @@
 """The contract of every family: torch, llama.cpp and ONNX Runtime give the same scores; a plan and checks know it."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from delrec_lite.architectures import ARCHITECTURES, Architecture, check_base, context_length, register, rope_of
+from delrec_lite.architectures import (
+    ARCHITECTURES,
+    Architecture,
+    check_base,
+    context_length,
+    rope_of,
+)
 from delrec_lite.errors import ConfigError
 from delrec_lite.llm.forward import score_all
 from delrec_lite.llm.load import load_base
-from delrec_lite.llm.model import ItemLM
 from delrec_lite.runtime.gguf.checks import check_gguf
 from delrec_lite.runtime.recommender import Recommender
 from delrec_lite.training.plan import Training, estimate
@@ -20,6 +27,7 @@ from tests.families import LONGROPE, ORIGINAL, SCALED, SETTINGS, family, moved
 from tests.tiny import dataset
 
 HISTORIES = dataset().test().histories
+PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 
 
 def score_range(first, second):
@@ -34,7 +42,7 @@ def exports_as_trained(folder, target, made):
     trained = score_all(model, prompts, HISTORIES, 10)
     formats = {"formats": "both", "onnx_quant": "fp32"} if record.onnx else {"formats": "gguf"}
     bundle = export_tiny(None, target, "f16", made, **formats).path
-    header = check_gguf(bundle / "model-f16.gguf", record.model_type)
+    header = check_gguf(bundle / "model-f16.gguf", record.name)
     assert header.values["general.architecture"].value == record.gguf
     for engine in ("gguf", *(["onnx"] if record.onnx else [])):
         with Recommender.load(bundle, 1, engine=engine) as recommender:
@@ -63,8 +71,8 @@ def test_every_runtime_scores_as_torch(tmp_path, kind):
 def test_every_family_and_kind_of_scaling_is_tried():
     tried = {(family, (more.get("rope_scaling") or {}).get("rope_type", "")) for family, more in SETTINGS.values()}
     tried |= {("phi3", LONGROPE["type"])}
-    for name, record in ARCHITECTURES.items():
-        assert {(name, ""), *((name, kind) for kind in record.rope_scaling)} <= tried
+    for record in ARCHITECTURES:
+        assert {(record.name, ""), *((record.name, kind) for kind in record.rope_scaling)} <= tried
 
 
 def test_prompts_are_longer_than_the_length_before_scaling(tiny_base):
@@ -148,7 +156,7 @@ def test_a_config_that_cannot_be_exported_is_refused(settings, words):
 def test_refusals_name_what_is_known():
     with pytest.raises(ConfigError) as error:
         check_base(config("mamba"))
-    assert all(name in error.value.hint for name in ARCHITECTURES)
+    assert all(name in error.value.hint for name in ARCHITECTURES.names())
     with pytest.raises(ConfigError, match="cannot be written as ONNX") as error:
         check_base(config("gemma3_text"), onnx=True)
     assert "qwen3" in error.value.hint
@@ -191,12 +199,13 @@ def test_a_history_beyond_that_end_loses_its_oldest_items(tmp_path, kind):
 
 @pytest.fixture
 def toy():
-    """Ernie 4.5: as Llama, but `transformers` rotates neighbours itself, so no row is permuted."""
-    yield register(Architecture("ernie4_5", gguf="ernie4_5", rope_scaling=(), tied=True, onnx=False))
-    del ARCHITECTURES["ernie4_5"]
+    """What the page's example registers: Ernie 4.5, whose neighbours `transformers` rotates too."""
+    (code,) = re.findall(r"```python\n# ernie\.py\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    exec(code, {})
+    yield
+    ARCHITECTURES.unregister("ernie4_5")
 
 
 def test_a_family_registered_from_outside_goes_the_whole_way(tmp_path, toy):
     made = moved(tmp_path / "base", "ernie4_5", head_dim=16)
     exports_as_trained(tmp_path / "base", tmp_path / "x.delrec", made)
-    assert isinstance(made[0], ItemLM)

@@ -141,7 +141,7 @@ def test_the_device_is_what_there_is():
             device_for("cuda")
 
 
-@pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.parametrize("kind", ARCHITECTURES.names())
 def test_families_train_both_stages(tmp_path, kind):
     model, prompts, _ = item_lm(family(tmp_path / "base", kind), "fp32")
     histories = dataset().test().histories

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from delrec_lite.architectures.record import ARCHITECTURES, Architecture, architecture, head_width, settings_of
+from delrec_lite.architectures.record import Architecture, head_width, settings_of
+from delrec_lite.architectures.registry import ARCHITECTURES, find_architecture
 from delrec_lite.architectures.rope import check_rope, rope_of, rope_settings
 from delrec_lite.errors import ConfigError
 
@@ -25,11 +26,11 @@ def check_base(config: Any, where: str = "the base model", onnx: bool = False) -
         ConfigError: An unknown family, or a setting that it does not know.
     """
     settings = settings_of(config)
-    record = architecture(str(settings.get("model_type")), where)
+    record = find_architecture(str(settings.get("model_type")), where)
     if onnx and not record.onnx:
-        known = ", ".join(name for name, other in ARCHITECTURES.items() if other.onnx)
+        known = ", ".join(other.name for other in ARCHITECTURES if other.onnx)
         raise ConfigError(
-            f"{where} is a {record.model_type!r} model, which cannot be written as ONNX",
+            f"{where} is a {record.name!r} model, which cannot be written as ONNX",
             f"set export.format: gguf, or take another family: {known}",
         )
     activation = settings.get("hidden_activation") or settings.get("hidden_act") or record.activation

@@ -1,20 +1,18 @@
-"""The families that are known, one record each."""
+"""The families that come with delrec-lite, one record each."""
 
-from delrec_lite.architectures.record import Architecture, register
+from delrec_lite.architectures.record import Architecture
 
-register(
+FAMILIES = (
     Architecture(
         "llama",
         gguf="llama",
         interleaved_rope=True,
         rope_scaling=("linear", "yarn", "llama3"),
         optional_bias=True,
-    )
-)
-register(Architecture("mistral", gguf="llama", interleaved_rope=True, rope_scaling=("linear", "yarn", "llama3")))
-register(Architecture("qwen2", gguf="qwen2", qkv_bias=True, split_rule="qwen2"))
-register(Architecture("qwen3", gguf="qwen3", qk_norm=True, split_rule="qwen2"))
-register(
+    ),
+    Architecture("mistral", gguf="llama", interleaved_rope=True, rope_scaling=("linear", "yarn", "llama3")),
+    Architecture("qwen2", gguf="qwen2", qkv_bias=True, split_rule="qwen2"),
+    Architecture("qwen3", gguf="qwen3", qk_norm=True, split_rule="qwen2"),
     Architecture(
         "phi3",
         gguf="phi3",
@@ -22,9 +20,7 @@ register(
         partial_rope=True,
         qkv=("qkv_proj",),
         gate_up=("gate_up_proj",),
-    )
-)
-register(
+    ),
     Architecture(
         "gemma3_text",
         gguf="gemma3",
@@ -37,5 +33,5 @@ register(
         scaled_embedding=True,
         tied=True,
         onnx=False,
-    )
+    ),
 )

@@ -1,10 +1,8 @@
-"""One frozen record a family of decoder-only models, and the registry that everything asks."""
+"""What is known of a family of decoder-only models: a frozen record."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
-
-from delrec_lite.errors import ConfigError
 
 Modules = Literal["attention", "all", "qv"]
 
@@ -13,10 +11,10 @@ Modules = Literal["attention", "all", "qv"]
 class Architecture:
     """How `transformers`, llama.cpp and the ONNX builder compute one family.
 
-    A Llama-like family is added by one record, here or from outside the package: ``register(Architecture(...))``.
+    A Llama-like family is added by one record: in ``families``, by ``register_architecture``, or by an entry point.
 
     Attributes:
-        model_type: Its name in a config.json.
+        name: Its ``model_type`` in a config.json.
         gguf: Its name in llama.cpp; several families may be written as the same.
         tolerance: Largest difference between the scores of an F16 file and those of torch, as a share of their range.
         interleaved_rope: llama.cpp rotates neighbours (2i, 2i + 1) where `transformers` rotates halves (i, i + d/2), so
@@ -39,7 +37,7 @@ class Architecture:
         onnx: Whether the ONNX builder knows it.
     """
 
-    model_type: str
+    name: str
     gguf: str
     tolerance: float = 0.005
     interleaved_rope: bool = False
@@ -91,34 +89,6 @@ class Architecture:
             return tuple(dict.fromkeys((self.qkv[0], self.qkv[-1])))
         attention = (*self.qkv, "o_proj")
         return attention if modules == "attention" else (*attention, *self.gate_up, "down_proj")
-
-
-ARCHITECTURES: dict[str, Architecture] = {}
-
-
-def register(record: Architecture) -> Architecture:
-    """Make a family known, in the place of an earlier record of the same ``model_type``."""
-    ARCHITECTURES[record.model_type] = record
-    return record
-
-
-def architecture(model_type: str, where: str = "the base model") -> Architecture:
-    """The record of a family.
-
-    Raises:
-        ConfigError: Nobody registered it; names those that are known.
-    """
-    if model_type not in ARCHITECTURES:
-        raise ConfigError(
-            f"{where} is a {model_type!r} model, a family that cannot be trained and exported",
-            f"families known: {', '.join(ARCHITECTURES)}",
-        )
-    return ARCHITECTURES[model_type]
-
-
-def written_as(gguf: str) -> tuple[Architecture, ...]:
-    """The families that are written to GGUF under this name."""
-    return tuple(record for record in ARCHITECTURES.values() if record.gguf == gguf)
 
 
 def settings_of(config: Any) -> Mapping[str, Any]:

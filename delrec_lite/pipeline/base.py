@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from delrec_lite.architectures import ARCHITECTURES, check_base, written_as
+from delrec_lite.architectures import check_base, gguf_names, written_as
 from delrec_lite.errors import BundleError, ConfigError
 from delrec_lite.export.tokenizer_file import read_pairs
 from delrec_lite.hub.base import gguf_file
@@ -39,10 +39,9 @@ def check_gguf_base(path: Path) -> None:
         return  # a type of tensor that no bundle has; `transformers` says what it cannot read
     name = getattr(header.values.get("general.architecture"), "value", None)
     if not written_as(str(name)):
-        known = dict.fromkeys(record.gguf for record in ARCHITECTURES.values())
         raise ConfigError(
             f"{path} is a {name!r} model, a family that cannot be trained and exported",
-            f"families known, by their names in GGUF: {', '.join(known)}",
+            f"families known, by their names in GGUF: {', '.join(gguf_names())}",
         )
     scaling = getattr(header.values.get(f"{name}.rope.scaling.type"), "value", "none")
     factors = [tensor for tensor in header.tensors if tensor.startswith("rope_f")]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from delrec_lite.architectures import architecture
+from delrec_lite.architectures import find_architecture
 from delrec_lite.config import FinetuneSection
 from delrec_lite.data.types import Ints
 from delrec_lite.errors import ConfigError
@@ -47,7 +47,7 @@ def add_adapter(model: ItemLM, recipe: FinetuneSection, steps: int = 1000) -> No
     shared = {
         "lora_alpha": recipe.alpha,
         "lora_dropout": recipe.dropout,
-        "target_modules": list(architecture(model.lm.config.model_type).adapted(recipe.modules)),
+        "target_modules": list(find_architecture(model.lm.config.model_type).adapted(recipe.modules)),
     }
     if recipe.adapter == "adalora":
         steps = steps or FEWEST_STEPS  # nothing is going to be trained

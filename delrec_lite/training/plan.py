@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from delrec_lite.architectures import architecture
+from delrec_lite.architectures import find_architecture
 from delrec_lite.architectures.record import Modules
 from delrec_lite.training.shapes import Shape
 
@@ -96,7 +96,7 @@ def saved_bytes(shape: Shape, training: Training) -> float:
     """
     wide = 4.0 if training.precision == "fp32" else 2.0
     q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    family = architecture(shape.family)
+    family = find_architecture(shape.family)
     norms = 4.0 * ((4 if family.sandwich_norms else 2) * shape.hidden + (q + kv if family.qk_norm else 0))
     attention = wide * (2 * q + 2 * q) + 4.0 * shape.heads  # keys and values are repeated for every query head
     gated = 3 * wide * shape.intermediate
@@ -116,7 +116,7 @@ def estimate(shape: Shape, training: Training, cuda: bool = True) -> Memory:
     wide = 4.0 if training.precision == "fp32" else 2.0
     weights = shape.linear_parameters * WEIGHT_BYTES[training.precision] + shape.other_parameters * wide
     linear = shape.linear()
-    adapted = architecture(shape.family).adapted(training.modules)
+    adapted = find_architecture(shape.family).adapted(training.modules)
     adapter = shape.layers * training.rank * sum(sum(linear[name]) for name in adapted)
     vectors = 2 * training.items * shape.hidden
     per_token = saved_bytes(shape, training)

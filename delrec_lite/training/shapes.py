@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from delrec_lite.architectures import architecture, check_base, head_width
+from delrec_lite.architectures import check_base, find_architecture, head_width
 from delrec_lite.errors import DataError, UsageError
 
 
@@ -42,7 +42,7 @@ class Shape:
     def linear(self) -> dict[str, tuple[int, int]]:
         """Inputs and outputs of a layer's linear modules."""
         q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        return architecture(self.family).linear(self.hidden, q, kv, self.intermediate)
+        return find_architecture(self.family).linear(self.hidden, q, kv, self.intermediate)
 
     @property
     def linear_parameters(self) -> int:
@@ -113,7 +113,7 @@ def read_shape(config: Mapping[str, Any], where: str) -> Shape:
     try:
         heads = int(config["num_attention_heads"])
         numbers = [int(config[key]) for key in ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size")]
-        family = architecture(config["model_type"], where)
+        family = find_architecture(config["model_type"], where)
     except KeyError as error:
         raise DataError(
             f"{where} has no {error.args[0]!r}", "it has to be the config.json of a decoder-only model"
@@ -121,7 +121,7 @@ def read_shape(config: Mapping[str, Any], where: str) -> Shape:
     check_base(config, where)
     hidden, layers, intermediate, vocabulary = numbers
     return Shape(
-        family.model_type,
+        family.name,
         hidden,
         layers,
         heads,

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from delrec_lite.architectures import ARCHITECTURES, written_as
+from delrec_lite.architectures import gguf_names, written_as
 from delrec_lite.errors import BundleError
 from delrec_lite.runtime.gguf.header import (
     BOOL,
@@ -86,7 +86,7 @@ def check_gguf(path: Path, architecture: str | None = None) -> Header:
     header = read_header(path)
     try:
         arch = _architecture(header.values)
-        if architecture is not None and architecture not in {record.model_type for record in written_as(arch)}:
+        if architecture is not None and architecture not in {record.name for record in written_as(arch)}:
             raise ValueError(f"it is a {arch} model, its manifest says {architecture!r}")
         _tensors(header, arch, _numbers(header.values, arch), _tokenizer(header.values))
     except ValueError as error:
@@ -97,8 +97,7 @@ def check_gguf(path: Path, architecture: str | None = None) -> Header:
 def _architecture(values: Mapping[str, Value]) -> str:
     arch = values.get("general.architecture", Value(STRING, "")).value
     if not written_as(arch):
-        names = dict.fromkeys(record.gguf for record in ARCHITECTURES.values())
-        raise ValueError(f"its architecture is {arch!r}; known are {', '.join(names)}")
+        raise ValueError(f"its architecture is {arch!r}; known are {', '.join(gguf_names())}")
     for key in values:
         known = key.removeprefix(f"{arch}.") in {*_COUNTS, *_OPTIONAL_COUNTS, *_FLOATS, *_OTHERS}
         tokenizer = key in _TOKENIZER_TEXTS or key in _TOKENIZER_LISTS or _TOKEN_ID.match(key) or _TOKEN_FLAG.match(key)
