@@ -165,7 +165,7 @@ def test_the_table_is_a_list_of_rows_and_keeps_the_raw_ranks(tmp_path):
         ("B", "sampled"),
         ("B", "full"),
     ]
-    assert rows[0].keys() == {"model", "protocol", "users", "metrics", "intervals", "seconds"}
+    assert rows[0].keys() == {"model", "protocol", "users", "metrics", "intervals", "seconds", "precision"}
     assert rows[0]["metrics"]["HR@1"] == pytest.approx((entries["A"].sampled == 1).mean(), abs=1e-4)
     low, high = rows[0]["intervals"]["HR@10"]
     assert low <= rows[0]["metrics"]["HR@10"] <= high
