@@ -1,7 +1,7 @@
 """A bundle of a recipe before any training: how fast and how large its form will be.
 
 ``python -m delrec_lite.bench.untrained RECIPE RUNS OUT`` exports the base model with the recipe's prompt, items and
-precision. What it recommends is worth nothing; what it costs is what the trained one will cost.
+quantisation. What it recommends is worth nothing; what it costs is what the trained one will cost.
 """
 
 import sys

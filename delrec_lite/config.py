@@ -16,8 +16,10 @@ from pydantic import (
 )
 
 from delrec_lite.errors import ConfigError
+from delrec_lite.hub.registry import DATASETS
 from delrec_lite.prompts.history import HISTORIES
 from delrec_lite.prompts.verbalizer import VERBALIZERS
+from delrec_lite.quantisations import GGUF, ONNX
 from delrec_lite.teacher_kinds.registry import TEACHERS
 
 
@@ -37,7 +39,7 @@ class _Section(BaseModel):
 class DataSection(_Section):
     """Which interactions, and how they become sequences and candidate sets."""
 
-    name: str = "ml-100k"
+    name: str = Field("ml-100k", description=f"a data set to pull: {', '.join(DATASETS.built_in)}")
     folder: str | None = Field(None, description="your own data, as `delrec-lite prepare` wrote it; nothing is pulled")
     domain: Literal["movie", "game", "item", "artist"] = "movie"
     k_core: int = Field(5, ge=1)
@@ -46,6 +48,13 @@ class DataSection(_Section):
     split: Literal["leave-one-out", "chronological"] = Field(
         "leave-one-out", description="each user's last item is the test; or 8:1:1 by time, the same moments for all"
     )
+
+    @model_validator(mode="after")
+    def _can_be_pulled(self) -> "DataSection":
+        if self.folder is None and self.name not in DATASETS:
+            known = ", ".join(DATASETS.names())
+            raise ValueError(f"name {self.name!r} is no data set to pull: one of {known}; or set folder to your own")
+        return self
 
 
 class ModelSection(_Section):
@@ -214,10 +223,12 @@ class ExportSection(_Section):
     """What the bundle holds."""
 
     # Against training precision on 50 validation users: iq4_nl kept 77% of the first ten (correlation 0.987).
-    quant: Literal["q4_0", "iq4_nl", "iq4_mix", "q4_k_m", "q5_0", "q8_0", "f16", "bf16"] = "q8_0"
+    quant: Annotated[str, AfterValidator(GGUF.check), GGUF] = Field("q8_0", description="quantisation of the GGUF file")
     format: Literal["gguf", "onnx", "both"] = Field("gguf", description="GGUF for llama.cpp, ONNX for ONNX Runtime")
     # int8: see export/onnx_weights.py for what each costs.
-    onnx_quant: Literal["int4", "int8", "int8_block", "f16", "fp32"] = "int8"
+    onnx_quant: Annotated[str, AfterValidator(ONNX.check), ONNX] = Field(
+        "int8", description="quantisation of the ONNX file"
+    )
     retriever: bool = Field(True, description="the teacher too, as retriever.onnx: its opinion beside the model's")
     merge_base: Literal["dequant", "original"] = Field(
         "dequant", description="an adapter of nf4 or int8 goes onto these weights: as training saw them, or as pulled"

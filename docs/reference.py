@@ -35,6 +35,16 @@ LIBRARY = {
         "delrec_lite.data.types.CandidateSets",
         "delrec_lite.data.store.load_dataset",
     ),
+    "Engines, quantisations and data sets of other packages": (
+        "delrec_lite.runtime.engines.factory.EngineKind",
+        "delrec_lite.runtime.engines.factory.register_engine",
+        "delrec_lite.runtime.engines.base.Evaluation",
+        "delrec_lite.quantisations.Quantisation",
+        "delrec_lite.quantisations.register_quantisation",
+        "delrec_lite.hub.registry.Asset",
+        "delrec_lite.hub.registry.register_dataset",
+        "delrec_lite.registry.Registry",
+    ),
     "Runs": (
         "delrec_lite.config.load_recipe",
         "delrec_lite.pipeline.run.Run",
@@ -121,7 +131,7 @@ def recipe() -> str:
             if (section, name) == ("teacher", "kind"):
                 values = ", ".join(TEACHERS.built_in)
             else:
-                values = ", ".join(sorted(registry.built_in)) if registry else _values(key.annotation)
+                values = ", ".join(registry.built_in) if registry else _values(key.annotation)
             rows.append(f"| `{name}` | {_cell(values)} | {shown} | {_cell(key.description or '')} |")
         parts.append("\n".join(["| key | values | default | meaning |", "|---|---|---|---|", *rows]) + "\n")
         if section == "teacher":

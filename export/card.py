@@ -83,7 +83,7 @@ the figures of the comparison with the trained model.
 
 
 def _model_files(model: Mapping[str, Any]) -> str:
-    """The choice among several precisions; nothing for one."""
+    """The choice among several quantisations; nothing for one."""
     onnx = [model["onnx"]] if "onnx" in model else []
     others = [entry for entry in [*onnx, *model.get("others", [])] if entry["file"] != model["file"]]
     if not others:
@@ -96,8 +96,8 @@ def _model_files(model: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             "## Model files\n",
-            "The first answers unless another is asked for: `--quant PRECISION`.\n",
-            "| file | precision | correlation of scores with training precision | first ten the same |",
+            "The first answers unless another is asked for: `--quant NAME`.\n",
+            "| file | quantisation | correlation of scores with training precision | first ten the same |",
             "|---|---|---:|---:|",
             *rows,
             "\n",

@@ -62,7 +62,7 @@ def build(
     op("Shape", "items", start=1, end=2, name="length")
     op("Shape", "past", start=3, end=4, name="past_length")
     # Gathered before it is widened: the table itself stays small.
-    table = add("item_rows", rows.astype(np.float32 if graph.quant == "fp32" else np.float16))
+    table = add("item_rows", rows.astype(graph.quantisation.rows))
     known = op("Cast", op("Gather", table, op("Min", "items", ints(count - 1))), to=TensorProto.FLOAT)
     new = op("Gather", "new_items", op("Max", op("Sub", "items", ints(count)), ints(0)))
     in_catalogue = op("Unsqueeze", op("Less", "items", ints(count)), ints(-1))
@@ -179,8 +179,7 @@ def _model(
         defaults.append(numpy_helper.from_array(past, "past"))
     built = helper.make_graph(graph.nodes, "delrec", inputs, outputs, [*graph.weights.tensors, *defaults])
     opsets = [helper.make_opsetid("", OPSET)]
-    if graph.quant not in {"fp32", "f16"}:
-        opsets.append(helper.make_opsetid("com.microsoft", 1))
+    opsets += [helper.make_opsetid(domain, 1) for domain in sorted({node.domain for node in graph.nodes} - {""})]
     model = helper.make_model(built, opset_imports=opsets, ir_version=IR, producer_name="delrec-lite")
     helper.set_model_props(model, dict(metadata))
     return model

@@ -1,4 +1,4 @@
-"""The pieces of an ONNX file: weights kept beside the graph as external data, and linear layers by precision.
+"""The pieces of an ONNX file: weights kept beside the graph as external data, and linear layers by quantisation.
 
 - ``fp32``;
 - ``f16``: stored so, widened when a session is made;
@@ -18,8 +18,10 @@ correlation of scores with float32 and share of the first ten, 200 histories wit
 without VNNI: with the full range 0.917, 57%.
 """
 
+import re
 from collections import Counter
 from pathlib import Path
+from pkgutil import resolve_name
 from types import TracebackType
 from typing import Any
 
@@ -27,7 +29,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-BITS = {"int4": 4, "int8_block": 8}
+from delrec_lite.quantisations import Quantisation
+
+BITS = {"int4_block": 4, "int8_block": 8}
 BLOCK = 32
 # Multiply in int8, not in float32: with the default a 4-bit layer is no faster than a float32 one.
 ACCURACY_INT8 = 4
@@ -100,16 +104,16 @@ class Graph:
     """Nodes under construction; methods return the names of the values they make.
 
     Attributes:
-        quant: One of ``quantise.ONNX_QUANTS``.
+        quantisation: One for ONNX.
         nodes: So far.
         types: How many linear layers have which type.
         layer_weights: Weights of all linear layers so far.
         layer_bytes: What they take, scales included.
     """
 
-    def __init__(self, weights: Weights, quant: str) -> None:
+    def __init__(self, weights: Weights, quantisation: Quantisation) -> None:
         self.weights = weights
-        self.quant = quant
+        self.quantisation = quantisation
         self.nodes: list[onnx.NodeProto] = []
         self.types: Counter[str] = Counter()
         self.layer_weights = self.layer_bytes = 0
@@ -139,8 +143,8 @@ class Graph:
         return self._constants[key]
 
     def floats(self, name: str, array: Any) -> str:
-        """A float array that is read whole: float32 for ``fp32``, else float16, widened when it is loaded."""
-        if self.quant == "fp32":
+        """A float array that is read whole: as the quantisation stores floats, widened when it is loaded."""
+        if self.quantisation.rows == "float32":
             return self.weights.add(name, array.astype(np.float32))
         return self.op(
             "Cast", self.weights.add(name, array.astype(np.float16)), name=f"{name}_wide", to=TensorProto.FLOAT
@@ -156,14 +160,17 @@ class Graph:
             bias: float32 ``[out]``.
         """
         before = self.weights.bytes
-        if self.quant in BITS:
-            y = self._blocks(x, name, weight, BITS[self.quant])
-        elif self.quant == "int8" and name.endswith("down_proj"):
-            y = self._blocks(x, name, weight, BITS["int8_block"])
-        elif self.quant == "int8":
+        finer = (kind for pattern, kind in self.quantisation.finer.items() if re.search(pattern, name))
+        kind = next(finer, self.quantisation.layers)
+        if kind in BITS:
+            y = self._blocks(x, name, weight, BITS[kind])
+        elif kind == "int8":
             y = self._dynamic(x, name, weight)
+        elif ":" in kind:
+            self.types[self.quantisation.name] += 1
+            y = resolve_name(kind)(self, x, name, weight)
         else:
-            self.types[self.quant] += 1
+            self.types[kind] += 1
             y = self.op("MatMul", x, self.floats(name, weight.T))
         self.layer_weights += weight.size
         self.layer_bytes += self.weights.bytes - before

@@ -1,4 +1,4 @@
-"""What a precision was chosen among, for the bundle's README: a table, and accuracy against latency as a picture."""
+"""What a quantisation was chosen among, for the bundle's README: a table, and accuracy against latency as a picture."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from delrec_lite.console import Console
 from delrec_lite.errors import MissingPackageError
 from delrec_lite.plots import GREY, svg
+from delrec_lite.quantisations import BASELINE
 
 PICTURE = "quantisations.svg"
 WIDTH, HEIGHT = 640, 360
@@ -14,7 +15,7 @@ CHOSEN, OTHER = "#d9822b", "#4a7fb5"
 
 
 class QuantRow(Protocol):
-    """One precision, measured; see ``delrec_lite.bench.quantisations.Quantised``."""
+    """One quantisation, measured; see ``delrec_lite.bench.quantisations.Quantised``."""
 
     format: str
     quant: str
@@ -40,12 +41,13 @@ def write_quants(folder: Path, rows: Sequence[QuantRow], chosen: str, console: C
 
 
 def quant_section(rows: Sequence[QuantRow], chosen: str) -> str:
-    """Markdown: the table, the chosen precision marked."""
+    """Markdown: the table, the chosen one marked."""
     lines = [
-        "\n## Why this precision\n",
+        "\n## Why this quantisation\n",
         "Measured where it was exported, on validation users, expected over all candidate sets: the fastest that keeps "
         "the accuracy budget.\n",
-        "| precision | MB | p50 ms | HR@1 of 15 | NDCG@10 of 15 | HR@1 to bf16, points | first ten as bf16 |",
+        "| quantisation | MB | p50 ms | HR@1 of 15 | NDCG@10 of 15 "
+        f"| HR@1 to {BASELINE}, points | first ten as {BASELINE} |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
@@ -59,7 +61,7 @@ def quant_section(rows: Sequence[QuantRow], chosen: str) -> str:
 
 
 def quant_picture(rows: Sequence[QuantRow], chosen: str) -> str:
-    """SVG: latency to the right, HR@1 upwards, a dot a precision, its area the size of the file.
+    """SVG: latency to the right, HR@1 upwards, a dot a quantisation, its area the size of the file.
 
     Raises:
         MissingPackageError: matplotlib is not installed.

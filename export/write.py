@@ -40,7 +40,8 @@ from delrec_lite.machine import cores_allowed
 from delrec_lite.prompts.tasks import TITLE_PREFIX, Prompts
 from delrec_lite.prompts.tokenizer import open_tokenizer
 from delrec_lite.prompts.vocabulary import Vocabulary
-from delrec_lite.runtime.bundle import DEEP, NEW_ITEMS, OF_ONE_MODEL, finish_bundle
+from delrec_lite.runtime.bundle import DEEP, NEW_ITEMS, OF_ONE_MODEL, Bundle, finish_bundle
+from delrec_lite.runtime.engines.factory import open_engine
 from delrec_lite.runtime.engines.hybrid import WEIGHT
 from delrec_lite.runtime.golden import Golden, answers, write_golden
 from delrec_lite.runtime.recommender import Recommender
@@ -62,7 +63,7 @@ class Exported:
     Attributes:
         path: The bundle.
         bytes: Size of its default model file.
-        quant: Precision of that.
+        quant: Quantisation of that.
         tensor_types: How many of its tensors have each type.
         parity: Of its scores, against the model in training precision.
         models: Every model file as the manifest has it, the default first, with its ``format`` and ``bytes``.
@@ -108,8 +109,8 @@ def export(
             ranks candidates alone is compared on those of the validation users.
         target: The bundle folder, replaced if it exists.
         name: Of the run.
-        quants: Out of ``export.quantise.QUANTS``: a GGUF file each; the first is the bundle's default.
-        onnx_quants: Out of ``export.quantise.ONNX_QUANTS``: an ONNX file each.
+        quants: Names of quantisations for GGUF, a file each; the first is the bundle's default.
+        onnx_quants: Names of quantisations for ONNX, a file each.
         max_history: Items that the prompt holds.
         score_correlation: The gate; None lets everything pass, and the manifest says so.
         prune_vocab: Leave out text tokens that nothing here needs.
@@ -119,7 +120,7 @@ def export(
         provenance: Goes into the manifest.
         console: Shows progress.
         teacher: Written beside the model as ``retriever.onnx``.
-        measured_quants: What the precision was chosen among; a table and a picture of them go into the README.
+        measured_quants: What the quantisation was chosen among; a table and a picture of them go into the README.
 
     Raises:
         GateError: Not equal enough to what was trained; no bundle is left.
@@ -229,8 +230,10 @@ def export(
             staging = trial
             stored = golden(dataset, candidates["test"], max_history)
             told = []
+            written = Bundle.open(trial, whole=True)
             for one in models:  # opened one after another
-                with Recommender.load(trial, engine=one["format"], quant=one["quant"]) as recommender:
+                chosen = written.choose(one["quant"], one["format"])
+                with Recommender(chosen, open_engine(chosen)) as recommender:
                     if one is first and teacher is not None and sets is None:
                         described[WEIGHT] = _teacher_weight(recommender, teacher, valid)
                     exported = recommender.scores(asked) if sets is None else recommender.score_candidates(asked, sets)
@@ -284,7 +287,7 @@ def _write_new_items(model: ItemLM, prompts: Prompts, base: Base, dataset: Datas
 
 
 def _quantised(f16: Path, quants: Sequence[str], importance: Any, console: Console) -> list[dict[str, Any]]:
-    """A GGUF file for each precision beside ``f16``, which goes unless it is asked for; the manifest's entries."""
+    """A GGUF file for each quantisation beside ``f16``, which goes unless it is asked for; the manifest's entries."""
     entries = []
     for quant in dict.fromkeys(quants):
         path = f16.with_name(f"model-{quant}.gguf")

@@ -1,6 +1,10 @@
 """What several test files share: the tiny base model, a tiny trained model's bundle, one thread for torch."""
 
+import importlib
+import re
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +24,7 @@ def one_thread():
 
 
 def export_tiny(base_folder, target, quant="f16", model=None, formats="gguf", onnx_quant="int8", **changed):
-    """A bundle of the tiny model, precisions with commas; returns what export returns."""
+    """A bundle of the tiny model, quantisations with commas; returns what export returns."""
     from delrec_lite.console import QUIET
     from delrec_lite.export.write import export
 
@@ -112,3 +116,18 @@ def tiny_run(tiny_base, tmp_path, monkeypatch):
     make.faster = "fp32"
     monkeypatch.setattr(run_module, "faster_precision", lambda device, cache: make.faster)
     return make
+
+
+@pytest.fixture
+def page_module(monkeypatch, tmp_path):
+    """Imports a module that docs/extending.md shows, from its text."""
+
+    def module(name):
+        text = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
+        code = re.search(rf"```python\n# {name}\.py\n(.*?)```", text, re.DOTALL)
+        (tmp_path / f"{name}.py").write_text(code[1], encoding="utf-8")
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        return importlib.import_module(name)
+
+    return module

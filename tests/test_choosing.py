@@ -13,6 +13,7 @@ from delrec_lite.export import prune as pruning
 from delrec_lite.llm.questions import score_candidates
 from delrec_lite.runtime.additions import add_items
 from delrec_lite.runtime.explain import explain
+from delrec_lite.runtime.gguf.header import read_header
 from delrec_lite.runtime.recommender import Recommender
 from delrec_lite.runtime.verify import verify
 from tests.conftest import export_tiny
@@ -135,5 +136,6 @@ def test_only_what_is_read_or_scored_has_a_row(exported, recommender):
     facts = json.loads((exported[0] / "manifest.json").read_text())["model"]
     kept = facts["text_tokens"]["kept"] + recommender.bundle.prompt.soft_tokens
     rows = kept + (len(TITLES) if exported[2].item_tokens else 0)
-    assert recommender.engine._vocabulary == rows
+    header = read_header(recommender.bundle.model_path)
+    assert [header.tensors[name].shape[1] for name in ("token_embd.weight", "output.weight")] == [rows, rows]
     assert (facts["text_tokens"]["kept"] == facts["text_tokens"]["of"]) == exported[2].verbalizer_kind.all_text

@@ -71,19 +71,19 @@ def test_served_prompt_is_the_trained_prompt(tiny_base, tiny_bundle):
 
 def test_text_and_soft_tokens_never_outrank_an_item(tiny_base, tmp_path):
     """In any runtime that reads the plain logits."""
-    import ctypes
+    import llama_cpp
 
     model, prompts, base = make_model(tiny_base)
     scramble(model)
     made = export_tiny(tiny_base, tmp_path / "x.delrec", "q8_0", (model, prompts, base))
-    engine = LlamaEngine(Bundle.open(made.path), threads=1)
-    for _ in engine._batches([h.tolist() for h in dataset().test().histories[:8]]):
-        for output in engine._outputs:
-            pointer = engine._c.llama_get_logits_ith(engine._context, output)
-            logits = np.ctypeslib.as_array(ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float)), (engine._vocabulary,))
-            base_id = prompts.vocabulary.item_base
-            assert logits[:base_id].max() < logits[base_id:].min()
-    engine.close()
+    bundle, base_id = Bundle.open(made.path), prompts.vocabulary.item_base
+    llama = llama_cpp.Llama(str(bundle.model_path), logits_all=True, verbose=False)
+    for history in dataset().test().histories[:8]:
+        llama.reset()
+        llama.eval([*bundle.prompt.prefix, *(base_id + int(item) for item in history[-10:])])
+        logits = llama.scores[llama.n_tokens - 1]
+        assert logits[:base_id].max() < logits[base_id:].min()
+    llama.close()
 
 
 def test_a_failed_gate_leaves_no_bundle_and_keeps_the_old_one(tiny_base, tmp_path):

@@ -8,6 +8,7 @@ from delrec_lite.export.parity import compare
 from delrec_lite.llm.forward import score_all
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.llama_cpp import LlamaEngine
+from delrec_lite.runtime.gguf.rows import TokenRows
 from tests.conftest import export_tiny
 from tests.families import moved
 from tests.tiny import dataset
@@ -26,7 +27,7 @@ def test_exported_scores_are_the_trained_ones(tmp_path, kind, prune):
         served = engine.scores([h.tolist() for h in histories])
         parity = compare(trained, served)
         # A vector in a history is read as a row of the vocabulary is.
-        row = engine._rows.row(bundle.prompt.item_token_base + 4)
+        row = TokenRows(bundle.model_path).row(bundle.prompt.item_token_base + 4)
         as_vector = engine.scores([[1, 2, row, 3]])[0]
         as_item = engine.scores([[1, 2, 4, 3]])[0]
     finally:
@@ -37,7 +38,7 @@ def test_exported_scores_are_the_trained_ones(tmp_path, kind, prune):
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "phi3", "gemma3"])
-def test_the_mix_of_precisions_knows_the_last_layer(tmp_path, kind):
+def test_the_mix_of_types_knows_the_last_layer(tmp_path, kind):
     made = export_tiny(None, tmp_path / "x.delrec", "iq4_mix", moved(tmp_path / "base", kind), score_correlation=0.5)
     assert set(made.tensor_types) == {"F32", "Q8_0"}  # both layers of the tiny model are first or last
 

@@ -8,7 +8,8 @@ import pytest
 
 from delrec_lite.bench.quantisations import choose_quant, compare_quants, fastest_within
 from delrec_lite.export.pareto import quant_picture, quant_section
-from delrec_lite.export.quantise import QUANTS, quantise
+from delrec_lite.export.quantise import quantise
+from delrec_lite.quantisations import GGUF
 from delrec_lite.runtime.bundle import Bundle
 from tests.conftest import export_tiny
 from tests.pictures import drawn, quant_row
@@ -104,7 +105,7 @@ def test_the_first_and_the_last_layer_are_finer_than_those_between(tmp_path):
     assert types["blk.1.attn_v.weight"] == "Q8_0"
 
 
-@pytest.mark.parametrize("quant", QUANTS)
+@pytest.mark.parametrize("quant", GGUF.names())
 def test_every_quantisation_says_what_each_tensor_became(tiny_bundle, tmp_path, quant):
     types = quantise(tiny_bundle / "model-f16.gguf", tmp_path / "x.gguf", quant, 1)
     assert sum(types.counts.values()) == len(types.tensors) == 21

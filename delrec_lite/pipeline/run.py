@@ -20,7 +20,7 @@ from delrec_lite.hub.pull import pull
 from delrec_lite.llm.precision_choice import faster_precision, meaning, meanings
 from delrec_lite.pipeline.base import check_folder, check_gguf_base
 from delrec_lite.pipeline.folder import RunFolder, holds_folder
-from delrec_lite.pipeline.precisions import files_for
+from delrec_lite.pipeline.model_files import files_for
 from delrec_lite.pipeline.reference import STAGES, made_from, reference_for
 from delrec_lite.pipeline.stage import DONE, Done, begun, key_of, run_stage
 from delrec_lite.pipeline.summary import TITLES, summarise
@@ -301,14 +301,14 @@ class Run(RunFolder):
         measured_quants: Any = (),
         merge_base: str = "",
     ) -> Any:
-        """A bundle of the trained model, in any precision, anywhere; what export returns, and raises what it raises.
+        """A bundle of the trained model, in any quantisation, anywhere; what export returns, and raises what it raises.
 
         Args:
             target: The bundle's folder.
             quants: Of GGUF files; the first is the bundle's default.
             onnx_quants: Of ONNX files.
             gated: Refuse what does not score as trained.
-            measured_quants: What the precision was chosen among.
+            measured_quants: What the quantisation was chosen among.
             merge_base: What a quantised base's adapter goes onto; default: the recipe's.
         """
         self._must_export("onnx" if onnx_quants else "gguf")
@@ -376,9 +376,6 @@ class Run(RunFolder):
     @cached_property
     def precision(self) -> str:
         """What trained weights, and stages that are not begun, are computed in here, as ``meaning`` names it."""
-        return current().from_first(self._precision_here)
-
-    def _precision_here(self) -> str:
         wanted = self.recipe.model
         if len(meanings(wanted.precision)) == 1:
             return wanted.precision
@@ -481,10 +478,10 @@ class Run(RunFolder):
                 return precision
         if self._is_shipped(name):
             return self.reference.precision(name)  # type: ignore[union-attr]
-        return possible[0] if len(possible) == 1 else self._precision_here()
+        return self.precision
 
     def _say_if_slower(self, name: str, precision: str) -> None:
-        if not (self.folder / name / DONE).is_file() and precision != (here := self._precision_here()):
+        if not (self.folder / name / DONE).is_file() and precision != (here := self.precision):
             self.console.say(
                 f"  {TITLES[name]}: goes on in {precision}, as it was begun; {here} is faster on this machine: "
                 f"remove {self.folder / name} to begin anew"

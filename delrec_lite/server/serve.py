@@ -27,7 +27,7 @@ class Settings:
         waiting: Most requests in the queue.
         seconds: Most a request waits for its turn.
         log_histories: Log what was asked.
-        quant: Precision, in a bundle that holds several; None for its first.
+        quant: Quantisation, in a bundle that holds several; None for its first.
         fused: Mix in the teacher's opinion.
     """
 

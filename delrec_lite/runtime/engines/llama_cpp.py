@@ -16,6 +16,7 @@ from delrec_lite.machine import threads_for
 from delrec_lite.prompts.verbalizer import Answer, Candidate
 from delrec_lite.prompts.vocabulary import FIRST_DEEP
 from delrec_lite.runtime.bundle import DEEP, REMEDY, Bundle
+from delrec_lite.runtime.engines.base import Evaluation
 from delrec_lite.runtime.engines.prompt_state import PromptState
 from delrec_lite.runtime.engines.sessions import Sessions, common
 from delrec_lite.runtime.gguf.checks import check_gguf
@@ -245,8 +246,11 @@ class LlamaEngine:
         out: Floats = logits - (top + np.log(np.exp(logits - top).sum()))
         return out
 
-    def _go_on(self, session: str, tokens: Sequence[Token]) -> tuple[int, int]:
-        """Evaluate what a session does not hold yet; its sequence, and how many of the tokens it held."""
+    def _go_on(self, session: str, tokens: Sequence[Token], states: bool = False) -> tuple[int, int]:
+        """Evaluate what a session does not hold yet; its sequence, and how many of the tokens it held.
+
+        With ``states`` the hidden state can be read too.
+        """
         names = [named(token) for token in tokens]
         start = len(self._prompt.prefix)
         held = self._sessions.take(session, len(tokens))
@@ -258,7 +262,11 @@ class LlamaEngine:
             else:
                 self._c.llama_memory_seq_rm(self._memory, sequence, -1, -1)
                 self._c.llama_memory_seq_cp(self._memory, 0, sequence, -1, -1)
-            self._decode([(sequence, start + kept, tokens[kept:])], reads=1)
+            work = [(sequence, start + kept, tokens[kept:])]
+            if states:
+                self._decode_states(work)
+            else:
+                self._decode(work, reads=1)
         except BaseException:
             self._sessions.drop(session)
             raise
@@ -278,14 +286,26 @@ class LlamaEngine:
         """See ``Engine.count_tokens``."""
         return self._encoder.count_tokens(request, candidates)
 
+    def evaluate(self, requests: Sequence[Sequence[Entry]], session: str | None = None) -> Evaluation:
+        """See ``Engine.evaluate``."""
+        if session is not None:
+            tokens = self._encoder.history(requests[0])
+            with self._lock:
+                self._opened()
+                _, kept = self._go_on(session, tokens, states=True)
+                output = self._outputs[0]
+                scores, states = self._scores(output)[None].copy(), self._state(output)[None].copy()
+            return Evaluation(scores, states, len(tokens) - kept)
+        scores = np.empty((len(requests), self._items), np.float32)
+        states = np.empty((len(requests), self.hidden), np.float32)
+        for rows in self._batches(requests, states=True):
+            for output, row in zip(self._outputs, rows, strict=True):
+                scores[row], states[row] = self._scores(output), self._state(output)
+        return Evaluation(scores, states, sum(self.count_tokens(request)[1] for request in requests))
+
     def hidden_states(self, requests: Sequence[Sequence[Entry]]) -> Floats:
         """See ``Engine.hidden_states``."""
-        out = np.empty((len(requests), self.hidden), np.float32)
-        for rows in self._batches(requests, embeddings=True):
-            for output, row in zip(self._outputs, rows, strict=True):
-                state = self._c.llama_get_embeddings_ith(self._context, output)
-                out[row] = np.ctypeslib.as_array(state, (self.hidden,))
-        return out
+        return self.evaluate(requests).states
 
     def token_vector(self, tokens: Sequence[int]) -> Floats:
         """See ``Engine.token_vector``."""
@@ -315,39 +335,47 @@ class LlamaEngine:
         base = self._prompt.item_token_base
         return self._logits(output)[base : base + self._items]
 
-    def _batches(self, requests: Sequence[Sequence[Entry]], embeddings: bool = False) -> Iterator[list[int]]:
+    def _state(self, output: int) -> Floats:
+        """The hidden state at an output of ``_decode_states``, valid until the next decode."""
+        state: Floats = np.ctypeslib.as_array(self._c.llama_get_embeddings_ith(self._context, output), (self.hidden,))
+        return state
+
+    def _batches(self, requests: Sequence[Sequence[Entry]], states: bool = False) -> Iterator[list[int]]:
         """Decode requests in groups and yield each group's rows.
 
         While a group is yielded its outputs can be read, and nobody else decodes: ``_outputs[n]`` belongs to the
-        n-th of the rows. With ``embeddings`` hidden states can be read, else logits.
+        n-th of the rows. With ``states`` hidden states can be read beside the logits.
         """
         work = [self._encoder.history(request) for request in requests]
         for rows in _groups([len(tokens) for tokens in work]):
             with self._lock:
                 self._opened()
                 try:
-                    self._answer([work[row] for row in rows], embeddings)
+                    self._answer([work[row] for row in rows], states)
                     yield rows
                 finally:
                     for sequence in range(1, len(rows) + 1):
                         self._c.llama_memory_seq_rm(self._memory, sequence, -1, -1)
 
-    def _answer(self, work: Sequence[list[Token]], embeddings: bool) -> None:
+    def _answer(self, work: Sequence[list[Token]], states: bool) -> None:
         """Evaluate a group's histories, each behind the prefix in a sequence of its own."""
         start = len(self._prompt.prefix)
         for sequence in range(1, len(work) + 1):
             self._c.llama_memory_seq_cp(self._memory, 0, sequence, -1, -1)
-        if not embeddings:
+        if not states:
             places, self._outputs = joined(work)
             self._evaluate(start, places)
             return
-        parts = [(sequence, start, tokens) for sequence, tokens in enumerate(work, 1)]
+        self._decode_states([(sequence, start, tokens) for sequence, tokens in enumerate(work, 1)])
+
+    def _decode_states(self, work: Sequence[tuple[int, int, Sequence[Token]]]) -> None:
+        """As ``_decode`` with one output each, of which the hidden state can be read too."""
         # In embeddings mode every token is an output and pays for the LM head, so only the last ones go through it.
-        if any(len(tokens) > 1 for tokens in work):
-            self._decode([(s, at, tokens[:-1]) for s, at, tokens in parts if len(tokens) > 1], reads=0)
+        if any(len(tokens) > 1 for _, _, tokens in work):
+            self._decode([(s, at, tokens[:-1]) for s, at, tokens in work if len(tokens) > 1], reads=0)
         self._c.llama_set_embeddings(self._context, True)
         try:
-            self._decode([(s, at + len(tokens) - 1, tokens[-1:]) for s, at, tokens in parts], reads=1)
+            self._decode([(s, at + len(tokens) - 1, tokens[-1:]) for s, at, tokens in work], reads=1)
         finally:
             self._c.llama_set_embeddings(self._context, False)
 
