@@ -63,7 +63,8 @@ class ModelSection(_Section):
     runtime_only: ClassVar[frozenset[str]] = frozenset({"device"})
     default_compatible: ClassVar[frozenset[str]] = frozenset({"weights", "soft_layers"})
     base: str = Field(
-        "smollm2-135m-instruct", description="name to pull, folder or .gguf file, or Hub id; any decoder-only model"
+        "smollm2-135m-instruct",
+        description="name to pull, folder or .gguf file, or Hub id; of a family in docs/base-models.md",
     )
     weights: Literal["pretrained", "random"] = Field(
         "pretrained", description="random: the same network as if nobody had trained it (ablation)"

@@ -180,6 +180,37 @@ def library() -> str:
     return "\n".join(parts)
 
 
+BASE_MODELS = """\
+A base model is a decoder-only language model of one of these families, by its `model_type` in config.json.
+
+{table}
+
+`train`, `quickstart`, `plan` and `init --base` read a base's config.json and tokenizer before anything is computed.
+They refuse another family, other kinds of scaled rotary positions, another activation or scale of attention, a
+tokenizer that is not byte-pair encoding, and `export.format: onnx` where the last column says no. A `.gguf` file as
+base must have unscaled rotary positions, because `transformers` does not read their scaling from such files.
+
+A prompt ends where runtimes would begin to differ: at `max_position_embeddings`, at the length of a sliding window,
+and, with `longrope`, at `original_max_position_embeddings`. A history that is too long loses its oldest items.
+
+A Llama-like family is added by one record in `delrec_lite/architectures/families.py`, or from outside the package
+by `delrec_lite.architectures.register`; the tests of `tests/test_architectures.py` then compare torch, llama.cpp
+and ONNX Runtime on a small random model of it.
+"""
+
+
+def base_models() -> str:
+    """The families that a base may be of."""
+    from delrec_lite.architectures import ARCHITECTURES
+
+    rows = [
+        f"| `{name}` | `{record.gguf}` | {', '.join(record.rope_scaling)} | {'yes' if record.onnx else 'no'} |"
+        for name, record in ARCHITECTURES.items()
+    ]
+    table = "\n".join(["| family | in GGUF | scaled rotary positions | ONNX |", "|---|---|---|---|", *rows])
+    return "\n".join([MADE, "# Base models\n", BASE_MODELS.format(table=table)])
+
+
 def _described(name: str, thing: Any) -> str:
     doc = inspect.cleandoc(thing.__doc__ or "")
     try:
@@ -228,7 +259,7 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-PAGES = {"commands.md": commands, "recipe.md": recipe, "library.md": library}
+PAGES = {"base-models.md": base_models, "commands.md": commands, "recipe.md": recipe, "library.md": library}
 
 
 def main() -> None:

@@ -9,9 +9,10 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from delrec_lite.architectures import head_width
 from delrec_lite.data.types import Floats
 from delrec_lite.export.merge import Merged
-from delrec_lite.export.onnx_graph import IR, OPSET, build, head_width
+from delrec_lite.export.onnx_graph import IR, OPSET, build
 from delrec_lite.export.onnx_weights import Graph, Weights
 from delrec_lite.prompts.vocabulary import Vocabulary
 from delrec_lite.quantisations import ONNX
@@ -48,7 +49,7 @@ def write_onnx(
         The manifest's entry: files, quantisation, how many layers have which type, versions.
 
     Raises:
-        DelrecError: An architecture that the builder does not know.
+        ConfigError: An architecture or a setting that the builder does not know.
         UsageError: No quantisation of this name.
     """
     positions = len(prefix) + max_history

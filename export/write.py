@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from delrec_lite.architectures import context_length
 from delrec_lite.console import Console
 from delrec_lite.data.types import CandidateSets, Dataset, Floats, Ints, Split, subsample
 from delrec_lite.errors import MissingPackageError, install_line
@@ -268,8 +269,7 @@ def export(
 
 def _bounded(prompts: Prompts, base: Base) -> Prompts:
     """The prompts, no longer than the base model reads."""
-    reads = getattr(base.model.config, "max_position_embeddings", None)
-    bounds = [bound for bound in (prompts.format.context, reads) if bound is not None]
+    bounds = [bound for bound in (prompts.format.context, context_length(base.model.config)) if bound is not None]
     return replace(prompts, format=replace(prompts.format, context=min(bounds, default=None)))
 
 

@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 
-from delrec_lite.errors import BundleError, DelrecError, GateError, UsageError
+from delrec_lite.errors import BundleError, GateError, UsageError
 from delrec_lite.export.parity import compare
 from delrec_lite.files import sha256_of
 from delrec_lite.llm.forward import score_all
@@ -66,40 +66,6 @@ def test_a_failed_gate_of_either_format_leaves_no_bundle(tiny_base, tmp_path):
         with pytest.raises(GateError, match="correlate"):
             export_tiny(tiny_base, tmp_path / "x.delrec", "f16", scrambled(tiny_base), **settings)
         assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
-def test_other_architectures_score_as_transformers_does(tmp_path, kind):
-    """Biases of queries, keys and values; norms of heads that are wider than hidden / heads."""
-    import transformers
-
-    from delrec_lite.export.merge import Merged
-    from delrec_lite.export.onnx_file import write_onnx
-    from delrec_lite.prompts.vocabulary import Vocabulary
-    from delrec_lite.runtime.onnx_session import open_session
-
-    torch.manual_seed(2)
-    names = {"qwen2": "Qwen2", "qwen3": "Qwen3"}
-    shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
-    shape |= {"num_key_value_heads": 2, "vocab_size": 60, "initializer_range": 0.2, "rope_theta": 5000.0}
-    if kind == "qwen3":
-        shape["head_dim"] = 32
-    config = getattr(transformers, f"{names[kind]}Config")(**shape, tie_word_embeddings=False)
-    model = getattr(transformers, f"{names[kind]}ForCausalLM")(config).eval()
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if "norm" in name or "bias" in name:
-                p.add_(torch.randn_like(p) * 0.3)
-        ids = torch.tensor([[1, 5, 30, 31, 40, 59, 42]])
-        expected = model(ids).logits[0, -1, 30:].numpy()
-    tensors = dict(model.state_dict())
-    entry = write_onnx(Merged(config, tensors), Vocabulary(28, 2, 30), [1, 5], 9, tmp_path, "fp32", 1)
-    session = open_session(tmp_path / entry["file"], 1)
-    scores = session.run(["scores"], {"items": ids[:, 2:].numpy() - 30})[0][0]
-    np.testing.assert_allclose(scores, expected, atol=1e-3)
-    config.model_type = "mamba"
-    with pytest.raises(DelrecError, match="mamba"):
-        write_onnx(Merged(config, tensors), Vocabulary(28, 2, 30), [1, 5], 9, tmp_path, "fp32", 1)
 
 
 def test_the_card_s_lines_for_plain_onnxruntime_run(onnx_bundle):

@@ -19,6 +19,7 @@ from delrec_lite.config import (
 )
 from delrec_lite.console import QUIET
 from delrec_lite.errors import ConfigError, UsageError
+from delrec_lite.hub.cache import Pulled
 from delrec_lite.pipeline.run import Run
 from delrec_lite.pipeline.stage import key_of, run_stage
 from delrec_lite.pipeline.table import evaluate
@@ -59,7 +60,7 @@ def test_a_stage_cut_short_keeps_its_files_for_the_same_key_only(tmp_path):
 
 
 @pytest.fixture
-def made(tmp_path, monkeypatch):
+def made(tiny_base, tmp_path, monkeypatch):
     """Which stages are made for a recipe, with every stage's work replaced by a note."""
     notes = []
 
@@ -74,11 +75,9 @@ def made(tmp_path, monkeypatch):
             self.stages[name] = real(self.folder / name, key, note)
         return self.stages[name]
 
-    class Pulled:
-        files = {"a": "b"}
-
+    pulled = Pulled("tiny", tiny_base, "here", True, {"a": "b"}, "none", 1)
     monkeypatch.setattr(Run, "_stage", fake)
-    monkeypatch.setattr(Run, "pulled", {"model": Pulled, "data": Pulled})
+    monkeypatch.setattr(Run, "pulled", {"model": pulled, "data": pulled})
 
     def go(**changes):
         notes.clear()

@@ -16,7 +16,10 @@ from tests.test_cli import run
 
 SMALL = {
     "llama": Shape("llama", 256, 2, 8, 2, 32, 768, 300),
+    "mistral": Shape("mistral", 256, 2, 4, 2, 64, 768, 300),
     "qwen2": Shape("qwen2", 256, 2, 4, 2, 64, 1024, 300, bias=True),
+    "qwen3": Shape("qwen3", 256, 2, 4, 2, 64, 1024, 300),
+    "phi3": Shape("phi3", 256, 2, 4, 2, 64, 768, 300),
     "gemma3_text": Shape("gemma3_text", 128, 2, 2, 1, 128, 512, 300),
 }
 

@@ -35,7 +35,7 @@ def test_a_picture_is_the_same_whatever_the_user_s_settings(stage, monkeypatch):
     import matplotlib
 
     first = draw_curves(stage).read_bytes()
-    for name, value in {"axes.facecolor": "red", "svg.hashsalt": "mine", "lines.linewidth": 9.0}.items():
+    for name, value in {"axes.facecolor": "red", "svg.hashsalt": "mine", "axes.linewidth": 9.0}.items():
         monkeypatch.setitem(matplotlib.rcParams, name, value)
     before = dict(matplotlib.rcParams)
     assert draw_curves(stage).read_bytes() == first

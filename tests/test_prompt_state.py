@@ -11,7 +11,7 @@ from delrec_lite.runtime.engines import prompt_state
 from delrec_lite.runtime.engines.llama_cpp import LlamaEngine
 from tests.bundles import tiny_bundle
 from tests.conftest import export_tiny
-from tests.test_families import moved
+from tests.families import moved
 
 HISTORIES = [[3, 1, 4], [1, 5, 9, 2, 6], [5]]
 

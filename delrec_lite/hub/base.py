@@ -47,6 +47,30 @@ def find_base(base: str, console: Console, cache: Path, first: str | None = None
     return Pulled(name, found.folder, "huggingface.co", True, found.files, base, found.bytes)
 
 
+def model_folder(name: str, pulled: Path, cache: Path) -> Path | None:
+    """The Hugging Face folder of a pulled base; None where it is a GGUF file that was not unpacked yet.
+
+    Args:
+        name: As pulled.
+        pulled: Its files.
+        cache: Of this program.
+    """
+    folders = (pulled, cache / f"{name}-bf16")
+    return next((folder for folder in folders if (folder / "config.json").is_file()), None)
+
+
+def gguf_file(pulled: Path) -> Path:
+    """The GGUF file of a pulled base that is no Hugging Face folder.
+
+    Raises:
+        DataError: There is none.
+    """
+    files = [pulled] if pulled.is_file() else sorted(pulled.glob("*.gguf"))
+    if not files:
+        raise DataError(f"{pulled} holds neither config.json nor a .gguf file", "pull the base model again")
+    return files[0]
+
+
 def _local(path: Path) -> Pulled:
     if path.is_file():
         if path.suffix != ".gguf":

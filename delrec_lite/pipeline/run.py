@@ -6,6 +6,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from delrec_lite.architectures import context_length
 from delrec_lite.config import Recipe
 from delrec_lite.console import Console
 from delrec_lite.data.store import load_candidates, load_dataset
@@ -13,10 +14,11 @@ from delrec_lite.data.types import CandidateSets, Dataset, Split
 from delrec_lite.errors import ConfigError, DataError, MissingPackageError, install_line
 from delrec_lite.evaluation.expected import ExpectedSampledMetrics
 from delrec_lite.files import cache_folder, sha256_of
-from delrec_lite.hub.base import find_base
+from delrec_lite.hub.base import find_base, gguf_file, model_folder
 from delrec_lite.hub.cache import Pulled
 from delrec_lite.hub.pull import pull
 from delrec_lite.llm.precision_choice import faster_precision, meaning, meanings
+from delrec_lite.pipeline.base import check_folder, check_gguf_base
 from delrec_lite.pipeline.folder import RunFolder, holds_folder
 from delrec_lite.pipeline.model_files import files_for
 from delrec_lite.pipeline.reference import STAGES, made_from, reference_for
@@ -32,7 +34,7 @@ from delrec_lite.version import __version__
 # Goes into every stage's key: raise it when a stage computes something else from the same recipe.
 CODE = 3
 # The same for export alone, so that a bundle is made again and nothing is trained again. 2: the teacher's weight. 3:
-# int8 that cannot saturate.
+# int8 that cannot saturate, and scaled rotary positions.
 BUNDLE = 3
 SHARED_STAGES = ("distill", "finetune")  # stages whose steps several processes share
 
@@ -76,6 +78,24 @@ class Run(RunFolder):
         if self.recipe.data.folder is None:
             found["data"] = pull(self.recipe.data.name, self.console, cache_folder(), first=first.get("data"))
         return {"model": find_base(self.recipe.model.base, self.console, cache_folder(), first.get("model")), **found}
+
+    @cached_property
+    def base_folder(self) -> Path:
+        """The base model as a Hugging Face folder, known to be one that can be trained and exported.
+
+        Raises:
+            ConfigError: It is not; nothing was computed yet.
+        """
+        pulled = self.pulled["model"]
+        folder = model_folder(pulled.name, pulled.folder, cache_folder())
+        if folder is None:
+            check_gguf_base(gguf_file(pulled.folder))
+            _need_torch()
+            from delrec_lite.llm.load import unpack
+
+            folder = current().from_first(lambda: unpack(pulled.name, pulled.folder, cache_folder(), self.console))
+        check_folder(folder, onnx=self.recipe.export.format != "gguf")
+        return folder
 
     @holds_folder
     def prepare(self) -> Done:
@@ -158,6 +178,7 @@ class Run(RunFolder):
     @holds_folder
     def distill(self) -> Done:
         """Stage 1."""
+        _ = self.base_folder  # refused before any stage is computed
         upstream = self.teacher()
 
         def make(folder: Path, precision: str) -> dict[str, Any]:
@@ -258,6 +279,7 @@ class Run(RunFolder):
 
     def _must_export(self, formats: str) -> None:
         """Refuse what no file of these formats can hold."""
+        check_folder(self.base_folder, onnx=formats != "gguf")
         if formats != "gguf" and not self._form().only_item_rows:
             raise ConfigError(
                 "an ONNX file reads item tokens and ranks the whole catalogue; this recipe's form of prompt does not",
@@ -354,9 +376,6 @@ class Run(RunFolder):
     @cached_property
     def precision(self) -> str:
         """What trained weights, and stages that are not begun, are computed in here, as ``meaning`` names it."""
-        return current().from_first(self._precision_here)
-
-    def _precision_here(self) -> str:
         wanted = self.recipe.model
         if len(meanings(wanted.precision)) == 1:
             return wanted.precision
@@ -373,12 +392,11 @@ class Run(RunFolder):
     def base(self, precision: str | None = None) -> Any:
         """The base model as pulled, unpacked and loaded, in this machine's precision or the one given."""
         _need_torch()
-        from delrec_lite.llm.load import load_base, unpack
+        from delrec_lite.llm.load import load_base
         from delrec_lite.llm.precision import device_for
 
-        pulled, wanted = self.pulled["model"], self.recipe.model
-        folder = current().from_first(lambda: unpack(pulled.name, pulled.folder, cache_folder(), self.console))
-        return load_base(pulled.name, folder, precision or self.precision, device_for(wanted.device), self.draw)
+        wanted, name = self.recipe.model, self.pulled["model"].name
+        return load_base(name, self.base_folder, precision or self.precision, device_for(wanted.device), self.draw)
 
     @property
     def draw(self) -> int | None:
@@ -408,7 +426,7 @@ class Run(RunFolder):
         from delrec_lite.prompts.tasks import compile_prompts
 
         domain, titles = DOMAINS[self.recipe.data.domain], self.dataset.catalog.titles
-        prompt_format = self._form(getattr(base.model.config, "max_position_embeddings", None))
+        prompt_format = self._form(context_length(base.model.config))
         return compile_prompts(domain, model.vocabulary, base.encode, base.bos, pattern, prompt_format, titles)
 
     def _form(self, reads: int | None = None) -> PromptFormat:
@@ -460,10 +478,10 @@ class Run(RunFolder):
                 return precision
         if self._is_shipped(name):
             return self.reference.precision(name)  # type: ignore[union-attr]
-        return possible[0] if len(possible) == 1 else self._precision_here()
+        return self.precision
 
     def _say_if_slower(self, name: str, precision: str) -> None:
-        if not (self.folder / name / DONE).is_file() and precision != (here := self._precision_here()):
+        if not (self.folder / name / DONE).is_file() and precision != (here := self.precision):
             self.console.say(
                 f"  {TITLES[name]}: goes on in {precision}, as it was begun; {here} is faster on this machine: "
                 f"remove {self.folder / name} to begin anew"

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from delrec_lite.architectures import architecture
 from delrec_lite.config import FinetuneSection
 from delrec_lite.data.types import Ints
 from delrec_lite.errors import ConfigError
@@ -21,12 +22,6 @@ from delrec_lite.prompts.tasks import Prompts
 ADAPTER = "adapter"
 ITEMS = "items.safetensors"
 BODY = "body.safetensors"  # in the adapter's place, where there is none
-# Attention alone: a step of 800 items takes 2.3 s instead of 3.1 s on 2 cores, and learns no worse an epoch.
-MODULES: dict[str, list[str] | str] = {
-    "attention": ["q_proj", "k_proj", "v_proj", "o_proj"],
-    "all": "all-linear",
-    "qv": ["q_proj", "v_proj"],
-}
 # AdaLoRA (arXiv 2303.10512) begins with half as many directions again and drops the least important ones between
 # these shares of the steps; the remaining steps train what is left.
 START_RANK = 1.5
@@ -52,7 +47,7 @@ def add_adapter(model: ItemLM, recipe: FinetuneSection, steps: int = 1000) -> No
     shared = {
         "lora_alpha": recipe.alpha,
         "lora_dropout": recipe.dropout,
-        "target_modules": MODULES[recipe.modules],
+        "target_modules": list(architecture(model.lm.config.model_type).adapted(recipe.modules)),
     }
     if recipe.adapter == "adalora":
         steps = steps or FEWEST_STEPS  # nothing is going to be trained

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from delrec_lite.architectures import written_as
 from delrec_lite.data.types import Floats
 from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, install_line
 from delrec_lite.machine import threads_for
@@ -107,10 +108,9 @@ class LlamaEngine:
             raise BundleError(f"llama.cpp cannot load {bundle.model_path}", REMEDY)
         self._vocabulary: int = c.llama_vocab_n_tokens(c.llama_model_get_vocab(self._model))
         self.hidden: int = c.llama_model_n_embd(self._model)
-        # llama.cpp's Gemma multiplies tokens' rows by this, and given vectors not.
-        self._embedding_scale = np.float32(
-            self.hidden**0.5 if str(header.values["general.architecture"].value).startswith("gemma") else 1
-        )
+        # llama.cpp multiplies tokens' rows by this in some families, and given vectors not.
+        families = written_as(str(header.values["general.architecture"].value))
+        self._embedding_scale = np.float32(self.hidden**0.5 if families[0].scaled_embedding else 1)
         told = bundle.manifest["model"].get("hidden", self.hidden)
         if told != self.hidden:
             raise BundleError(f"{bundle.model_path} has width {self.hidden}; its manifest says {told}", REMEDY)
