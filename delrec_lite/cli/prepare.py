@@ -35,8 +35,8 @@ def prepare(
 ) -> None:
     """Make titles readable, apply the k-core, split, and sample the candidate sets once."""
     from delrec_lite.data.badrows import BadRows, parse_policy
+    from delrec_lite.data.prepare import drop_untitled, prepare_tables
     from delrec_lite.data.prepare import prepare as prepare_pulled
-    from delrec_lite.data.prepare import prepare_tables, titled
     from delrec_lite.data.readers import parse_columns, read_interactions, read_titles
     from delrec_lite.data.store import Settings, parse_split
     from delrec_lite.errors import UsageError
@@ -54,7 +54,7 @@ def prepare(
         for malformed in bad.files:
             console.say(f"  dropped: {malformed}")
         if bad.policy == "drop":
-            log, untitled = titled(log, titles)
+            log, untitled = drop_untitled(log, titles)
             if untitled:
                 console.say(f"  dropped: {untitled} interactions with items that have no title")
         dataset = prepare_tables(name, log, titles, folder, Settings(k_core, candidates, seed, rule), console)
