@@ -371,7 +371,7 @@ def test_the_engine_of_an_installed_package_serves_and_is_timed(installed, alone
 def test_a_package_that_does_not_deliver_its_engine_is_named(installed, bundle, monkeypatch):
     monkeypatch.syspath_prepend(str(installed))
     assert {"installed", "broken", "wrong"} <= set(ENGINES.names())
-    with pytest.raises(UsageError, match="engine 'broken' of toy-engine does not load"):
+    with pytest.raises(UsageError, match="engine 'broken' of toy-engine cannot be loaded"):
         open_engine(bundle, "broken")
     with pytest.raises(UsageError, match="tests.engines:DECAY is not its record"):
         open_engine(bundle, "wrong")
@@ -385,4 +385,4 @@ def test_doctor_says_how_an_engine_is_installed():
     register_engine(EngineKind("absent", "onnx", DecayEngine, "no-such-package", "pip install no-such-package"))
     check = next(check for check in doctor.examine().checks if check.name == "engine absent")
     ENGINES.unregister("absent")
-    assert (check.state, check.mend) == ("missing", "pip install no-such-package")
+    assert (check.state, check.fix) == ("missing", "pip install no-such-package")
