@@ -114,7 +114,7 @@ class ItemLM(nn.Module):
         return self.lm.get_output_embeddings().weight
 
     def soft_prompt(self) -> dict[str, Any]:
-        """Parameters of stage 1: ``soft`` ``[k, hidden]``, and ``deep`` ``[layers - 2, k, hidden]`` of a deep prompt."""
+        """Parameters of stage 1: ``soft`` ``[k, hidden]``, ``deep`` ``[layers - 2, k, hidden]`` of a deep prompt."""
         deep = getattr(self, "deep", None)
         return {"soft": self.soft} if deep is None else {"soft": self.soft, "deep": deep}
 
