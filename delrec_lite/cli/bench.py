@@ -66,9 +66,7 @@ def bench(
     ] = "",
     dataset: Annotated[
         Path | None,
-        typer.Option(
-            help="Prepared data set whose test users are the requests; default: the bundle's stored requests."
-        ),
+        typer.Option(help="Prepared data set whose test split is used; default: the bundle's stored requests."),
     ] = None,
     output: Annotated[Output, typer.Option("--output", "-o", help="Format of the result on stdout.")] = Output.md,
     out: Annotated[Path | None, typer.Option(help="Also write the report with raw samples to this JSON file.")] = None,

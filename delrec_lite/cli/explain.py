@@ -36,14 +36,14 @@ def explain(
     """Leave out one item of a history at a time, and show how much less likely the recommendation becomes."""
     from dataclasses import asdict
 
-    from delrec_lite.bench.workloads import requests_of
     from delrec_lite.runtime import explain as runtime_explain
+    from delrec_lite.runtime.held_out import held_out
     from delrec_lite.runtime.recommender import Recommender
 
     console = make_console(json_output, quiet)
     with Recommender.load(bundle, threads) as recommender:
         if faithfulness:
-            histories = requests_of(recommender.bundle, data).split.histories[:users]
+            histories = held_out(recommender.bundle, data).split.histories[:users]
             summary = runtime_explain.faithfulness(recommender, histories)
             rows = [
                 ("users", str(summary.users)),

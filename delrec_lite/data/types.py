@@ -128,5 +128,10 @@ class CandidateSets:
 
 
 def subsample(count: int, about: int) -> range:
-    """About ``about`` evenly spaced positions of ``count``, from the first."""
+    """Evenly spaced positions of ``count``, from the first: at least ``about`` of them, fewer than twice as many."""
     return range(0, count, max(1, count // about))
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """At most ``most`` evenly spaced positions of ``count``, from the first; all positions if there are no more."""
+    return [n * count // most for n in range(most)] if count > most else list(range(count))
