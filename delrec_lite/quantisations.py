@@ -1,7 +1,7 @@
-"""The ways to write a model file: what each does to the weights, and what that costs, by name and format.
+"""The quantisations of model files: what each does to the weights, and what that costs, by name and format.
 
-A quantisation is its record: recipes, ``--quant``, help, export and bench know no other list. One that needs a way of
-packing which no type here has names a function of its own as the type of its layers.
+Recipes, ``--quant``, help, export and bench all read these records. A quantisation that packs weights in a way that no
+type here does names a function as the type of its layers.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from delrec_lite.errors import UsageError
 from delrec_lite.registry import Registry
 
 AUTO = "auto"
-# What the others are compared with: the numbers of training, not rounded.
+# The others are compared with this one: the weights of training, not rounded.
 BASELINE = "bf16"
 _ROWS = {"gguf": "q8_0", "onnx": "float16"}
 
@@ -21,22 +21,22 @@ class Quantisation:
     """A way to write a model file of one format.
 
     Attributes:
-        name: What ``--quant`` and a recipe call it.
+        name: Its name in ``--quant`` and in recipes.
         format: ``gguf`` or ``onnx``.
         about: What it does, and what it costs in size and speed: a line of help.
-        layers: Type of every matrix of the transformer that no pattern names. GGUF: a type of llama.cpp's. ONNX:
-            ``fp32``, ``f16``, ``int8`` (rounded anew for each request, one scale for all activations), ``int8_block``,
-            ``int4_block``, or ``module:function`` that is given the graph, the input's name, the layer's name and its
-            weight, and returns the output's name.
-        finer: Regular expression over a matrix's name -> its type; the first that is found counts. In GGUF's,
-            ``{last}`` is the number of the last layer, ``{more}`` those that llama.cpp's Q4_K_M keeps finer.
-        rows: Of what is no matrix of the transformer. GGUF: type of the token rows, which stay at 8 bits or more, for
-            they are the recommender's own answers; default: ``q8_0``. ONNX: how floats are stored, ``float32`` or
-            ``float16``, which is the default.
-        narrow: GGUF: type -> what a matrix becomes instead whose rows are not whole blocks of it; llama.cpp takes the
-            same, and does not say so.
-        file_type: GGUF: llama.cpp's name of the whole; default: the layers' type.
-        batches: ONNX: whether histories are evaluated together; not where that would change each other's scores.
+        layers: Type of every matrix of the transformer that ``finer`` does not match. GGUF: a type of llama.cpp. ONNX:
+            ``fp32``, ``f16``, ``int8`` (activations are rounded for each request, with one scale for all of them),
+            ``int8_block``, ``int4_block``, or ``module:function``, which gets the graph, the input's name, the layer's
+            name and its weight, and returns the output's name.
+        finer: Regular expression over a matrix's name -> its type; the first match counts. In GGUF, ``{last}`` is the
+            number of the last layer, ``{more}`` are the layers to which llama.cpp's Q4_K_M gives more bits.
+        rows: Type of everything but the matrices of the transformer. GGUF: type of the token rows, which have 8 bits
+            or more, because they score the items; default: ``q8_0``. ONNX: how floats are stored, ``float32`` or
+            ``float16`` (default).
+        narrow: GGUF: type -> the type of matrices whose rows are no whole number of its blocks; llama.cpp uses the same
+            replacement without a message.
+        file_type: GGUF: llama.cpp's name for the file's type; default: the layers' type.
+        batches: ONNX: whether histories are evaluated together; False where that would change their scores.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Quantisation:
         object.__setattr__(self, "rows", self.rows or _ROWS[self.format])
 
 
-# Without `pure` llama.cpp chooses types of its own; so each of these says what every tensor becomes.
+# Without `pure` llama.cpp chooses types by itself; so each record gives the type of every tensor.
 GGUF = Registry(
     "quantisation",
     Quantisation,
@@ -85,7 +85,7 @@ GGUF = Registry(
         Quantisation("q8_0", "gguf", "8 bits in blocks of 32; half of 16 bits, ranks as training does", "q8_0"),
         Quantisation("f16", "gguf", "16-bit floats; the largest, ranks as training does", "f16", rows="f16"),
         Quantisation(
-            "bf16", "gguf", "16-bit floats of training's range; what the others are compared with", "bf16", rows="bf16"
+            "bf16", "gguf", "16-bit floats of training's range; the others are compared with it", "bf16", rows="bf16"
         ),
     ),
 )
@@ -112,7 +112,7 @@ FORMATS = {"gguf": GGUF, "onnx": ONNX}
 
 
 def register_quantisation(quantisation: Quantisation) -> Quantisation:
-    """Make a quantisation known to this process; see ``Registry.register``.
+    """Register a quantisation in this process; see ``Registry.register``.
 
     A package that installs one names its record in the entry-point group ``delrec_lite.quantisations.gguf`` or
     ``delrec_lite.quantisations.onnx`` instead.
@@ -121,23 +121,23 @@ def register_quantisation(quantisation: Quantisation) -> Quantisation:
 
 
 def quantisation_names() -> tuple[str, ...]:
-    """All names, those of GGUF first; one that both formats have stands once."""
+    """All names, those of GGUF first; one that both formats have is listed once."""
     return tuple(dict.fromkeys([*GGUF.names(), *ONNX.names()]))
 
 
 def formats_of(name: str) -> tuple[str, ...]:
-    """Formats that have a quantisation of this name, GGUF first; none where nobody knows it."""
-    return tuple(kind for kind, known in FORMATS.items() if name in known)
+    """Formats that have a quantisation of this name, GGUF first; none for an unknown name."""
+    return tuple(model_format for model_format, registry in FORMATS.items() if name in registry)
 
 
 def auto_candidates(model_format: str) -> tuple[str, ...]:
-    """What ``auto`` chooses among; a name that both formats have means the GGUF file."""
+    """The quantisations that ``auto`` chooses among; a name that both formats have means the GGUF file."""
     return tuple(
         name for name in FORMATS[model_format].names() if name != BASELINE and formats_of(name)[0] == model_format
     )
 
 
 def help_lines() -> str:
-    """The built-in ones as a list in Markdown, a line each."""
-    built_in = [known[name] for known in FORMATS.values() for name in known.built_in]
+    """The built-in quantisations as a list in Markdown, a line each."""
+    built_in = [registry[name] for registry in FORMATS.values() for name in registry.built_in]
     return "\n".join(f"- `{q.name}` ({q.format.upper()}): {q.about}." for q in built_in)

@@ -1,4 +1,4 @@
-"""A registry: records by name, which come with the package, are registered by a program, or by an installed package."""
+"""`Registry`: records by name, built in, registered by a program, or installed by another package."""
 
 import importlib
 import pkgutil
@@ -14,25 +14,25 @@ class Named(Protocol):
 
     @property
     def name(self) -> str:
-        """What a recipe, a bundle or the command line calls it."""
+        """Its name in recipes, bundles and on the command line."""
 
 
 Record = TypeVar("Record", bound=Named)
 
 
 class Registry(Generic[Record]):
-    """Records of one kind; ``registry["name"]`` finds one, and imports it if need be.
+    """Records of one kind; ``registry["name"]`` returns one and imports it if necessary.
 
     An installed package adds a record by an entry point of the group: its name is the record's, its value names the
     record.
 
     Args:
-        what: What a record is, for errors: ``engine``.
+        what: Noun for a record in error messages: ``engine``.
         kind: Class of the records.
         group: Of entry points.
-        built_in: Those that come with delrec-lite; or the package in which each is a module of its own, named as the
-            record (``_`` for ``-``), whose ``KIND`` it is: then one is imported when it is asked for.
-        error: Raised for a name that is unknown or taken.
+        built_in: Records of delrec-lite; or a package with a module for each, which has the record's name (``_`` for
+            ``-``) and the record as ``KIND``, and is imported when the record is used.
+        error: Raised for a name that is unknown or already used.
     """
 
     def __init__(
@@ -55,20 +55,18 @@ class Registry(Generic[Record]):
         self.built_in = (*self._records, *self._modules)
 
     def register(self, record: Record) -> Record:
-        """Make a record known to this process; one of the same name that was registered before is replaced.
+        """Add a record in this process; one registered before under the same name is replaced.
 
         Raises:
-            DelrecError: A built-in one has this name.
+            DelrecError: A built-in record has this name.
         """
         if record.name in self.built_in:
-            raise self._error(
-                f"{self.what} {record.name!r} comes with delrec-lite", "register yours under another name"
-            )
+            raise self._error(f"{self.what} {record.name!r} comes with delrec-lite", "register it under another name")
         self._records[record.name] = record
         return record
 
     def unregister(self, name: str) -> None:
-        """Forget a record that was registered; one that is not there is no error."""
+        """Remove a registered record; an unknown name is no error."""
         if name not in self.built_in:
             self._records.pop(name, None)
 
@@ -80,7 +78,7 @@ class Registry(Generic[Record]):
         """The record of this name.
 
         Raises:
-            DelrecError: There is none, or the package that names it does not deliver it.
+            DelrecError: There is none, or the package that names it fails to provide it.
         """
         if name not in self._records:
             if name in self._modules:
@@ -95,14 +93,14 @@ class Registry(Generic[Record]):
         return name in self.names()
 
     def __iter__(self) -> Iterator[Record]:
-        """Every record, each loaded when its turn comes."""
+        """Every record; each is loaded when it is reached."""
         return (self[name] for name in self.names())
 
     def check(self, name: str) -> str:
-        """The name itself, if it is known: for a recipe's field.
+        """The name itself if there is such a record: for the validation of a recipe.
 
         Raises:
-            ValueError: It is not; lists all that are.
+            ValueError: There is none; lists all names.
         """
         try:
             return self[name].name
@@ -116,7 +114,7 @@ class Registry(Generic[Record]):
         package = entry.dist.name if entry.dist else entry.value
         try:
             record: Record = entry.load()
-        except Exception as error:  # whatever a foreign package's import raises
+        except Exception as error:  # another package may raise anything when it is imported
             raise self._error(
                 f"{self.what} {entry.name!r} of {package} does not load: {error}", "repair or remove that package"
             ) from error

@@ -40,10 +40,12 @@ from delrec_lite.machine import cores_allowed
 from delrec_lite.prompts.tasks import TITLE_PREFIX, Prompts
 from delrec_lite.prompts.tokenizer import open_tokenizer
 from delrec_lite.prompts.vocabulary import Vocabulary
-from delrec_lite.runtime.bundle import DEEP, NEW_ITEMS, OF_ONE_MODEL, Bundle, finish_bundle
+from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.factory import open_engine
 from delrec_lite.runtime.engines.hybrid import WEIGHT
+from delrec_lite.runtime.finish import finish_bundle
 from delrec_lite.runtime.golden import Golden, answers, write_golden
+from delrec_lite.runtime.manifest import DEEP, NEW_ITEMS, OF_ONE_MODEL
 from delrec_lite.runtime.recommender import Recommender
 from delrec_lite.runtime.retriever import FILE as RETRIEVER
 from delrec_lite.teachers.contract import Teacher
@@ -230,7 +232,7 @@ def export(
             staging = trial
             stored = golden(dataset, candidates["test"], max_history)
             told = []
-            written = Bundle.open(trial, whole=True)
+            written = Bundle.open(trial, verify_all=True)
             for one in models:  # opened one after another
                 chosen = written.choose(one["quant"], one["format"])
                 with Recommender(chosen, open_engine(chosen)) as recommender:

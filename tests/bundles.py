@@ -8,7 +8,8 @@ import gguf
 import numpy as np
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from delrec_lite.runtime.bundle import Bundle, finish_bundle
+from delrec_lite.runtime.bundle import Bundle
+from delrec_lite.runtime.finish import finish_bundle
 
 LAYERS, HIDDEN, HEADS, KV_HEADS, FFN = 2, 64, 4, 2, 128
 EPS, ROPE_BASE = 1e-5, 10000.0

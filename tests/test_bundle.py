@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from delrec_lite.errors import BundleError
-from delrec_lite.runtime.bundle import Bundle, finish_bundle
+from delrec_lite.runtime.bundle import Bundle
+from delrec_lite.runtime.finish import finish_bundle
 from delrec_lite.runtime.recommender import Recommender
 from tests.bundles import TITLES
 from tests.bundles import tiny_bundle as make

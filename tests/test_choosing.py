@@ -116,7 +116,7 @@ def test_a_new_title_can_stand_among_candidates_where_words_score_it(exported, r
 
 def test_more_than_the_prompt_has_room_for_is_refused(exported, recommender):
     if exported[2].candidates:
-        with pytest.raises(DelrecError, match="letters to name them|no room|catalogue alone|text tokens"):
+        with pytest.raises(DelrecError, match="labels for them|no room|catalogue alone|text tokens"):
             recommender.recommend([TITLES[3]], candidates=[f"Violet Forest {n}" for n in range(200)], allow_new=True)
 
 

@@ -13,7 +13,8 @@ from delrec_lite.export.parity import compare
 from delrec_lite.files import sha256_of
 from delrec_lite.llm.forward import score_all
 from delrec_lite.runtime.additions import add_items
-from delrec_lite.runtime.bundle import DEEP, MANIFEST, Bundle
+from delrec_lite.runtime.bundle import Bundle
+from delrec_lite.runtime.manifest import DEEP, MANIFEST
 from delrec_lite.runtime.recommender import Recommender
 from tests.conftest import export_tiny
 from tests.families import family, scramble
@@ -76,7 +77,7 @@ def test_the_kept_state_is_that_of_these_vectors(deep, tmp_path, monkeypatch):
     from delrec_lite.runtime.engines import prompt_state
 
     monkeypatch.setenv("DELREC_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(prompt_state, "LEAST_BYTES", 0)
+    monkeypatch.setattr(prompt_state, "MIN_BYTES", 0)
     path, _, _ = deep
     other = rewritten(path, tmp_path / "y.delrec", np.load(path / DEEP) * np.float16(-1))
     found = []

@@ -128,7 +128,7 @@ def test_the_soft_prompt_lies_nearest_to_words(opened):
 
 def test_without_a_teacher_nobody_is_asked(recommender):
     assert explain(recommender, TITLES[:2]).teacher is None
-    with pytest.raises(UsageError, match="teacher cannot be asked"):
+    with pytest.raises(UsageError, match="has no teacher that can be run"):
         recommender.teacher_ranking(TITLES[:2])
 
 

@@ -9,8 +9,9 @@ import pytest
 from delrec_lite.errors import BundleError, UsageError
 from delrec_lite.evaluation.fusion import best_weight, mix
 from delrec_lite.runtime.additions import add_items
-from delrec_lite.runtime.bundle import MANIFEST, Bundle
+from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.hybrid import WEIGHT, HybridEngine
+from delrec_lite.runtime.manifest import MANIFEST
 from delrec_lite.runtime.recommender import Recommender
 from tests.tiny import dataset
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from delrec_lite.export.new_items import LEVEL, fit_new_items
-from delrec_lite.runtime.bundle import NEW_ITEMS, Bundle
+from delrec_lite.runtime.bundle import Bundle
+from delrec_lite.runtime.manifest import NEW_ITEMS
 from delrec_lite.runtime.recommender import Recommender
 from tests.conftest import export_tiny
 from tests.tiny import dataset

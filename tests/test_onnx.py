@@ -244,7 +244,7 @@ def test_the_retriever_is_the_teacher(with_retriever, teacher):
 
 def test_a_bundle_without_a_teacher_says_so(onnx_bundle):
     bundle = Bundle.open(onnx_bundle)
-    assert not Retriever.held(bundle)
+    assert not Retriever.is_in(bundle)
     with pytest.raises(BundleError, match="holds no retriever"):
         Retriever(bundle)
 

@@ -19,7 +19,7 @@ HISTORIES = [[3, 1, 4], [1, 5, 9, 2, 6], [5]]
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("DELREC_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(prompt_state, "LEAST_BYTES", 1)
+    monkeypatch.setattr(prompt_state, "MIN_BYTES", 1)
     return tmp_path / "cache" / "prompts"
 
 
@@ -129,7 +129,7 @@ def test_a_cache_that_cannot_be_written_is_passed_over(tmp_path, start, cache, m
 
 
 def test_few_are_kept_and_none_of_a_model_that_is_fast_anyway(tmp_path, start, cache, monkeypatch):
-    monkeypatch.setattr(prompt_state, "KEPT", 2)
+    monkeypatch.setattr(prompt_state, "MAX_FILES", 2)
     bundles = [tiny_bundle(tmp_path, seed=n, name=f"b{n}").bundle for n in range(3)]
     assert [start(bundle)[0] for bundle in (*bundles, bundles[2], bundles[0])] == [True, True, True, False, True]
     assert len(list(cache.iterdir())) == 2

@@ -8,7 +8,7 @@ import pytest
 
 from delrec_lite.errors import DelrecError
 from delrec_lite.runtime.engines.llama_cpp import SESSIONS, LlamaEngine
-from delrec_lite.runtime.engines.sessions import Sessions, common
+from delrec_lite.runtime.engines.sessions import Sessions, count_shared
 from delrec_lite.runtime.recommender import Recommender
 from tests.bundles import TITLES, tiny_bundle
 
@@ -61,10 +61,10 @@ def test_sessions_that_hold_too_much_together_make_room():
 
 
 def test_the_last_entry_is_always_evaluated():
-    assert common([1, 2, 3], [1, 2, 3]) == 2
-    assert common([1, 2, 3], [1, 2, 3, 4]) == 3
-    assert common([], [1]) == 0
-    assert common([1, 2], [2, 2]) == 0
+    assert count_shared([1, 2, 3], [1, 2, 3]) == 2
+    assert count_shared([1, 2, 3], [1, 2, 3, 4]) == 3
+    assert count_shared([], [1]) == 0
+    assert count_shared([1, 2], [2, 2]) == 0
 
 
 def test_a_failed_step_leaves_nothing_to_go_on_from(engine, tiny, monkeypatch):

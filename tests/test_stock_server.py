@@ -14,7 +14,7 @@ import pytest
 from delrec_lite.export.write import token_texts
 from delrec_lite.prompts.format import PromptFormat
 from delrec_lite.runtime.bundle import Bundle
-from delrec_lite.runtime.engines.llama_cpp import silence
+from delrec_lite.runtime.engines.llama_context import import_llama_cpp
 from delrec_lite.runtime.recommender import Recommender
 from tests.conftest import export_tiny
 from tests.families import scramble
@@ -175,7 +175,7 @@ def test_the_stock_server_answers_with_a_candidate(tiny_base, tmp_path, answer):
 
 
 def test_titles_in_a_prompt_become_the_trained_ids(title_bundle):
-    silence()
+    import_llama_cpp()
     from llama_cpp import Llama
 
     held = Bundle.open(title_bundle)
@@ -187,7 +187,7 @@ def test_titles_in_a_prompt_become_the_trained_ids(title_bundle):
 
 
 def test_the_words_of_the_prompt_become_the_trained_ids(bundle):
-    c = silence()
+    c = import_llama_cpp()
     from llama_cpp import Llama
 
     held = Bundle.open(bundle)

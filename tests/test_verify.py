@@ -54,7 +54,7 @@ def test_json_and_table(tiny_bundle):
         (lambda held: held["top"][0].__setitem__(0, ITEMS), "does not fit"),
         (lambda held: held["top"].pop(), "does not fit"),
         (lambda held: held.update(histories=[[]] * 24), "does not fit"),
-        (lambda held: held.update(targets="x"), "does not read"),
+        (lambda held: held.update(targets="x"), "cannot be read"),
     ],
 )
 def test_other_answers_or_broken_requests_are_told(tiny_bundle, change, words):
