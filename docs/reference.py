@@ -50,6 +50,7 @@ LIBRARY = {
         "delrec_lite.pipeline.run.Run",
         "delrec_lite.pipeline.folder.RunFolder",
         "delrec_lite.export.write.export",
+        "delrec_lite.export.request.ExportRequest",
         "delrec_lite.bench.runner.bench",
     ),
     "Teachers": (

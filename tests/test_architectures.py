@@ -44,10 +44,10 @@ def exports_as_trained(folder, target, made):
     bundle = export_tiny(None, target, "f16", made, **formats).path
     header = check_gguf(bundle / "model-f16.gguf", record.name)
     assert header.values["general.architecture"].value == record.gguf
-    for engine in ("gguf", *(["onnx"] if record.onnx else [])):
+    for engine in ("llama.cpp", *(["onnxruntime"] if record.onnx else [])):
         with Recommender.load(bundle, 1, engine=engine) as recommender:
             apart = score_range(trained, recommender.scores(HISTORIES))
-        assert apart < (record.tolerance if engine == "gguf" else record.tolerance / 10), engine
+        assert apart < (record.tolerance if engine == "llama.cpp" else record.tolerance / 10), engine
     shape, _ = find_shape(str(folder))
     model.lm = model.lm.get_base_model() if hasattr(model.lm, "get_base_model") else model.lm
     linear = [m for m in model.lm.model.layers.modules() if isinstance(m, torch.nn.Linear)]

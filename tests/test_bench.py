@@ -181,7 +181,7 @@ def test_accuracy_is_of_the_requests_asked(tmp_path):
     # In the catalogue the even users' target comes first, the others' second: unless the item before it was had.
     assert (cold["protocol"], cold["requests"], cold["HR@1"]) == ("full", USERS, 0.5)
     assert cold["NDCG@10"] == pytest.approx(0.5 + 0.5 / np.log2(3), abs=1e-3)
-    assert (rerank["protocol"], rerank["HR@1"]) == ("sampled", 1.0)
+    assert (rerank["protocol"], rerank["candidates"], rerank["HR@1"]) == ("sampled", M, 1.0)
 
 
 def test_two_bundles_of_one_name_stay_apart(tmp_path):
@@ -253,6 +253,26 @@ def test_a_prepared_data_set_asks_with_its_own_test_users(tmp_path):
     assert asked.history == [data.catalog.titles[i] for i in data.sequences[user][:-1][-20:]]
     assert data.catalog.titles[data.sequences[user][-1]] in asked.candidates
     assert found.of("cold", user).candidates is None
+
+
+@pytest.mark.parametrize("each", [0, 3])
+def test_a_split_by_time_asks_its_questions_whatever_the_number_of_users(tmp_path, each):
+    """Only one user in two has a question, or every user has three."""
+    from delrec_lite.data.candidates import sample_candidates
+    from delrec_lite.data.store import Settings, make_dataset, save_dataset
+    from tests.tiny import dataset
+
+    tiny = dataset()
+    ends = np.array([len(s) for s in tiny.sequences])
+    last = ends - each if each else ends - np.arange(len(ends)) % 2
+    data = make_dataset(tiny.name, tiny.catalog, tiny.user_ids, tiny.sequences, np.stack([last - 1, last], 1))
+    sets = {split: sample_candidates(data, split, 5, 1) for split in ("valid", "test")}
+    save_dataset(data, sets, Settings(1, 5, 1, "chronological"), tmp_path / "data")
+    bundle = Fake(tmp_path).bundle
+    bundle.items = SimpleNamespace(ids=list(data.catalog.ids), titles=list(data.catalog.titles))
+    found = workloads.requests_of(bundle, tmp_path / "data")
+    assert len(found) == len(data.test()) == len(ends) * (each or 0.5)
+    assert (found.candidates.items == found.split.targets[:, None]).any(1).all()
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from delrec_lite.data.store import load_candidates, load_dataset
 from delrec_lite.data.types import CandidateSets, Dataset, Split
 from delrec_lite.errors import ConfigError, DataError, MissingPackageError, install_line
 from delrec_lite.evaluation.expected import ExpectedSampledMetrics
+from delrec_lite.evaluation.setting import Setting
 from delrec_lite.files import cache_folder, sha256_of
 from delrec_lite.hub.base import find_base, gguf_file, model_folder
 from delrec_lite.hub.cache import Pulled
@@ -312,38 +313,44 @@ class Run(RunFolder):
             merge_base: What a quantised base's adapter goes onto; default: the recipe's.
         """
         self._must_export("onnx" if onnx_quants else "gguf")
+        from delrec_lite.export.request import ExportRequest
         from delrec_lite.export.write import export
 
         model, prompts, base = self.trained()
-        return export(
-            model,
-            base,
-            prompts,
-            self.dataset,
-            self.candidates,
-            target,
+        settings = self.recipe.export
+        request = ExportRequest(
+            model=model,
+            base=base,
+            prompts=prompts,
+            dataset=self.dataset,
+            candidates=self.candidates,
+            target=target,
             name=self.recipe.name,
             quants=quants,
-            onnx_quants=onnx_quants,
             max_history=self.recipe.model.max_history,
-            score_correlation=self.recipe.export.score_correlation if gated else None,
-            prune_vocab=self.recipe.export.prune_vocab,
-            teacher=self.fitted_teacher() if self.recipe.export.retriever else None,
-            measured_quants=measured_quants,
-            merge_base=merge_base or self.recipe.export.merge_base,
+            score_correlation=settings.score_correlation if gated else None,
+            prune_vocab=settings.prune_vocab,
             licences={p.name: p.licence for p in self.pulled.values()},
-            provenance={
-                "delrec_lite": __version__,
-                "commit": commit(),
-                "machine": machine(),
-                "versions": versions(),
-                "recipe": self.recipe.dump(),
-                "precision": self.precisions(),
-                "sources": {p.name: {"mirror": p.mirror, "sha256": p.files} for p in self.pulled.values()},
-                "stages": {name: done.result for name, done in self.stages.items()},
-            },
-            console=self.console,
+            provenance=self._provenance(),
+            onnx_quants=onnx_quants,
+            merge_base=merge_base or settings.merge_base,
+            teacher=self.fitted_teacher() if settings.retriever else None,
+            measured_quants=measured_quants,
         )
+        return export(request, self.console)
+
+    def _provenance(self) -> dict[str, Any]:
+        """What a bundle says of its making."""
+        return {
+            "delrec_lite": __version__,
+            "commit": commit(),
+            "machine": machine(),
+            "versions": versions(),
+            "recipe": self.recipe.dump(),
+            "precision": self.precisions(),
+            "sources": {p.name: {"mirror": p.mirror, "sha256": p.files} for p in self.pulled.values()},
+            "stages": {name: done.result for name, done in self.stages.items()},
+        }
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -354,6 +361,11 @@ class Run(RunFolder):
     def candidates(self) -> dict[str, CandidateSets]:
         """Candidate sets by split, the same for every row of every table."""
         return load_candidates(self._dataset_folder)
+
+    @cached_property
+    def setting(self) -> Setting:
+        """What the figures of every table are over."""
+        return Setting.of(self.dataset, self.candidates["test"])
 
     def expected(self, split: Split) -> ExpectedSampledMetrics:
         """How the candidate sets of a split of its data set were drawn."""
