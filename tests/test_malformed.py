@@ -94,8 +94,8 @@ def test_bits_flipped_in_the_header_never_crash(bundle, header_end, tmp_path):
     copy.mkdir()
     for file in bundle.iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
-    told = [sys.executable, "-c", LOADER, copy, str(header_end), "7", "150"]
-    done = subprocess.run(told, capture_output=True, text=True, timeout=120, check=False)
+    command = [sys.executable, "-c", LOADER, copy, str(header_end), "7", "150"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout[-200:] + done.stderr[-2000:]
     words = done.stdout.splitlines()[-1].split()
     refused, loaded = int(words[1]), int(words[3])

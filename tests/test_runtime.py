@@ -25,9 +25,9 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture
 def engine(tiny):
-    made = LlamaEngine(tiny.bundle, threads=1)
-    yield made
-    made.close()
+    engine = LlamaEngine(tiny.bundle, threads=1)
+    yield engine
+    engine.close()
 
 
 def cosines(a, b):
@@ -116,9 +116,9 @@ def test_rows_are_those_that_the_format_s_own_package_reads(tmp_path, kind):
     np.testing.assert_allclose(read.mean([1, 4, 4]), expected[[1, 4, 4]].mean(0), rtol=1e-5, atol=1e-7)
     with pytest.raises(BundleError, match="none for token 9"):
         read.row(9)
-    whole = (tmp_path / "x.gguf").read_bytes()
-    for cut in (3, 20, 60, 200, len(whole) - 100):
-        (tmp_path / "cut.gguf").write_bytes(whole[:cut])
+    content = (tmp_path / "x.gguf").read_bytes()
+    for cut in (3, 20, 60, 200, len(content) - 100):
+        (tmp_path / "cut.gguf").write_bytes(content[:cut])
         with pytest.raises(BundleError, match="cannot be read as GGUF"):
             TokenRows(tmp_path / "cut.gguf").row(0)
 
@@ -235,11 +235,11 @@ def test_bad_requests_are_refused(recommender, arguments, message):
 def test_threads_get_their_own_answers(recommender):
     histories = [[n, n + 1] for n in range(8)]
     expected = recommender.scores(histories)
-    got = {}
+    scores = {}
 
     def ask(n):
         for _ in range(5):
-            got[n] = recommender.scores([histories[n]])[0]
+            scores[n] = recommender.scores([histories[n]])[0]
 
     threads = [threading.Thread(target=ask, args=(n,)) for n in range(8)]
     for t in threads:
@@ -247,7 +247,7 @@ def test_threads_get_their_own_answers(recommender):
     for t in threads:
         t.join()
     for n in range(8):
-        np.testing.assert_allclose(got[n], expected[n], atol=2e-2)
+        np.testing.assert_allclose(scores[n], expected[n], atol=2e-2)
 
 
 def test_serving_needs_no_torch(tiny_bundle):

@@ -82,9 +82,7 @@ def _check_layers(settings: Any, record: Architecture, where: str) -> None:
     local = (settings.get("rope_parameters") or {}).get("sliding_attention") or {}
     theta = local.get("rope_theta") or settings.get("rope_local_base_freq") or LOCAL_THETA
     if theta != LOCAL_THETA or local.get("rope_type", "default") != "default":
-        raise _unsupported(
-            where, f"layers with a sliding window have rotary positions of base {theta:g}, or scaled"
-        )
+        raise _unsupported(where, f"layers with a sliding window have rotary positions of base {theta:g}, or scaled")
 
 
 def _unsupported(where: str, what: str) -> ConfigError:

@@ -76,41 +76,41 @@ class Matcher:
                 names.setdefault(spelled, []).append((year, item))
         return names
 
-    def find(self, given: str) -> Match:
-        """The item that ``given`` names.
+    def find(self, text: str) -> Match:
+        """The item that a text names.
 
         Raises:
             UsageError: No title is similar enough; names the nearest titles.
         """
-        if given.startswith("id:"):
-            item = self._ids.get(given[3:])
+        if text.startswith("id:"):
+            item = self._ids.get(text[3:])
             if item is None:
-                raise UsageError(f"no item has the id {given[3:]!r}", "ids are those of the data set")
-            return Match(given, item, self._titles[item])
-        if given in self._exact:
-            return Match(given, self._exact[given], given)
-        if not given.strip():
+                raise UsageError(f"no item has the id {text[3:]!r}", "ids are those of the data set")
+            return Match(text, item, self._titles[item])
+        if text in self._exact:
+            return Match(text, self._exact[text], text)
+        if not text.strip():
             raise UsageError("a title is empty", "give a title, or id:<item id>")
-        name, year = split_year(given)
+        name, year = split_year(text)
         match = self._choose(normal(name), year)
-        bare = _BARE_YEAR.match(given.strip())
+        bare = _BARE_YEAR.match(text.strip())
         if match is None and bare:  # "toy story 1995", but "blade runner 2049" was a name
             match = self._choose(normal(bare.group(1)), bare.group(2))
         if match is None:
             match = self._near(normal(name), year)
         if match is None:
-            nearest = ", ".join(repr(title) for title in self.nearest(given))
+            nearest = ", ".join(repr(title) for title in self.nearest(text))
             raise UsageError(
-                f"no item is called {given!r}", f"nearest: {nearest}; to use it as a new item: --allow-new, allow_new"
+                f"no item is called {text!r}", f"nearest: {nearest}; to use it as a new item: --allow-new, allow_new"
             )
         item, others = match
-        return Match(given, item, self._titles[item], tuple(self._titles[o] for o in others))
+        return Match(text, item, self._titles[item], tuple(self._titles[o] for o in others))
 
-    def nearest(self, given: str, k: int = 3) -> list[str]:
-        """Titles that look most like ``given``."""
+    def nearest(self, text: str, k: int = 3) -> list[str]:
+        """Titles that look most like ``text``."""
         from rapidfuzz import fuzz, process
 
-        query = normal(split_year(given)[0])
+        query = normal(split_year(text)[0])
         names = list(self._by_name)
         matches = process.extract(query, names, scorer=fuzz.WRatio, limit=4 * k)
         # A short name inside a long one scores as high as the long name itself: prefer similar lengths.
