@@ -64,9 +64,9 @@ def quantise(
     import gguf
     import llama_cpp
 
-    from delrec_lite.runtime.engines.llama_cpp import silence
+    from delrec_lite.runtime.engines.llama_context import import_llama_cpp
 
-    silence()
+    import_llama_cpp()
     quantisation = GGUF[quant]
     meant = _meant(gguf.GGUFReader(source), quantisation)
     unfit = {name: kind for name, (kind, width) in meant.items() if width % _block(gguf, kind)}

@@ -88,8 +88,8 @@ class TestContract:
             engine.scores(histories)
 
     def test_histories_with_shared_beginnings_are_scored_as_alone(self, engine):
-        whole = [3, 1, 4, 2, 0]
-        requests = [whole, *(whole[:n] + whole[n + 1 :] for n in range(len(whole))), whole[:2], whole]
+        history = [3, 1, 4, 2, 0]
+        requests = [history, *(history[:n] + history[n + 1 :] for n in range(len(history))), history[:2], history]
         alone = np.concatenate([engine.scores([request]) for request in requests])
         np.testing.assert_allclose(engine.scores(requests), alone, atol=5e-3)
         assert np.abs(alone[0] - alone[1]).max() > 0.01
@@ -172,11 +172,11 @@ class TestContract:
 
     def test_a_vector_in_a_history_is_the_item_it_is_the_row_of(self, engine, bundle):
         rows = items_of(bundle, "token_embd.weight")
-        wanted, states = engine.scores([[3, 4]])[0], engine.hidden_states([[3, 4]])
+        expected, states = engine.scores([[3, 4]])[0], engine.hidden_states([[3, 4]])
         for request in ([rows[3], rows[4]], [3, rows[4]], [rows[3], 4]):
-            np.testing.assert_allclose(engine.scores([request, [7]])[0], wanted, atol=0.03)
+            np.testing.assert_allclose(engine.scores([request, [7]])[0], expected, atol=0.03)
             np.testing.assert_allclose(engine.hidden_states([request]), states, atol=0.03)
-            np.testing.assert_allclose(engine.score_session("u", request)[0], wanted, atol=0.03)
+            np.testing.assert_allclose(engine.score_session("u", request)[0], expected, atol=0.03)
 
     def test_a_vector_in_a_session_is_kept_and_told_from_others(self, engine, bundle):
         vector = items_of(bundle, "token_embd.weight")[5]

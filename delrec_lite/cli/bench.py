@@ -137,7 +137,7 @@ def _peers(bundles: list[Path], console: Console) -> tuple[tuple[str, ...], dict
         "transformers": "torch is not installed" if not find_spec("torch") else "",
         "optimum": "" if _has_optimum() else f"not installed: {install_line('optimum')}",
         "llama": "" if LLAMA_CPP.installed else f"{LLAMA_CPP.package} is not installed",
-        "teacher": "" if Retriever.held(bundle) and ONNX_RUNTIME.installed else "no retriever.onnx or onnxruntime",
+        "teacher": "" if Retriever.is_in(bundle) and ONNX_RUNTIME.installed else "no retriever.onnx or onnxruntime",
     }
     if "folder" not in base:
         missing["transformers"] = f"{name} is not unpacked in the cache: delrec-lite train does that"
