@@ -72,7 +72,7 @@ def make_peer(job: Mapping[str, Any]) -> tuple[Peer, int]:
             return Words(path, titles, bundle.prompt.item_token_base), size
         text = json.loads((bundle.folder / "prompt.json").read_text(encoding="utf-8"))["text"]
         return StockCompletion(path, titles, text), size
-    if not Retriever.held(bundle):
+    if not Retriever.is_in(bundle):
         raise UsageError(f"the bundle holds no {FILE}", "export it with export.retriever: true")
     return TeacherAlone(job["bundle"]), (bundle.folder / FILE).stat().st_size
 
