@@ -1,5 +1,6 @@
 """One contract for all teachers: they learn, see no future, repeat by seed, and survive a save."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,9 @@ import torch
 from delrec_lite.console import QUIET
 from delrec_lite.data.types import Catalog, Dataset
 from delrec_lite.errors import BundleError, ConfigError, DataError, StorageError, UsageError
-from delrec_lite.teachers.contract import KINDS, Teacher, TeacherConfig
+from delrec_lite.teachers.contract import KINDS, Teacher, TeacherConfig, build, pad
 from delrec_lite.teachers.ensemble import Ensemble
-from delrec_lite.teachers.fit import fit
+from delrec_lite.teachers.fit import _batches, fit
 from delrec_lite.teachers.store import CONFIG, WEIGHTS, load_teacher, save_teacher
 
 ITEMS = 21  # the last one is never seen
@@ -130,6 +131,42 @@ def test_the_same_seed_gives_the_same_teacher(teacher):
     question = [np.array([1, 2, 3])]
     np.testing.assert_array_equal(one.scores(question), same.scores(question))
     assert np.abs(one.scores(question) - other.scores(question)).max() > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fit_is_these_steps_of_torch_bit_for_bit(kind):
+    """Seed, batches, schedule and clipping written out: a teacher that was saved can be made again."""
+    data = _circle()
+    config = TeacherConfig.for_kind(kind, **TINY | {"epochs": 4, "patience": 2, "weight_decay": 0.01})
+    fitted = fit(config, data, QUIET)
+    torch.manual_seed(config.seed)
+    network = build(config, ITEMS)
+    groups = [
+        {"params": [p for p in network.parameters() if p.dim() > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in network.parameters() if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.98))
+    states = {}
+    for epoch in range(fitted.metrics["epoch"]):
+        batches = list(_batches([s for s in data.train() if len(s) > 1], config, epoch + 1))
+        network.train()
+        for step, batch in enumerate(batches):
+            done = epoch + step / len(batches)
+            factor = max(0.01, done) if done < 1 else 0.5 * (1 + math.cos(math.pi * (done - 1) / 3))
+            for group in optimiser.param_groups:
+                group["lr"] = config.lr * factor
+            read = pad([np.ones(len(w) - 1, dtype=np.int64) for w in batch]).bool()
+            scores = network.scores(network.states(pad([w[:-1] for w in batch]))[read])
+            targets = torch.as_tensor(np.concatenate([w[1:] for w in batch]))
+            loss = torch.nn.functional.cross_entropy(scores, targets, label_smoothing=config.label_smoothing)
+            optimiser.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimiser.step()
+        network.eval()
+        states[epoch + 1] = {name: value.clone() for name, value in network.state_dict().items()}
+    for name, value in fitted.network.state_dict().items():
+        assert torch.equal(value, states[fitted.metrics["epoch"]][name]), name
 
 
 def test_training_leaves_a_log_and_keeps_to_its_time(tmp_path: Path):
