@@ -28,7 +28,7 @@ WORKLOADS = {
 CHOOSING = ("rerank", "load")
 HISTORY = 20
 K = 10
-MOST_USERS = 1000
+MOST_REQUESTS = 1000
 SESSION = "bench"
 
 
@@ -106,16 +106,17 @@ class Requests:
 
 
 def requests_of(bundle: Any, dataset: Path | None = None) -> Requests:
-    """Held-out requests: the data set's test users where one is given, else those in the bundle.
+    """Held-out requests: the data set's test part where one is given, else those in the bundle.
 
     Args:
         bundle: Opened.
-        dataset: A folder that ``delrec-lite prepare`` wrote; at most ``MOST_USERS`` of its users are taken.
+        dataset: A folder that ``delrec-lite prepare`` wrote; at most ``MOST_REQUESTS`` questions of its test
+            part are taken, spread over all of it.
 
     Raises:
         UsageError: The bundle holds no requests and no data set is given.
         BundleError: The bundle's requests do not fit its catalogue.
-        DataError: The data set has another catalogue.
+        DataError: The data set has another catalogue, or nothing in its test part.
     """
     items = bundle.items
     if dataset is not None:
@@ -126,9 +127,12 @@ def requests_of(bundle: Any, dataset: Path | None = None) -> Requests:
             raise DataError(
                 f"{dataset} and {bundle.folder} have different catalogues", "give the bundle's own data set"
             )
-        users = list(range(0, len(data.user_ids), -(-len(data.user_ids) // MOST_USERS)))
-        split, sets = data.test().take(users), CandidateSets("test", sets.items[users], sets.seed)
-        source = f"{data.name}, test users"
+        test = data.test()
+        if not len(test):
+            raise DataError(f"{dataset} has no test part to take requests from", "prepare it with another --split")
+        some = range(0, len(test), -(-len(test) // MOST_REQUESTS))
+        split, sets = test.take(some), sets.take(some)
+        source = f"{data.name}, test part"
     else:
         held = read_golden(bundle.folder, bundle.trained)
         split, sets = Split("test", held.histories, held.targets), CandidateSets("test", held.candidates, 0)

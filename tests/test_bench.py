@@ -255,6 +255,42 @@ def test_a_prepared_data_set_asks_with_its_own_test_users(tmp_path):
     assert found.of("cold", user).candidates is None
 
 
+def test_a_data_set_split_by_time_asks_with_every_part_of_its_test(tmp_path, monkeypatch):
+    """Users have no test item or several, so that a request's number is no user's."""
+    import numpy as np
+
+    from delrec_lite.data.candidates import SPLITS, sample_candidates
+    from delrec_lite.data.store import Settings, make_dataset, save_dataset
+    from tests.tiny import dataset
+
+    tiny = dataset()
+    lengths = np.array([len(s) for s in tiny.sequences])
+    cuts = np.stack([lengths, lengths], 1)
+    cuts[:2] = lengths[:2, None] - [4, 3]
+    data = make_dataset(tiny.name, tiny.catalog, tiny.user_ids, tiny.sequences, cuts)
+    sets = {split: sample_candidates(data, split, 5, 3) for split in SPLITS}
+    settings = Settings(1, 5, 3, "chronological")
+    save_dataset(data, sets, settings, tmp_path / "data")
+    bundle = Fake(tmp_path).bundle
+    bundle.items = SimpleNamespace(ids=list(data.catalog.ids), titles=list(data.catalog.titles))
+    found = workloads.requests_of(bundle, tmp_path / "data")
+    assert len(found) == len(data.test()) == 6 < len(data.user_ids)
+    for n, target in enumerate(data.test().targets):
+        asked = found.of("rerank", n)
+        assert data.catalog.titles[target] in asked.candidates
+        assert asked.history[-1] == data.catalog.titles[data.test().histories[n][-1]]
+    monkeypatch.setattr(workloads, "MOST_REQUESTS", 2)
+    fewer = workloads.requests_of(bundle, tmp_path / "data")
+    assert fewer.split.targets.tolist() == found.split.targets[[0, 3]].tolist()
+
+    cuts[:] = lengths[:, None]
+    nobody = make_dataset(tiny.name, tiny.catalog, tiny.user_ids, tiny.sequences, cuts)
+    sets = {split: sample_candidates(nobody, split, 5, 3) for split in SPLITS}
+    save_dataset(nobody, sets, settings, tmp_path / "none")
+    with pytest.raises(DataError, match="no test part"):
+        workloads.requests_of(bundle, tmp_path / "none")
+
+
 @pytest.fixture
 def finished(tmp_path):
     return run(golden(tmp_path / "a.delrec"), Plan(["cold", "rerank", "batch", "load"], [1], 3))[0]

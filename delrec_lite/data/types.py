@@ -3,6 +3,7 @@
 Users and items are dense integers from 0 inside the program; their own ids are strings and kept beside.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,7 +39,7 @@ class Dataset:
         catalog: The items.
         user_ids: The data set's own user ids, one per sequence.
         sequences: Item indices per user, oldest first; each int64 of shape ``[length]``, length >= 3.
-        fingerprint: sha256 over everything else.
+        fingerprint: sha256 over everything else; candidate sets have their own.
         cuts: Where each sequence is cut, int64 ``[users, 2]``: its items before the first belong to training, those
             before the second to validation, the rest to the test. None: leave-one-out, each user's last item is
             the test and the one before it the validation.
@@ -121,6 +122,13 @@ class CandidateSets:
     split: str
     items: Ints
     seed: int
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over split, shape and items."""
+        digest = hashlib.sha256(f"{self.split} {self.items.shape}".encode())
+        digest.update(self.items.astype("<i8").tobytes())
+        return digest.hexdigest()
 
     def take(self, users: Sequence[int]) -> "CandidateSets":
         """The sets of some of the users only."""
