@@ -17,6 +17,7 @@ from delrec_lite.evaluation.significance import paired_test
 from delrec_lite.evaluation.table import protocols_of, values_of
 from delrec_lite.files import write_whole
 from delrec_lite.machine import cores_allowed
+from delrec_lite.pipeline.bundle import write_bundle
 from delrec_lite.pipeline.run import Run
 from delrec_lite.provenance import stamp
 
@@ -129,7 +130,7 @@ def measure_quants(run: Run, quants: Sequence[str], split: Split, repeats: int) 
     Raises:
         UsageError: The recipe's model ranks candidates alone.
     """
-    if not run.ranks_catalogue:
+    if not run.models.ranks_catalogue:
         raise UsageError(
             "quantisations are compared by the ranking of the whole catalogue; this recipe's model ranks candidates",
             "export it with one: --quant q8_0",
@@ -148,7 +149,7 @@ def measure_quants(run: Run, quants: Sequence[str], split: Split, repeats: int) 
     for quant in names:
         target = folder / f"{quant}.delrec"
         files = ([quant], []) if quant in QUANTS else ([], [quant])
-        made[quant] = run.write_bundle(target, *files, gated=False)
+        made[quant] = write_bundle(run, target, *files, gated=False)
         parts: list[Ints] = []
         with Recommender.load(made[quant].path) as recommender:
 

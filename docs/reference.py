@@ -38,6 +38,9 @@ LIBRARY = {
     "Runs": (
         "delrec_lite.config.load_recipe",
         "delrec_lite.pipeline.run.Run",
+        "delrec_lite.pipeline.model_builder.ModelBuilder",
+        "delrec_lite.pipeline.model_builder.BuiltModel",
+        "delrec_lite.pipeline.bundle.write_bundle",
         "delrec_lite.export.write.export",
         "delrec_lite.bench.runner.bench",
     ),

@@ -84,6 +84,7 @@ def tiny_run(tiny_base, tmp_path, monkeypatch):
     from delrec_lite.data.store import Settings, make_dataset, save_dataset
     from delrec_lite.hub.cache import Pulled
     from delrec_lite.llm.load import load_base
+    from delrec_lite.pipeline.model_builder import ModelBuilder
     from delrec_lite.pipeline.run import Run
 
     data = dataset()
@@ -91,7 +92,9 @@ def tiny_run(tiny_base, tmp_path, monkeypatch):
     save_dataset(data, {s: candidates(s) for s in ("valid", "test")}, Settings(2, 5, 3), tmp_path / "ring")
     pulled = Pulled("tiny", tiny_base, "here", True, {"model": "abc"}, "none", 1)
     monkeypatch.setattr(Run, "pulled", {"model": pulled})
-    monkeypatch.setattr(Run, "base", lambda self: load_base("tiny", tiny_base, torch.float32, draw=self.draw))
+    monkeypatch.setattr(
+        ModelBuilder, "base", lambda self: load_base("tiny", tiny_base, torch.float32, draw=self.weights_seed)
+    )
 
     def recipe(**changes):
         sections = {name: SECTIONS[name] | changes.get(name, {}) for name in SECTIONS}

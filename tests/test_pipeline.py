@@ -57,9 +57,15 @@ def made(tmp_path, monkeypatch):
     notes = []
 
     def fake(self, name, key, make):
+        data = self.recipe.data
+        prepared = {
+            "fingerprint": f"{data.k_core} {data.split}",
+            "candidates": {split: f"{split} {data.candidates} {data.seed}" for split in ("valid", "test")},
+        }
+
         def note(folder):
             notes.append(name)
-            return {}
+            return prepared if name == "prepare" else {}
 
         from delrec_lite.pipeline.stage import run_stage as real
 
@@ -92,8 +98,14 @@ def test_a_changed_recipe_redoes_exactly_the_stages_it_touches(made):
     assert made() == []
     assert made(export={"quant": "q4_0"}) == ["export"]
     assert made(export={"quant": "q4_0"}, finetune={"epochs": 9}) == ["finetune", "export"]
-    assert made(export={"quant": "q4_0"}, finetune={"epochs": 9}, data={"seed": 1})[0] == "prepare"
-    assert made(distill={"lr": 0.5}, data={"seed": 1}) == ["distill", "finetune", "export"]
+    assert made(distill={"lr": 0.5}, export={"quant": "q4_0"}) == ["distill", "finetune", "export"]
+    assert made(distill={"lr": 0.5}, data={"k_core": 6}) == ["prepare", "teacher", "distill", "finetune", "export"]
+
+
+def test_other_candidate_sets_redo_what_reports_chooses_or_ranks_with_them(made):
+    made()
+    assert made(data={"seed": 1}) == ["prepare", "distill", "finetune", "export"]
+    assert made(data={"seed": 1, "candidates": 40}) == ["prepare", "distill", "finetune", "export"]
 
 
 def test_recipes_in_the_package_read_and_come_back(tmp_path):

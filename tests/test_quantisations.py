@@ -9,6 +9,7 @@ import pytest
 from delrec_lite.bench.quantisations import Quantised, choose_quant, compare_quants, fastest_within
 from delrec_lite.export.pareto import quant_picture, quant_section
 from delrec_lite.export.quantise import QUANTS, quantise
+from delrec_lite.pipeline.bundle import write_bundle
 from delrec_lite.runtime.bundle import Bundle
 from tests.conftest import export_tiny
 from tests.tiny import write_base
@@ -63,7 +64,7 @@ def test_auto_exports_its_choice_with_the_reasons(tiny_run, tmp_path):
     quant, rows = choose_quant(run, ["q8_0", "iq4_nl"], 1.0, repeats=2)
     assert quant in {"q8_0", "iq4_nl"}
     assert [r.quant for r in rows] == ["bf16", "q8_0", "iq4_nl"]
-    made = run.write_bundle(tmp_path / "x.delrec", [quant], gated=False, measured_quants=rows)
+    made = write_bundle(run, tmp_path / "x.delrec", [quant], gated=False, measured_quants=rows)
     readme = (made.path / "README.md").read_text()
     assert f"**{quant}**" in readme
     assert "quantisations.svg" in Bundle.open(made.path).manifest["files"]

@@ -54,7 +54,7 @@ def test_the_table_of_a_run(evaluated):
 
 
 def test_several_teachers_have_settings_of_their_own(evaluated):
-    teachers = evaluated[0].teachers()
+    teachers = evaluated[0].models.teachers()
     assert teachers["caser"].network.config.hidden == 16
     assert teachers["sasrec"].network.config == TeacherConfig.for_kind("sasrec")
 

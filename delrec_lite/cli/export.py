@@ -1,12 +1,16 @@
 """`delrec-lite export`: merge, bake, quantise and prove; one bundle."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from delrec_lite.cli.common import JsonFlag, QuietFlag, make_console, names_in
 from delrec_lite.cli.options import DEFAULT_RECIPE, DEFAULT_RUNS, RecipeArgument, RunsOption
+
+if TYPE_CHECKING:
+    from delrec_lite.console import Console
+    from delrec_lite.pipeline.run import Run
 
 EXAMPLE = "Example: `delrec-lite export ml-100k-cpu --quant iq4_mix,q8_0,int8 --out all.delrec`"
 
@@ -49,6 +53,7 @@ def export(
     from delrec_lite.config import load_recipe
     from delrec_lite.errors import UsageError
     from delrec_lite.export.quantise import ONNX_QUANTS, QUANTS
+    from delrec_lite.pipeline.bundle import write_bundle
     from delrec_lite.pipeline.precisions import AUTO, files_for
     from delrec_lite.pipeline.run import Run
 
@@ -92,12 +97,12 @@ def export(
             rows += [row for row in measured if row.quant not in {known.quant for known in rows}]
             console.say(f"  auto: {best}")
             names[:] = dict.fromkeys(best if name == AUTO else name for name in names)
-    made = run.write_bundle(out, quants, onnx_quants, gate, rows, merge_base)
+    made = write_bundle(run, out, quants, onnx_quants, gate, rows, merge_base)
     result = {"bundle": str(out), "bytes": made.bytes, "quant": made.quant, "parity": made.parity.dump()}
     console.result({**result, "models": made.models} if json_output else f"{out}")
 
 
-def _compare(run: Any, quants: list[str], out: Path, console: Any) -> None:
+def _compare(run: "Run", quants: list[str], out: Path, console: "Console") -> None:
     from dataclasses import asdict
 
     from delrec_lite.bench.quantisations import compare_quants

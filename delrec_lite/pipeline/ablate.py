@@ -106,6 +106,7 @@ def ablate(
     chosen = [name for name in VARIANTS if name in variants or name == WHOLE]
     folder = runs / f"{recipe.name}-ablation"
     shared = Run(recipe.model_copy(update={"name": "shared"}), folder, console, shipped=False)
+    recipe = recipe.model_copy(update={"data": shared.recipe.data})  # as the data set says
     shared.teacher()
     ranks: dict[str, list[Ranks]] = {name: [] for name in chosen}
     for seed in seeds:

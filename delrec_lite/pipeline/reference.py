@@ -37,7 +37,7 @@ class Reference:
         """Whether training ``stage`` from ``facts`` would be what was done here."""
         needed = ["code", "data", "teacher"]
         if stage != "teacher":
-            needed += ["domain", "model", "files", "distill"]
+            needed += ["candidates", "domain", "model", "files", "distill"]
         if stage == "finetune":
             needed += ["finetune"]
         return all(self.made_from[name] == facts[name] for name in needed)
@@ -49,18 +49,19 @@ class Reference:
         return {**held["result"], "shipped": held["seconds"]}
 
 
-def made_from(recipe: Recipe, fingerprint: str, files: Mapping[str, str], code: int) -> dict[str, Any]:
+def made_from(recipe: Recipe, prepared: Mapping[str, Any], files: Mapping[str, str], code: int) -> dict[str, Any]:
     """All that decides what training makes.
 
     Args:
         recipe: Of the run.
-        fingerprint: Of the prepared data set.
+        prepared: What the first stage says of the data set.
         files: sha256 of the base model's files.
         code: Version of what the stages compute.
     """
     return {
         "code": code,
-        "data": fingerprint,
+        "data": prepared["fingerprint"],
+        "candidates": prepared["candidates"]["valid"],
         "domain": recipe.data.domain,
         "files": dict(files),
         **{name: getattr(recipe, name).cache_key_fields() for name in ("model", *STAGES)},

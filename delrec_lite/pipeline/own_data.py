@@ -1,0 +1,35 @@
+"""A recipe beside a data set that was prepared before: the data set says what it is."""
+
+from pathlib import Path
+
+from delrec_lite.config import Recipe
+from delrec_lite.data.store import load_settings
+from delrec_lite.errors import ConfigError
+
+
+def with_own_data(recipe: Recipe) -> Recipe:
+    """The recipe with what its ``data.folder`` was prepared with, in place of the keys that prepare another one.
+
+    Raises:
+        ConfigError: The recipe sets one of those keys to something else.
+        DataError: The folder holds no prepared data set.
+    """
+    data = recipe.data
+    if data.folder is None:
+        return recipe
+    name, settings = load_settings(Path(data.folder))
+    prepared = {
+        "name": name,
+        "k_core": settings.k_core,
+        "candidates": settings.m,
+        "seed": settings.seed,
+        "split": settings.split,
+    }
+    for key, value in prepared.items():
+        wanted = getattr(data, key)
+        if key in data.model_fields_set and wanted != value:
+            raise ConfigError(
+                f"data.{key} is {wanted} in the recipe, but {data.folder} was prepared with {value}",
+                f"leave data.{key} out, or let `delrec-lite prepare` make the data set again with it",
+            )
+    return recipe.model_copy(update={"data": data.model_copy(update=prepared)})
