@@ -2,11 +2,17 @@
 
 from collections.abc import Sequence
 from html import escape
+from typing import Any
 
 from delrec_lite.bench.report import Report, Result, footnotes, rows
+from delrec_lite.errors import MissingPackageError
+from delrec_lite.plots import svg
 
-COLOURS = ("#0b6e5f", "#d9822b", "#4a7fb5", "#8a5fa8", "#a3261b", "#7d8a2e", "#5c666d")
-WIDTH, ROW, LEFT = 860, 30, 250
+COLOURS = (
+    *("#0b6e5f", "#d9822b", "#4a7fb5", "#8a5fa8", "#a3261b", "#7d8a2e", "#8a949b", "#d16ba5", "#3fb6c6", "#c9a800"),
+)
+MARKERS = ("o", "s", "^")
+WIDTH, ROW = 860, 34  # pixels
 
 _STYLE = """
 :root { color-scheme: light dark; --ground: #fff; --ink: #1d2327; --soft: #69737a; --line: #d8dbdd; }
@@ -18,14 +24,13 @@ h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .85rem; }
 td, th { padding: .2rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 td:first-child, th:first-child { text-align: left; }
-svg { width: 100%; height: auto; } svg text { fill: var(--ink); font-size: 12px; } svg .soft { fill: var(--soft); }
-svg line, svg path { stroke: var(--line); }
+svg { width: 100%; height: auto; } svg text { fill: var(--ink); }
 li { color: var(--soft); }
 """
 
 
 def as_html(report: Report) -> str:
-    """The whole page."""
+    """The whole page; without matplotlib it says so where the pictures would be."""
     cells, header = rows(report)
     table = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in cells)
     parts = [
@@ -35,92 +40,109 @@ def as_html(report: Report) -> str:
         f"<h1>delrec-lite bench</h1><p>{escape(report.created)}, {escape(report.machine['cpu'])}</p>",
         f'<div class="wide"><table><tr>{"".join(f"<th>{escape(h)}</th>" for h in header)}</tr>{table}</table></div>',
     ]
+    try:
+        parts += _pictures(report)
+    except MissingPackageError as error:
+        parts.append(f"<p>The pictures are left out: {escape(f'{error.message}: {error.hint}')}</p>")
+    notes = "".join(f"<li>{escape(line)}</li>" for line in footnotes(report))
+    return "\n".join([*parts, f"<h2>Notes</h2><ul>{notes}</ul></body></html>"])
+
+
+def _pictures(report: Report) -> list[str]:
+    parts = []
     for workload in dict.fromkeys(r.workload for r in report.results):
-        some = [r for r in report.results if r.workload == workload]
-        parts.append(f"<h2>{escape(workload)}: every sample, the median marked</h2>{_samples(some)}")
+        some, title = [r for r in report.results if r.workload == workload], escape(workload)
+        parts.append(f"<h2>{title}: every sample, the median marked</h2>{_samples(f'{workload} samples', some)}")
         if any(r.accuracy for r in some):
-            parts.append(f"<h2>{escape(workload)}: accuracy against latency</h2>{_scatter(some)}")
+            parts.append(f"<h2>{title}: accuracy against latency</h2>{_scatter(f'{workload} accuracy', some)}")
     phased = [r for r in report.results if r.phases]
     if phased:
         parts.append(f"<h2>Where the milliseconds go</h2>{_phases(phased)}")
-    notes = "".join(f"<li>{escape(line)}</li>" for line in footnotes(report))
-    return "\n".join([*parts, f"<h2>Notes</h2><ul>{notes}</ul></body></html>"])
+    return parts
 
 
 def _name(r: Result) -> str:
     return f"{r.bundle}, {r.threads} threads"
 
 
-def _svg(height: float, body: Sequence[str]) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img">{"".join(body)}</svg>'
+def _ticks(axis: Any, low: float, high: float) -> None:
+    """Milliseconds on a logarithmic axis: peers are tens of times slower."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    axis.axes.set_xscale("log")
+    axis.axes.set_xlim(low, high)
+    axis.set_major_locator(LogLocator(subs=(1, 3)) if high > 10 * low else MaxNLocator(6))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda ms, _: f"{ms:g} ms"))
 
 
-def _place(ms: float, low: float, high: float) -> float:
-    """Logarithmic: peers are tens of times slower."""
-    from math import log
-
-    return LEFT + (WIDTH - LEFT - 30) * (log(ms) - log(low)) / max(1e-9, log(high) - log(low))
-
-
-def _samples(results: Sequence[Result]) -> str:
+def _samples(name: str, results: Sequence[Result]) -> str:
+    """A row for each result: every sample a dot, the median a bar."""
+    ordered = sorted(results, key=lambda r: r.ms["p50"])
     low = 0.9 * min(min(r.samples_ms) for r in results)
     high = 1.1 * max(max(r.samples_ms) for r in results)
-    body = _axis(low, high, len(results) * ROW)
-    for n, r in enumerate(sorted(results, key=lambda r: r.ms["p50"])):
-        y, colour = n * ROW + 15, COLOURS[n % len(COLOURS)]
-        body.append(f'<text x="{LEFT - 10}" y="{y + 4}" text-anchor="end">{escape(_name(r))}</text>')
-        body += [
-            f'<circle cx="{_place(ms, low, high):.1f}" cy="{y}" r="3.5" fill="{colour}" fill-opacity=".35"/>'
-            for ms in r.samples_ms
-        ]
-        x = _place(r.ms["p50"], low, high)
-        body.append(f'<rect x="{x - 1.5:.1f}" y="{y - 10}" width="3" height="20" fill="{colour}"/>')
-        body.append(f'<text x="{x + 6:.1f}" y="{y - 6}" class="soft">{r.ms["p50"]:.1f}</text>')
-    return _svg(len(results) * ROW + 40, body)
+
+    def draw(figure: Any) -> None:
+        axes = figure.add_subplot()
+        for n, r in enumerate(ordered):
+            colour, median = COLOURS[n % len(COLOURS)], r.ms["p50"]
+            row = [n] * len(r.samples_ms)
+            axes.scatter(r.samples_ms, row, s=36, color=colour, alpha=0.35, linewidth=0, gid=f"samples-{n}")
+            axes.plot([median, median], [n - 0.25, n + 0.25], color=colour, linewidth=3)
+            axes.annotate(
+                f"{median:.1f}", (median, n - 0.25), xytext=(0, 1), textcoords="offset points", ha="center", va="bottom"
+            )
+        axes.set_yticks(range(len(ordered)), [_name(r) for r in ordered])
+        axes.set_ylim(len(ordered) - 0.4, -0.8)
+        _ticks(axes.xaxis, low, high)
+
+    return svg(name, WIDTH, ROW * len(ordered) + 45, draw)
 
 
-def _axis(low: float, high: float, bottom: float) -> list[str]:
-    ticks = [t for power in range(-2, 6) for t in (10.0**power, 3 * 10.0**power) if low <= t <= high]
-    body = [f'<line x1="{LEFT}" y1="{bottom}" x2="{WIDTH - 30}" y2="{bottom}"/>']
-    for t in ticks:
-        x = _place(t, low, high)
-        body.append(f'<line x1="{x:.1f}" y1="0" x2="{x:.1f}" y2="{bottom}"/>')
-        body.append(f'<text x="{x:.1f}" y="{bottom + 18}" text-anchor="middle" class="soft">{t:g} ms</text>')
-    return body
+def _scatter(name: str, results: Sequence[Result]) -> str:
+    """Accuracy upwards, latency to the right."""
+    shown = sorted((r for r in results if r.accuracy), key=lambda r: r.ms["p50"])
 
+    def draw(figure: Any) -> None:
+        axes = figure.add_subplot()
+        for n, r in enumerate(shown):
+            axes.scatter(
+                r.ms["p50"],
+                r.accuracy["NDCG@10"],
+                s=70,
+                color=COLOURS[n % len(COLOURS)],
+                marker=MARKERS[n // len(COLOURS) % len(MARKERS)],
+                linewidth=0,
+                clip_on=False,
+                label=f"{r.bundle} {r.accuracy['NDCG@10']:.3f}",
+            )
+        axes.set_ylim(0, max(0.05, 1.15 * max(r.accuracy["NDCG@10"] for r in shown)))
+        axes.set_ylabel("NDCG@10")
+        axes.grid()
+        figure.legend(loc="outside right upper", frameon=False)
+        _ticks(axes.xaxis, 0.8 * shown[0].ms["p50"], 1.3 * shown[-1].ms["p50"])
 
-def _scatter(results: Sequence[Result]) -> str:
-    shown = [r for r in results if r.accuracy]
-    low, high = 0.8 * min(r.ms["p50"] for r in shown), 1.3 * max(r.ms["p50"] for r in shown)
-    top = max(0.05, 1.15 * max(r.accuracy["NDCG@10"] for r in shown))
-    body = [*_axis(low, high, 260), f'<text x="{LEFT - 10}" y="14" text-anchor="end" class="soft">NDCG@10</text>']
-    for n, r in enumerate(sorted(shown, key=lambda r: r.ms["p50"])):
-        x, y = _place(r.ms["p50"], low, high), 260 - 240 * r.accuracy["NDCG@10"] / top
-        body.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="{COLOURS[n % len(COLOURS)]}"/>')
-        anchor = "end" if x > WIDTH - 160 else "start"
-        shift = -10 if anchor == "end" else 10
-        label = f"{r.bundle} {r.accuracy['NDCG@10']:.3f}"
-        body.append(f'<text x="{x + shift:.1f}" y="{y - 8:.1f}" text-anchor="{anchor}">{escape(label)}</text>')
-    return _svg(300, body)
+    return svg(name, WIDTH, max(320, 18 * len(shown) + 30), draw)
 
 
 def _phases(results: Sequence[Result]) -> str:
+    """A bar for each result, its phases one after another."""
     names = list(dict.fromkeys(name for r in results for name in r.phases))
-    most = max(sum(r.phases.values()) for r in results)
-    body = []
-    for n, name in enumerate(names):
-        body.append(f'<rect x="{LEFT + n * 90}" y="0" width="12" height="12" fill="{COLOURS[n % len(COLOURS)]}"/>')
-        body.append(f'<text x="{LEFT + n * 90 + 17}" y="11">{escape(name)}</text>')
-    for n, r in enumerate(results):
-        y, x = n * ROW + 30, float(LEFT)
-        body.append(
-            f'<text x="{LEFT - 10}" y="{y + 14}" text-anchor="end">{escape(f"{r.workload}, {r.bundle}")}</text>'
-        )
-        for place, name in enumerate(names):
-            width = (WIDTH - LEFT - 90) * r.phases.get(name, 0.0) / most
-            body.append(
-                f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="18" fill="{COLOURS[place % len(COLOURS)]}"/>'
-            )
-            x += width
-        body.append(f'<text x="{x + 6:.1f}" y="{y + 14}" class="soft">{sum(r.phases.values()):.1f} ms</text>')
-    return _svg(len(results) * ROW + 40, body)
+
+    def draw(figure: Any) -> None:
+        axes = figure.add_subplot()
+        places = range(len(results))
+        left = [0.0] * len(results)
+        for n, name in enumerate(names):
+            widths = [r.phases.get(name, 0.0) for r in results]
+            axes.barh(places, widths, 0.6, left=left, color=COLOURS[n % len(COLOURS)], label=name)
+            left = [begin + width for begin, width in zip(left, widths, strict=True)]
+        for n, total in zip(places, left, strict=True):
+            axes.annotate(f"{total:.1f} ms", (total, n), xytext=(4, 0), textcoords="offset points", va="center")
+        axes.set_yticks(places, [f"{r.workload}, {r.bundle}" for r in results])
+        axes.set_ylim(len(results) - 0.5, -0.5)
+        axes.set_xlim(0, 1.15 * max(left))
+        axes.set_xlabel("milliseconds")
+        figure.legend(loc="outside upper center", ncols=max(1, min(6, len(names))), frameon=False)
+
+    return svg("phases", WIDTH, ROW * len(results) + 75 + 15 * (len(names) // 6), draw)

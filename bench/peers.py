@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from delrec_lite.errors import DelrecError, MissingPackageError, UsageError
+from delrec_lite.errors import DelrecError, MissingPackageError, UsageError, install_line
 
 PEERS = {
     "transformers fp32": "one forward pass over the paper's prompt, title-mean of the last position",
@@ -422,7 +422,7 @@ def main() -> None:
         popular = Bundle.open(job["bundle"], verify=False).items.titles[:20]
         say({"threads": best_threads(peer, job["threads"], list(popular)), "bytes": size})
     except (DelrecError, ImportError) as error:
-        told = error if isinstance(error, DelrecError) else MissingPackageError(f"{error} ", "install it")
+        told = error if isinstance(error, DelrecError) else MissingPackageError(f"{error}", install_line(error.name))
         say({"error": told.message, "hint": told.hint})
         return
     from delrec_lite.machine import peak_rss_bytes

@@ -1,6 +1,6 @@
 """What pruning the vocabulary saves, and that it changes no ranking: ``python -m delrec_lite.bench.pruning``.
 
-``python -m delrec_lite.bench.pruning RECIPE RUNS OUT [QUANT ...]`` exports a run in each precision with the base
+``python -m delrec_lite.bench.pruning RECIPE RUNS OUT [QUANT ...]`` exports a run in each quantisation with the base
 model's whole vocabulary and without what nobody needs, and ranks all test users with both. A recipe whose stages have
 no epochs is exported as its base model comes; what that recommends is worth nothing, but must be the same.
 """
@@ -27,7 +27,7 @@ from delrec_lite.runtime.recommender import Recommender
 
 @dataclass(frozen=True)
 class Pruning:
-    """One precision with and without pruning.
+    """One quantisation with and without pruning.
 
     Attributes:
         quant: As in a recipe.

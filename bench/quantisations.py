@@ -20,8 +20,8 @@ from delrec_lite.machine import cores_allowed
 from delrec_lite.pipeline.bundle import write_bundle
 from delrec_lite.pipeline.run import Run
 from delrec_lite.provenance import stamp
+from delrec_lite.quantisations import BASELINE, formats_of
 
-BASELINE = "bf16"
 METRICS = ("HR@1", "NDCG@10")
 # Half a point of HR@1.
 BUDGET = 0.005
@@ -59,7 +59,7 @@ class Measured:
     """Quantisations side by side.
 
     Attributes:
-        rows: One a quantisation, bf16 first.
+        rows: One a quantisation, ``BASELINE`` first.
         ranks: Of every user, by quantisation.
         samples_ms: Raw latencies, by quantisation.
         load_before: The machine's load before they were taken.
@@ -76,15 +76,16 @@ def compare_quants(run: Run, quants: Sequence[str], out: Path, repeats: int = 30
 
     Args:
         run: Missing stages are made first.
-        quants: Names out of ``export.quantise.QUANTS`` (GGUF) and, where not among those, out of ``ONNX_QUANTS``; bf16
-            is always among them.
+        quants: Names; one that both formats have means the GGUF file. ``BASELINE`` is always among them.
         out: JSON file with the rows, raw ranks and samples.
         repeats: Timed requests of each.
     """
-    found = measure_quants(run, quants, run.dataset.test(), repeats)
+    with run.locked():
+        found = measure_quants(run, quants, run.dataset.test(), repeats)
     report = {
         **stamp(),
         "recipe": run.recipe.dump(),
+        "precision": run.models.precisions(),
         "users": len(run.dataset.test()),
         "rows": [asdict(row) for row in found.rows],
         "samples_ms": found.samples_ms,
@@ -111,7 +112,8 @@ def choose_quant(
     Returns:
         The choice, and what it was chosen among.
     """
-    rows = measure_quants(run, quants, run.dataset.valid(), repeats).rows
+    with run.locked():
+        rows = measure_quants(run, quants, run.dataset.valid(), repeats).rows
     return fastest_within(rows, quants, budget), rows
 
 
@@ -136,7 +138,6 @@ def measure_quants(run: Run, quants: Sequence[str], split: Split, repeats: int) 
             "export it with one: --quant q8_0",
         )
     from delrec_lite.bench.runner import Plan, bench
-    from delrec_lite.export.quantise import QUANTS
     from delrec_lite.runtime.recommender import Recommender
 
     folder = run.folder / "compare"
@@ -148,7 +149,7 @@ def measure_quants(run: Run, quants: Sequence[str], split: Split, repeats: int) 
     candidates = run.candidates[split.name]
     for quant in names:
         target = folder / f"{quant}.delrec"
-        files = ([quant], []) if quant in QUANTS else ([], [quant])
+        files = ([quant], []) if formats_of(quant)[0] == "gguf" else ([], [quant])
         made[quant] = write_bundle(run, target, *files, gated=False)
         parts: list[Ints] = []
         with Recommender.load(made[quant].path) as recommender:
@@ -173,7 +174,7 @@ def measure_quants(run: Run, quants: Sequence[str], split: Split, repeats: int) 
         same = [len(np.intersect1d(a, b)) / len(a) for a, b in zip(tops[quant], tops[BASELINE], strict=True)]
         rows.append(
             Quantised(
-                "gguf" if quant in QUANTS else "onnx",
+                formats_of(quant)[0],
                 quant,
                 made[quant].bytes,
                 made[quant].tensor_types,

@@ -35,7 +35,7 @@ class Result:
         per_second: Requests (in a batch: users) a second.
         phases: Mean milliseconds by phase.
         peak_rss_bytes: Of a process that loads the bundle and does only this workload.
-        artifact_bytes: All files of the bundle; where a precision was asked for, those that it needs.
+        artifact_bytes: All files of the bundle; where a quantisation was asked for, those that it needs.
         accuracy: ``protocol``, ``requests``, ``HR@1``, ``NDCG@10``; empty for ``load``.
         samples_ms: Every timed sample, in order.
     """

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from delrec_lite.quantisations import ONNX
 from delrec_lite.runtime.gguf.header import read_header
 
 # Larger than any cache of a laptop.
@@ -75,7 +76,8 @@ def work_of(bundle: Any, tokens: float) -> Work | None:
         if "layer_weights" not in told:
             return None
         weights, layer_bytes = told["layer_weights"], told["layer_bytes"]
-        head_bytes = items * hidden * (4 if told["quant"] == "fp32" else 2)
+        wide = told["quant"] in ONNX and ONNX[told["quant"]].rows == "float32"
+        head_bytes = items * hidden * (4 if wide else 2)
     return Work(tokens, 2 * (weights * tokens + items * hidden) / 1e9, (layer_bytes + head_bytes) / 1e9)
 
 

@@ -32,7 +32,7 @@ from delrec_lite.console import QUIET, Console
 from delrec_lite.errors import DelrecError, UsageError
 from delrec_lite.machine import cores_allowed
 from delrec_lite.provenance import commit, load_average, machine, now, versions
-from delrec_lite.runtime.engines.factory import Kind
+from delrec_lite.runtime.engines.factory import AUTO
 
 WARM_UP = 2
 # Before each sample: OpenMP's threads spin on for some 6 ms after an answer, on the cores of whoever comes next.
@@ -59,8 +59,8 @@ class Plan:
         peers: Names from ``delrec_lite.bench.peers.PEERS``, for the workloads that they can do.
         base: Where the peers find the base model: ``folder`` and ``gguf``.
         roofline: Measure the machine's ceilings too.
-        engine: ``gguf``, ``onnx`` or ``auto``.
-        quants: Precisions out of each bundle, a configuration each; none: its first.
+        engine: Name of an engine, or ``auto``; see ``open_engine``.
+        quants: Quantisations out of each bundle, a configuration each; none: its first.
     """
 
     workloads: Sequence[str]
@@ -70,7 +70,7 @@ class Plan:
     peers: Sequence[str] = ()
     base: Mapping[str, str] = field(default_factory=dict)
     roofline: bool = False
-    engine: Kind = "auto"
+    engine: str = AUTO
     quants: Sequence[str] = ()
 
 
@@ -181,7 +181,7 @@ def new_process(job: dict[str, Any]) -> dict[str, float]:
 
 
 class _Timer:
-    def __init__(self, workload: str, requests: Requests, users: int, probe: Probe, engine: Kind) -> None:
+    def __init__(self, workload: str, requests: Requests, users: int, probe: Probe, engine: str) -> None:
         self.workload, self.requests, self.users, self.probe = workload, requests, users, probe
         self.engine = engine
         self.together = [requests.of("batch", n) for n in range(users)]

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from delrec_lite.architectures import find_architecture
 from delrec_lite.config import FinetuneSection
 from delrec_lite.llm.forward import read_states
 from delrec_lite.llm.load import Base
@@ -28,11 +29,9 @@ from delrec_lite.training.optimisers import make_optimiser
 from delrec_lite.training.plan import PROMPT_WORDS, Training, estimate
 from delrec_lite.training.shapes import Shape, find_shape
 
-CONFIGS = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3", "gemma3_text": "Gemma3Text"}
 # glibc keeps freed blocks of up to 32 MB for later ones that do not fit: SmolLM2-135M, 800 tokens at once, grew by 1.57
 # GB and not by the 1.13 GB that it needs. Above this size a block goes back to the system.
 M_MMAP_THRESHOLD, GIVEN_BACK = -3, 1 << 18
-CAUSAL = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3", "gemma3_text": "Gemma3"}
 
 
 def random_model(shape: Shape, precision: str, device: str) -> Any:
@@ -40,7 +39,9 @@ def random_model(shape: Shape, precision: str, device: str) -> Any:
     import transformers
 
     wide = torch.float32 if precision == "fp32" else torch.bfloat16
-    config = getattr(transformers, CONFIGS[shape.family] + "Config")(
+    config = transformers.AutoConfig.for_model(
+        shape.family,
+        pad_token_id=0,
         vocab_size=shape.vocabulary,
         hidden_size=shape.hidden,
         intermediate_size=shape.intermediate,
@@ -53,7 +54,7 @@ def random_model(shape: Shape, precision: str, device: str) -> Any:
         dtype=wide,
     )
     with torch.device("meta"):
-        lm = getattr(transformers, CAUSAL[shape.family] + "ForCausalLM")(config)
+        lm = transformers.AutoModelForCausalLM.from_config(config)
     for name, module in list(lm.model.layers.named_modules()):
         if isinstance(module, torch.nn.Linear) and precision in {"nf4", "int8"}:
             parent, _, child = name.rpartition(".")
@@ -64,7 +65,7 @@ def random_model(shape: Shape, precision: str, device: str) -> Any:
             continue
         for name, p in list(module.named_parameters(recurse=False)):
             if p.is_meta:
-                ones = p.dim() == 1 and name == "weight" and not shape.family.startswith("gemma")
+                ones = p.dim() == 1 and name == "weight" and not find_architecture(shape.family).norms_from_one
                 made = torch.ones(p.shape, dtype=wide, device=device)
                 made = made if ones else made.normal_(std=0.02)
                 setattr(module, name, torch.nn.Parameter(made, requires_grad=False))
@@ -141,7 +142,7 @@ def _loss(model: ItemLM, training: Training) -> Any:
     vocabulary = model.vocabulary
     prefix = [*range(min(PROMPT_WORDS, vocabulary.text)), *vocabulary.soft_ids]
     segments = [Segment(ids, range(len(ids))) for ids in _histories(training, vocabulary.item_base)]
-    scores = model.scores(read_states(model, prefix, segments))
+    scores = read_states(model, prefix, segments) @ model.head().T
     truth = torch.randint(training.items, (len(scores),), device=scores.device)
     loss = F.cross_entropy(scores, truth)
     if training.teacher:

@@ -1,13 +1,13 @@
 """A bundle of a recipe before any training: how fast and how large its form will be.
 
 ``python -m delrec_lite.bench.untrained RECIPE RUNS OUT`` exports the base model with the recipe's prompt, items and
-precision. What it recommends is worth nothing; what it costs is what the trained one will cost.
+quantisation. What it recommends is worth nothing; what it costs is what the trained one will cost.
 """
 
 import sys
 from pathlib import Path
 
-from delrec_lite.config import load_recipe
+from delrec_lite.config import Recipe, load_recipe
 from delrec_lite.console import Console
 from delrec_lite.pipeline.bundle import write_bundle
 from delrec_lite.pipeline.model_builder import BuiltModel, ModelBuilder
@@ -23,10 +23,9 @@ class _UntrainedBuilder(ModelBuilder):
 class Untrained(Run):
     """A run whose trained model is the untrained one."""
 
-    @property
-    def models(self) -> ModelBuilder:
-        """See ``Run.models``."""
-        return _UntrainedBuilder(self)
+    def __init__(self, recipe: Recipe, runs: Path, console: Console) -> None:
+        super().__init__(recipe, runs, console)
+        self.models = _UntrainedBuilder(self)
 
 
 def main(recipe: str, runs: str, out: str) -> None:

@@ -202,10 +202,11 @@ def main() -> None:
     """The process of one job."""
     job = json.loads(sys.stdin.read())
     start = time.perf_counter()
+    from delrec_lite.runtime.engines.factory import AUTO
     from delrec_lite.runtime.recommender import Recommender
 
     imported = (time.perf_counter() - start) * 1e3
-    load = partial(Recommender.load, engine=job.get("engine", "auto"), quant=job.get("quant"))
+    load = partial(Recommender.load, engine=job.get("engine", AUTO), quant=job.get("quant"))
     facts = work(job, load, lambda: print("answered", flush=True))
     print(json.dumps({"import": imported, **facts}), flush=True)
 

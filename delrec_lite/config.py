@@ -2,14 +2,25 @@
 
 from importlib import resources
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from delrec_lite.errors import ConfigError
-
-Kind = Literal["sasrec", "gru4rec", "caser", "external"]
+from delrec_lite.hub.registry import DATASETS
+from delrec_lite.prompts.history import HISTORIES
+from delrec_lite.prompts.verbalizer import VERBALIZERS
+from delrec_lite.quantisations import GGUF, ONNX
+from delrec_lite.teacher_kinds.registry import TEACHERS
 
 
 class _Section(BaseModel):
@@ -28,7 +39,7 @@ class _Section(BaseModel):
 class DataSection(_Section):
     """Which interactions, and how they become sequences and candidate sets."""
 
-    name: str = "ml-100k"
+    name: str = Field("ml-100k", description=f"a data set to pull: {', '.join(DATASETS.built_in)}")
     folder: str | None = Field(
         None,
         description="your own data, as `delrec-lite prepare` wrote it; the keys below and `name` are then the data "
@@ -42,6 +53,13 @@ class DataSection(_Section):
         "leave-one-out", description="each user's last item is the test; or 8:1:1 by time, the same moments for all"
     )
 
+    @model_validator(mode="after")
+    def _can_be_pulled(self) -> "DataSection":
+        if self.folder is None and self.name not in DATASETS:
+            known = ", ".join(DATASETS.names())
+            raise ValueError(f"name {self.name!r} is no data set to pull: one of {known}; or set folder to your own")
+        return self
+
 
 class ModelSection(_Section):
     """The base language model and the form of its prompt."""
@@ -49,12 +67,16 @@ class ModelSection(_Section):
     runtime_only: ClassVar[frozenset[str]] = frozenset({"device"})
     default_compatible: ClassVar[frozenset[str]] = frozenset({"weights", "soft_layers"})
     base: str = Field(
-        "smollm2-135m-instruct", description="name to pull, folder or .gguf file, or Hub id; any decoder-only model"
+        "smollm2-135m-instruct",
+        description="name to pull, folder or .gguf file, or Hub id; of a family in docs/base-models.md",
     )
     weights: Literal["pretrained", "random"] = Field(
         "pretrained", description="random: the same network as if nobody had trained it (ablation)"
     )
-    precision: Literal["bf16", "fp32", "nf4", "int8"] = Field("bf16", description="of the frozen weights in training")
+    precision: Literal["auto", "bf16", "fp32", "nf4", "int8"] = Field(
+        "auto",
+        description="of the frozen weights in training; auto: bf16 where it is faster on this machine, else fp32",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a CUDA card where there is one")
     soft_tokens: int = Field(16, ge=1, le=256, description="k, the vectors that stage 1 learns")
     pattern_prompt: Literal["soft", "words", "none"] = Field(
@@ -65,13 +87,15 @@ class ModelSection(_Section):
         description="first item vectors: titles and the teacher's item similarity, titles alone, neither",
     )
     max_history: int = Field(50, ge=2, description="items of a history that the prompt holds, the newest")
-    history: Literal["items", "titles"] = Field("items", description="an item in the prompt: one vector, or its words")
+    history: Annotated[str, AfterValidator(HISTORIES.check), HISTORIES] = Field(
+        "items", description="an item in the prompt: one vector, or its words"
+    )
     title_tokens: int = Field(24, ge=1, description="where a title's words end, in tokens")
     max_tokens: int | None = Field(
         None, ge=32, description="of a whole prompt, at most what the base reads; the oldest items go first"
     )
-    verbalizer: Literal["title-mean", "letter", "likelihood"] = Field(
-        "title-mean", description="what scores an item: its title's mean row, its candidate's letter, its title's words"
+    verbalizer: Annotated[str, AfterValidator(VERBALIZERS.check), VERBALIZERS] = Field(
+        "title-mean", description="what scores an item: its candidate's letter, its title's words, its title's mean row"
     )
     candidates_in_prompt: bool = Field(False, description="the prompt lists the candidates")
     soft_layers: Literal["first", "all"] = Field(
@@ -82,22 +106,34 @@ class ModelSection(_Section):
     )
 
     @model_validator(mode="after")
-    def _letters_are_listed(self) -> "ModelSection":
-        if self.verbalizer == "letter" and not self.candidates_in_prompt:
-            raise ValueError("verbalizer letter names the candidates in the prompt: set candidates_in_prompt: true")
+    def _candidates_are_listed(self) -> "ModelSection":
+        if VERBALIZERS[self.verbalizer].listed and not self.candidates_in_prompt:
+            raise ValueError(
+                f"verbalizer {self.verbalizer} names the candidates in the prompt: set candidates_in_prompt: true"
+            )
         return self
 
 
 class TeacherSection(_Section):
     """The sequential recommender to distil, or several; the settings are those of the teacher's own configuration."""
 
-    kind: Kind | list[Kind] = Field("sasrec", description="of several, the distributions are mixed", min_length=1)
+    kind: str | list[str] = Field("sasrec", description="of several, the distributions are mixed", min_length=1)
     settings: dict[str, int | float | dict[str, int | float]] = Field(
         default_factory=dict, description="of one kind by name; of several by kind, then by name"
     )
     lists: str | None = Field(
-        None, description="external: another recommender's ranked lists, user_id, rank, item_id[, score]"
+        None, description="for external: another recommender's ranked lists, user_id, rank, item_id[, score]"
     )
+
+    @field_validator("kind")
+    @classmethod
+    def _kinds_are_known(cls, kind: str | list[str]) -> str | list[str]:
+        for name in [kind] if isinstance(kind, str) else kind:
+            try:
+                TEACHERS[name]
+            except ConfigError as error:
+                raise _refused(error) from error
+        return kind
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -121,8 +157,16 @@ class TeacherSection(_Section):
                 raise ValueError(f"settings of several kinds stand under each kind's name: {name!r} is none of them")
             if not several and isinstance(value, dict):
                 raise ValueError(f"settings of one kind have names and numbers: {name!r} has more of them")
-        if ("external" in self.kinds) != (self.lists is not None):
-            raise ValueError("kind external and the file lists go together")
+        records = [TEACHERS[kind] for kind in self.kinds]
+        if any(record.reads_lists for record in records) != (self.lists is not None):
+            raise ValueError("the file lists and a kind that reads it, such as external, go together")
+        if len({record.label for record in records}) != len(records):
+            raise ValueError("two kinds have the same label, which names their rows in tables")
+        for record in records:
+            try:
+                record.configure(**self.settings_of(record.name))
+            except ConfigError as error:
+                raise _refused(error) from error
         return self
 
 
@@ -183,10 +227,12 @@ class ExportSection(_Section):
     """What the bundle holds."""
 
     # Against training precision on 50 validation users: iq4_nl kept 77% of the first ten (correlation 0.987).
-    quant: Literal["q4_0", "iq4_nl", "iq4_mix", "q4_k_m", "q5_0", "q8_0", "f16", "bf16"] = "q8_0"
+    quant: Annotated[str, AfterValidator(GGUF.check), GGUF] = Field("q8_0", description="quantisation of the GGUF file")
     format: Literal["gguf", "onnx", "both"] = Field("gguf", description="GGUF for llama.cpp, ONNX for ONNX Runtime")
     # int8: see export/onnx_weights.py for what each costs.
-    onnx_quant: Literal["int4", "int8", "int8_block", "f16", "fp32"] = "int8"
+    onnx_quant: Annotated[str, AfterValidator(ONNX.check), ONNX] = Field(
+        "int8", description="quantisation of the ONNX file"
+    )
     retriever: bool = Field(True, description="the teacher too, as retriever.onnx: its opinion beside the model's")
     merge_base: Literal["dequant", "original"] = Field(
         "dequant", description="an adapter of nf4 or int8 goes onto these weights: as training saw them, or as pulled"
@@ -212,7 +258,7 @@ class Recipe(_Section):
         if self.model.weights == "random" and not full:
             raise ValueError("model.weights random must be trained whole: set finetune.adapter: full")
         if full and self.model.precision in {"nf4", "int8"}:
-            raise ValueError("finetune.adapter full cannot train quantised weights: set model.precision: bf16")
+            raise ValueError("finetune.adapter full cannot train quantised weights: set model.precision: auto")
         if full and self.distill.train_llm:
             raise ValueError("distill.train_llm needs an adapter, and finetune.adapter full has none")
         return self
@@ -250,6 +296,11 @@ def load_recipe(name_or_path: str) -> Recipe:
             f"one of {', '.join(shipped_recipes())}, or the path of a .yaml file",
         )
     return parse(text, where=name_or_path)
+
+
+def _refused(error: ConfigError) -> ValueError:
+    """For pydantic, which adds the key to errors of this type alone."""
+    return ValueError(": ".join(part for part in (error.message, error.hint) if part))
 
 
 def parse(text: str, where: str) -> Recipe:

@@ -40,6 +40,11 @@ class Console:
         self._err = RichConsole(stderr=True, highlight=False, quiet=mode == "quiet")
         self._out = RichConsole(highlight=False, soft_wrap=True)
 
+    @property
+    def shows_bars(self) -> bool:
+        """Whether ``progress`` shows anything."""
+        return self.mode != "quiet" and self._err.is_terminal
+
     def say(self, text: str) -> None:
         """A line for a person, on stderr."""
         self._err.print(text, markup=False, soft_wrap=True)
@@ -94,7 +99,7 @@ class Console:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
             console=self._err,
-            disable=self.mode == "quiet" or not self._err.is_terminal,
+            disable=not self.shows_bars,
             transient=True,
         )
         with bar:

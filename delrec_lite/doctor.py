@@ -13,16 +13,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 from delrec_lite import machine
+from delrec_lite.errors import DelrecError
 from delrec_lite.files import cache_folder
 from delrec_lite.hub.pull import cached
-from delrec_lite.hub.registry import ASSETS, DEFAULT
+from delrec_lite.hub.registry import ASSETS, DATASETS, DEFAULT
+from delrec_lite.llm.precision_choice import describe, kept_timing, limits
+from delrec_lite.runtime.engines.factory import ENGINES
 from delrec_lite.version import __version__
 
 # What each package is for. Never imported here: torch alone would take seconds.
 _PURPOSE = {
     "accelerate": "training: loading the base model",
-    "gguf": "export: reading and writing GGUF",
+    "filelock": "runs and the cache: one process at a time",
+    "gguf": "export, and titles outside the catalogue in GGUF bundles",
+    "huggingface_hub": "fetching from the Hugging Face Hub",
     "llama-cpp-python": "serving, evaluating and quantising GGUF",
+    "matplotlib": "pictures",
     "numpy": "everything",
     "peft": "training: adapters (stage 2)",
     "platformdirs": "the cache folder",
@@ -32,6 +38,7 @@ _PURPOSE = {
     "rapidfuzz": "forgiving title search",
     "rich": "tables and progress bars",
     "safetensors": "bundles and checkpoints",
+    "scipy": "evaluation: the exact paired test",
     "tokenizers": "titles outside the catalogue",
     "torch": "training, both stages",
     "transformers": "training: the base model",
@@ -97,7 +104,8 @@ def examine(cache: Path | None = None) -> Report:
     }
     python = Check("python", "ok", f"{platform.python_version()} at {sys.executable}", "everything")
     own = Check("delrec-lite", "ok", __version__, "this program")
-    checks = [own, python, *_packages(), *_machine(figures), *_cache(cache or cache_folder())]
+    folder = cache or cache_folder()
+    checks = [own, python, *_packages(), *_engines(), *_machine(figures, folder), *_cache(folder)]
     return Report(tuple(checks), figures)
 
 
@@ -119,6 +127,20 @@ def _packages() -> Iterator[Check]:
     except importlib.metadata.PackageNotFoundError:
         command = f"{shlex.quote(sys.executable)} -m ensurepip"
         yield Check("pip", "missing", "", "pull from the package index", command)
+
+
+def _engines() -> Iterator[Check]:
+    """What can serve a bundle here, engines of other packages among them."""
+    for name in ENGINES.names():
+        try:
+            kind = ENGINES[name]
+        except DelrecError as error:
+            yield Check(f"engine {name}", "warning", error.message, "serving", error.hint)
+            continue
+        state: State = "ok" if kind.installed else "missing"
+        found = kind.package if kind.installed else ""
+        mend = "" if kind.installed else kind.install
+        yield Check(f"engine {name}", state, found, f"serving {kind.format.upper()} bundles", mend)
 
 
 def requirements() -> dict[str, str]:
@@ -146,7 +168,7 @@ def _fits(version: str, wanted: str) -> bool:
         return True
 
 
-def _machine(figures: dict[str, Any]) -> Iterator[Check]:
+def _machine(figures: dict[str, Any], cache: Path) -> Iterator[Check]:
     yield Check("CPU", "ok", figures["cpu"], "training and serving")
     features = figures["features"]
     slow = platform.machine() in {"x86_64", "AMD64"} and features and "avx2" not in features
@@ -157,6 +179,8 @@ def _machine(figures: dict[str, Any]) -> Iterator[Check]:
         "quantised and bfloat16 kernels",
         "this CPU lacks AVX2: expect several times the usual latency" if slow else "",
     )
+    precision = describe(features, limits(), kept_timing(cache))
+    yield Check("precision", "ok", precision, "training and evaluation, model.precision: auto")
     yield Check("cores allowed", "ok", str(figures["cores"]), "threads")
     memory = figures["memory_bytes"]
     small = 0 < memory < 4e9
@@ -180,9 +204,14 @@ def _cache(folder: Path) -> Iterator[Check]:
         "models and data sets",
         "" if writable else "set DELREC_CACHE to a folder you can write",
     )
-    for name, asset in ASSETS.items():
-        found = cached(name, folder)
+    for name in dict.fromkeys([*ASSETS, *DATASETS.names()]):
+        try:
+            found = cached(name, folder)
+        except DelrecError as error:  # of a package whose data set does not load
+            yield Check(name, "warning", error.message, "dataset", error.hint)
+            continue
+        kind = "dataset" if name in DATASETS else "model"
         if found:
-            yield Check(name, "ok", f"{found.bytes / 1e6:.0f} MB from {found.mirror}", asset.kind)
+            yield Check(name, "ok", f"{found.bytes / 1e6:.0f} MB from {found.mirror}", kind)
         elif name in DEFAULT:
-            yield Check(name, "missing", "not pulled yet", asset.kind, f"delrec-lite pull {name}")
+            yield Check(name, "missing", "not pulled yet", kind, f"delrec-lite pull {name}")

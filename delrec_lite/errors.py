@@ -1,5 +1,8 @@
 """Every error a user can meet: what was wrong, where, what to do, and the exit code of its kind."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class DelrecError(Exception):
     """An error with a remedy; the command line prints both and exits with ``exit_code``.
@@ -48,9 +51,38 @@ class BundleError(DelrecError):
 
 
 class MissingPackageError(DelrecError):
-    """An optional package is not installed."""
+    """An optional package is not installed; ``install_line`` is its hint."""
 
     exit_code = 7
+
+
+# The extra that holds each optional package, by the name it is imported under.
+EXTRAS = {
+    "accelerate": "train",
+    "bitsandbytes": "qlora",
+    "fastapi": "serve",
+    "gguf": "gguf",
+    "huggingface_hub": "train",
+    "llama_cpp": "gguf",
+    "matplotlib": "plots",
+    "onnx": "train",
+    "onnxruntime": "onnx",
+    "optimum": "peers",
+    "peft": "train",
+    "prometheus_client": "serve",
+    "pyarrow": "data",
+    "pydantic": "train",
+    "safetensors": "train",
+    "scipy": "train",
+    "torch": "train",
+    "transformers": "train",
+    "uvicorn": "serve",
+}
+
+
+def install_line(module: str | None) -> str:
+    """The command that installs the extra with ``module``; of an unknown one, with all that there is."""
+    return f'pip install "delrec-lite[{EXTRAS.get((module or "").partition(".")[0], "all")}]"'
 
 
 class StorageError(DelrecError):
@@ -69,3 +101,10 @@ class GateError(DelrecError):
     """An export that is not equal enough to what was trained; no bundle was left."""
 
     exit_code = 9
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint for a name that is none of the ``known``: the nearest of them, and all of them."""
+    names = list(known)
+    nearest = get_close_matches(name, names, n=1)
+    return (f"did you mean {nearest[0]}? " if nearest else "") + f"one of {', '.join(names)}"

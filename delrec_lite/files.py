@@ -1,10 +1,13 @@
 """Small things every room does with files: a digest, a write that is whole or not at all, a lock, the cache's place."""
 
+import errno
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 
 def sha256_of(path: Path) -> str:
@@ -32,25 +35,31 @@ def write_whole(path: Path, data: str | bytes) -> None:
         part.unlink(missing_ok=True)
 
 
-def lock(file: IO[Any], busy: Callable[[], None]) -> bool:
-    """Hold ``file`` for this process until it is closed; the lock is the kernel's, so a killed process leaves none.
+@contextmanager
+def locked(path: Path, busy: Callable[[], None]) -> Iterator[bool]:
+    """Hold the lock file ``path``; the lock is the system's, so a killed process leaves none behind.
 
     Args:
-        file: Open for writing.
-        busy: Called when another process has it: what it raises ends the try, else this waits.
+        path: Made where it is missing; it stays.
+        busy: Called when it is held elsewhere: what it raises ends the try, else this waits.
 
-    Returns:
-        False where there is no such lock (Windows, some network disks).
+    Yields:
+        False where the disk knows no locks, as some network disks.
     """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
     try:
-        import fcntl
-    except ImportError:
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        lock.acquire(timeout=0)
+    except Timeout:
         busy()
-        fcntl.flock(file, fcntl.LOCK_EX)
-    except OSError:
-        return False
-    return True
+        lock.acquire()
+    except (NotImplementedError, OSError) as error:  # the first from filelock before its fourth version
+        if getattr(error, "errno", errno.ENOSYS) not in _NO_LOCKS:
+            raise
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()

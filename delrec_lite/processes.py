@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from delrec_lite.errors import DelrecError, MissingPackageError
+from delrec_lite.errors import DelrecError, MissingPackageError, install_line
 
 T = TypeVar("T")
 # The others wait for the first while it fits teachers, which takes hours on a large data set.
@@ -120,8 +120,7 @@ def join(device: str = "auto") -> Processes:
             from accelerate import PartialState
         except ImportError as error:
             raise MissingPackageError(
-                "training in several processes needs accelerate, which is not installed",
-                'pip install "delrec-lite[train]"',
+                f"training in several processes needs {error.name}, which is not installed", install_line(error.name)
             ) from error
         state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=PATIENCE)
         # Left to the end of the interpreter, the group's threads now and then end the process with an abort: they let

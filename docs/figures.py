@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from delrec_lite.teacher_kinds.registry import TEACHERS
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
 Report = dict[str, Any]
@@ -48,7 +50,7 @@ def headline(report: Report) -> str:
         means = [f"{rows[model, p]['metrics'][m]:.3f}" for p, m in told]
         cells.append((model, _within(rows[model, "sampled"], "HR@1"), *drawn, *means))
     header = ("model", "HR@1 of 15", "HR@1 of 15, expected", "NDCG@10 of 15", "HR@10 of all", "NDCG@10 of all")
-    known = {"SASRec", "GRU4Rec", "Caser"}
+    known = {TEACHERS[kind].label for kind in report["recipe"]["teacher"]["kind"]}
     against = {**report, "comparisons": [c for c in report["comparisons"] if c["against"] in known]}
     return f"{_table(header, cells)}\n{pairs(against)}"
 
@@ -65,6 +67,17 @@ def pairs(report: Report) -> str:
         rows.append((f"{model} against {against}", *cells))
     header = ("HR@1 of 15, paired", "the sets drawn, points", "p", "expected, points", "p")
     return _table(header, rows)
+
+
+def teachers(report: Report) -> str:
+    """Teachers alone: expected among the candidates, and in the whole catalogue; the new one against the others."""
+    rows = {(r["model"], r["protocol"]): r for r in report["rows"]}
+    sampled = (("sampled", "HR@1"), ("expected_sampled", "HR@1"), ("expected_sampled", "NDCG@10"))
+    shown = (*sampled, ("full", "HR@10"), ("full", "NDCG@10"))
+    models = dict.fromkeys(model for model, _ in rows)
+    cells = [(model, *(_within(rows[model, p], m) for p, m in shown)) for model in models]
+    header = ("model", "HR@1 of 15", "HR@1 of 15, expected", "NDCG@10 of 15, expected", "HR@10 of all")
+    return f"{_table((*header, 'NDCG@10 of all'), cells)}\n{pairs(report)}"
 
 
 def apart(report: Report) -> str:
@@ -193,8 +206,8 @@ def roofline(report: Report) -> str:
     return machine + _table(header, rows)
 
 
-def precision(report: Report) -> str:
-    """What each precision costs and keeps."""
+def quantisation(report: Report) -> str:
+    """What each quantisation costs and keeps."""
     rows = []
     for r in report["rows"]:
         apart = r["hr1_difference"]
@@ -285,7 +298,7 @@ TABLES: dict[str, tuple[str, Callable[[Report], str]]] = {
     "start": ("latency-epyc-2-cores.json", start),
     "roofline": ("latency-epyc-2-cores.json", roofline),
     "peers": ("latency-epyc-2-cores.json", peers),
-    "precision": ("export-ml-100k.json", precision),
+    "quantisations": ("export-ml-100k.json", quantisation),
     "server": ("load-server.json", server),
     "catalogue": ("catalogue-size.json", catalogue),
     "explanations": ("faithfulness-ml-100k.json", explanations),
@@ -301,6 +314,7 @@ PAGES = {
         "forms": ("ablation-forms-ml-100k.json", ablation),
     },
     ROOT / "docs" / "performance.md": TABLES,
+    ROOT / "docs" / "teachers.md": {"teachers": ("teachers-ml-100k.json", teachers)},
 }
 
 

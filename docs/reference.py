@@ -35,14 +35,33 @@ LIBRARY = {
         "delrec_lite.data.types.CandidateSets",
         "delrec_lite.data.store.load_dataset",
     ),
+    "Engines, quantisations and data sets of other packages": (
+        "delrec_lite.runtime.engines.factory.EngineKind",
+        "delrec_lite.runtime.engines.factory.register_engine",
+        "delrec_lite.runtime.engines.base.Evaluation",
+        "delrec_lite.quantisations.Quantisation",
+        "delrec_lite.quantisations.register_quantisation",
+        "delrec_lite.hub.registry.Asset",
+        "delrec_lite.hub.registry.register_dataset",
+        "delrec_lite.registry.Registry",
+    ),
     "Runs": (
         "delrec_lite.config.load_recipe",
         "delrec_lite.pipeline.run.Run",
+        "delrec_lite.pipeline.folder.RunFolder",
         "delrec_lite.pipeline.model_builder.ModelBuilder",
         "delrec_lite.pipeline.model_builder.BuiltModel",
         "delrec_lite.pipeline.bundle.write_bundle",
         "delrec_lite.export.write.export",
         "delrec_lite.bench.runner.bench",
+    ),
+    "Teachers": (
+        "delrec_lite.teacher_kinds.registry.TeacherKind",
+        "delrec_lite.teacher_kinds.registry.register_teacher",
+        "delrec_lite.registry.Registry",
+        "delrec_lite.teachers.contract.Network",
+        "delrec_lite.teachers.contract.Teacher",
+        "delrec_lite.teachers.fit.fit",
     ),
     "Errors": (
         "delrec_lite.errors.DelrecError",
@@ -94,6 +113,8 @@ def _flat(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
 def recipe() -> str:
     """Every key of a recipe with its default."""
     from delrec_lite.config import Recipe
+    from delrec_lite.registry import Registry
+    from delrec_lite.teacher_kinds.registry import TEACHERS
 
     parts = [
         MADE,
@@ -109,9 +130,40 @@ def recipe() -> str:
         for name, key in kind.model_fields.items():
             default = key.get_default(call_default_factory=True)
             shown = "" if default is PydanticUndefined else f"`{'none' if default is None else default}`"
-            rows.append(f"| `{name}` | {_cell(_values(key.annotation))} | {shown} | {_cell(key.description or '')} |")
+            registry = next((mark for mark in key.metadata if isinstance(mark, Registry)), None)
+            if (section, name) == ("teacher", "kind"):
+                values = ", ".join(TEACHERS.built_in)
+            else:
+                values = ", ".join(registry.built_in) if registry else _values(key.annotation)
+            rows.append(f"| `{name}` | {_cell(values)} | {shown} | {_cell(key.description or '')} |")
         parts.append("\n".join(["| key | values | default | meaning |", "|---|---|---|---|", *rows]) + "\n")
+        if section == "teacher":
+            parts.append(_teacher_settings())
     return "\n".join(parts)
+
+
+def _teacher_settings() -> str:
+    """What each built-in kind of teacher can be told, with its defaults."""
+    from delrec_lite.teacher_kinds.registry import TEACHERS
+    from delrec_lite.teacher_kinds.settings import TeacherConfig
+
+    meanings: dict[str, str] = {}
+    defaults: dict[str, dict[str, Any]] = {}
+    for kind in TEACHERS.built_in:
+        model = TEACHERS[kind].settings
+        for described in (described for described in reversed(model.__mro__) if issubclass(described, TeacherConfig)):
+            entries = re.findall(r"^ +(\w+): (.*(?:\n {12}.*)*)", described.__doc__ or "", re.MULTILINE)
+            meanings |= {name: text for name, text in entries if name in model.model_fields}
+        defaults[kind] = {name: field.default for name, field in model.model_fields.items() if name != "kind"}
+    names = dict.fromkeys(name for of_kind in defaults.values() for name in of_kind)
+    rows = [
+        f"| `{name}` | {_cell(meanings[name]).replace('``', '`')} | "
+        + " | ".join(f"`{defaults[kind][name]}`" if name in defaults[kind] else "" for kind in TEACHERS.built_in)
+        + " |"
+        for name in names
+    ]
+    header = f"| `settings` | meaning | {' | '.join(TEACHERS.built_in)} |"
+    return "\n".join([header, "|---" * (2 + len(TEACHERS.built_in)) + "|", *rows]) + "\n"
 
 
 def library() -> str:
@@ -129,6 +181,35 @@ def library() -> str:
                     if not member.startswith("_") and inspect.isfunction(called) and called.__doc__:
                         parts += [f"#### {name}.{member}\n", _described(member, called)]
     return "\n".join(parts)
+
+
+BASE_MODELS = """\
+A base model is a decoder-only language model of one of these families, by its `model_type` in config.json.
+
+{table}
+
+`train`, `quickstart`, `plan` and `init --base` read a base's config.json and tokenizer before anything is computed.
+They refuse another family, other kinds of scaled rotary positions, another activation or scale of attention, a
+tokenizer that is not byte-pair encoding, and `export.format: onnx` where the last column says no. A `.gguf` file as
+base must have unscaled rotary positions, because `transformers` does not read their scaling from such files.
+
+A prompt ends where runtimes would begin to differ: at `max_position_embeddings`, at the length of a sliding window,
+and, with `longrope`, at `original_max_position_embeddings`. A history that is too long loses its oldest items.
+
+A Llama-like family is added by [one record](extending.md#a-family-of-base-models).
+"""
+
+
+def base_models() -> str:
+    """The families that a base may be of."""
+    from delrec_lite.architectures import ARCHITECTURES
+
+    rows = [
+        f"| `{record.name}` | `{record.gguf}` | {', '.join(record.rope_scaling)} | {'yes' if record.onnx else 'no'} |"
+        for record in ARCHITECTURES
+    ]
+    table = "\n".join(["| family | in GGUF | scaled rotary positions | ONNX |", "|---|---|---|---|", *rows])
+    return "\n".join([MADE, "# Base models\n", BASE_MODELS.format(table=table)])
 
 
 def _described(name: str, thing: Any) -> str:
@@ -179,7 +260,7 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-PAGES = {"commands.md": commands, "recipe.md": recipe, "library.md": library}
+PAGES = {"base-models.md": base_models, "commands.md": commands, "recipe.md": recipe, "library.md": library}
 
 
 def main() -> None:

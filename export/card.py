@@ -83,7 +83,7 @@ the figures of the comparison with the trained model.
 
 
 def _model_files(model: Mapping[str, Any]) -> str:
-    """The choice among several precisions; nothing for one."""
+    """The choice among several quantisations; nothing for one."""
     onnx = [model["onnx"]] if "onnx" in model else []
     others = [entry for entry in [*onnx, *model.get("others", [])] if entry["file"] != model["file"]]
     if not others:
@@ -96,8 +96,8 @@ def _model_files(model: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             "## Model files\n",
-            "The first answers unless another is asked for: `--quant PRECISION`.\n",
-            "| file | precision | correlation of scores with training precision | first ten the same |",
+            "The first answers unless another is asked for: `--quant NAME`.\n",
+            "| file | quantisation | correlation of scores with training precision | first ten the same |",
             "|---|---|---:|---:|",
             *rows,
             "\n",
@@ -108,7 +108,9 @@ def _model_files(model: Mapping[str, Any]) -> str:
 def _llama_cpp(
     name: str, model: Mapping[str, Any], first: str, second: str, text: Mapping[str, Any], prompt_format: PromptFormat
 ) -> str:
-    if not model["file"].endswith(".gguf") or prompt_format.verbalizer == "likelihood":  # no single token is the answer
+    kind = prompt_format.verbalizer_kind
+    ranking = kind.ranking(prompt_format.candidates)
+    if not model["file"].endswith(".gguf") or not ranking:
         return ""
     if model.get("soft_layers") == "all":
         return """## In other llama.cpp runtimes
@@ -118,29 +120,21 @@ The GGUF file loads there, but they know nothing of `deep-prompt.npy`, what the 
 
 """
     before, after = text["item"]
-    between = "nothing stands between the titles"
-    if before:
-        between = "a title is read by its words, with a space before it and a line's end behind it"
-    whole = """Every item is one token whose text is its title, and its output row is what scores it: the logits behind
-a prompt that lists titles are the ranking."""
-    if prompt_format.verbalizer == "letter":
-        whole = "The candidates are lettered, and the logits of their letters are the ranking."
-    elif prompt_format.candidates:
-        whole = "Every item is one token whose text is its title: the logits of the candidates' are the ranking."
     listed = " + ".join(f'"{before}{title}{after}"'.replace("\n", "\\n") for title in (first, second))
     asked = f"""words = json.load(open(folder + "prompt.json", encoding="utf-8"))["text"]["stock"]
 prompt = words + {listed}"""
     if prompt_format.candidates:
-        lettered = "titles"
-        if prompt_format.verbalizer == "letter":
-            lettered = 'letter + "." + title for letter, title in zip(text["letters"], titles)'
+        labelled = "titles"
+        if kind.labels:
+            label = kind.labels.removesuffix("s")
+            labelled = f'{label} + "." + title for {label}, title in zip(text["{kind.labels}"], titles)'
         asked = f"""text = json.load(open(folder + "prompt.json", encoding="utf-8"))["text"]
 titles = [{listed.replace(" + ", ", ")}]
-prompt = text["stock"] + titles[0] + text["listed"] + "".join({lettered}) + text["answer"]"""
+prompt = text["stock"] + titles[0] + text["listed"] + "".join({labelled}) + text["answer"]"""
     return f"""## In any llama.cpp runtime
 
-{whole} The fixed words before the titles, soft prompt included, are in `prompt.json`;
-{between}.
+{ranking} The fixed words before the titles, soft prompt included, are in `prompt.json`;
+{prompt_format.history_format.explained}.
 
 ```python
 import json

@@ -4,42 +4,18 @@ Format: the GGUF specification of the ggml project; tensor names from the ``gguf
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
 
+from delrec_lite.architectures import Architecture, check_base, head_width, rope_of
 from delrec_lite.errors import DelrecError
+from delrec_lite.export.gguf_rope import add_rope
 from delrec_lite.export.merge import Merged
-from delrec_lite.export.tokenizer_file import in_pieces, is_byte, merges_of, read_pairs, speller
+from delrec_lite.export.tokenizer_file import in_pieces, is_byte, merges_of, prefixes_space, read_pairs, speller
 from delrec_lite.prompts.vocabulary import Vocabulary
-
-
-@dataclass(frozen=True)
-class _Family:
-    """How llama.cpp wants a family's weights.
-
-    Attributes:
-        arch: Its name there.
-        neighbours: Rotary pairs are neighbours there, halves in Hugging Face's layout.
-        norms_from_one: Norm weights are kept as their difference from 1 in Hugging Face's layout.
-        split_rule: llama.cpp's name for how text is split before byte-pair encoding, where the tokenizer does not tell.
-    """
-
-    arch: gguf.MODEL_ARCH
-    neighbours: bool = False
-    norms_from_one: bool = False
-    split_rule: str = "default"
-
-
-FAMILIES = {
-    "llama": _Family(gguf.MODEL_ARCH.LLAMA, neighbours=True),
-    "qwen2": _Family(gguf.MODEL_ARCH.QWEN2, split_rule="qwen2"),
-    "qwen3": _Family(gguf.MODEL_ARCH.QWEN3, split_rule="qwen2"),
-    "gemma3_text": _Family(gguf.MODEL_ARCH.GEMMA3, norms_from_one=True),
-}
 
 
 def soft_token(index: int) -> str:
@@ -74,31 +50,31 @@ def write_gguf(
         whole: A title in a text is its item's token; else it is read by its words, and the token is written alone.
 
     Raises:
-        DelrecError: An architecture or tokenizer that this writer does not know.
+        ConfigError: An architecture or a setting that is not known.
+        DelrecError: A tokenizer or tensor that this writer does not know.
     """
     config = merged.config
-    family = _family(config)
-    arch = family.arch
-    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[arch])
+    family = check_base(config)
+    writer = gguf.GGUFWriter(path, family.gguf)
     writer.add_name(name)
     writer.add_license(licence)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
-    _add_shape(writer, config, len(vocabulary))
+    _add_shape(writer, config, family, len(vocabulary))
+    add_rope(writer, rope_of(config))
     spelt = titles if whole else [*map(speller(tokenizer_json), titles)]
     kind = gguf.TokenType.USER_DEFINED if whole else gguf.TokenType.NORMAL
     _add_tokenizer(writer, vocabulary, spelt, kind, tokenizer_json, family.split_rule, config)
     writer.add_chat_template(template)
-    names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
+    names = tensor_names(config)
     for hf_name, tensor in merged.tensors.items():
         target = names.get_name(hf_name, try_suffixes=(".weight", ".bias"))
         if target is None:
             raise DelrecError(f"no GGUF name for the tensor {hf_name}", "this base model is not supported")
         array = tensor.numpy()
-        if family.neighbours and hf_name.endswith(("q_proj.weight", "q_proj.bias")):
-            array = _interleave(array, config.num_attention_heads)
-        elif family.neighbours and hf_name.endswith(("k_proj.weight", "k_proj.bias")):
-            array = _interleave(array, config.num_key_value_heads)
-        elif family.norms_from_one and hf_name.endswith("norm.weight"):
+        part = hf_name.rpartition(".")[0].rpartition(".")[2]
+        if family.interleaved_rope and part in {"q_proj", "k_proj"}:
+            array = _interleave(array, config.num_attention_heads if part == "q_proj" else config.num_key_value_heads)
+        elif family.norms_from_one and part.endswith("norm"):
             array = array + 1
         writer.add_tensor(target, array.astype(np.float16 if array.ndim > 1 else np.float32))
     writer.write_header_to_file()
@@ -107,18 +83,10 @@ def write_gguf(
     writer.close()
 
 
-def _family(config: Any) -> _Family:
-    """How to write this model; refuses what llama.cpp would compute otherwise."""
-    if config.model_type not in FAMILIES:
-        known = ", ".join(FAMILIES)
-        raise DelrecError(f"cannot write {config.model_type!r} models as GGUF", f"architectures known: {known}")
-    scale = getattr(config, "query_pre_attn_scalar", None)
-    if scale is not None and scale != config.head_dim:
-        raise DelrecError(
-            f"cannot write this {config.model_type} model: attention is scaled by {scale}, not by its heads' width",
-            "take another size of the family",
-        )
-    return FAMILIES[config.model_type]
+def tensor_names(config: Any) -> Any:
+    """The ``gguf`` package's map from names in Hugging Face's layout to llama.cpp's."""
+    arches = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
+    return gguf.get_tensor_name_map(arches[check_base(config).gguf], config.num_hidden_layers)
 
 
 def _interleave(weight: Any, heads: int) -> Any:
@@ -128,8 +96,8 @@ def _interleave(weight: Any, heads: int) -> Any:
     return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(weight.shape))
 
 
-def _add_shape(writer: Any, config: Any, vocabulary: int) -> None:
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+def _add_shape(writer: Any, config: Any, family: Architecture, vocabulary: int) -> None:
+    width = head_width(config)
     writer.add_vocab_size(vocabulary)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -137,14 +105,10 @@ def _add_shape(writer: Any, config: Any, vocabulary: int) -> None:
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(head_dim)
-    writer.add_value_length(head_dim)
-    writer.add_rope_dimension_count(head_dim)
-    rope = getattr(config, "rope_parameters", None) or {}
-    rope = rope.get("full_attention", rope)  # Gemma 3 has one kind of positions for each kind of layer
-    writer.add_rope_freq_base(float(rope.get("rope_theta") or getattr(config, "rope_theta", 10000.0)))
-    if window := (getattr(config, "sliding_window", None) if config.model_type == "gemma3_text" else None):
-        writer.add_sliding_window(window)
+    writer.add_key_length(width)
+    writer.add_value_length(width)
+    if family.full_attention_every and config.sliding_window:
+        writer.add_sliding_window(config.sliding_window)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
 
 
@@ -173,7 +137,7 @@ def _add_tokenizer(
     tokens += titles
     types += [kind] * vocabulary.items
     writer.add_tokenizer_model("llama" if pieces else "gpt2")
-    writer.add_tokenizer_pre("default" if pieces else _split_rule(held.get("pre_tokenizer"), split_rule))
+    writer.add_tokenizer_pre("default" if pieces else _split_rule(held, split_rule))
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     merges = merges_of(held)
@@ -189,12 +153,16 @@ def _add_tokenizer(
         if isinstance(value, int):
             add(value)
     writer.add_add_bos_token(False)
-    writer.add_add_space_prefix(False)
+    writer.add_add_space_prefix(pieces and prefixes_space(held))
 
 
-def _split_rule(rule: Any, other: str) -> str:
+def _split_rule(held: Any, other: str) -> str:
     """llama.cpp's name for a ``tokenizers`` file's rule, or ``other``: words in a prompt become the trained tokens."""
-    steps = (rule or {}).get("pretokenizers", [rule or {}])
+    rule = held.get("pre_tokenizer") or {}
+    steps = rule.get("pretokenizers", [rule])
+    pattern = (steps[0].get("pattern") or {}).get("Regex", "")
+    if "\\p{N}{1,3}" in pattern and held["model"].get("ignore_merges"):  # llama.cpp's rule takes whole words too
+        return "llama-bpe"
     if steps[-1].get("type") != "ByteLevel" or not steps[-1].get("use_regex", True):
         return other
     if len(steps) == 1:

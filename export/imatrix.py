@@ -13,17 +13,9 @@ import numpy as np
 import torch
 
 from delrec_lite.data.types import Floats
+from delrec_lite.export.gguf_file import tensor_names
 
-_MODULE = re.compile(r"layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)_proj$")
-_GGUF = {
-    "q": "attn_q",
-    "k": "attn_k",
-    "v": "attn_v",
-    "o": "attn_output",
-    "gate": "ffn_gate",
-    "up": "ffn_up",
-    "down": "ffn_down",
-}
+_MODULE = re.compile(r"layers\.\d+\.(?:self_attn|mlp)\.\w+_proj$")
 
 
 @contextmanager
@@ -48,12 +40,10 @@ def measured(lm: Any) -> Iterator[Mapping[str, Floats]]:
 
         return add
 
-    hooks = []
+    hooks, names = [], tensor_names(lm.config)
     for name, module in lm.named_modules():
-        if match := _MODULE.search(name):
-            layer, part = match.groups()
-            if part in _GGUF:
-                hooks.append(module.register_forward_pre_hook(hook(f"blk.{layer}.{_GGUF[part]}.weight")))
+        if (match := _MODULE.search(name)) and (target := names.get_name(f"model.{match.group()}")):
+            hooks.append(module.register_forward_pre_hook(hook(f"{target}.weight")))
     try:
         with torch.no_grad():
             yield found

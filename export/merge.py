@@ -7,6 +7,7 @@ import torch
 
 from delrec_lite.llm.model import ItemLM
 from delrec_lite.llm.precision import merged
+from delrec_lite.llm.verbalizer import verbalizer_of
 from delrec_lite.prompts.tasks import Prompts
 
 # Far below any item's score (those of one request span about 30), and still exact in 8 bits.
@@ -36,20 +37,17 @@ def merge(model: ItemLM, states: Any, prompts: Prompts, plain: Any | None = None
         model: As trained.
         states: Hidden states of many requests, ``[n, hidden]``. Tokens that are no answer get the head row whose logit
             is nearest to ``NEVER`` at all of them, so that no runtime answers with them.
-        prompts: Say what answers: items, letters, or the words of titles.
+        prompts: Their verbalizer says what answers.
         plain: Base weights to merge onto instead of those the model has; used up.
     """
-    vocabulary, prompt_format = model.vocabulary, prompts.format
+    vocabulary = model.vocabulary
     head = never_row(states.cpu()).repeat(len(vocabulary), 1)
-    if prompt_format.verbalizer == "title-mean":
-        head[vocabulary.item_base :] = model.head().cpu()
-    else:
-        rows = list(prompts.letters) if prompt_format.verbalizer == "letter" else list(range(vocabulary.text))
-        head[rows] = model.text_head[rows].float().cpu()
+    ids, rows = verbalizer_of(prompts).head_rows(model, prompts)
+    head[list(ids)] = rows.cpu()
     lm = merged(model.lm, plain)
     tensors = {name: t for name, t in lm.state_dict().items() if not name.endswith("rotary_emb.inv_freq")}
     embedding = torch.cat([tensors["model.embed_tokens.weight"], model.extension().cpu()])
-    kept = len(vocabulary) if prompt_format.item_tokens else vocabulary.item_base
+    kept = len(vocabulary) if prompts.format.item_tokens else vocabulary.item_base
     tensors |= {"model.embed_tokens.weight": embedding[:kept], "lm_head.weight": head[:kept]}
     return Merged(lm.config, tensors)
 

@@ -9,11 +9,13 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from delrec_lite.architectures import head_width
 from delrec_lite.data.types import Floats
 from delrec_lite.export.merge import Merged
-from delrec_lite.export.onnx_graph import IR, OPSET, build, head_width
+from delrec_lite.export.onnx_graph import IR, OPSET, build
 from delrec_lite.export.onnx_weights import Graph, Weights
 from delrec_lite.prompts.vocabulary import Vocabulary
+from delrec_lite.quantisations import ONNX
 from delrec_lite.runtime.onnx_session import open_session, run
 
 ROWS = "token-rows.npy"
@@ -31,7 +33,7 @@ def write_onnx(
 ) -> dict[str, Any]:
     """Write ``model-<quant>.onnx``, its ``.onnx.data`` and ``token-rows.npy`` into ``folder``.
 
-    The prefix is evaluated in float32 whatever the precision is, so quantisation costs it nothing.
+    The prefix is evaluated in float32 in any case, so quantisation costs it nothing.
 
     Args:
         merged: Weights and configuration.
@@ -39,15 +41,16 @@ def write_onnx(
         prefix: Token ids before every history.
         max_history: Items that the prompt holds.
         folder: Of the bundle.
-        quant: One of ``quantise.ONNX_QUANTS``.
+        quant: Name of a quantisation for ONNX.
         threads: Cores to use.
         deep: A deep prompt's vectors, float32 ``[layers - 2, k, hidden]``; the prefix's keys and values hold them.
 
     Returns:
-        The manifest's entry: files, precision, how many layers have which type, versions.
+        The manifest's entry: files, quantisation, how many layers have which type, versions.
 
     Raises:
-        DelrecError: An architecture that the builder does not know.
+        ConfigError: An architecture or a setting that the builder does not know.
+        UsageError: No quantisation of this name.
     """
     positions = len(prefix) + max_history
     past = _prefix_past(merged, vocabulary, prefix, positions, folder, threads, deep)
@@ -56,7 +59,7 @@ def write_onnx(
         "delrec.prefix": json.dumps(list(prefix)),
         "delrec.positions": str(positions),
         "delrec.quant": quant,
-        "delrec.activations": "tensor" if quant == "int8" else "row",
+        "delrec.activations": "row" if ONNX[quant].batches else "tensor",
     }
     graph = _write(merged, vocabulary, path, quant, positions, past, metadata)
     rows = merged.tensors["model.embed_tokens.weight"][: vocabulary.text].numpy()
@@ -120,7 +123,7 @@ def _write(
     deep: Floats | None = None,
 ) -> Graph:
     with Weights(_data(path)) as weights:
-        graph = Graph(weights, quant)
+        graph = Graph(weights, ONNX[quant])
         model = build(merged, vocabulary.item_base, graph, positions, past, metadata, deep)
     onnx.save_model(model, path)
     onnx.checker.check_model(str(path))

@@ -21,40 +21,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from delrec_lite.errors import DelrecError
+from delrec_lite.architectures import check_base, find_architecture, head_width, rope_of
 from delrec_lite.export.merge import Merged
 from delrec_lite.export.onnx_weights import Graph
 from delrec_lite.prompts.vocabulary import FIRST_DEEP
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3")
 OPSET, IR = 23, 11
-
-
-def check_architecture(config: Any) -> None:
-    """Refuse what this builder would compute wrongly.
-
-    Raises:
-        DelrecError: Another architecture, activation or kind of rotary positions.
-    """
-    kind = config.model_type
-    if kind not in ARCHITECTURES:
-        raise DelrecError(f"cannot write {kind!r} models as ONNX", f"architectures known: {', '.join(ARCHITECTURES)}")
-    rope = _rope(config)
-    if rope.get("rope_type", rope.get("type", "default")) != "default" or config.hidden_act != "silu":
-        raise DelrecError(f"cannot write this {kind} model as ONNX: scaled rotary positions or no SiLU", "use GGUF")
-
-
-def _rope(config: Any) -> dict[str, Any]:
-    return {
-        "rope_theta": getattr(config, "rope_theta", 10000.0),
-        **(getattr(config, "rope_scaling", None) or {}),
-        **(getattr(config, "rope_parameters", None) or {}),
-    }
-
-
-def head_width(config: Any) -> int:
-    """Width of one attention head."""
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
 def build(
@@ -79,10 +51,10 @@ def build(
             the graph then takes inputs of that length alone.
 
     Raises:
-        DelrecError: An architecture that is not known.
+        ConfigError: An architecture or a setting that is not known.
     """
     config, tensors = merged.config, merged.tensors
-    check_architecture(config)
+    check_base(config, onnx=True)
     add, op, ints = graph.weights.add, graph.op, graph.ints
     rows = tensors["model.embed_tokens.weight"][item_base:].numpy()
     count, hidden = rows.shape
@@ -90,7 +62,7 @@ def build(
     op("Shape", "items", start=1, end=2, name="length")
     op("Shape", "past", start=3, end=4, name="past_length")
     # Gathered before it is widened: the table itself stays small.
-    table = add("item_rows", rows.astype(np.float32 if graph.quant == "fp32" else np.float16))
+    table = add("item_rows", rows.astype(graph.quantisation.rows))
     known = op("Cast", op("Gather", table, op("Min", "items", ints(count - 1))), to=TensorProto.FLOAT)
     new = op("Gather", "new_items", op("Max", op("Sub", "items", ints(count)), ints(0)))
     in_catalogue = op("Unsqueeze", op("Less", "items", ints(count)), ints(-1))
@@ -112,10 +84,10 @@ def build(
 def _positions(graph: Graph, config: Any, positions: int) -> None:
     """Values ``positions`` [batch, n], ``seen`` [n, past + n], and the rotary tables."""
     op, ints = graph.op, graph.ints
-    width = head_width(config)
-    angles = np.arange(positions)[:, None] * float(_rope(config)["rope_theta"]) ** (-np.arange(0, width, 2) / width)
-    graph.weights.add("cos", np.cos(angles).astype(np.float32))
-    graph.weights.add("sin", np.sin(angles).astype(np.float32))
+    rope = rope_of(config)
+    angles = np.arange(positions)[:, None] * rope.frequencies
+    graph.weights.add("cos", (np.cos(angles) * rope.attention_factor).astype(np.float32))
+    graph.weights.add("sin", (np.sin(angles) * rope.attention_factor).astype(np.float32))
     scalar = {name: op("Squeeze", name) for name in ("past_length", "length")}
     total = op("Add", scalar["past_length"], scalar["length"])
     zero, one = graph.scalar(0), graph.scalar(1)
@@ -130,18 +102,20 @@ def _positions(graph: Graph, config: Any, positions: int) -> None:
 def _layer(graph: Graph, config: Any, tensors: Mapping[str, Any], layer: int, x: str, present: list[str]) -> str:
     """One block: ``[batch, n, hidden]`` to the same, or to ``[batch, hidden]`` at the last item for the last block."""
     op, ints = graph.op, graph.ints
+    family, rotated = find_architecture(config.model_type), rope_of(config).width
     prefix = f"model.layers.{layer}"
     attention = f"{prefix}.self_attn"
     heads, kv_heads, width = config.num_attention_heads, config.num_key_value_heads, head_width(config)
     y = _norm(graph, x, f"{prefix}.input_layernorm", tensors, config)
-    fused = _linear(graph, y, tensors, *(f"{attention}.{part}_proj" for part in "qkv"))
+    fused = _linear(graph, y, tensors, *(f"{attention}.{name}" for name in family.qkv))
     sizes = ints(heads * width, kv_heads * width, kv_heads * width)
     q, k, v = graph.ops("Split", fused, sizes, names=tuple(f"{part}_{layer}" for part in "qkv"), axis=-1)
-    if config.model_type == "qwen3":
+    if family.qk_norm:
         q = _head_norm(graph, q, f"{attention}.q_norm", tensors, config, heads)
         k = _head_norm(graph, k, f"{attention}.k_norm", tensors, config, kv_heads)
-    q = op("RotaryEmbedding", q, "cos", "sin", "positions", num_heads=heads)
-    k = op("RotaryEmbedding", k, "cos", "sin", "positions", num_heads=kv_heads)
+    part: dict[str, Any] = {"rotary_embedding_dim": rotated} if rotated < width else {}
+    q = op("RotaryEmbedding", q, "cos", "sin", "positions", num_heads=heads, **part)
+    k = op("RotaryEmbedding", k, "cos", "sin", "positions", num_heads=kv_heads, **part)
     pasts = [op("Gather", "pasts", graph.scalar(2 * layer + part), axis=0) for part in (0, 1)]
     names = (f"attended{layer}", f"keys{layer}", f"values{layer}")
     sizes_told = {"q_num_heads": heads, "kv_num_heads": kv_heads}
@@ -151,7 +125,7 @@ def _layer(graph: Graph, config: Any, tensors: Mapping[str, Any], layer: int, x:
         x, y = (op("GatherND", value, "last", batch_dims=1) for value in (x, y))
     x = op("Add", x, _linear(graph, y, tensors, f"{attention}.o_proj"))
     y = _norm(graph, x, f"{prefix}.post_attention_layernorm", tensors, config)
-    both = _linear(graph, y, tensors, f"{prefix}.mlp.gate_proj", f"{prefix}.mlp.up_proj")
+    both = _linear(graph, y, tensors, *(f"{prefix}.mlp.{name}" for name in family.gate_up))
     gate, up = graph.ops("Split", both, names=(f"gate{layer}", f"up{layer}"), axis=-1, num_outputs=2)
     y = op("Mul", op("Mul", gate, op("Sigmoid", gate)), up)
     return op("Add", x, _linear(graph, y, tensors, f"{prefix}.mlp.down_proj"))
@@ -175,7 +149,7 @@ def _norm(graph: Graph, x: str, weight: str, tensors: Mapping[str, Any], config:
 
 
 def _head_norm(graph: Graph, x: str, weight: str, tensors: Mapping[str, Any], config: Any, heads: int) -> str:
-    """Qwen3 normalises queries and keys head by head."""
+    """Queries or keys normalised head by head."""
     split = graph.op("Reshape", x, graph.ints(0, 0, heads, head_width(config)))
     normed = _norm(graph, split, weight, tensors, config)
     return graph.op("Reshape", normed, graph.ints(0, 0, heads * head_width(config)))
@@ -205,8 +179,7 @@ def _model(
         defaults.append(numpy_helper.from_array(past, "past"))
     built = helper.make_graph(graph.nodes, "delrec", inputs, outputs, [*graph.weights.tensors, *defaults])
     opsets = [helper.make_opsetid("", OPSET)]
-    if graph.quant not in {"fp32", "f16"}:
-        opsets.append(helper.make_opsetid("com.microsoft", 1))
+    opsets += [helper.make_opsetid(domain, 1) for domain in sorted({node.domain for node in graph.nodes} - {""})]
     model = helper.make_model(built, opset_imports=opsets, ir_version=IR, producer_name="delrec-lite")
     helper.set_model_props(model, dict(metadata))
     return model

@@ -1,15 +1,21 @@
-"""What a precision was chosen among, for the bundle's README: a table, and accuracy against latency as a picture."""
+"""What a quantisation was chosen among, for the bundle's README: a table, and accuracy against latency as a picture."""
 
 from collections.abc import Sequence
-from html import escape
+from pathlib import Path
 from typing import Any, Protocol
 
+from delrec_lite.console import Console
+from delrec_lite.errors import MissingPackageError
+from delrec_lite.plots import GREY, svg
+from delrec_lite.quantisations import BASELINE
+
 PICTURE = "quantisations.svg"
-WIDTH, HEIGHT, MARGIN = 640, 360, 60
+WIDTH, HEIGHT = 640, 360
+CHOSEN, OTHER = "#d9822b", "#4a7fb5"
 
 
 class QuantRow(Protocol):
-    """One precision, measured; see ``delrec_lite.bench.quantisations.Quantised``."""
+    """One quantisation, measured; see ``delrec_lite.bench.quantisations.Quantised``."""
 
     format: str
     quant: str
@@ -20,13 +26,28 @@ class QuantRow(Protocol):
     hr1_expected: dict[str, Any]
 
 
+def write_quants(folder: Path, rows: Sequence[QuantRow], chosen: str, console: Console) -> str:
+    """Markdown for the README of ``folder``: the table and the picture, which is written beside it.
+
+    Without matplotlib the picture is left out, and ``console`` says so.
+    """
+    section = quant_section(rows, chosen)
+    try:
+        (folder / PICTURE).write_text(quant_picture(rows, chosen), encoding="utf-8")
+    except MissingPackageError as error:
+        console.say(f"  {PICTURE} is left out: {error.message}: {error.hint}")
+        return section
+    return f"{section}\n![Accuracy against latency]({PICTURE})\n"
+
+
 def quant_section(rows: Sequence[QuantRow], chosen: str) -> str:
-    """Markdown: the table, the chosen precision marked, and the picture."""
+    """Markdown: the table, the chosen one marked."""
     lines = [
-        "\n## Why this precision\n",
+        "\n## Why this quantisation\n",
         "Measured where it was exported, on validation users, expected over all candidate sets: the fastest that keeps "
         "the accuracy budget.\n",
-        "| precision | MB | p50 ms | HR@1 of 15 | NDCG@10 of 15 | HR@1 to bf16, points | first ten as bf16 |",
+        "| quantisation | MB | p50 ms | HR@1 of 15 | NDCG@10 of 15 "
+        f"| HR@1 to {BASELINE}, points | first ten as {BASELINE} |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
@@ -36,32 +57,30 @@ def quant_section(rows: Sequence[QuantRow], chosen: str) -> str:
             f"| {row.metrics['expected_sampled']['NDCG@10']:.3f} | {100 * row.hr1_expected['difference']:+.1f} "
             f"| {row.top10_overlap:.1%} |"
         )
-    return "\n".join([*lines, f"\n![Accuracy against latency]({PICTURE})\n"])
+    return "\n".join([*lines, ""])
 
 
 def quant_picture(rows: Sequence[QuantRow], chosen: str) -> str:
-    """SVG: latency to the right, HR@1 upwards, a dot a precision, its area the size of the file."""
+    """SVG: latency to the right, HR@1 upwards, a dot a quantisation, its area the size of the file.
+
+    Raises:
+        MissingPackageError: matplotlib is not installed.
+    """
     ms, hr1 = [row.p50_ms for row in rows], [row.metrics["expected_sampled"]["HR@1"] for row in rows]
-    right, low, high = max(ms) * 1.1, min(hr1) - 0.01, max(hr1) + 0.01
     largest = max(row.bytes for row in rows)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
-        'font-size="13" fill="#888">',
-        f'<path d="M{MARGIN} {MARGIN / 2}V{HEIGHT - MARGIN}H{WIDTH - MARGIN / 2}" fill="none" stroke="#888"/>',
-        f'<text x="{WIDTH / 2}" y="{HEIGHT - 12}" text-anchor="middle">median milliseconds of a cold request</text>',
-        f'<text x="14" y="{HEIGHT / 2}" text-anchor="middle" transform="rotate(-90 14 {HEIGHT / 2})">HR@1 of 15</text>',
-    ]
-    for value, anchor in ((0.0, "middle"), (right, "end")):
-        x = MARGIN + value / right * (WIDTH - 1.5 * MARGIN)
-        parts.append(f'<text x="{x:.0f}" y="{HEIGHT - MARGIN + 18}" text-anchor="{anchor}">{value:.0f}</text>')
-    for value in (low, high):
-        y = HEIGHT - MARGIN - (value - low) / (high - low) * (HEIGHT - 1.5 * MARGIN)
-        parts.append(f'<text x="{MARGIN - 6}" y="{y + 5:.0f}" text-anchor="end">{value:.3f}</text>')
-    for row, at, accuracy in zip(rows, ms, hr1, strict=True):
-        x = MARGIN + at / right * (WIDTH - 1.5 * MARGIN)
-        y = HEIGHT - MARGIN - (accuracy - low) / (high - low) * (HEIGHT - 1.5 * MARGIN)
-        radius = 4 + 8 * (row.bytes / largest) ** 0.5
-        colour = "#d9822b" if row.quant == chosen else "#4a7fb5"
-        parts.append(f'<circle cx="{x:.0f}" cy="{y:.0f}" r="{radius:.1f}" fill="{colour}" fill-opacity="0.75"/>')
-        parts.append(f'<text x="{x:.0f}" y="{y - radius - 4:.0f}" text-anchor="middle">{escape(row.quant)}</text>')
-    return "\n".join([*parts, "</svg>\n"])
+
+    def draw(figure: Any) -> None:
+        axes = figure.add_subplot()
+        for row, at, accuracy in zip(rows, ms, hr1, strict=True):
+            area = 40 + 260 * row.bytes / largest
+            colour = CHOSEN if row.quant == chosen else OTHER
+            axes.scatter(at, accuracy, s=area, color=colour, alpha=0.75, gid=f"dot-{row.quant}")
+            beside = (area**0.5 / 2 + 3, 0)
+            axes.annotate(row.quant, (at, accuracy), xytext=beside, textcoords="offset points", va="center")
+        axes.set_xlim(0, 1.15 * max(ms))
+        axes.set_ylim(min(hr1) - 0.01, max(hr1) + 0.01)
+        axes.set_xlabel("median milliseconds of a cold request")
+        axes.set_ylabel("HR@1 of 15")
+        axes.grid()
+
+    return svg("quantisations", WIDTH, HEIGHT, draw, GREY)

@@ -28,7 +28,8 @@ def write_prompt(
         name: getattr(prompt_format, name)
         for name in ("history", "title_tokens", "verbalizer", "candidates", "context")
     }
-    pieces = {name: piece for name in PIECES if (piece := getattr(prompts, name))}
+    first, *listing = ((name, getattr(prompts, name)) for name in PIECES)
+    pieces = {name: piece for name, piece in (first, *prompts.added.items(), *listing) if piece}
     held = {
         "schema": 1,
         "prefix": prompts.next_prefix,

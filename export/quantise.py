@@ -12,43 +12,7 @@ import numpy as np
 
 from delrec_lite.data.types import Floats
 from delrec_lite.errors import DelrecError
-
-
-@dataclass(frozen=True)
-class _Mix:
-    """Types by place.
-
-    Attributes:
-        body: Of every matrix of the transformer that no pattern names.
-        rows: Of the token rows: text, soft prompt, items, in and out.
-        finer: Regular expression over tensor names -> type; ``{last}`` is the number of the last layer, ``{more}``
-            those that `_more_bits` names.
-    """
-
-    body: str
-    rows: str
-    finer: Mapping[str, str]
-
-
-# Without `pure` llama.cpp chooses types of its own; so each mix says what every tensor becomes. Token rows stay at
-# 8 bits or more: they are the recommender's own answers.
-_MIXES = {
-    "q4_0": _Mix("q4_0", "q8_0", {}),
-    "iq4_nl": _Mix("iq4_nl", "q8_0", {}),
-    # The first layer, the last one, and the smallest matrices, in 8 bits.
-    "iq4_mix": _Mix("iq4_nl", "q8_0", {r"blk\.(0|{last})\.": "q8_0", r"attn_(k|v)\.weight": "q8_0"}),
-    # As llama.cpp's Q4_K_M, but for the token rows.
-    "q4_k_m": _Mix("q4_k", "q8_0", {r"blk\.({more})\.(attn_v|ffn_down)\.weight": "q6_k"}),
-    "q5_0": _Mix("q5_0", "q8_0", {}),
-    "q8_0": _Mix("q8_0", "q8_0", {}),
-    "f16": _Mix("f16", "f16", {}),
-    "bf16": _Mix("bf16", "bf16", {}),
-}
-# What a tensor becomes whose rows are not whole blocks of its type; llama.cpp takes the same, and does not say so.
-_NARROW = {"q4_k": "q5_0", "q6_k": "q8_0"}
-# See `onnx_weights` for what each is; here so that naming one needs no ONNX package.
-ONNX_QUANTS = ("int4", "int8", "int8_block", "f16", "fp32")
-QUANTS = tuple(_MIXES)
+from delrec_lite.quantisations import GGUF, Quantisation
 
 
 @dataclass(frozen=True)
@@ -86,7 +50,7 @@ def quantise(
     Args:
         source: As written by ``write_gguf``.
         target: New file.
-        quant: One of ``QUANTS``.
+        quant: Name of a quantisation for GGUF.
         threads: Cores to use.
         importance: Mean square of each input column by tensor name; none: all count the same.
 
@@ -95,6 +59,7 @@ def quantise(
 
     Raises:
         DelrecError: llama.cpp refused, or gave a tensor another type than it was told.
+        UsageError: No quantisation of this name.
     """
     import gguf
     import llama_cpp
@@ -102,19 +67,19 @@ def quantise(
     from delrec_lite.runtime.engines.llama_cpp import silence
 
     silence()
-    mix = _MIXES[quant]
-    meant = _meant(gguf.GGUFReader(source), mix)
+    quantisation = GGUF[quant]
+    meant = _meant(gguf.GGUFReader(source), quantisation)
     unfit = {name: kind for name, (kind, width) in meant.items() if width % _block(gguf, kind)}
-    wanted = {name: _NARROW[kind] if name in unfit else kind for name, (kind, _) in meant.items()}
+    wanted = {name: quantisation.narrow.get(kind, kind) if name in unfit else kind for name, (kind, _) in meant.items()}
     params = llama_cpp.llama_model_quantize_default_params()
     params.nthread = threads
-    params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{'Q4_K_M' if mix.body == 'q4_k' else mix.body.upper()}")
+    params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{quantisation.file_type or quantisation.layers.upper()}")
     params.pure = True
-    rows = int(gguf.GGMLQuantizationType[mix.rows.upper()])
+    rows = int(gguf.GGMLQuantizationType[quantisation.rows.upper()])
     params.token_embedding_type = rows
     params.output_tensor_type = rows
     held: list[Any] = []  # C reads these while it works
-    if finer := _patterns({name: kind for name, kind in wanted.items() if kind != mix.body}):
+    if finer := _patterns({name: kind for name, kind in wanted.items() if kind != quantisation.layers}):
         held.append(_overrides(llama_cpp, gguf, finer))
         params.tt_overrides = held[-1]
     if importance:
@@ -126,7 +91,8 @@ def quantise(
     for name, kind in wanted.items():
         if tensors[name] != kind.upper():
             raise DelrecError(
-                f"llama.cpp made {name} {tensors[name]}, not {kind.upper()}", f"choose another precision than {quant}"
+                f"llama.cpp made {name} {tensors[name]}, not {kind.upper()}",
+                f"choose another quantisation than {quant}",
             )
     return Types(tensors, {name: kind.upper() for name, kind in unfit.items()})
 
@@ -138,18 +104,19 @@ def types_of(path: Path) -> Types:
     return Types({t.name: t.tensor_type.name for t in gguf.GGUFReader(path).tensors}, {})
 
 
-def _meant(reader: Any, mix: _Mix) -> dict[str, tuple[str, int]]:
+def _meant(reader: Any, quantisation: Quantisation) -> dict[str, tuple[str, int]]:
     """Type that every matrix of the transformer should have, and the width of its rows."""
     layers = int(next(f.contents() for name, f in reader.fields.items() if name.endswith(".block_count")))
     more = "|".join(str(layer) for layer in range(layers) if _more_bits(layer, layers))
     finer = {
-        pattern.replace("{last}", str(layers - 1)).replace("{more}", more): kind for pattern, kind in mix.finer.items()
+        pattern.replace("{last}", str(layers - 1)).replace("{more}", more): kind
+        for pattern, kind in quantisation.finer.items()
     }
     meant = {}
     for tensor in reader.tensors:
         if tensor.name.startswith("blk.") and len(tensor.shape) == 2:
             kinds = (kind for pattern, kind in finer.items() if re.search(pattern, tensor.name))
-            meant[tensor.name] = (next(kinds, mix.body), int(tensor.shape[0]))
+            meant[tensor.name] = (next(kinds, quantisation.layers), int(tensor.shape[0]))
     return meant
 
 

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def write_retriever(teacher: Teacher | Ensemble, path: Path) -> None:
         DelrecError: Torch cannot write it.
     """
     members = teacher.members if isinstance(teacher, Ensemble) else (teacher,)
-    module = _Retriever([member.network for member in members]).eval()
+    module = _Retriever([deepcopy(member.network).cpu() for member in members]).eval()
     example = torch.tensor([[0, 1, 2], [1, -1, -1]]).clamp(max=teacher.items - 1)
     axes = {"items": {0: "batch", 1: "n"}, "scores": {0: "batch"}}
     try:

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from delrec_lite.export.gguf_file import soft_token
-from delrec_lite.prompts.format import SEPARATOR
-from delrec_lite.prompts.tasks import TITLE_PREFIX, Prompts
+from delrec_lite.prompts.tasks import Prompts
 from delrec_lite.prompts.tokenizer import open_tokenizer
 
 
@@ -14,8 +13,8 @@ def stock_text(prompts: Prompts, tokenizer_json: Path, bos: str) -> dict[str, An
     """The prompt's words, as ``prompt.json`` has them: the compiled pieces, and what a stock runtime is given.
 
     ``stock`` is the fixed part of a request. Titles follow it directly, oldest first, each between the two words of
-    ``item``; then, where the form lists candidates, ``listed``, each of them in the same way behind its of ``letters``
-    and a dot (where there are letters), and ``answer``.
+    ``item``; then, where the form lists candidates, ``listed``, each of them in the same way behind its label and a dot
+    (where they have labels: ``letters``), and ``answer``. The verbalizer's own pieces stand there a text a token.
 
     Args:
         prompts: In the vocabulary of the bundle.
@@ -27,11 +26,12 @@ def stock_text(prompts: Prompts, tokenizer_json: Path, bos: str) -> dict[str, An
     told: dict[str, Any] = {
         **text,
         "stock": bos + text["instruction"] + "".join(soft_token(i) for i in range(soft)) + text["next"],
-        "item": [TITLE_PREFIX, SEPARATOR] if prompts.format.history == "titles" else ["", ""],
+        "item": [*prompts.format.history_format.around],
     }
-    if prompts.letters:
+    if prompts.added:
         tokenizer = open_tokenizer(tokenizer_json)
-        told["letters"] = [tokenizer.decode([token]) for token in prompts.letters]
+        for name, piece in prompts.added.items():
+            told[name] = [tokenizer.decode([token]) for token in piece]
     return told
 
 

@@ -42,6 +42,14 @@ def in_pieces(held: Any) -> bool:
     return bool(held["model"].get("byte_fallback")) and "<0x0A>" in held["model"]["vocab"]
 
 
+def prefixes_space(held: Any) -> bool:
+    """Whether a text gets a space in front of it (Mistral, Phi-3)."""
+    normaliser, splitter = held.get("normalizer") or {}, held.get("pre_tokenizer") or {}
+    steps = normaliser.get("normalizers", [normaliser])
+    metaspace = splitter.get("type") == "Metaspace" and splitter.get("prepend_scheme", "always") != "never"
+    return metaspace or any(step.get("type") == "Prepend" for step in steps)
+
+
 def is_byte(token: str) -> bool:
     """Whether a token of a SentencePiece vocabulary stands for one byte of a character that has no token."""
     return _BYTE.fullmatch(token) is not None

@@ -12,16 +12,17 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from delrec_lite.architectures import context_length
 from delrec_lite.console import Console
 from delrec_lite.data.types import CandidateSets, Dataset, Floats, Ints, Split, subsample
-from delrec_lite.errors import MissingPackageError
+from delrec_lite.errors import MissingPackageError, install_line
 from delrec_lite.evaluation.fusion import best_weight
 from delrec_lite.export.card import bundle_readme, licences_text
 from delrec_lite.export.gguf_file import write_gguf
 from delrec_lite.export.imatrix import measured
 from delrec_lite.export.merge import Merged, merge
 from delrec_lite.export.new_items import fit_new_items
-from delrec_lite.export.pareto import PICTURE, QuantRow, quant_picture, quant_section
+from delrec_lite.export.pareto import QuantRow, write_quants
 from delrec_lite.export.parity import Parity, compare, gate
 from delrec_lite.export.prompt_file import write_prompt
 from delrec_lite.export.prune import prune
@@ -32,13 +33,15 @@ from delrec_lite.llm.forward import read_states, score_all, window_segment
 from delrec_lite.llm.items import title_vectors
 from delrec_lite.llm.load import Base, load_base
 from delrec_lite.llm.model import ItemLM
-from delrec_lite.llm.verbalizers import answers as answer_states
-from delrec_lite.llm.verbalizers import next_question, score_candidates
+from delrec_lite.llm.questions import answers as answer_states
+from delrec_lite.llm.questions import next_question, score_candidates
+from delrec_lite.llm.verbalizer import verbalizer_of
 from delrec_lite.machine import cores_allowed
 from delrec_lite.prompts.tasks import TITLE_PREFIX, Prompts
 from delrec_lite.prompts.tokenizer import open_tokenizer
 from delrec_lite.prompts.vocabulary import Vocabulary
-from delrec_lite.runtime.bundle import DEEP, NEW_ITEMS, OF_ONE_MODEL, finish_bundle
+from delrec_lite.runtime.bundle import DEEP, NEW_ITEMS, OF_ONE_MODEL, Bundle, finish_bundle
+from delrec_lite.runtime.engines.factory import open_engine
 from delrec_lite.runtime.engines.hybrid import WEIGHT
 from delrec_lite.runtime.golden import Golden, answers, write_golden
 from delrec_lite.runtime.recommender import Recommender
@@ -60,7 +63,7 @@ class Exported:
     Attributes:
         path: The bundle.
         bytes: Size of its default model file.
-        quant: Precision of that.
+        quant: Quantisation of that.
         tensor_types: How many of its tensors have each type.
         parity: Of its scores, against the model in training precision.
         models: Every model file as the manifest has it, the default first, with its ``format`` and ``bytes``.
@@ -106,8 +109,8 @@ def export(
             ranks candidates alone is compared on those of the validation users.
         target: The bundle folder, replaced if it exists.
         name: Of the run.
-        quants: Out of ``export.quantise.QUANTS``: a GGUF file each; the first is the bundle's default.
-        onnx_quants: Out of ``export.quantise.ONNX_QUANTS``: an ONNX file each.
+        quants: Names of quantisations for GGUF, a file each; the first is the bundle's default.
+        onnx_quants: Names of quantisations for ONNX, a file each.
         max_history: Items that the prompt holds.
         score_correlation: The gate; None lets everything pass, and the manifest says so.
         prune_vocab: Leave out text tokens that nothing here needs.
@@ -117,7 +120,7 @@ def export(
         provenance: Goes into the manifest.
         console: Shows progress.
         teacher: Written beside the model as ``retriever.onnx``.
-        measured_quants: What the precision was chosen among; a table and a picture of them go into the README.
+        measured_quants: What the quantisation was chosen among; a table and a picture of them go into the README.
 
     Raises:
         GateError: Not equal enough to what was trained; no bundle is left.
@@ -146,7 +149,7 @@ def export(
             with measured(model.lm) as importance:
                 if sets is None:
                     states = some_states(model, prompts, dataset)
-                    _write_new_items(model, base, dataset, states, staging)
+                    _write_new_items(model, prompts, base, dataset, states, staging)
                 else:
                     states = some_answers(model, prompts, asked, sets, max_history)
             merged = merge(model, states, prompts, plain)
@@ -154,7 +157,7 @@ def export(
             tick(1, "write")
             f16, tokenizer = staging / "model-f16.gguf", staging / "tokenizer.json"
             served = prompts.served()
-            if prune_vocab and prompts.format.verbalizer != "likelihood":  # a probability is one among all tokens'
+            if prune_vocab and not prompts.format.verbalizer_kind.all_text:
                 titles = [before + title for title in dataset.catalog.titles for before in ("", TITLE_PREFIX)]
                 text_ids = [i for i in served.used() if i < served.vocabulary.text]
                 known = [*titles, *prompts.text.values()]
@@ -168,7 +171,7 @@ def export(
             bos = token_text(tokenizer, merged.config.bos_token_id) if base.bos is not None else ""
             words = stock_text(served, tokenizer, bos)
             # In a history of titles a title is its words, so no token may be matched with the whole of it.
-            whole = served.format.history == "items"
+            whole = not served.format.history_format.titles
             apart = (words["stock"], None) if whole else ("", speller(tokenizer))
             texts = token_texts(dataset.catalog.titles, dataset.catalog.ids, token_names(tokenizer), *apart)
             if quants:
@@ -227,8 +230,10 @@ def export(
             staging = trial
             stored = golden(dataset, candidates["test"], max_history)
             told = []
+            written = Bundle.open(trial, whole=True)
             for one in models:  # opened one after another
-                with Recommender.load(trial, engine=one["format"], quant=one["quant"]) as recommender:
+                chosen = written.choose(one["quant"], one["format"])
+                with Recommender(chosen, open_engine(chosen)) as recommender:
                     if one is first and teacher is not None and sets is None:
                         described[WEIGHT] = _teacher_weight(recommender, teacher, valid)
                     exported = recommender.scores(asked) if sets is None else recommender.score_candidates(asked, sets)
@@ -241,8 +246,7 @@ def export(
             popular = [texts[i] for i in np.argsort(-dataset.popularity())[:2]]
             card = bundle_readme(name, described, licences, popular, provenance, first["parity"], words, served.format)
             if measured_quants:
-                card += quant_section(measured_quants, quant)
-                (trial / PICTURE).write_text(quant_picture(measured_quants, quant), encoding="utf-8")
+                card += write_quants(trial, measured_quants, quant, console)
             (trial / "README.md").write_text(card, encoding="utf-8")
             finish_bundle(
                 trial,
@@ -265,8 +269,7 @@ def export(
 
 def _bounded(prompts: Prompts, base: Base) -> Prompts:
     """The prompts, no longer than the base model reads."""
-    reads = getattr(base.model.config, "max_position_embeddings", None)
-    bounds = [bound for bound in (prompts.format.context, reads) if bound is not None]
+    bounds = [bound for bound in (prompts.format.context, context_length(base.model.config)) if bound is not None]
     return replace(prompts, format=replace(prompts.format, context=min(bounds, default=None)))
 
 
@@ -276,15 +279,15 @@ def _teacher_weight(recommender: Recommender, teacher: Teacher | Ensemble, valid
     return best_weight(recommender.scores(some.histories), teacher.scores(some.histories), some.targets)
 
 
-def _write_new_items(model: ItemLM, base: Base, dataset: Dataset, states: Any, staging: Path) -> None:
+def _write_new_items(model: ItemLM, prompts: Prompts, base: Base, dataset: Dataset, states: Any, staging: Path) -> None:
     rows = model.body.embed_tokens.weight[: model.vocabulary.text]
     titles = title_vectors(rows, dataset.catalog.titles, base.encode)
-    fitted = fit_new_items(titles.cpu(), model.head().cpu(), states.cpu())
+    fitted = fit_new_items(titles.cpu(), verbalizer_of(prompts).item_rows(model).cpu(), states.cpu())
     np.save(staging / NEW_ITEMS, fitted.numpy().astype(np.float16), allow_pickle=False)
 
 
 def _quantised(f16: Path, quants: Sequence[str], importance: Any, console: Console) -> list[dict[str, Any]]:
-    """A GGUF file for each precision beside ``f16``, which goes unless it is asked for; the manifest's entries."""
+    """A GGUF file for each quantisation beside ``f16``, which goes unless it is asked for; the manifest's entries."""
     entries = []
     for quant in dict.fromkeys(quants):
         path = f16.with_name(f"model-{quant}.gguf")
@@ -328,7 +331,7 @@ def _write_onnx(
         import onnxruntime  # noqa: F401
     except ImportError as error:
         raise MissingPackageError(
-            f"writing ONNX needs {error.name}, which is not installed", 'pip install "delrec-lite[train]"'
+            f"writing ONNX needs {error.name}, which is not installed", install_line(error.name)
         ) from error
     if teacher is not None:
         from delrec_lite.export.retriever import write_retriever

@@ -1,6 +1,10 @@
 """What several test files share: the tiny base model, a tiny trained model's bundle, one thread for torch."""
 
+import importlib
+import re
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +24,7 @@ def one_thread():
 
 
 def export_tiny(base_folder, target, quant="f16", model=None, formats="gguf", onnx_quant="int8", **changed):
-    """A bundle of the tiny model, precisions with commas; returns what export returns."""
+    """A bundle of the tiny model, quantisations with commas; returns what export returns."""
     from delrec_lite.console import QUIET
     from delrec_lite.export.write import export
 
@@ -57,11 +61,13 @@ def taught(tiny_base, tmp_path_factory):
     """A bundle with a teacher of random weights, and that teacher; nobody changes it."""
     import torch
 
-    from delrec_lite.teachers.contract import Teacher, TeacherConfig, build
+    from delrec_lite.teacher_kinds.registry import TEACHERS
+    from delrec_lite.teachers.contract import Teacher
 
     torch.manual_seed(1)
     items = len(dataset().catalog)
-    teacher = Teacher(build(TeacherConfig.for_kind("sasrec", hidden=8, max_length=8), items), items)
+    sasrec = TEACHERS["sasrec"]
+    teacher = Teacher(sasrec.build(sasrec.configure(hidden=8, max_length=8), items), items)
     return export_tiny(tiny_base, tmp_path_factory.mktemp("taught") / "t.delrec", teacher=teacher).path, teacher
 
 
@@ -76,15 +82,16 @@ SECTIONS = {
 
 @pytest.fixture
 def tiny_run(tiny_base, tmp_path, monkeypatch):
-    """Makes recipes and runs of the tiny model on the ring of items, with changes by section."""
-    import torch
+    """Makes recipes and runs of the tiny model on the ring of items, with changes by section.
 
+    ``model.precision: auto`` is what ``tiny_run.faster`` says, fp32 at first: no test depends on the machine's speed.
+    """
     from delrec_lite.config import Recipe
     from delrec_lite.console import QUIET
     from delrec_lite.data.store import Settings, make_dataset, save_dataset
     from delrec_lite.hub.cache import Pulled
     from delrec_lite.llm.load import load_base
-    from delrec_lite.pipeline.model_builder import ModelBuilder
+    from delrec_lite.pipeline import model_builder
     from delrec_lite.pipeline.run import Run
 
     data = dataset()
@@ -92,9 +99,11 @@ def tiny_run(tiny_base, tmp_path, monkeypatch):
     save_dataset(data, {s: candidates(s) for s in ("valid", "test")}, Settings(2, 5, 3), tmp_path / "ring")
     pulled = Pulled("tiny", tiny_base, "here", True, {"model": "abc"}, "none", 1)
     monkeypatch.setattr(Run, "pulled", {"model": pulled})
-    monkeypatch.setattr(
-        ModelBuilder, "base", lambda self: load_base("tiny", tiny_base, torch.float32, draw=self.weights_seed)
-    )
+
+    def base(self, precision=None):
+        return load_base("tiny", tiny_base, precision or self.precision, draw=self.weights_seed)
+
+    monkeypatch.setattr(model_builder.ModelBuilder, "base", base)
 
     def recipe(**changes):
         sections = {name: SECTIONS[name] | changes.get(name, {}) for name in SECTIONS}
@@ -104,4 +113,21 @@ def tiny_run(tiny_base, tmp_path, monkeypatch):
         return Run(recipe(**changes), tmp_path / runs, QUIET, shipped=shipped)
 
     make.recipe = recipe
+    make.faster = "fp32"
+    monkeypatch.setattr(model_builder, "faster_precision", lambda device, cache: make.faster)
     return make
+
+
+@pytest.fixture
+def page_module(monkeypatch, tmp_path):
+    """Imports a module that docs/extending.md shows, from its text."""
+
+    def module(name):
+        text = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
+        code = re.search(rf"```python\n# {name}\.py\n(.*?)```", text, re.DOTALL)
+        (tmp_path / f"{name}.py").write_text(code[1], encoding="utf-8")
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        return importlib.import_module(name)
+
+    return module

@@ -14,7 +14,7 @@ from delrec_lite.runtime.additions import add_items
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.recommender import Recommender
 from delrec_lite.runtime.verify import verify
-from tests.bundles import TITLES, tiny_bundle
+from tests.bundles import MAX_HISTORY, TITLES, tiny_bundle
 
 NEW = {"n1": "Violet Forest (2020)", "n2": "Red River (1950)"}  # the second is a title of the catalogue
 
@@ -52,6 +52,50 @@ def test_an_added_item_in_a_history_is_read_as_its_title(made):
     assert by_id == by_name
     scores = {item.id: item.score for item in by_words}
     assert all(item.score == pytest.approx(scores[item.id], abs=1e-3) for item in by_id if item.id in scores)
+
+
+def test_tokens_are_counted_as_without_additions(made):
+    """One evaluation answers for trained and added items; a history longer than the prefix shows a second one."""
+    tiny, added = made
+    history = TITLES[:MAX_HISTORY]
+    assert len(history) > len(tiny.prefix)
+    counts = []
+    for folder in (tiny.bundle.folder, added.folder):
+        with Recommender.load(folder, threads=1) as recommender:
+            answers = [recommender.recommend(history)]
+            answers += [recommender.recommend(history[:-1], session="u"), recommender.recommend(history, session="u")]
+            counts.append([(answer.tokens_computed, answer.tokens_avoided) for answer in answers])
+    prefix = len(tiny.prefix)
+    assert counts[0] == counts[1] == [(10, prefix), (9, prefix), (1, prefix + 9)]
+
+
+def test_a_new_candidate_costs_no_second_evaluation(made):
+    asked = {"history": TITLES[:4], "candidates": ["Grey Harbour", TITLES[7]], "allow_new": True}
+    for folder in (made[0].bundle.folder, made[1].folder):
+        with Recommender.load(folder, threads=1) as recommender:
+            cold, first, again = (recommender.recommend(**asked, session=name) for name in (None, "u", "u"))
+        assert [answer.tokens_computed for answer in (cold, first, again)] == [4, 4, 1]
+        assert {item.title: item.score for item in again.items} == pytest.approx(
+            {item.title: item.score for item in cold.items}, abs=5e-3
+        )
+
+
+def test_a_server_answers_and_counts_sessions_of_a_bundle_with_additions(made):
+    from fastapi.testclient import TestClient
+
+    from delrec_lite.server.api import make_api
+    from delrec_lite.server.worker import Worker
+
+    with TestClient(make_api(Worker(Recommender.load(made[1].folder, threads=1)))) as client:
+        told = [client.post("/v1/recommend", json={"history": TITLES[:end], "session": "u"}) for end in (9, 10)]
+        text = client.get("/metrics").text
+    assert [answer.status_code for answer in told] == [200, 200]
+    prefix = len(made[0].prefix)
+    counts = [(answer.json()["tokens_computed"], answer.json()["tokens_avoided"]) for answer in told]
+    assert counts == [(9, prefix), (1, prefix + 9)]
+    assert "delrec_tokens_computed_total 10.0" in text
+    assert f"delrec_tokens_avoided_total {2 * prefix + 9}.0" in text
+    assert "delrec_session_hits_total 1.0" in text
 
 
 def test_items_add_up_and_the_first_bundle_stays_as_it_was(made):

@@ -10,9 +10,10 @@ from delrec_lite.bench.runner import Plan, bench
 from delrec_lite.cli.app import app
 from delrec_lite.errors import DelrecError, UsageError
 from delrec_lite.export import prune as pruning
-from delrec_lite.llm.verbalizers import score_candidates
+from delrec_lite.llm.questions import score_candidates
 from delrec_lite.runtime.additions import add_items
 from delrec_lite.runtime.explain import explain
+from delrec_lite.runtime.gguf.header import read_header
 from delrec_lite.runtime.recommender import Recommender
 from delrec_lite.runtime.verify import verify
 from tests.conftest import export_tiny
@@ -104,10 +105,11 @@ def test_without_candidates_there_is_one_clear_error(exported, recommender):
 def test_a_new_title_can_stand_among_candidates_where_words_score_it(exported, recommender):
     prompt_format = exported[2]
     names = ["Violet Forest (2020)", TITLES[4]]
-    if prompt_format.history == "titles" and prompt_format.verbalizer != "title-mean":
+    kind = prompt_format.verbalizer_kind
+    if prompt_format.history_format.titles and not kind.item_rows:
         told = recommender.recommend([TITLES[3], "Grey Sea"], candidates=names, allow_new=True)
         assert {item.title for item in told.items} == set(names)
-    elif prompt_format.verbalizer != "letter":
+    elif kind.titles or kind.item_rows:
         with pytest.raises(UsageError):
             recommender.recommend([TITLES[3]], candidates=names, allow_new=True)
 
@@ -134,5 +136,6 @@ def test_only_what_is_read_or_scored_has_a_row(exported, recommender):
     facts = json.loads((exported[0] / "manifest.json").read_text())["model"]
     kept = facts["text_tokens"]["kept"] + recommender.bundle.prompt.soft_tokens
     rows = kept + (len(TITLES) if exported[2].item_tokens else 0)
-    assert recommender.engine._vocabulary == rows
-    assert (facts["text_tokens"]["kept"] == facts["text_tokens"]["of"]) == (exported[2].verbalizer == "likelihood")
+    header = read_header(recommender.bundle.model_path)
+    assert [header.tensors[name].shape[1] for name in ("token_embd.weight", "output.weight")] == [rows, rows]
+    assert (facts["text_tokens"]["kept"] == facts["text_tokens"]["of"]) == exported[2].verbalizer_kind.all_text

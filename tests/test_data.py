@@ -109,8 +109,8 @@ def test_items_of_the_same_title_are_told_apart_and_the_most_used_keeps_it():
 
 
 def test_both_layouts_of_movielens_give_the_same_data_set(tmp_path):
-    ours = prepare("ml", recbole(tmp_path / "a"), tmp_path / "out-a", k_core=2, m=3)
-    theirs = prepare("ml", grouplens(tmp_path / "b"), tmp_path / "out-b", k_core=2, m=3)
+    ours = prepare("ml-100k", recbole(tmp_path / "a"), tmp_path / "out-a", k_core=2, m=3)
+    theirs = prepare("ml-100k", grouplens(tmp_path / "b"), tmp_path / "out-b", k_core=2, m=3)
     assert ours.fingerprint == theirs.fingerprint
     assert ours.catalog.titles[:6] == READABLE
     assert set(ours.catalog.titles[6:]) == {"Chasing Amy (1997)", "Chasing Amy [2] (1997)"}
@@ -151,7 +151,7 @@ def test_users_too_short_for_leave_one_out_are_left_out():
 
 @pytest.fixture
 def prepared(tmp_path):
-    return prepare("ml", recbole(tmp_path / "src"), tmp_path / "out", k_core=2, m=3, seed=7), tmp_path / "out"
+    return prepare("ml-100k", recbole(tmp_path / "src"), tmp_path / "out", k_core=2, m=3, seed=7), tmp_path / "out"
 
 
 def test_candidates_hold_the_positive_once_and_no_item_the_user_has_seen(prepared):
@@ -216,13 +216,13 @@ def test_candidates_of_another_data_set_are_refused(prepared):
 
 
 def test_preparing_again_replaces_and_a_foreign_folder_is_left_alone(prepared, tmp_path):
-    prepare("ml", tmp_path / "src", prepared[1], k_core=2, m=2)
+    prepare("ml-100k", tmp_path / "src", prepared[1], k_core=2, m=2)
     assert load_candidates(prepared[1])["test"].items.shape == (12, 2)
     foreign = tmp_path / "mine"
     foreign.mkdir()
     (foreign / "thesis.txt").write_text("years of work")
     with pytest.raises(StorageError, match="holds no data set"):
-        prepare("ml", tmp_path / "src", foreign, k_core=2, m=2)
+        prepare("ml-100k", tmp_path / "src", foreign, k_core=2, m=2)
     assert (foreign / "thesis.txt").read_text() == "years of work"
 
 
@@ -241,22 +241,22 @@ def test_a_malformed_row_is_named_with_file_and_number(tmp_path, row, says):
     with (folder / "x.inter").open("a") as file:
         file.write(row + "\n")
     with pytest.raises(DataError, match=says):
-        prepare("ml", folder, tmp_path / "out")
+        prepare("ml-100k", folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(DataError, match="neither u.data nor one .inter file"):
-        prepare("ml", tmp_path, tmp_path / "out")
+        prepare("ml-100k", tmp_path, tmp_path / "out")
     folder = recbole(tmp_path / "src")
-    with pytest.raises(DataError, match="nothing is left of ml after the 50-core"):
-        prepare("ml", folder, tmp_path / "out", k_core=50)
+    with pytest.raises(DataError, match="nothing is left of ml-100k after the 50-core"):
+        prepare("ml-100k", folder, tmp_path / "out", k_core=50)
     (folder / "x.item").write_text("item_id:token\tmovie_title:token_seq\trelease_year:token\n1\tToy Story\t1995\n")
-    with pytest.raises(DataError, match="item '2' of ml has interactions but no title"):
-        prepare("ml", folder, tmp_path / "out", k_core=2)
+    with pytest.raises(DataError, match="item '2' of ml-100k has interactions but no title"):
+        prepare("ml-100k", folder, tmp_path / "out", k_core=2)
     (folder / "x.item").write_text("item_id:token\tname:token_seq\n")
     with pytest.raises(DataError, match="no column 'movie_title'"):
-        prepare("ml", folder, tmp_path / "out")
+        prepare("ml-100k", folder, tmp_path / "out")
 
 
 def test_a_csv_of_ones_own_with_ones_own_column_names(tmp_path):

@@ -16,8 +16,7 @@ from delrec_lite.runtime.additions import add_items
 from delrec_lite.runtime.bundle import DEEP, MANIFEST, Bundle
 from delrec_lite.runtime.recommender import Recommender
 from tests.conftest import export_tiny
-from tests.test_export import scramble
-from tests.test_precision import family
+from tests.families import family, scramble
 from tests.tiny import dataset, make_model, write_base
 
 HISTORIES = dataset().test().histories
@@ -64,14 +63,9 @@ def test_the_bundle_scores_as_trained_and_not_without_the_vectors(deep, tmp_path
         assert compare(scores, recommender.scores(HISTORIES)).score_correlation < 0.998
 
 
-@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "gemma3"])
-def test_other_families_add_them_at_the_same_place(tmp_path, kind, monkeypatch):
-    import transformers
-
-    name = {"qwen2": "Qwen2Config", "qwen3": "Qwen3Config", "gemma3": "Gemma3TextConfig"}[kind]
-    config = getattr(transformers, name)
-    monkeypatch.setattr(transformers, name, lambda **shape: config(**shape | {"num_hidden_layers": 4}))
-    model, scores = trained(family(tmp_path / "base", kind))
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "phi3", "gemma3"])
+def test_other_families_add_them_at_the_same_place(tmp_path, kind):
+    model, scores = trained(family(tmp_path / "base", kind, num_hidden_layers=4))
     assert len(model[0].deep) == 2
     made = export_tiny(None, tmp_path / "x.delrec", "f16", model, prune_vocab=False)
     with Recommender.load(made.path, threads=1) as recommender:

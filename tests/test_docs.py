@@ -3,11 +3,17 @@
 import importlib.util
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from delrec_lite import errors
+from delrec_lite.pipeline.table import evaluate
+from delrec_lite.runtime.bundle import Bundle
+from delrec_lite.runtime.retriever import Retriever
+from delrec_lite.teacher_kinds.registry import TEACHERS
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -61,3 +67,27 @@ def test_the_notebook_runs(tiny_bundle, monkeypatch, capsys):
             exec("".join(cell["source"]), names)
     assert names["step"].tokens_computed == 1
     assert "1 token computed" in capsys.readouterr().out
+
+
+def test_a_teacher_is_added_as_the_page_says(tiny_run, tmp_path, monkeypatch):
+    page = (DOCS / "teachers.md").read_text(encoding="utf-8").split("\n## Add a teacher\n")[1]
+    blocks = {kind: re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("python", "toml", "yaml")}
+    module, call = blocks["python"]
+    (tmp_path / "shop_teachers.py").write_text(module, encoding="utf-8")
+    about = tmp_path / "shop_teachers-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: shop-teachers\nVersion: 1.0\n", encoding="utf-8")
+    points = tomllib.loads(blocks["toml"][0])["project"]["entry-points"]["delrec_lite.teachers"]
+    lines = [f"{name} = {value}" for name, value in points.items()]
+    (about / "entry_points.txt").write_text("\n".join(["[delrec_lite.teachers]", *lines]), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    teacher = yaml.safe_load(blocks["yaml"][0])["teacher"]
+    tiny = {"epochs": 1, "hidden": 8, "max_length": 8}
+    teacher["settings"] = {kind: tiny | teacher["settings"].get(kind, {}) for kind in teacher["kind"]}
+    run = tiny_run(teacher=teacher)
+    rows = evaluate(run, zero_shot=False)
+    assert {"SASRec", "Markov chain"} < {row.model for row in rows}
+    assert Retriever(Bundle.open(run.bundle)).kinds == ("sasrec", "markov")
+    names = {"KIND": importlib.import_module("shop_teachers").KIND}
+    exec(call, names)
+    assert TEACHERS["markov"] is names["KIND"]

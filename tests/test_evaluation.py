@@ -1,12 +1,15 @@
 """Ranks, metrics, intervals and paired tests against values worked out by hand."""
 
 import json
+import sys
+import time
+from math import comb, erfc, sqrt
 
 import numpy as np
 import pytest
 
 from delrec_lite.data.types import CandidateSets, Split
-from delrec_lite.errors import DataError
+from delrec_lite.errors import DataError, MissingPackageError
 from delrec_lite.evaluation.metrics import Ranks, per_user
 from delrec_lite.evaluation.popularity import popularity
 from delrec_lite.evaluation.protocol import candidate_ranks, catalogue_ranks, rank_all, rank_candidates
@@ -95,6 +98,27 @@ def test_mcnemar_against_the_binomial():
     assert mcnemar(5, 5) == 1
     assert mcnemar(9, 1) == pytest.approx(2 * (1 + 10) / 1024)
     assert mcnemar(1, 9) == mcnemar(9, 1)
+    for wins in range(25):
+        for losses in range(25):
+            n = wins + losses
+            exact = min(1.0, 2 * sum(comb(n, k) for k in range(min(wins, losses) + 1)) / 2**n)
+            assert mcnemar(wins, losses) == pytest.approx(exact, rel=1e-12)
+
+
+def test_mcnemar_over_many_users_is_exact_and_takes_no_minutes():
+    start = time.process_time()
+    p = mcnemar(10_100, 9_900)
+    assert time.process_time() - start < 60  # sums over all outcomes took 330
+    corrected = erfc((200 - 1) / sqrt(20_000) / sqrt(2))  # the normal distribution, close by for so many
+    assert p == pytest.approx(corrected, rel=1e-4)
+
+
+def test_without_scipy_the_exact_test_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    with pytest.raises(MissingPackageError) as caught:
+        mcnemar(3, 1)
+    assert caught.value.hint == 'pip install "delrec-lite[train]"'
+    assert mcnemar(0, 0) == 1
 
 
 def test_paired_tests_tell_better_from_same():
@@ -141,7 +165,7 @@ def test_the_table_is_a_list_of_rows_and_keeps_the_raw_ranks(tmp_path):
         ("B", "sampled"),
         ("B", "full"),
     ]
-    assert rows[0].keys() == {"model", "protocol", "users", "metrics", "intervals", "seconds"}
+    assert rows[0].keys() == {"model", "protocol", "users", "metrics", "intervals", "seconds", "precision"}
     assert rows[0]["metrics"]["HR@1"] == pytest.approx((entries["A"].sampled == 1).mean(), abs=1e-4)
     low, high = rows[0]["intervals"]["HR@10"]
     assert low <= rows[0]["metrics"]["HR@10"] <= high

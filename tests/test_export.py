@@ -6,32 +6,19 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from tokenizers import Regex, pre_tokenizers, trainers
 
-from delrec_lite.config import FinetuneSection
 from delrec_lite.errors import DelrecError, GateError
 from delrec_lite.export.parity import compare
 from delrec_lite.export.tokenizer_file import token_names
 from delrec_lite.export.write import token_texts
 from delrec_lite.llm.forward import score_all
+from delrec_lite.prompts.tokenizer import open_tokenizer
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.llama_cpp import LlamaEngine
-from delrec_lite.training.adapters import add_adapter
 from tests.conftest import export_tiny
+from tests.families import scramble
 from tests.tiny import SPECIALS, dataset, make_model
-
-
-def scramble(model):
-    """Make every part of the model matter: adapter, soft prompt and offsets away from their first values."""
-    add_adapter(model, FinetuneSection(rank=4, alpha=8), steps=1)
-    torch.manual_seed(5)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if "lora_B" in name:
-                p.normal_(std=0.05)
-        for p in (model.soft, model.offset_in, model.offset_out):
-            p.add_(torch.randn_like(p) * 0.3)
-        model.log_scale.fill_(0.4)
-    return model
 
 
 def engine_scores(path, histories):
@@ -84,19 +71,19 @@ def test_served_prompt_is_the_trained_prompt(tiny_base, tiny_bundle):
 
 def test_text_and_soft_tokens_never_outrank_an_item(tiny_base, tmp_path):
     """In any runtime that reads the plain logits."""
-    import ctypes
+    import llama_cpp
 
     model, prompts, base = make_model(tiny_base)
     scramble(model)
     made = export_tiny(tiny_base, tmp_path / "x.delrec", "q8_0", (model, prompts, base))
-    engine = LlamaEngine(Bundle.open(made.path), threads=1)
-    for _ in engine._batches([h.tolist() for h in dataset().test().histories[:8]]):
-        for output in engine._outputs:
-            pointer = engine._c.llama_get_logits_ith(engine._context, output)
-            logits = np.ctypeslib.as_array(ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float)), (engine._vocabulary,))
-            base_id = prompts.vocabulary.item_base
-            assert logits[:base_id].max() < logits[base_id:].min()
-    engine.close()
+    bundle, base_id = Bundle.open(made.path), prompts.vocabulary.item_base
+    llama = llama_cpp.Llama(str(bundle.model_path), logits_all=True, verbose=False)
+    for history in dataset().test().histories[:8]:
+        llama.reset()
+        llama.eval([*bundle.prompt.prefix, *(base_id + int(item) for item in history[-10:])])
+        logits = llama.scores[llama.n_tokens - 1]
+        assert logits[:base_id].max() < logits[base_id:].min()
+    llama.close()
 
 
 def test_a_failed_gate_leaves_no_bundle_and_keeps_the_old_one(tiny_base, tmp_path):
@@ -162,3 +149,32 @@ def test_a_tokenizer_that_no_bundle_holds_is_refused_at_once(tiny_base, tmp_path
     with pytest.raises(DelrecError, match="Unigram"):
         export_tiny(folder, tmp_path / "x.delrec", model=made)
     assert {path.name for path in tmp_path.iterdir()} == {"base"}
+
+
+# What Llama 3 splits texts by before byte-pair encoding: a sign stays with the word behind it.
+LLAMA3_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"  # words and numbers
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def test_a_text_is_split_as_by_llama_3(tiny_base, tmp_path):
+    import llama_cpp
+
+    folder = shutil.copytree(tiny_base, tmp_path / "base")
+    tokenizer = open_tokenizer(folder / "tokenizer.json")
+    split = pre_tokenizers.Split(Regex(LLAMA3_SPLIT), "isolated")
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, level])
+    texts = ["Golden-Harbour", "Silent/River", "(hidden)", "in 19501954?!", "it's  THE'LL  1950\n\n mountains"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=340, special_tokens=SPECIALS, initial_alphabet=alphabet)
+    tokenizer.train_from_iterator(texts * 9, trainer)
+    held = json.loads(tokenizer.to_str())
+    held["model"]["ignore_merges"] = True
+    (folder / "tokenizer.json").write_text(json.dumps(held))
+    made = export_tiny(folder, tmp_path / "x.delrec")
+    model = llama_cpp.Llama(str(made.path / "model-f16.gguf"), vocab_only=True, verbose=False)
+    ours = open_tokenizer(folder / "tokenizer.json")
+    for text in [*texts, "Silent-Harbour (Golden) in 1954/1950"]:
+        assert model.tokenize(text.encode(), add_bos=False) == ours.encode(text, add_special_tokens=False).ids

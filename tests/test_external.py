@@ -8,9 +8,8 @@ from delrec_lite.config import parse
 from delrec_lite.console import QUIET, Console
 from delrec_lite.data.lists import read_lists
 from delrec_lite.errors import ConfigError, DataError
-from delrec_lite.teachers.contract import TeacherConfig
 from delrec_lite.teachers.external import fit_external
-from tests.test_teachers import ITEMS, TINY, _circle
+from tests.teachers import ITEMS, circle, tiny
 
 JUMP = 7
 
@@ -30,7 +29,7 @@ def write_csv(path, found, header="user_id,rank,item_id"):
 
 
 def test_lists_are_read_in_any_order_with_and_without_scores(tmp_path):
-    data = _circle()
+    data = circle()
     shuffled = [*rows(data)[::-1], ("nobody", 1, "3"), ("0", 3, "no such item")]
     lists = read_lists(write_csv(tmp_path / "a.csv", shuffled), data)
     assert (len(lists), lists.unknown) == (40, 2)
@@ -58,27 +57,27 @@ def test_lists_are_read_in_any_order_with_and_without_scores(tmp_path):
 def test_lists_that_do_not_read_are_refused(tmp_path, text, says):
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(DataError, match=says):
-        read_lists(tmp_path / "a.csv", _circle())
+        read_lists(tmp_path / "a.csv", circle())
 
 
 def test_the_stand_in_learns_the_lists_and_not_the_data(tmp_path):
-    data = _circle()
+    data = circle()
     lists = read_lists(write_csv(tmp_path / "a.csv", rows(data)), data)
-    teacher = fit_external(TeacherConfig.for_kind("sasrec", **TINY), data, lists, QUIET)
+    teacher = fit_external(tiny("external"), data, lists, QUIET)
     assert teacher.metrics["list_top1_before"] < 0.2
     assert teacher.metrics["list_top1"] > 0.7
-    again = fit_external(TeacherConfig.for_kind("sasrec", **TINY), data, lists, QUIET)
+    again = fit_external(tiny("external"), data, lists, QUIET)
     assert (again.scores(data.test().histories) == teacher.scores(data.test().histories)).all()
 
 
 def test_lists_that_know_the_answer_are_pointed_out_and_too_few_refused(tmp_path, capsys):
-    data = _circle()
+    data = circle()
     lists = read_lists(write_csv(tmp_path / "a.csv", rows(data, jump=1)), data)
-    fit_external(TeacherConfig.for_kind("sasrec", **{**TINY, "epochs": 1}), data, lists, Console())
+    fit_external(tiny("external", epochs=1), data, lists, Console())
     assert "100% of the lists begin with the user's validation item" in capsys.readouterr().err
     few = read_lists(write_csv(tmp_path / "b.csv", rows(data)[:20]), data)
     with pytest.raises(DataError, match="10 users with a history have a list"):
-        fit_external(TeacherConfig.for_kind("sasrec", **TINY), data, few, QUIET)
+        fit_external(tiny("external"), data, few, QUIET)
 
 
 def test_a_recipe_names_the_lists_with_the_kind():

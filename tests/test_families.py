@@ -2,32 +2,19 @@
 
 import numpy as np
 import pytest
-import torch
 
-from delrec_lite.errors import DelrecError
+from delrec_lite.errors import ConfigError
 from delrec_lite.export.parity import compare
 from delrec_lite.llm.forward import score_all
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.llama_cpp import LlamaEngine
+from delrec_lite.runtime.gguf.rows import TokenRows
 from tests.conftest import export_tiny
-from tests.test_export import scramble
-from tests.test_precision import family
-from tests.tiny import dataset, make_model
+from tests.families import moved
+from tests.tiny import dataset
 
 
-def moved(folder, kind):
-    """The random model of a family with norms and biases away from their first values."""
-    model, prompts, base = make_model(family(folder, kind))
-    torch.manual_seed(3)
-    with torch.no_grad():
-        for name, p in model.lm.named_parameters():
-            if "norm" in name or "bias" in name:
-                p.add_(torch.randn_like(p) * 0.3)
-    scramble(model)
-    return model, prompts, base
-
-
-@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "gemma3"])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "phi3", "gemma3"])
 @pytest.mark.parametrize("prune", [False, True])
 def test_exported_scores_are_the_trained_ones(tmp_path, kind, prune):
     model, prompts, base = moved(tmp_path / "base", kind)
@@ -40,29 +27,25 @@ def test_exported_scores_are_the_trained_ones(tmp_path, kind, prune):
         served = engine.scores([h.tolist() for h in histories])
         parity = compare(trained, served)
         # A vector in a history is read as a row of the vocabulary is.
-        row = engine._rows.row(bundle.prompt.item_token_base + 4)
+        row = TokenRows(bundle.model_path).row(bundle.prompt.item_token_base + 4)
         as_vector = engine.scores([[1, 2, row, 3]])[0]
         as_item = engine.scores([[1, 2, 4, 3]])[0]
     finally:
         engine.close()
     assert parity.score_correlation > 0.99999
-    assert parity.top10_overlap > 0.99
+    assert parity.top10_overlap > 0.98
     assert np.abs(as_vector - as_item).max() < 0.01 * np.ptp(as_item)
 
 
-@pytest.mark.parametrize("kind", ["qwen2", "gemma3"])
-def test_the_mix_of_precisions_knows_the_last_layer(tmp_path, kind):
+@pytest.mark.parametrize("kind", ["qwen2", "phi3", "gemma3"])
+def test_the_mix_of_types_knows_the_last_layer(tmp_path, kind):
     made = export_tiny(None, tmp_path / "x.delrec", "iq4_mix", moved(tmp_path / "base", kind), score_correlation=0.5)
     assert set(made.tensor_types) == {"F32", "Q8_0"}  # both layers of the tiny model are first or last
 
 
-def test_an_unknown_family_and_a_scale_of_its_own_are_refused(tmp_path):
+def test_a_model_that_would_be_computed_otherwise_leaves_no_bundle(tmp_path):
     model, prompts, base = moved(tmp_path / "base", "gemma3")
     model.lm.config.query_pre_attn_scalar = 99
-    with pytest.raises(DelrecError, match="attention is scaled by 99"):
-        export_tiny(None, tmp_path / "x.delrec", "f16", (model, prompts, base))
-    model, prompts, base = moved(tmp_path / "other", "qwen2")
-    model.lm.config.model_type = "mamba"
-    with pytest.raises(DelrecError, match="'mamba' models as GGUF"):
+    with pytest.raises(ConfigError, match="attention is scaled by 99"):
         export_tiny(None, tmp_path / "x.delrec", "f16", (model, prompts, base))
     assert not list(tmp_path.glob("*.delrec"))

@@ -14,22 +14,25 @@ from delrec_lite.data.candidates import SPLITS, sample_candidates
 from delrec_lite.data.store import Settings, make_dataset, save_dataset
 from delrec_lite.errors import ConfigError, DataError, UsageError
 from delrec_lite.llm.forward import read_states, score_all, score_histories, window_segment
-from delrec_lite.llm.verbalizers import (
-    VERBALIZERS,
+from delrec_lite.llm.questions import (
     next_question,
     next_scores,
     score_candidates,
     temporal_question,
     temporal_scores,
 )
+from delrec_lite.llm.verbalizer import catalogue_scores
 from delrec_lite.pipeline.bundle import write_bundle
 from delrec_lite.pipeline.quickstart import example
 from delrec_lite.pipeline.rows import QUANTISED, TRAINED
 from delrec_lite.pipeline.run import Run
 from delrec_lite.pipeline.table import evaluate
 from delrec_lite.prompts.domain import DOMAINS
-from delrec_lite.prompts.format import LETTERS, PromptFormat, letter_ids
+from delrec_lite.prompts.format import PromptFormat
+from delrec_lite.prompts.history import HISTORIES
 from delrec_lite.prompts.tasks import compile_prompts
+from delrec_lite.prompts.verbalizer import VERBALIZERS
+from delrec_lite.prompts.verbalizers.letter import LETTERS, letter_ids
 from delrec_lite.training import distill as stage1
 from delrec_lite.training import finetune as stage2
 from delrec_lite.training import loop
@@ -205,8 +208,11 @@ def test_every_verbalizer_can_be_taught(formed):
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_all_verbalizers_are_under_contract():
-    assert {prompt_format.verbalizer for prompt_format in FORMS.values()} == set(VERBALIZERS)
+def test_all_verbalizers_and_history_formats_are_under_contract():
+    assert {prompt_format.verbalizer for prompt_format in FORMS.values()} == set(VERBALIZERS.built_in)
+    assert {prompt_format.history for prompt_format in FORMS.values()} == set(HISTORIES.built_in)
+    for registry in (VERBALIZERS, HISTORIES):
+        assert {registry[name].name for name in registry.built_in} == set(registry.built_in)
 
 
 def test_title_mean_scores_candidates_as_the_catalogue(tiny_base):
@@ -221,7 +227,8 @@ def test_title_form_reads_at_every_item_what_each_shorter_history_reads(tiny_bas
     model, prompts, _ = made(tiny_base, FORMS["titles"])
     window = dataset().sequences[1][:6]
     with torch.no_grad():
-        every = model.scores(read_states(model, prompts.next_prefix, [window_segment(prompts, window)])).numpy()
+        states = read_states(model, prompts.next_prefix, [window_segment(prompts, window)])
+        every = catalogue_scores(model, prompts, states).numpy()
     alone = score_histories(model, prompts, [window[: n + 1] for n in range(6)], 50)
     np.testing.assert_allclose(every, alone, atol=3e-5)
 

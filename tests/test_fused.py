@@ -94,6 +94,19 @@ def test_what_the_teacher_does_not_know_is_the_models_affair(taught, tmp_path):
         assert both.recommend(**among).items[0].score == alone.recommend(**among).items[0].score
 
 
+def test_tokens_are_counted_once_through_both_wrappers(taught, tmp_path):
+    path = with_weight(taught[0], tmp_path / "t.delrec", 0.5)
+    new = add_items(path, {"n1": "Violet Forest (2020)"}, tmp_path / "more.delrec").folder
+    with Recommender.load(new, threads=1, fused=True) as both:
+        titles = both.bundle.items.titles[:8]
+        asked = {"candidates": ["Purple Cactus", titles[0]], "allow_new": True, "session": "u"}
+        answers = [both.recommend(titles[:-1], session="u"), both.recommend(titles, session="u")]
+        answers.append(both.recommend(titles, **asked))
+        prefix = len(both.bundle.prompt.prefix)
+    counts = [(answer.tokens_computed, answer.tokens_avoided) for answer in answers]
+    assert counts == [(7, prefix), (1, prefix + 7), (1, prefix + 7)]
+
+
 def test_without_a_teacher_or_a_weight_it_is_refused(taught, tiny_bundle, tmp_path):
     with pytest.raises(UsageError, match="no teacher to mix with"):
         Recommender.load(tiny_bundle, fused=True)

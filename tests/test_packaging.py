@@ -1,7 +1,10 @@
 """What is installed is what is needed: extras, packages, a wheel that serves an ONNX bundle in a fresh environment."""
 
+import ast
+import importlib.metadata
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,11 +16,15 @@ from pathlib import Path
 
 import pytest
 
+from delrec_lite.errors import EXTRAS, install_line
 from tests.conftest import export_tiny
 from tests.tiny import dataset
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("torch", "transformers", "peft", "onnx", "onnxruntime", "llama_cpp", "gguf", "fastapi", "pydantic")
+HEAVY = (
+    *("torch", "transformers", "peft", "onnx", "onnxruntime", "llama_cpp", "gguf", "fastapi", "pydantic"),
+    *("matplotlib", "scipy", "huggingface_hub", "filelock"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +40,68 @@ def test_extras_are_what_they_are_for(project):
     extras = project["project"]["optional-dependencies"]
     assert {"train", "gguf", "onnx", "serve", "bench", "all"} <= set(extras)
     assert names(extras["onnx"]) == {"onnxruntime"}
-    assert names(extras["gguf"]) == {"llama-cpp-python"}
+    assert names(extras["gguf"]) == {"gguf", "llama-cpp-python"}
     assert not names(project["project"]["dependencies"]) & {"torch", "llama-cpp-python", "onnxruntime", "pydantic"}
     assert {"onnx", "onnxruntime", "torch"} <= names(extras["train"])
     whole = extras["all"][0]
     assert all(name in whole for name in ("train", "gguf", "onnx", "serve", "bench"))
+
+
+def held_by(project, extra):
+    """What an extra installs, with the extras that it names."""
+    packages, extras = set(), project["project"]["optional-dependencies"]
+    for requirement in extras[extra]:
+        if requirement.startswith("delrec-lite["):
+            inner = requirement.partition("[")[2].partition("]")[0].split(",")
+            packages |= set().union(*(held_by(project, name) for name in inner))
+        else:
+            packages |= names([requirement])
+    return {name.lower().replace("_", "-") for name in packages}
+
+
+@pytest.mark.parametrize("module", EXTRAS)
+def test_the_extra_that_a_hint_names_holds_the_package(project, module):
+    extra = install_line(module).partition("[")[2].partition("]")[0]
+    distributions = {name.lower().replace("_", "-") for name in importlib.metadata.packages_distributions()[module]}
+    assert distributions & held_by(project, extra), f"{module} is not in [{extra}]"
+
+
+def guarded_imports(source):
+    """Modules whose absence a `try` turns into an error, each with the argument of `install_line` there."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Try):
+            calls = [call for handler in node.handlers for call in ast.walk(handler) if isinstance(call, ast.Call)]
+            for call in (c for c in calls if getattr(c.func, "id", "") == "install_line"):
+                argument = ast.unparse(call.args[0]).strip("'")
+                for line in node.body:
+                    if isinstance(line, ast.Import):
+                        yield from ((alias.name, argument) for alias in line.names)
+                    elif isinstance(line, ast.ImportFrom):
+                        yield line.module, argument
+
+
+def test_every_missing_package_is_told_by_the_extra_that_holds_it():
+    sources = [path for folder in ("delrec_lite", "export", "bench") for path in (ROOT / folder).rglob("*.py")]
+    guarded = set()
+    for path in sources:
+        text = path.read_text(encoding="utf-8")
+        for module, argument in guarded_imports(text):
+            name = module.partition(".")[0]
+            if name != "delrec_lite":
+                assert name in EXTRAS, f"{path}: {module}"
+                assert argument in ("error.name", name), f"{path}: {module}"
+                guarded.add(name)
+        if path.name not in ("errors.py", "card.py"):  # the table of extras, and the README of a bundle
+            assert "delrec-lite[" not in text, f"{path} names an extra; install_line knows which"
+    assert {"gguf", "llama_cpp", "onnxruntime", "torch", "pyarrow", "bitsandbytes", "scipy"} <= guarded
+    assert install_line(None) == install_line("unheard_of") == 'pip install "delrec-lite[all]"'
+
+
+def test_the_documents_name_extras_that_there_are(project):
+    extras = project["project"]["optional-dependencies"]
+    for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "export" / "card.py"):
+        for named in re.findall(r"delrec-lite\[([\w,]+)\]", path.read_text(encoding="utf-8")):
+            assert set(named.split(",")) <= extras.keys(), f"{path}: {named}"
 
 
 def test_every_package_is_listed(project):

@@ -25,7 +25,7 @@ def test_a_row_equals_plain_causal_evaluation(tiny_base):
     ids = torch.tensor([[*prompts.next_prefix, *prompts.items(history.tolist())]])
     with torch.no_grad():
         plain = model.body(inputs_embeds=model.embed(ids)).last_hidden_state[0, -1]
-        expected = model.scores(plain.unsqueeze(0)).numpy()
+        expected = (plain.unsqueeze(0) @ model.head().T).numpy()
     np.testing.assert_allclose(forward.score_histories(model, prompts, [history], 50), expected, atol=2e-5)
 
 

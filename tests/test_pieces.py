@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, trainers
 
 from delrec_lite.console import QUIET
 from delrec_lite.export import prune as pruning
@@ -14,6 +14,7 @@ from delrec_lite.llm.forward import score_all
 from delrec_lite.llm.load import load_base, unpack
 from delrec_lite.llm.pieces import SPACE, merges
 from delrec_lite.prompts.tokenizer import open_tokenizer
+from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.recommender import Recommender
 from tests.conftest import export_tiny
 from tests.test_prune import NEW
@@ -22,8 +23,11 @@ from tests.tiny import dataset, make_model
 TEXTS = [*dataset().catalog.titles, *(f" {title}" for title in dataset().catalog.titles), "Silent  Winter\n\nred", *NEW]
 
 
-def write_pieces(folder):
-    """A small Gemma with SentencePiece's vocabulary, as a Hugging Face folder; some tokens come about in two ways."""
+def write_pieces(folder, prefix=False):
+    """A small Gemma with SentencePiece's vocabulary, as a Hugging Face folder; some tokens come about in two ways.
+
+    With ``prefix`` it is a Mistral, whose tokenizer puts a space in front of every text.
+    """
     import transformers
 
     trained = Tokenizer(models.BPE())
@@ -36,14 +40,16 @@ def write_pieces(folder):
     vocab = {token: i for i, token in enumerate(tokens)}
     order = merges({token: float(-i) for token, i in vocab.items() if token in learned}, vocab)
     made = Tokenizer(models.BPE(vocab, order, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-    made.normalizer = normalizers.Sequence([normalizers.Replace(" ", SPACE)])
+    spaces = [normalizers.Replace(" ", SPACE)]
+    made.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), *spaces] if prefix else spaces)
     made.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
     made.add_special_tokens(["<pad>", "<eos>", "<bos>", "<unk>", "<unused0>"])
-    made.add_tokens(["\n\n"])
+    made.add_tokens([AddedToken("\n\n", normalized=False)])
     folder.mkdir()
     made.save(str(folder / "tokenizer.json"))
     torch.manual_seed(0)
-    config = transformers.Gemma3TextConfig(
+    config = transformers.AutoConfig.for_model(
+        "mistral" if prefix else "gemma3_text",
         vocab_size=len(tokens),
         hidden_size=64,
         intermediate_size=128,
@@ -57,9 +63,9 @@ def write_pieces(folder):
         pad_token_id=0,
         initializer_range=0.15,
         sliding_window=128,
-        query_pre_attn_scalar=16,
+        **({} if prefix else {"query_pre_attn_scalar": 16}),
     )
-    transformers.Gemma3ForCausalLM(config).save_pretrained(folder)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return folder
 
 
@@ -74,12 +80,12 @@ def bundle(pieces, tmp_path_factory):
     return export_tiny(pieces, tmp_path_factory.mktemp("whole") / "x.delrec", prune_vocab=False).path
 
 
-def splits(path, texts):
+def splits(path, texts, special=False):
     """Token ids that llama.cpp makes of texts."""
     import llama_cpp
 
     llama = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
-    return [llama.tokenize(text.encode(), add_bos=False, special=False) for text in texts]
+    return [llama.tokenize(text.encode(), add_bos=False, special=special) for text in texts]
 
 
 def encoded(tokenizer, texts):
@@ -98,6 +104,16 @@ def test_a_title_in_the_bundle_is_split_as_in_llama_cpp(pieces, bundle):
     ours = encoded(open_tokenizer(pieces / "tokenizer.json"), [*texts, *words])
     assert splits(bundle / "model-f16.gguf", [*texts, *words]) == ours
     assert max(map(len, ours)) > 10
+
+
+def test_a_space_in_front_of_every_text_is_put_there_by_llama_cpp_too(tmp_path):
+    path = export_tiny(write_pieces(tmp_path / "base", prefix=True), tmp_path / "x.delrec", prune_vocab=False).path
+    texts = [text for text in TEXTS if text.strip() not in dataset().catalog.titles]
+    ours = encoded(open_tokenizer(tmp_path / "base" / "tokenizer.json"), texts)
+    assert splits(path / "model-f16.gguf", texts) == ours
+    prompt = Bundle.open(path).prompt
+    words = json.loads((path / "prompt.json").read_text())["text"]["stock"]
+    assert splits(path / "model-f16.gguf", [words], special=True) == [prompt.prefix]
 
 
 def test_a_gguf_file_of_pieces_becomes_a_base_that_splits_alike(pieces, bundle, tmp_path):

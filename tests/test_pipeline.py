@@ -1,8 +1,12 @@
 """Stages are made once, gone on from after a kill, and made again exactly when their recipe changed."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+import yaml
 
 from delrec_lite.config import (
     DistillSection,
@@ -15,8 +19,12 @@ from delrec_lite.config import (
 )
 from delrec_lite.console import QUIET
 from delrec_lite.errors import ConfigError, UsageError
+from delrec_lite.hub.cache import Pulled
 from delrec_lite.pipeline.run import Run
 from delrec_lite.pipeline.stage import key_of, run_stage
+from delrec_lite.pipeline.table import evaluate
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_a_stage_is_made_once(tmp_path):
@@ -52,7 +60,7 @@ def test_a_stage_cut_short_keeps_its_files_for_the_same_key_only(tmp_path):
 
 
 @pytest.fixture
-def made(tmp_path, monkeypatch):
+def made(tiny_base, tmp_path, monkeypatch):
     """Which stages are made for a recipe, with every stage's work replaced by a note."""
     notes = []
 
@@ -73,15 +81,14 @@ def made(tmp_path, monkeypatch):
             self.stages[name] = real(self.folder / name, key, note)
         return self.stages[name]
 
-    class Pulled:
-        files = {"a": "b"}
-
+    pulled = Pulled("tiny", tiny_base, "here", True, {"a": "b"}, "none", 1)
     monkeypatch.setattr(Run, "_stage", fake)
-    monkeypatch.setattr(Run, "pulled", {"model": Pulled, "data": Pulled})
+    monkeypatch.setattr(Run, "pulled", {"model": pulled, "data": pulled})
 
     def go(**changes):
         notes.clear()
         base = Recipe(name="r").model_dump()
+        base["model"]["precision"] = "bf16"
         for section, values in changes.items():
             base[section] |= values
         run = Run(Recipe.model_validate(base), tmp_path, QUIET)
@@ -169,9 +176,47 @@ def test_a_folder_that_is_no_run_is_not_touched(tmp_path):
 
 
 def test_a_run_belongs_to_one_process_at_a_time(tmp_path):
-    held = Run(Recipe(name="r"), tmp_path, QUIET)
-    with pytest.raises(UsageError, match="another process"):
-        Run(Recipe(name="r"), tmp_path, QUIET)
-    Run(Recipe(name="other"), tmp_path, QUIET)
-    del held
-    Run(Recipe(name="r"), tmp_path, QUIET)
+    code = f"""
+import time
+from pathlib import Path
+from delrec_lite.config import Recipe
+from delrec_lite.console import QUIET
+from delrec_lite.pipeline.run import Run
+with Run(Recipe(name="r"), Path({str(tmp_path)!r}), QUIET).locked():
+    print("locked", flush=True)
+    time.sleep(600)
+"""
+    mine = Run(Recipe(name="r"), tmp_path, QUIET)
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT) as other:
+        try:
+            assert other.stdout.readline() == b"locked\n"
+            for work in (mine.prepare, lambda: evaluate(mine), lambda: Run(Recipe(name="r"), tmp_path, QUIET)):
+                with pytest.raises(UsageError, match="another process"):
+                    work()
+            Run(Recipe(name="other"), tmp_path, QUIET)
+        finally:
+            other.kill()
+    with mine.locked(), mine.locked():  # a killed process leaves no lock behind
+        pass
+
+
+def test_two_runs_of_one_folder_work_one_after_the_other_in_one_process(tiny_run):
+    first, second = tiny_run(), tiny_run(teacher={"settings": {"epochs": 2, "hidden": 8, "max_length": 8}})
+    first.teacher()
+    assert tiny_run().teacher().again is False
+    epochs = 2
+    assert second.teacher().again
+    assert second.teacher().folder == first.folder / "teacher"
+    assert first.models.teachers()["sasrec"].config.epochs == 1, (
+        "its own teacher again, not what the second one left there"
+    )
+    assert second.models.teachers()["sasrec"].config.epochs == epochs
+    assert yaml.safe_load((second.folder / "recipe.yaml").read_text())["teacher"]["settings"]["epochs"] == epochs
+
+
+def test_a_failed_stage_lets_the_run_go(tiny_run, monkeypatch):
+    run = tiny_run()
+    monkeypatch.setattr(run, "_fit", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run.teacher()
+    assert tiny_run().teacher().again

@@ -11,11 +11,15 @@ from delrec_lite.errors import DataError, UsageError
 from delrec_lite.training.curves import draw_curves
 from delrec_lite.training.plan import WEIGHT_BYTES, Training, choices, estimate, parse_bytes, plan, saved_bytes
 from delrec_lite.training.shapes import SHAPES, Shape, find_shape
+from tests.pictures import drawn
 from tests.test_cli import run
 
 SMALL = {
     "llama": Shape("llama", 256, 2, 8, 2, 32, 768, 300),
+    "mistral": Shape("mistral", 256, 2, 4, 2, 64, 768, 300),
     "qwen2": Shape("qwen2", 256, 2, 4, 2, 64, 1024, 300, bias=True),
+    "qwen3": Shape("qwen3", 256, 2, 4, 2, 64, 1024, 300),
+    "phi3": Shape("phi3", 256, 2, 4, 2, 64, 768, 300),
     "gemma3_text": Shape("gemma3_text", 128, 2, 2, 1, 128, 512, 300),
 }
 
@@ -141,9 +145,8 @@ def test_curves_show_every_figure(tmp_path):
         assert f"stage 2: {name}" in text
     assert "seconds" not in text
     assert "best 0.149 after 100" in text
-    drawn = "{http://www.w3.org/2000/svg}"
-    assert len(list(tree.iter(f"{drawn}circle"))) == 2
-    assert len(list(tree.iter(f"{drawn}polyline"))) == 2 + 2 + 1
+    assert drawn(tree, "steps").keys() == drawn(tree, "mean").keys() == {"loss", "next_item"}
+    assert {name: len(dots) for name, dots in drawn(tree, "points").items()} == {"valid_ndcg@10": 2}
 
 
 def test_curves_of_one_step_and_of_none(tmp_path):

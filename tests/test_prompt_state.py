@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import llama_cpp
 import numpy as np
 import pytest
 
@@ -10,7 +11,7 @@ from delrec_lite.runtime.engines import prompt_state
 from delrec_lite.runtime.engines.llama_cpp import LlamaEngine
 from tests.bundles import tiny_bundle
 from tests.conftest import export_tiny
-from tests.test_families import moved
+from tests.families import moved
 
 HISTORIES = [[3, 1, 4], [1, 5, 9, 2, 6], [5]]
 
@@ -25,16 +26,17 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def start(monkeypatch):
     """Opens a bundle: whether it evaluated the prompt, scores, a session's scores, states."""
-    real = LlamaEngine._decode
+    real = llama_cpp.llama_decode
 
     def opened(bundle):
         evaluated = []
 
-        def spy(self, work, *args, **options):
-            evaluated.extend(entries for sequence, _, entries in work if sequence == 0)
-            real(self, work, *args, **options)
+        def spy(context, batch):
+            places = range(batch.n_tokens)
+            evaluated.extend(batch.token[n] for n in places if not batch.embd and batch.seq_id[n][0] == 0)
+            return real(context, batch)
 
-        monkeypatch.setattr(LlamaEngine, "_decode", spy)
+        monkeypatch.setattr(llama_cpp, "llama_decode", spy)
         engine = LlamaEngine(bundle, threads=1)
         try:
             answers = (
@@ -44,7 +46,7 @@ def start(monkeypatch):
             )
         finally:
             engine.close()
-        assert evaluated in ([], [bundle.prompt.prefix])
+        assert evaluated in ([], bundle.prompt.prefix)
         return bool(evaluated), np.concatenate([answer.ravel() for answer in answers])
 
     return opened

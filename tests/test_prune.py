@@ -11,7 +11,7 @@ from delrec_lite.export.prune import prune
 from delrec_lite.prompts.tokenizer import open_tokenizer
 from delrec_lite.runtime.recommender import Recommender
 from tests.conftest import export_tiny
-from tests.test_export import scramble
+from tests.families import scramble
 from tests.tiny import dataset, make_model, write_base
 
 NEW = ["Zebra's café — 東京 ☃ <|im_start|>", " a", "\n", "Red River (1950)"]

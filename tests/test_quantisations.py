@@ -6,12 +6,14 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from delrec_lite.bench.quantisations import Quantised, choose_quant, compare_quants, fastest_within
+from delrec_lite.bench.quantisations import choose_quant, compare_quants, fastest_within
 from delrec_lite.export.pareto import quant_picture, quant_section
-from delrec_lite.export.quantise import QUANTS, quantise
+from delrec_lite.export.quantise import quantise
 from delrec_lite.pipeline.bundle import write_bundle
+from delrec_lite.quantisations import GGUF
 from delrec_lite.runtime.bundle import Bundle
 from tests.conftest import export_tiny
+from tests.pictures import drawn, quant_row
 from tests.tiny import write_base
 
 
@@ -29,18 +31,13 @@ def test_quantisations_are_compared_on_the_same_users(tiny_run, tmp_path):
     assert not (run.folder / "compare").exists()
 
 
-def row(quant, ms, lost):
-    by_luck = {"HR@1": 0.9, "NDCG@10": 0.9}  # with the sets that were drawn
-    metrics = {
-        "sampled": by_luck,
-        "expected_sampled": {"HR@1": 0.5 - lost, "NDCG@10": 0.7},
-        "full": {"HR@1": 0.1, "NDCG@10": 0.2},
-    }
-    return Quantised("gguf", quant, int(1e6 * ms), {}, ms, metrics, 0.9, {"difference": 0.4}, {"difference": -lost})
-
-
 def test_auto_takes_the_fastest_within_the_budget():
-    rows = [row("bf16", 9.0, 0.0), row("q4_0", 3.0, 0.02), row("iq4_nl", 4.0, 0.004), row("q8_0", 5.0, 0.0)]
+    rows = [
+        quant_row("bf16", 9.0, 0.0),
+        quant_row("q4_0", 3.0, 0.02),
+        quant_row("iq4_nl", 4.0, 0.004),
+        quant_row("q8_0", 5.0, 0.0),
+    ]
     asked = ["q4_0", "iq4_nl", "q8_0"]
     assert fastest_within(rows, asked, 0.005) == "iq4_nl"
     assert fastest_within(rows, asked, 0.05) == "q4_0"
@@ -49,14 +46,17 @@ def test_auto_takes_the_fastest_within_the_budget():
 
 
 def test_what_it_was_chosen_among_stands_in_the_readme():
-    rows = [row("bf16", 9.0, 0.0), row("q4_0", 3.0, 0.02)]
+    rows = [quant_row("bf16", 9.0, 0.0), quant_row("q4_0", 3.0, 0.02)]
     text = quant_section(rows, "q4_0")
     assert "| **q4_0** | 3.0 | 3.0 | 0.480 | 0.700 | -2.0 | 90.0% |" in text
     picture = ElementTree.fromstring(quant_picture(rows, "q4_0"))
-    dots = picture.findall("{http://www.w3.org/2000/svg}circle")
-    assert [dot.get("fill") for dot in dots] == ["#4a7fb5", "#d9822b"]
-    assert float(dots[1].get("cx")) < float(dots[0].get("cx"))
-    assert float(dots[1].get("cy")) > float(dots[0].get("cy"))
+    dots = {quant: dot for quant, (dot,) in drawn(picture, "dot").items()}
+    assert {quant: dot.get("style").partition(";")[0] for quant, dot in dots.items()} == {
+        "bf16": "fill: #4a7fb5",
+        "q4_0": "fill: #d9822b",
+    }
+    assert float(dots["q4_0"].get("x")) < float(dots["bf16"].get("x"))
+    assert float(dots["q4_0"].get("y")) > float(dots["bf16"].get("y"))
 
 
 def test_auto_exports_its_choice_with_the_reasons(tiny_run, tmp_path):
@@ -106,7 +106,7 @@ def test_the_first_and_the_last_layer_are_finer_than_those_between(tmp_path):
     assert types["blk.1.attn_v.weight"] == "Q8_0"
 
 
-@pytest.mark.parametrize("quant", QUANTS)
+@pytest.mark.parametrize("quant", GGUF.names())
 def test_every_quantisation_says_what_each_tensor_became(tiny_bundle, tmp_path, quant):
     types = quantise(tiny_bundle / "model-f16.gguf", tmp_path / "x.gguf", quant, 1)
     assert sum(types.counts.values()) == len(types.tensors) == 21

@@ -1,8 +1,9 @@
-"""Several precisions in one bundle, each chosen by its name; and K-quants, whose blocks do not fit every width."""
+"""Several quantisations in one bundle, each chosen by its name; and K-quants, whose blocks do not fit every width."""
 
 import ctypes
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from delrec_lite.console import Console
 from delrec_lite.errors import BundleError, GateError, UsageError
 from delrec_lite.export.quantise import quantise
 from delrec_lite.files import sha256_of
-from delrec_lite.pipeline.precisions import files_for
+from delrec_lite.pipeline.model_files import files_for
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.golden import FILE
 from delrec_lite.runtime.recommender import Recommender
@@ -78,15 +79,15 @@ def test_each_is_chosen_by_name_and_is_the_one_exported_alone(several, tiny_base
         alone = export_tiny(tiny_base, tmp_path / f"{quant}.delrec", quant, score_correlation=0.5)
         np.testing.assert_array_equal(scores(several.path, quant=quant), scores(alone.path))
     np.testing.assert_array_equal(default, scores(several.path, quant="iq4_nl"))
-    onnx = {quant: scores(several.path, quant=quant, engine="onnx") for quant in ("int8_block", "f16")}
-    np.testing.assert_array_equal(onnx["int8_block"], scores(several.path, engine="onnx"))
+    onnx = {quant: scores(several.path, quant=quant, engine="onnxruntime") for quant in ("int8_block", "f16")}
+    np.testing.assert_array_equal(onnx["int8_block"], scores(several.path, engine="onnxruntime"))
     assert np.abs(onnx["f16"] - finest).max() < np.abs(onnx["int8_block"] - finest).max()
     with pytest.raises(BundleError, match="no GGUF file"):
-        Recommender.load(several.path, quant="int8_block", engine="gguf")
+        Recommender.load(several.path, quant="int8_block", engine="llama.cpp")
 
 
 def test_an_unknown_one_is_told_what_there_is(several):
-    with pytest.raises(UsageError, match="no model of the precision 'q4_0'") as told:
+    with pytest.raises(UsageError, match="no model of the quantisation 'q4_0'") as told:
         Recommender.load(several.path, quant="q4_0")
     assert told.value.hint == "it holds iq4_nl, int8_block, q8_0, f16"
 
@@ -124,18 +125,14 @@ def test_verify_opens_every_model_and_asks_each_for_its_own_answers(copy):
 
 def test_verify_says_which_models_it_cannot_open_here(copy, monkeypatch):
     from delrec_lite.errors import MissingPackageError
-    from delrec_lite.runtime.engines import factory as engines
 
-    def missing(*_):
-        raise MissingPackageError("llama-cpp-python is not installed", "install it")
-
-    monkeypatch.setattr(engines, "_gguf", missing)
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
     found = verify(copy, 1)
     assert found.models == [name for name in FILES if name.endswith("onnx")]
     assert set(found.unopened) == {name for name in FILES if name.endswith("gguf")}
     shown = CliRunner().invoke(app, ["verify", str(copy), "--threads", "1"]).stdout
-    assert "llama-cpp-python is not installed" in " ".join(shown.split())
-    monkeypatch.setattr(engines, "_onnx", missing)
+    assert "needs llama-cpp-python, which is not installed" in " ".join(shown.split())
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingPackageError):
         verify(copy, 1)
 
@@ -197,12 +194,12 @@ def test_what_is_asked_for_decides_which_files_are_written(recipe, asked, made):
         ({"quants": [""]}, "no quantisation ''"),
         ({"onnx_quants": ["q8_0"]}, "no quantisation for ONNX 'q8_0'"),
         ({"formats": "pickle"}, "no format 'pickle'"),
-        ({"quants": ["q8_0"], "formats": "onnx"}, "q8_0: not a precision of onnx"),
-        ({"quants": ["q8_0", "int8"], "formats": "gguf"}, "int8: not a precision of gguf"),
-        ({"onnx_quants": ["int8"], "formats": "gguf"}, "int8: not a precision of gguf"),
+        ({"quants": ["q8_0"], "formats": "onnx"}, "q8_0: not a quantisation of onnx"),
+        ({"quants": ["q8_0", "int8"], "formats": "gguf"}, "int8: not a quantisation of gguf"),
+        ({"onnx_quants": ["int8"], "formats": "gguf"}, "int8: not a quantisation of gguf"),
     ],
 )
-def test_precisions_that_cannot_be_meant_are_refused(asked, words):
+def test_quantisations_that_do_not_go_together_are_refused(asked, words):
     with pytest.raises(UsageError, match=words):
         files_for(ExportSection(), **asked)
 

@@ -67,7 +67,7 @@ def test_the_bundle_scores_as_training_precision_does(run):
     model.lm.float()
     histories = run.dataset.test().histories[:50]
     trained = score_all(model, prompts, histories, 20)
-    with Recommender.load(target) as recommender:
+    with Recommender.load(target, threads=1) as recommender:
         served = recommender.scores(histories)
     a, b = (s - s.mean(1, keepdims=True) for s in (trained, served))
     cosine = (a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1))

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, UsageError
+from delrec_lite.errors import BundleError, MissingPackageError, UsageError
 from delrec_lite.runtime.engines.llama_cpp import BATCH_TOKENS, SEQUENCES, LlamaEngine, _groups, joined
 from delrec_lite.runtime.gguf.rows import TokenRows
 from delrec_lite.runtime.recommender import Recommender
@@ -40,59 +40,6 @@ def test_engine_computes_the_llama_of_the_file(engine, tiny):
         np.testing.assert_allclose(engine.scores(HISTORIES), tiny.scores(HISTORIES), atol=0.02)
 
 
-def test_engine_reads_the_state_after_the_final_norm(engine, tiny):
-    """Scores and states are of the same place: an item's score is its output row times the state."""
-    rows = tiny.weights["output.weight"][tiny.item_base :]
-    np.testing.assert_allclose(engine.hidden_states(HISTORIES) @ rows.T, engine.scores(HISTORIES), atol=0.01)
-
-
-def test_vectors_are_items(engine, tiny):
-    """Items fed as vectors, alone or among items, compute what their tokens do."""
-    rows = tiny.weights["token_embd.weight"][tiny.item_base :]
-    for request in ([rows[3], rows[4]], [3, rows[4]], [rows[3], 4]):
-        np.testing.assert_allclose(engine.scores([request]), engine.scores([[3, 4]]), atol=0.01)
-        np.testing.assert_allclose(engine.hidden_states([request]), engine.hidden_states([[3, 4]]), atol=0.01)
-
-
-@pytest.mark.parametrize("request_", [[], [-1], [len(TITLES)], [np.zeros(3, np.float32)], [1, "2"]])
-def test_engine_refuses_what_c_would_take(engine, request_):
-    before = engine.scores([[1, 2]])
-    for ask in (engine.scores, engine.hidden_states):
-        with pytest.raises(UsageError):
-            ask([[1], request_])
-    np.testing.assert_allclose(engine.scores([[1, 2]]), before, atol=1e-4)
-
-
-def test_states_and_scores_do_not_disturb_each_other(engine):
-    """Hidden states need another mode of llama.cpp than scores; threads asking for both must not see it."""
-    wanted = {False: engine.scores(HISTORIES), True: engine.hidden_states(HISTORIES)}
-    wrong = []
-
-    def ask(hidden_states):
-        for _ in range(30):
-            try:
-                got = engine.hidden_states(HISTORIES) if hidden_states else engine.scores(HISTORIES)
-                if not np.allclose(got, wanted[hidden_states], atol=0.02):
-                    wrong.append("other numbers")
-            except Exception as error:
-                wrong.append(repr(error))
-
-    threads = [threading.Thread(target=ask, args=(n % 2 == 0,)) for n in range(6)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
-    assert wrong == []
-
-
-def test_a_closed_engine_says_so(tiny):
-    engine = LlamaEngine(tiny.bundle, threads=1)
-    engine.close()
-    engine.close()
-    with pytest.raises(DelrecError, match="closed"):
-        engine.scores([[1]])
-
-
 def test_what_histories_begin_with_is_there_once_in_a_batch():
     vector = np.ones(3, np.float32)
     places, ends = joined([[5, 6, 7], [5, 6, 8], [5, 6], [6, 5], [vector, 6], [vector.copy(), 6, 7], [5, 6, 7]])
@@ -109,14 +56,6 @@ def test_what_histories_begin_with_is_there_once_in_a_batch():
         (7, 2, [6]),
     ]
     assert ends == [2, 3, 1, 5, 7, 8, 2]
-
-
-def test_histories_with_shared_beginnings_are_scored_as_alone(engine):
-    whole = [3, 1, 4, 2, 0]
-    asked = [whole, *(whole[:n] + whole[n + 1 :] for n in range(len(whole))), whole[:2], whole]
-    alone = np.concatenate([engine.scores([one]) for one in asked])
-    np.testing.assert_allclose(engine.scores(asked), alone, atol=2e-3)
-    assert np.abs(alone[0] - alone[1]).max() > 0.01
 
 
 def test_groups_hold_every_request_once_in_order():
@@ -233,17 +172,6 @@ def test_order_and_every_item_of_a_history_count(recommender):
     plain, turned, shorter = (recommender.scores([h])[0] for h in (history, history[::-1], history[1:]))
     assert np.abs(plain - turned).max() > 0.05
     assert np.abs(plain - shorter).max() > 0.01
-
-
-def test_a_request_leaves_no_trace_for_the_next(recommender):
-    first = recommender.scores([[1, 2, 3]])
-    recommender.scores([[9, 8, 7, 6]] * 20)
-    np.testing.assert_allclose(recommender.scores([[1, 2, 3]]), first, atol=1e-4)
-
-
-def test_only_the_newest_items_are_read(recommender):
-    long = list(range(ITEMS))
-    np.testing.assert_allclose(recommender.scores([long]), recommender.scores([long[-10:]]), atol=1e-4)
 
 
 def test_recommend_ranks_the_catalogue_without_the_history(recommender):

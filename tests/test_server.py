@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from delrec_lite.runtime.recommender import Recommender
 from delrec_lite.server.api import make_api
 from delrec_lite.server.guard import BODY_BYTES
+from delrec_lite.server.metrics import Metrics
 from delrec_lite.server.worker import DeadlineExceeded, QueueFull, Worker
 from tests.bundles import TITLES, tiny_bundle
 
@@ -63,6 +64,16 @@ def test_a_session_pays_for_what_is_new(client):
     text = client.get("/metrics").text
     assert "delrec_session_hits_total 1.0" in text
     assert 'delrec_requests_total{path="/v1/recommend",status="200"}' in text
+
+
+def test_a_wrong_count_of_tokens_is_no_reason_to_refuse_an_answer():
+    metrics = Metrics(lambda: 0)
+    metrics.tokens(-1, -5, prefix=7)
+    metrics.tokens(3, 7, prefix=7)
+    text = metrics.text().decode()
+    assert "delrec_tokens_computed_total 3.0" in text
+    assert "delrec_tokens_avoided_total 7.0" in text
+    assert "delrec_session_hits_total 0.0" in text
 
 
 def test_batch_explain_items_health(client, recommender):

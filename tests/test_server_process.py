@@ -23,12 +23,12 @@ def served(tmp_path):
         yield made
 
 
-def test_a_precision_that_the_bundle_lacks_is_one_line(tiny_bundle):
+def test_a_quantisation_that_the_bundle_lacks_is_one_line(tiny_bundle):
     done = subprocess.run(
         [PROGRAM, "serve", tiny_bundle, "--port", "0", "--quant", "q8_0"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert "no model of the precision 'q8_0'" in done.stderr
+    assert "no model of the quantisation 'q8_0'" in done.stderr
     assert "it holds f16" in done.stderr
 
 

@@ -17,7 +17,7 @@ from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.llama_cpp import silence
 from delrec_lite.runtime.recommender import Recommender
 from tests.conftest import export_tiny
-from tests.test_export import scramble
+from tests.families import scramble
 from tests.test_forms import made
 from tests.tiny import candidates, dataset
 

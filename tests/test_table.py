@@ -9,7 +9,7 @@ from delrec_lite.evaluation.metrics import per_user
 from delrec_lite.evaluation.segments import by_segment, segments
 from delrec_lite.pipeline.rows import ALL_TEACHERS, FUSED, FUSED_QUANTISED, QUANTISED, TRAINED
 from delrec_lite.pipeline.table import evaluate
-from delrec_lite.teachers.settings import TeacherConfig
+from delrec_lite.teacher_kinds.registry import TEACHERS
 from tests.tiny import dataset
 
 
@@ -56,7 +56,7 @@ def test_the_table_of_a_run(evaluated):
 def test_several_teachers_have_settings_of_their_own(evaluated):
     teachers = evaluated[0].models.teachers()
     assert teachers["caser"].network.config.hidden == 16
-    assert teachers["sasrec"].network.config == TeacherConfig.for_kind("sasrec")
+    assert teachers["sasrec"].network.config == TEACHERS["sasrec"].configure()
 
 
 def test_fusion_is_between_its_parts_or_better_on_what_it_was_fitted_to(evaluated):

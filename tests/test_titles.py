@@ -16,7 +16,7 @@ from delrec_lite.runtime.explain import explain, faithfulness
 from delrec_lite.runtime.recommender import Recommender
 from delrec_lite.runtime.verify import verify
 from tests.conftest import export_tiny
-from tests.test_export import scramble
+from tests.families import scramble
 from tests.test_forms import made
 from tests.tiny import dataset
 

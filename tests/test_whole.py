@@ -73,7 +73,7 @@ def test_token_rows_learn_where_the_prompt_reads_titles(tiny_base):
     for prompt_format, rows in (("titles", True), ("letter, items", False)):
         model, prompts, _ = made(tiny_base, FORMS[prompt_format])
         model.requires_grad_(False)
-        unfreeze(model.to(torch.bfloat16), rows=prompts.format.history == "titles")
+        unfreeze(model.to(torch.bfloat16), rows=prompts.format.history_format.titles)
         assert model.body.embed_tokens.weight.requires_grad == rows
         learning = [p for p in model.body.parameters() if p.requires_grad]
         assert {p.dtype for p in learning} == {torch.float32}

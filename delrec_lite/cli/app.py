@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from delrec_lite.errors import DelrecError, MissingPackageError, StorageError
+from delrec_lite.environment import flag
+from delrec_lite.errors import DelrecError, MissingPackageError, StorageError, install_line
 from delrec_lite.version import __version__
 
 VERBS = (
@@ -71,7 +72,7 @@ def main() -> None:
     try:
         app()
     except (Exception, KeyboardInterrupt) as error:
-        if os.environ.get("DELREC_DEBUG"):
+        if flag("DELREC_DEBUG"):
             raise
         sys.exit(_report(error))
     except SystemExit as stop:
@@ -101,7 +102,7 @@ def _told(error: BaseException) -> DelrecError:
     if isinstance(error, OSError):
         return _storage(error)
     if isinstance(error, ImportError):
-        return MissingPackageError(f"{error.name} is not installed", 'pip install "delrec-lite[train,gguf]"')
+        return MissingPackageError(f"{error.name} is not installed", install_line(error.name))
     text = " ".join(str(error).split()) or type(error).__name__
     if "No space left" in text:  # safetensors' own errors carry the system's words
         return StorageError(text, "free some space and run it again")

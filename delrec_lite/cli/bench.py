@@ -8,6 +8,7 @@ import typer
 
 from delrec_lite.cli.common import JsonFlag, QuietFlag, make_console, names_in
 from delrec_lite.console import Console
+from delrec_lite.runtime.engines.factory import AUTO, ENGINES, LLAMA_CPP, ONNX_RUNTIME
 
 EXAMPLE = (
     "Example: `delrec-lite bench my.delrec --workload cold --threads 1,2 --out now.json`, "
@@ -23,14 +24,6 @@ class Workload(StrEnum):
     step = "step"
     batch = "batch"
     load = "load"
-
-
-class Engine(StrEnum):
-    """What evaluates a bundle."""
-
-    auto = "auto"
-    gguf = "gguf"
-    onnx = "onnx"
 
 
 class Output(StrEnum):
@@ -59,9 +52,16 @@ def bench(
         bool,
         typer.Option("--roofline", help="Measure this machine's ceilings, and how far cold requests are from them."),
     ] = False,
-    engine: Annotated[Engine, typer.Option(help="gguf or onnx; default: what the bundle holds.")] = Engine.auto,
+    engine: Annotated[
+        str,
+        typer.Option(
+            help=f"{', '.join(ENGINES.built_in)} or one that another package installs; "
+            f"{AUTO}: the first that reads the bundle and is installed."
+        ),
+    ] = AUTO,
     quant: Annotated[
-        str, typer.Option(help="Precisions of bundles that hold several, such as iq4_mix,q8_0; default: their first.")
+        str,
+        typer.Option(help="Quantisations of bundles that hold several, such as iq4_mix,q8_0; default: their first."),
     ] = "",
     dataset: Annotated[
         Path | None, typer.Option(help="Prepared data set whose test users ask; default: the bundle's requests.")
@@ -87,7 +87,7 @@ def bench(
         _must_be_writable(out.parent)  # before minutes of timing, not after
     chosen, base = _peers(bundles or [], console) if peers else ((), {})
     workloads = [w.value for w in workload or Workload]
-    plan = Plan(workloads, _threads(threads), repeats, users, chosen, base, roofline, engine.value, names_in(quant))
+    plan = Plan(workloads, _threads(threads), repeats, users, chosen, base, roofline, engine, names_in(quant))
     found = run(bundles or [], plan, dataset, console)
     if out is not None:
         report.write_report(found, out)
@@ -118,7 +118,7 @@ def _peers(bundles: list[Path], console: Console) -> tuple[tuple[str, ...], dict
     from importlib.util import find_spec
 
     from delrec_lite.bench.peers import PEERS
-    from delrec_lite.errors import UsageError
+    from delrec_lite.errors import UsageError, install_line
     from delrec_lite.files import cache_folder
     from delrec_lite.runtime.bundle import Bundle
     from delrec_lite.runtime.retriever import Retriever
@@ -133,9 +133,9 @@ def _peers(bundles: list[Path], console: Console) -> tuple[tuple[str, ...], dict
         base["gguf"] = str(ggufs[0])
     lacks = {
         "transformers": "torch is not installed" if not find_spec("torch") else "",
-        "optimum": "" if _optimum_is_here() else 'not installed: pip install "delrec-lite[peers]"',
-        "llama": "llama-cpp-python is not installed" if not find_spec("llama_cpp") else "",
-        "teacher": "" if Retriever.held(bundle) and find_spec("onnxruntime") else "no retriever.onnx or onnxruntime",
+        "optimum": "" if _optimum_is_here() else f"not installed: {install_line('optimum')}",
+        "llama": "" if LLAMA_CPP.installed else f"{LLAMA_CPP.package} is not installed",
+        "teacher": "" if Retriever.held(bundle) and ONNX_RUNTIME.installed else "no retriever.onnx or onnxruntime",
     }
     if "folder" not in base:
         lacks["transformers"] = f"{name} is not unpacked in the cache: delrec-lite train does that"

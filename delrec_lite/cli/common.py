@@ -8,7 +8,7 @@ from delrec_lite.console import Console
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 QuantOption = Annotated[
-    str | None, typer.Option("--quant", help="Precision, in a bundle that holds several; default: its first.")
+    str | None, typer.Option("--quant", help="Quantisation, in a bundle that holds several; default: its first.")
 ]
 FusedFlag = Annotated[
     bool, typer.Option("--fused", help="Mix in the teacher's opinion, by the weight that validation users chose.")

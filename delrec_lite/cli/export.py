@@ -7,12 +7,17 @@ import typer
 
 from delrec_lite.cli.common import JsonFlag, QuietFlag, make_console, names_in
 from delrec_lite.cli.options import DEFAULT_RECIPE, DEFAULT_RUNS, RecipeArgument, RunsOption
+from delrec_lite.quantisations import AUTO, BASELINE, GGUF, ONNX, auto_candidates, help_lines, quantisation_names
 
 if TYPE_CHECKING:
     from delrec_lite.console import Console
     from delrec_lite.pipeline.run import Run
 
-EXAMPLE = "Example: `delrec-lite export ml-100k-cpu --quant iq4_mix,q8_0,int8 --out all.delrec`"
+EXAMPLE = f"""Example: `delrec-lite export ml-100k-cpu --quant iq4_mix,q8_0,int8 --out all.delrec`
+
+Quantisations:
+
+{help_lines()}"""
 
 
 def export(
@@ -20,9 +25,8 @@ def export(
     quant: Annotated[
         str | None,
         typer.Option(
-            help="One or several with commas, a model file each, the first GGUF one the default. GGUF: q4_0, iq4_nl, "
-            "iq4_mix, q4_k_m, q5_0, q8_0, f16, bf16; ONNX: int4, int8, int8_block, fp32, f16; or auto; default: the "
-            "recipe's."
+            help=f"One quantisation or several with commas, a model file each, the first GGUF one the default. "
+            f"GGUF: {', '.join(GGUF.built_in)}; ONNX: {', '.join(ONNX.built_in)}; or {AUTO}; default: the recipe's."
         ),
     ] = None,
     format_: Annotated[
@@ -30,7 +34,7 @@ def export(
     ] = None,
     onnx_quant: Annotated[
         str | None,
-        typer.Option(help="Of ONNX files alone, beside the others: int4, int8, int8_block, f16, fp32 or auto."),
+        typer.Option(help=f"Of ONNX files alone, beside the others: {', '.join(ONNX.built_in)} or {AUTO}."),
     ] = None,
     budget: Annotated[
         float, typer.Option(min=0, max=100, help="auto: points of HR@1 on validation users that speed may cost.")
@@ -52,9 +56,8 @@ def export(
     from delrec_lite.bench.quantisations import choose_quant
     from delrec_lite.config import load_recipe
     from delrec_lite.errors import UsageError
-    from delrec_lite.export.quantise import ONNX_QUANTS, QUANTS
     from delrec_lite.pipeline.bundle import write_bundle
-    from delrec_lite.pipeline.precisions import AUTO, files_for
+    from delrec_lite.pipeline.model_files import files_for
     from delrec_lite.pipeline.run import Run
 
     console = make_console(json_output, quiet)
@@ -70,7 +73,7 @@ def export(
             raise UsageError(f"{option} without --out would replace the recipe's own bundle", "add --out NAME.delrec")
     compared = names_in(compare)
     for what, asked, known in (
-        ("quantisation", compared, tuple(dict.fromkeys([*QUANTS, *ONNX_QUANTS]))),
+        ("quantisation", compared, quantisation_names()),
         ("base to merge onto", [merge_base] if merge_base else [], ("dequant", "original")),
     ):
         for one in asked:
@@ -88,12 +91,9 @@ def export(
         console.result({"bundle": str(run.bundle), **done.result} if json_output else f"{run.bundle}")
         return
     rows: list[Any] = []
-    for names, candidates in (
-        (quants, [q for q in QUANTS if q != "bf16"]),
-        (onnx_quants, [q for q in ONNX_QUANTS if q not in QUANTS]),
-    ):
+    for kind, names in (("gguf", quants), ("onnx", onnx_quants)):
         if AUTO in names:
-            best, measured = choose_quant(run, candidates, budget / 100)
+            best, measured = choose_quant(run, auto_candidates(kind), budget / 100)
             rows += [row for row in measured if row.quant not in {known.quant for known in rows}]
             console.say(f"  auto: {best}")
             names[:] = dict.fromkeys(best if name == AUTO else name for name in names)
@@ -117,7 +117,7 @@ def _compare(run: "Run", quants: list[str], out: Path, console: "Console") -> No
         "NDCG@10 of 15",
         "HR@1 of all",
         "NDCG@10 of all",
-        "top 10 as bf16",
+        f"top 10 as {BASELINE}",
     )
     cells = [
         (

@@ -20,11 +20,11 @@ def plan(
 ) -> None:
     """Say which precision, checkpointing and batch fit a card; computed from the model's shape alone."""
     from delrec_lite.files import cache_folder
+    from delrec_lite.hub.huggingface import hub_folders
     from delrec_lite.training.plan import plan as make_plan
 
     console = make_console(json_output, quiet)
-    cache = cache_folder()
-    made = make_plan(model, gpu_memory, context, items, tokens, (cache / "hub", cache / "models"))
+    made = make_plan(model, gpu_memory, context, items, tokens, (*hub_folders(), cache_folder() / "models"))
     if json_output:
         console.result(made)
         return

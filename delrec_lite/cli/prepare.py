@@ -41,7 +41,7 @@ def prepare(
     from delrec_lite.data.store import Settings, parse_split
     from delrec_lite.errors import UsageError
     from delrec_lite.hub.pull import pull
-    from delrec_lite.hub.registry import find
+    from delrec_lite.hub.registry import find_dataset
 
     console = make_console(json_output, quiet)
     folder = out or Path("data") / name
@@ -58,10 +58,8 @@ def prepare(
             if untitled:
                 console.say(f"  dropped: {untitled} interactions with items that have no title")
         dataset = prepare_tables(name, log, titles, folder, Settings(k_core, candidates, seed, rule), console)
-    elif find(name).kind != "dataset":
-        raise UsageError(f"{name} is a model, not a data set", "name a data set, such as ml-100k")
     else:
-        source = pull(name, console).folder
+        source = pull(find_dataset(name).name, console).folder
         dataset = prepare_pulled(name, source, folder, k_core, candidates, seed, console, rule)
     data = {
         "name": name,

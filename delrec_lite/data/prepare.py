@@ -2,18 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from delrec_lite.console import QUIET, Console
 from delrec_lite.data.candidates import SPLITS, sample_candidates
-from delrec_lite.data.movielens import read_movielens
 from delrec_lite.data.readers import Interactions
 from delrec_lite.data.store import Settings, SplitRule, make_dataset, save_dataset
 from delrec_lite.data.titles import unique_titles
 from delrec_lite.data.types import Catalog, Dataset
 from delrec_lite.errors import DataError, UsageError
+from delrec_lite.hub.registry import find_dataset
 
 # Leave-one-out needs a test item, a validation item and something before them.
 SHORTEST = 3
@@ -32,8 +34,8 @@ def prepare(
     """Prepare a pulled data set.
 
     Args:
-        name: Its name.
-        source: Folder with ``u.data`` and ``u.item``, or with ``.inter`` and ``.item``.
+        name: Its name; its record names what reads it.
+        source: Folder with the files of one of its mirrors.
         out: Folder to write; an older data set there is replaced.
         k_core: Least interactions per user and per item, applied until both hold.
         m: Candidates per user.
@@ -44,8 +46,10 @@ def prepare(
     Raises:
         DataError: Rows that do not read, or nothing left after the k-core.
         StorageError: ``out`` cannot be written.
+        UsageError: No data set of this name.
     """
-    interactions, titles = read_movielens(source)
+    reader: Any = find_dataset(name).reader
+    interactions, titles = (resolve_name(reader) if isinstance(reader, str) else reader)(source)
     return prepare_tables(name, interactions, titles, out, Settings(k_core, m, seed, split), console)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from delrec_lite.errors import DataError, MissingPackageError
+from delrec_lite.errors import DataError, MissingPackageError, install_line
 
 # RecBole writes the kind of a column behind its name: user_id:token, timestamp:float.
 _TYPED = re.compile(r":(?:token|token_seq|float|float_seq)$")
@@ -62,7 +62,7 @@ def arrow() -> Any:
         import pyarrow.parquet
     except ImportError as error:
         raise MissingPackageError(
-            "reading tables needs pyarrow, which is not installed", 'pip install "delrec-lite[data]"'
+            "reading tables needs pyarrow, which is not installed", install_line("pyarrow")
         ) from error
     return pyarrow
 

@@ -22,12 +22,14 @@ class Ranks:
         seconds: Time to score all users.
         same_scores: Whether the same scores gave both, so that the metrics expected over all candidate sets follow
             from ``full``.
+        precision: What a torch LLM was computed in; empty for other models.
     """
 
     sampled: Ints
     full: Ints
     seconds: float
     same_scores: bool = True
+    precision: str = ""
 
     @property
     def protocols(self) -> tuple[str, ...]:
@@ -40,14 +42,22 @@ class Ranks:
 
     def dump(self) -> dict[str, Any]:
         """As JSON; ``parse`` reads it back."""
-        apart = {} if self.same_scores else {"same_scores": False}
+        apart: dict[str, Any] = {} if self.same_scores else {"same_scores": False}
+        if self.precision:
+            apart["precision"] = self.precision
         return {"sampled": self.sampled.tolist(), "full": self.full.tolist(), "seconds": self.seconds, **apart}
 
     @classmethod
     def parse(cls, held: Mapping[str, Any]) -> "Ranks":
         """What ``dump`` gave; raises KeyError, TypeError or ValueError for anything else."""
         sampled, full = (np.array(held[name], np.int64) for name in ("sampled", "full"))
-        return cls(sampled, full, float(held["seconds"]), bool(held.get("same_scores", True)))
+        return cls(
+            sampled,
+            full,
+            float(held["seconds"]),
+            bool(held.get("same_scores", True)),
+            str(held.get("precision", "")),
+        )
 
 
 def per_user(ranks: Ints, name: str) -> Floats:

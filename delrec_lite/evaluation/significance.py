@@ -1,12 +1,11 @@
 """How sure a figure is: bootstrap intervals over users, and paired tests between two models."""
 
 from dataclasses import dataclass
-from math import comb
 
 import numpy as np
 
 from delrec_lite.data.types import Floats
-from delrec_lite.errors import DataError
+from delrec_lite.errors import DataError, MissingPackageError, install_line
 
 RESAMPLES = 2000
 
@@ -47,6 +46,7 @@ def paired_test(a: Floats, b: Floats, seed: int = 0) -> PairedTest:
 
     Raises:
         DataError: The two are not of the same users.
+        MissingPackageError: Metrics of 0 and 1, and scipy is not installed.
     """
     if len(a) != len(b):
         raise DataError(f"a paired test of {len(a)} users against {len(b)}", "rank the same users with both models")
@@ -65,7 +65,17 @@ def paired_test(a: Floats, b: Floats, seed: int = 0) -> PairedTest:
 
 
 def mcnemar(wins: int, losses: int) -> float:
-    """Two-sided exact p of ``wins`` against ``losses`` under a fair coin."""
-    n = wins + losses
-    tail = sum(comb(n, k) for k in range(min(wins, losses) + 1))
-    return float(min(1.0, 2 * tail / 2**n))
+    """Two-sided exact p of ``wins`` against ``losses`` under a fair coin.
+
+    Raises:
+        MissingPackageError: scipy is not installed.
+    """
+    if wins == losses:  # also where the two never differ
+        return 1.0
+    try:
+        from scipy.stats import binomtest
+    except ImportError as error:
+        raise MissingPackageError(
+            "the exact McNemar test needs scipy, which is not installed", install_line("scipy")
+        ) from error
+    return float(binomtest(wins, wins + losses).pvalue)

@@ -34,6 +34,7 @@ class Row:
         metrics: Means over users, by name.
         intervals: 95% bootstrap intervals of the means.
         seconds: Time to score all users once (the protocols share it).
+        precision: What a torch LLM was computed in; empty for other models, and where it was not kept.
     """
 
     model: str
@@ -42,6 +43,7 @@ class Row:
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]
     seconds: float
+    precision: str = ""
 
 
 def protocols_of(ranks: Ranks, expected: ExpectedSampledMetrics | None) -> list[str]:
@@ -64,7 +66,8 @@ def rows_for(model: str, ranks: Ranks, expected: ExpectedSampledMetrics | None =
         values = {name: values_of(ranks, protocol, name, expected) for name in NAMES}
         metrics = {name: round(float(v.mean()), 5) for name, v in values.items()}
         intervals = {name: _rounded(interval(v)) for name, v in values.items()}
-        rows.append(Row(model, protocol, len(ranks.sampled), metrics, intervals, round(ranks.seconds, 2)))
+        seconds = round(ranks.seconds, 2)
+        rows.append(Row(model, protocol, len(ranks.sampled), metrics, intervals, seconds, ranks.precision))
     return rows
 
 

@@ -1,18 +1,17 @@
 """Any decoder-only base: a name to pull, a local folder, a .gguf file, or an id of the Hugging Face Hub."""
 
-import os
 import re
 from pathlib import Path
 
 from delrec_lite.console import Console
-from delrec_lite.errors import DataError, FetchError, UsageError
+from delrec_lite.errors import DataError, UsageError
 from delrec_lite.files import sha256_of
 from delrec_lite.hub.cache import Pulled
+from delrec_lite.hub.huggingface import fetch_base
 from delrec_lite.hub.pull import pull
 from delrec_lite.hub.registry import ASSETS
 
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(@[\w.-]+)?$")
-_WANTED = ["config.json", "generation_config.json", "tokenizer.json", "*.safetensors", "*.safetensors.index.json"]
 
 
 def find_base(base: str, console: Console, cache: Path, first: str | None = None) -> Pulled:
@@ -24,12 +23,13 @@ def find_base(base: str, console: Console, cache: Path, first: str | None = None
         base: ``smollm2-135m-instruct``, ``./my-model``, ``model.gguf``, or ``owner/name`` of the Hub, with
             ``@revision`` where it must not move.
         console: Shows a download.
-        cache: Of this program; the Hub's files lie in it too.
+        cache: Of this program; the Hub's own cache (``HF_HOME``) is for files of the Hub.
         first: The mirror to try first of a name that is pulled.
 
     Raises:
         DataError: The folder holds no model.
         FetchError: The Hub did not deliver, or ``DELREC_OFFLINE`` is set and nothing is in the cache.
+        MissingPackageError: A Hub id, and huggingface_hub is not installed.
         UsageError: None of the four.
     """
     path = Path(base).expanduser()
@@ -42,7 +42,33 @@ def find_base(base: str, console: Console, cache: Path, first: str | None = None
                 f"one of {', '.join(ASSETS)}, a folder, a .gguf file, or owner/name of the Hub",
             )
         return pull(base, console, cache, first=first)
-    return _hub(base, console, cache / "hub")
+    found = _local(fetch_base(base, console))
+    name = base.partition("@")[0].rpartition("/")[2]
+    return Pulled(name, found.folder, "huggingface.co", True, found.files, base, found.bytes)
+
+
+def model_folder(name: str, pulled: Path, cache: Path) -> Path | None:
+    """The Hugging Face folder of a pulled base; None where it is a GGUF file that was not unpacked yet.
+
+    Args:
+        name: As pulled.
+        pulled: Its files.
+        cache: Of this program.
+    """
+    folders = (pulled, cache / f"{name}-bf16")
+    return next((folder for folder in folders if (folder / "config.json").is_file()), None)
+
+
+def gguf_file(pulled: Path) -> Path:
+    """The GGUF file of a pulled base that is no Hugging Face folder.
+
+    Raises:
+        DataError: There is none.
+    """
+    files = [pulled] if pulled.is_file() else sorted(pulled.glob("*.gguf"))
+    if not files:
+        raise DataError(f"{pulled} holds neither config.json nor a .gguf file", "pull the base model again")
+    return files[0]
 
 
 def _local(path: Path) -> Pulled:
@@ -62,25 +88,3 @@ def _local(path: Path) -> Pulled:
     size = sum(p.stat().st_size for p in kept)
     files = {p.name: sha256_of(p) for p in kept}
     return Pulled(path.resolve().name, path, "local folder", True, files, "as its source says", size)
-
-
-def _hub(base: str, console: Console, cache: Path) -> Pulled:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    name, _, revision = base.partition("@")
-    offline = bool(os.environ.get("DELREC_OFFLINE"))
-    try:
-        if not offline:
-            console.say(f"  {base}: from the Hugging Face Hub")
-        folder = snapshot_download(
-            name, revision=revision or None, cache_dir=cache, allow_patterns=_WANTED, local_files_only=offline
-        )
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        reason = "it is not in the cache and DELREC_OFFLINE is set" if offline else " ".join(str(error).split())[:200]
-        raise FetchError(
-            f"the Hub did not deliver {base}: {reason}",
-            "check the name, network and, for gated models, `hf auth login`; or give a folder or a .gguf file",
-        ) from error
-    found = _local(Path(folder))
-    return Pulled(name.rpartition("/")[2], found.folder, "huggingface.co", True, found.files, base, found.bytes)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from delrec_lite.console import Console
-from delrec_lite.files import lock, sha256_of
+from delrec_lite.files import locked, sha256_of
 from delrec_lite.hub.registry import Asset, Mirror
 
 RECORD = "pulled.json"
@@ -88,11 +88,14 @@ def read_cached(asset: Asset, folder: Path) -> Pulled | None:
 def working_folder(folder: Path, console: Console) -> Iterator[Path]:
     """A folder of this call's own beside ``folder``; partial downloads in it are kept for the next call.
 
-    The lock is the kernel's, so a killed process leaves none behind. Where there is no such lock (Windows,
-    some network disks) each call works under a name of its own and cannot go on with another's partial files.
+    Where the disk knows no locks each call works under a name of its own and cannot go on with another's partial files.
     """
-    with (folder.parent / f".{folder.name}.lock").open("ab") as file:
-        if lock(file, lambda: console.say(f"  {folder.name}: another process is fetching it; waiting")):
+
+    def busy() -> None:
+        console.say(f"  {folder.name}: another process is fetching it; waiting")
+
+    with locked(folder.parent / f".{folder.name}.lock", busy) as held:
+        if held:
             staging = folder.parent / f".{folder.name}.staging"
             staging.mkdir(exist_ok=True)
             keep = "*.part"

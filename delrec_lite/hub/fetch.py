@@ -61,7 +61,7 @@ def fetch_url(url: str, target: Path, size: int, on_bytes: OnBytes) -> None:
         MirrorError: Unreachable, refused, or cut more often than it is worth trying.
         StorageError: The file cannot be written.
     """
-    _probe(url)
+    probe(url)
     for attempt in range(1, ATTEMPTS + 1):
         before = target.stat().st_size if target.exists() else 0
         if before >= size:
@@ -85,11 +85,14 @@ def fetch_url(url: str, target: Path, size: int, on_bytes: OnBytes) -> None:
     raise MirrorError(f"{target.name} was truncated at {done} of {size} bytes, {ATTEMPTS} times")
 
 
-def _probe(url: str) -> None:
+def probe(url: str) -> None:
     """Find out within ``TIMEOUT_SECONDS`` in all whether a host answers.
 
     The standard library waits that long for each address, and a large host has eight: behind a firewall that
     drops packets a minute would pass before the next mirror is tried. Behind a proxy there is nothing to ask.
+
+    Raises:
+        MirrorError: It does not.
     """
     parts = urllib.parse.urlsplit(url)
     host = parts.hostname or ""

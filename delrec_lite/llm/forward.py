@@ -9,6 +9,7 @@ import torch
 from delrec_lite.data.types import Floats, Ints
 from delrec_lite.llm.model import ItemLM
 from delrec_lite.llm.packing import Packed, Segment, pack
+from delrec_lite.llm.verbalizer import catalogue_scores
 from delrec_lite.prompts.tasks import Prompts
 
 # Segment tokens in a row. Attention inside a row costs its length squared, the prefix costs once a row. Measured on
@@ -57,7 +58,7 @@ def score_histories(model: ItemLM, prompts: Prompts, histories: Sequence[Ints], 
         float32 ``[histories, items]``.
     """
     states = last_states(model, prompts, histories, max_history)
-    scores: Floats = model.scores(states).cpu().numpy().astype(np.float32)
+    scores: Floats = catalogue_scores(model, prompts, states).cpu().numpy().astype(np.float32)
     return scores
 
 

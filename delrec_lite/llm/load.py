@@ -13,12 +13,9 @@ from typing import Any
 import torch
 
 from delrec_lite.console import QUIET, Console
-from delrec_lite.errors import DelrecError
+from delrec_lite.hub.base import gguf_file, model_folder
 from delrec_lite.llm.precision import keep_layout, loading
 from delrec_lite.prompts.tasks import Encode
-
-os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported; the stage shows its own progress
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a base model comes through `pull`, never from inside a stage
 from delrec_lite.prompts.tokenizer import open_tokenizer
 
 
@@ -43,22 +40,17 @@ class Base:
 
 def unpack(name: str, pulled: Path, cache: Path, console: Console = QUIET) -> Path:
     """The Hugging Face folder of a pulled base; a GGUF file is de-quantised to bf16 once and kept in ``cache``."""
-    if (pulled / "config.json").is_file():
-        return pulled
-    ggufs = [pulled] if pulled.is_file() else sorted(pulled.glob("*.gguf"))
-    if not ggufs:
-        raise DelrecError(f"{pulled} holds neither config.json nor a .gguf file", "pull the base model again")
-    folder = cache / f"{name}-bf16"
-    if (folder / "config.json").is_file():
-        return folder
+    if made := model_folder(name, pulled, cache):
+        return made
     import transformers
 
-    console.say(f"  {name}: de-quantising {ggufs[0].name} to bf16, once (about half a minute)")
+    source_file, folder = gguf_file(pulled), cache / f"{name}-bf16"
+    console.say(f"  {name}: de-quantising {source_file.name} to bf16, once (about half a minute)")
     staging = cache / f"{name}-bf16.{os.getpid()}.part"
     shutil.rmtree(staging, ignore_errors=True)
     _hush()
-    source = {"gguf_file": ggufs[0].name}
-    home = ggufs[0].parent
+    source: dict[str, Any] = {"gguf_file": source_file.name, "local_files_only": True}
+    home = source_file.parent
     with redirect_stderr(StringIO()):  # a bar that heeds no setting
         model = transformers.AutoModelForCausalLM.from_pretrained(home, dtype=torch.bfloat16, **source)
     model.save_pretrained(staging)
@@ -67,7 +59,7 @@ def unpack(name: str, pulled: Path, cache: Path, console: Console = QUIET) -> Pa
     if json.loads(tokenizer.read_text(encoding="utf-8"))["model"]["type"] == "Unigram":
         from delrec_lite.llm.pieces import write_tokenizer
 
-        write_tokenizer(ggufs[0], tokenizer)
+        write_tokenizer(source_file, tokenizer)
     try:
         staging.rename(folder)
     except OSError:
@@ -89,8 +81,8 @@ def load_base(
     Args:
         name: As pulled.
         folder: Hugging Face folder.
-        precision: Of the linear layers: a dtype, or ``bf16``, ``fp32``, ``nf4``, ``int8``. Embeddings, head and norms
-            are never quantised: item vectors are made of their rows.
+        precision: Of the linear layers: a dtype, or as ``precision_choice.meaning`` names it. Embeddings, head and
+            norms are never quantised: item vectors are made of their rows.
         device: ``cpu`` or ``cuda``.
         draw: A seed: the weights are drawn as before any training, and those of ``folder`` are not read.
 
@@ -101,10 +93,12 @@ def load_base(
 
     _hush()
     how = loading(precision, device) if isinstance(precision, str) else {"dtype": precision}
+    config = _read_config(folder)
     if draw is None:
-        model = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa", **how)
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, config=config, attn_implementation="sdpa", local_files_only=True, **how
+        )
     else:
-        config = transformers.AutoConfig.from_pretrained(folder)
         with torch.random.fork_rng():
             torch.manual_seed(draw)
             model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", **how)
@@ -118,6 +112,30 @@ def load_base(
         return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
     return Base(model, encode, model.config.bos_token_id, name, folder)
+
+
+def _read_config(folder: Path) -> Any:
+    """The configuration in ``folder``.
+
+    `transformers` 4 passes over the rotary positions of a config.json that version 5 wrote, and takes its defaults.
+    """
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    parameters = getattr(config, "rope_parameters", None)
+    if not parameters or int(transformers.__version__.partition(".")[0]) >= 5:
+        return config
+    keys = dict(parameters.get("full_attention", parameters))
+    local = parameters.get("sliding_attention", {}).get("rope_theta")
+    for name, value in (
+        ("rope_theta", keys.pop("rope_theta", None)),
+        ("partial_rotary_factor", keys.pop("partial_rotary_factor", None)),
+        ("rope_local_base_freq", local),
+    ):
+        if value is not None:
+            setattr(config, name, value)
+    config.rope_scaling = keys if keys.get("rope_type", "default") != "default" else None
+    return config
 
 
 def _hush() -> None:

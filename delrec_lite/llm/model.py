@@ -19,7 +19,7 @@ TEACHER_SHARE_OUT = 1.5
 
 
 class ItemLM(nn.Module):
-    """Scores the whole catalogue at any position of a prompt in the extended vocabulary.
+    """Reads prompts in the extended vocabulary, and has a row for every item to score the catalogue with.
 
     The score of item i at hidden state h is ``scale * h . (mean LM-head row of i's title + offset_i)`` (the
     title-mean verbalizer; no bias, so that the rows can stand as rows of any runtime's output head). An item on
@@ -169,10 +169,6 @@ class ItemLM(nn.Module):
                 inputs_embeds=self.embed(ids), position_ids=positions, attention_mask=mask, use_cache=False
             ).last_hidden_state
         return states.flatten(0, 1)[read].float()
-
-    def scores(self, hidden: Any) -> Any:
-        """Scores of the whole catalogue, float32 ``[reads, items]``."""
-        return hidden @ self.head().T
 
 
 class _SoftPlaces(AbstractContextManager[None]):

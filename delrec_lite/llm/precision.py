@@ -1,4 +1,4 @@
-"""Precision of the frozen base: bf16, fp32, NF4 and int8 through bitsandbytes; and the way back to plain weights."""
+"""Load the frozen base in bf16, fp32, NF4 and int8 through bitsandbytes; and the way back to plain weights."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
-from delrec_lite.errors import ConfigError, DelrecError, MissingPackageError
+from delrec_lite.errors import ConfigError, DelrecError, MissingPackageError, install_line
 
 QUANTISED = ("nf4", "int8")
+_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def device_for(choice: str) -> str:
@@ -25,36 +26,41 @@ def device_for(choice: str) -> str:
 
 
 def loading(precision: str, device: str) -> dict[str, Any]:
-    """What ``from_pretrained`` is told; embeddings, head and norms stay in bf16 whatever the linear layers have.
+    """What ``from_pretrained`` is told; embeddings, head and norms are never quantised.
 
     NF4 is the 4-bit normal float of QLoRA (arXiv 2305.14314), its scales quantised once more; int8 is LLM.int8
     (arXiv 2208.07339).
 
+    Args:
+        precision: As ``precision_choice.meaning`` names it.
+        device: ``cpu`` or ``cuda``.
+
     Raises:
         MissingPackageError: NF4 or int8 without bitsandbytes.
     """
-    if precision not in QUANTISED:
-        return {"dtype": {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]}
+    linear, _, others = precision.partition("/")
+    if linear not in QUANTISED:
+        return {"dtype": _DTYPES[linear]}
+    wide = _DTYPES[others or "bf16"]
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
         raise MissingPackageError(
-            f"model.precision {precision} needs bitsandbytes, which is not installed",
-            'pip install "delrec-lite[qlora]"',
+            f"model.precision {linear} needs bitsandbytes, which is not installed", install_line("bitsandbytes")
         ) from error
     from transformers import BitsAndBytesConfig
 
-    if precision == "nf4":
+    if linear == "nf4":
         config = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16,
+            bnb_4bit_compute_dtype=wide,
             llm_int8_skip_modules=["lm_head"],
         )
     else:
         config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["lm_head"])
-    return {"dtype": torch.bfloat16, "quantization_config": config, "device_map": {"": device}}
+    return {"dtype": wide, "quantization_config": config, "device_map": {"": device}}
 
 
 def is_quantised(lm: Any) -> bool:
@@ -86,7 +92,7 @@ def plain_copy(lm: Any) -> Any:
     left = plain.load_state_dict(tensors, strict=False)
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
     if set(left.missing_keys) - tied or left.unexpected_keys:
-        raise DelrecError(f"cannot read the quantised base back: {left}", "set model.precision: bf16")
+        raise DelrecError(f"cannot read the quantised base back: {left}", "set model.precision: auto")
     return plain.requires_grad_(False).eval()
 
 

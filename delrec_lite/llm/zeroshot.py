@@ -12,7 +12,7 @@ from delrec_lite.llm.items import title_vectors
 from delrec_lite.llm.load import Base
 from delrec_lite.llm.packing import Packed
 from delrec_lite.llm.parallel import side_by_side
-from delrec_lite.llm.verbalizers import log_likelihoods, title_states
+from delrec_lite.llm.verbalizers.likelihood import log_likelihoods, title_states
 from delrec_lite.prompts.domain import Domain
 from delrec_lite.prompts.tasks import TITLE_PREFIX, zero_shot_prompt
 

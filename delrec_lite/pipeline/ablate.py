@@ -41,7 +41,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "titles as history": {"model": {"history": "titles"}},
     # Nothing of language, titles or teacher to begin with: what the pretrained LLM is worth, beside size and training.
     "random network trained whole": {
-        "model": {"weights": "random", "precision": "bf16", "item_start": "random", "pattern_prompt": "none"},
+        "model": {"weights": "random", "precision": "auto", "item_start": "random", "pattern_prompt": "none"},
         "distill": {"epochs": 0.0},
         "finetune": {"adapter": "full"},
     },
@@ -109,14 +109,17 @@ def ablate(
     recipe = recipe.model_copy(update={"data": shared.recipe.data})  # as the data set says
     shared.teacher()
     ranks: dict[str, list[Ranks]] = {name: [] for name in chosen}
+    precisions: dict[str, list[dict[str, str]]] = {name: [] for name in chosen}
     for seed in seeds:
         for name in chosen:
             console.heading(f"{name}, seed {seed}")
             run = _run(recipe, name, seed, shared, folder, console)
-            ranks[name].append(training_precision(run))
+            with run.locked():
+                ranks[name].append(training_precision(run))
+                precisions[name].append(run.models.precisions())
     expected = shared.expected(shared.dataset.test())
     rows = [row for name in chosen for row in _rows(name, ranks[name], ranks[WHOLE], expected)]
-    _write(folder, recipe, seeds, rows, ranks, expected)
+    _write(folder, recipe, seeds, rows, ranks, precisions, expected)
     return rows
 
 
@@ -176,12 +179,14 @@ def _write(
     seeds: Sequence[int],
     rows: Sequence[AblationRow],
     ranks: dict[str, list[Ranks]],
+    precisions: dict[str, list[dict[str, str]]],
     expected: ExpectedSampledMetrics,
 ) -> None:
     report = {
         **stamp(),
         "recipe": recipe.dump(),
         "seeds": list(seeds),
+        "precision": precisions,
         "rows": [vars(row) for row in rows],
         "expected_sampled": expected.dump(),
         "ranks": {name: [one.dump() for one in of_seeds] for name, of_seeds in ranks.items()},

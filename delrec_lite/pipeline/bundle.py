@@ -1,10 +1,11 @@
-"""The bundle of a trained run, in any precision, anywhere."""
+"""The bundle of a trained run, in any quantisation, anywhere."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from delrec_lite.errors import ConfigError
+from delrec_lite.pipeline.base import check_folder
 from delrec_lite.pipeline.model_builder import ModelBuilder
 from delrec_lite.pipeline.stage import Stages
 from delrec_lite.provenance import commit, machine, versions
@@ -18,9 +19,7 @@ if TYPE_CHECKING:  # what needs torch is imported where it is used
 class ModelStages(Stages, Protocol):
     """Stages, and the models that are built from them."""
 
-    @property
-    def models(self) -> ModelBuilder:
-        """See ``Run.models``."""
+    models: ModelBuilder
 
 
 def write_bundle(
@@ -32,7 +31,7 @@ def write_bundle(
     measured_quants: "Sequence[QuantRow]" = (),
     merge_base: str = "",
 ) -> "Exported":
-    """A bundle of the trained model; what export returns, and raises what it raises.
+    """A bundle of the trained model, in any quantisation; what export returns, and raises what it raises.
 
     Args:
         run: Missing stages are made first.
@@ -40,7 +39,7 @@ def write_bundle(
         quants: Of GGUF files; the first is the bundle's default.
         onnx_quants: Of ONNX files.
         gated: Refuse what does not score as trained.
-        measured_quants: What the precision was chosen among.
+        measured_quants: What the quantisation was chosen among.
         merge_base: What a quantised base's adapter goes onto; default: the recipe's.
 
     Raises:
@@ -49,44 +48,47 @@ def write_bundle(
     check_format(run, "onnx" if onnx_quants else "gguf")
     from delrec_lite.export.write import export
 
-    recipe, built = run.recipe, run.models.trained()
-    return export(
-        built.model,
-        built.base,
-        built.prompts,
-        run.dataset,
-        run.candidates,
-        target,
-        name=recipe.name,
-        quants=quants,
-        onnx_quants=onnx_quants,
-        max_history=recipe.model.max_history,
-        score_correlation=recipe.export.score_correlation if gated else None,
-        prune_vocab=recipe.export.prune_vocab,
-        teacher=run.models.teacher() if recipe.export.retriever else None,
-        measured_quants=measured_quants,
-        merge_base=merge_base or recipe.export.merge_base,
-        licences={p.name: p.licence for p in run.pulled.values()},
-        provenance={
-            "delrec_lite": __version__,
-            "commit": commit(),
-            "machine": machine(),
-            "versions": versions(),
-            "recipe": recipe.dump(),
-            "sources": {p.name: {"mirror": p.mirror, "sha256": p.files} for p in run.pulled.values()},
-            "stages": {name: done.result for name, done in run.stages.items()},
-        },
-        console=run.console,
-    )
+    with run.locked():
+        recipe, built = run.recipe, run.models.trained()
+        return export(
+            built.model,
+            built.base,
+            built.prompts,
+            run.dataset,
+            run.candidates,
+            target,
+            name=recipe.name,
+            quants=quants,
+            onnx_quants=onnx_quants,
+            max_history=recipe.model.max_history,
+            score_correlation=recipe.export.score_correlation if gated else None,
+            prune_vocab=recipe.export.prune_vocab,
+            teacher=run.models.teacher() if recipe.export.retriever else None,
+            measured_quants=measured_quants,
+            merge_base=merge_base or recipe.export.merge_base,
+            licences={p.name: p.licence for p in run.pulled.values()},
+            provenance={
+                "delrec_lite": __version__,
+                "commit": commit(),
+                "machine": machine(),
+                "versions": versions(),
+                "recipe": recipe.dump(),
+                "precision": run.models.precisions(),
+                "sources": {p.name: {"mirror": p.mirror, "sha256": p.files} for p in run.pulled.values()},
+                "stages": {name: done.result for name, done in run.stages.items()},
+            },
+            console=run.console,
+        )
 
 
 def check_format(run: ModelStages, formats: str) -> None:
     """Refuse what no file of these formats can hold.
 
     Raises:
-        ConfigError: An ONNX file, and a form of prompt that it cannot read.
+        ConfigError: A base, or for an ONNX file a form of prompt, that they cannot hold.
     """
-    if formats != "gguf" and (run.recipe.model.history == "titles" or not run.models.ranks_catalogue):
+    check_folder(run.models.base_folder, onnx=formats != "gguf")
+    if formats != "gguf" and not run.models.format().only_item_rows:
         raise ConfigError(
             "an ONNX file reads item tokens and ranks the whole catalogue; this recipe's form of prompt does not",
             "GGUF is the format for titles, letters and candidates: set export.format: gguf (--format gguf)",

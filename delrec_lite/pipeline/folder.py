@@ -1,111 +1,92 @@
-"""`RunFolder`: the folder of a run, its lock, its recipe, and its stages, each made once."""
+"""`RunFolder`: a run's place on the disk, which one process at a time works in."""
 
 import shutil
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Concatenate, ParamSpec, TypeVar
 
 import yaml
 
 from delrec_lite.config import Recipe
-from delrec_lite.console import Console
 from delrec_lite.errors import UsageError
-from delrec_lite.files import lock
-from delrec_lite.pipeline.reference import STAGES, Reference
-from delrec_lite.pipeline.stage import Done, begun, key_of, run_stage
-from delrec_lite.pipeline.summary import TITLES, summarise
+from delrec_lite.files import locked, write_whole
+from delrec_lite.pipeline.stage import Done, is_done
 from delrec_lite.processes import current
 
 RECIPE = "recipe.yaml"
-SHARED_STAGES = ("distill", "finetune")  # stages whose steps several processes share
+Folder = TypeVar("Folder", bound="RunFolder")
+P = ParamSpec("P")
+T = TypeVar("T")
 
-Make = Callable[[Path], dict[str, Any]]
+
+def holds_folder(method: Callable[Concatenate[Folder, P], T]) -> Callable[Concatenate[Folder, P], T]:
+    """Lock the folder while the method works in it."""
+
+    @wraps(method)
+    def locking(self: Folder, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with self.locked():
+            return method(self, *args, **kwargs)
+
+    return locking
 
 
 class RunFolder:
-    """One recipe in one folder, ``<runs>/<recipe name>``, for one process at a time.
+    """The folder of one recipe.
+
+    It is locked only while something is made in it or read from it: two objects of one folder work one after the other
+    in one process, and two processes never at once.
 
     Args:
-        recipe: What to make.
-        runs: Folder of all runs.
-        console: Shows each stage.
-        fresh: Forget what an earlier call made.
-        reference: Trained weights to take where they are what training would make.
-
-    Raises:
-        UsageError: The folder holds something else, or another process is working on it.
+        folder: Made where it is missing.
+        recipe: Stands in it as ``recipe.yaml``.
     """
 
-    def __init__(self, recipe: Recipe, runs: Path, console: Console, fresh: bool, reference: Reference | None) -> None:
+    def __init__(self, folder: Path, recipe: Recipe) -> None:
+        self.folder = folder
         self.recipe = recipe
-        self.reference = reference
-        self.folder = runs / recipe.name
-        self.console = console
         self.stages: dict[str, Done] = {}
-        current().from_first(lambda: self._open(fresh))
+        self._is_locked = False
 
-    def _open(self, fresh: bool) -> None:
-        folder, name = self.folder, self.recipe.name
+    @contextmanager
+    def locked(self, fresh: bool = False) -> Iterator[None]:
+        """Keep other processes out of the folder; a ``with`` inside another one changes nothing.
+
+        Stages that another object has made anew for its own recipe since are forgotten, and made again when they are
+        asked for.
+
+        Args:
+            fresh: Remove what was made before.
+
+        Raises:
+            UsageError: Another process is working on the folder, or something else lies in it.
+        """
+        if self._is_locked:
+            yield
+            return
+        with ExitStack() as stack:
+            kept = current().from_first(lambda: self._enter(stack, fresh))
+            self.stages = {name: self.stages[name] for name in kept}
+            self._is_locked = True
+            try:
+                yield
+            finally:
+                self._is_locked = False
+
+    def _enter(self, stack: ExitStack, fresh: bool) -> list[str]:
+        """Lock the folder until ``stack`` ends; the names of stages that are still as they were."""
+        folder = self.folder
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(locked(folder.parent / f".{folder.name}.lock", self._refuse))
         if folder.is_dir() and any(folder.iterdir()) and not (folder / RECIPE).is_file():
             raise UsageError(f"{folder} is not empty and not a run", "choose another --runs folder")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = _only_one(folder.parent / f".{name}.lock")
         if fresh and folder.is_dir():
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / RECIPE).write_text(yaml.safe_dump(self.recipe.dump(), sort_keys=False), encoding="utf-8")
+        write_whole(folder / RECIPE, yaml.safe_dump(self.recipe.dump(), sort_keys=False))
+        return [name for name, done in self.stages.items() if is_done(done.folder, done.key)]
 
-    def _made_from(self) -> dict[str, Any]:
-        """What decides on the trained stages, see ``reference.made_from``."""
-        raise NotImplementedError
-
-    def _stage(self, name: str, key: str, make: Make) -> Done:
-        """A stage as made before for the same key, else made now and announced."""
-        if name not in self.stages:
-            make = self._announced(name, make)
-            # What was trained here, or is being trained, is never replaced by what was shipped.
-            if name in STAGES and not begun(self.folder / name, key) and self._is_shipped(name):
-                key, make = key_of("shipped", key), partial(self.reference.copy, name)  # type: ignore[union-attr]
-            self.stages[name] = run_stage(self.folder / name, key, make, together=name in SHARED_STAGES)
-            self._tell(self.stages[name])
-        return self.stages[name]
-
-    def _is_shipped(self, name: str) -> bool:
-        if self.reference is None:
-            return False
-        # A stage behind one that was trained here is trained here too.
-        if any("shipped" not in self.stages[before].result for before in STAGES[: STAGES.index(name)]):
-            return False
-        return self.reference.fits(name, self._made_from())
-
-    def _announced(self, name: str, make: Make) -> Make:
-        def announced(folder: Path) -> dict[str, Any]:
-            self.console.heading(f"{TITLES.get(name, name)} ...")
-            return make(folder)
-
-        return announced
-
-    def _tell(self, done: Done) -> None:
-        how = f"{done.seconds:.0f} s" if done.again else "as made before"
-        if "shipped" in done.result:
-            how = f"shipped with the package; training took {done.result['shipped']:.0f} s"
-        self.console.say(f"  {TITLES.get(done.name, done.name)}: {summarise(done)} ({how})")
-
-
-def _only_one(path: Path) -> Any:
-    """Hold the run for this process; the lock is the kernel's, so a killed process leaves none behind.
-
-    Raises:
-        UsageError: Another process has it: two would write into each other's stages.
-    """
-
-    def busy() -> None:
-        raise UsageError(
-            f"another process is working on {path.parent / path.name[1:-5]}",
-            "wait for it, or choose another --runs folder",
-        )
-
-    file = path.open("ab")
-    lock(file, busy)
-    return file
+    def _refuse(self) -> None:
+        """Two at once would write into each other's stages."""
+        raise UsageError(f"another process is working on {self.folder}", "wait for it, or choose another --runs folder")

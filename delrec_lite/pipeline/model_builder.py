@@ -1,12 +1,16 @@
 """`ModelBuilder`: the models of a run, put together from its recipe and its finished stages."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from delrec_lite.errors import DataError, MissingPackageError
-from delrec_lite.files import cache_folder, sha256_of
-from delrec_lite.pipeline.stage import Stages
+from delrec_lite.architectures import context_length
+from delrec_lite.files import cache_folder
+from delrec_lite.hub.base import gguf_file, model_folder
+from delrec_lite.llm.precision_choice import faster_precision, meaning, meanings
+from delrec_lite.pipeline.base import check_folder, check_gguf_base, need_torch
+from delrec_lite.pipeline.stage import SHARED_STAGES, Stages
 from delrec_lite.processes import current
 from delrec_lite.prompts.domain import DOMAINS
 from delrec_lite.prompts.format import PromptFormat
@@ -37,6 +41,8 @@ class BuiltModel:
 class ModelBuilder:
     """Builds what a recipe describes; stages that are needed for it are made first.
 
+    Weights are computed in this machine's precision, or in one that is given.
+
     Args:
         run: Whose recipe and stages are read, each time anew.
     """
@@ -44,19 +50,54 @@ class ModelBuilder:
     def __init__(self, run: Stages) -> None:
         self._run = run
 
-    def base(self) -> "Base":
+    @cached_property
+    def base_folder(self) -> Path:
+        """The base model as a Hugging Face folder, known to be one that can be trained and exported.
+
+        Raises:
+            ConfigError: It is not; nothing was computed yet.
+        """
+        run, pulled = self._run, self._run.pulled["model"]
+        folder = model_folder(pulled.name, pulled.folder, cache_folder())
+        if folder is None:
+            check_gguf_base(gguf_file(pulled.folder))
+            need_torch()
+            from delrec_lite.llm.load import unpack
+
+            folder = current().from_first(lambda: unpack(pulled.name, pulled.folder, cache_folder(), run.console))
+        check_folder(folder, onnx=run.recipe.export.format != "gguf")
+        return folder
+
+    @cached_property
+    def precision(self) -> str:
+        """What trained weights, and stages that are not begun, are computed in here, as ``meaning`` names it."""
+        wanted = self._run.recipe.model
+        if len(meanings(wanted.precision)) == 1:
+            return wanted.precision
+        need_torch()
+        from delrec_lite.llm.precision import device_for
+
+        return meaning(wanted.precision, faster_precision(device_for(wanted.device), cache_folder()))
+
+    def precisions(self) -> dict[str, str]:
+        """What the recipe asks for, what each training stage was made in, and what trained weights score in here."""
+        stages = self._run.stages
+        trained = {name: stages[name].result["precision"] for name in SHARED_STAGES if name in stages}
+        return {"recipe": self._run.recipe.model.precision, **trained, "scores": self.precision}
+
+    def base(self, precision: str | None = None) -> "Base":
         """The base model as pulled, unpacked and loaded.
 
         Raises:
+            ConfigError: It cannot be trained and exported.
             MissingPackageError: No torch or no transformers.
         """
-        _need_torch()
-        from delrec_lite.llm.load import load_base, unpack
+        need_torch()
+        from delrec_lite.llm.load import load_base
         from delrec_lite.llm.precision import device_for
 
-        pulled, wanted = self._run.pulled["model"], self._run.recipe.model
-        folder = current().from_first(lambda: unpack(pulled.name, pulled.folder, cache_folder(), self._run.console))
-        return load_base(pulled.name, folder, wanted.precision, device_for(wanted.device), self.weights_seed)
+        name, device = self._run.pulled["model"].name, device_for(self._run.recipe.model.device)
+        return load_base(name, self.base_folder, precision or self.precision, device, self.weights_seed)
 
     @property
     def weights_seed(self) -> int | None:
@@ -64,9 +105,9 @@ class ModelBuilder:
         recipe = self._run.recipe
         return recipe.distill.seed if recipe.model.weights == "random" else None
 
-    def untrained(self) -> BuiltModel:
+    def untrained(self, precision: str | None = None) -> BuiltModel:
         """The model before stage 1."""
-        base = self.base()
+        base = self.base(precision)
         import torch
 
         from delrec_lite.llm.model import ItemLM
@@ -84,25 +125,27 @@ class ModelBuilder:
             model.start_random(seed)
         return BuiltModel(model, self.prompts(model, base, settings.pattern_prompt), base)
 
-    def distilled(self) -> BuiltModel:
+    def distilled(self, precision: str | None = None) -> BuiltModel:
         """The model between stage 1 and stage 2."""
         from delrec_lite.training.distill import load_llm, load_soft
 
-        done, built = self._run.distill(), self.untrained()
-        load_soft(built.model, done.folder)
-        if self._run.recipe.distill.train_llm:
-            load_llm(built.model, done.folder)
+        with self._run.locked():
+            done, built = self._run.distill(), self.untrained(precision)
+            load_soft(built.model, done.folder)
+            if self._run.recipe.distill.train_llm:
+                load_llm(built.model, done.folder)
         return built
 
     def trained(self) -> BuiltModel:
-        """The model after stage 2, in training precision."""
+        """The model after stage 2."""
         from delrec_lite.training.adapters import load_finetuned
         from delrec_lite.training.distill import load_soft
 
-        finetuned, distilled = self._run.finetune(), self._run.distill()
-        built = self.untrained()
-        load_soft(built.model, distilled.folder)
-        load_finetuned(built.model, finetuned.folder)
+        with self._run.locked():
+            finetuned, distilled = self._run.finetune(), self._run.distill()
+            built = self.untrained()
+            load_soft(built.model, distilled.folder)
+            load_finetuned(built.model, finetuned.folder)
         return built
 
     def prompts(self, model: "ItemLM", base: "Base", pattern: str) -> "Prompts":
@@ -116,7 +159,7 @@ class ModelBuilder:
         from delrec_lite.prompts.tasks import compile_prompts
 
         domain, titles = DOMAINS[self._run.recipe.data.domain], self._run.dataset.catalog.titles
-        prompt_format = self.format(getattr(base.model.config, "max_position_embeddings", None))
+        prompt_format = self.format(context_length(base.model.config))
         return compile_prompts(domain, model.vocabulary, base.encode, base.bos, pattern, prompt_format, titles)
 
     def format(self, context: int | None = None) -> PromptFormat:
@@ -140,8 +183,9 @@ class ModelBuilder:
         """The fitted teachers by kind."""
         from delrec_lite.teachers.store import load_teacher
 
-        done = self._run.teacher()
-        return {kind: load_teacher(done.folder / kind) for kind in self._run.recipe.teacher.kinds}
+        with self._run.locked():
+            done = self._run.teacher()
+            return {kind: load_teacher(done.folder / kind) for kind in self._run.recipe.teacher.kinds}
 
     def teacher(self) -> "Teacher | Ensemble":
         """What is distilled: the fitted teacher, or all of them as one."""
@@ -149,42 +193,3 @@ class ModelBuilder:
 
         members = list(self.teachers().values())
         return members[0] if len(members) == 1 else Ensemble(members)
-
-    def fit_teacher(self, kind: str, folder: Path) -> "Teacher":
-        """Fit one of the recipe's teachers; its log goes to ``folder``."""
-        from delrec_lite.teachers.contract import TeacherConfig
-        from delrec_lite.teachers.fit import fit
-
-        run = self._run
-        settings, lists = run.recipe.teacher.settings_of(kind), run.recipe.teacher.lists
-        if kind != "external" or lists is None:
-            return fit(TeacherConfig.for_kind(kind, **settings), run.dataset, run.console, out=folder)
-        from delrec_lite.data.lists import read_lists
-        from delrec_lite.teachers.external import KIND, fit_external
-
-        ranked = read_lists(Path(lists), run.dataset)
-        if ranked.unknown:
-            run.console.say(f"  {lists}: {ranked.unknown} rows name no user or item of this data set and are left out")
-        return fit_external(TeacherConfig.for_kind(KIND, **settings), run.dataset, ranked, run.console, folder)
-
-    def lists_digest(self) -> list[str]:
-        """sha256 of the ranked lists that a teacher learns from, if one does.
-
-        Raises:
-            DataError: The file cannot be read.
-        """
-        lists = self._run.recipe.teacher.lists
-        try:
-            return [] if lists is None else [sha256_of(Path(lists))]
-        except OSError as error:
-            raise DataError(f"{lists} cannot be read: {error.strerror}", "check teacher.lists in the recipe") from error
-
-
-def _need_torch() -> None:
-    try:
-        import torch  # noqa: F401
-        import transformers  # noqa: F401
-    except ImportError as error:
-        raise MissingPackageError(
-            f"training needs {error.name}, which is not installed", 'pip install "delrec-lite[train,gguf]"'
-        ) from error

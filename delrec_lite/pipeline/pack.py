@@ -71,7 +71,9 @@ def _halve(path: Path) -> None:
 
 def main(recipe: str, runs: str, target: str) -> None:
     """Pack a run by its recipe."""
-    pack(Run(load_recipe(recipe), Path(runs), QUIET), Path(target))
+    run = Run(load_recipe(recipe), Path(runs), QUIET)
+    with run.locked():
+        pack(run, Path(target))
 
 
 if __name__ == "__main__":

@@ -23,9 +23,10 @@ def quickstart(recipe: Recipe, runs: Path, console: Console, fresh: bool = False
     run = Run(recipe, runs, console, fresh, shipped=not train)
     for pulled in run.pulled.values():
         console.say(f"  pull: {pulled.name}, {pulled.bytes / 1e6:.0f} MB, {pulled.licence} ({pulled.mirror})")
-    run.export()
-    show(evaluate(run), console)
-    example(run, console)
+    with run.locked():
+        run.export()
+        show(evaluate(run), console)
+        example(run, console)
     minutes = (time.monotonic() - start) / 60
     console.say(f"\n{minutes:.1f} minutes. Table: {run.folder / 'table.md'}. Bundle: {run.bundle}")
     console.say(f'Next: delrec-lite recommend {run.bundle} --history "{run.dataset.catalog.titles[0]}"')

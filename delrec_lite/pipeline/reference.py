@@ -11,6 +11,7 @@ from typing import Any
 from delrec_lite.config import Recipe
 from delrec_lite.errors import DataError
 from delrec_lite.files import sha256_of
+from delrec_lite.llm.precision_choice import meanings
 
 SCHEMA = 1
 FILE = "reference.json"
@@ -40,13 +41,25 @@ class Reference:
             needed += ["candidates", "domain", "model", "files", "distill"]
         if stage == "finetune":
             needed += ["finetune"]
-        return all(self.made_from[name] == facts[name] for name in needed)
+        if "model" in needed and self.precision(stage) not in meanings(facts["model"]["precision"]):
+            return False
+        return all(_without_precision(self.made_from[name]) == _without_precision(facts[name]) for name in needed)
+
+    def precision(self, stage: str) -> str:
+        """What ``distill`` or ``finetune`` was trained in; older references name it in the recipe alone."""
+        precision: str = self.stages[stage]["result"].get("precision", self.made_from["model"]["precision"])
+        return precision
 
     def copy(self, stage: str, folder: Path) -> dict[str, Any]:
         """Put a stage's files where training would have left them; returns its figures."""
         shutil.copytree(self.folder / stage, folder, dirs_exist_ok=True)
         held = self.stages[stage]
-        return {**held["result"], "shipped": held["seconds"]}
+        trained = {} if stage == "teacher" else {"precision": self.precision(stage)}
+        return {**held["result"], **trained, "shipped": held["seconds"]}
+
+
+def _without_precision(facts: Any) -> Any:
+    return {k: v for k, v in facts.items() if k != "precision"} if isinstance(facts, dict) else facts
 
 
 def made_from(recipe: Recipe, prepared: Mapping[str, Any], files: Mapping[str, str], code: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from delrec_lite.evaluation.metrics import Ranks
 from delrec_lite.evaluation.popularity import popularity
 from delrec_lite.evaluation.protocol import candidate_ranks, catalogue_ranks, rank_all, rank_chosen
 from delrec_lite.pipeline.run import CODE, Run
-from delrec_lite.pipeline.stage import Done, key_of, run_stage
+from delrec_lite.pipeline.stage import key_of, run_stage
 from delrec_lite.prompts.domain import DOMAINS
+from delrec_lite.teacher_kinds.registry import TEACHERS
 
 POPULARITY, ZERO_SHOT = "popularity", "LLM zero-shot"
 TRAINED, QUANTISED = "DELRec (training precision)", "DELRec (quantised GGUF)"
@@ -25,8 +27,9 @@ TRAINED, QUANTISED = "DELRec (training precision)", "DELRec (quantised GGUF)"
 # them and 15 candidates a user costs about 220. With ten the 943 users took 371 s on 2 cores.
 ZERO_SHOT_HISTORY = 5
 FUSED, FUSED_QUANTISED = "DELRec and teachers fused", "DELRec (quantised GGUF) and teachers fused"
+# Rows of a torch LLM, whose precision is this machine's and is kept with the ranks.
+COMPUTED = (ZERO_SHOT, TRAINED, FUSED)
 ALL_TEACHERS = "teachers together"
-TEACHERS = {"sasrec": "SASRec", "gru4rec": "GRU4Rec", "caser": "Caser", "external": "external, stand-in"}
 
 Scorer = Callable[[Sequence[Ints]], Floats]
 
@@ -62,9 +65,14 @@ def row_factories(run: Run, fused: bool = False, zero_shot: bool = True, bundle:
     return found
 
 
+def teacher_labels(run: Run) -> list[str]:
+    """What the table calls each teacher of the run, in the recipe's order."""
+    return [TEACHERS[kind].label for kind in run.recipe.teacher.kinds]
+
+
 def _teachers(run: Run) -> dict[str, RowFactory]:
     """A row for each teacher, and one for all together where there are several."""
-    scorers = {TEACHERS[kind]: partial(_teacher_scores, run, kind) for kind in run.recipe.teacher.kinds}
+    scorers = {TEACHERS[kind].label: partial(_teacher_scores, run, kind) for kind in run.recipe.teacher.kinds}
     if len(scorers) > 1:
         scorers[ALL_TEACHERS] = partial(_teacher_scores, run, None)
     key = run.teacher().key
@@ -80,14 +88,19 @@ def cached_ranks(run: Run, name: str, key: str, make: Callable[[], Ranks]) -> Ra
     """The ranks of a row, as made before for the same ``key``, data set and candidate sets, or made now."""
 
     def made(folder: Path) -> dict[str, Any]:
-        (folder / "ranks.json").write_text(json.dumps(make().dump()), encoding="utf-8")
+        ranks = make()
+        if name in COMPUTED:
+            ranks = replace(ranks, precision=run.models.precision)
+        (folder / "ranks.json").write_text(json.dumps(ranks.dump()), encoding="utf-8")
         return {}
 
     slug = "".join(c if c.isalnum() else "-" for c in name.lower()).strip("-")
-    done: Done = run_stage(run.folder / "evaluate" / slug, key_of(CODE, run.prepare().key, key), made)
-    held = json.loads((done.folder / "ranks.json").read_text(encoding="utf-8"))
-    run.console.say(f"  evaluate: {name} ({f'{done.seconds:.0f} s' if done.again else 'as made before'})")
-    return Ranks.parse(held)
+    with run.locked():
+        done = run_stage(run.folder / "evaluate" / slug, key_of(CODE, run.prepare().key, key), made)
+        ranks = Ranks.parse(json.loads((done.folder / "ranks.json").read_text(encoding="utf-8")))
+    how = f"{done.seconds:.0f} s" if done.again else "as made before"
+    run.console.say(f"  evaluate: {name} ({how}{', in ' + ranks.precision if ranks.precision else ''})")
+    return ranks
 
 
 def _ranked(run: Run, scorer: Scorer, label: str) -> Ranks:

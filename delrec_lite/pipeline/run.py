@@ -15,12 +15,14 @@ from delrec_lite.hub.base import find_base
 from delrec_lite.hub.cache import Pulled
 from delrec_lite.hub.pull import pull
 from delrec_lite.pipeline.bundle import check_format, write_bundle
-from delrec_lite.pipeline.folder import RunFolder
+from delrec_lite.pipeline.folder import holds_folder
 from delrec_lite.pipeline.model_builder import BuiltModel, ModelBuilder
+from delrec_lite.pipeline.model_files import files_for
 from delrec_lite.pipeline.own_data import with_own_data
-from delrec_lite.pipeline.precisions import files_for
 from delrec_lite.pipeline.reference import made_from, reference_for
-from delrec_lite.pipeline.stage import Done, key_of
+from delrec_lite.pipeline.stage import DONE, Done, key_of
+from delrec_lite.pipeline.stage_cache import StageCache
+from delrec_lite.pipeline.teacher_stage import fit_teacher, read_beside
 from delrec_lite.processes import current
 
 if TYPE_CHECKING:  # what needs torch is imported where it is used
@@ -30,11 +32,12 @@ if TYPE_CHECKING:  # what needs torch is imported where it is used
 CODE = 3
 # The same for the first stage alone. 2: its result says which candidate sets there are.
 PREPARED = 2
-# The same for export alone, so that a bundle is made again and nothing is trained again. 2: the teacher's weight.
-BUNDLE = 2
+# The same for export alone, so that a bundle is made again and nothing is trained again. 2: the teacher's weight. 3:
+# int8 that cannot saturate, and scaled rotary positions.
+BUNDLE = 3
 
 
-class Run(RunFolder):
+class Run(StageCache):
     """One recipe in one folder, ``<runs>/<recipe name>``.
 
     A stage is made again when what it reads changes: a training sequence for the teacher, also the candidate sets of
@@ -58,12 +61,10 @@ class Run(RunFolder):
 
     def __init__(self, recipe: Recipe, runs: Path, console: Console, fresh: bool = False, shipped: bool = True) -> None:
         reference = reference_for(recipe.name) if shipped else None
-        super().__init__(with_own_data(recipe), runs, console, fresh, reference)
-
-    @property
-    def models(self) -> ModelBuilder:
-        """Builds the models that the recipe and its stages describe."""
-        return ModelBuilder(self)
+        super().__init__(runs / recipe.name, with_own_data(recipe), console, reference)
+        self.models = ModelBuilder(self)
+        with self.locked(fresh):
+            pass  # what is wrong with the folder shows now, not after an hour
 
     @property
     def bundle(self) -> Path:
@@ -77,10 +78,10 @@ class Run(RunFolder):
 
     def _pull(self) -> dict[str, Pulled]:
         first = self.reference.mirrors if self.reference else {}
-        pulled = {"model": find_base(self.recipe.model.base, self.console, cache_folder(), first.get("model"))}
+        data = {}
         if self.recipe.data.folder is None:
-            pulled["data"] = pull(self.recipe.data.name, self.console, cache_folder(), first=first.get("data"))
-        return pulled
+            data["data"] = pull(self.recipe.data.name, self.console, cache_folder(), first=first.get("data"))
+        return {"model": find_base(self.recipe.model.base, self.console, cache_folder(), first.get("model")), **data}
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -101,6 +102,7 @@ class Run(RunFolder):
         """How the candidate sets of a split of its data set were drawn."""
         return ExpectedSampledMetrics.of(split, len(self.dataset.catalog), self.candidates[split.name].items.shape[1])
 
+    @holds_folder
     def prepare(self) -> Done:
         """Interactions to sequences, splits and candidate sets; your own data set is taken as it is.
 
@@ -114,11 +116,9 @@ class Run(RunFolder):
         def make(folder: Path) -> dict[str, Any]:
             from delrec_lite.data.prepare import prepare
 
-            source, target = self.pulled["data"].folder, folder / "dataset"
-            dataset = prepare(
-                data.name, source, target, data.k_core, data.candidates, data.seed, self.console, data.split
-            )
-            return _facts(dataset, load_candidates(target))
+            source, target, m = self.pulled["data"].folder, folder / "dataset", data.candidates
+            made = prepare(data.name, source, target, data.k_core, m, data.seed, self.console, data.split)
+            return _facts(made, load_candidates(target))
 
         settings = data.model_dump(exclude={"domain", "folder"})
         return self._stage("prepare", key_of(CODE, PREPARED, settings, self.pulled["data"].files), make)
@@ -128,6 +128,7 @@ class Run(RunFolder):
         fingerprint: str = self.prepare().result["candidates"][split]
         return fingerprint
 
+    @holds_folder
     def teacher(self) -> Done:
         """Fit the conventional recommender."""
         sequences = self.prepare().result["fingerprint"]
@@ -138,47 +139,57 @@ class Run(RunFolder):
             result = {}
             for kind in self.recipe.teacher.kinds:
                 if not (folder / kind / CONFIG).is_file():  # else fitted before this stage was cut short
-                    save_teacher(self.models.fit_teacher(kind, folder / kind), folder / kind)
+                    save_teacher(fit_teacher(self, kind, folder / kind), folder / kind)
                 result[kind] = load_teacher(folder / kind).metrics
             return result
 
-        key = key_of(CODE, sequences, self.recipe.teacher.model_dump(), *self.models.lists_digest())
-        return self._stage("teacher", key, make)
+        section = self.recipe.teacher
+        return self._stage("teacher", key_of(CODE, sequences, section.model_dump(), *read_beside(section)), make)
 
+    @holds_folder
     def distill(self) -> Done:
         """Stage 1."""
+        _ = self.models.base_folder  # refused before any stage is computed
         upstream, recipe = self.teacher(), self.recipe
         adapter = recipe.finetune if recipe.distill.train_llm else None
 
-        def make(folder: Path) -> dict[str, Any]:
+        def make(folder: Path, precision: str) -> dict[str, Any]:
             from delrec_lite.training.distill import distill
 
-            built = self.models.untrained()
+            built = self.models.untrained(precision)
             written = self.models.prompts(built.model, built.base, "words")
             return asdict(distill(self._context(built, folder), recipe.distill, written, adapter))
 
-        key = key_of(
-            CODE,
-            upstream.key,
-            self._sets("valid"),
-            recipe.data.domain,
-            recipe.model.cache_key_fields(),
-            self.pulled["model"].files,
-            recipe.distill.cache_key_fields(),
-            *([] if adapter is None else [adapter.cache_key_fields()]),
-        )
-        return self._stage("distill", key, make)
+        def key_in(precision: str) -> str:
+            return key_of(
+                CODE,
+                upstream.key,
+                self._sets("valid"),
+                recipe.data.domain,
+                {**recipe.model.cache_key_fields(), "precision": precision},
+                self.pulled["model"].files,
+                recipe.distill.cache_key_fields(),
+                *([] if adapter is None else [adapter.cache_key_fields()]),
+            )
 
+        return self._training_stage("distill", key_in, make)
+
+    @holds_folder
     def finetune(self) -> Done:
         """Stage 2."""
         upstream = self.distill()
 
-        def make(folder: Path) -> dict[str, Any]:
+        def make(folder: Path, precision: str) -> dict[str, Any]:
             from delrec_lite.training.finetune import finetune
 
-            return asdict(finetune(self._context(self.models.distilled(), folder), self.recipe.finetune))
+            return asdict(finetune(self._context(self.models.distilled(precision), folder), self.recipe.finetune))
 
-        return self._stage("finetune", key_of(CODE, upstream.key, self.recipe.finetune.cache_key_fields()), make)
+        def key_in(precision: str) -> str:
+            # Stage 1's key names its own precision.
+            own = [] if precision == upstream.result["precision"] else [precision]
+            return key_of(CODE, upstream.key, self.recipe.finetune.cache_key_fields(), *own)
+
+        return self._training_stage("finetune", key_in, make)
 
     def _context(self, built: BuiltModel, folder: Path) -> "TrainingContext":
         from delrec_lite.training.context import TrainingContext
@@ -194,6 +205,7 @@ class Run(RunFolder):
             console=self.console,
         )
 
+    @holds_folder
     def export(self) -> Done:
         """Merge, bake, quantise, compare, bundle.
 
@@ -211,12 +223,16 @@ class Run(RunFolder):
                 "tensor_types": exported.tensor_types,
                 "parity": exported.parity.dump(),
                 "models": exported.models,
+                "precision": self.models.precision,
             }
 
         key = key_of(CODE, BUNDLE, upstream.key, self._sets("test"), self.recipe.export.model_dump())
         if not (self.bundle / "manifest.json").is_file():
-            (self.folder / "export" / "done.json").unlink(missing_ok=True)
+            (self.folder / "export" / DONE).unlink(missing_ok=True)
         return self._stage("export", key, make)
+
+    def _here(self) -> str:
+        return self.models.precision
 
     def _made_from(self) -> dict[str, Any]:
         return made_from(self.recipe, self.prepare().result, self.pulled["model"].files, CODE)

@@ -5,6 +5,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from delrec_lite.processes import current
 
 DONE = "done.json"
 KEY = "key.json"
+SHARED_STAGES = ("distill", "finetune")  # stages whose steps several processes share
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,9 @@ class Stages(Protocol):
     recipe: Recipe
     console: Console
     stages: dict[str, Done]
+
+    def locked(self) -> AbstractContextManager[None]:
+        """See ``RunFolder.locked``."""
 
     @property
     def pulled(self) -> dict[str, Pulled]:
@@ -79,6 +84,12 @@ def key_of(*parts: Any) -> str:
 def begun(folder: Path, key: str) -> bool:
     """Whether the stage in ``folder`` was begun, or finished, for ``key``."""
     path = folder / KEY
+    return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["key"] == key
+
+
+def is_done(folder: Path, key: str) -> bool:
+    """Whether the stage in ``folder`` was finished for ``key``."""
+    path = folder / DONE
     return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["key"] == key
 
 

@@ -8,7 +8,8 @@ import yaml
 from delrec_lite.config import Recipe, load_recipe, parse
 from delrec_lite.data.store import load_dataset
 from delrec_lite.errors import StorageError, UsageError
-from delrec_lite.files import write_whole
+from delrec_lite.files import cache_folder, write_whole
+from delrec_lite.pipeline.base import check_local
 
 PATTERN = "ml-100k-cpu"
 # ml-100k-cpu on two cores: stage 2 reads 250 item tokens a second, stage 1 and the teachers take a third as long again.
@@ -45,7 +46,7 @@ def start_recipe(name: str, data: Path, domain: str, base: str, out: Path) -> St
 
     Raises:
         DataError: ``data`` holds no data set.
-        ConfigError: A name or domain that a recipe does not take.
+        ConfigError: A name or domain that a recipe does not take, or a base on the disk that cannot be trained.
         UsageError: ``out`` exists.
         StorageError: It cannot be written.
     """
@@ -72,6 +73,7 @@ def start_recipe(name: str, data: Path, domain: str, base: str, out: Path) -> St
         f"{yaml.safe_dump(pattern, sort_keys=False)}"
     )
     recipe = parse(text, str(out))
+    check_local(recipe.model.base, (cache_folder() / "hub", cache_folder() / "models"))
     try:
         write_whole(out, text)
     except OSError as error:

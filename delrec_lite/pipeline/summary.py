@@ -14,6 +14,7 @@ TITLES = {
 def summarise(done: Done) -> str:
     """A stage's figures in one line of words."""
     r = done.result
+    in_precision = f" in {r['precision']}" if "precision" in r else ""
     if done.name == "prepare":
         return f"{r['users']} users, {r['items']} items, {r['interactions']} interactions"
     if done.name == "teacher":
@@ -27,16 +28,16 @@ def summarise(done: Done) -> str:
             f"of {r['candidates']} candidates the LLM chooses the teacher's first for "
             f"{r['trained']['agreement']:.1%} of {r['users']} validation users; {r['untrained']['agreement']:.1%} with "
             f"the untrained soft prompt, {r['written']['agreement']:.1%} with a written one, "
-            f"{1 / r['candidates']:.1%} by chance"
+            f"{1 / r['candidates']:.1%} by chance{in_precision}"
         )
     if done.name == "finetune":
         best = f", best at {r['best_step']} (validation NDCG@10 among candidates {r['valid_ndcg']:.4f})"
         chosen = best if r["best_step"] else ""
-        return f"{r['steps']} steps, loss {r['loss']:.3f} nats an item at the end{chosen}"
+        return f"{r['steps']} steps{in_precision}, loss {r['loss']:.3f} nats an item at the end{chosen}"
     if done.name == "export":
         parity = r["parity"]
         return (
             f"{r['quant']}, {r['bytes'] / 1e6:.0f} MB, scores correlate {parity['score_correlation']:.4f} with the "
-            f"trained model's, {parity['top10_overlap']:.0%} of the first ten the same"
+            f"trained model's{in_precision}, {parity['top10_overlap']:.0%} of the first ten the same"
         )
     return ""

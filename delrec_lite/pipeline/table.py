@@ -1,12 +1,13 @@
 """The table of a run: every model ranks the same test users over the same candidate sets."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from delrec_lite.console import Console
 from delrec_lite.evaluation.expected import ExpectedSampledMetrics
+from delrec_lite.evaluation.metrics import Ranks
 from delrec_lite.evaluation.segments import by_segment
 from delrec_lite.evaluation.segments import markdown as segments_markdown
 from delrec_lite.evaluation.table import PROTOCOLS, TITLES, Row, screen, write_table
@@ -16,10 +17,10 @@ from delrec_lite.pipeline.rows import (
     FUSED,
     FUSED_QUANTISED,
     QUANTISED,
-    TEACHERS,
     TRAINED,
     cached_ranks,
     row_factories,
+    teacher_labels,
 )
 from delrec_lite.pipeline.run import Run
 from delrec_lite.provenance import stamp
@@ -40,21 +41,31 @@ def evaluate(run: Run, fused: bool = False, zero_shot: bool = True, bundle: bool
         zero_shot: Keep the row of the untrained LLM, which takes longest.
         bundle: Keep the rows of the exported bundle.
     """
-    entries = {
-        name: cached_ranks(run, name, *maker) for name, maker in row_factories(run, fused, zero_shot, bundle).items()
-    }
-    expected = run.expected(run.dataset.test())
-    rows = write_table(run.folder, entries, _pairs(list(entries)), expected)
-    apart = by_segment(entries, run.dataset)
-    with (run.folder / "table.md").open("a", encoding="utf-8") as file:
-        file.write("\n" + segments_markdown(apart))
-    _write_report(run, rows, apart, expected)
-    return rows
+    with run.locked():
+        entries = {
+            name: cached_ranks(run, name, *factory)
+            for name, factory in row_factories(run, fused, zero_shot, bundle).items()
+        }
+        expected = run.expected(run.dataset.test())
+        rows = write_table(run.folder, entries, _pairs(list(entries), teacher_labels(run)), expected)
+        apart = by_segment(entries, run.dataset)
+        with (run.folder / "table.md").open("a", encoding="utf-8") as file:
+            file.write("\n" + segments_markdown(apart))
+            file.write("\n" + _precisions(run, entries))
+        _write_report(run, rows, apart, expected)
+        return rows
 
 
-def _pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+def _precisions(run: Run, entries: Mapping[str, Ranks]) -> str:
+    """What training and the rows of a torch LLM were computed in."""
+    made = run.models.precisions()
+    computed = ", ".join(f"{name}: {ranks.precision}" for name, ranks in entries.items() if ranks.precision)
+    return f"Stage 1 trained in {made['distill']}, stage 2 in {made['finetune']}. Scores computed in {computed}.\n"
+
+
+def _pairs(names: Sequence[str], labels: Sequence[str]) -> list[tuple[str, str]]:
     """Who is compared with whom: the bundle with every row, training precision and fusion with each teacher."""
-    teachers = [name for name in names if name in {*TEACHERS.values(), ALL_TEACHERS}]
+    teachers = [name for name in names if name in {*labels, ALL_TEACHERS}]
     pairs = [(QUANTISED, other) for other in names if other != QUANTISED] if QUANTISED in names else []
     others = (name for name in (TRAINED, FUSED, FUSED_QUANTISED) if name in names)
     return pairs + [(name, teacher) for name in others for teacher in teachers]
@@ -67,6 +78,7 @@ def _write_report(
     report = {
         **stamp(),
         "recipe": run.recipe.dump(),
+        "precision": run.models.precisions(),
         "sources": {p.name: {"mirror": p.mirror, "sha256": p.files} for p in run.pulled.values()},
         "stages": {name: {"seconds": done.seconds, **done.result} for name, done in run.stages.items()},
         "rows": [asdict(row) for row in rows],

@@ -6,14 +6,16 @@ history that is too long for the model loses its oldest items and nothing else.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from delrec_lite.data.types import Ints
 from delrec_lite.errors import ConfigError
 from delrec_lite.prompts.domain import Domain
-from delrec_lite.prompts.format import SEPARATOR, TITLE_PREFIX, Encode, PromptFormat, letter_ids, title_ids
+from delrec_lite.prompts.format import PromptFormat, title_ids
+from delrec_lite.prompts.verbalizer import Pieces
 from delrec_lite.prompts.vocabulary import Vocabulary
+from delrec_lite.prompts.words import SEPARATOR, TITLE_PREFIX, Encode
 
 __all__ = ["TITLE_PREFIX", "Encode", "PromptFormat", "Prompts", "compile_prompts", "start_words", "zero_shot_prompt"]
 
@@ -23,7 +25,7 @@ WRITTEN = (
     " the same {domain.items} comes next."
 )
 # What only a form that lists candidates reads.
-LISTING = ("letters", "dot", "listed", "answer")
+LISTING = ("dot", "listed", "answer")
 PIECES = ("next_prefix", "temporal_prefix", "after", "hidden", "again", "separator", *LISTING)
 
 
@@ -42,10 +44,10 @@ class Prompts:
         format: How items stand in it and how the answer is read.
         titles: Token ids of each item's title, where they stand anywhere.
         separator: Behind a title in a list.
-        letters: Token ids of the candidates' letters, where they have letters.
-        dot: Behind a letter.
+        dot: Behind a candidate's label.
         listed: Before the candidates.
         answer: Behind them; the answer is read at its last token.
+        added: Token ids of the verbalizer's own pieces, by name.
     """
 
     vocabulary: Vocabulary
@@ -58,10 +60,15 @@ class Prompts:
     format: PromptFormat = PromptFormat()
     titles: Sequence[tuple[int, ...]] = ()
     separator: tuple[int, ...] = ()
-    letters: tuple[int, ...] = ()
     dot: tuple[int, ...] = ()
     listed: tuple[int, ...] = ()
     answer: tuple[int, ...] = ()
+    added: Pieces = field(default_factory=dict)
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """Token ids that name the candidates in the list, in order; empty: they have no names."""
+        return self.added.get(self.format.verbalizer_kind.labels, ())
 
     def served(self, renumbered: Callable[[Iterable[int]], Iterable[int]] = tuple) -> "Prompts":
         """The same without what serving never reads: temporal analysis, and pieces that the form does not have.
@@ -77,17 +84,20 @@ class Prompts:
         )
         pieces: dict[str, Any] = {name: tuple(renumbered(getattr(self, name))) for name in kept}
         pieces |= {name: () for name in PIECES if name not in kept}
-        return replace(self, titles=tuple(tuple(renumbered(title)) for title in self.titles), **pieces)
+        titles = tuple(tuple(renumbered(title)) for title in self.titles)
+        added = {name: tuple(renumbered(piece)) for name, piece in self.added.items()}
+        return replace(self, titles=titles, added=added, **pieces)
 
     def used(self) -> set[int]:
         """Every token id that stands in a piece or a title."""
-        return {token for piece in (*(getattr(self, name) for name in PIECES), *self.titles) for token in piece}
+        pieces = (*(getattr(self, name) for name in PIECES), *self.added.values())
+        return {token for piece in (*pieces, *self.titles) for token in piece}
 
     def item(self, index: int) -> tuple[int, ...]:
         """Token ids of one item as it stands in a list."""
-        if self.format.history == "titles":
-            return self.titles[index] + self.separator
-        return (self.vocabulary.item_base + int(index),)
+        history = self.format.history_format
+        title = self.titles[index] if history.titles else ()
+        return history.tokens(self.vocabulary.item_base + int(index), title, self.separator)
 
     def items(self, indices: Sequence[int]) -> list[int]:
         """Token ids of items."""
@@ -145,7 +155,7 @@ class Prompts:
         """What stands before the answer: the history's token ids, and the candidates where the form lists them.
 
         Raises:
-            ConfigError: More candidates than letters to name them.
+            ConfigError: More candidates than labels to name them.
         """
         if not self.format.candidates:
             return [*ids]
@@ -155,17 +165,18 @@ class Prompts:
         """What stands behind a history in a form that lists candidates, each given as it stands in a list.
 
         Raises:
-            ConfigError: More candidates than letters to name them.
+            ConfigError: More candidates than labels to name them.
         """
-        if self.letters and len(candidates) > len(self.letters):
+        labels = self.labels
+        if labels and len(candidates) > len(labels):
             raise ConfigError(
-                f"{len(candidates)} candidates, and {len(self.letters)} letters to name them",
+                f"{len(candidates)} candidates, and {len(labels)} {self.format.verbalizer_kind.labels} to name them",
                 "ask for fewer (data.candidates), or take another model.verbalizer",
             )
         out: list[Any] = [*self.listed]
         for place, item in enumerate(candidates):
-            if self.letters:
-                out += [self.letters[place], *self.dot]
+            if labels:
+                out += [labels[place], *self.dot]
             out += item
         return [*out, *self.answer]
 
@@ -216,7 +227,7 @@ def compile_prompts(
         titles: The catalogue's, for a form that writes them.
 
     Raises:
-        ConfigError: The tokenizer has no letters for a form that wants them.
+        ConfigError: The tokenizer cannot write the verbalizer's pieces.
     """
     text = {
         "instruction": f"The pattern of {domain.items}:",
@@ -248,10 +259,10 @@ def compile_prompts(
         format=prompt_format,
         titles=title_ids(titles, encode, prompt_format.title_tokens) if prompt_format.written else (),
         separator=tuple(encode(SEPARATOR)),
-        letters=letter_ids(encode) if prompt_format.verbalizer == "letter" else (),
         dot=tuple(encode(".")),
         listed=tuple(encode(listed)),
         answer=tuple(encode(answer)),
+        added=prompt_format.verbalizer_kind.compile(encode),
     )
 
 

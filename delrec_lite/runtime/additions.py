@@ -61,7 +61,7 @@ def add_items(path: str | os.PathLike[str], new: Mapping[str, str], out: Path | 
         titles = list(unique_titles([*had.titles, *new.values()], [*had.popularity, *[0] * len(new)]))
         rows = np.stack([recommender.new_item(title) for title in new.values()], axis=1)
         named: dict[str, Any] = {}
-        if bundle.prompt.format.history == "titles":
+        if bundle.prompt.format.history_format.titles:
             named["tokens"] = [*bundle.added_tokens, *map(recommender.new_entry, new.values())]
         if bundle.holds_additions:
             rows = np.concatenate([np.load(bundle.folder / ADDITION_ROWS, allow_pickle=False), rows], axis=1)

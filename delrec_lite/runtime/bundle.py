@@ -53,7 +53,7 @@ class Model:
 
     Attributes:
         format: ``gguf`` or ``onnx``.
-        quant: Its precision.
+        quant: Its quantisation.
         entry: What the manifest says of it.
         files: Those that it alone needs; the first names it.
     """
@@ -90,7 +90,7 @@ class Bundle:
 
         Raises:
             BundleError: Missing, foreign, of another schema, incomplete or changed; names the file.
-            UsageError: It holds no model of this precision.
+            UsageError: It holds no model of this quantisation.
         """
         folder = Path(path)
         if not folder.is_dir():
@@ -137,19 +137,21 @@ class Bundle:
         first = [_model("gguf", self.manifest["model"])] if gguf or not onnx else []
         return [*first, _model("onnx", self.manifest["model"]["onnx"])] if onnx else first
 
-    def choose(self, quant: str) -> "Bundle":
-        """This bundle as if it held the models of one precision alone: one, or one of each format.
+    def choose(self, quant: str, model_format: str | None = None) -> "Bundle":
+        """This bundle as if it held the models of one quantisation alone: one, or one of each format.
 
         Args:
             quant: As export named it.
+            model_format: ``gguf`` or ``onnx``; None: both.
 
         Raises:
             UsageError: It holds none; names those it holds.
         """
-        chosen = {model.format: model for model in self.models if model.quant == quant}
+        asked = {model_format or model.format for model in self.models}
+        chosen = {model.format: model for model in self.models if model.quant == quant and model.format in asked}
         if not chosen:
             held = ", ".join(dict.fromkeys(model.quant for model in self.models))
-            raise UsageError(f"{self.folder} holds no model of the precision {quant!r}", f"it holds {held}")
+            raise UsageError(f"{self.folder} holds no model of the quantisation {quant!r}", f"it holds {held}")
         first = chosen.get("gguf") or chosen["onnx"]
         shared = {k: v for k, v in self.manifest["model"].items() if k not in {*OF_ONE_MODEL, "onnx", "others"}}
         model = shared | {k: v for k, v in first.entry.items() if k in OF_ONE_MODEL}
@@ -188,9 +190,9 @@ class Bundle:
         return self._model_file.endswith(".gguf")
 
     @property
-    def holds_onnx(self) -> bool:
-        """Whether it has an ONNX model."""
-        return bool(self._onnx)
+    def formats(self) -> tuple[str, ...]:
+        """Of the models that answer unless another is chosen: ``gguf``, ``onnx``, or both."""
+        return tuple(model.format for model in self._first_models)
 
     @property
     def onnx_path(self) -> Path:

@@ -34,7 +34,7 @@ class Opinion:
     """What the teacher says of the same history.
 
     Attributes:
-        kinds: ``sasrec``, ``gru4rec``, ``caser``; several were averaged.
+        kinds: Kinds of teacher, such as ``sasrec``; several were averaged.
         rank: Of the explained item, counted as ``Explanation.rank``.
         probability: Of the explained item over the whole catalogue.
         first: Title that it would recommend first.

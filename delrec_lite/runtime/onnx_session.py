@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from delrec_lite.data.types import Ints
-from delrec_lite.errors import BundleError, DelrecError, MissingPackageError
+from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, install_line
 from delrec_lite.runtime.bundle import REMEDY
 
 _FATAL = 4
@@ -28,7 +28,7 @@ def open_session(path: Path, threads: int) -> Any:
         import onnxruntime
     except ImportError as error:
         raise MissingPackageError(
-            "serving an ONNX bundle needs onnxruntime, which is not installed", 'pip install "delrec-lite[onnx]"'
+            "serving an ONNX bundle needs onnxruntime, which is not installed", install_line("onnxruntime")
         ) from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL

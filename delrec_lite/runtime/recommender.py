@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from delrec_lite.data.types import Floats, Ints
-from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, UsageError
+from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, UsageError, install_line
 from delrec_lite.prompts.tokenizer import open_tokenizer
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.base import Engine
-from delrec_lite.runtime.engines.factory import Kind, open_engine
+from delrec_lite.runtime.engines.factory import AUTO, open_engine
 from delrec_lite.runtime.matching import Match, Matcher
 from delrec_lite.runtime.prompting.encoder import Entry
 
@@ -80,7 +80,7 @@ class Recommender:
         path: str | os.PathLike[str],
         threads: int | None = None,
         verify: bool = True,
-        engine: Kind = "auto",
+        engine: str = AUTO,
         quant: str | None = None,
         fused: bool = False,
     ) -> "Recommender":
@@ -90,14 +90,14 @@ class Recommender:
             path: The bundle's folder.
             threads: Default: the cores allowed.
             verify: Check the files' hashes.
-            engine: ``gguf``, ``onnx``, or what the bundle holds and this machine has.
-            quant: Precision of the model, in a bundle that holds several; default: its first.
+            engine: Name of an engine, see ``open_engine``; default: the first that reads the bundle and is installed.
+            quant: Quantisation of the model, in a bundle that holds several; default: its first.
             fused: Mix its scores with those of the teacher in the bundle, by the weight that validation users chose.
 
         Raises:
             BundleError: Missing, foreign, incomplete or changed.
             MissingPackageError: The engine's package is not installed; for the teacher it is onnxruntime.
-            UsageError: The bundle holds no model of this precision, or no teacher to mix with.
+            UsageError: The bundle holds no model of this quantisation, or no teacher to mix with; no such engine.
         """
         bundle = Bundle.open(path, verify, quant)
         opened = open_engine(bundle, engine, threads)
@@ -156,8 +156,12 @@ class Recommender:
             chosen = [e if isinstance(e, int) else self.new_entry(e) for e in wanted]
         clock.lap("encode")
         _, read = self.engine.count_tokens(entries, chosen)
+        state = np.empty(0, np.float32)
         if chosen:
             scores, computed = self.engine.score_candidates(entries, chosen, session)
+        elif wanted is not None and not all(isinstance(item, int) for item in wanted):
+            evaluation = self.engine.evaluate([entries], session)
+            scores, state, computed = evaluation.scores[0], evaluation.states[0], evaluation.tokens
         elif session is None:
             scores, computed = self.engine.scores([entries])[0], read
         else:
@@ -173,11 +177,11 @@ class Recommender:
             names = None
         else:
             names = [self._named(e) for e in wanted]
-            values = scores if chosen else self._candidate_scores(scores, entries, wanted)
+            values = scores if chosen else self._candidate_scores(scores, state, wanted)
             pool = np.arange(len(values))
         answer = self._ranked(values, pool, names, k)
         clock.lap("sort")
-        avoided = len(self.bundle.prompt.prefix) + read - computed
+        avoided = max(0, len(self.bundle.prompt.prefix) + read - computed)  # an engine may keep nothing at all
         return Recommendation(answer, matched, clock.milliseconds, computed, avoided)
 
     def recommend_batch(self, histories: Sequence[Sequence[str]], k: int = 10) -> list[list[Ranked]]:
@@ -260,7 +264,7 @@ class Recommender:
         if self.teacher is None:
             raise UsageError(
                 "this bundle's teacher cannot be asked",
-                "export it with `export.retriever: true`, and install delrec-lite[onnx] here",
+                f"export it with `export.retriever: true`; here: {install_line('onnxruntime')}",
             )
         had = [self._matcher.find(title).item for title in history]
         scores = self.teacher.scores([had])[0]
@@ -317,9 +321,8 @@ class Recommender:
         items = self.bundle.items
         return (items.ids[entry], items.titles[entry]) if isinstance(entry, int) else ("", entry)
 
-    def _candidate_scores(self, scores: Floats, entries: list[Entry], wanted: list[int | str]) -> Floats:
-        new = [e for e in wanted if not isinstance(e, int)]
-        state = self.engine.hidden_states([entries])[0] if new else np.empty(0, np.float32)
+    def _candidate_scores(self, scores: Floats, state: Floats, wanted: list[int | str]) -> Floats:
+        """Scores of candidates out of the catalogue's; ``state`` scores those outside it."""
         values = [scores[e] if isinstance(e, int) else float(self.new_item(e)[1] @ state) for e in wanted]
         return np.array(values, np.float32)
 
@@ -352,7 +355,7 @@ class Recommender:
     def new_entry(self, title: str) -> Entry:
         """What the engine is given of an item that was not trained: its vector, or its words where words are read."""
         prompt_format = self.bundle.prompt.format
-        if prompt_format.history == "titles":
+        if prompt_format.history_format.titles:
             return tuple(self._title_tokens(title)[: prompt_format.title_tokens])
         return self.new_item(title)[0]
 

@@ -19,7 +19,7 @@ class Retriever:
     """The conventional recommender that was distilled; safe under threads.
 
     Attributes:
-        kinds: ``sasrec``, ``gru4rec``, ``caser``; several were averaged.
+        kinds: Kinds of teacher, such as ``sasrec``; several were averaged.
 
     Args:
         bundle: With ``retriever.onnx``, see ``held``.

@@ -69,9 +69,9 @@ def verify(path: str | os.PathLike[str], threads: int | None = None) -> Verified
     lowest, largest = 1.0, 0.0
     unopened: dict[str, str] = {}
     for model in (first, *others):
-        file, chosen = model.files[0], bundle.choose(model.quant)
+        file, chosen = model.files[0], bundle.choose(model.quant, model.format)
         try:
-            engine = open_engine(chosen, "onnx" if model.format == "onnx" else "gguf", threads)
+            engine = open_engine(chosen, threads=threads)
         except MissingPackageError as error:
             unopened[file] = error.message
             if len(unopened) == len(bundle.models):

@@ -33,9 +33,12 @@ class Metrics:
         self.seconds.labels(path).observe(seconds)
 
     def tokens(self, computed: int, avoided: int, prefix: int) -> None:
-        """Count what an answer cost; more avoided than the prefix means that a session was known."""
-        self.computed.inc(computed)
-        self.avoided.inc(avoided)
+        """Count what an answer cost; more avoided than the prefix means that a session was known.
+
+        A counter takes nothing below zero, and an engine's wrong count is no reason to refuse its answer.
+        """
+        self.computed.inc(max(0, computed))
+        self.avoided.inc(max(0, avoided))
         if avoided > prefix:
             self.hits.inc()
 

@@ -9,7 +9,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from delrec_lite.errors import DelrecError, MissingPackageError, UsageError
+from delrec_lite.errors import DelrecError, MissingPackageError, UsageError, install_line
 from delrec_lite.runtime.recommender import Recommender
 
 LOG = logging.getLogger("delrec_lite.server")
@@ -27,7 +27,7 @@ class Settings:
         waiting: Most requests in the queue.
         seconds: Most a request waits for its turn.
         log_histories: Log what was asked.
-        quant: Precision, in a bundle that holds several; None for its first.
+        quant: Quantisation, in a bundle that holds several; None for its first.
         fused: Mix in the teacher's opinion.
     """
 
@@ -57,7 +57,7 @@ def serve(bundle: Path, settings: Settings) -> None:
         from delrec_lite.server.worker import Worker
     except ImportError as error:
         raise MissingPackageError(
-            f"serving needs {error.name}, which is not installed", 'pip install "delrec-lite[serve,gguf]"'
+            f"serving needs {error.name}, which is not installed", install_line(error.name)
         ) from error
     listening = _listen(settings.host, settings.port)  # before the model: a port that is taken is told at once
     with listening:

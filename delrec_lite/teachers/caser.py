@@ -6,7 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from delrec_lite.teachers.contract import Network, TeacherConfig
+from delrec_lite.teacher_kinds.built_in.caser import CaserConfig
+from delrec_lite.teachers.contract import Network
 
 
 class Caser(Network):
@@ -22,7 +23,9 @@ class Caser(Network):
         items: Size of the catalogue.
     """
 
-    def __init__(self, config: TeacherConfig, items: int) -> None:
+    config: CaserConfig
+
+    def __init__(self, config: CaserConfig, items: int) -> None:
         super().__init__(config, items)
         hidden, heights = config.hidden, range(1, config.window + 1)
         self.horizontal = nn.ModuleList(nn.Conv1d(hidden, config.filters, h) for h in heights)

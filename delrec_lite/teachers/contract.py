@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from delrec_lite.data.types import Floats, Ints
 from delrec_lite.errors import UsageError
-from delrec_lite.teachers.settings import KINDS, TeacherConfig
-
-__all__ = ["KINDS", "Network", "Teacher", "TeacherConfig", "build", "pad"]
+from delrec_lite.teacher_kinds.settings import TeacherConfig
 
 
 class Network(nn.Module):
@@ -37,15 +36,14 @@ class Network(nn.Module):
         """Scores of the whole catalogue: float32 ``[..., hidden]`` to ``[..., items]``."""
         return states @ self.items.T
 
+    def loss(self, states: Any, targets: Any) -> Any:
+        """What training lowers: the mean cross-entropy of the next items over the whole catalogue.
 
-def build(config: TeacherConfig, items: int) -> Network:
-    """An untrained network of the kind that ``config`` names; first values come from torch's random state."""
-    from delrec_lite.teachers.caser import Caser
-    from delrec_lite.teachers.gru4rec import GRU4Rec
-    from delrec_lite.teachers.sasrec import SASRec
-
-    kinds: dict[str, type[Network]] = {"sasrec": SASRec, "gru4rec": GRU4Rec, "caser": Caser}
-    return kinds[config.kind](config, items)
+        Args:
+            states: float32 ``[n, hidden]``.
+            targets: The items that followed, int64 ``[n]``.
+        """
+        return F.cross_entropy(self.scores(states), targets, label_smoothing=self.config.label_smoothing)
 
 
 class Teacher:

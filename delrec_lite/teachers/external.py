@@ -16,11 +16,11 @@ from delrec_lite.console import Console
 from delrec_lite.data.lists import RankedLists
 from delrec_lite.data.types import Dataset
 from delrec_lite.errors import DataError
-from delrec_lite.teachers.contract import Network, Teacher, TeacherConfig, pad
+from delrec_lite.teacher_kinds.settings import TeacherConfig
+from delrec_lite.teachers.contract import Network, Teacher, pad
 from delrec_lite.teachers.epochs import Epochs, train_epochs
 from delrec_lite.teachers.fit import fit
 
-KIND = "sasrec"
 HELD_OUT = 0.1
 LEAST_LISTS = 20
 EPOCHS = 30
@@ -30,16 +30,22 @@ SUSPICIOUS = 0.5
 
 
 def fit_external(
-    config: TeacherConfig, dataset: Dataset, lists: RankedLists, console: Console, out: Path | None = None
+    config: TeacherConfig,
+    dataset: Dataset,
+    lists: RankedLists,
+    console: Console,
+    out: Path | None = None,
+    device: str = "cpu",
 ) -> Teacher:
     """Fit a stand-in for the recommender that made the lists.
 
     Args:
-        config: Of kind ``sasrec``; its seed draws the users that are held out.
+        config: Of kind ``external``; its seed draws the users that are held out.
         dataset: The lists answer its users' training parts.
         lists: See ``read_lists``.
         console: Shows the bars, and warns of lists that seem to know the validation items.
         out: Folder for ``metrics.jsonl`` of the first fit.
+        device: Where torch computes; the stand-in is handed back on the CPU.
 
     Returns:
         The stand-in; ``metrics`` holds ``list_top1`` and ``list_overlap@10``, its agreement with the held-out lists,
@@ -56,12 +62,14 @@ def fit_external(
             "let the recommender answer more users",
         )
     _warn_of_leaks(dataset, lists, console)
-    teacher = fit(config, dataset, console, out)
+    teacher = fit(config, dataset, console, out, device=device)
+    teacher.network.to(device)
     order = np.random.default_rng(config.seed).permutation(asked)
     held, learned = np.split(order, [max(1, round(HELD_OUT * len(order)))])
     before = _agreement(teacher, dataset, lists, held)
     seconds = _imitate(teacher.network, dataset, lists, learned, held, console)
     after = _agreement(teacher, dataset, lists, held)
+    teacher.network.cpu()
     teacher.metrics = {
         **teacher.metrics,
         "lists": float(len(asked)),
@@ -117,12 +125,13 @@ def _loss(network: Network, dataset: Dataset, lists: RankedLists, some: Any) -> 
     """Mean cross-entropy of the lists ``some``."""
     train, length = dataset.train(), network.config.max_length
     histories = [train[lists.users[n]][-length:] for n in some]
-    states = network.states(pad(histories))
+    device = network.items.device
+    states = network.states(pad(histories).to(device))
     last = torch.stack([states[row, len(history) - 1] for row, history in enumerate(histories)])
     wanted = torch.zeros(len(histories), len(dataset.catalog))
     for row, n in enumerate(some):
         wanted[row, torch.from_numpy(lists.items[n])] = torch.from_numpy(lists.shares[n])
-    return F.cross_entropy(network.scores(last), wanted)
+    return F.cross_entropy(network.scores(last), wanted.to(device))
 
 
 def _agreement(teacher: Teacher, dataset: Dataset, lists: RankedLists, some: Any) -> tuple[float, float]:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from delrec_lite.console import Console
 from delrec_lite.data.types import Dataset, Ints, Split
@@ -20,7 +19,9 @@ from delrec_lite.evaluation.expected import ExpectedSampledMetrics
 from delrec_lite.evaluation.metrics import per_user
 from delrec_lite.evaluation.protocol import catalogue_ranks
 from delrec_lite.files import write_whole
-from delrec_lite.teachers.contract import Network, Teacher, TeacherConfig, build, pad
+from delrec_lite.teacher_kinds.registry import TEACHERS
+from delrec_lite.teacher_kinds.settings import TeacherConfig
+from delrec_lite.teachers.contract import Network, Teacher, pad
 from delrec_lite.teachers.epochs import Epochs, train_epochs
 
 METRICS = "metrics.jsonl"
@@ -69,7 +70,7 @@ def fit(
     began = time.monotonic()
     with torch.random.fork_rng(devices=[]), console.progress(config.kind, config.epochs) as tick:
         torch.manual_seed(config.seed)
-        network = build(config, len(dataset.catalog)).to(device)
+        network = TEACHERS[config.kind].build(config, len(dataset.catalog)).to(device)
         teacher, lines = Teacher(network, len(dataset.catalog)), list[dict[str, float]]()
 
         def validate(epoch: int, loss: float) -> float:
@@ -106,13 +107,12 @@ def fit(
 
 
 def _loss(network: Network, batch: Sequence[Ints]) -> tuple[Any, int]:
-    """Mean cross-entropy of the next item at every place of some windows, and how many places those are."""
+    """Mean loss of the next item at every place of some windows, and how many places those are."""
     device = network.items.device
     wanted = torch.as_tensor(np.concatenate([w[1:] for w in batch])).to(device)
     read = pad([np.ones(len(w) - 1, dtype=np.int64) for w in batch]).bool().to(device)
     states = network.states(pad([w[:-1] for w in batch]).to(device))[read]
-    loss = F.cross_entropy(network.scores(states), wanted, label_smoothing=network.config.label_smoothing)
-    return loss, len(wanted)
+    return network.loss(states, wanted), len(wanted)
 
 
 def _batches(sequences: Sequence[Ints], config: TeacherConfig, epoch: int) -> Iterator[list[Ints]]:

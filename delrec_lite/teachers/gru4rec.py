@@ -4,7 +4,8 @@ from typing import Any
 
 from torch import nn
 
-from delrec_lite.teachers.contract import Network, TeacherConfig
+from delrec_lite.teacher_kinds.built_in.gru4rec import GRU4RecConfig
+from delrec_lite.teachers.contract import Network
 
 
 class GRU4Rec(Network):
@@ -17,7 +18,9 @@ class GRU4Rec(Network):
         items: Size of the catalogue.
     """
 
-    def __init__(self, config: TeacherConfig, items: int) -> None:
+    config: GRU4RecConfig
+
+    def __init__(self, config: GRU4RecConfig, items: int) -> None:
         super().__init__(config, items)
         between = config.dropout if config.layers > 1 else 0.0
         self.gru = nn.GRU(config.hidden, config.hidden, config.layers, batch_first=True, dropout=between)

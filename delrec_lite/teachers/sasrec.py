@@ -6,7 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from delrec_lite.teachers.contract import Network, TeacherConfig
+from delrec_lite.teacher_kinds.built_in.sasrec import SASRecConfig
+from delrec_lite.teachers.contract import Network
 
 
 class SASRec(Network):
@@ -19,7 +20,9 @@ class SASRec(Network):
         items: Size of the catalogue.
     """
 
-    def __init__(self, config: TeacherConfig, items: int) -> None:
+    config: SASRecConfig
+
+    def __init__(self, config: SASRecConfig, items: int) -> None:
         super().__init__(config, items)
         self.positions = nn.Parameter(torch.randn(config.max_length, config.hidden) * 0.02)
         self.drop = nn.Dropout(config.dropout)
@@ -36,7 +39,7 @@ class SASRec(Network):
 
 
 class _Block(nn.Module):
-    def __init__(self, config: TeacherConfig) -> None:
+    def __init__(self, config: SASRecConfig) -> None:
         super().__init__()
         hidden = config.hidden
         self.heads = config.heads

@@ -3,7 +3,6 @@
 import json
 import shutil
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from delrec_lite.errors import BundleError, ConfigError, StorageError
 from delrec_lite.files import sha256_of
-from delrec_lite.teachers.contract import Teacher, TeacherConfig, build
+from delrec_lite.teacher_kinds.registry import TEACHERS
+from delrec_lite.teachers.contract import Teacher
 
 SCHEMA = 1
 CONFIG = "teacher.json"
@@ -30,7 +30,7 @@ def save_teacher(teacher: Teacher, folder: Path) -> None:
     text: dict[str, Any] = {
         "schema": SCHEMA,
         "items": teacher.items,
-        "config": asdict(teacher.config),
+        "config": teacher.config.model_dump(),
         "metrics": teacher.metrics,
     }
     tensors = {name: value.detach().cpu().contiguous() for name, value in teacher.network.state_dict().items()}
@@ -64,13 +64,22 @@ def load_teacher(folder: Path) -> Teacher:
     except OSError as error:
         raise BundleError(f"{folder / WEIGHTS} cannot be read: {error}", _REMEDY) from error
     try:
-        config = TeacherConfig(**text["config"])
+        settings = dict(text["config"])
+        name = str(settings.pop("kind"))
         items, metrics = int(text["items"]), {str(k): float(v) for k, v in text["metrics"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BundleError(f"{folder / CONFIG} does not describe a teacher: {error}", _REMEDY) from error
+    try:
+        kind = TEACHERS[name]
+    except ConfigError as error:
+        raise BundleError(f"{folder / CONFIG}: {error}", "install or register the kind, or " + _REMEDY) from error
+    try:
+        config = kind.configure(**settings)
+    except ConfigError as error:
         raise BundleError(f"{folder / CONFIG} does not describe a teacher: {error}", _REMEDY) from error
     try:
         with torch.random.fork_rng(devices=[]):
-            network = build(config, items)
+            network = kind.build(config, items)
         network.load_state_dict(load_file(folder / WEIGHTS))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise BundleError(f"{folder / WEIGHTS} does not fit {CONFIG} beside it", _REMEDY) from error

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from delrec_lite.data.types import Floats, Ints
 from delrec_lite.errors import DataError
-from delrec_lite.llm.verbalizers import next_question, next_scores, temporal_question, temporal_scores
+from delrec_lite.llm.questions import next_question, next_scores, temporal_question, temporal_scores
 from delrec_lite.teachers.contract import Teacher
 from delrec_lite.teachers.ensemble import Ensemble
 from delrec_lite.training.context import TrainingContext

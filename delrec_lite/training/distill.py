@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from delrec_lite.config import DistillSection, FinetuneSection
 from delrec_lite.data.types import Floats, Ints, subsample
-from delrec_lite.llm.forward import read_states, score_all, window_segment
+from delrec_lite.llm.forward import score_all
 from delrec_lite.llm.model import ItemLM
-from delrec_lite.llm.verbalizers import score_candidates
+from delrec_lite.llm.questions import score_candidates
+from delrec_lite.llm.verbalizer import verbalizer_of
 from delrec_lite.processes import current
 from delrec_lite.prompts.tasks import Prompts
 from delrec_lite.training.adapters import add_adapter
@@ -95,8 +96,8 @@ def distill(
     if adapter is not None:
         add_adapter(model, adapter, context.steps(adapter))
     model.requires_grad_(False)
-    if prompts.format.verbalizer == "title-mean":
-        set_scale(context)
+    windows = next(steps(context.dataset.train(), context.max_history, 800, seed=0))
+    verbalizer_of(prompts).calibrate(model, prompts, truncate_to_context(prompts, windows, context.max_history))
     agree = Agreement(context)
     by_words, untrained = (current().from_first(partial(agree, p)) for p in (written, prompts))
     soft = model.soft_prompt()
@@ -131,11 +132,11 @@ def distill(
     report = Distilled(trained, untrained, by_words, agree.users, context.m, plan)
     if current().first:
         if adapter is not None:
-            model.lm.save_pretrained(str(out / LLM))
+            model.lm.save_pretrained(str(out / LLM), save_embedding_layers=False)
         held = {**soft, "log_scale": model.log_scale}
         save_file({name: p.detach().clone() for name, p in held.items()}, out / SOFT)
         (out / "agreement.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
-        finished(out)
+        finished(out, context.console)
     return report
 
 
@@ -202,20 +203,3 @@ def load_llm(model: ItemLM, folder: Path) -> None:
     from peft import PeftModel
 
     model.lm = PeftModel.from_pretrained(model.lm, str(folder / LLM), is_trainable=True)
-
-
-@torch.no_grad()
-def set_scale(context: TrainingContext) -> None:
-    """Give the untrained verbalizer the temperature under which it predicts a few training windows best.
-
-    A sum of title rows has no natural scale; without one, stage 1 would spend its soft prompt on the scores' norm.
-    """
-    model, prompts, length = context.model, context.prompts, context.max_history
-    some = truncate_to_context(prompts, next(steps(context.dataset.train(), length, 800, seed=0)), length)
-    states = read_states(model, prompts.next_prefix, [window_segment(prompts, window[:-1]) for window in some])
-    targets = torch.from_numpy(np.concatenate([window[1:] for window in some])).to(states.device)
-    model.log_scale.zero_()
-    scores = model.scores(states)
-    grid = torch.linspace(-6, 2, 33)
-    losses = torch.stack([F.cross_entropy(scores * g.exp(), targets) for g in grid])
-    model.log_scale.copy_(grid[losses.argmin()])

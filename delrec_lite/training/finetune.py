@@ -17,6 +17,7 @@ from delrec_lite.evaluation.expected import ExpectedSampledMetrics
 from delrec_lite.evaluation.table import protocols_of, values_of
 from delrec_lite.llm.forward import read_states, window_segment
 from delrec_lite.llm.model import ItemLM
+from delrec_lite.llm.verbalizer import catalogue_scores, verbalizer_of
 from delrec_lite.processes import current
 from delrec_lite.prompts.tasks import Prompts
 from delrec_lite.training.adapters import ITEMS, RankAllocation, add_adapter, orthogonality, save_adapter, unfreeze
@@ -70,7 +71,7 @@ def finetune(context: TrainingContext, recipe: FinetuneSection) -> Finetuned:
         for name, p in model.lm.named_parameters():
             p.requires_grad_("lora_" in name)
     elif recipe.adapter == "full":
-        unfreeze(model, rows=prompts.format.history == "titles")
+        unfreeze(model, rows=prompts.format.history_format.titles)
     else:
         add_adapter(model, recipe, plan)
     if recipe.checkpointing:
@@ -111,7 +112,7 @@ def finetune(context: TrainingContext, recipe: FinetuneSection) -> Finetuned:
         save_adapter(model.lm, learned, out)
         save_file({name: p.detach().clone() for name, p in items.items()}, out / ITEMS)
         (out / "finetune.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
-        finished(out)
+        finished(out, context.console)
     return report
 
 
@@ -134,7 +135,7 @@ def losses(context: TrainingContext, recipe: FinetuneSection, parts: int) -> Los
     def next_items(examples: Sequence[Ints], step: int) -> tuple[Any, dict[str, float]]:
         inputs = [window[:-1] for window in examples]
         segments = [window_segment(prompts, window) for window in inputs]
-        scores = model.scores(read_states(model, prompts.next_prefix, segments))
+        scores = catalogue_scores(model, prompts, read_states(model, prompts.next_prefix, segments))
         truth = torch.from_numpy(np.concatenate([window[1:] for window in examples])).to(scores.device)
         loss = F.cross_entropy(scores, truth)
         figures = {"next_item": loss.item()}
@@ -201,7 +202,5 @@ def _measure(context: TrainingContext) -> dict[str, float]:
 
 def learned_vectors(model: ItemLM, prompts: Prompts) -> dict[str, torch.nn.Parameter]:
     """What learns beside the adapter: of the item vectors those that this form of prompt and answer reads."""
-    items = {} if prompts.format.history == "titles" else {"offset_in": model.offset_in}
-    if prompts.format.verbalizer == "title-mean":
-        items |= {"offset_out": model.offset_out, "log_scale": model.log_scale}
-    return items
+    items = {"offset_in": model.offset_in} if prompts.format.history_format.item_rows else {}
+    return items | verbalizer_of(prompts).learned(model)

@@ -246,9 +246,9 @@ def _restore(path: Path, named: Mapping[str, nn.Parameter]) -> None:
             p.copy_(file.get_tensor(f"value/{name}"))
 
 
-def finished(out: Path) -> None:
+def finished(out: Path, console: Console) -> None:
     """The stage has written its result: its curves are drawn, its checkpoints are not needed any more."""
-    draw_curves(out)
+    draw_curves(out, console=console)
     for name in (CHECKPOINT, BEST):
         (out / name).unlink(missing_ok=True)
 

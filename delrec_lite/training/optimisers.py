@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from delrec_lite.errors import ConfigError, MissingPackageError
+from delrec_lite.errors import ConfigError, MissingPackageError, install_line
 
 BETAS = (0.9, 0.98)
 
@@ -31,7 +31,7 @@ def make_optimiser(name: str, settings: list[dict[str, Any]], device: str) -> An
         from bitsandbytes.optim import PagedAdamW8bit
     except ImportError as error:
         raise MissingPackageError(
-            "paged_adamw_8bit needs bitsandbytes, which is not installed", 'pip install "delrec-lite[qlora]"'
+            "paged_adamw_8bit needs bitsandbytes, which is not installed", install_line("bitsandbytes")
         ) from error
     return PagedAdamW8bit(settings, betas=BETAS, weight_decay=0.0)
 

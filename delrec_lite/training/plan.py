@@ -5,15 +5,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from delrec_lite.architectures import find_architecture
+from delrec_lite.architectures.record import Modules
 from delrec_lite.training.shapes import Shape
 
 # Bytes of a linear weight. NF4: 4 bits, a scale in 8 bits for 64 weights and a float32 for 256 of those.
 WEIGHT_BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0, "nf4": (4 + 8 / 64 + 32 / (64 * 256)) / 8}
-ADAPTED = {
-    "qv": ("q_proj", "v_proj"),
-    "attention": ("q_proj", "k_proj", "v_proj", "o_proj"),
-    "all": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-}
 # float32 value, gradient and two moments; and what the optimiser's step holds beside them.
 TRAINED_BYTES = {"adamw": 20.0, "paged_adamw_8bit": 10.1}
 # Float32 copies of the scores that a step keeps or makes at once: scores, log-softmax and its gradient for the truth;
@@ -51,7 +48,7 @@ class Training:
     items: int = 1349
     soft: int = 16
     rank: int = 16
-    modules: str = "attention"
+    modules: Modules = "attention"
     teacher: bool = True
     optimiser: str = "adamw"
 
@@ -99,13 +96,12 @@ def saved_bytes(shape: Shape, training: Training) -> float:
     """
     wide = 4.0 if training.precision == "fp32" else 2.0
     q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    norms = 2 * 4.0 * shape.hidden + (2 * 4.0 * (q + kv) if shape.family in {"qwen3"} else 0.0)
-    if shape.family == "gemma3_text":
-        norms = 4 * 4.0 * shape.hidden + 4.0 * (q + kv)
+    family = find_architecture(shape.family)
+    norms = 4.0 * ((4 if family.sandwich_norms else 2) * shape.hidden + (q + kv if family.qk_norm else 0))
     attention = wide * (2 * q + 2 * q) + 4.0 * shape.heads  # keys and values are repeated for every query head
     gated = 3 * wide * shape.intermediate
     linear = shape.linear()
-    adapters = sum(wide * (linear[name][0] + training.rank) for name in ADAPTED[training.modules])
+    adapters = sum(wide * (linear[name][0] + training.rank) for name in family.adapted(training.modules))
     return norms + attention + gated + adapters
 
 
@@ -120,7 +116,8 @@ def estimate(shape: Shape, training: Training, cuda: bool = True) -> Memory:
     wide = 4.0 if training.precision == "fp32" else 2.0
     weights = shape.linear_parameters * WEIGHT_BYTES[training.precision] + shape.other_parameters * wide
     linear = shape.linear()
-    adapter = shape.layers * training.rank * sum(sum(linear[name]) for name in ADAPTED[training.modules])
+    adapted = find_architecture(shape.family).adapted(training.modules)
+    adapter = shape.layers * training.rank * sum(sum(linear[name]) for name in adapted)
     vectors = 2 * training.items * shape.hidden
     per_token = saved_bytes(shape, training)
     wide_grads = wide * (3 * shape.intermediate + 4 * shape.hidden) * training.positions

@@ -8,7 +8,7 @@ from delrec_lite.evaluation.metrics import Ranks
 from delrec_lite.evaluation.protocol import rank_all, rank_chosen
 from delrec_lite.llm.forward import score_histories
 from delrec_lite.llm.model import ItemLM
-from delrec_lite.llm.verbalizers import score_candidates
+from delrec_lite.llm.questions import score_candidates
 from delrec_lite.prompts.tasks import Prompts
 
 

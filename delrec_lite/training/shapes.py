@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from delrec_lite.architectures import check_base, find_architecture, head_width
 from delrec_lite.errors import DataError, UsageError
 
 
@@ -15,7 +16,7 @@ class Shape:
     """What decides how much memory a decoder-only model takes; names as in ``transformers``.
 
     Attributes:
-        family: Model type, for building one with random weights.
+        family: Model type; see ``architectures``.
         hidden: Width.
         layers: How many.
         heads: Of the queries.
@@ -40,16 +41,8 @@ class Shape:
 
     def linear(self) -> dict[str, tuple[int, int]]:
         """Inputs and outputs of a layer's linear modules."""
-        h, q, kv, f = self.hidden, self.heads * self.head_dim, self.kv_heads * self.head_dim, self.intermediate
-        return {
-            "q_proj": (h, q),
-            "k_proj": (h, kv),
-            "v_proj": (h, kv),
-            "o_proj": (q, h),
-            "gate_proj": (h, f),
-            "up_proj": (h, f),
-            "down_proj": (f, h),
-        }
+        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        return find_architecture(self.family).linear(self.hidden, q, kv, self.intermediate)
 
     @property
     def linear_parameters(self) -> int:
@@ -81,20 +74,13 @@ def find_shape(model: str, folders: tuple[Path, ...] = ()) -> tuple[Shape, str]:
         folders: Where an unpacked base or the Hub's cache may lie.
 
     Raises:
+        ConfigError: A family or a setting that cannot be trained and exported.
         DataError: A configuration that is no decoder-only model's.
         UsageError: Neither on the disk nor among the built-in shapes.
     """
-    path = Path(model).expanduser()
-    if path.is_dir() and (path / "config.json").is_file():
-        path = path / "config.json"
-    if path.is_file():
+    if path := find_config(model, folders):
         return read_shape(json.loads(path.read_text(encoding="utf-8")), str(path)), str(path)
     name = re.sub(r"-(instruct|it|chat|base|pt)$", "", model.rpartition("/")[2].partition("@")[0].lower())
-    for folder in folders:
-        wanted = "models--" + model.replace("/", "--")
-        for config in sorted(folder.glob(f"{wanted}/snapshots/*/config.json")) + [folder / model / "config.json"]:
-            if config.is_file():
-                return read_shape(json.loads(config.read_text(encoding="utf-8")), str(config)), str(config)
     if name not in SHAPES:
         raise UsageError(
             f"the shape of {model!r} is not known here",
@@ -103,29 +89,46 @@ def find_shape(model: str, folders: tuple[Path, ...] = ()) -> tuple[Shape, str]:
     return SHAPES[name], "as published"
 
 
+def find_config(model: str, folders: tuple[Path, ...] = ()) -> Path | None:
+    """The config.json of a model where one lies on the disk; arguments as in ``find_shape``."""
+    path = Path(model).expanduser()
+    if path.is_file():
+        return path
+    wanted = "models--" + model.partition("@")[0].replace("/", "--")
+    cached = (
+        config
+        for folder in folders
+        for config in (*sorted(folder.glob(f"{wanted}/snapshots/*/config.json")), folder / model / "config.json")
+    )
+    return next((config for config in (path / "config.json", *cached) if config.is_file()), None)
+
+
 def read_shape(config: Mapping[str, Any], where: str) -> Shape:
     """The shape in the text of a config.json.
 
     Raises:
+        ConfigError: A family or a setting that cannot be trained and exported.
         DataError: A key is missing; names it.
     """
-    held = config.get("text_config", config)
     try:
-        hidden, heads = int(held["hidden_size"]), int(held["num_attention_heads"])
-        family = str(held.get("model_type", "llama"))
-        return Shape(
-            family,
-            hidden,
-            int(held["num_hidden_layers"]),
-            heads,
-            int(held.get("num_key_value_heads") or heads),
-            int(held.get("head_dim") or hidden // heads),
-            int(held["intermediate_size"]),
-            int(held["vocab_size"]),
-            bool(held.get("tie_word_embeddings", family.startswith("gemma"))),
-            family == "qwen2",
-        )
+        heads = int(config["num_attention_heads"])
+        numbers = [int(config[key]) for key in ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size")]
+        family = find_architecture(config["model_type"], where)
     except KeyError as error:
         raise DataError(
             f"{where} has no {error.args[0]!r}", "it has to be the config.json of a decoder-only model"
         ) from error
+    check_base(config, where)
+    hidden, layers, intermediate, vocabulary = numbers
+    return Shape(
+        family.name,
+        hidden,
+        layers,
+        heads,
+        int(config.get("num_key_value_heads") or heads),
+        head_width(config),
+        intermediate,
+        vocabulary,
+        bool(config.get("tie_word_embeddings", family.tied)),
+        family.qkv_bias or bool(config.get("attention_bias")),
+    )

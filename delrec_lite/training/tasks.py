@@ -11,6 +11,7 @@ from delrec_lite.config import DistillSection
 from delrec_lite.data.types import Floats, Ints
 from delrec_lite.llm.forward import read_states, window_segment
 from delrec_lite.llm.packing import Segment
+from delrec_lite.llm.verbalizer import catalogue_scores
 from delrec_lite.prompts.tasks import Prompts
 from delrec_lite.teachers.contract import Teacher
 from delrec_lite.teachers.ensemble import Ensemble
@@ -109,10 +110,10 @@ def pattern_loss(context: TrainingContext, batch: Sequence[Ints], recipe: Distil
     inputs = [window[:-1] for window in truncate_to_context(prompts, batch, context.max_history)]
     wanted = teacher_distribution(context.teacher, inputs, recipe.temperature)
     states = read_states(model, prompts.next_prefix, [window_segment(prompts, window) for window in inputs])
-    wanted = wanted.to(states.device)
+    wanted, scores = wanted.to(states.device), catalogue_scores(model, prompts, states)
     if recipe.pattern_loss == "top1":
-        return F.cross_entropy(model.scores(states), wanted.argmax(1))
-    return F.kl_div(F.log_softmax(model.scores(states), 1), wanted, reduction="batchmean", log_target=True)
+        return F.cross_entropy(scores, wanted.argmax(1))
+    return F.kl_div(F.log_softmax(scores, 1), wanted, reduction="batchmean", log_target=True)
 
 
 def truncate_to_context(prompts: Prompts, batch: Sequence[Ints], max_history: int) -> list[Ints]:
@@ -135,4 +136,4 @@ def temporal_loss(context: TrainingContext, batch: Sequence[Ints]) -> Any:
         segments.append(Segment(ids, reads))
         targets += hidden
     states = read_states(model, prompts.temporal_prefix, segments)
-    return F.cross_entropy(model.scores(states), torch.tensor(targets, device=states.device))
+    return F.cross_entropy(catalogue_scores(model, prompts, states), torch.tensor(targets, device=states.device))

@@ -7,7 +7,7 @@ import numpy as np
 from delrec_lite.data.types import Floats
 from delrec_lite.errors import BundleError, UsageError
 from delrec_lite.runtime.bundle import ADDITION_ROWS, REMEDY, Bundle
-from delrec_lite.runtime.engines.base import Engine
+from delrec_lite.runtime.engines.base import Engine, Evaluation
 from delrec_lite.runtime.engines.wrapper import EngineWrapper
 from delrec_lite.runtime.prompting.encoder import Entry
 
@@ -15,8 +15,7 @@ from delrec_lite.runtime.prompting.encoder import Entry
 class WithAdditions(EngineWrapper):
     """An engine whose catalogue is longer: an added item is read as a vector and scored by one.
 
-    The trained items' scores are the engine's own; the state that scores the added ones costs a second evaluation
-    of the history.
+    The trained items' scores are the engine's own; the state of the same evaluation scores the added ones.
 
     Args:
         engine: Of the model as exported.
@@ -32,16 +31,17 @@ class WithAdditions(EngineWrapper):
 
     def scores(self, requests: Sequence[Sequence[Entry]]) -> Floats:
         """See ``Engine.scores``; one score more for each added item."""
-        asked = [self.translated(request) for request in requests]
-        return np.concatenate([self.engine.scores(asked), self.engine.hidden_states(asked) @ self._outputs.T], axis=1)
+        return self.evaluate(requests).scores
 
     def score_session(self, session: str, request: Sequence[Entry]) -> tuple[Floats, int]:
         """See ``Engine.score_session``."""
-        asked = self.translated(request)
-        scores, computed = self.engine.score_session(session, asked)
-        return np.concatenate(
-            [scores, self._outputs @ self.engine.hidden_states([asked])[0]]
-        ), computed + self.engine.count_tokens(asked)[1]
+        scores, _, computed = self.evaluate([request], session)
+        return scores[0], computed
+
+    def evaluate(self, requests: Sequence[Sequence[Entry]], session: str | None = None) -> Evaluation:
+        """See ``Engine.evaluate``."""
+        scores, states, computed = super().evaluate(requests, session)
+        return Evaluation(np.concatenate([scores, states @ self._outputs.T], axis=1), states, computed)
 
     def translated(self, request: Sequence[Entry]) -> list[Entry]:
         """Added items as what is read of them."""
@@ -76,5 +76,5 @@ def with_additions(engine: Engine, bundle: Bundle) -> Engine:
     except (OSError, ValueError, EOFError) as error:
         engine.close()
         raise BundleError(f"{path} does not read: {error}", REMEDY) from error
-    inputs = bundle.added_tokens if bundle.prompt.format.history == "titles" else list(rows[0])
+    inputs = bundle.added_tokens if bundle.prompt.format.history_format.titles else list(rows[0])
     return WithAdditions(engine, inputs, rows[1], bundle.trained)

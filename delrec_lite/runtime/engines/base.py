@@ -1,10 +1,24 @@
 """What every engine does: histories in, scores of the catalogue out; the prompt's prefix is its own affair."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from delrec_lite.data.types import Floats
 from delrec_lite.runtime.prompting.encoder import Entry
+
+
+class Evaluation(NamedTuple):
+    """What one pass over some histories gives.
+
+    Attributes:
+        scores: Of the whole catalogue, float32 ``[requests, items]``.
+        states: The last hidden state of each history, after the final norm: float32 ``[requests, hidden]``.
+        tokens: How many were evaluated for it.
+    """
+
+    scores: Floats
+    states: Floats
+    tokens: int
 
 
 class Engine(Protocol):
@@ -66,10 +80,21 @@ class Engine(Protocol):
             UsageError: As in ``scores``.
         """
 
-    def hidden_states(self, requests: Sequence[Sequence[Entry]]) -> Floats:
-        """The last hidden state of each history, after the final norm: float32 ``[requests, hidden]``.
+    def evaluate(self, requests: Sequence[Sequence[Entry]], session: str | None = None) -> Evaluation:
+        """Scores and hidden states of one and the same evaluation.
 
-        For items outside the catalogue, which have no score of their own.
+        For items outside the catalogue, which have no score of their own: their output vectors times the state.
+
+        Args:
+            requests: As in ``scores``.
+            session: As in ``score_session``; then there is one request.
+
+        Raises:
+            UsageError: As in ``scores``.
+        """
+
+    def hidden_states(self, requests: Sequence[Sequence[Entry]]) -> Floats:
+        """The states of ``evaluate`` alone.
 
         Raises:
             UsageError: As in ``scores``.

@@ -1,55 +1,110 @@
-"""Which engine evaluates a bundle: by what it holds, what is installed and what was asked for."""
+"""The engines by name, and which one evaluates a bundle: by what it holds, what is installed and what was asked for.
+
+Reading the records imports no engine and no numpy: ``--help`` and ``doctor`` name the engines too.
+"""
 
 from collections.abc import Callable
-from typing import Literal
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
 
-from delrec_lite.errors import BundleError, MissingPackageError, UsageError
-from delrec_lite.runtime.bundle import REMEDY, Bundle
-from delrec_lite.runtime.engines.additions import with_additions
-from delrec_lite.runtime.engines.base import Engine
+from delrec_lite.errors import BundleError, MissingPackageError, install_line
+from delrec_lite.registry import Registry
 
-Kind = Literal["auto", "gguf", "onnx"]
-KINDS: tuple[Kind, ...] = ("auto", "gguf", "onnx")
+if TYPE_CHECKING:
+    from delrec_lite.runtime.bundle import Bundle
+    from delrec_lite.runtime.engines.base import Engine
+
+AUTO = "auto"
+GROUP = "delrec_lite.engines"
 
 
-def open_engine(bundle: Bundle, kind: Kind = "auto", threads: int | None = None) -> Engine:
+@dataclass(frozen=True)
+class EngineKind:
+    """An engine that can be chosen.
+
+    Attributes:
+        name: What ``--engine`` calls it.
+        format: Of the model files that it reads, as a bundle's manifest has it: ``gguf`` or ``onnx``.
+        opener: Makes the engine from a bundle and a number of threads (None: the cores allowed). As
+            ``module:callable`` it is imported when a bundle is opened.
+        package: That computes, as an installer calls it; empty: none beyond the opener's own.
+        install: The command that installs it.
+    """
+
+    name: str
+    format: str
+    opener: "str | Callable[[Bundle, int | None], Engine]"
+    package: str = ""
+    install: str = ""
+
+    @property
+    def installed(self) -> bool:
+        """Whether its package is here."""
+        try:
+            return not self.package or bool(version(self.package))
+        except PackageNotFoundError:
+            return False
+
+    def open(self, bundle: "Bundle", threads: int | None) -> "Engine":
+        """The engine over a bundle; raises what ``open_engine`` does."""
+        opener: Any = resolve_name(self.opener) if isinstance(self.opener, str) else self.opener
+        engine: Engine = opener(bundle, threads)
+        return engine
+
+
+LLAMA_CPP = EngineKind(
+    name="llama.cpp",
+    format="gguf",
+    opener="delrec_lite.runtime.engines.llama_cpp:LlamaEngine",
+    package="llama-cpp-python",
+    install=install_line("llama_cpp"),
+)
+ONNX_RUNTIME = EngineKind(
+    name="onnxruntime",
+    format="onnx",
+    opener="delrec_lite.runtime.engines.onnx:OnnxEngine",
+    package="onnxruntime",
+    install=install_line("onnxruntime"),
+)
+# ``auto`` takes the first that is installed and reads what the bundle holds.
+ENGINES = Registry("engine", EngineKind, GROUP, (LLAMA_CPP, ONNX_RUNTIME))
+
+
+def register_engine(kind: EngineKind) -> EngineKind:
+    """Make an engine known to this process; see ``Registry.register``.
+
+    A package that installs an engine names its record in the entry-point group ``delrec_lite.engines`` instead.
+    """
+    return ENGINES.register(kind)
+
+
+def open_engine(bundle: "Bundle", name: str = AUTO, threads: int | None = None) -> "Engine":
     """Load a bundle's model.
 
     Args:
         bundle: Opened.
-        kind: ``auto`` takes the GGUF file where there is one and llama-cpp-python is installed, else the ONNX file.
+        name: Of an engine; ``auto`` takes the first that reads what the bundle holds and is installed.
         threads: Default: the cores allowed.
 
     Raises:
         BundleError: No such model in the bundle, or it does not load.
         MissingPackageError: No engine's package is installed for what the bundle holds.
-        UsageError: No such kind.
+        UsageError: No engine of that name.
     """
-    if kind not in KINDS:
-        raise UsageError(f"no engine {kind!r}", f"one of {', '.join(KINDS)}")
-    held: list[Callable[[], Engine]] = []
-    if bundle.holds_gguf and kind in {"auto", "gguf"}:
-        held.append(lambda: _gguf(bundle, threads))
-    if bundle.holds_onnx and kind in {"auto", "onnx"}:
-        held.append(lambda: _onnx(bundle, threads))
+    from delrec_lite.runtime.bundle import REMEDY
+    from delrec_lite.runtime.engines.additions import with_additions
+
     missing: MissingPackageError | None = None
-    for make in held:
+    for kind in ENGINES if name == AUTO else [ENGINES[name]]:
+        if kind.format not in bundle.formats:
+            continue
         try:
-            return with_additions(make(), bundle)
+            return with_additions(kind.open(bundle, threads), bundle)
         except MissingPackageError as error:
             missing = missing or error
     if missing is not None:
         raise missing
-    raise BundleError(f"{bundle.folder} holds no {'model' if kind == 'auto' else kind.upper() + ' file'}", REMEDY)
-
-
-def _gguf(bundle: Bundle, threads: int | None) -> Engine:
-    from delrec_lite.runtime.engines.llama_cpp import LlamaEngine
-
-    return LlamaEngine(bundle, threads)
-
-
-def _onnx(bundle: Bundle, threads: int | None) -> Engine:
-    from delrec_lite.runtime.engines.onnx import OnnxEngine
-
-    return OnnxEngine(bundle, threads)
+    what = "model that an engine here reads" if name == AUTO else f"{ENGINES[name].format.upper()} file"
+    raise BundleError(f"{bundle.folder} holds no {what}", REMEDY)

@@ -8,7 +8,7 @@ from delrec_lite.data.types import Floats
 from delrec_lite.errors import BundleError, UsageError
 from delrec_lite.evaluation.fusion import mix
 from delrec_lite.runtime.bundle import REMEDY, Bundle
-from delrec_lite.runtime.engines.base import Engine
+from delrec_lite.runtime.engines.base import Engine, Evaluation
 from delrec_lite.runtime.engines.wrapper import EngineWrapper
 from delrec_lite.runtime.prompting.encoder import Entry
 from delrec_lite.runtime.retriever import Retriever
@@ -42,6 +42,11 @@ class HybridEngine(EngineWrapper):
         """See ``Engine.score_session``."""
         scores, computed = super().score_session(session, request)
         return self._mixed(scores[None], [request])[0], computed
+
+    def evaluate(self, requests: Sequence[Sequence[Entry]], session: str | None = None) -> Evaluation:
+        """See ``Engine.evaluate``; the states are the engine's."""
+        scores, states, computed = super().evaluate(requests, session)
+        return Evaluation(self._mixed(scores, requests), states, computed)
 
     def _mixed(self, own: Floats, requests: Sequence[Sequence[Entry]]) -> Floats:
         histories = [

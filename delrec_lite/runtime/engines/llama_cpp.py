@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from delrec_lite.architectures import written_as
 from delrec_lite.data.types import Floats
-from delrec_lite.errors import BundleError, DelrecError, MissingPackageError
+from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, install_line
 from delrec_lite.machine import threads_for
+from delrec_lite.prompts.verbalizer import Answer, Candidate
 from delrec_lite.prompts.vocabulary import FIRST_DEEP
 from delrec_lite.runtime.bundle import DEEP, REMEDY, Bundle
+from delrec_lite.runtime.engines.base import Evaluation
 from delrec_lite.runtime.engines.prompt_state import PromptState
 from delrec_lite.runtime.engines.sessions import Sessions, common
 from delrec_lite.runtime.gguf.checks import check_gguf
@@ -42,8 +45,7 @@ def silence() -> Any:
         import llama_cpp
     except ImportError as error:
         raise MissingPackageError(
-            "serving a GGUF bundle needs llama-cpp-python, which is not installed",
-            'pip install "delrec-lite[gguf]"',
+            "serving a GGUF bundle needs llama-cpp-python, which is not installed", install_line("llama_cpp")
         ) from error
     except (OSError, RuntimeError) as error:  # installed, but its compiled library does not load here
         raise MissingPackageError(
@@ -60,7 +62,7 @@ def silence() -> Any:
 class LlamaEngine:
     """See ``Engine``. The scores are the logits of the item tokens: the GGUF's output rows are the verbalizer's.
 
-    Among candidates they are those of the letters, or the log-probabilities of titles: whatever was trained.
+    Among candidates they are what the bundle's verbalizer makes of logits and probabilities.
 
     llama.cpp computes the logits of every output whether or not they are asked for, and in its embeddings mode
     every token of a batch is an output; so logits at the last item alone are the cheapest thing to read.
@@ -106,10 +108,9 @@ class LlamaEngine:
             raise BundleError(f"llama.cpp cannot load {bundle.model_path}", REMEDY)
         self._vocabulary: int = c.llama_vocab_n_tokens(c.llama_model_get_vocab(self._model))
         self.hidden: int = c.llama_model_n_embd(self._model)
-        # llama.cpp's Gemma multiplies tokens' rows by this, and given vectors not.
-        self._embedding_scale = np.float32(
-            self.hidden**0.5 if str(header.values["general.architecture"].value).startswith("gemma") else 1
-        )
+        # llama.cpp multiplies tokens' rows by this in some families, and given vectors not.
+        families = written_as(str(header.values["general.architecture"].value))
+        self._embedding_scale = np.float32(self.hidden**0.5 if families[0].scaled_embedding else 1)
         told = bundle.manifest["model"].get("hidden", self.hidden)
         if told != self.hidden:
             raise BundleError(f"{bundle.model_path} has width {self.hidden}; its manifest says {told}", REMEDY)
@@ -131,7 +132,7 @@ class LlamaEngine:
         params.n_batch = max(BATCH_TOKENS, longest, len(prompt.prefix))
         params.n_ubatch = BATCH_TOKENS
         params.n_ctx = len(prompt.prefix) + params.n_batch + held
-        if prompt.format.verbalizer == "likelihood":
+        if prompt.format.verbalizer_kind.continued:
             params.n_ctx += BATCH_TOKENS  # candidates' own tokens, behind a question
         params.n_seq_max = 1 + SEQUENCES + SESSIONS
         params.n_threads = params.n_threads_batch = threads
@@ -196,60 +197,60 @@ class LlamaEngine:
         self, request: Sequence[Entry], candidates: Sequence[Entry], session: str | None = None
     ) -> tuple[Floats, int]:
         """See ``Engine.score_candidates``."""
-        tokens, words = self._encoder.question(request, candidates)
+        tokens, choices, own = self._encoder.question(request, candidates)
         start, kept = len(self._prompt.prefix), 0
-        own = sum(len(title) - 1 for title in words)
         with self._lock:
             self._opened()
             if session is not None:
                 sequence, kept = self._go_on(session, tokens)
-                scores = self._chosen(sequence, start + len(tokens), candidates, words)
+                scores = self._chosen(sequence, start + len(tokens), choices)
                 return scores, len(tokens) - kept + own
             try:
                 self._c.llama_memory_seq_cp(self._memory, 0, 1, -1, -1)
                 self._decode([(1, start, tokens)], reads=1)
-                return self._chosen(1, start + len(tokens), candidates, words), len(tokens) + own
+                return self._chosen(1, start + len(tokens), choices), len(tokens) + own
             finally:
                 self._c.llama_memory_seq_rm(self._memory, 1, -1, -1)
 
-    def _chosen(self, sequence: int, end: int, candidates: Sequence[Any], words: Sequence[tuple[int, ...]]) -> Floats:
+    def _chosen(self, sequence: int, end: int, candidates: Sequence[Candidate]) -> Floats:
         """Scores of candidates behind a question whose last token was read; ``end`` is the next one's position."""
-        logits = self._logits(self._outputs[0])
-        if words:
-            return self._likelihoods(sequence, end, words)
-        if letters := self._prompt.pieces.get("letters"):
-            return logits[list(letters[: len(candidates)])]
-        return self._scores(self._outputs[0])[[int(item) for item in candidates]]
+        logits = self._logits(self._outputs[0]).copy()  # the next decode overwrites them
+        answer = Answer(logits, lambda texts: self._log_likelihoods(sequence, end, logits, texts))
+        return self._prompt.format.verbalizer_kind.score(answer, candidates, self._prompt.pieces)
 
-    def _likelihoods(self, sequence: int, end: int, words: Sequence[tuple[int, ...]]) -> Floats:
-        """Log-probability of each title after the question: it is evaluated once, and its cells are shared."""
-        scores = self._log_probabilities(self._outputs[0])[[title[0] for title in words]]
-        longer = [n for n, title in enumerate(words) if len(title) > 1]  # nobody reads behind a title's last token
-        for group in _groups([len(words[n]) - 1 for n in longer], SEQUENCES - 1):
-            titles = [words[longer[n]] for n in group]
+    def _log_likelihoods(self, sequence: int, end: int, logits: Floats, texts: Sequence[Sequence[int]]) -> Floats:
+        """Log-probability of each text after the question: it is evaluated once, and its cells are shared."""
+        scores = self._log_probabilities(logits)[[text[0] for text in texts]]
+        longer = [n for n, text in enumerate(texts) if len(text) > 1]  # nobody reads behind a text's last token
+        for group in _groups([len(texts[n]) - 1 for n in longer], SEQUENCES - 1):
+            some = [texts[longer[n]] for n in group]
             try:
                 parts = []
-                for place, title in enumerate(titles, 2):
+                for place, text in enumerate(some, 2):
                     self._c.llama_memory_seq_cp(self._memory, sequence, place, -1, -1)
-                    parts.append((place, end, title[:-1]))
+                    parts.append((place, end, text[:-1]))
                 self._decode(parts, reads=BATCH_TOKENS)
                 outputs = iter(self._outputs)
-                for n, title in zip(group, titles, strict=True):
-                    scores[longer[n]] += sum(self._log_probabilities(next(outputs))[token] for token in title[1:])
+                for n, text in zip(group, some, strict=True):
+                    read = (self._log_probabilities(self._logits(next(outputs)))[token] for token in text[1:])
+                    scores[longer[n]] += sum(read)
             finally:
-                for place in range(2, len(titles) + 2):
+                for place in range(2, len(some) + 2):
                     self._c.llama_memory_seq_rm(self._memory, place, -1, -1)
         return scores
 
-    def _log_probabilities(self, output: int) -> Floats:
-        """Of the text tokens at an output, as in training: soft prompt and items are no text."""
-        logits = self._logits(output)[: self._prompt.text_tokens]
+    def _log_probabilities(self, logits: Floats) -> Floats:
+        """Of the text tokens, as in training: soft prompt and items are no text."""
+        logits = logits[: self._prompt.text_tokens]
         top = logits.max()
         out: Floats = logits - (top + np.log(np.exp(logits - top).sum()))
         return out
 
-    def _go_on(self, session: str, tokens: Sequence[Token]) -> tuple[int, int]:
-        """Evaluate what a session does not hold yet; its sequence, and how many of the tokens it held."""
+    def _go_on(self, session: str, tokens: Sequence[Token], states: bool = False) -> tuple[int, int]:
+        """Evaluate what a session does not hold yet; its sequence, and how many of the tokens it held.
+
+        With ``states`` the hidden state can be read too.
+        """
         names = [named(token) for token in tokens]
         start = len(self._prompt.prefix)
         held = self._sessions.take(session, len(tokens))
@@ -261,7 +262,11 @@ class LlamaEngine:
             else:
                 self._c.llama_memory_seq_rm(self._memory, sequence, -1, -1)
                 self._c.llama_memory_seq_cp(self._memory, 0, sequence, -1, -1)
-            self._decode([(sequence, start + kept, tokens[kept:])], reads=1)
+            work = [(sequence, start + kept, tokens[kept:])]
+            if states:
+                self._decode_states(work)
+            else:
+                self._decode(work, reads=1)
         except BaseException:
             self._sessions.drop(session)
             raise
@@ -281,14 +286,26 @@ class LlamaEngine:
         """See ``Engine.count_tokens``."""
         return self._encoder.count_tokens(request, candidates)
 
+    def evaluate(self, requests: Sequence[Sequence[Entry]], session: str | None = None) -> Evaluation:
+        """See ``Engine.evaluate``."""
+        if session is not None:
+            tokens = self._encoder.history(requests[0])
+            with self._lock:
+                self._opened()
+                _, kept = self._go_on(session, tokens, states=True)
+                output = self._outputs[0]
+                scores, states = self._scores(output)[None].copy(), self._state(output)[None].copy()
+            return Evaluation(scores, states, len(tokens) - kept)
+        scores = np.empty((len(requests), self._items), np.float32)
+        states = np.empty((len(requests), self.hidden), np.float32)
+        for rows in self._batches(requests, states=True):
+            for output, row in zip(self._outputs, rows, strict=True):
+                scores[row], states[row] = self._scores(output), self._state(output)
+        return Evaluation(scores, states, sum(self.count_tokens(request)[1] for request in requests))
+
     def hidden_states(self, requests: Sequence[Sequence[Entry]]) -> Floats:
         """See ``Engine.hidden_states``."""
-        out = np.empty((len(requests), self.hidden), np.float32)
-        for rows in self._batches(requests, embeddings=True):
-            for output, row in zip(self._outputs, rows, strict=True):
-                state = self._c.llama_get_embeddings_ith(self._context, output)
-                out[row] = np.ctypeslib.as_array(state, (self.hidden,))
-        return out
+        return self.evaluate(requests).states
 
     def token_vector(self, tokens: Sequence[int]) -> Floats:
         """See ``Engine.token_vector``."""
@@ -318,39 +335,47 @@ class LlamaEngine:
         base = self._prompt.item_token_base
         return self._logits(output)[base : base + self._items]
 
-    def _batches(self, requests: Sequence[Sequence[Entry]], embeddings: bool = False) -> Iterator[list[int]]:
+    def _state(self, output: int) -> Floats:
+        """The hidden state at an output of ``_decode_states``, valid until the next decode."""
+        state: Floats = np.ctypeslib.as_array(self._c.llama_get_embeddings_ith(self._context, output), (self.hidden,))
+        return state
+
+    def _batches(self, requests: Sequence[Sequence[Entry]], states: bool = False) -> Iterator[list[int]]:
         """Decode requests in groups and yield each group's rows.
 
         While a group is yielded its outputs can be read, and nobody else decodes: ``_outputs[n]`` belongs to the
-        n-th of the rows. With ``embeddings`` hidden states can be read, else logits.
+        n-th of the rows. With ``states`` hidden states can be read beside the logits.
         """
         work = [self._encoder.history(request) for request in requests]
         for rows in _groups([len(tokens) for tokens in work]):
             with self._lock:
                 self._opened()
                 try:
-                    self._answer([work[row] for row in rows], embeddings)
+                    self._answer([work[row] for row in rows], states)
                     yield rows
                 finally:
                     for sequence in range(1, len(rows) + 1):
                         self._c.llama_memory_seq_rm(self._memory, sequence, -1, -1)
 
-    def _answer(self, work: Sequence[list[Token]], embeddings: bool) -> None:
+    def _answer(self, work: Sequence[list[Token]], states: bool) -> None:
         """Evaluate a group's histories, each behind the prefix in a sequence of its own."""
         start = len(self._prompt.prefix)
         for sequence in range(1, len(work) + 1):
             self._c.llama_memory_seq_cp(self._memory, 0, sequence, -1, -1)
-        if not embeddings:
+        if not states:
             places, self._outputs = joined(work)
             self._evaluate(start, places)
             return
-        parts = [(sequence, start, tokens) for sequence, tokens in enumerate(work, 1)]
+        self._decode_states([(sequence, start, tokens) for sequence, tokens in enumerate(work, 1)])
+
+    def _decode_states(self, work: Sequence[tuple[int, int, Sequence[Token]]]) -> None:
+        """As ``_decode`` with one output each, of which the hidden state can be read too."""
         # In embeddings mode every token is an output and pays for the LM head, so only the last ones go through it.
-        if any(len(tokens) > 1 for tokens in work):
-            self._decode([(s, at, tokens[:-1]) for s, at, tokens in parts if len(tokens) > 1], reads=0)
+        if any(len(tokens) > 1 for _, _, tokens in work):
+            self._decode([(s, at, tokens[:-1]) for s, at, tokens in work if len(tokens) > 1], reads=0)
         self._c.llama_set_embeddings(self._context, True)
         try:
-            self._decode([(s, at + len(tokens) - 1, tokens[-1:]) for s, at, tokens in parts], reads=1)
+            self._decode([(s, at + len(tokens) - 1, tokens[-1:]) for s, at, tokens in work], reads=1)
         finally:
             self._c.llama_set_embeddings(self._context, False)
 

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,6 +12,7 @@ from delrec_lite.data.types import Floats
 from delrec_lite.errors import BundleError, DelrecError, UsageError
 from delrec_lite.machine import threads_for
 from delrec_lite.runtime.bundle import REMEDY, Bundle
+from delrec_lite.runtime.engines.base import Evaluation
 from delrec_lite.runtime.engines.sessions import Sessions, common
 from delrec_lite.runtime.onnx_session import open_session, padded, run, shapes
 from delrec_lite.runtime.prompting.encoder import Entry, PromptEncoder, Token
@@ -56,7 +57,7 @@ class OnnxEngine:
             raise
 
     def _fit(self, bundle: Bundle) -> None:
-        if self._prompt.format.history == "titles" or not self._prompt.format.ranks_catalogue:
+        if not self._prompt.format.only_item_rows:
             raise BundleError(f"{self._path} reads item tokens; prompt.json asks for something else", REMEDY)
         inputs, outputs = shapes(self._session.get_inputs()), shapes(self._session.get_outputs())
         defaults = shapes(self._session.get_overridable_initializers())
@@ -84,14 +85,29 @@ class OnnxEngine:
 
     def scores(self, requests: Sequence[Sequence[Entry]]) -> Floats:
         """See ``Engine.scores``."""
-        return self._each(requests, "scores", self._items)
+        work = [self._entries(request) for request in requests]
+        return self._each(work, {"scores": self._items})[0]
+
+    def evaluate(self, requests: Sequence[Sequence[Entry]], session: str | None = None) -> Evaluation:
+        """See ``Engine.evaluate``."""
+        if session is not None:
+            (scores, state), computed = self._go_on(session, requests[0], ["scores", "state"])
+            return Evaluation(scores, state, computed)
+        work = [self._entries(request) for request in requests]
+        scores, states = self._each(work, {"scores": self._items, "state": self.hidden})
+        return Evaluation(scores, states, sum(map(len, work)))
 
     def hidden_states(self, requests: Sequence[Sequence[Entry]]) -> Floats:
         """See ``Engine.hidden_states``."""
-        return self._each(requests, "state", self.hidden)
+        return self.evaluate(requests).states
 
     def score_session(self, session: str, request: Sequence[Entry]) -> tuple[Floats, int]:
         """See ``Engine.score_session``."""
+        (scores,), computed = self._go_on(session, request, ["scores"])
+        return scores[0], computed
+
+    def _go_on(self, session: str, request: Sequence[Entry], outputs: Sequence[str]) -> tuple[list[Floats], int]:
+        """Evaluate what a session does not hold yet: these outputs of the graph, and how many tokens that took."""
         entries = self._entries(request)
         names: list[Hashable] = [entry if isinstance(entry, int) else entry.tobytes() for entry in entries]
         with self._lock:
@@ -102,9 +118,9 @@ class OnnxEngine:
             feeds = _feeds([entries[kept:]], self._items)
             if kept:
                 feeds["past"] = self._kept[held.slot][:, :, :, : len(self._prompt.prefix) + kept]
-            scores, self._kept[held.slot] = run(opened, ["scores", "present"], feeds)
+            *answers, self._kept[held.slot] = run(opened, [*outputs, "present"], feeds)
             held.entries = names
-            return scores[0], len(entries) - kept
+            return answers, len(entries) - kept
 
     def forget(self, session: str) -> None:
         """See ``Engine.forget``."""
@@ -140,15 +156,17 @@ class OnnxEngine:
             raise DelrecError("this recommender is closed", "load the bundle again")
         return self._session
 
-    def _each(self, requests: Sequence[Sequence[Entry]], output: str, width: int) -> Floats:
-        work = [self._entries(request) for request in requests]
-        out = np.empty((len(work), width), np.float32)
+    def _each(self, work: Sequence[Sequence[Token]], widths: Mapping[str, int]) -> list[Floats]:
+        """Outputs of the graph by name, as wide as given, for each history."""
+        out = [np.empty((len(work), width), np.float32) for width in widths.values()]
         groups = list(_groups([len(entries) for entries in work], self._batch_size))
         many = self._threads > 1 and len(groups) >= GROUPS_A_THREAD * self._threads
         session = self._one_thread() if many else self._opened()
 
         def answer(rows: list[int]) -> None:
-            out[rows] = run(session, [output], _feeds([work[row] for row in rows], self._items))[0]
+            answers = run(session, list(widths), _feeds([work[row] for row in rows], self._items))
+            for values, answer_rows in zip(out, answers, strict=True):
+                values[rows] = answer_rows
 
         if many:
             with ThreadPoolExecutor(self._threads) as pool:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from delrec_lite.data.types import Floats
-from delrec_lite.runtime.engines.base import Engine
+from delrec_lite.runtime.engines.base import Engine, Evaluation
 from delrec_lite.runtime.prompting.encoder import Entry
 
 
@@ -42,6 +42,10 @@ class EngineWrapper:
     def count_tokens(self, request: Sequence[Entry], candidates: Sequence[Entry] = ()) -> tuple[int, int]:
         """See ``Engine.count_tokens``."""
         return self.engine.count_tokens(self.translated(request), self.translated(candidates))
+
+    def evaluate(self, requests: Sequence[Sequence[Entry]], session: str | None = None) -> Evaluation:
+        """See ``Engine.evaluate``."""
+        return self.engine.evaluate([self.translated(request) for request in requests], session)
 
     def hidden_states(self, requests: Sequence[Sequence[Entry]]) -> Floats:
         """See ``Engine.hidden_states``."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from delrec_lite.architectures import gguf_names, written_as
 from delrec_lite.errors import BundleError
 from delrec_lite.runtime.gguf.header import (
     BOOL,
@@ -25,8 +26,6 @@ from delrec_lite.runtime.gguf.header import (
     Value,
     read_header,
 )
-
-ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma3")
 
 # Whole numbers, smallest and largest sensible. The upper bounds keep a false figure from asking for all the memory.
 _COUNTS = {
@@ -43,15 +42,18 @@ _OPTIONAL_COUNTS = {
     "attention.value_length": (2, 4096),
     "attention.sliding_window": (1, 1 << 24),
     "rope.dimension_count": (2, 4096),
+    "rope.scaling.original_context_length": (1, 1 << 24),
 }
 _FLOATS = {
     "attention.layer_norm_rms_epsilon": (1e-12, 0.1),
     "rope.freq_base": (1.0, 1e9),
     "rope.freq_base_swa": (1.0, 1e9),
     "rope.scaling.factor": (1e-3, 1e3),
+    "rope.scaling.attn_factor": (1e-3, 1e3),
     "attn_logit_softcapping": (1e-3, 1e6),
     "final_logit_softcapping": (1e-3, 1e6),
 }
+_ROPE_SCALING = ("none", "linear", "yarn", "longrope")
 _OTHERS = ("attention.sliding_window_pattern", "rope.scaling.type", "attention.causal", "pooling_type")
 _NEEDED_FLOATS = ("attention.layer_norm_rms_epsilon",)
 _TOKENIZER_TEXTS = ("tokenizer.ggml.model", "tokenizer.ggml.pre", "tokenizer.chat_template")
@@ -73,7 +75,7 @@ def check_gguf(path: Path, architecture: str | None = None) -> Header:
 
     Args:
         path: The file.
-        architecture: What the manifest calls it, in Hugging Face's words (``gemma3_text``).
+        architecture: Its family as the manifest has it, by its name in `transformers` (``gemma3_text``).
 
     Returns:
         What was read.
@@ -84,7 +86,7 @@ def check_gguf(path: Path, architecture: str | None = None) -> Header:
     header = read_header(path)
     try:
         arch = _architecture(header.values)
-        if architecture is not None and not str(architecture).startswith(arch):
+        if architecture is not None and architecture not in {record.name for record in written_as(arch)}:
             raise ValueError(f"it is a {arch} model, its manifest says {architecture!r}")
         _tensors(header, arch, _numbers(header.values, arch), _tokenizer(header.values))
     except ValueError as error:
@@ -94,13 +96,16 @@ def check_gguf(path: Path, architecture: str | None = None) -> Header:
 
 def _architecture(values: Mapping[str, Value]) -> str:
     arch = values.get("general.architecture", Value(STRING, "")).value
-    if arch not in ARCHITECTURES:
-        raise ValueError(f"its architecture is {arch!r}; known are {', '.join(ARCHITECTURES)}")
+    if not written_as(arch):
+        raise ValueError(f"its architecture is {arch!r}; known are {', '.join(gguf_names())}")
     for key in values:
         known = key.removeprefix(f"{arch}.") in {*_COUNTS, *_OPTIONAL_COUNTS, *_FLOATS, *_OTHERS}
         tokenizer = key in _TOKENIZER_TEXTS or key in _TOKENIZER_LISTS or _TOKEN_ID.match(key) or _TOKEN_FLAG.match(key)
         if not known and not tokenizer and not key.startswith(_ELSEWHERE):
             raise ValueError(f"the key {key!r} is unknown")
+    scaling = values.get(f"{arch}.rope.scaling.type")
+    if scaling is not None and (scaling.listed or scaling.value not in _ROPE_SCALING):
+        raise ValueError(f"{arch}.rope.scaling.type is {_shown(scaling)}")
     return str(arch)
 
 

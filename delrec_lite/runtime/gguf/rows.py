@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from delrec_lite.data.types import Floats
-from delrec_lite.errors import BundleError, MissingPackageError
+from delrec_lite.errors import BundleError, MissingPackageError, install_line
 from delrec_lite.runtime.gguf.header import Header, read_header
 
 TENSOR = "token_embd.weight"
@@ -48,7 +48,7 @@ class TokenRows:
             from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
         except ImportError as error:
             raise MissingPackageError(
-                "titles outside the catalogue need the package gguf", 'pip install "delrec-lite[gguf]"'
+                "titles outside the catalogue need the package gguf, which is not installed", install_line("gguf")
             ) from error
         header = self._header or read_header(self._path)
         found = header.tensors.get(TENSOR)

@@ -8,13 +8,14 @@ import numpy as np
 from delrec_lite.data.types import Floats
 from delrec_lite.errors import UsageError
 from delrec_lite.prompts.tasks import Prompts
+from delrec_lite.prompts.verbalizer import Candidate
 
 # An item of a history: its index in the catalogue; or for an item that the catalogue does not have a vector, and the
 # tokens of its title where histories are titles.
 Entry = int | Floats | tuple[int, ...]
 # A token id of the extended vocabulary, or the vector of an item that has none.
 Token = int | Floats
-# Candidates that a prompt without letters lists; more are refused, for the memory of the longest prompt is taken at
+# Candidates that a prompt without labels lists; more are refused, for the memory of the longest prompt is taken at
 # the start.
 MOST_LISTED = 100
 
@@ -31,13 +32,14 @@ class PromptEncoder:
     def __init__(self, prompts: Prompts, max_history: int, hidden: int) -> None:
         self._max_history, self._hidden = max_history, hidden
         prompt_format, prefix = prompts.format, len(prompts.next_prefix)
-        self._titles = prompt_format.history == "titles"
-        each = prompt_format.title_tokens + len(prompts.separator) if self._titles else 1
+        self._history, self._verbalizer = prompt_format.history_format, prompt_format.verbalizer_kind
+        longest_title = range(prompt_format.title_tokens if self._history.titles else 0)
+        each = len(self._history.tokens(0, longest_title, prompts.separator))
         most = max_history * each
         if prompt_format.candidates:
-            named = len(prompts.letters) or MOST_LISTED
-            most += named * (each + 1 + len(prompts.dot)) + len(prompts.listed) + len(prompts.answer)
-        if prompt_format.verbalizer == "likelihood":
+            listed = len(prompts.labels) or MOST_LISTED
+            most += listed * (each + 1 + len(prompts.dot)) + len(prompts.listed) + len(prompts.answer)
+        if self._verbalizer.continued:
             most += prompt_format.title_tokens
         context = prefix + most if prompt_format.context is None else min(prompt_format.context, prefix + most)
         # Nothing is ever dropped where the longest histories fit and nothing stands behind them.
@@ -59,37 +61,49 @@ class PromptEncoder:
 
     def question(
         self, request: Sequence[Entry], candidates: Sequence[Entry]
-    ) -> tuple[list[Token], list[tuple[int, ...]]]:
-        """A question about candidates, as tokens; and where their own words score them, those of each.
+    ) -> tuple[list[Token], list[Candidate], int]:
+        """A question about candidates, as tokens; its candidates; and how many of their tokens are read behind it.
 
         Raises:
             UsageError: The history is empty, an entry or candidate is none, or the prompt asks about no candidates.
             ConfigError: More candidates than there is room for.
         """
-        pieces, listed, words = self._question(request, candidates)
-        return [*(token for piece in pieces for token in piece), *listed], words
+        pieces, listed, choices = self._question(request, candidates)
+        tokens = [*(token for piece in pieces for token in piece), *listed]
+        return tokens, choices, sum(map(self._behind, choices))
 
     def count_tokens(self, request: Sequence[Entry], candidates: Sequence[Entry] = ()) -> tuple[int, int]:
         """How many entries of a history are read, the newest, and how many tokens the request is."""
         if not candidates:
             pieces = self._pieces(request)
             return len(pieces), sum(map(len, pieces))
-        pieces, listed, words = self._question(request, candidates)
-        return len(pieces), sum(map(len, pieces)) + len(listed) + sum(len(word) - 1 for word in words)
+        pieces, listed, choices = self._question(request, candidates)
+        return len(pieces), sum(map(len, pieces)) + len(listed) + sum(map(self._behind, choices))
 
     def _question(
         self, request: Sequence[Entry], candidates: Sequence[Entry]
-    ) -> tuple[list[Sequence[Token]], list[Token], list[tuple[int, ...]]]:
+    ) -> tuple[list[Sequence[Token]], list[Token], list[Candidate]]:
         prompt_format = self._prompts.format
         if prompt_format.ranks_catalogue or not candidates:
             raise UsageError("there are no candidates to ask about", "this is for bundles that rank candidates alone")
-        if prompt_format.verbalizer == "title-mean" and not all(isinstance(c, int | np.integer) for c in candidates):
+        if self._verbalizer.item_rows and not all(isinstance(c, int | np.integer) for c in candidates):
             raise UsageError(
                 "this bundle ranks items of its catalogue alone", "leave the new ones out of the candidates"
             )
         listed = self._prompts.listing([self._piece(c) for c in candidates]) if prompt_format.candidates else []
-        words = [self._words(c) for c in candidates] if prompt_format.verbalizer == "likelihood" else []
-        return self._pieces(request, len(listed) + max(map(len, words), default=0)), listed, words
+        choices = [self._candidate(c) for c in candidates]
+        room = max(len(c.title) for c in choices) if self._verbalizer.continued else 0
+        return self._pieces(request, len(listed) + room), listed, choices
+
+    def _candidate(self, entry: Entry) -> Candidate:
+        row = None
+        if self._known(entry) and self._prompts.format.item_tokens:
+            row = self._prompts.vocabulary.item_base + int(entry)  # type: ignore[arg-type]
+        return Candidate(row, self._words(entry) if self._verbalizer.titles else ())
+
+    def _behind(self, candidate: Candidate) -> int:
+        """Tokens that are read behind a question for a candidate: its title's, but nobody reads behind the last."""
+        return len(candidate.title) - 1 if self._verbalizer.continued else 0
 
     def _pieces(self, request: Sequence[Entry], behind: int = 0) -> list[Sequence[Token]]:
         """Each entry's tokens; the oldest go where ``behind`` more would not fit."""
@@ -113,11 +127,11 @@ class PromptEncoder:
         """An item as it stands in a list."""
         if self._known(entry):
             return self._prompts.item(int(entry))  # type: ignore[arg-type]
-        if self._titles:
-            return (*self._words(entry), *self._prompts.separator)
+        if self._history.titles:
+            return self._history.tokens(None, self._words(entry), self._prompts.separator)
         if np.shape(entry) != (self._hidden,):
             raise UsageError(f"a vector of shape {np.shape(entry)} is no item", f"its width is {self._hidden}")
-        return (np.ascontiguousarray(entry, np.float32),)
+        return self._history.tokens(np.ascontiguousarray(entry, np.float32), (), self._prompts.separator)
 
     def _words(self, entry: Entry) -> tuple[int, ...]:
         """The tokens of a title."""

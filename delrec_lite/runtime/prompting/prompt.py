@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from delrec_lite.prompts.format import PromptFormat
+from delrec_lite.prompts.history import HISTORIES
 from delrec_lite.prompts.tasks import LISTING, Prompts
+from delrec_lite.prompts.verbalizer import VERBALIZERS
 from delrec_lite.prompts.vocabulary import Vocabulary
 
 FILE = "prompt.json"
@@ -32,7 +34,7 @@ class Prompt:
         input_norm: Length of an item's input vector.
         scale: Of the verbalizer.
         form: How items stand in the prompt and how the answer is read; a bundle of an older version: item tokens.
-        pieces: Token ids of what else stands in it, by name.
+        pieces: Token ids of what else stands in it, and of the verbalizer's own pieces, by name.
     """
 
     prefix: list[int]
@@ -67,7 +69,8 @@ class Prompt:
             text={},
             format=self.format,
             titles=titles,
-            **self.pieces,
+            added={name: self.pieces[name] for name in self.format.verbalizer_kind.pieces},
+            **{name: self.pieces[name] for name in PIECES if name in self.pieces},
         )
 
 
@@ -77,22 +80,17 @@ def parse_prompt(held: dict[str, Any]) -> Prompt:
     Raises:
         ValueError, KeyError, TypeError: It is not what export writes.
     """
-    new = held["new_item"]
+    new, pieces = held["new_item"], held.get("pieces", {})
     prompt_format = PromptFormat(
-        history=str(held.get("history", "items")),
+        history=str(held.get("history", PromptFormat.history)),
         title_tokens=int(held.get("title_tokens", PromptFormat.title_tokens)),
-        verbalizer=str(held.get("verbalizer", "title-mean")),
+        verbalizer=str(held.get("verbalizer", PromptFormat.verbalizer)),
         candidates=bool(held.get("candidates", False)),
         context=None if held.get("context") is None else int(held["context"]),
     )
-    if prompt_format.history not in {"items", "titles"} or prompt_format.verbalizer not in {
-        "title-mean",
-        "letter",
-        "likelihood",
-    }:
-        raise ValueError(
-            f"a form of prompt that this version does not know: {prompt_format.history}, {prompt_format.verbalizer}"
-        )
+    HISTORIES.check(prompt_format.history)
+    VERBALIZERS.check(prompt_format.verbalizer)
+    wanted = (*(name for name in PIECES if name in pieces), *prompt_format.verbalizer_kind.pieces)
     prompt = Prompt(
         prefix=[int(i) for i in held["prefix"]],
         item_token_base=int(held["item_token_base"]),
@@ -102,7 +100,7 @@ def parse_prompt(held: dict[str, Any]) -> Prompt:
         input_norm=float(new["input_norm"]),
         scale=float(new["scale"]),
         format=prompt_format,
-        pieces={name: tuple(int(i) for i in held["pieces"][name]) for name in PIECES if name in held.get("pieces", {})},
+        pieces={name: tuple(int(i) for i in pieces[name]) for name in wanted},
     )
     if prompt.max_history < 1 or prompt.item_token_base < 1:
         raise ValueError("max_history and item_token_base must be above 0")

@@ -1,0 +1,142 @@
+"""The Hugging Face Hub through huggingface_hub: the user's ``HF_ENDPOINT``, token and cache (``HF_HOME``) apply."""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from delrec_lite.console import Console
+from delrec_lite.environment import flag
+from delrec_lite.errors import FetchError, MissingPackageError, StorageError, install_line
+from delrec_lite.hub.fetch import MirrorError, probe, verify
+from delrec_lite.hub.registry import File, Mirror
+
+_WANTED = ["config.json", "generation_config.json", "tokenizer.json", "*.safetensors", "*.safetensors.index.json"]
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def fetch_files(mirror: Mirror, folder: Path, console: Console) -> None:
+    """The files of a ``hub`` mirror, verified; what the Hub's cache holds already is not fetched.
+
+    Raises:
+        MirrorError: huggingface_hub is not installed, or it did not deliver what was pinned.
+        StorageError: The Hub's cache cannot be written.
+    """
+    repo, _, revision = mirror.address.partition("@")
+    try:
+        hub = _library()
+    except MissingPackageError as error:
+        raise MirrorError(f"{error.message}: {error.hint}") from error
+    with _bars(console):
+        for file in mirror.files:
+            _place(_fetch(hub, repo, revision, file), folder / file.name)
+
+
+def fetch_base(base: str, console: Console) -> Path:
+    """The folder of a model in the Hub's cache; only what loading it needs is fetched.
+
+    Args:
+        base: ``owner/name``, with ``@revision`` where it must not move.
+        console: Shows a download.
+
+    Raises:
+        FetchError: The Hub did not deliver, or ``DELREC_OFFLINE`` is set and nothing is in the cache.
+        MissingPackageError: huggingface_hub is not installed.
+        StorageError: The Hub's cache cannot be written.
+    """
+    hub, offline = _library(), flag("DELREC_OFFLINE")
+    repo, _, revision = base.partition("@")
+    if not offline:
+        console.say(f"  {base}: from the Hugging Face Hub")
+    try:
+        with _bars(console):
+            folder = hub.snapshot_download(
+                repo, revision=revision or None, allow_patterns=_WANTED, local_files_only=offline
+            )
+    except Exception as error:  # the errors of its HTTP client are others in each version
+        _refuse_disk(error)
+        reason = "it is not in the cache and DELREC_OFFLINE is set" if offline else _reason(error)
+        raise FetchError(
+            f"the Hub did not deliver {base}: {reason}",
+            "check the name, network and, for gated models, `hf auth login`; or give a folder or a .gguf file",
+        ) from error
+    return Path(folder)
+
+
+def hub_folders() -> tuple[Path, ...]:
+    """Where huggingface_hub keeps its files; none where it is not installed."""
+    try:
+        return (Path(_library().constants.HF_HUB_CACHE),)
+    except MissingPackageError:
+        return ()
+
+
+def _library() -> Any:
+    try:
+        import huggingface_hub
+        import huggingface_hub.constants
+        import huggingface_hub.utils
+    except ImportError as error:
+        raise MissingPackageError(
+            "fetching from the Hugging Face Hub needs huggingface_hub, which is not installed",
+            install_line("huggingface_hub"),
+        ) from error
+    return huggingface_hub
+
+
+def _fetch(hub: Any, repo: str, revision: str, file: File) -> Path:
+    """The file in the Hub's cache, with the pinned content."""
+    try:
+        found = Path(hub.hf_hub_download(repo, file.path, revision=revision, local_files_only=True))
+    except FileNotFoundError:
+        probe(hub.constants.ENDPOINT)  # within seconds, where the library would wait for each address
+        try:
+            found = Path(hub.hf_hub_download(repo, file.path, revision=revision))
+        except Exception as error:  # the errors of its HTTP client are others in each version
+            _refuse_disk(error)
+            raise MirrorError(_reason(error)) from error
+    blob = found.resolve()
+    try:
+        verify(blob, file.sha256, file.bytes)
+    except MirrorError:
+        blob.unlink(missing_ok=True)  # else the cache would give it again
+        raise
+    return blob
+
+
+def _place(blob: Path, target: Path) -> None:
+    """The file's bytes at ``target``: shared with the Hub's cache where both lie on one disk, else a copy."""
+    try:
+        os.link(blob, target)
+    except OSError:
+        shutil.copyfile(blob, target)
+
+
+@contextmanager
+def _bars(console: Console) -> Iterator[None]:
+    """Show the library's bars where this program's own would be shown."""
+    library = _library().utils
+    if console.shows_bars or library.are_progress_bars_disabled():
+        yield
+        return
+    library.disable_progress_bars()
+    try:
+        yield
+    finally:
+        library.enable_progress_bars()
+
+
+def _refuse_disk(error: Exception) -> None:
+    if isinstance(error, OSError) and error.errno in _DISK:
+        raise StorageError(
+            f"cannot write the Hub's cache: {error.strerror}: {error.filename}", "free some, or set HF_HOME elsewhere"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What happened: the library wraps it in advice about its cache."""
+    cause = error.__cause__ or error
+    return " ".join(str(cause).split())[:200] or type(cause).__name__

@@ -1,0 +1,50 @@
+"""title-mean in training: the answer's hidden state times the candidate's row of ``ItemLM.head``."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from delrec_lite.data.types import Ints
+from delrec_lite.llm.forward import read_states, window_segment
+from delrec_lite.llm.model import ItemLM
+from delrec_lite.llm.questions import answers
+from delrec_lite.llm.verbalizer import Question, Tokens, Verbalizer
+from delrec_lite.prompts.tasks import Prompts
+
+
+class TitleMean(Verbalizer):
+    """An item's row is the mean of its title's LM-head rows, with an offset and a scale that learn."""
+
+    def scores(self, model: ItemLM, prompts: Prompts, prefix: Tokens, questions: Sequence[Question]) -> Any:
+        """See ``Verbalizer.scores``."""
+        rows = model.head()[torch.from_numpy(np.stack([q.candidates for q in questions])).to(model.soft.device)]
+        return torch.einsum("qh,qmh->qm", answers(model, prefix, questions), rows)
+
+    def item_rows(self, model: ItemLM) -> Any:
+        """See ``Verbalizer.item_rows``."""
+        return model.head()
+
+    def head_rows(self, model: ItemLM, prompts: Prompts) -> tuple[Tokens, Any]:
+        """See ``Verbalizer.head_rows``."""
+        return range(model.vocabulary.item_base, len(model.vocabulary)), model.head()
+
+    def learned(self, model: ItemLM) -> dict[str, Any]:
+        """See ``Verbalizer.learned``."""
+        return {"offset_out": model.offset_out, "log_scale": model.log_scale}
+
+    @torch.no_grad()
+    def calibrate(self, model: ItemLM, prompts: Prompts, windows: Sequence[Ints]) -> None:
+        """Give the untrained verbalizer the temperature under which it predicts the windows best.
+
+        A sum of title rows has no natural scale; without one, stage 1 would spend its soft prompt on the scores' norm.
+        """
+        states = read_states(model, prompts.next_prefix, [window_segment(prompts, window[:-1]) for window in windows])
+        targets = torch.from_numpy(np.concatenate([window[1:] for window in windows])).to(states.device)
+        model.log_scale.zero_()
+        scores = states @ model.head().T
+        grid = torch.linspace(-6, 2, 33)
+        losses = torch.stack([F.cross_entropy(scores * g.exp(), targets) for g in grid])
+        model.log_scale.copy_(grid[losses.argmin()])

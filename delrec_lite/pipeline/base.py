@@ -1,0 +1,89 @@
+"""Is a base model one that can be trained and exported? Read from small files before anything is computed."""
+
+import json
+from pathlib import Path
+
+from delrec_lite.architectures import check_base, gguf_names, written_as
+from delrec_lite.errors import BundleError, ConfigError, MissingPackageError, install_line
+from delrec_lite.export.tokenizer_file import read_pairs
+from delrec_lite.hub.base import gguf_file
+from delrec_lite.runtime.gguf.header import read_header
+from delrec_lite.training.shapes import find_config
+
+
+def check_folder(folder: Path, onnx: bool = False) -> None:
+    """Check the config.json and the tokenizer of a Hugging Face folder.
+
+    Args:
+        folder: Of the base.
+        onnx: An ONNX file is asked for.
+
+    Raises:
+        ConfigError: A family or a setting that cannot be trained and exported.
+        DelrecError: The tokenizer is not byte-pair encoding.
+    """
+    config = folder / "config.json"
+    check_base(json.loads(config.read_text(encoding="utf-8")), str(config), onnx)
+    read_pairs(folder / "tokenizer.json")
+
+
+def check_gguf_base(path: Path) -> None:
+    """Check a GGUF file before it is unpacked; what its config.json says is checked behind that.
+
+    Raises:
+        ConfigError: A family that is not known, or scaled rotary positions, which `transformers` does not read.
+    """
+    try:
+        header = read_header(path)
+    except BundleError:
+        return  # a type of tensor that no bundle has; `transformers` says what it cannot read
+    name = getattr(header.values.get("general.architecture"), "value", None)
+    if not written_as(str(name)):
+        raise ConfigError(
+            f"{path} is a {name!r} model, a family that cannot be trained and exported",
+            f"families known, by their names in GGUF: {', '.join(gguf_names())}",
+        )
+    scaling = getattr(header.values.get(f"{name}.rope.scaling.type"), "value", "none")
+    factors = [tensor for tensor in header.tensors if tensor.startswith("rope_f")]
+    if scaling != "none" or factors:
+        raise ConfigError(
+            f"{path} has scaled rotary positions, which are lost when a GGUF file is unpacked",
+            "take the model's Hugging Face folder, or its id of the Hub",
+        )
+
+
+def check_local(base: str, folders: tuple[Path, ...], onnx: bool = False) -> None:
+    """Check what lies on the disk of a base that is not pulled yet; nothing is downloaded.
+
+    Args:
+        base: As a recipe names it.
+        folders: Where an unpacked base or the Hub's cache may lie.
+        onnx: An ONNX file is asked for.
+
+    Raises:
+        ConfigError: A family or a setting that cannot be trained and exported.
+        DelrecError: The tokenizer is not byte-pair encoding.
+    """
+    path = Path(base).expanduser()
+    if path.is_file():
+        check_gguf_base(gguf_file(path))
+    elif config := find_config(base, folders):
+        if (config.parent / "tokenizer.json").is_file():
+            check_folder(config.parent, onnx)
+        else:
+            check_base(json.loads(config.read_text(encoding="utf-8")), str(config), onnx)
+
+
+def need_torch() -> None:
+    """Say in one line what training needs where it is not installed.
+
+    Raises:
+        MissingPackageError: No torch or no transformers.
+    """
+    try:
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise MissingPackageError(
+            f"training needs {error.name}, which is not installed", install_line(error.name)
+        ) from error

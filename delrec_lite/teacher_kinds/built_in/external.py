@@ -1,0 +1,12 @@
+"""A recommender that runs elsewhere, known by its ranked lists; a SASRec learns to give them."""
+
+from delrec_lite.teacher_kinds.built_in.sasrec import KIND as SASREC
+from delrec_lite.teacher_kinds.registry import TeacherKind
+
+KIND = TeacherKind(
+    name="external",
+    label="external, stand-in",
+    settings=SASREC.settings,
+    network=SASREC.network,
+    reads_lists=True,
+)
