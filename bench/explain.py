@@ -13,10 +13,11 @@ from typing import Any
 
 from delrec_lite.bench.report import summary
 from delrec_lite.bench.runner import SETTLE_S
-from delrec_lite.bench.workloads import HISTORY, requests_of
+from delrec_lite.bench.workloads import requests_of
 from delrec_lite.files import write_whole
 from delrec_lite.provenance import stamp
 from delrec_lite.runtime.explain import explain, faithfulness
+from delrec_lite.runtime.held_out import HISTORY
 from delrec_lite.runtime.recommender import Recommender
 
 USERS, TIMED = 200, 30

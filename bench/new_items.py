@@ -17,7 +17,7 @@ from delrec_lite.console import Console
 from delrec_lite.data.types import Split
 from delrec_lite.evaluation.metrics import per_user
 from delrec_lite.export.new_items import FOLDS, fit_new_items
-from delrec_lite.export.write import some_states
+from delrec_lite.export.states import training_states
 from delrec_lite.files import write_whole
 from delrec_lite.llm.forward import read_states, window_segment
 from delrec_lite.llm.items import title_vectors
@@ -30,7 +30,7 @@ def measure(run: Run, split: Split) -> dict[str, dict[str, float]]:
     """HR@10, NDCG@10 and median rank over the whole catalogue, by what scores the target."""
     built = run.models.trained()
     model, prompts, base = built.model, built.prompts, built.base
-    some = some_states(model, prompts, run.dataset)
+    some = training_states(model, prompts, run.dataset)
     titles = title_vectors(
         model.body.embed_tokens.weight[: model.vocabulary.text], run.dataset.catalog.titles, base.encode
     )
@@ -61,7 +61,7 @@ def _figures(scores: Any, own: Any, split: Split) -> dict[str, float]:
     others[torch.arange(len(others)), torch.from_numpy(split.targets)] = -torch.inf
     for row, history in enumerate(split.histories):
         others[row, torch.from_numpy(history)] = -torch.inf
-    ranks = 1 + (others >= own[:, None]).sum(1).numpy()
+    ranks = 1 + (others >= own[:, None]).sum(1).cpu().numpy()
     means = {metric: round(float(per_user(ranks, metric).mean()), 4) for metric in ("HR@10", "NDCG@10")}
     return {**means, "median rank": float(np.median(ranks))}
 

@@ -85,6 +85,7 @@ def compare_quants(run: Run, quants: Sequence[str], out: Path, repeats: int = 30
     report = {
         **stamp(),
         "recipe": run.recipe.dump(),
+        "setting": asdict(run.setting),
         "precision": run.models.precisions(),
         "users": len(run.dataset.test()),
         "rows": [asdict(row) for row in found.rows],
@@ -104,9 +105,9 @@ def choose_quant(
     Args:
         run: Missing stages are made first.
         quants: As for ``compare_quants``.
-        budget: Most HR@1 on validation users that it may lose to bf16, 0 to 1: of 15
-            candidates, expected over all candidate sets, where half a point is three standard errors; with the
-            sampled sets it is less than one.
+        budget: Most HR@1 on the validation split that it may lose to bf16, 0 to 1: among candidates, expected over
+            all candidate sets, where half a point is three standard errors on MovieLens-100K; with the sampled sets
+            it is less than one.
         repeats: Timed requests of each.
 
     Returns:

@@ -36,7 +36,8 @@ class Result:
         phases: Mean milliseconds by phase.
         peak_rss_bytes: Of a process that loads the bundle and does only this workload.
         artifact_bytes: All files of the bundle; where a quantisation was asked for, those that it needs.
-        accuracy: ``protocol``, ``requests``, ``HR@1``, ``NDCG@10``; empty for ``load``.
+        accuracy: ``protocol``, ``candidates`` of a set (``sampled``), ``requests``, ``HR@1``, ``NDCG@10``; empty for
+            ``load``.
         samples_ms: Every timed sample, in order.
     """
 
@@ -130,11 +131,14 @@ def footnotes(report: Report) -> list[str]:
         "RSS: peak of a process that does only that workload.",
         *([busy(report)] if report.load_before >= BUSY else []),
     ]
-    for protocol, n in dict.fromkeys(
-        (r.accuracy["protocol"], r.accuracy["requests"]) for r in report.results if r.accuracy
+    for protocol, size, n in dict.fromkeys(
+        (r.accuracy["protocol"], r.accuracy.get("candidates"), r.accuracy["requests"])
+        for r in report.results
+        if r.accuracy
     ):
         used = sorted({r.workload for r in report.results if r.accuracy.get("protocol") == protocol})
-        lines.append(f"HR@1 and NDCG@10 of {', '.join(used)}: protocol {protocol}, {n} requests.")
+        among = "the whole catalogue" if size is None else f"{size} candidates"
+        lines.append(f"HR@1 and NDCG@10 of {', '.join(used)}: among {among}, {n} requests.")
     lines += [f"{name}: {facts['peer']}." for name, facts in report.bundles.items() if "peer" in facts]
     lines += _floors(report)
     for r in report.results:
@@ -180,7 +184,16 @@ def as_csv(report: Report) -> str:
     """One line a result, without the raw samples."""
     out = io.StringIO()
     columns = ["workload", "bundle", "threads", "users", "samples", "tokens", "p50_ms", "p95_ms", "p99_ms", "mean_ms"]
-    columns += ["sigma_ms", "per_second", "peak_rss_bytes", "artifact_bytes", "protocol", "requests", *ACCURACY]
+    columns += [
+        "sigma_ms",
+        "per_second",
+        "peak_rss_bytes",
+        "artifact_bytes",
+        "protocol",
+        "candidates",
+        "requests",
+        *ACCURACY,
+    ]
     columns += ["cpu", "commit", "created"]
     writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()

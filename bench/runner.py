@@ -18,7 +18,6 @@ from delrec_lite.bench.peers import PEERS, PeerServing
 from delrec_lite.bench.report import Report, Result, summary
 from delrec_lite.bench.workloads import (
     CHOOSING,
-    HISTORY,
     WORKLOADS,
     K,
     Requests,
@@ -33,6 +32,7 @@ from delrec_lite.errors import DelrecError, UsageError
 from delrec_lite.machine import cores_allowed
 from delrec_lite.provenance import commit, load_average, machine, now, versions
 from delrec_lite.runtime.engines.factory import AUTO
+from delrec_lite.runtime.held_out import HISTORY
 
 WARM_UP = 2
 # Before each sample: OpenMP's threads spin on for some 6 ms after an answer, on the cores of whoever comes next.
@@ -114,7 +114,7 @@ def bench(
     Args:
         bundles: Folders; all of the same catalogue.
         plan: What to time.
-        dataset: A prepared data set whose test users ask; default: the requests in the first bundle.
+        dataset: A prepared data set whose test split asks; default: the requests in the first bundle.
         console: Shows the bar.
         load: Opens a bundle with a number of threads and, where one is asked for, ``quant``; default:
             ``Recommender.load``.
@@ -332,10 +332,9 @@ def _measure_accuracy(configurations: Sequence[_Configuration], requests: Reques
         if (c.path, c.quant) not in measured:
             rank, scorer = (rank_all, c.serving.scores) if c.whole else (rank_chosen, c.serving.score_candidates)
             ranks = rank(scorer, requests.split, requests.candidates, console=console, label="accuracy")
-            among = f"m{requests.candidates.items.shape[1]}"
             measured[c.path, c.quant] = {
                 workload: {
-                    "protocol": protocol,
+                    **_protocol(protocol, requests),
                     "requests": len(values),
                     **{m: round(float(per_user(values, m).mean()), 4) for m in ("HR@1", "NDCG@10")},
                 }
@@ -343,7 +342,7 @@ def _measure_accuracy(configurations: Sequence[_Configuration], requests: Reques
                     ("cold", "full", ranks.full),
                     ("step", "full", ranks.full),
                     ("batch", "full", ranks.full),
-                    ("rerank", among, ranks.sampled),
+                    ("rerank", "sampled", ranks.sampled),
                 )
                 if workload in c.workloads
             }
@@ -364,6 +363,11 @@ def _roofline(configurations: Sequence[_Configuration], requests: Requests, thre
     return {"ceilings": asdict(ceilings), "bundles": found}
 
 
+def _protocol(name: str, requests: Requests) -> dict[str, Any]:
+    """What a rank was among: the catalogue, or so many candidates."""
+    return {"protocol": name, **({"candidates": requests.candidates.items.shape[1]} if name == "sampled" else {})}
+
+
 def _peer_accuracy(peer: PeerServing, requests: Requests, console: Console) -> dict[str, dict[str, Any]]:
     """From the titles that a peer answers with; a target that is not among them is never found."""
     from delrec_lite.evaluation.metrics import per_user
@@ -382,7 +386,7 @@ def _peer_accuracy(peer: PeerServing, requests: Requests, console: Console) -> d
                 tick(1, peer.name)
         values = np.array(ranks)
         found[workload] = {
-            "protocol": "full" if workload == "cold" else f"m{requests.candidates.items.shape[1]}",
+            **_protocol("full" if workload == "cold" else "sampled", requests),
             "requests": len(values),
             **{m: round(float(per_user(values, m).mean()), 4) for m in ("HR@1", "NDCG@10")},
         }

@@ -51,6 +51,7 @@ def main(recipe: str = "ml-100k-cpu", runs: str = "runs", out: str = "bench/resu
         "command": shlex.join(["python", "-m", "delrec_lite.bench.teachers", *sys.argv[1:]]),
         "recipe": recipe,
         "data": run.prepare().result,
+        "setting": asdict(run.setting),
         "chosen": chosen["settings"],
         "tried": [{name: value for name, value in trial.items() if name != "folder"} for trial in tried],
         "configs": {label: teacher.config.model_dump() for label, teacher in teachers.items()},

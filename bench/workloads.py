@@ -13,9 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from delrec_lite.data.types import CandidateSets, Floats, Ints, Split
-from delrec_lite.errors import DataError
-from delrec_lite.runtime.golden import read_golden
+from delrec_lite.data.types import Floats, Ints
+from delrec_lite.runtime.held_out import HeldOut, held_out
 
 WORKLOADS = {
     "cold": "one history, the first 10 of the catalogue",
@@ -26,9 +25,7 @@ WORKLOADS = {
 }
 # What a bundle can do that ranks candidates alone.
 CHOOSING = ("rerank", "load")
-HISTORY = 20
 K = 10
-MOST_REQUESTS = 1000
 SESSION = "bench"
 
 
@@ -79,20 +76,14 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Requests:
+class Requests(HeldOut):
     """Questions of held-out users: their newest items, what they took next, and candidates that hold it.
 
     Attributes:
-        split: Histories of at most ``HISTORY`` items, and targets.
-        candidates: Of the same users.
         titles: Of the catalogue.
-        source: Where they come from.
     """
 
-    split: Split
-    candidates: CandidateSets
     titles: Sequence[str]
-    source: str
 
     def __len__(self) -> int:
         return len(self.split)
@@ -106,39 +97,9 @@ class Requests:
 
 
 def requests_of(bundle: Any, dataset: Path | None = None) -> Requests:
-    """Held-out requests: the data set's test part where one is given, else those in the bundle.
-
-    Args:
-        bundle: Opened.
-        dataset: A folder that ``delrec-lite prepare`` wrote; at most ``MOST_REQUESTS`` questions of its test
-            part are taken, spread over all of it.
-
-    Raises:
-        UsageError: The bundle holds no requests and no data set is given.
-        BundleError: The bundle's requests do not fit its catalogue.
-        DataError: The data set has another catalogue, or nothing in its test part.
-    """
-    items = bundle.items
-    if dataset is not None:
-        from delrec_lite.data.store import load_candidates, load_dataset
-
-        data, sets = load_dataset(dataset), load_candidates(dataset)["test"]
-        if list(data.catalog.ids) != list(items.ids[: bundle.trained]):
-            raise DataError(
-                f"{dataset} and {bundle.folder} have different catalogues", "give the bundle's own data set"
-            )
-        test = data.test()
-        if not len(test):
-            raise DataError(f"{dataset} has no test part to take requests from", "prepare it with another --split")
-        some = range(0, len(test), -(-len(test) // MOST_REQUESTS))
-        split, sets = test.take(some), sets.take(some)
-        source = f"{data.name}, test part"
-    else:
-        held = read_golden(bundle.folder, bundle.trained)
-        split, sets = Split("test", held.histories, held.targets), CandidateSets("test", held.candidates, 0)
-        source = f"{bundle.name}, held-out requests in the bundle"
-    newest = tuple(history[-min(HISTORY, bundle.prompt.max_history) :] for history in split.histories)
-    return Requests(Split("test", newest, split.targets), sets, items.titles, source)
+    """Held-out requests with the bundle's titles; arguments and errors as of ``held_out``."""
+    requests = held_out(bundle, dataset)
+    return Requests(requests.split, requests.candidates, requests.source, bundle.items.titles)
 
 
 class Timing(NamedTuple):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from delrec_lite.evaluation.setting import Setting
 from delrec_lite.teacher_kinds.registry import TEACHERS
 
 ROOT = Path(__file__).parents[1]
@@ -17,7 +18,8 @@ METRICS = ("HR@1", "HR@5", "HR@10", "NDCG@10", "MRR")
 
 def ranking(report: Report) -> str:
     """All models under both protocols, with intervals, and who is better than whom."""
-    users = f"{report['rows'][0]['users']:,} test users, 95% intervals"
+    setting = _setting(report)
+    users = f"{report['rows'][0]['users']:,} {setting.asked()}, 95% intervals"
     rows = {
         protocol: [r for r in report["rows"] if r["protocol"] == protocol]
         for protocol in ("sampled", "expected_sampled", "full")
@@ -30,9 +32,9 @@ def ranking(report: Report) -> str:
     whole = [(r["model"], *(_within(r, m) for m in METRICS)) for r in rows["full"]]
     return "\n".join(
         [
-            f"**15 candidates (1 positive, 14 unseen negatives)**, {users}\n",
+            f"**{setting.title('sampled')}**, {users}\n",
             _table(("model", "HR@1", "HR@1, expected", *METRICS[1:]), few),
-            f"**whole catalogue**, {users}\n",
+            f"**{setting.title('full')}**, {users}\n",
             _table(("model", *METRICS), whole),
             pairs(report),
         ]
@@ -49,14 +51,16 @@ def headline(report: Report) -> str:
         told = ((p, m) for p, m in (("sampled", "NDCG@10"), ("full", "HR@10"), ("full", "NDCG@10")))
         means = [f"{rows[model, p]['metrics'][m]:.3f}" for p, m in told]
         cells.append((model, _within(rows[model, "sampled"], "HR@1"), *drawn, *means))
-    header = ("model", "HR@1 of 15", "HR@1 of 15, expected", "NDCG@10 of 15", "HR@10 of all", "NDCG@10 of all")
+    among = _setting(report).metric
+    sampled = (among("HR@1"), f"{among('HR@1')}, expected", among("NDCG@10"))
+    header = ("model", *sampled, among("HR@10", "full"), among("NDCG@10", "full"))
     known = {TEACHERS[kind].label for kind in report["recipe"]["teacher"]["kind"]}
     against = {**report, "comparisons": [c for c in report["comparisons"] if c["against"] in known]}
     return f"{_table(header, cells)}\n{pairs(against)}"
 
 
 def pairs(report: Report) -> str:
-    """Differences of HR@1 among 15 candidates, user by user: the sets drawn, and all that could have been."""
+    """Differences of HR@1 among candidates, user by user: the sets drawn, and all that could have been."""
     found: dict[tuple[str, str], dict[str, Report]] = {}
     for c in report["comparisons"]:
         if c["metric"] == "HR@1":
@@ -65,7 +69,7 @@ def pairs(report: Report) -> str:
     for (model, against), by in found.items():
         cells = [cell for p in ("sampled", "expected_sampled") for cell in (_points(by[p]) if p in by else ("-", "-"))]
         rows.append((f"{model} against {against}", *cells))
-    header = ("HR@1 of 15, paired", "the sets drawn, points", "p", "expected, points", "p")
+    header = (f"{_setting(report).metric('HR@1')}, paired", "the sets drawn, points", "p", "expected, points", "p")
     return _table(header, rows)
 
 
@@ -76,14 +80,15 @@ def teachers(report: Report) -> str:
     shown = (*sampled, ("full", "HR@10"), ("full", "NDCG@10"))
     models = dict.fromkeys(model for model, _ in rows)
     cells = [(model, *(_within(rows[model, p], m) for p, m in shown)) for model in models]
-    header = ("model", "HR@1 of 15", "HR@1 of 15, expected", "NDCG@10 of 15, expected", "HR@10 of all")
-    return f"{_table((*header, 'NDCG@10 of all'), cells)}\n{pairs(report)}"
+    metric = _setting(report).metric
+    header = ("model", metric("HR@1"), f"{metric('HR@1')}, expected", f"{metric('NDCG@10')}, expected")
+    return f"{_table((*header, metric('HR@10', 'full'), metric('NDCG@10', 'full')), cells)}\n{pairs(report)}"
 
 
 def apart(report: Report) -> str:
     """Users with short histories and rare next items, apart."""
     parts = []
-    for metric, title in (("sampled HR@1", "HR@1 of 15"), ("full HR@10", "HR@10, whole catalogue")):
+    for metric, title in (("sampled HR@1", _setting(report).metric("HR@1")), ("full HR@10", "HR@10, whole catalogue")):
         found = {(r["model"], r["segment"]): r for r in report["segments"] if metric in r}
         names = list(dict.fromkeys(segment for _, segment in found))
         models = list(dict.fromkeys(model for model, _ in found))
@@ -101,8 +106,14 @@ def ablation(report: Report) -> str:
             difference = r["difference"].get(metric)
             cells = _points(difference) if difference else ("-", "-")
             found.setdefault(r["variant"], []).extend((f"{r['metrics'][metric]:.3f}", *cells))
-    header = ("variant", "HR@1 of 15, expected", "points", "p", "NDCG@10, whole catalogue", "points", "p")
+    hr1 = f"{_setting(report).metric('HR@1')}, expected"
+    header = ("variant", hr1, "points", "p", "NDCG@10, whole catalogue", "points", "p")
     return _table(header, [(variant, *cells) for variant, cells in found.items()])
+
+
+def _setting(report: Report) -> Setting:
+    """What a report's figures are over."""
+    return Setting(**report["setting"])
 
 
 def _within(row: Report, metric: str) -> str:
@@ -139,7 +150,8 @@ def latency(report: Report) -> str:
                 f"{found['cold']['artifact_bytes'] / 1e6:.0f}",
             )
         )
-    header = ("bundle", "threads", "new user (p95)", "15 candidates", "one more item", "in a batch", "start")
+    among = next(r["accuracy"]["candidates"] for r in report["results"] if r["workload"] == "rerank")
+    header = ("bundle", "threads", "new user (p95)", f"{among} candidates", "one more item", "in a batch", "start")
     return _table((*header, "peak MB", "on disk MB"), rows)
 
 
@@ -217,7 +229,9 @@ def quantisation(report: Report) -> str:
         size = f"{r['bytes'] / 1e6:.0f}"
         same = f"{r['top10_overlap']:.0%}"
         rows.append((r["format"], r["quant"], size, f"{r['p50_ms']:.0f}", *hits, points, drawn, same))
-    header = ("format", "quant", "model MB", "ms", "HR@1 of 15", "NDCG@10 of all", "HR@1 points against bf16")
+    among = _setting(report).metric
+    accuracy = (among("HR@1"), among("NDCG@10", "full"), "HR@1 points against bf16")
+    header = ("format", "quant", "model MB", "ms", *accuracy)
     return _table((*header, "expected", "same first ten"), rows)
 
 

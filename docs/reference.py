@@ -53,6 +53,7 @@ LIBRARY = {
         "delrec_lite.pipeline.model_builder.BuiltModel",
         "delrec_lite.pipeline.bundle.write_bundle",
         "delrec_lite.export.write.export",
+        "delrec_lite.export.request.ExportRequest",
         "delrec_lite.bench.runner.bench",
     ),
     "Teachers": (

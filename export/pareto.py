@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from delrec_lite.console import Console
 from delrec_lite.errors import MissingPackageError
+from delrec_lite.evaluation.setting import Setting
 from delrec_lite.plots import GREY, svg
 from delrec_lite.quantisations import BASELINE
 
@@ -26,27 +27,27 @@ class QuantRow(Protocol):
     hr1_expected: dict[str, Any]
 
 
-def write_quants(folder: Path, rows: Sequence[QuantRow], chosen: str, console: Console) -> str:
+def write_quants(folder: Path, rows: Sequence[QuantRow], chosen: str, setting: Setting, console: Console) -> str:
     """Markdown for the README of ``folder``: the table and the picture, which is written beside it.
 
     Without matplotlib the picture is left out, and ``console`` says so.
     """
-    section = quant_section(rows, chosen)
+    section = quant_section(rows, chosen, setting)
     try:
-        (folder / PICTURE).write_text(quant_picture(rows, chosen), encoding="utf-8")
+        (folder / PICTURE).write_text(quant_picture(rows, chosen, setting), encoding="utf-8")
     except MissingPackageError as error:
         console.say(f"  {PICTURE} is left out: {error.message}: {error.hint}")
         return section
     return f"{section}\n![Accuracy against latency]({PICTURE})\n"
 
 
-def quant_section(rows: Sequence[QuantRow], chosen: str) -> str:
+def quant_section(rows: Sequence[QuantRow], chosen: str, setting: Setting) -> str:
     """Markdown: the table, the chosen one marked."""
     lines = [
         "\n## Why this quantisation\n",
-        "Measured where it was exported, on validation users, expected over all candidate sets: the fastest that keeps "
-        "the accuracy budget.\n",
-        "| quantisation | MB | p50 ms | HR@1 of 15 | NDCG@10 of 15 "
+        f"Measured where it was exported, on {setting.asked('validation')}, expected over all candidate sets: the "
+        "fastest that keeps the accuracy budget.\n",
+        f"| quantisation | MB | p50 ms | {setting.metric('HR@1')} | {setting.metric('NDCG@10')} "
         f"| HR@1 to {BASELINE}, points | first ten as {BASELINE} |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
@@ -60,7 +61,7 @@ def quant_section(rows: Sequence[QuantRow], chosen: str) -> str:
     return "\n".join([*lines, ""])
 
 
-def quant_picture(rows: Sequence[QuantRow], chosen: str) -> str:
+def quant_picture(rows: Sequence[QuantRow], chosen: str, setting: Setting) -> str:
     """SVG: latency to the right, HR@1 upwards, a dot a quantisation, its area the size of the file.
 
     Raises:
@@ -80,7 +81,7 @@ def quant_picture(rows: Sequence[QuantRow], chosen: str) -> str:
         axes.set_xlim(0, 1.15 * max(ms))
         axes.set_ylim(min(hr1) - 0.01, max(hr1) + 0.01)
         axes.set_xlabel("median milliseconds of a cold request")
-        axes.set_ylabel("HR@1 of 15")
+        axes.set_ylabel(setting.metric("HR@1"))
         axes.grid()
 
     return svg("quantisations", WIDTH, HEIGHT, draw, GREY)

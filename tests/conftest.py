@@ -26,6 +26,7 @@ def one_thread():
 def export_tiny(base_folder, target, quant="f16", model=None, formats="gguf", onnx_quant="int8", **changed):
     """A bundle of the tiny model, quantisations with commas; returns what export returns."""
     from delrec_lite.console import QUIET
+    from delrec_lite.export.request import ExportRequest
     from delrec_lite.export.write import export
 
     made, prompts, base = make_model(base_folder) if model is None else model
@@ -39,10 +40,12 @@ def export_tiny(base_folder, target, quant="f16", model=None, formats="gguf", on
         "prune_vocab": False,
         "licences": {"tiny": "none"},
         "provenance": {},
-        "console": QUIET,
         **changed,
     }
-    return export(made, base, prompts, dataset(), sets, target, **settings)
+    request = ExportRequest(
+        model=made, base=base, prompts=prompts, dataset=dataset(), candidates=sets, target=target, **settings
+    )
+    return export(request, QUIET)
 
 
 @pytest.fixture(scope="session")

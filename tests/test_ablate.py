@@ -35,7 +35,7 @@ def test_the_pattern_stands_as_soft_tokens_as_words_or_not_at_all(tiny_run):
 def test_every_variant_trains_and_stands_in_the_table(tiny_run, tmp_path):
     learning = {"epochs": 1, "lr": 1e-3, "item_lr": 1e-2, "teacher_weight": 0.5}
     recipe = tiny_run.recipe(distill={"epochs": 3, "lr": 0.3}, finetune=learning)
-    rows = ablate(recipe, tmp_path, QUIET, seeds=(1,))
+    rows = ablate(recipe, tmp_path, QUIET, seeds=(1,)).rows
     assert [row.variant for row in rows if row.protocol == "sampled"] == list(VARIANTS)
     report = json.loads((tmp_path / "r-ablation" / "ablation.json").read_text())
     assert all(len(of_seeds[0]["full"]) == 24 for of_seeds in report["ranks"].values())
@@ -43,14 +43,16 @@ def test_every_variant_trains_and_stands_in_the_table(tiny_run, tmp_path):
     assert len(set(learned)) == len(learned) == len(VARIANTS)
     table = (tmp_path / "r-ablation" / "ablation.md").read_text()
     assert all(name in table for name in VARIANTS)
+    assert "**5 candidates (1 positive, 4 unseen negatives)**, 24 test users, means over 1 seeds" in table
+    assert report["setting"] == {"candidates": 5, "by_time": False}
     assert all(row.difference or row.variant == WHOLE for row in rows)
 
 
 def test_seeds_are_averaged_and_what_is_made_is_kept(tiny_run, tmp_path, monkeypatch):
     chosen = ["without stage 2"]
-    one = ablate(tiny_run.recipe(), tmp_path, QUIET, chosen, (1,))
+    one = ablate(tiny_run.recipe(), tmp_path, QUIET, chosen, (1,)).rows
     monkeypatch.setattr("delrec_lite.teachers.fit.fit", None)  # shared: never fitted again
-    two = ablate(tiny_run.recipe(), tmp_path, QUIET, chosen, (1, 2))
+    two = ablate(tiny_run.recipe(), tmp_path, QUIET, chosen, (1, 2)).rows
     three = ["sampled", "expected_sampled", "full"]
     assert [(row.variant, row.protocol) for row in two] == [(name, p) for name in (WHOLE, *chosen) for p in three]
     for before, after in zip(one, two, strict=True):

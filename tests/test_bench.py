@@ -181,7 +181,7 @@ def test_accuracy_is_of_the_requests_asked(tmp_path):
     # In the catalogue the even users' target comes first, the others' second: unless the item before it was had.
     assert (cold["protocol"], cold["requests"], cold["HR@1"]) == ("full", USERS, 0.5)
     assert cold["NDCG@10"] == pytest.approx(0.5 + 0.5 / np.log2(3), abs=1e-3)
-    assert (rerank["protocol"], rerank["HR@1"]) == ("sampled", 1.0)
+    assert (rerank["protocol"], rerank["candidates"], rerank["HR@1"]) == ("sampled", M, 1.0)
 
 
 def test_two_bundles_of_one_name_stay_apart(tmp_path):
@@ -255,40 +255,40 @@ def test_a_prepared_data_set_asks_with_its_own_test_users(tmp_path):
     assert found.of("cold", user).candidates is None
 
 
-def test_a_data_set_split_by_time_asks_with_every_part_of_its_test(tmp_path, monkeypatch):
-    """Users have no test item or several, so that a request's number is no user's."""
-    import numpy as np
+@pytest.mark.parametrize("each", [0, 3])
+def test_a_split_by_time_asks_its_questions_whatever_the_number_of_users(tmp_path, each):
+    """Only one user in two has a question, or every user has three."""
+    from delrec_lite.data.candidates import sample_candidates
+    from delrec_lite.data.store import Settings, make_dataset, save_dataset
+    from tests.tiny import dataset
 
+    tiny = dataset()
+    ends = np.array([len(s) for s in tiny.sequences])
+    last = ends - each if each else ends - np.arange(len(ends)) % 2
+    data = make_dataset(tiny.name, tiny.catalog, tiny.user_ids, tiny.sequences, np.stack([last - 1, last], 1))
+    sets = {split: sample_candidates(data, split, 5, 1) for split in ("valid", "test")}
+    save_dataset(data, sets, Settings(1, 5, 1, "chronological"), tmp_path / "data")
+    bundle = Fake(tmp_path).bundle
+    bundle.items = SimpleNamespace(ids=list(data.catalog.ids), titles=list(data.catalog.titles))
+    found = workloads.requests_of(bundle, tmp_path / "data")
+    assert len(found) == len(data.test()) == len(ends) * (each or 0.5)
+    assert (found.candidates.items == found.split.targets[:, None]).any(1).all()
+
+
+def test_a_data_set_without_a_test_part_is_refused(tmp_path):
     from delrec_lite.data.candidates import SPLITS, sample_candidates
     from delrec_lite.data.store import Settings, make_dataset, save_dataset
     from tests.tiny import dataset
 
     tiny = dataset()
-    lengths = np.array([len(s) for s in tiny.sequences])
-    cuts = np.stack([lengths, lengths], 1)
-    cuts[:2] = lengths[:2, None] - [4, 3]
-    data = make_dataset(tiny.name, tiny.catalog, tiny.user_ids, tiny.sequences, cuts)
-    sets = {split: sample_candidates(data, split, 5, 3) for split in SPLITS}
-    settings = Settings(1, 5, 3, "chronological")
-    save_dataset(data, sets, settings, tmp_path / "data")
-    bundle = Fake(tmp_path).bundle
-    bundle.items = SimpleNamespace(ids=list(data.catalog.ids), titles=list(data.catalog.titles))
-    found = workloads.requests_of(bundle, tmp_path / "data")
-    assert len(found) == len(data.test()) == 6 < len(data.user_ids)
-    for n, target in enumerate(data.test().targets):
-        asked = found.of("rerank", n)
-        assert data.catalog.titles[target] in asked.candidates
-        assert asked.history[-1] == data.catalog.titles[data.test().histories[n][-1]]
-    monkeypatch.setattr(workloads, "MOST_REQUESTS", 2)
-    fewer = workloads.requests_of(bundle, tmp_path / "data")
-    assert fewer.split.targets.tolist() == found.split.targets[[0, 3]].tolist()
-
-    cuts[:] = lengths[:, None]
-    nobody = make_dataset(tiny.name, tiny.catalog, tiny.user_ids, tiny.sequences, cuts)
+    ends = np.array([len(s) for s in tiny.sequences])
+    nobody = make_dataset(tiny.name, tiny.catalog, tiny.user_ids, tiny.sequences, np.stack([ends, ends], 1))
     sets = {split: sample_candidates(nobody, split, 5, 3) for split in SPLITS}
-    save_dataset(nobody, sets, settings, tmp_path / "none")
+    save_dataset(nobody, sets, Settings(1, 5, 3, "chronological"), tmp_path / "data")
+    bundle = Fake(tmp_path).bundle
+    bundle.items = SimpleNamespace(ids=list(nobody.catalog.ids), titles=list(nobody.catalog.titles))
     with pytest.raises(DataError, match="no test part"):
-        workloads.requests_of(bundle, tmp_path / "none")
+        workloads.requests_of(bundle, tmp_path / "data")
 
 
 @pytest.fixture

@@ -355,7 +355,8 @@ def installed(tmp_path):
     (folder.parent / "toy_engine.py").write_text(
         "from dataclasses import replace\nfrom tests.engines import DECAY\nKIND = replace(DECAY, name='installed')\n"
     )
-    return folder.parent
+    yield folder.parent
+    ENGINES.unregister("installed")
 
 
 def test_the_engine_of_an_installed_package_serves_and_is_timed(installed, alone):

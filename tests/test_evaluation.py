@@ -13,6 +13,7 @@ from delrec_lite.errors import DataError, MissingPackageError
 from delrec_lite.evaluation.metrics import Ranks, per_user
 from delrec_lite.evaluation.popularity import popularity
 from delrec_lite.evaluation.protocol import candidate_ranks, catalogue_ranks, rank_all, rank_candidates
+from delrec_lite.evaluation.setting import Setting
 from delrec_lite.evaluation.significance import interval, mcnemar, paired_test
 from delrec_lite.evaluation.table import read_ranks, rows_for, write_table
 from tests.tiny import ITEMS, candidates, dataset
@@ -157,7 +158,7 @@ def test_a_paired_test_of_other_users_is_refused():
 def test_the_table_is_a_list_of_rows_and_keeps_the_raw_ranks(tmp_path):
     rng = np.random.default_rng(2)
     entries = {name: Ranks(rng.integers(1, 16, 60), rng.integers(1, 300, 60), 1.5) for name in ("A", "B")}
-    write_table(tmp_path, entries, [("A", "B")])
+    write_table(tmp_path, entries, [("A", "B")], Setting(5, by_time=True))
     rows = json.loads((tmp_path / "table.json").read_text())
     assert [(r["model"], r["protocol"]) for r in rows] == [
         ("A", "sampled"),
@@ -170,7 +171,10 @@ def test_the_table_is_a_list_of_rows_and_keeps_the_raw_ranks(tmp_path):
     low, high = rows[0]["intervals"]["HR@10"]
     assert low <= rows[0]["metrics"]["HR@10"] <= high
     assert json.loads((tmp_path / "ranks.json").read_text())["B"]["full"] == entries["B"].full.tolist()
-    text = (tmp_path / "table.md").read_text().splitlines()
+    table = (tmp_path / "table.md").read_text()
+    assert "**5 candidates (1 positive, 4 unseen negatives)**, 60 test interactions" in table
+    assert "| HR@1, 5 candidates (1 positive, 4 unseen negatives) |" in table
+    text = table.splitlines()
     lines = [line for line in text if line.startswith("|")]
     assert len({len(line) for line in lines[:4]}) == 1
     assert rows_for("A", entries["A"])[0].users == 60
@@ -179,7 +183,7 @@ def test_the_table_is_a_list_of_rows_and_keeps_the_raw_ranks(tmp_path):
 
 def test_ranks_read_back_as_they_were_and_nothing_else_does(tmp_path):
     ranks = Ranks(np.array([1, 4]), np.array([7, 900]), 0.25)
-    write_table(tmp_path / "new", {"B": ranks, "A": ranks}, [])
+    write_table(tmp_path / "new", {"B": ranks, "A": ranks}, [], Setting(5))
     read = read_ranks(tmp_path / "new")
     assert list(read) == ["B", "A"]
     assert (read["A"].sampled.tolist(), read["A"].full.tolist(), read["A"].seconds) == ([1, 4], [7, 900], 0.25)

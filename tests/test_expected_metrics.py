@@ -10,6 +10,7 @@ from delrec_lite.data.candidates import sample_candidates
 from delrec_lite.evaluation.expected import ExpectedSampledMetrics
 from delrec_lite.evaluation.metrics import NAMES, Ranks, per_user
 from delrec_lite.evaluation.protocol import rank_all
+from delrec_lite.evaluation.setting import Setting
 from delrec_lite.evaluation.table import read_ranks, rows_for, write_table
 from tests.tiny import dataset
 
@@ -57,7 +58,7 @@ def test_it_stands_in_the_table_between_the_drawn_sets_and_the_catalogue(tmp_pat
     draws = ExpectedSampledMetrics(np.full(60, 400), 14)
     # Candidates by other scores than the catalogue: one does not follow from the other.
     entries["D"] = replace(entries["A"], same_scores=False)
-    rows = write_table(tmp_path, entries, [("A", "B"), ("A", "C"), ("A", "D")], draws)
+    rows = write_table(tmp_path, entries, [("A", "B"), ("A", "C"), ("A", "D")], Setting(15), draws)
     told = [(row.model, row.protocol) for row in rows]
     assert told == [
         *((m, p) for m in ("A", "B") for p in ("sampled", "expected_sampled", "full")),

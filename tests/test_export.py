@@ -2,16 +2,19 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from tokenizers import Regex, pre_tokenizers, trainers
 
+from delrec_lite.data.types import CandidateSets, Dataset
 from delrec_lite.errors import DelrecError, GateError
+from delrec_lite.export.bundle_files import golden
 from delrec_lite.export.parity import compare
+from delrec_lite.export.texts import token_texts
 from delrec_lite.export.tokenizer_file import token_names
-from delrec_lite.export.write import token_texts
 from delrec_lite.llm.forward import score_all
 from delrec_lite.prompts.tokenizer import open_tokenizer
 from delrec_lite.runtime.bundle import Bundle
@@ -107,6 +110,18 @@ def test_the_manifest_tells_types_and_parity(tiny_base, tmp_path):
     assert manifest["provenance"]["parity"]["users"] == made.parity.users > 0
 
 
+@pytest.mark.parametrize(("users", "stored"), [(24, 24), (64, 64), (65, 64), (130, 64), (943, 64)])
+def test_a_bundle_stores_as_many_requests_as_the_docs_say(users, stored):
+    sequences = tuple(np.array([n % 30, (n + 1) % 30, (n + 2) % 30, n % 7]) for n in range(users))
+    data = Dataset("many", dataset().catalog, tuple(map(str, range(users))), sequences, "x")
+    sets = CandidateSets("test", np.stack([data.test().targets] * 2, 1), 0)
+    requests = golden(data, sets, 2)
+    assert len(requests.histories) == len(requests.targets) == len(requests.candidates) == stored
+    assert [len(history) for history in requests.histories] == [2] * stored
+    assert requests.histories[-1][0] == sequences[users * (stored - 1) // stored][1]
+    assert "64 histories" in (Path(__file__).parents[1] / "docs" / "errors.md").read_text()
+
+
 def test_compare_sees_a_difference():
     rng = np.random.default_rng(0)
     a = rng.normal(size=(8, 40)).astype(np.float32)
@@ -126,10 +141,10 @@ def test_item_tokens_are_distinct_and_imitate_no_control_token():
 
 
 def test_a_title_that_is_a_word_of_the_base_model_is_exported(tiny_base, tmp_path, monkeypatch):
-    from delrec_lite.export import write
+    from delrec_lite.export import texts
 
     word = max(token_names(tiny_base / "tokenizer.json") - set(SPECIALS), key=len)
-    monkeypatch.setattr(write, "token_texts", lambda t, *rest: token_texts((word, *t[1:]), *rest))
+    monkeypatch.setattr(texts, "token_texts", lambda t, *rest: token_texts((word, *t[1:]), *rest))
     made = export_tiny(tiny_base, tmp_path / "x.delrec")
     assert engine_scores(made.path, [[1, 2]]).shape == (1, len(dataset().catalog))
 

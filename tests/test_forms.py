@@ -24,7 +24,7 @@ from delrec_lite.llm.questions import (
 from delrec_lite.llm.verbalizer import catalogue_scores
 from delrec_lite.pipeline.bundle import write_bundle
 from delrec_lite.pipeline.quickstart import example
-from delrec_lite.pipeline.rows import QUANTISED, TRAINED
+from delrec_lite.pipeline.rows import TRAINED, bundle_row
 from delrec_lite.pipeline.run import Run
 from delrec_lite.pipeline.table import evaluate
 from delrec_lite.prompts.domain import DOMAINS
@@ -397,21 +397,23 @@ def test_the_paper_s_path_end_to_end(tiny_run, verbalizer):
     """Titles, candidates in the prompt, two stages, the table: a row among the candidates and no other."""
     run = tiny_run(model=PAPER | {"verbalizer": verbalizer}, distill={"pattern_loss": "top1"})
     rows = evaluate(run)
-    protocols = {name: [row.protocol for row in rows if row.model == name] for name in (TRAINED, "SASRec", QUANTISED)}
+    protocols = {
+        name: [row.protocol for row in rows if row.model == name] for name in (TRAINED, "SASRec", bundle_row(run))
+    }
     assert protocols == {
         TRAINED: ["sampled"],
         "SASRec": ["sampled", "expected_sampled", "full"],
-        QUANTISED: ["sampled"],
+        bundle_row(run): ["sampled"],
     }
     report = json.loads((run.folder / "report.json").read_text())
     assert {(c["model"], c["against"], c["protocol"]) for c in report["comparisons"]} >= {
-        (QUANTISED, "SASRec", "sampled")
+        (bundle_row(run), "SASRec", "sampled")
     }
     assert not [c for c in report["comparisons"] if c["protocol"] == "full"]
     mine = [s for s in report["segments"] if s["model"] == TRAINED]
     assert mine
     assert all("sampled HR@1" in s and "full HR@10" not in s for s in mine)
-    whole, _, _ = (run.folder / "table.md").read_text().partition("HR@1, 15 candidates")
+    whole, _, _ = (run.folder / "table.md").read_text().partition("HR@1, 5 candidates")
     assert TRAINED not in whole.partition("**whole catalogue**")[2]
     example(run, QUIET)
     with pytest.raises(ConfigError, match="ONNX") as error:
@@ -454,6 +456,8 @@ def test_the_paper_s_recipe_runs_on_a_small_model(tiny_run, tmp_path):
     mine = [row for row in rows if row.model == TRAINED]
     assert [row.protocol for row in mine] == ["sampled"]
     assert mine[0].users == len(data.test()) == 20 + sum(lengths[:6] - 2)
+    over = f"**5 candidates (1 positive, 4 unseen negatives)**, {len(data.test())} test interactions"
+    assert over in (run.folder / "table.md").read_text()
     adapter = load_file(run.finetune().folder / "adapter/adapter_model.safetensors")
     assert {name.split("self_attn.")[1].split(".")[0] for name in adapter} == {"q_proj", "v_proj"}
     assert any("lora_E" in name for name in adapter)
@@ -462,10 +466,10 @@ def test_the_paper_s_recipe_runs_on_a_small_model(tiny_run, tmp_path):
 def test_titles_rank_the_whole_catalogue_and_are_exported(tiny_run):
     run = tiny_run(model={"history": "titles"})
     rows = evaluate(run)
-    protocols = {name: [row.protocol for row in rows if row.model == name] for name in (TRAINED, QUANTISED)}
+    protocols = {name: [row.protocol for row in rows if row.model == name] for name in (TRAINED, bundle_row(run))}
     assert protocols == {
         TRAINED: ["sampled", "expected_sampled", "full"],
-        QUANTISED: ["sampled", "expected_sampled", "full"],
+        bundle_row(run): ["sampled", "expected_sampled", "full"],
     }
 
 

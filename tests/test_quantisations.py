@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from delrec_lite.bench.quantisations import choose_quant, compare_quants, fastest_within
+from delrec_lite.evaluation.setting import Setting
 from delrec_lite.export.pareto import quant_picture, quant_section
 from delrec_lite.export.quantise import quantise
 from delrec_lite.pipeline.bundle import write_bundle
@@ -47,9 +48,11 @@ def test_auto_takes_the_fastest_within_the_budget():
 
 def test_what_it_was_chosen_among_stands_in_the_readme():
     rows = [quant_row("bf16", 9.0, 0.0), quant_row("q4_0", 3.0, 0.02)]
-    text = quant_section(rows, "q4_0")
+    text = quant_section(rows, "q4_0", Setting(8, by_time=True))
     assert "| **q4_0** | 3.0 | 3.0 | 0.480 | 0.700 | -2.0 | 90.0% |" in text
-    picture = ElementTree.fromstring(quant_picture(rows, "q4_0"))
+    assert "| HR@1 of 8 | NDCG@10 of 8 |" in text
+    assert "on validation interactions" in text
+    picture = ElementTree.fromstring(quant_picture(rows, "q4_0", Setting(8)))
     dots = {quant: dot for quant, (dot,) in drawn(picture, "dot").items()}
     assert {quant: dot.get("style").partition(";")[0] for quant, dot in dots.items()} == {
         "bf16": "fill: #4a7fb5",

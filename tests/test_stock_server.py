@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from delrec_lite.export.write import token_texts
+from delrec_lite.export.texts import token_texts
 from delrec_lite.prompts.format import PromptFormat
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.llama_cpp import silence

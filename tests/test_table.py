@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from delrec_lite.console import QUIET
 from delrec_lite.evaluation.metrics import per_user
 from delrec_lite.evaluation.segments import by_segment, segments
-from delrec_lite.pipeline.rows import ALL_TEACHERS, FUSED, FUSED_QUANTISED, QUANTISED, TRAINED
-from delrec_lite.pipeline.table import evaluate
+from delrec_lite.pipeline.rows import ALL_TEACHERS, FUSED, TRAINED, bundle_row, fused_row
+from delrec_lite.pipeline.table import evaluate, show
 from delrec_lite.teacher_kinds.registry import TEACHERS
 from tests.tiny import dataset
 
@@ -23,17 +24,19 @@ def evaluated(tiny_run):
 
 def test_the_table_of_a_run(evaluated):
     run, rows = evaluated
+    exported, exported_fused = bundle_row(run), fused_row(run)
+    assert exported == "DELRec (GGUF f16)"
     assert {row.model for row in evaluate(run, zero_shot=False)} == {row.model for row in rows} - {
         "LLM zero-shot",
         FUSED,
-        FUSED_QUANTISED,
+        exported_fused,
     }
     assert evaluate(run, fused=True, zero_shot=False, bundle=False)[-1].model == FUSED
     compared = json.loads((run.folder / "comparisons.json").read_text())
     assert {(TRAINED, "SASRec"), (FUSED, "Caser")} <= {(c["model"], c["against"]) for c in compared}
-    assert not {QUANTISED, FUSED_QUANTISED} & {model for c in compared for model in (c["model"], c["against"])}
+    assert not {exported, exported_fused} & {model for c in compared for model in (c["model"], c["against"])}
     rows = evaluate(run, fused=True)
-    names = ["popularity", "SASRec", "Caser", ALL_TEACHERS, "LLM zero-shot", TRAINED, QUANTISED, FUSED, FUSED_QUANTISED]
+    names = ["popularity", "SASRec", "Caser", ALL_TEACHERS, "LLM zero-shot", TRAINED, exported, FUSED, exported_fused]
     assert [row.model for row in rows if row.protocol == "full"] == names
     assert [row.model for row in rows if row.protocol == "expected_sampled"] == [
         n for n in names if n != "LLM zero-shot"
@@ -46,11 +49,39 @@ def test_the_table_of_a_run(evaluated):
     assert report["expected_sampled"]["negatives"] == 4
     assert report["ranks"] == ranks
     compared = {(c["model"], c["against"]) for c in report["comparisons"]}
-    assert {(QUANTISED, "SASRec"), (TRAINED, "Caser"), (FUSED, ALL_TEACHERS), (FUSED_QUANTISED, "SASRec")} <= compared
+    assert {(exported, "SASRec"), (TRAINED, "Caser"), (FUSED, ALL_TEACHERS), (exported_fused, "SASRec")} <= compared
     assert {row["model"] for row in report["segments"]} == set(names)
+    assert report["setting"] == {"candidates": 5, "by_time": False}
     table = (run.folder / "table.md").read_text()
+    assert "**5 candidates (1 positive, 4 unseen negatives)**, 24 test users" in table
+    assert "**5 candidates, expected over all candidate sets**" in table
+    assert "| HR@1, 5 candidates " in table
+    assert "15" not in "".join(line for line in table.splitlines() if "candidates" in line)
     assert "seen at most" in table
     assert FUSED in table
+
+
+def test_an_onnx_bundle_s_row_says_what_it_is(tiny_run, tmp_path):
+    run = tiny_run(export={"format": "onnx", "onnx_quant": "int8", "score_correlation": 0.3})
+    rows = evaluate(run, fused=True, zero_shot=False)
+    names = {row.model for row in rows if row.model.startswith("DELRec (")}
+    assert names == {TRAINED, "DELRec (ONNX int8)", "DELRec (ONNX int8) and teachers fused"}
+    assert "GGUF" not in (run.folder / "table.md").read_text()
+    lines = []
+    show(run, rows, _Screen(lines))
+    assert lines[0] == "5 candidates (1 positive, 4 unseen negatives), 24 test users"
+
+
+class _Screen:
+    """A console that keeps the titles of tables."""
+
+    mode = QUIET.mode
+
+    def __init__(self, titles):
+        self._titles = titles
+
+    def result(self, data, rows=(), header=(), title=""):
+        self._titles.append(title)
 
 
 def test_several_teachers_have_settings_of_their_own(evaluated):

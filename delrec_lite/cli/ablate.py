@@ -20,10 +20,10 @@ def ablate(
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Train a recipe without one part at a time, and compare on the same test users."""
+    """Train a recipe without one part at a time, and compare on the same test split."""
     from delrec_lite.config import load_recipe
     from delrec_lite.errors import UsageError
-    from delrec_lite.evaluation.table import TITLES
+    from delrec_lite.evaluation.setting import PROTOCOLS
     from delrec_lite.pipeline.ablate import VARIANTS, cells, header
     from delrec_lite.pipeline.ablate import ablate as run_all
 
@@ -32,10 +32,13 @@ def ablate(
     except ValueError as error:
         raise UsageError(f"--seeds {seeds!r} is no list of whole numbers", "for example --seeds 1,2,3") from error
     console = make_console(json_output, quiet)
-    rows = run_all(load_recipe(recipe), runs, console, tuple(variant or VARIANTS), numbers)
+    ablation = run_all(load_recipe(recipe), runs, console, tuple(variant or VARIANTS), numbers)
     if json_output:
-        console.result([vars(row) for row in rows])
+        console.result([vars(row) for row in ablation.rows])
         return
-    for protocol, title in TITLES.items():
-        lines = [cells(row) for row in rows if row.protocol == protocol]
-        console.result(None, lines, header(), title=f"{title}, {rows[0].users} test users, {len(numbers)} seeds")
+    setting = ablation.setting
+    for protocol in PROTOCOLS:
+        rows = [row for row in ablation.rows if row.protocol == protocol]
+        if rows:
+            over = f"{setting.title(protocol)}, {rows[0].users} {setting.asked()}, {len(numbers)} seeds"
+            console.result(None, [cells(row) for row in rows], header(), title=over)

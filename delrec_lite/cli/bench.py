@@ -64,7 +64,7 @@ def bench(
         typer.Option(help="Quantisations of bundles that hold several, such as iq4_mix,q8_0; default: their first."),
     ] = "",
     dataset: Annotated[
-        Path | None, typer.Option(help="Prepared data set whose test users ask; default: the bundle's requests.")
+        Path | None, typer.Option(help="Prepared data set whose test split asks; default: the bundle's requests.")
     ] = None,
     output: Annotated[Output, typer.Option("--output", "-o", help="Form of the result on stdout.")] = Output.md,
     out: Annotated[Path | None, typer.Option(help="Also write the report with raw samples here, as JSON.")] = None,

@@ -27,10 +27,11 @@ def eval(  # noqa: A001 - the verb's name
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Rank all test users with every model of the run and print the table; missing stages are made first."""
+    """Rank the whole test split with every model of the run and print the table; missing stages are made first."""
     from delrec_lite.config import load_recipe
     from delrec_lite.pipeline.run import Run
     from delrec_lite.pipeline.table import evaluate, show
 
     console = make_console(json_output, quiet)
-    show(evaluate(Run(load_recipe(recipe), runs, console), fused, zero_shot, bundle), console)
+    run = Run(load_recipe(recipe), runs, console)
+    show(run, evaluate(run, fused, zero_shot, bundle), console)

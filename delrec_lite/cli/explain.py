@@ -31,14 +31,14 @@ def explain(
     """Leave out each item of a history in turn, and show how much less likely the recommendation gets."""
     from dataclasses import asdict
 
-    from delrec_lite.bench.workloads import requests_of
     from delrec_lite.runtime import explain as why
+    from delrec_lite.runtime.held_out import held_out
     from delrec_lite.runtime.recommender import Recommender
 
     console = make_console(json_output, quiet)
     with Recommender.load(bundle, threads) as recommender:
         if faithfulness:
-            asked = requests_of(recommender.bundle, data).split.histories[:users]
+            asked = held_out(recommender.bundle, data).split.histories[:users]
             found = why.faithfulness(recommender, asked)
             rows = [
                 ("users", str(found.users)),

@@ -37,7 +37,7 @@ def export(
         typer.Option(help=f"Of ONNX files alone, beside the others: {', '.join(ONNX.built_in)} or {AUTO}."),
     ] = None,
     budget: Annotated[
-        float, typer.Option(min=0, max=100, help="auto: points of HR@1 on validation users that speed may cost.")
+        float, typer.Option(min=0, max=100, help="auto: points of HR@1 on the validation split that speed may cost.")
     ] = 0.5,
     gate: Annotated[bool, typer.Option(help="Refuse a bundle that does not score as trained.")] = True,
     out: Annotated[Path | None, typer.Option(help="The bundle; default RUNS/NAME/NAME.delrec.")] = None,
@@ -105,18 +105,16 @@ def export(
 def _compare(run: "Run", quants: list[str], out: Path, console: "Console") -> None:
     from dataclasses import asdict
 
-    from delrec_lite.bench.quantisations import compare_quants
+    from delrec_lite.bench.quantisations import METRICS, compare_quants
 
+    protocols = ("expected_sampled", "full")
     rows = compare_quants(run, quants, out)
     header = (
         "format",
         "quant",
         "MB",
         "p50 ms",
-        "HR@1 of 15",
-        "NDCG@10 of 15",
-        "HR@1 of all",
-        "NDCG@10 of all",
+        *(run.setting.metric(name, protocol) for protocol in protocols for name in METRICS),
         f"top 10 as {BASELINE}",
     )
     cells = [
@@ -125,11 +123,7 @@ def _compare(run: "Run", quants: list[str], out: Path, console: "Console") -> No
             row.quant,
             f"{row.bytes / 1e6:.1f}",
             f"{row.p50_ms:.1f}",
-            *(
-                f"{row.metrics[protocol][metric]:.3f}"
-                for protocol in ("expected_sampled", "full")
-                for metric in ("HR@1", "NDCG@10")
-            ),
+            *(f"{row.metrics[protocol][metric]:.3f}" for protocol in protocols for metric in METRICS),
             f"{row.top10_overlap:.1%}",
         )
         for row in rows

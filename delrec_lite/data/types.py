@@ -136,5 +136,10 @@ class CandidateSets:
 
 
 def subsample(count: int, about: int) -> range:
-    """Every so manyth of ``count`` places, from the first, about ``about`` of them."""
+    """Every so manyth of ``count`` places, from the first: ``about`` of them or somewhat more, below twice as many."""
     return range(0, count, max(1, count // about))
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """``most`` of ``count`` places, evenly apart, from the first; all of them where there are no more."""
+    return [place * count // most for place in range(most)] if count > most else list(range(count))

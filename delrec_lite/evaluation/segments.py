@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from delrec_lite.data.types import Dataset
 from delrec_lite.evaluation.metrics import Ranks, per_user
+from delrec_lite.evaluation.setting import Setting
 from delrec_lite.evaluation.table import aligned
 
 # A metric of each protocol: candidate sets are told apart by their first place, the catalogue by its first ten.
@@ -50,7 +51,7 @@ def by_segment(entries: Mapping[str, Ranks], dataset: Dataset) -> list[dict[str,
     ]
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
+def markdown(rows: list[dict[str, Any]], setting: Setting) -> str:
     """One aligned table: a line for each model, a column for each segment."""
     names = list(dict.fromkeys(row["segment"] for row in rows))
     models = list(dict.fromkeys(row["model"] for row in rows))
@@ -58,7 +59,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     parts = []
     for protocol, metric in SHOWN:
         key = f"{protocol} {metric}"
-        head = [f"{metric}, {'15 candidates' if protocol == 'sampled' else 'whole catalogue'}"]
+        head = [f"{metric}, {f'{setting.candidates} candidates' if protocol == 'sampled' else setting.title(protocol)}"]
         head += [f"{name} ({found[models[0], name]['users']})" for name in names]
         those = [m for m in models if key in found[m, names[0]]]
         parts.append(aligned([head, *([m, *(f"{found[m, n][key]:.3f}" for n in names)] for m in those)]))

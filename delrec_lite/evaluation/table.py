@@ -10,16 +10,11 @@ from delrec_lite.data.types import Floats
 from delrec_lite.errors import DataError
 from delrec_lite.evaluation.expected import ExpectedSampledMetrics
 from delrec_lite.evaluation.metrics import NAMES, Ranks, per_user
+from delrec_lite.evaluation.setting import PROTOCOLS, Setting
 from delrec_lite.evaluation.significance import interval, paired_test
 from delrec_lite.files import write_whole
 
-PROTOCOLS = ("sampled", "expected_sampled", "full")
 SHOWN = ("HR@1", "HR@5", "HR@10", "NDCG@10")  # what fits 80 columns; the files have all
-TITLES = {
-    "sampled": "15 candidates (1 positive, 14 unseen negatives)",
-    "expected_sampled": "15 candidates, expected over all candidate sets",
-    "full": "whole catalogue",
-}
 
 
 @dataclass(frozen=True)
@@ -30,7 +25,7 @@ class Row:
         model: As shown.
         protocol: ``sampled``, ``full``, or ``expected_sampled``: expected over all sets, see
             ``evaluation.expected``.
-        users: Test users.
+        users: Questions of the test split, one a user unless the data set is split by time.
         metrics: Means over users, by name.
         intervals: 95% bootstrap intervals of the means.
         seconds: Time to score all users once (the protocols share it).
@@ -79,6 +74,7 @@ def write_table(
     folder: Path,
     entries: Mapping[str, Ranks],
     pairs: Sequence[tuple[str, str]],
+    setting: Setting,
     expected: ExpectedSampledMetrics | None = None,
 ) -> list[Row]:
     """Write ``table.json``, ``table.md``, ``ranks.json`` and ``comparisons.json``.
@@ -87,6 +83,7 @@ def write_table(
         folder: Of the run.
         entries: Ranks by model, in the order of the table.
         pairs: Models to compare, first against second, user by user.
+        setting: What the figures are over.
         expected: How the candidate sets were drawn; None: there is no such row.
     """
     rows = [row for model, ranks in entries.items() for row in rows_for(model, ranks, expected)]
@@ -102,7 +99,7 @@ def write_table(
             folder / name,
             json.dumps(data, indent=None if name == "ranks.json" else 2, ensure_ascii=False) + "\n",
         )
-    write_whole(folder / "table.md", markdown(rows, comparisons))
+    write_whole(folder / "table.md", markdown(rows, comparisons, setting))
     return rows
 
 
@@ -139,7 +136,7 @@ def compare_all(
     return out
 
 
-def markdown(rows: Sequence[Row], comparisons: Sequence[Mapping[str, Any]]) -> str:
+def markdown(rows: Sequence[Row], comparisons: Sequence[Mapping[str, Any]], setting: Setting) -> str:
     """The table as aligned Markdown, an interval behind every mean."""
     parts = []
     for protocol in PROTOCOLS:
@@ -150,12 +147,13 @@ def markdown(rows: Sequence[Row], comparisons: Sequence[Mapping[str, Any]]) -> s
         for row in chosen:
             shown = [f"{row.metrics[n]:.3f} ({row.intervals[n][0]:.3f}-{row.intervals[n][1]:.3f})" for n in NAMES]
             cells.append([row.model, *shown])
-        parts.append(f"**{TITLES[protocol]}**, {chosen[0].users} test users, 95% intervals\n\n{aligned(cells)}")
+        over = f"**{setting.title(protocol)}**, {chosen[0].users} {setting.asked()}, 95% intervals"
+        parts.append(f"{over}\n\n{aligned(cells)}")
     for protocol in ("sampled", "expected_sampled"):
         tests = [c for c in comparisons if c["metric"] == "HR@1" and c["protocol"] == protocol]
         if not tests:
             continue
-        cells = [[f"HR@1, {TITLES[protocol]}", "difference", "95% interval", "p (paired)"]]
+        cells = [[f"HR@1, {setting.title(protocol)}", "difference", "95% interval", "p (paired)"]]
         for c in tests:
             name = f"{c['model']} against {c['against']}"
             cells.append([name, f"{c['difference']:+.3f}", f"{c['low']:+.3f} to {c['high']:+.3f}", f"{c['p']:.2g}"])

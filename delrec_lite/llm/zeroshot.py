@@ -51,20 +51,20 @@ def zero_shot(
 
     def forward(packed: Packed) -> Any:
         states = body(
-            input_ids=torch.from_numpy(packed.ids),
-            position_ids=torch.from_numpy(packed.positions),
-            attention_mask=torch.from_numpy(packed.mask),
+            input_ids=torch.from_numpy(packed.ids).to(head.device),
+            position_ids=torch.from_numpy(packed.positions).to(head.device),
+            attention_mask=torch.from_numpy(packed.mask).to(head.device),
             use_cache=False,
         ).last_hidden_state
-        return states.flatten(0, 1)[torch.from_numpy(packed.read)]
+        return states.flatten(0, 1)[torch.from_numpy(packed.read).to(head.device)]
 
     def asked(user: int) -> tuple[Floats, Floats]:
         chosen = candidates.items[user]
         words = zero_shot_prompt(domain, [titles[i] for i in split.histories[user][-length:]])
         prefix = ([] if base.bos is None else [base.bos]) + base.encode(words)
         states = title_states(forward, prefix, [encoded[i] for i in chosen])
-        likelihoods = log_likelihoods(states, [encoded[i] for i in chosen], head).numpy()
-        return likelihoods, (rows @ states[0][0].float()).numpy()
+        likelihoods = log_likelihoods(states, [encoded[i] for i in chosen], head).cpu().numpy()
+        return likelihoods, (rows @ states[0][0].float()).cpu().numpy()
 
     users = range(len(split))
     with console.progress("zero-shot", len(users)) as tick:

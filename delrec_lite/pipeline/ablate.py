@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from delrec_lite.data.types import Floats
 from delrec_lite.errors import UsageError
 from delrec_lite.evaluation.expected import ExpectedSampledMetrics
 from delrec_lite.evaluation.metrics import NAMES, Ranks
+from delrec_lite.evaluation.setting import PROTOCOLS, Setting
 from delrec_lite.evaluation.significance import interval, paired_test
-from delrec_lite.evaluation.table import PROTOCOLS, TITLES, aligned, protocols_of, values_of
+from delrec_lite.evaluation.table import aligned, protocols_of, values_of
 from delrec_lite.files import write_whole
 from delrec_lite.pipeline.rows import training_precision
 from delrec_lite.pipeline.run import Run
@@ -55,7 +56,7 @@ class AblationRow:
     Attributes:
         variant: One of ``VARIANTS``.
         protocol: As in ``evaluation.table.Row``.
-        users: Test users.
+        users: Questions of the test split, as in ``evaluation.table.Row``.
         seeds: How many runs the means are over.
         metrics: Means over users and seeds, by name.
         intervals: 95% bootstrap intervals over users, of their means over seeds.
@@ -73,13 +74,26 @@ class AblationRow:
     difference: dict[str, dict[str, float]]
 
 
+@dataclass(frozen=True)
+class Ablation:
+    """All variants.
+
+    Attributes:
+        rows: In the order of ``VARIANTS``, protocol by protocol.
+        setting: What the figures are over.
+    """
+
+    rows: list[AblationRow]
+    setting: Setting
+
+
 def ablate(
     recipe: Recipe,
     runs: Path,
     console: Console,
     variants: Sequence[str] = tuple(VARIANTS),
     seeds: Sequence[int] = (1,),
-) -> list[AblationRow]:
+) -> Ablation:
     """Train every variant once for each seed and rank the test users in training precision.
 
     Data set, candidate sets and teachers are made once and shared. Every run is kept under
@@ -93,7 +107,7 @@ def ablate(
         seeds: Of both stages; the teachers keep theirs.
 
     Returns:
-        Rows, also written with raw ranks to ``ablation.json`` and as a table to ``ablation.md``.
+        The rows, also written with raw ranks to ``ablation.json`` and as a table to ``ablation.md``.
 
     Raises:
         UsageError: No such variant, or no seed.
@@ -119,8 +133,9 @@ def ablate(
                 precisions[name].append(run.models.precisions())
     expected = shared.expected(shared.dataset.test())
     rows = [row for name in chosen for row in _rows(name, ranks[name], ranks[WHOLE], expected)]
-    _write(folder, recipe, seeds, rows, ranks, precisions, expected)
-    return rows
+    ablation = Ablation(rows, shared.setting)
+    _write(folder, recipe, seeds, ablation, ranks, precisions, expected)
+    return ablation
 
 
 def _run(recipe: Recipe, name: str, seed: int, shared: Run, folder: Path, console: Console) -> Run:
@@ -177,7 +192,7 @@ def _write(
     folder: Path,
     recipe: Recipe,
     seeds: Sequence[int],
-    rows: Sequence[AblationRow],
+    ablation: Ablation,
     ranks: dict[str, list[Ranks]],
     precisions: dict[str, list[dict[str, str]]],
     expected: ExpectedSampledMetrics,
@@ -186,24 +201,25 @@ def _write(
         **stamp(),
         "recipe": recipe.dump(),
         "seeds": list(seeds),
+        "setting": asdict(ablation.setting),
         "precision": precisions,
-        "rows": [vars(row) for row in rows],
+        "rows": [vars(row) for row in ablation.rows],
         "expected_sampled": expected.dump(),
         "ranks": {name: [one.dump() for one in of_seeds] for name, of_seeds in ranks.items()},
     }
     write_whole(folder / "ablation.json", json.dumps(report, ensure_ascii=False) + "\n")
-    write_whole(folder / "ablation.md", markdown(rows))
+    write_whole(folder / "ablation.md", markdown(ablation))
 
 
-def markdown(rows: Sequence[AblationRow]) -> str:
+def markdown(ablation: Ablation) -> str:
     """One aligned table for each protocol."""
-    parts = []
+    parts, setting = [], ablation.setting
     for protocol in PROTOCOLS:
-        chosen = [row for row in rows if row.protocol == protocol]
+        chosen = [row for row in ablation.rows if row.protocol == protocol]
         if not chosen:
             continue
         parts.append(
-            f"**{TITLES[protocol]}**, {chosen[0].users} test users, means over {chosen[0].seeds} seeds, "
+            f"**{setting.title(protocol)}**, {chosen[0].users} {setting.asked()}, means over {chosen[0].seeds} seeds, "
             f"differences to {WHOLE} with 95% intervals\n\n{aligned([header(), *(cells(row) for row in chosen)])}"
         )
     return "\n\n".join(parts) + "\n"

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from delrec_lite.errors import ConfigError
 from delrec_lite.pipeline.base import check_folder
@@ -46,39 +46,46 @@ def write_bundle(
         ConfigError: An ONNX file cannot hold the recipe's form of prompt.
     """
     check_format(run, "onnx" if onnx_quants else "gguf")
+    from delrec_lite.export.request import ExportRequest
     from delrec_lite.export.write import export
 
     with run.locked():
         recipe, built = run.recipe, run.models.trained()
-        return export(
-            built.model,
-            built.base,
-            built.prompts,
-            run.dataset,
-            run.candidates,
-            target,
+        settings = recipe.export
+        request = ExportRequest(
+            model=built.model,
+            base=built.base,
+            prompts=built.prompts,
+            dataset=run.dataset,
+            candidates=run.candidates,
+            target=target,
             name=recipe.name,
             quants=quants,
-            onnx_quants=onnx_quants,
             max_history=recipe.model.max_history,
-            score_correlation=recipe.export.score_correlation if gated else None,
-            prune_vocab=recipe.export.prune_vocab,
-            teacher=run.models.teacher() if recipe.export.retriever else None,
-            measured_quants=measured_quants,
-            merge_base=merge_base or recipe.export.merge_base,
+            score_correlation=settings.score_correlation if gated else None,
+            prune_vocab=settings.prune_vocab,
             licences={p.name: p.licence for p in run.pulled.values()},
-            provenance={
-                "delrec_lite": __version__,
-                "commit": commit(),
-                "machine": machine(),
-                "versions": versions(),
-                "recipe": recipe.dump(),
-                "precision": run.models.precisions(),
-                "sources": {p.name: {"mirror": p.mirror, "sha256": p.files} for p in run.pulled.values()},
-                "stages": {name: done.result for name, done in run.stages.items()},
-            },
-            console=run.console,
+            provenance=_provenance(run),
+            onnx_quants=onnx_quants,
+            merge_base=merge_base or settings.merge_base,
+            teacher=run.models.teacher() if settings.retriever else None,
+            measured_quants=measured_quants,
         )
+        return export(request, run.console)
+
+
+def _provenance(run: ModelStages) -> dict[str, Any]:
+    """What a bundle says of its making."""
+    return {
+        "delrec_lite": __version__,
+        "commit": commit(),
+        "machine": machine(),
+        "versions": versions(),
+        "recipe": run.recipe.dump(),
+        "precision": run.models.precisions(),
+        "sources": {p.name: {"mirror": p.mirror, "sha256": p.files} for p in run.pulled.values()},
+        "stages": {name: done.result for name, done in run.stages.items()},
+    }
 
 
 def check_format(run: ModelStages, formats: str) -> None:

@@ -25,7 +25,7 @@ def quickstart(recipe: Recipe, runs: Path, console: Console, fresh: bool = False
         console.say(f"  pull: {pulled.name}, {pulled.bytes / 1e6:.0f} MB, {pulled.licence} ({pulled.mirror})")
     with run.locked():
         run.export()
-        show(evaluate(run), console)
+        show(run, evaluate(run), console)
         example(run, console)
     minutes = (time.monotonic() - start) / 60
     console.say(f"\n{minutes:.1f} minutes. Table: {run.folder / 'table.md'}. Bundle: {run.bundle}")

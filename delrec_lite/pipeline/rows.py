@@ -22,11 +22,11 @@ from delrec_lite.prompts.domain import DOMAINS
 from delrec_lite.teacher_kinds.registry import TEACHERS
 
 POPULARITY, ZERO_SHOT = "popularity", "LLM zero-shot"
-TRAINED, QUANTISED = "DELRec (training precision)", "DELRec (quantised GGUF)"
+TRAINED = "DELRec (training precision)"
 # Titles of a history in the zero-shot row's prompt, the newest. A title with its year is about 10 tokens; with five of
 # them and 15 candidates a user costs about 220. With ten the 943 users took 371 s on 2 cores.
 ZERO_SHOT_HISTORY = 5
-FUSED, FUSED_QUANTISED = "DELRec and teachers fused", "DELRec (quantised GGUF) and teachers fused"
+FUSED = "DELRec and teachers fused"
 # Rows of a torch LLM, whose precision is this machine's and is kept with the ranks.
 COMPUTED = (ZERO_SHOT, TRAINED, FUSED)
 ALL_TEACHERS = "teachers together"
@@ -35,6 +35,23 @@ Scorer = Callable[[Sequence[Ints]], Floats]
 
 
 RowFactory = tuple[str, Callable[[], Ranks]]
+
+
+def bundle_row(run: Run) -> str:
+    """The exported bundle's row: ``DELRec (GGUF iq4_mix)``, ``DELRec (ONNX int8)``; export is made first."""
+    model = _default_model(run)
+    return f"DELRec ({model['format'].upper()} {model['quant']})"
+
+
+def fused_row(run: Run) -> str:
+    """The row of the exported bundle and its teachers."""
+    return f"{bundle_row(run)} and teachers fused"
+
+
+def _default_model(run: Run) -> dict[str, Any]:
+    """What export says of the bundle's default model file."""
+    model: dict[str, Any] = run.export().result["models"][0]
+    return model
 
 
 def row_factories(run: Run, fused: bool = False, zero_shot: bool = True, bundle: bool = True) -> dict[str, RowFactory]:
@@ -57,11 +74,11 @@ def row_factories(run: Run, fused: bool = False, zero_shot: bool = True, bundle:
         found[ZERO_SHOT] = (key, lambda: _zero_shot(run))
     found[TRAINED] = (run.finetune().key, lambda: _trained(run))
     if bundle:
-        found[QUANTISED] = (run.export().key, lambda: _quantised(run))
+        found[bundle_row(run)] = (run.export().key, lambda: _exported(run))
     if fused:
         found[FUSED] = (run.finetune().key, lambda: _fused(run))
         if bundle and run.recipe.export.retriever:
-            found[FUSED_QUANTISED] = (run.export().key, lambda: _quantised(run, fused=True))
+            found[fused_row(run)] = (run.export().key, lambda: _exported(run, fused=True))
     return found
 
 
@@ -161,11 +178,12 @@ def _fused(run: Run) -> Ranks:
     return _ranked(run, scorer, FUSED)
 
 
-def _quantised(run: Run, fused: bool = False) -> Ranks:
+def _exported(run: Run, fused: bool = False) -> Ranks:
     from delrec_lite.runtime.recommender import Recommender
 
-    with Recommender.load(run.bundle, fused=fused) as recommender:
+    model, name = _default_model(run), fused_row(run) if fused else bundle_row(run)
+    with Recommender.load(run.bundle, quant=model["quant"], fused=fused) as recommender:
         if run.models.ranks_catalogue:
-            return _ranked(run, recommender.scores, FUSED_QUANTISED if fused else QUANTISED)
+            return _ranked(run, recommender.scores, name)
         sets = run.candidates["test"]
-        return rank_chosen(recommender.score_candidates, run.dataset.test(), sets, console=run.console, label=QUANTISED)
+        return rank_chosen(recommender.score_candidates, run.dataset.test(), sets, console=run.console, label=name)

@@ -10,6 +10,7 @@ from delrec_lite.console import Console
 from delrec_lite.data.store import load_candidates, load_dataset
 from delrec_lite.data.types import CandidateSets, Dataset, Split
 from delrec_lite.evaluation.expected import ExpectedSampledMetrics
+from delrec_lite.evaluation.setting import Setting
 from delrec_lite.files import cache_folder
 from delrec_lite.hub.base import find_base
 from delrec_lite.hub.cache import Pulled
@@ -18,7 +19,7 @@ from delrec_lite.pipeline.bundle import check_format, write_bundle
 from delrec_lite.pipeline.folder import holds_folder
 from delrec_lite.pipeline.model_builder import BuiltModel, ModelBuilder
 from delrec_lite.pipeline.model_files import files_for
-from delrec_lite.pipeline.own_data import with_own_data
+from delrec_lite.pipeline.prepared import facts_of, with_own_data
 from delrec_lite.pipeline.reference import made_from, reference_for
 from delrec_lite.pipeline.stage import DONE, Done, key_of
 from delrec_lite.pipeline.stage_cache import StageCache
@@ -98,6 +99,11 @@ class Run(StageCache):
         own = self.recipe.data.folder
         return self.prepare().folder / "dataset" if own is None else Path(own)
 
+    @cached_property
+    def setting(self) -> Setting:
+        """What the figures of every table are over."""
+        return Setting.of(self.dataset, self.candidates["test"])
+
     def expected(self, split: Split) -> ExpectedSampledMetrics:
         """How the candidate sets of a split of its data set were drawn."""
         return ExpectedSampledMetrics.of(split, len(self.dataset.catalog), self.candidates[split.name].items.shape[1])
@@ -110,7 +116,7 @@ class Run(StageCache):
         """
         data = self.recipe.data
         if data.folder is not None:
-            facts = _facts(self.dataset, self.candidates)
+            facts = facts_of(self.dataset, self.candidates)
             return self._stage("prepare", key_of(CODE, PREPARED, facts), lambda _: facts)
 
         def make(folder: Path) -> dict[str, Any]:
@@ -118,7 +124,7 @@ class Run(StageCache):
 
             source, target, m = self.pulled["data"].folder, folder / "dataset", data.candidates
             made = prepare(data.name, source, target, data.k_core, m, data.seed, self.console, data.split)
-            return _facts(made, load_candidates(target))
+            return facts_of(made, load_candidates(target))
 
         settings = data.model_dump(exclude={"domain", "folder"})
         return self._stage("prepare", key_of(CODE, PREPARED, settings, self.pulled["data"].files), make)
@@ -236,14 +242,3 @@ class Run(StageCache):
 
     def _made_from(self) -> dict[str, Any]:
         return made_from(self.recipe, self.prepare().result, self.pulled["model"].files, CODE)
-
-
-def _facts(dataset: Dataset, candidates: dict[str, CandidateSets]) -> dict[str, Any]:
-    """What a prepared data set is."""
-    return {
-        "users": len(dataset.user_ids),
-        "items": len(dataset.catalog),
-        "interactions": sum(len(s) for s in dataset.sequences),
-        "fingerprint": dataset.fingerprint,
-        "candidates": {split: sets.fingerprint for split, sets in candidates.items()},
-    }

@@ -26,9 +26,9 @@ def summarise(done: Done) -> str:
     if done.name == "distill":
         return (
             f"of {r['candidates']} candidates the LLM chooses the teacher's first for "
-            f"{r['trained']['agreement']:.1%} of {r['users']} validation users; {r['untrained']['agreement']:.1%} with "
-            f"the untrained soft prompt, {r['written']['agreement']:.1%} with a written one, "
-            f"{1 / r['candidates']:.1%} by chance{in_precision}"
+            f"{r['trained']['agreement']:.1%} of {r['users']} validation histories; "
+            f"{r['untrained']['agreement']:.1%} with the untrained soft prompt, "
+            f"{r['written']['agreement']:.1%} with a written one, {1 / r['candidates']:.1%} by chance{in_precision}"
         )
     if done.name == "finetune":
         best = f", best at {r['best_step']} (validation NDCG@10 among candidates {r['valid_ndcg']:.4f})"

@@ -10,15 +10,16 @@ from delrec_lite.evaluation.expected import ExpectedSampledMetrics
 from delrec_lite.evaluation.metrics import Ranks
 from delrec_lite.evaluation.segments import by_segment
 from delrec_lite.evaluation.segments import markdown as segments_markdown
-from delrec_lite.evaluation.table import PROTOCOLS, TITLES, Row, screen, write_table
+from delrec_lite.evaluation.setting import PROTOCOLS
+from delrec_lite.evaluation.table import Row, screen, write_table
 from delrec_lite.files import write_whole
 from delrec_lite.pipeline.rows import (
     ALL_TEACHERS,
     FUSED,
-    FUSED_QUANTISED,
-    QUANTISED,
     TRAINED,
+    bundle_row,
     cached_ranks,
+    fused_row,
     row_factories,
     teacher_labels,
 )
@@ -47,10 +48,12 @@ def evaluate(run: Run, fused: bool = False, zero_shot: bool = True, bundle: bool
             for name, factory in row_factories(run, fused, zero_shot, bundle).items()
         }
         expected = run.expected(run.dataset.test())
-        rows = write_table(run.folder, entries, _pairs(list(entries), teacher_labels(run)), expected)
+        exported = (bundle_row(run), fused_row(run)) if bundle else ()
+        pairs = _pairs(list(entries), teacher_labels(run), exported)
+        rows = write_table(run.folder, entries, pairs, run.setting, expected)
         apart = by_segment(entries, run.dataset)
         with (run.folder / "table.md").open("a", encoding="utf-8") as file:
-            file.write("\n" + segments_markdown(apart))
+            file.write("\n" + segments_markdown(apart, run.setting))
             file.write("\n" + _precisions(run, entries))
         _write_report(run, rows, apart, expected)
         return rows
@@ -63,11 +66,17 @@ def _precisions(run: Run, entries: Mapping[str, Ranks]) -> str:
     return f"Stage 1 trained in {made['distill']}, stage 2 in {made['finetune']}. Scores computed in {computed}.\n"
 
 
-def _pairs(names: Sequence[str], labels: Sequence[str]) -> list[tuple[str, str]]:
-    """Who is compared with whom: the bundle with every row, training precision and fusion with each teacher."""
+def _pairs(names: Sequence[str], labels: Sequence[str], exported: Sequence[str]) -> list[tuple[str, str]]:
+    """Who is compared with whom: the bundle with every row, training precision and fusion with each teacher.
+
+    Args:
+        names: The table's rows.
+        labels: Of the run's teachers.
+        exported: Names of the bundle's rows: alone, and fused with the teachers.
+    """
     teachers = [name for name in names if name in {*labels, ALL_TEACHERS}]
-    pairs = [(QUANTISED, other) for other in names if other != QUANTISED] if QUANTISED in names else []
-    others = (name for name in (TRAINED, FUSED, FUSED_QUANTISED) if name in names)
+    pairs = [(exported[0], other) for other in names if other != exported[0]] if exported else []
+    others = (name for name in (TRAINED, FUSED, *exported[1:]) if name in names)
     return pairs + [(name, teacher) for name in others for teacher in teachers]
 
 
@@ -83,17 +92,20 @@ def _write_report(
         "stages": {name: {"seconds": done.seconds, **done.result} for name, done in run.stages.items()},
         "rows": [asdict(row) for row in rows],
         "segments": apart,
+        "setting": asdict(run.setting),
         "expected_sampled": expected.dump(),
         **{part: json.loads((run.folder / f"{part}.json").read_text(encoding="utf-8")) for part in PARTS},
     }
     write_whole(run.folder / "report.json", json.dumps(report, ensure_ascii=False) + "\n")
 
 
-def show(rows: Sequence[Row], console: Console) -> None:
-    """Print the table: both protocols."""
+def show(run: Run, rows: Sequence[Row], console: Console) -> None:
+    """Print the table of ``evaluate``: every protocol."""
     if console.mode == "json":
         console.result([asdict(row) for row in rows])
         return
     for protocol in PROTOCOLS:
         lines, header = screen(rows, protocol)
-        console.result(None, lines, header, title=f"{TITLES[protocol]}, {rows[0].users} test users")
+        console.result(
+            None, lines, header, title=f"{run.setting.title(protocol)}, {rows[0].users} {run.setting.asked()}"
+        )

@@ -1,9 +1,12 @@
-"""A recipe beside a data set that was prepared before: the data set says what it is."""
+"""What a prepared data set says of itself, and a recipe beside one that was prepared before."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from delrec_lite.config import Recipe
 from delrec_lite.data.store import load_settings
+from delrec_lite.data.types import CandidateSets, Dataset
 from delrec_lite.errors import ConfigError
 
 
@@ -33,3 +36,14 @@ def with_own_data(recipe: Recipe) -> Recipe:
                 f"leave data.{key} out, or let `delrec-lite prepare` make the data set again with it",
             )
     return recipe.model_copy(update={"data": data.model_copy(update=prepared)})
+
+
+def facts_of(dataset: Dataset, candidates: Mapping[str, CandidateSets]) -> dict[str, Any]:
+    """Sizes, ``fingerprint`` of the sequences, and under ``candidates`` those of the candidate sets by split."""
+    return {
+        "users": len(dataset.user_ids),
+        "items": len(dataset.catalog),
+        "interactions": sum(len(s) for s in dataset.sequences),
+        "fingerprint": dataset.fingerprint,
+        "candidates": {split: sets.fingerprint for split, sets in candidates.items()},
+    }

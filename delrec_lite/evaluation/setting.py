@@ -1,0 +1,41 @@
+"""What a table's figures are over, in words: how many candidates, and whose next items are asked for."""
+
+from dataclasses import dataclass
+
+from delrec_lite.data.types import CandidateSets, Dataset
+
+PROTOCOLS = ("sampled", "expected_sampled", "full")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a data set's models are evaluated.
+
+    Attributes:
+        candidates: m, the size of a candidate set.
+        by_time: The data set is split by time, and each interaction of a part is a question; else each user is one.
+    """
+
+    candidates: int
+    by_time: bool = False
+
+    @classmethod
+    def of(cls, dataset: Dataset, candidates: CandidateSets) -> "Setting":
+        """Of a prepared data set."""
+        return cls(candidates.items.shape[1], dataset.cuts is not None)
+
+    def title(self, protocol: str) -> str:
+        """A protocol as a table is headed: ``15 candidates (1 positive, 14 unseen negatives)``."""
+        more = {
+            "sampled": f" (1 positive, {self.candidates - 1} unseen negatives)",
+            "expected_sampled": ", expected over all candidate sets",
+        }
+        return f"{self.candidates} candidates{more[protocol]}" if protocol in more else "whole catalogue"
+
+    def metric(self, name: str, protocol: str = "sampled") -> str:
+        """A metric with what the rank was among: ``HR@1 of 15``, ``HR@10 of all``."""
+        return f"{name} of {'all' if protocol == 'full' else self.candidates}"
+
+    def asked(self, split: str = "test") -> str:
+        """Who or what a split's questions are: ``test users``, or ``test interactions``."""
+        return f"{split} {'interactions' if self.by_time else 'users'}"

@@ -1,0 +1,85 @@
+"""The gate: every model file of the staged bundle is opened as a user would, and must score as the trained model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from delrec_lite.data.types import Floats, subsample
+from delrec_lite.evaluation.fusion import best_weight
+from delrec_lite.export.bundle_files import golden
+from delrec_lite.export.model_files import manifest_model
+from delrec_lite.export.parity import compare, gate
+from delrec_lite.export.reference_scores import ReferenceScores
+from delrec_lite.export.request import ExportRequest, ModelFile
+from delrec_lite.export.weights import ServedModel
+from delrec_lite.runtime.bundle import Bundle, finish_bundle
+from delrec_lite.runtime.engines.factory import open_engine
+from delrec_lite.runtime.engines.hybrid import WEIGHT
+from delrec_lite.runtime.golden import answers, write_golden
+from delrec_lite.runtime.recommender import Recommender
+
+WEIGHT_USERS = 314
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Model files that passed.
+
+    Attributes:
+        models: Each with its ``parity``, the default first.
+        shared: What the manifest's ``model`` says beside them: the weight of the teacher's opinion, or nothing.
+    """
+
+    models: list[ModelFile]
+    shared: dict[str, Any]
+
+
+def open_trial(
+    request: ExportRequest, served: ServedModel, models: Sequence[ModelFile], staging: Path, trial: Path
+) -> None:
+    """Make the staged files a bundle under a name that nobody opens, ``trial``; ``staging`` is gone afterwards."""
+    finish_bundle(
+        staging,
+        trial,
+        name=request.name,
+        model=manifest_model(request, served, models),
+        provenance={},
+        licences=dict(request.licences),
+        gated=False,
+    )
+
+
+def check_models(
+    request: ExportRequest, reference: ReferenceScores, models: Sequence[ModelFile], trial: Path
+) -> Checked:
+    """Compare every model file with the trained model, and store what each answers to the bundle's own requests.
+
+    Raises:
+        GateError: One does not score as trained.
+    """
+    stored = golden(request.dataset, request.candidates["test"], request.max_history)
+    checked: list[ModelFile] = []
+    answered: list[Floats] = []
+    shared: dict[str, Any] = {}
+    bundle = Bundle.open(trial, whole=True)
+    for model in models:  # opened one after another
+        chosen = bundle.choose(model.quant, model.format)
+        with Recommender(chosen, open_engine(chosen)) as recommender:
+            if not checked and request.teacher is not None and reference.candidates is None:
+                shared = {WEIGHT: _teacher_weight(request, recommender)}
+            parity = compare(reference.scores, reference.answered_by(recommender))
+            gate(parity, request.score_correlation, model.quant)
+            answered.append(answers(recommender, stored))
+        checked.append(model.with_facts(parity=parity.dump()))
+    others = {model.file: scores for model, scores in zip(checked[1:], answered[1:], strict=True)}
+    write_golden(trial, stored, answered[0], others)
+    return Checked(checked, shared)
+
+
+def _teacher_weight(request: ExportRequest, recommender: Recommender) -> float:
+    """What the teacher's opinion is worth beside the exported model's, on some validation users."""
+    assert request.teacher is not None
+    valid = request.dataset.valid()
+    some = valid.take(subsample(len(valid), WEIGHT_USERS))
+    return best_weight(recommender.scores(some.histories), request.teacher.scores(some.histories), some.targets)

@@ -1,0 +1,121 @@
+"""The weights that a bundle serves: adapter merged, soft prompt and items in the vocabulary, vocabulary pruned."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.nn import functional
+
+from delrec_lite.data.types import Floats
+from delrec_lite.export.imatrix import measured
+from delrec_lite.export.merge import Merged, merge
+from delrec_lite.export.new_items import fit_new_items
+from delrec_lite.export.prune import prune
+from delrec_lite.export.reference_scores import ReferenceScores
+from delrec_lite.export.request import ExportRequest
+from delrec_lite.export.states import answer_states, training_states
+from delrec_lite.llm.items import title_vectors
+from delrec_lite.llm.load import load_base
+from delrec_lite.llm.model import ItemLM
+from delrec_lite.llm.verbalizer import verbalizer_of
+from delrec_lite.prompts.tasks import TITLE_PREFIX, Prompts
+from delrec_lite.prompts.tokenizer import open_tokenizer
+from delrec_lite.runtime.bundle import NEW_ITEMS
+
+TOKENIZER = "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """What is served, without its weights.
+
+    Attributes:
+        prompts: What serving reads of the prompts, in the vocabulary of the bundle.
+        tokenizer: The ``tokenizers`` file of the bundle.
+        begin_token: Id of the token that begins every prompt, or None.
+        architecture: As ``transformers`` names it.
+        hidden: Width of a hidden state.
+        input_norm: Length of an item's input vector.
+        scale: Of the verbalizer.
+        importance: Mean square of each input column by GGUF tensor name.
+        soft_words: For each vector of the soft prompt the tokens that it lies nearest to.
+        deep: A deep prompt's vectors, float32 ``[layers - 2, k, hidden]``.
+    """
+
+    prompts: Prompts
+    tokenizer: Path
+    begin_token: int | None
+    architecture: str
+    hidden: int
+    input_norm: float
+    scale: float
+    importance: Mapping[str, Floats]
+    soft_words: list[list[str]]
+    deep: Floats | None
+
+
+def merge_and_prune(request: ExportRequest, reference: ReferenceScores, staging: Path) -> tuple[Merged, ServedModel]:
+    """Make the weights; writes ``tokenizer.json``, and ``new-items.npy`` where the whole catalogue is ranked.
+
+    The model's LLM is used up: it is on the CPU in float32 afterwards, without adapter.
+    """
+    model, prompts = request.model, request.prompts
+    # Before the merge, while all parts are on one device.
+    soft_words = nearest_words(model, request.tokenizer_json)
+    with measured(model.lm) as importance:
+        if reference.candidates is None:
+            states = training_states(model, prompts, request.dataset)
+        else:
+            states = answer_states(model, prompts, reference.histories, reference.candidates, request.max_history)
+    if reference.candidates is None:
+        _write_new_items(request, states, staging)
+    original = request.merge_base == "original"
+    plain = load_base(request.base.name, request.base.folder, "fp32").model if original else None
+    merged, served = _pruned(request, merge(model, states, prompts, plain), staging / TOKENIZER)
+    deep = model.soft_prompt().get("deep")
+    return merged, ServedModel(
+        prompts=served,
+        tokenizer=staging / TOKENIZER,
+        begin_token=None if request.base.bos is None else merged.config.bos_token_id,
+        architecture=merged.config.model_type,
+        hidden=merged.config.hidden_size,
+        input_norm=model.input_norm,
+        scale=model.log_scale.exp().item(),
+        importance=importance,
+        soft_words=soft_words,
+        deep=None if deep is None else deep.detach().float().cpu().numpy(),
+    )
+
+
+def _pruned(request: ExportRequest, merged: Merged, tokenizer: Path) -> tuple[Merged, Prompts]:
+    """Weights and prompts in the vocabulary of the bundle, whose tokenizer is written."""
+    served = request.prompts.served()
+    if not request.prune_vocab or request.prompts.format.verbalizer_kind.all_text:
+        shutil.copyfile(request.tokenizer_json, tokenizer)
+        return merged, served
+    titles = [before + title for title in request.dataset.catalog.titles for before in ("", TITLE_PREFIX)]
+    text_ids = [i for i in served.used() if i < served.vocabulary.text]
+    texts = [*titles, *request.prompts.text.values()]
+    pruned = prune(request.tokenizer_json, texts, text_ids, served.vocabulary.text)
+    tokenizer.write_text(json.dumps(pruned.tokenizer, ensure_ascii=False), encoding="utf-8")
+    return pruned.apply(merged), pruned.prompts(served)
+
+
+def _write_new_items(request: ExportRequest, states: Any, staging: Path) -> None:
+    model = request.model
+    rows = model.body.embed_tokens.weight[: model.vocabulary.text]
+    titles = title_vectors(rows, request.dataset.catalog.titles, request.base.encode)
+    fitted = fit_new_items(titles.cpu(), verbalizer_of(request.prompts).item_rows(model).cpu(), states.cpu())
+    np.save(staging / NEW_ITEMS, fitted.numpy().astype(np.float16), allow_pickle=False)
+
+
+def nearest_words(model: ItemLM, tokenizer_json: Path, k: int = 3) -> list[list[str]]:
+    """For each vector of the soft prompt the ``k`` text tokens whose rows have the greatest cosine with it."""
+    rows = model.body.embed_tokens.weight[: model.vocabulary.text].detach().float().cpu()
+    cosine = functional.normalize(model.soft.detach().float().cpu()) @ functional.normalize(rows).T
+    tokenizer = open_tokenizer(tokenizer_json)
+    return [[tokenizer.decode([token]) for token in nearest] for nearest in cosine.topk(k).indices.tolist()]
