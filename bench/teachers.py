@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder = options.runs / f"{options.recipe}-{KIND}"
     trials = [_trained(run, folder, settings, console) for settings in SETTINGS]
     chosen = max(trials, key=lambda trial: float(trial["validation"][CHOOSES]))
-    teachers = {TEACHERS[kind].label: teacher for kind, teacher in run.teachers().items()}
+    teachers = {TEACHERS[kind].label: teacher for kind, teacher in run.models.teachers().items()}
     teachers[TEACHERS[KIND].label] = load_teacher(Path(chosen["folder"]))
     test, sets = run.dataset.test(), run.candidates["test"]
     expected = run.expected(test)

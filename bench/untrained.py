@@ -6,20 +6,28 @@ that of the trained bundle.
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
 from delrec_lite.bench.script import add_recipe, script_parser
-from delrec_lite.config import load_recipe
+from delrec_lite.config import Recipe, load_recipe
 from delrec_lite.console import Console
+from delrec_lite.pipeline.bundle import write_bundle
+from delrec_lite.pipeline.model_builder import BuiltModel, ModelBuilder
 from delrec_lite.pipeline.run import Run
+
+
+class _UntrainedBuilder(ModelBuilder):
+    def trained(self) -> BuiltModel:
+        """See ``ModelBuilder.trained``; nothing is trained."""
+        return self.untrained()
 
 
 class Untrained(Run):
     """A run whose trained model is the untrained one."""
 
-    def trained(self) -> tuple[Any, Any, Any]:
-        """See ``Run.trained``; nothing is trained."""
-        return self.untrained()
+    def __init__(self, recipe: Recipe, runs: Path, console: Console) -> None:
+        super().__init__(recipe, runs, console)
+        self.models = _UntrainedBuilder(self)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Export it."""
     options = parser().parse_args(arguments)
     run = Untrained(load_recipe(options.recipe), options.runs, Console("human"))
-    run.write_bundle(options.out, [run.recipe.export.quant], gated=False)
+    write_bundle(run, options.out, [run.recipe.export.quant], gated=False)
 
 
 if __name__ == "__main__":
