@@ -95,9 +95,9 @@ def commands() -> str:
             option = parameter.param_type_name == "option"
             names = [*parameter.opts, *parameter.secondary_opts] if option else [(parameter.name or "").upper()]
             default = "" if parameter.default in (None, False) or callable(parameter.default) else parameter.default
-            meaning = getattr(parameter, "help", None) or ""
+            text = getattr(parameter, "help", None) or ""
             rows.append(
-                f"| {', '.join(f'`{n}`' for n in names)} | {_cell(meaning)} | {f'`{default}`' if default != '' else ''} |"
+                f"| {', '.join(f'`{n}`' for n in names)} | {_cell(text)} | {f'`{default}`' if default != '' else ''} |"
             )
         parts.append("\n".join(["| option | meaning | default |", "|---|---|---|", *rows]) + "\n")
     return "\n".join(parts)
@@ -144,7 +144,7 @@ def recipe() -> str:
 
 
 def _teacher_settings() -> str:
-    """What each built-in kind of teacher can be told, with its defaults."""
+    """Settings of each built-in kind of teacher, with defaults."""
     from delrec_lite.teacher_kinds.registry import TEACHERS
     from delrec_lite.teacher_kinds.settings import TeacherConfig
 
