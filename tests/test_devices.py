@@ -163,9 +163,9 @@ def test_a_run_from_its_teacher_to_its_table(tiny_run, tiny_base, device, monkey
     assert their_model["soft_words"] == model["soft_words"]
 
 
-def load(folder, device, deep=True, dtype=torch.float32):
+def load(folder, device, dtype=torch.float32):
     base = load_base("tiny", folder, dtype, device)
-    model = ItemLM(base, dataset().catalog.titles, 4, deep=deep)
+    model = ItemLM(base, dataset().catalog.titles, 4, deep=True)
     return model, compile_prompts(DOMAINS["movie"], model.vocabulary, base.encode, base.bos)
 
 

@@ -13,7 +13,7 @@ from delrec_lite.version import __version__
 
 if TYPE_CHECKING:  # what needs torch is imported where it is used
     from delrec_lite.export.pareto import QuantRow
-    from delrec_lite.export.write import Exported
+    from delrec_lite.export.request import Exported
 
 
 class ModelStages(Stages, Protocol):
