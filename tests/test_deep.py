@@ -98,7 +98,8 @@ def test_added_items_keep_the_vectors(deep, tmp_path):
     path, _, _ = deep
     more = add_items(path, {"n1": "Violet Forest (2020)"}, tmp_path / "more.delrec").folder
     with Recommender.load(path, threads=1) as before, Recommender.load(more, threads=1) as after:
-        np.testing.assert_allclose(after.scores(HISTORIES)[:, :-1], before.scores(HISTORIES), atol=1e-4)
+        same = before.engine.evaluate(HISTORIES).scores  # as with added items, in one pass with the hidden states
+        np.testing.assert_allclose(after.scores(HISTORIES)[:, :-1], same, atol=1e-4)
 
 
 def test_vectors_that_do_not_fit_are_refused(deep, tmp_path):
