@@ -22,7 +22,9 @@ from delrec_lite.bench.runner import SETTLE_S, new_process
 from delrec_lite.bench.workloads import Request, ask, requests_of
 from delrec_lite.files import write_whole
 from delrec_lite.provenance import stamp
-from delrec_lite.runtime.bundle import ADDITION_ROWS, ADDITIONS, Bundle, finish_bundle
+from delrec_lite.runtime.bundle import Bundle
+from delrec_lite.runtime.finish import finish_bundle
+from delrec_lite.runtime.manifest import ADDITION_ROWS, ADDITIONS
 from delrec_lite.runtime.recommender import Recommender
 
 SAMPLES, WARM_UP = 15, 2

@@ -379,7 +379,7 @@ def make_peer(job: Mapping[str, Any]) -> tuple[Peer, int]:
         return StockCompletion(path, titles, text), size
     from delrec_lite.runtime.retriever import FILE, Retriever
 
-    if not Retriever.held(bundle):
+    if not Retriever.is_in(bundle):
         raise UsageError(f"the bundle holds no {FILE}", "export it with export.retriever: true")
     return TeacherAlone(job["bundle"]), (bundle.folder / FILE).stat().st_size
 

@@ -25,11 +25,11 @@ class Tick(Protocol):
     """Moves a progress bar: ``tick(steps, note)``."""
 
     def __call__(self, steps: int = 1, note: str = "") -> None:
-        """Advance by ``steps`` and show ``note`` behind the bar."""
+        """Advance by ``steps`` and show ``note`` after the bar."""
 
 
 class Console:
-    """Where the program speaks. Library code takes one as an argument; ``QUIET`` says nothing.
+    """The program's output. Library code takes a console as an argument; ``QUIET`` prints nothing.
 
     Args:
         mode: ``human`` (tables, bars), ``json`` (one JSON document on stdout) or ``quiet``.
@@ -46,17 +46,17 @@ class Console:
         return self.mode != "quiet" and self._err.is_terminal
 
     def say(self, text: str) -> None:
-        """A line for a person, on stderr."""
+        """Print a message for a person on stderr."""
         self._err.print(text, markup=False, soft_wrap=True)
 
     def heading(self, text: str) -> None:
-        """A stage begins, on stderr."""
+        """Print the heading of a stage on stderr."""
         self._err.print(text, style="bold", markup=False)
 
     def result(
         self, data: Any, rows: Sequence[Sequence[str]] = (), header: Sequence[str] = (), title: str = ""
     ) -> None:
-        """The answer, on stdout: ``data`` as JSON in json mode, else ``rows`` as a table (or ``data`` as text)."""
+        """Print the result on stdout: ``data`` as JSON in json mode, else ``rows`` as a table (or ``data`` as text)."""
         if self.mode == "json":
             sys.stdout.write(json.dumps(data, ensure_ascii=False, indent=2) + "\n")
         elif self.mode == "human" and rows:
@@ -65,7 +65,7 @@ class Console:
             )
             for column, name in enumerate(header):
                 number = all(_numeric(row[column]) for row in rows)
-                # A word or number cut in two cannot be read.
+                # So that no word or number is split.
                 widest = max(
                     cell_len(word) for text in (name, *(row[column] for row in rows)) for word in text.split() or [""]
                 )
@@ -78,9 +78,10 @@ class Console:
             sys.stdout.write(f"{data}\n")
 
     def _width(self, table: Table) -> int | None:
-        """None where the table fits; else cells wrap between words, and a screen too narrow for that gets longer lines.
+        """None if the table fits; else the width for it.
 
-        A file or pipe is as wide as the table.
+        On a terminal, cells wrap between words, and lines exceed a terminal too narrow for that. In a file or pipe the
+        table has its full width.
         """
         natural = Measurement.get(self._out, self._out.options.update(max_width=10_000), table)
         if natural.maximum <= self._out.width:
@@ -89,7 +90,7 @@ class Console:
 
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[Tick]:
-        """A bar on stderr with count, time gone and time left; yields the function that moves it."""
+        """A progress bar on stderr with count, elapsed and remaining time; yields the function that advances it."""
         bar = Progress(
             TextColumn("  {task.description}"),
             BarColumn(bar_width=30),

@@ -1,4 +1,4 @@
-"""What is installed, what the machine offers, what is missing, and the exact command that mends it."""
+"""Reports what is installed, what the machine offers and what is missing, with the command that fixes it."""
 
 import importlib.metadata
 import os
@@ -17,7 +17,7 @@ from delrec_lite.errors import DelrecError
 from delrec_lite.files import cache_folder
 from delrec_lite.hub.pull import cached
 from delrec_lite.hub.registry import ASSETS, DATASETS, DEFAULT
-from delrec_lite.llm.precision_choice import describe, kept_timing, limits
+from delrec_lite.llm.precision_choice import cached_timing, describe, limits
 from delrec_lite.runtime.engines.factory import ENGINES
 from delrec_lite.version import __version__
 
@@ -35,7 +35,7 @@ _PURPOSE = {
     "pyarrow": "Parquet files",
     "pydantic": "recipes",
     "pyyaml": "recipes",
-    "rapidfuzz": "forgiving title search",
+    "rapidfuzz": "fuzzy title search",
     "rich": "tables and progress bars",
     "safetensors": "bundles and checkpoints",
     "scipy": "evaluation: the exact paired test",
@@ -51,29 +51,29 @@ State = Literal["ok", "missing", "warning"]
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at.
+    """One check and its outcome.
 
     Attributes:
-        name: What.
-        state: ``missing`` and ``warning`` have something in ``mend``.
-        found: Version, path or figure.
+        name: What was checked.
+        state: If ``missing`` or ``warning``, ``fix`` says what to do.
+        value: Version, path or figure.
         purpose: What it is for.
-        mend: The command or deed that mends it; empty if nothing needs mending.
+        fix: The command or action that fixes it; empty if nothing is wrong.
     """
 
     name: str
     state: State
-    found: str
+    value: str
     purpose: str
-    mend: str = ""
+    fix: str = ""
 
 
 @dataclass(frozen=True)
 class Report:
-    """All checks, and the machine in figures.
+    """All checks, and facts of the machine.
 
     Attributes:
-        checks: In the order to be shown.
+        checks: In display order.
         machine: ``cpu``, ``features``, ``cores``, ``memory_bytes``.
     """
 
@@ -103,16 +103,16 @@ def examine(cache: Path | None = None) -> Report:
         "memory_bytes": machine.memory_limit_bytes(),
     }
     python = Check("python", "ok", f"{platform.python_version()} at {sys.executable}", "everything")
-    own = Check("delrec-lite", "ok", __version__, "this program")
+    program = Check("delrec-lite", "ok", __version__, "this program")
     folder = cache or cache_folder()
-    checks = [own, python, *_packages(), *_engines(), *_machine(figures, folder), *_cache(folder)]
+    checks = [program, python, *_packages(), *_engines(), *_machine(figures, folder), *_cache(folder)]
     return Report(tuple(checks), figures)
 
 
 def _packages() -> Iterator[Check]:
-    for name, wanted in sorted(requirements().items()):
+    for name, version_range in sorted(requirements().items()):
         purpose = _PURPOSE.get(name, "")
-        install = f"{shlex.quote(sys.executable)} -m pip install {shlex.quote(name + wanted)}"
+        install = f"{shlex.quote(sys.executable)} -m pip install {shlex.quote(name + version_range)}"
         try:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -120,7 +120,7 @@ def _packages() -> Iterator[Check]:
                 install = f"install a C++ compiler (Debian: sudo apt-get install build-essential), then {install}"
             yield Check(name, "missing", "", purpose, install)
             continue
-        fits = _fits(version, wanted)
+        fits = _in_range(version, version_range)
         yield Check(name, "ok" if fits else "warning", version, purpose, "" if fits else install)
     try:
         yield Check("pip", "ok", importlib.metadata.version("pip"), "pull from the package index")
@@ -130,7 +130,7 @@ def _packages() -> Iterator[Check]:
 
 
 def _engines() -> Iterator[Check]:
-    """What can serve a bundle here, engines of other packages among them."""
+    """The engines that can serve a bundle, including those of other packages."""
     for name in ENGINES.names():
         try:
             kind = ENGINES[name]
@@ -138,32 +138,32 @@ def _engines() -> Iterator[Check]:
             yield Check(f"engine {name}", "warning", error.message, "serving", error.hint)
             continue
         state: State = "ok" if kind.installed else "missing"
-        found = kind.package if kind.installed else ""
-        mend = "" if kind.installed else kind.install
-        yield Check(f"engine {name}", state, found, f"serving {kind.format.upper()} bundles", mend)
+        package = kind.package if kind.installed else ""
+        install = "" if kind.installed else kind.install
+        yield Check(f"engine {name}", state, package, f"serving {kind.format.upper()} bundles", install)
 
 
 def requirements() -> dict[str, str]:
-    """Range wanted of each package, by name, as this installation's metadata says; not those for tests."""
+    """Required version range of each package by name, from this installation's metadata, without test packages."""
     try:
         lines = importlib.metadata.requires("delrec-lite") or []
     except importlib.metadata.PackageNotFoundError:  # run from a source tree that is not installed
         return dict.fromkeys(_PURPOSE, "")
-    wanted = {}
+    ranges = {}
     for line in lines:
-        found = _REQUIREMENT.match(line)
-        if found and found[3] != "dev":
-            wanted[found[1].lower()] = found[2].strip()
-    return wanted
+        match = _REQUIREMENT.match(line)
+        if match and match[3] != "dev":
+            ranges[match[1].lower()] = match[2].strip()
+    return ranges
 
 
-def _fits(version: str, wanted: str) -> bool:
+def _in_range(version: str, version_range: str) -> bool:
     try:
         from packaging.specifiers import InvalidSpecifier, SpecifierSet
     except ImportError:
         return True
     try:
-        return SpecifierSet(wanted).contains(version, prereleases=True)
+        return SpecifierSet(version_range).contains(version, prereleases=True)
     except InvalidSpecifier:
         return True
 
@@ -175,11 +175,11 @@ def _machine(figures: dict[str, Any], cache: Path) -> Iterator[Check]:
     yield Check(
         "CPU features",
         "warning" if slow else "ok",
-        " ".join(features) or "not known on this system",
+        " ".join(features) or "unknown on this system",
         "quantised and bfloat16 kernels",
         "this CPU lacks AVX2: expect several times the usual latency" if slow else "",
     )
-    precision = describe(features, limits(), kept_timing(cache))
+    precision = describe(features, limits(), cached_timing(cache))
     yield Check("precision", "ok", precision, "training and evaluation, model.precision: auto")
     yield Check("cores allowed", "ok", str(figures["cores"]), "threads")
     memory = figures["memory_bytes"]
@@ -187,16 +187,16 @@ def _machine(figures: dict[str, Any], cache: Path) -> Iterator[Check]:
     yield Check(
         "memory",
         "warning" if small else "ok",
-        f"{memory / 1e9:.1f} GB" if memory else "not known on this system",
-        "training wants 8 GB, serving 1 GB",
-        "serving will do; train on a machine with 8 GB" if small else "",
+        f"{memory / 1e9:.1f} GB" if memory else "unknown on this system",
+        "training needs 8 GB, serving 1 GB",
+        "enough for serving; train on a machine with 8 GB" if small else "",
     )
 
 
 def _cache(folder: Path) -> Iterator[Check]:
-    there = next((p for p in (folder, *folder.parents) if p.exists()), folder)
-    writable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
-    free = f"{shutil.disk_usage(there).free / 1e9:.1f} GB free" if there.exists() else ""
+    existing = next((p for p in (folder, *folder.parents) if p.exists()), folder)
+    writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+    free = f"{shutil.disk_usage(existing).free / 1e9:.1f} GB free" if existing.exists() else ""
     yield Check(
         "cache",
         "ok" if writable else "warning",
@@ -206,12 +206,12 @@ def _cache(folder: Path) -> Iterator[Check]:
     )
     for name in dict.fromkeys([*ASSETS, *DATASETS.names()]):
         try:
-            found = cached(name, folder)
-        except DelrecError as error:  # of a package whose data set does not load
+            pulled = cached(name, folder)
+        except DelrecError as error:  # from a package whose data set cannot be loaded
             yield Check(name, "warning", error.message, "dataset", error.hint)
             continue
         kind = "dataset" if name in DATASETS else "model"
-        if found:
-            yield Check(name, "ok", f"{found.bytes / 1e6:.0f} MB from {found.mirror}", kind)
+        if pulled:
+            yield Check(name, "ok", f"{pulled.bytes / 1e6:.0f} MB from {pulled.mirror}", kind)
         elif name in DEFAULT:
             yield Check(name, "missing", "not pulled yet", kind, f"delrec-lite pull {name}")

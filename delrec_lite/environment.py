@@ -1,4 +1,4 @@
-"""Switches in the environment, as ``DELREC_OFFLINE`` and ``DELREC_DEBUG``."""
+"""Boolean environment variables, such as ``DELREC_OFFLINE`` and ``DELREC_DEBUG``."""
 
 import os
 
@@ -6,5 +6,5 @@ _OFF = {"", "0", "false", "no", "off"}
 
 
 def flag(name: str) -> bool:
-    """Whether a variable is switched on; unset, empty, ``0``, ``false``, ``no`` and ``off`` in any case are off."""
+    """Whether a variable is on; unset, empty, ``0``, ``false``, ``no`` and ``off`` in any case are off."""
     return os.environ.get(name, "").strip().lower() not in _OFF

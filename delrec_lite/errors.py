@@ -1,15 +1,15 @@
-"""Every error a user can meet: what was wrong, where, what to do, and the exit code of its kind."""
+"""The errors of this package: each has a message, a hint and an exit code."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class DelrecError(Exception):
-    """An error with a remedy; the command line prints both and exits with ``exit_code``.
+    """An error with a hint; the command line prints both and exits with ``exit_code``.
 
     Args:
-        message: What was wrong and where (file, row, key), one line.
-        hint: What to do about it, one line; may be empty.
+        message: What is wrong and where (file, row, key), one line.
+        hint: What to do, one line; may be empty.
     """
 
     exit_code = 1
@@ -21,13 +21,13 @@ class DelrecError(Exception):
 
 
 class UsageError(DelrecError):
-    """An argument that cannot be meant: k = 0, an empty history, an unknown title."""
+    """An invalid argument: k = 0, an empty history, an unknown title."""
 
     exit_code = 2
 
 
 class ConfigError(DelrecError):
-    """A recipe that does not read: unknown key, wrong type, value out of range."""
+    """An invalid recipe: unknown key, wrong type, value out of range."""
 
     exit_code = 3
 
@@ -39,13 +39,13 @@ class DataError(DelrecError):
 
 
 class FetchError(DelrecError):
-    """No mirror delivered: unreachable, truncated, or a wrong sha256."""
+    """All mirrors failed: unreachable, truncated, or a wrong sha256."""
 
     exit_code = 5
 
 
 class BundleError(DelrecError):
-    """A bundle that is corrupt, foreign, or of another schema."""
+    """A bundle that is corrupt, of another program, or of another schema version."""
 
     exit_code = 6
 
@@ -56,7 +56,7 @@ class MissingPackageError(DelrecError):
     exit_code = 7
 
 
-# The extra that holds each optional package, by the name it is imported under.
+# The extra of each optional package, by import name.
 EXTRAS = {
     "accelerate": "train",
     "bitsandbytes": "qlora",
@@ -81,7 +81,7 @@ EXTRAS = {
 
 
 def install_line(module: str | None) -> str:
-    """The command that installs the extra with ``module``; of an unknown one, with all that there is."""
+    """The command that installs the extra with ``module``; for an unknown module, all extras."""
     return f'pip install "delrec-lite[{EXTRAS.get((module or "").partition(".")[0], "all")}]"'
 
 
@@ -98,13 +98,13 @@ class OutOfMemoryError(DelrecError):
 
 
 class GateError(DelrecError):
-    """An export that is not equal enough to what was trained; no bundle was left."""
+    """An export whose results differ too much from the trained model; no bundle was written."""
 
     exit_code = 9
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint for a name that is none of the ``known``: the nearest of them, and all of them."""
-    names = list(known)
+def did_you_mean(name: str, known_names: Iterable[str]) -> str:
+    """A hint for an unknown name: the nearest of ``known_names``, and all of them."""
+    names = list(known_names)
     nearest = get_close_matches(name, names, n=1)
     return (f"did you mean {nearest[0]}? " if nearest else "") + f"one of {', '.join(names)}"

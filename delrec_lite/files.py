@@ -1,4 +1,4 @@
-"""Small things every room does with files: a digest, a write that is whole or not at all, a lock, the cache's place."""
+"""File helpers: sha256, atomic writes, locks and the cache folder."""
 
 import errno
 import hashlib
@@ -18,15 +18,15 @@ def sha256_of(path: Path) -> str:
 
 def cache_folder() -> Path:
     """``DELREC_CACHE``, or the platform's cache folder."""
-    if told := os.environ.get("DELREC_CACHE"):
-        return Path(told)
+    if configured := os.environ.get("DELREC_CACHE"):
+        return Path(configured)
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("delrec-lite"))
 
 
 def write_whole(path: Path, data: str | bytes) -> None:
-    """Write a file whole or not at all; text is UTF-8."""
+    """Write a file atomically; text is UTF-8."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         part.write_bytes(data.encode() if isinstance(data, str) else data)
@@ -37,14 +37,14 @@ def write_whole(path: Path, data: str | bytes) -> None:
 
 @contextmanager
 def locked(path: Path, busy: Callable[[], None]) -> Iterator[bool]:
-    """Hold the lock file ``path``; the lock is the system's, so a killed process leaves none behind.
+    """Lock the file ``path``; the operating system releases the lock when a process ends.
 
     Args:
-        path: Made where it is missing; it stays.
-        busy: Called when it is held elsewhere: what it raises ends the try, else this waits.
+        path: Created if missing; it is not removed.
+        busy: Called if another process has the lock: it may raise; if it returns, this waits for the lock.
 
     Yields:
-        False where the disk knows no locks, as some network disks.
+        False if the file system has no locks, as some network disks.
     """
     from filelock import FileLock, Timeout
 

@@ -1,4 +1,4 @@
-"""What this process may use: cores, CPU features, memory; read from Linux, guessed elsewhere."""
+"""What this process may use: cores, CPU features, memory; read from Linux, estimated elsewhere."""
 
 import os
 import platform
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from delrec_lite.errors import UsageError
 
-# Those that decide how fast the quantised and bfloat16 kernels of this project's engines are.
+# The features that decide the speed of the engines' quantised and bfloat16 kernels.
 _FEATURES = {
     "avx2": "avx2",
     "f16c": "f16c",
@@ -27,14 +27,14 @@ _FEATURES = {
     "sve": "sve",
 }
 _ROOT = Path("/")
-# llama.cpp ends the process where it is asked for more threads than it has room for (512).
+# llama.cpp aborts the process if the number of threads exceeds its maximum (512).
 MOST_THREADS = 256
 
 
 def cores_allowed(root: Path = _ROOT) -> int:
-    """Cores that this process may keep busy, at least 1: its affinity, and its control groups' CPU quota.
+    """Cores that this process may use, at least 1: limited by its affinity and its control groups' CPU quota.
 
-    A quota of 2.5 cores counts as 2: a third thread would be stopped for half of the time and the others
+    A quota of 2.5 cores counts as 2: a third thread would be stopped for half of the time, and the other threads
     would wait for it.
 
     Args:
@@ -45,21 +45,21 @@ def cores_allowed(root: Path = _ROOT) -> int:
     return max(1, int(min([cores, *(q for q in quotas if q > 0)])))
 
 
-def threads_for(asked: int | None) -> int:
-    """How many threads an engine computes with: what was asked for, or the cores allowed.
+def threads_for(requested: int | None) -> int:
+    """How many threads an engine computes with: ``requested``, or by default the cores allowed.
 
     Raises:
-        UsageError: A count that no engine takes.
+        UsageError: ``requested`` is not from 1 to ``MOST_THREADS``.
     """
-    if asked is None:
+    if requested is None:
         return cores_allowed()
-    if not 1 <= asked <= MOST_THREADS:
-        raise UsageError(f"threads is {asked}", f"from 1 to {MOST_THREADS}, or leave it out for the cores allowed")
-    return asked
+    if not 1 <= requested <= MOST_THREADS:
+        raise UsageError(f"threads is {requested}", f"from 1 to {MOST_THREADS}, or leave it out for the cores allowed")
+    return requested
 
 
 def memory_limit_bytes(root: Path = _ROOT) -> int:
-    """Memory that this process may fill: that of the machine, or less by its control groups; 0 if unknown."""
+    """Memory that this process may use: that of the machine, or its control groups' limit; 0 if unknown."""
     try:
         limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     except (AttributeError, ValueError, OSError):
@@ -92,7 +92,7 @@ def cpu_name() -> str:
 
 
 def cpu_features() -> tuple[str, ...]:
-    """Vector instructions that matter here, such as ``avx512_vnni``; empty where they cannot be read."""
+    """Vector instructions that the engines use, such as ``avx512_vnni``; empty if they cannot be read."""
     for line in _lines(Path("/proc/cpuinfo")):
         if line.lower().startswith(("flags", "features")):
             flags = set(line.partition(":")[2].split())
@@ -101,10 +101,10 @@ def cpu_features() -> tuple[str, ...]:
 
 
 def _groups(controller: str, root: Path) -> Iterator[Path]:
-    """Folders of this process's control groups for a controller, from its own up to the mount; v1 and v2.
+    """Folders of this process's control groups for a controller, from the innermost up to the mount; v1 and v2.
 
-    In a container the path in ``/proc/self/cgroup`` may be the host's and lie outside the mount; the mount
-    itself is then the group.
+    In a container the path in ``/proc/self/cgroup`` may be the host's and outside the mount; then the mount itself
+    is the group.
     """
     mount = root / "sys/fs/cgroup"
     for line in _lines(root / "proc/self/cgroup"):
@@ -123,15 +123,17 @@ def _groups(controller: str, root: Path) -> Iterator[Path]:
 
 
 def _cpu_quota(folder: Path) -> float:
-    """Cores per period; 0 for no limit."""
-    both = _numbers(folder / "cpu.max")
-    if not both:
-        both = _numbers(folder / "cpu.cfs_quota_us") + _numbers(folder / "cpu.cfs_period_us")
-    return both[0] / both[1] if len(both) == 2 and both[0] > 0 and both[1] > 0 else 0.0
+    """The CPU quota in cores; 0 for no limit."""
+    quota_period = _numbers(folder / "cpu.max")
+    if not quota_period:
+        quota_period = _numbers(folder / "cpu.cfs_quota_us") + _numbers(folder / "cpu.cfs_period_us")
+    if len(quota_period) != 2 or min(quota_period) <= 0:
+        return 0.0
+    return quota_period[0] / quota_period[1]
 
 
 def _numbers(path: Path) -> list[int]:
-    """The integers of a one-line file; empty if there is none or it says ``max``."""
+    """The integers of a one-line file; empty if the file is missing or contains ``max``."""
     words = next(iter(_lines(path)), "").split()
     return [int(w) for w in words] if all(w.lstrip("-").isdigit() for w in words) else []
 

@@ -1,4 +1,4 @@
-"""SVG pictures by matplotlib, the same bytes from the same figures; no display, and pyplot is never touched."""
+"""SVG pictures by matplotlib: reproducible bytes, no display, no pyplot."""
 
 from collections.abc import Callable
 from io import StringIO
@@ -6,7 +6,7 @@ from typing import Any
 
 from delrec_lite.errors import MissingPackageError, install_line
 
-# Read on a white page and on a dark one.
+# Readable on a white and on a dark page.
 GREY = "#888888"
 _STYLE = {
     "axes.axisbelow": True,
@@ -24,21 +24,21 @@ _STYLE = {
     "xtick.color": GREY,
     "ytick.color": GREY,
 }
-_NOTHING = {"Creator": None, "Date": None, "Format": None, "Type": None}
+_NO_METADATA = {"Creator": None, "Date": None, "Format": None, "Type": None}
 
 
 def svg(name: str, width: float, height: float, draw: Callable[[Any], None], ink: str = "#000000") -> str:
     """An SVG picture.
 
     Args:
-        name: Ids within the picture are made from it, so that two pictures of one page have none in common.
+        name: Prefix of the ids in the picture, so that two pictures of one page share none.
         width: Pixels.
         height: Pixels.
-        draw: Draws on the empty ``matplotlib.figure.Figure`` that it gets.
-        ink: Colour of text; black is left to a page's own style.
+        draw: Called with an empty ``matplotlib.figure.Figure`` to draw on.
+        ink: Colour of text; with black, the page's style decides.
 
     Returns:
-        The element ``<svg>``, a file of its own or a part of a page.
+        The element ``<svg>``, for a file or a part of a page.
 
     Raises:
         MissingPackageError: matplotlib is not installed.
@@ -50,13 +50,13 @@ def svg(name: str, width: float, height: float, draw: Callable[[Any], None], ink
         raise MissingPackageError(
             "pictures need matplotlib, which is not installed", install_line("matplotlib")
         ) from error
-    # The user's own settings would change the picture; the backend is theirs.
+    # The user's settings would change the picture; the backend stays as the user set it.
     defaults = {key: value for key, value in matplotlib.rcParamsDefault.items() if "backend" not in key}
-    coloured = {"text.color": ink, "axes.labelcolor": ink, "xtick.labelcolor": ink, "ytick.labelcolor": ink}
+    colours = {"text.color": ink, "axes.labelcolor": ink, "xtick.labelcolor": ink, "ytick.labelcolor": ink}
     text = StringIO()
-    with matplotlib.rc_context({**defaults, **_STYLE, **coloured, "svg.hashsalt": name}):
+    with matplotlib.rc_context({**defaults, **_STYLE, **colours, "svg.hashsalt": name}):
         figure = Figure(figsize=(width / 72, height / 72), layout="constrained", facecolor="none")
         draw(figure)
-        figure.savefig(text, format="svg", metadata=_NOTHING)
-    whole = text.getvalue()
-    return whole[whole.index("<svg") :].replace('pt"', '"', 2)  # of width and height: a point here is a pixel
+        figure.savefig(text, format="svg", metadata=_NO_METADATA)
+    document = text.getvalue()
+    return document[document.index("<svg") :].replace('pt"', '"', 2)  # width and height: a point is a pixel here

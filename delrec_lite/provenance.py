@@ -1,4 +1,4 @@
-"""What a figure was made with: commit, machine and versions."""
+"""Provenance of measured figures: commit, machine and versions."""
 
 import os
 import platform
@@ -13,17 +13,17 @@ from delrec_lite.version import __version__
 
 
 def commit() -> str | None:
-    """The commit of this program where it runs from a checkout, ``+`` behind it if files differ; else None."""
+    """The commit of this program if it runs from a checkout, followed by ``+`` if files differ; else None."""
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None
     git = ["git", "--no-optional-locks", "-C", str(root)]
     try:
-        named = subprocess.check_output([*git, "rev-parse", "--short=12", "HEAD"], text=True, timeout=10)
+        commit_id = subprocess.check_output([*git, "rev-parse", "--short=12", "HEAD"], text=True, timeout=10)
         changed = subprocess.check_output([*git, "status", "--porcelain", "-uno"], text=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return None
-    return named.strip() + ("+" if changed.strip() else "")
+    return commit_id.strip() + ("+" if changed.strip() else "")
 
 
 def load_average() -> float:
@@ -32,7 +32,7 @@ def load_average() -> float:
 
 
 def machine() -> dict[str, Any]:
-    """The processor and what of it this process may use."""
+    """The processor, and how much of it this process may use."""
     return {
         "cpu": cpu_name(),
         "cores_allowed": cores_allowed(),
@@ -42,14 +42,14 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what does the work."""
-    found = {"delrec-lite": __version__, "python": platform.python_version()}
+    """Versions of Python and of the packages that affect figures."""
+    packages = {"delrec-lite": __version__, "python": platform.python_version()}
     for package in ("numpy", "llama-cpp-python", "torch", "transformers", "peft"):
         try:
-            found[package] = version(package)
+            packages[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return packages
 
 
 def now() -> str:
@@ -58,7 +58,7 @@ def now() -> str:
 
 
 def stamp() -> dict[str, Any]:
-    """What stands at the head of every report of figures."""
+    """The provenance fields of every report."""
     return {
         "created": now(),
         "commit": commit(),

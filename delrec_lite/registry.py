@@ -1,4 +1,4 @@
-"""A registry: records by name, which come with the package, are registered by a program, or by an installed package."""
+"""Registries of records by name: built in, registered by a program, or provided by an installed package."""
 
 import importlib
 import pkgutil
@@ -14,25 +14,25 @@ class Named(Protocol):
 
     @property
     def name(self) -> str:
-        """What a recipe, a bundle or the command line calls it."""
+        """Its name in recipes, bundles and the command line."""
 
 
 Record = TypeVar("Record", bound=Named)
 
 
 class Registry(Generic[Record]):
-    """Records of one kind; ``registry["name"]`` finds one, and imports it if need be.
+    """Records of one kind; ``registry["name"]`` returns one, and imports it if necessary.
 
-    An installed package adds a record by an entry point of the group: its name is the record's, its value names the
-    record.
+    An installed package adds a record by an entry point of the group, with the record's name, whose value refers to
+    the record.
 
     Args:
-        what: What a record is, for errors: ``engine``.
+        what: What a record is, for error messages: ``engine``.
         kind: Class of the records.
-        group: Of entry points.
-        built_in: Those that come with delrec-lite; or the package in which each is a module of its own, named as the
-            record (``_`` for ``-``), whose ``KIND`` it is: then one is imported when it is asked for.
-        error: Raised for a name that is unknown or taken.
+        group: Group of entry points.
+        built_in: The records of delrec-lite; or a package with one module per record, named as the record (``_`` for
+            ``-``), whose ``KIND`` is the record: then a record is imported when it is first used.
+        error: Raised for a name that is unknown or in use.
     """
 
     def __init__(
@@ -55,10 +55,10 @@ class Registry(Generic[Record]):
         self.built_in = (*self._records, *self._modules)
 
     def register(self, record: Record) -> Record:
-        """Make a record known to this process; one of the same name that was registered before is replaced.
+        """Register a record in this process; it replaces one that was registered under the same name.
 
         Raises:
-            DelrecError: A built-in one has this name.
+            DelrecError: A built-in record has this name.
         """
         if record.name in self.built_in:
             raise self._error(
@@ -68,19 +68,19 @@ class Registry(Generic[Record]):
         return record
 
     def unregister(self, name: str) -> None:
-        """Forget a record that was registered; one that is not there is no error."""
+        """Remove a registered record; an unknown name is no error."""
         if name not in self.built_in:
             self._records.pop(name, None)
 
     def names(self) -> tuple[str, ...]:
-        """Names of all records, the built-in ones first; loads none."""
+        """Names of all records, built-in ones first; imports none."""
         return tuple(dict.fromkeys([*self.built_in, *self._records, *self._installed()]))
 
     def __getitem__(self, name: str) -> Record:
         """The record of this name.
 
         Raises:
-            DelrecError: There is none, or the package that names it does not deliver it.
+            DelrecError: There is none, or the package that provides it cannot be loaded.
         """
         if name not in self._records:
             if name in self._modules:
@@ -95,14 +95,14 @@ class Registry(Generic[Record]):
         return name in self.names()
 
     def __iter__(self) -> Iterator[Record]:
-        """Every record, each loaded when its turn comes."""
+        """All records, each loaded when the iterator reaches it."""
         return (self[name] for name in self.names())
 
     def check(self, name: str) -> str:
-        """The name itself, if it is known: for a recipe's field.
+        """The name itself, if it exists; validates a field of a recipe.
 
         Raises:
-            ValueError: It is not; lists all that are.
+            ValueError: Unknown name; lists all names.
         """
         try:
             return self[name].name
@@ -116,13 +116,13 @@ class Registry(Generic[Record]):
         package = entry.dist.name if entry.dist else entry.value
         try:
             record: Record = entry.load()
-        except Exception as error:  # whatever a foreign package's import raises
+        except Exception as error:  # the import of another package may raise anything
             raise self._error(
-                f"{self.what} {entry.name!r} of {package} does not load: {error}", "repair or remove that package"
+                f"{self.what} {entry.name!r} of {package} cannot be loaded: {error}", "repair or remove that package"
             ) from error
         if not isinstance(record, self.kind) or record.name != entry.name:
             raise self._error(
                 f"{self.what} {entry.name!r} of {package}: {entry.value} is not its record",
-                f"the entry point names a {self.kind.__name__} whose name is {entry.name!r}",
+                f"the entry point must refer to a {self.kind.__name__} with the name {entry.name!r}",
             )
         return record

@@ -16,8 +16,8 @@ from delrec_lite.export.prompt_file import write_prompt
 from delrec_lite.export.request import ExportRequest
 from delrec_lite.export.texts import Texts
 from delrec_lite.export.weights import ServedModel
-from delrec_lite.runtime.bundle import DEEP
 from delrec_lite.runtime.golden import Golden
+from delrec_lite.runtime.manifest import DEEP
 
 GOLDEN_USERS = 64
 

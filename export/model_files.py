@@ -15,7 +15,7 @@ from delrec_lite.export.stock import chat_template
 from delrec_lite.export.texts import Texts
 from delrec_lite.export.weights import ServedModel
 from delrec_lite.machine import cores_allowed
-from delrec_lite.runtime.bundle import OF_ONE_MODEL
+from delrec_lite.runtime.manifest import OF_ONE_MODEL
 from delrec_lite.runtime.retriever import FILE as RETRIEVER
 
 F16 = "model-f16.gguf"

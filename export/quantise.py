@@ -64,13 +64,15 @@ def quantise(
     import gguf
     import llama_cpp
 
-    from delrec_lite.runtime.engines.llama_cpp import silence
+    from delrec_lite.runtime.engines.llama_context import import_llama_cpp
 
-    silence()
+    import_llama_cpp()
     quantisation = GGUF[quant]
     meant = _meant(gguf.GGUFReader(source), quantisation)
     unfit = {name: kind for name, (kind, width) in meant.items() if width % _block(gguf, kind)}
-    wanted = {name: quantisation.narrow.get(kind, kind) if name in unfit else kind for name, (kind, _) in meant.items()}
+    wanted = {
+        name: quantisation.fallbacks.get(kind, kind) if name in unfit else kind for name, (kind, _) in meant.items()
+    }
     params = llama_cpp.llama_model_quantize_default_params()
     params.nthread = threads
     params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{quantisation.file_type or quantisation.layers.upper()}")
@@ -110,7 +112,7 @@ def _meant(reader: Any, quantisation: Quantisation) -> dict[str, tuple[str, int]
     more = "|".join(str(layer) for layer in range(layers) if _more_bits(layer, layers))
     finer = {
         pattern.replace("{last}", str(layers - 1)).replace("{more}", more): kind
-        for pattern, kind in quantisation.finer.items()
+        for pattern, kind in quantisation.overrides.items()
     }
     meant = {}
     for tensor in reader.tensors:

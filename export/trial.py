@@ -13,9 +13,10 @@ from delrec_lite.export.parity import compare, gate
 from delrec_lite.export.reference_scores import ReferenceScores
 from delrec_lite.export.request import ExportRequest, ModelFile
 from delrec_lite.export.weights import ServedModel
-from delrec_lite.runtime.bundle import Bundle, finish_bundle
+from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.factory import open_engine
 from delrec_lite.runtime.engines.hybrid import WEIGHT
+from delrec_lite.runtime.finish import finish_bundle
 from delrec_lite.runtime.golden import answers, write_golden
 from delrec_lite.runtime.recommender import Recommender
 
@@ -62,7 +63,7 @@ def check_models(
     checked: list[ModelFile] = []
     answered: list[Floats] = []
     shared: dict[str, Any] = {}
-    bundle = Bundle.open(trial, whole=True)
+    bundle = Bundle.open(trial, verify_all=True)
     for model in models:  # opened one after another
         chosen = bundle.choose(model.quant, model.format)
         with Recommender(chosen, open_engine(chosen)) as recommender:

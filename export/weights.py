@@ -24,7 +24,7 @@ from delrec_lite.llm.model import ItemLM
 from delrec_lite.llm.verbalizer import verbalizer_of
 from delrec_lite.prompts.tasks import TITLE_PREFIX, Prompts
 from delrec_lite.prompts.tokenizer import open_tokenizer
-from delrec_lite.runtime.bundle import NEW_ITEMS
+from delrec_lite.runtime.manifest import NEW_ITEMS
 
 TOKENIZER = "tokenizer.json"
 

@@ -16,7 +16,7 @@ from delrec_lite.export.texts import Texts, texts_of
 from delrec_lite.export.tokenizer_file import read_pairs
 from delrec_lite.export.trial import Checked, check_models, open_trial
 from delrec_lite.export.weights import ServedModel, merge_and_prune
-from delrec_lite.runtime.bundle import finish_bundle
+from delrec_lite.runtime.finish import finish_bundle
 
 
 def export(request: ExportRequest, console: Console) -> Exported:

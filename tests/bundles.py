@@ -8,7 +8,8 @@ import gguf
 import numpy as np
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from delrec_lite.runtime.bundle import Bundle, finish_bundle
+from delrec_lite.runtime.bundle import Bundle
+from delrec_lite.runtime.finish import finish_bundle
 
 LAYERS, HIDDEN, HEADS, KV_HEADS, FFN = 2, 64, 4, 2, 128
 EPS, ROPE_BASE = 1e-5, 10000.0
@@ -56,11 +57,11 @@ def tiny_bundle(tmp_path: Path, titles=tuple(TITLES), seed=0, hidden_told=HIDDEN
     tokenizer.add_special_tokens(SPECIALS)
     tokenizer.save(str(staging / "tokenizer.json"))
     new = {"title_prefix": " ", "input_norm": 1.0, "scale": 1.0}
-    held = {"schema": 1, "prefix": prefix, "soft_tokens": SOFT, "item_token_base": base}
-    held |= {"max_history": MAX_HISTORY, "new_item": new, "text": {}} | prompt
+    prompt_json = {"schema": 1, "prefix": prefix, "soft_tokens": SOFT, "item_token_base": base}
+    prompt_json |= {"max_history": MAX_HISTORY, "new_item": new, "text": {}} | prompt
     ids = [f"i{n}" for n in range(len(titles))]
     catalog = {"ids": ids, "titles": list(titles), "popularity": list(range(len(titles), 0, -1))}
-    for file, data in (("prompt.json", held), ("catalog.json", catalog)):
+    for file, data in (("prompt.json", prompt_json), ("catalog.json", catalog)):
         (staging / file).write_text(json.dumps(data), encoding="utf-8")
     model = {"base": "random", "architecture": "llama", "hidden": hidden_told, "quant": "f32", "file": "model-f32.gguf"}
     target = tmp_path / f"{name}.delrec"

@@ -104,7 +104,7 @@ def tiny_run(tiny_base, tmp_path, monkeypatch):
     monkeypatch.setattr(Run, "pulled", {"model": pulled})
 
     def base(self, precision=None):
-        return load_base("tiny", tiny_base, precision or self.precision, draw=self.draw)
+        return load_base("tiny", tiny_base, precision or self.precision, init_seed=self.draw)
 
     monkeypatch.setattr(Run, "base", base)
 

@@ -19,16 +19,16 @@ from tests.tiny import make_model
 
 def scrambled(folder):
     """The tiny model, in which adapter, soft prompt and item vectors all matter."""
-    made = make_model(folder)
-    add_adapter(made[0], FinetuneSection(rank=4, alpha=8))
+    model_parts = make_model(folder)
+    add_adapter(model_parts[0], FinetuneSection(rank=4, alpha=8))
     torch.manual_seed(5)
     with torch.no_grad():
-        for name, p in made[0].named_parameters():
+        for name, p in model_parts[0].named_parameters():
             if "lora_B" in name:
                 p.normal_(std=0.05)
-        for p in (made[0].soft, made[0].offset_in, made[0].offset_out):
+        for p in (model_parts[0].soft, model_parts[0].offset_in, model_parts[0].offset_out):
             p.add_(torch.randn_like(p) * 0.3)
-    return made
+    return model_parts
 
 
 def both_formats(base_folder, target, model):
@@ -105,13 +105,13 @@ class DecayEngine:
         names = [token if isinstance(token, int) else token.tobytes() for token in tokens]
         before, states = self._sessions.get(session, ([], [])) if session is not None else ([], [])
         same = next((n for n, pair in enumerate(zip(before, names[:-1], strict=False)) if pair[0] != pair[1]), None)
-        kept = min(len(before), len(names) - 1) if same is None else same
-        states = states[:kept]
-        for token in tokens[kept:]:
+        reused = min(len(before), len(names) - 1) if same is None else same
+        states = states[:reused]
+        for token in tokens[reused:]:
             states.append(self._next(states[-1] if states else self._start, token))
         if session is not None:
             self._sessions[session] = names, list(states)
-        return states[-1], len(tokens) - kept
+        return states[-1], len(tokens) - reused
 
     def _next(self, state, token):
         return state / 2 + (self._rows[token] if isinstance(token, int) else token)

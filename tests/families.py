@@ -68,10 +68,10 @@ def family(folder, kind, **changes):
     write_base(folder)
     vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
     model_type, settings = SETTINGS.get(kind, (kind, {}))
-    told = {**SHAPE, "vocab_size": vocabulary, **OF_FAMILY.get(model_type, {}), **settings, **changes}
-    if told.get("rope_scaling", "") is None:
-        del told["rope_scaling"]
-    config = transformers.AutoConfig.for_model(model_type, **told)
+    keys = {**SHAPE, "vocab_size": vocabulary, **OF_FAMILY.get(model_type, {}), **settings, **changes}
+    if keys.get("rope_scaling", "") is None:
+        del keys["rope_scaling"]
+    config = transformers.AutoConfig.for_model(model_type, **keys)
     torch.manual_seed(0)
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return folder

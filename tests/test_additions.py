@@ -20,13 +20,13 @@ NEW = {"n1": "Violet Forest (2020)", "n2": "Red River (1950)"}  # the second is 
 
 
 @pytest.fixture
-def made(tmp_path):
+def bundles(tmp_path):
     tiny = tiny_bundle(tmp_path)
     return tiny, add_items(tiny.bundle.folder, NEW, tmp_path / "more.delrec")
 
 
-def test_an_added_item_is_scored_by_its_title_and_the_others_as_before(made):
-    tiny, added = made
+def test_an_added_item_is_scored_by_its_title_and_the_others_as_before(bundles):
+    tiny, added = bundles
     assert added.titles == ["Violet Forest (2020)", "Red River [2] (1950)"]
     assert added.items == len(TITLES) + 2
     history = [3, 1, 4]
@@ -42,21 +42,21 @@ def test_an_added_item_is_scored_by_its_title_and_the_others_as_before(made):
         assert [item.id for item in stepped] == [item.id for item in first]
 
 
-def test_an_added_item_in_a_history_is_read_as_its_title(made):
-    _, added = made
+def test_an_added_item_in_a_history_is_read_as_its_title(bundles):
+    _, added = bundles
     with Recommender.load(added.folder) as recommender:
         by_id = recommender.recommend([TITLES[0], "id:n1"]).items
         by_name = recommender.recommend([TITLES[0], "violet forest"]).items
-    with Recommender.load(made[0].bundle.folder) as recommender:
+    with Recommender.load(bundles[0].bundle.folder) as recommender:
         by_words = recommender.recommend([TITLES[0], "Violet Forest (2020)"], k=99, allow_new=True).items
     assert by_id == by_name
     scores = {item.id: item.score for item in by_words}
     assert all(item.score == pytest.approx(scores[item.id], abs=1e-3) for item in by_id if item.id in scores)
 
 
-def test_tokens_are_counted_as_without_additions(made):
+def test_tokens_are_counted_as_without_additions(bundles):
     """One evaluation answers for trained and added items; a history longer than the prefix shows a second one."""
-    tiny, added = made
+    tiny, added = bundles
     history = TITLES[:MAX_HISTORY]
     assert len(history) > len(tiny.prefix)
     counts = []
@@ -69,37 +69,37 @@ def test_tokens_are_counted_as_without_additions(made):
     assert counts[0] == counts[1] == [(10, prefix), (9, prefix), (1, prefix + 9)]
 
 
-def test_a_new_candidate_costs_no_second_evaluation(made):
-    asked = {"history": TITLES[:4], "candidates": ["Grey Harbour", TITLES[7]], "allow_new": True}
-    for folder in (made[0].bundle.folder, made[1].folder):
+def test_a_new_candidate_costs_no_second_evaluation(bundles):
+    request = {"history": TITLES[:4], "candidates": ["Grey Harbour", TITLES[7]], "allow_new": True}
+    for folder in (bundles[0].bundle.folder, bundles[1].folder):
         with Recommender.load(folder, threads=1) as recommender:
-            cold, first, again = (recommender.recommend(**asked, session=name) for name in (None, "u", "u"))
+            cold, first, again = (recommender.recommend(**request, session=name) for name in (None, "u", "u"))
         assert [answer.tokens_computed for answer in (cold, first, again)] == [4, 4, 1]
         assert {item.title: item.score for item in again.items} == pytest.approx(
             {item.title: item.score for item in cold.items}, abs=5e-3
         )
 
 
-def test_a_server_answers_and_counts_sessions_of_a_bundle_with_additions(made):
+def test_a_server_answers_and_counts_sessions_of_a_bundle_with_additions(bundles):
     from fastapi.testclient import TestClient
 
     from delrec_lite.server.api import make_api
     from delrec_lite.server.worker import Worker
 
-    with TestClient(make_api(Worker(Recommender.load(made[1].folder, threads=1)))) as client:
-        told = [client.post("/v1/recommend", json={"history": TITLES[:end], "session": "u"}) for end in (9, 10)]
+    with TestClient(make_api(Worker(Recommender.load(bundles[1].folder, threads=1)))) as client:
+        answers = [client.post("/v1/recommend", json={"history": TITLES[:end], "session": "u"}) for end in (9, 10)]
         text = client.get("/metrics").text
-    assert [answer.status_code for answer in told] == [200, 200]
-    prefix = len(made[0].prefix)
-    counts = [(answer.json()["tokens_computed"], answer.json()["tokens_avoided"]) for answer in told]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    prefix = len(bundles[0].prefix)
+    counts = [(answer.json()["tokens_computed"], answer.json()["tokens_avoided"]) for answer in answers]
     assert counts == [(9, prefix), (1, prefix + 9)]
     assert "delrec_tokens_computed_total 10.0" in text
     assert f"delrec_tokens_avoided_total {2 * prefix + 9}.0" in text
     assert "delrec_session_hits_total 1.0" in text
 
 
-def test_items_add_up_and_the_first_bundle_stays_as_it_was(made):
-    tiny, added = made
+def test_items_add_up_and_the_first_bundle_stays_as_it_was(bundles):
+    tiny, added = bundles
     before = {path.name: path.read_bytes() for path in tiny.bundle.folder.iterdir()}
     add_items(added.folder, {"n3": "Grey Harbour (2021)"})
     again = Bundle.open(added.folder)
@@ -110,8 +110,8 @@ def test_items_add_up_and_the_first_bundle_stays_as_it_was(made):
     assert not [path for path in added.folder.parent.iterdir() if path.name.startswith(".")]
 
 
-def test_what_cannot_be_added_is_said(made, tmp_path):
-    tiny, added = made
+def test_what_cannot_be_added_is_said(bundles, tmp_path):
+    tiny, added = bundles
     with pytest.raises(UsageError, match="1 of the items are in the catalogue, 'n2'"):
         add_items(added.folder, {"n2": "Something else"})
     with pytest.raises(UsageError, match="no items to add"):
@@ -139,8 +139,8 @@ def spoil_pickle(folder):
 
 
 @pytest.mark.parametrize("spoil", [spoil_json, spoil_rows, spoil_width, spoil_pickle])
-def test_spoilt_additions_are_refused_even_with_the_right_digest(made, spoil):
-    folder = made[1].folder
+def test_spoilt_additions_are_refused_even_with_the_right_digest(bundles, spoil):
+    folder = bundles[1].folder
     spoil(folder)
     with pytest.raises(BundleError, match="sha256|bytes"):
         Bundle.open(folder)

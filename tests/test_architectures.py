@@ -35,19 +35,19 @@ def score_range(first, second):
     return float(np.abs(first - second).max() / np.ptp(first))
 
 
-def exports_as_trained(folder, target, made):
+def exports_as_trained(folder, target, trained_model):
     """Export in every format that the family has, and compare scores; returns the scores of torch."""
-    model, prompts, _ = made
+    model, prompts, _ = trained_model
     record = ARCHITECTURES[model.lm.config.model_type]
     trained = score_all(model, prompts, HISTORIES, 10)
     formats = {"formats": "both", "onnx_quant": "fp32"} if record.onnx else {"formats": "gguf"}
-    bundle = export_tiny(None, target, "f16", made, **formats).path
+    bundle = export_tiny(None, target, "f16", trained_model, **formats).path
     header = check_gguf(bundle / "model-f16.gguf", record.name)
     assert header.values["general.architecture"].value == record.gguf
-    for engine in ("gguf", *(["onnx"] if record.onnx else [])):
+    for engine in ("llama.cpp", *(["onnxruntime"] if record.onnx else [])):
         with Recommender.load(bundle, 1, engine=engine) as recommender:
-            apart = score_range(trained, recommender.scores(HISTORIES))
-        assert apart < (record.tolerance if engine == "gguf" else record.tolerance / 10), engine
+            difference = score_range(trained, recommender.scores(HISTORIES))
+        assert difference < (record.tolerance if engine == "llama.cpp" else record.tolerance / 10), engine
     shape, _ = find_shape(str(folder))
     model.lm = model.lm.get_base_model() if hasattr(model.lm, "get_base_model") else model.lm
     linear = [m for m in model.lm.model.layers.modules() if isinstance(m, torch.nn.Linear)]
@@ -60,8 +60,8 @@ def exports_as_trained(folder, target, made):
 
 @pytest.mark.parametrize("kind", SETTINGS)
 def test_every_runtime_scores_as_torch(tmp_path, kind):
-    made = moved(tmp_path / "base", kind)
-    scaled = exports_as_trained(tmp_path / "base", tmp_path / "x.delrec", made)
+    trained_model = moved(tmp_path / "base", kind)
+    scaled = exports_as_trained(tmp_path / "base", tmp_path / "x.delrec", trained_model)
     if kind in SCALED:  # else the test would not notice that scaling is left out
         model, prompts, _ = moved(tmp_path / "unscaled", kind, rope_scaling=None)
         unscaled = score_all(model, prompts, HISTORIES, 10)
@@ -110,10 +110,10 @@ def test_a_config_of_another_version_of_transformers_is_read_alike(tmp_path, kin
     written = {key: value for key, value in written.items() if key not in old}
     path.write_text(json.dumps({**written, "rope_parameters": both if "gemma" in kind else keys}))
     rotary = load_base("x", tmp_path, "fp32").model.model.rotary_emb
-    found = rotary.inv_freq if hasattr(rotary, "inv_freq") else rotary.full_attention_inv_freq
+    reference = rotary.inv_freq if hasattr(rotary, "inv_freq") else rotary.full_attention_inv_freq
     rope = rope_of(json.loads(path.read_text()))
     assert (rope.theta, rope.kind) == (5000.0, SETTINGS[kind][1].get("rope_scaling") and keys["rope_type"] or "default")
-    np.testing.assert_allclose(rope.frequencies, found.numpy(), rtol=1e-5)
+    np.testing.assert_allclose(rope.frequencies, reference.numpy(), rtol=1e-5)
     if "gemma" in kind and hasattr(rotary, "inv_freq"):
         assert load_base("x", tmp_path, "fp32").model.config.rope_local_base_freq == 10000.0
 
@@ -184,12 +184,12 @@ def test_prompts_end_where_runtimes_would_differ():
 def test_a_history_beyond_that_end_loses_its_oldest_items(tmp_path, kind):
     """Bound to a few items, so that a window or the second list of factors would show."""
     bound = {"sliding_window": 64} if kind == "mistral" else {"original_max_position_embeddings": 64}
-    model, prompts, base = made = moved(tmp_path / "base", kind, **bound)
+    model, prompts, base = trained_model = moved(tmp_path / "base", kind, **bound)
     room = 64 - len(prompts.next_prefix)
     assert 0 < room < 60
     long = [np.arange(60) % 30]
     expected = score_all(model, prompts, [long[0][-room:]], 60)
-    path = export_tiny(None, tmp_path / "x.delrec", "f16", made, max_history=60).path
+    path = export_tiny(None, tmp_path / "x.delrec", "f16", trained_model, max_history=60).path
     with Recommender.load(path, 1) as recommender:
         assert score_range(expected, recommender.scores(long)) < 0.005
 
@@ -207,5 +207,5 @@ def toy():
 
 
 def test_a_family_registered_from_outside_goes_the_whole_way(tmp_path, toy):
-    made = moved(tmp_path / "base", "ernie4_5", head_dim=16)
-    exports_as_trained(tmp_path / "base", tmp_path / "x.delrec", made)
+    trained_model = moved(tmp_path / "base", "ernie4_5", head_dim=16)
+    exports_as_trained(tmp_path / "base", tmp_path / "x.delrec", trained_model)

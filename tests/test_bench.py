@@ -197,8 +197,8 @@ def test_two_bundles_of_one_name_stay_apart(tmp_path):
         ({"targets": [1]}, BundleError, "does not fit"),
         ({"histories": [[ITEMS]] * USERS}, BundleError, "does not fit"),
         ({"histories": [[]] * USERS}, BundleError, "does not fit"),
-        ({"candidates": [[1], [1, 2]]}, BundleError, "does not read"),
-        ({"targets": "none"}, BundleError, "does not read"),
+        ({"candidates": [[1], [1, 2]]}, BundleError, "cannot be read"),
+        ({"targets": "none"}, BundleError, "cannot be read"),
     ],
 )
 def test_spoilt_requests_are_refused(tmp_path, changes, error, words):

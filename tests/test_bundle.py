@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from delrec_lite.errors import BundleError
-from delrec_lite.runtime.bundle import Bundle, finish_bundle
+from delrec_lite.runtime.bundle import Bundle
+from delrec_lite.runtime.finish import finish_bundle
 from delrec_lite.runtime.recommender import Recommender
 from tests.bundles import TITLES
 from tests.bundles import tiny_bundle as make
@@ -57,8 +58,8 @@ def test_a_changed_file_is_refused_by_name(folder, name):
 
 @pytest.mark.parametrize("name", [*FILES, "manifest.json"])
 def test_a_missing_cut_or_linked_file_is_refused_by_name(folder, name, tmp_path):
-    whole = (folder / name).read_bytes()
-    (folder / name).write_bytes(whole[: len(whole) // 2])
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: len(content) // 2])
     refused(folder, name, verify=False)
     (folder / name).unlink()
     refused(folder, f"{name} is missing")
@@ -67,7 +68,7 @@ def test_a_missing_cut_or_linked_file_is_refused_by_name(folder, name, tmp_path)
         Bundle.open(folder)
     if name != "manifest.json":
         (folder / name).rmdir()
-        (tmp_path / "elsewhere").write_bytes(whole)
+        (tmp_path / "elsewhere").write_bytes(content)
         (folder / name).symlink_to(tmp_path / "elsewhere")
         refused(folder, f"{name} is missing")
 
@@ -130,9 +131,9 @@ def test_a_prompt_that_does_not_read_is_refused(folder, changes):
 
 def test_a_model_that_llama_cpp_cannot_load_is_one_quiet_error(tmp_path):
     """Its hash and form are right, so only llama.cpp can tell; it must not speak on the terminal."""
-    made = make(tmp_path)
+    tiny = make(tmp_path)
     staging = tmp_path / "staging"
-    made.bundle.folder.rename(staging)
+    tiny.bundle.folder.rename(staging)
     (staging / "manifest.json").unlink()
     spoil(staging / "model-f32.gguf", lambda b: b.replace(b"blk.0.attn_q.weight", b"blk.0.attn_x.weight"))
     facts = {"name": "bad", "provenance": {}, "licences": {}, "gated": False}

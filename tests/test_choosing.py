@@ -50,20 +50,20 @@ def recommender(exported):
 
 def test_candidates_score_as_trained(exported, recommender):
     served = recommender.score_candidates(HISTORIES, SETS)
-    wanted = exported[1]
-    a, b = served - served.mean(1, keepdims=True), wanted - wanted.mean(1, keepdims=True)
+    expected = exported[1]
+    a, b = served - served.mean(1, keepdims=True), expected - expected.mean(1, keepdims=True)
     cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     assert cosine.min() > 0.999
-    assert (np.argsort(-served, 1) == np.argsort(-wanted, 1)).mean() > 0.97
-    np.testing.assert_allclose(served, wanted, atol=0.05 + 0.01 * np.abs(wanted).max())
+    assert (np.argsort(-served, 1) == np.argsort(-expected, 1)).mean() > 0.97
+    np.testing.assert_allclose(served, expected, atol=0.05 + 0.01 * np.abs(expected).max())
     assert verify(exported[0]).top10_overlap == 1.0
 
 
 def test_titles_in_the_ranking_of_scores(exported, recommender):
     history, chosen = [TITLES[i] for i in HISTORIES[0]], [TITLES[i] for i in SETS[0]]
     answer = recommender.recommend(history, candidates=chosen)
-    wanted = np.argsort(-recommender.score_candidates([HISTORIES[0]], SETS[:1])[0])
-    assert [item.title for item in answer.items] == [chosen[n] for n in wanted]
+    expected = np.argsort(-recommender.score_candidates([HISTORIES[0]], SETS[:1])[0])
+    assert [item.title for item in answer.items] == [chosen[n] for n in expected]
     assert answer.tokens_computed == recommender.tokens(history, chosen)
     assert answer.tokens_avoided == len(recommender.bundle.prompt.prefix)
 
@@ -96,8 +96,8 @@ def test_without_candidates_there_is_one_clear_error(exported, recommender):
         with pytest.raises(UsageError, match="ranks candidates and no other items") as error:
             ask()
         assert "--candidates" in error.value.hint
-    told = CliRunner().invoke(app, ["recommend", str(exported[0]), "--history", TITLES[3]])
-    assert isinstance(told.exception, UsageError)
+    answer = CliRunner().invoke(app, ["recommend", str(exported[0]), "--history", TITLES[3]])
+    assert isinstance(answer.exception, UsageError)
     with pytest.raises(UsageError, match="ranks candidates"):
         add_items(exported[0], {"n1": "Violet Forest"})
 
@@ -107,8 +107,8 @@ def test_a_new_title_can_stand_among_candidates_where_words_score_it(exported, r
     names = ["Violet Forest (2020)", TITLES[4]]
     kind = prompt_format.verbalizer_kind
     if prompt_format.history_format.titles and not kind.item_rows:
-        told = recommender.recommend([TITLES[3], "Grey Sea"], candidates=names, allow_new=True)
-        assert {item.title for item in told.items} == set(names)
+        answer = recommender.recommend([TITLES[3], "Grey Sea"], candidates=names, allow_new=True)
+        assert {item.title for item in answer.items} == set(names)
     elif kind.titles or kind.item_rows:
         with pytest.raises(UsageError):
             recommender.recommend([TITLES[3]], candidates=names, allow_new=True)
@@ -116,7 +116,7 @@ def test_a_new_title_can_stand_among_candidates_where_words_score_it(exported, r
 
 def test_more_than_the_prompt_has_room_for_is_refused(exported, recommender):
     if exported[2].candidates:
-        with pytest.raises(DelrecError, match="letters to name them|no room|catalogue alone|text tokens"):
+        with pytest.raises(DelrecError, match="labels for them|no room|catalogue alone|text tokens"):
             recommender.recommend([TITLES[3]], candidates=[f"Violet Forest {n}" for n in range(200)], allow_new=True)
 
 
@@ -125,17 +125,17 @@ def test_the_bench_times_what_such_a_bundle_can_do(exported):
         assert all(request["candidates"] for request in job["requests"])
         return {"total": 5.0, "start": 1.0, "import": 1.0, "load": 2.0, "answer": 1.0, "peak_rss_bytes": 2_000_000}
 
-    found = bench([exported[0]], Plan(["cold", "rerank", "load"], [1], repeats=2), probe=probe)
-    assert [(r.workload, r.accuracy.get("protocol")) for r in found.results] == [("rerank", "m5"), ("load", None)]
-    assert found.results[0].tokens > 0
+    report = bench([exported[0]], Plan(["cold", "rerank", "load"], [1], repeats=2), probe=probe)
+    assert [(r.workload, r.accuracy.get("protocol")) for r in report.results] == [("rerank", "m5"), ("load", None)]
+    assert report.results[0].tokens > 0
     with pytest.raises(UsageError, match="ranks candidates alone"):
         bench([exported[0]], Plan(["cold"], [1]), probe=probe)
 
 
 def test_only_what_is_read_or_scored_has_a_row(exported, recommender):
     facts = json.loads((exported[0] / "manifest.json").read_text())["model"]
-    kept = facts["text_tokens"]["kept"] + recommender.bundle.prompt.soft_tokens
-    rows = kept + (len(TITLES) if exported[2].item_tokens else 0)
+    text_rows = facts["text_tokens"]["kept"] + recommender.bundle.prompt.soft_tokens
+    rows = text_rows + (len(TITLES) if exported[2].item_tokens else 0)
     header = read_header(recommender.bundle.model_path)
     assert [header.tensors[name].shape[1] for name in ("token_embd.weight", "output.weight")] == [rows, rows]
     assert (facts["text_tokens"]["kept"] == facts["text_tokens"]["of"]) == exported[2].verbalizer_kind.all_text

@@ -194,5 +194,5 @@ def test_an_interrupt_says_that_the_same_command_goes_on(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 130, done.stderr
-    assert "goes on from the last finished stage" in done.stderr
+    assert "resumes after the last finished stage" in done.stderr
     assert "Traceback" not in done.stderr

@@ -119,23 +119,23 @@ def test_doctor_says_what_is_missing_and_the_command_that_mends_it(run, tmp_path
     report = json.loads(run("doctor", "--json").stdout)
     checks = {c["name"]: c for c in report["checks"]}
     assert checks["torch"]["state"] == "missing"
-    assert checks["torch"]["mend"].startswith(f"{sys.executable} -m pip install 'torch>=")
+    assert checks["torch"]["fix"].startswith(f"{sys.executable} -m pip install 'torch>=")
     assert checks["numpy"]["state"] == "warning"
-    assert "numpy>=" in checks["numpy"]["mend"]
+    assert "numpy>=" in checks["numpy"]["fix"]
     assert checks["rich"]["state"] == "ok"
-    assert checks["ml-100k"]["mend"] == "delrec-lite pull ml-100k"
+    assert checks["ml-100k"]["fix"] == "delrec-lite pull ml-100k"
     assert "pytest" not in checks
     assert report["machine"]["cores"] >= 1
     human = run("doctor")
     assert "missing" in human.stdout
-    assert checks["torch"]["mend"].split()[-1] in human.stderr
+    assert checks["torch"]["fix"].split()[-1] in human.stderr
 
 
 def test_doctor_finds_an_unwritable_cache(tmp_path):
     (tmp_path / "file").write_text("in the way")
     checks = {c.name: c for c in doctor_room.examine(tmp_path / "file" / "cache").checks}
     assert checks["cache"].state == "warning"
-    assert "DELREC_CACHE" in checks["cache"].mend
+    assert "DELREC_CACHE" in checks["cache"].fix
 
 
 def test_the_verbs_and_doctor_itself_import_nothing_heavy():

@@ -221,7 +221,7 @@ def test_preparing_again_replaces_and_a_foreign_folder_is_left_alone(prepared, t
     foreign = tmp_path / "mine"
     foreign.mkdir()
     (foreign / "thesis.txt").write_text("years of work")
-    with pytest.raises(StorageError, match="holds no data set"):
+    with pytest.raises(StorageError, match="is no data set"):
         prepare("ml-100k", tmp_path / "src", foreign, k_core=2, m=2)
     assert (foreign / "thesis.txt").read_text() == "years of work"
 
@@ -249,7 +249,7 @@ def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(DataError, match="neither u.data nor one .inter file"):
         prepare("ml-100k", tmp_path, tmp_path / "out")
     folder = recbole(tmp_path / "src")
-    with pytest.raises(DataError, match="nothing is left of ml-100k after the 50-core"):
+    with pytest.raises(DataError, match="ml-100k has no interactions after the 50-core"):
         prepare("ml-100k", folder, tmp_path / "out", k_core=50)
     (folder / "x.item").write_text("item_id:token\tmovie_title:token_seq\trelease_year:token\n1\tToy Story\t1995\n")
     with pytest.raises(DataError, match="item '2' of ml-100k has interactions but no title"):
@@ -368,7 +368,7 @@ def test_a_split_by_time_learns_nothing_that_happened_later(tmp_path):
     for part, sets in load_candidates(tmp_path / "out").items():
         assert sets.items.shape == (len(asked[part]), 5)
         assert ((sets.items == asked[part].targets[:, None]).sum(1) == 1).all()
-    with pytest.raises(DataError, match="split by time, has nothing in training"):
+    with pytest.raises(DataError, match="split by time, has no interactions in training"):
         build_dataset("t", dataclasses.replace(log, times=np.zeros(2000)), titles, 1, "chronological")
 
 

@@ -90,7 +90,7 @@ def test_a_name_that_cannot_be_pulled_is_refused_where_the_recipe_is_read(shop):
     register_dataset(shop)
     assert parse("name: r\ndata: {name: lamps}\n", "r.yaml").data.name == "lamps"
     DATASETS.unregister("lamps")
-    with pytest.raises(UsageError, match="nothing to pull is called 'lamps'"):
+    with pytest.raises(UsageError, match="no model or data set 'lamps'"):
         find("lamps")
     with pytest.raises(UsageError, match="is a model, not a data set") as told:
         find_dataset("smollm2-135m-instruct")

@@ -13,7 +13,8 @@ from delrec_lite.export.parity import compare
 from delrec_lite.files import sha256_of
 from delrec_lite.llm.forward import score_all
 from delrec_lite.runtime.additions import add_items
-from delrec_lite.runtime.bundle import DEEP, MANIFEST, Bundle
+from delrec_lite.runtime.bundle import Bundle
+from delrec_lite.runtime.manifest import DEEP, MANIFEST
 from delrec_lite.runtime.recommender import Recommender
 from tests.conftest import export_tiny
 from tests.families import family, scramble
@@ -24,12 +25,12 @@ HISTORIES = dataset().test().histories
 
 def trained(folder):
     """A model whose soft prompt says something between the layers, and its scores."""
-    made = make_model(folder, deep=True)
-    scramble(made[0])
+    model_parts = make_model(folder, deep=True)
+    scramble(model_parts[0])
     torch.manual_seed(5)
     with torch.no_grad():
-        made[0].deep.copy_(torch.randn_like(made[0].deep) * 3)
-    return made, score_all(made[0], made[1], HISTORIES, 10)
+        model_parts[0].deep.copy_(torch.randn_like(model_parts[0].deep) * 3)
+    return model_parts, score_all(model_parts[0], model_parts[1], HISTORIES, 10)
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +74,8 @@ def test_the_bundle_scores_as_trained_and_not_without_the_vectors(deep, tmp_path
 def test_other_families_add_them_at_the_same_place(tmp_path, kind):
     model, scores = trained(family(tmp_path / "base", kind, num_hidden_layers=4))
     assert len(model[0].deep) == 2
-    made = export_tiny(None, tmp_path / "x.delrec", "f16", model, prune_vocab=False)
-    with Recommender.load(made.path, threads=1) as recommender:
+    exported = export_tiny(None, tmp_path / "x.delrec", "f16", model, prune_vocab=False)
+    with Recommender.load(exported.path, threads=1) as recommender:
         assert compare(scores, recommender.scores(HISTORIES)).score_correlation > 0.9999
 
 
@@ -82,16 +83,16 @@ def test_the_kept_state_is_that_of_these_vectors(deep, tmp_path, monkeypatch):
     from delrec_lite.runtime.engines import prompt_state
 
     monkeypatch.setenv("DELREC_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(prompt_state, "LEAST_BYTES", 0)
+    monkeypatch.setattr(prompt_state, "MIN_BYTES", 0)
     path, _, _ = deep
     other = rewritten(path, tmp_path / "y.delrec", np.load(path / DEEP) * np.float16(-1))
-    found = []
+    scores = []
     for folder in (path, other, path, other):
         with Recommender.load(folder, threads=1) as recommender:
-            found.append(recommender.scores(HISTORIES))
-    np.testing.assert_array_equal(found[0], found[2])
-    np.testing.assert_array_equal(found[1], found[3])
-    assert np.abs(found[0] - found[1]).max() > 0.01
+            scores.append(recommender.scores(HISTORIES))
+    np.testing.assert_array_equal(scores[0], scores[2])
+    np.testing.assert_array_equal(scores[1], scores[3])
+    assert np.abs(scores[0] - scores[1]).max() > 0.01
 
 
 def test_added_items_keep_the_vectors(deep, tmp_path):
@@ -123,10 +124,10 @@ def test_an_onnx_file_holds_them_in_its_prefix(deep, tmp_path):
     import onnxruntime
 
     _, scores, model = deep
-    made = export_tiny(None, tmp_path / "x.delrec", model=model, formats="onnx", onnx_quant="fp32").path
-    with Recommender.load(made, threads=1) as recommender:
+    exported = export_tiny(None, tmp_path / "x.delrec", model=model, formats="onnx", onnx_quant="fp32").path
+    with Recommender.load(exported, threads=1) as recommender:
         assert compare(scores, recommender.scores(HISTORIES)).score_correlation > 0.9999
-    session = onnxruntime.InferenceSession(made / "model-fp32.onnx")  # and in any runtime
+    session = onnxruntime.InferenceSession(exported / "model-fp32.onnx")  # and in any runtime
     alone = session.run(["scores"], {"items": HISTORIES[0][None, -10:]})[0]
     np.testing.assert_allclose(alone[0], scores[0], atol=0.02)
 

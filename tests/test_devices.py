@@ -103,7 +103,7 @@ def on_both(tiny_run, tiny_base, device, monkeypatch, **sections):
     for where in ("cpu", device):
 
         def base(run, wanted=None, at=where):
-            return load_base("tiny", tiny_base, wanted or run.precision, at, draw=run.draw)
+            return load_base("tiny", tiny_base, wanted or run.precision, at, init_seed=run.draw)
 
         monkeypatch.setattr(Run, "base", base)
         monkeypatch.setattr(precision, "device_for", lambda choice, at=where: at)

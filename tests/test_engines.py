@@ -88,8 +88,8 @@ class TestContract:
             engine.scores(histories)
 
     def test_histories_with_shared_beginnings_are_scored_as_alone(self, engine):
-        whole = [3, 1, 4, 2, 0]
-        requests = [whole, *(whole[:n] + whole[n + 1 :] for n in range(len(whole))), whole[:2], whole]
+        history = [3, 1, 4, 2, 0]
+        requests = [history, *(history[:n] + history[n + 1 :] for n in range(len(history))), history[:2], history]
         alone = np.concatenate([engine.scores([request]) for request in requests])
         np.testing.assert_allclose(engine.scores(requests), alone, atol=5e-3)
         assert np.abs(alone[0] - alone[1]).max() > 0.01
@@ -172,11 +172,11 @@ class TestContract:
 
     def test_a_vector_in_a_history_is_the_item_it_is_the_row_of(self, engine, bundle):
         rows = items_of(bundle, "token_embd.weight")
-        wanted, states = engine.scores([[3, 4]])[0], engine.hidden_states([[3, 4]])
+        expected, states = engine.scores([[3, 4]])[0], engine.hidden_states([[3, 4]])
         for request in ([rows[3], rows[4]], [3, rows[4]], [rows[3], 4]):
-            np.testing.assert_allclose(engine.scores([request, [7]])[0], wanted, atol=0.03)
+            np.testing.assert_allclose(engine.scores([request, [7]])[0], expected, atol=0.03)
             np.testing.assert_allclose(engine.hidden_states([request]), states, atol=0.03)
-            np.testing.assert_allclose(engine.score_session("u", request)[0], wanted, atol=0.03)
+            np.testing.assert_allclose(engine.score_session("u", request)[0], expected, atol=0.03)
 
     def test_a_vector_in_a_session_is_kept_and_told_from_others(self, engine, bundle):
         vector = items_of(bundle, "token_embd.weight")[5]
@@ -372,7 +372,7 @@ def test_the_engine_of_an_installed_package_serves_and_is_timed(installed, alone
 def test_a_package_that_does_not_deliver_its_engine_is_named(installed, bundle, monkeypatch):
     monkeypatch.syspath_prepend(str(installed))
     assert {"installed", "broken", "wrong"} <= set(ENGINES.names())
-    with pytest.raises(UsageError, match="engine 'broken' of toy-engine does not load"):
+    with pytest.raises(UsageError, match="engine 'broken' of toy-engine cannot be loaded"):
         open_engine(bundle, "broken")
     with pytest.raises(UsageError, match="tests.engines:DECAY is not its record"):
         open_engine(bundle, "wrong")
@@ -386,4 +386,4 @@ def test_doctor_says_how_an_engine_is_installed():
     register_engine(EngineKind("absent", "onnx", DecayEngine, "no-such-package", "pip install no-such-package"))
     check = next(check for check in doctor.examine().checks if check.name == "engine absent")
     ENGINES.unregister("absent")
-    assert (check.state, check.mend) == ("missing", "pip install no-such-package")
+    assert (check.state, check.fix) == ("missing", "pip install no-such-package")

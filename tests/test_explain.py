@@ -21,8 +21,8 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def recommender(tiny):
-    with Recommender.load(tiny.bundle.folder, threads=1) as made:
-        yield made
+    with Recommender.load(tiny.bundle.folder, threads=1) as loaded:
+        yield loaded
 
 
 def logs(scores):
@@ -31,42 +31,42 @@ def logs(scores):
 
 def test_a_contribution_is_the_fall_without_the_item(tiny, recommender):
     history = [3, 8, 21]
-    told = explain(recommender, [TITLES[i] for i in history], TITLES[30])
-    whole = logs(tiny.scores([history])[0])[30]
-    for n, contribution in enumerate(told.contributions):
+    explanation = explain(recommender, [TITLES[i] for i in history], TITLES[30])
+    target_log = logs(tiny.scores([history])[0])[30]
+    for n, contribution in enumerate(explanation.contributions):
         without = logs(tiny.scores([history[:n] + history[n + 1 :]])[0])[30]
-        assert contribution.weight == pytest.approx(whole - without, abs=0.03)
+        assert contribution.weight == pytest.approx(target_log - without, abs=0.03)
         assert contribution.title == TITLES[history[n]]
-    assert told.title == TITLES[30]
-    assert told.probability == pytest.approx(np.exp(whole), rel=0.05)
+    assert explanation.title == TITLES[30]
+    assert explanation.probability == pytest.approx(np.exp(target_log), rel=0.05)
 
 
 def test_by_default_the_first_recommendation_is_explained(recommender):
     history = TITLES[:4]
-    told = explain(recommender, history)
-    assert told.title == recommender.recommend(history, k=1).items[0].title
-    assert told.rank == 1
+    explanation = explain(recommender, history)
+    assert explanation.title == recommender.recommend(history, k=1).items[0].title
+    assert explanation.rank == 1
     assert explain(recommender, history, history[0]).rank == 0
 
 
 def test_one_item_is_compared_with_an_even_chance(tiny, recommender):
-    told = explain(recommender, [TITLES[5]], TITLES[6])
+    explanation = explain(recommender, [TITLES[5]], TITLES[6])
     expected = logs(tiny.scores([[5]])[0])[6] + np.log(len(TITLES))
-    assert told.contributions[0].weight == pytest.approx(expected, abs=0.03)
+    assert explanation.contributions[0].weight == pytest.approx(expected, abs=0.03)
 
 
 def test_items_that_the_prompt_does_not_hold_have_no_weight(recommender):
-    told = explain(recommender, TITLES[: MAX_HISTORY + 2])
-    assert [c.read for c in told.contributions] == [False] * 2 + [True] * MAX_HISTORY
-    assert [c.weight for c in told.contributions[:2]] == [0.0, 0.0]
+    explanation = explain(recommender, TITLES[: MAX_HISTORY + 2])
+    assert [c.read for c in explanation.contributions] == [False] * 2 + [True] * MAX_HISTORY
+    assert [c.weight for c in explanation.contributions[:2]] == [0.0, 0.0]
 
 
 def test_the_top_item_matters_more_than_a_random_one(recommender):
     rng = np.random.default_rng(0)
-    found = faithfulness(recommender, [rng.choice(40, 6, replace=False) for _ in range(40)])
-    assert found.users == 40
-    assert found.top > found.random
-    assert found.test.p < 0.01
+    report = faithfulness(recommender, [rng.choice(40, 6, replace=False) for _ in range(40)])
+    assert report.users == 40
+    assert report.top > report.random
+    assert report.test.p < 0.01
     with pytest.raises(UsageError):
         faithfulness(recommender, [np.array([1])])
 
@@ -83,8 +83,8 @@ def test_bad_requests_are_refused(recommender):
 def test_the_command(tiny_bundle):
     options = ["explain", str(tiny_bundle), "--threads", "1"]
     done = CliRunner().invoke(app, [*options, "--history", "id:i3", "--history", "id:i4", "--json"])
-    told = json.loads(done.stdout)
-    assert [c["read"] for c in told["contributions"]] == [True, True]
+    explanation = json.loads(done.stdout)
+    assert [c["read"] for c in explanation["contributions"]] == [True, True]
     done = CliRunner().invoke(app, [*options, "--faithfulness", "-n", "5", "--json"])
     assert json.loads(done.stdout)["users"] == 5
 
@@ -106,17 +106,17 @@ def test_the_teachers_opinion_stands_beside(opened):
     recommender, teacher = opened
     titles = recommender.bundle.items.titles
     history = [3, 1, 4]
-    told = explain(recommender, [titles[i] for i in history])
+    explanation = explain(recommender, [titles[i] for i in history])
     scores = teacher.scores([np.array(history)])[0]
     scores[history] = -np.inf
-    assert told.teacher.kinds == ("sasrec",)
-    assert told.teacher.first == titles[scores.argmax()]
-    assert told.teacher.agrees == (told.title == told.teacher.first)
-    target = titles.index(told.title)
-    assert told.teacher.rank == 1 + (scores > scores[target]).sum()
+    assert explanation.teacher.kinds == ("sasrec",)
+    assert explanation.teacher.first == titles[scores.argmax()]
+    assert explanation.teacher.agrees == (explanation.title == explanation.teacher.first)
+    target = titles.index(explanation.title)
+    assert explanation.teacher.rank == 1 + (scores > scores[target]).sum()
     ranking = recommender.teacher_ranking([titles[i] for i in history], k=3)
     assert [item.title for item in ranking] == [titles[i] for i in np.argsort(-scores)[:3]]
-    assert 0 <= told.teacher.shared <= 1
+    assert 0 <= explanation.teacher.shared <= 1
 
 
 def test_the_soft_prompt_lies_nearest_to_words(opened):
@@ -128,7 +128,7 @@ def test_the_soft_prompt_lies_nearest_to_words(opened):
 
 def test_without_a_teacher_nobody_is_asked(recommender):
     assert explain(recommender, TITLES[:2]).teacher is None
-    with pytest.raises(UsageError, match="teacher cannot be asked"):
+    with pytest.raises(UsageError, match="has no teacher that can be run"):
         recommender.teacher_ranking(TITLES[:2])
 
 
@@ -143,10 +143,10 @@ def test_the_report_on_explanations(tiny_bundle, tmp_path, monkeypatch, capsys):
     out = tmp_path / "faithfulness.json"
     monkeypatch.setattr("sys.argv", ["explain", str(tiny_bundle), str(tmp_path / "ring"), str(out)])
     report.main()
-    found = json.loads(out.read_text())
-    assert found["users"] == len(data.user_ids)
-    assert found["machine"]["cores_allowed"] > 0
-    assert found["cost"]["requests' time"] == pytest.approx(
-        found["cost"]["explain"]["p50"] / found["cost"]["recommend"]["p50"], abs=0.01
+    report = json.loads(out.read_text())
+    assert report["users"] == len(data.user_ids)
+    assert report["machine"]["cores_allowed"] > 0
+    assert report["cost"]["requests' time"] == pytest.approx(
+        report["cost"]["explain"]["p50"] / report["cost"]["recommend"]["p50"], abs=0.01
     )
     assert "random" in capsys.readouterr().out

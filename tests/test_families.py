@@ -20,8 +20,8 @@ def test_exported_scores_are_the_trained_ones(tmp_path, kind, prune):
     model, prompts, base = moved(tmp_path / "base", kind)
     histories = dataset().test().histories
     trained = score_all(model, prompts, histories, 10)
-    made = export_tiny(None, tmp_path / "x.delrec", "f16", (model, prompts, base), prune_vocab=prune)
-    bundle = Bundle.open(made.path)
+    exported = export_tiny(None, tmp_path / "x.delrec", "f16", (model, prompts, base), prune_vocab=prune)
+    bundle = Bundle.open(exported.path)
     engine = LlamaEngine(bundle, threads=1)
     try:
         served = engine.scores([h.tolist() for h in histories])
@@ -39,8 +39,10 @@ def test_exported_scores_are_the_trained_ones(tmp_path, kind, prune):
 
 @pytest.mark.parametrize("kind", ["qwen2", "phi3", "gemma3"])
 def test_the_mix_of_types_knows_the_last_layer(tmp_path, kind):
-    made = export_tiny(None, tmp_path / "x.delrec", "iq4_mix", moved(tmp_path / "base", kind), score_correlation=0.5)
-    assert set(made.tensor_types) == {"F32", "Q8_0"}  # both layers of the tiny model are first or last
+    exported = export_tiny(
+        None, tmp_path / "x.delrec", "iq4_mix", moved(tmp_path / "base", kind), score_correlation=0.5
+    )
+    assert set(exported.tensor_types) == {"F32", "Q8_0"}  # both layers of the tiny model are first or last
 
 
 def test_a_model_that_would_be_computed_otherwise_leaves_no_bundle(tmp_path):

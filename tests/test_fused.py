@@ -9,8 +9,9 @@ import pytest
 from delrec_lite.errors import BundleError, UsageError
 from delrec_lite.evaluation.fusion import best_weight, mix
 from delrec_lite.runtime.additions import add_items
-from delrec_lite.runtime.bundle import MANIFEST, Bundle
+from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.hybrid import WEIGHT, HybridEngine
+from delrec_lite.runtime.manifest import MANIFEST
 from delrec_lite.runtime.recommender import Recommender
 from tests.tiny import dataset
 
@@ -22,18 +23,18 @@ def softmax(scores):
 
 def test_scores_are_mixed_as_log_probabilities():
     rng = np.random.default_rng(0)
-    own, others = rng.normal(size=(3, 6)).astype(np.float32), rng.normal(size=(3, 6)).astype(np.float32)
-    np.testing.assert_allclose(mix(own, others, 0.0), own, atol=1e-6)
-    np.testing.assert_allclose(softmax(mix(own, others + 5, 1.0)), softmax(others), atol=1e-6)
-    both = softmax(own) ** 0.7 * softmax(others) ** 0.3
-    np.testing.assert_allclose(softmax(mix(own, others, 0.3)), both / both.sum(1, keepdims=True), atol=1e-6)
+    scores, teacher_scores = rng.normal(size=(3, 6)).astype(np.float32), rng.normal(size=(3, 6)).astype(np.float32)
+    np.testing.assert_allclose(mix(scores, teacher_scores, 0.0), scores, atol=1e-6)
+    np.testing.assert_allclose(softmax(mix(scores, teacher_scores + 5, 1.0)), softmax(teacher_scores), atol=1e-6)
+    both = softmax(scores) ** 0.7 * softmax(teacher_scores) ** 0.3
+    np.testing.assert_allclose(softmax(mix(scores, teacher_scores, 0.3)), both / both.sum(1, keepdims=True), atol=1e-6)
 
 
 def test_an_item_that_the_other_does_not_know_keeps_its_share():
-    own = np.array([[2.0, 1.0, 0.0, 1.5]], np.float32)
-    mixed = mix(own, np.array([[0.0, 3.0]], np.float32), 1.0)
-    np.testing.assert_allclose(mixed[:, 2:], own[:, 2:])
-    np.testing.assert_allclose(softmax(mixed)[:, :2].sum(), softmax(own)[:, :2].sum(), atol=1e-6)
+    scores = np.array([[2.0, 1.0, 0.0, 1.5]], np.float32)
+    mixed = mix(scores, np.array([[0.0, 3.0]], np.float32), 1.0)
+    np.testing.assert_allclose(mixed[:, 2:], scores[:, 2:])
+    np.testing.assert_allclose(softmax(mixed)[:, :2].sum(), softmax(scores)[:, :2].sum(), atol=1e-6)
     assert mixed[0, 1] - mixed[0, 0] == pytest.approx(3.0, abs=1e-6)
 
 
@@ -56,11 +57,11 @@ def with_weight(folder, target, weight):
 
 def test_export_keeps_the_weight_that_validation_users_chose(taught):
     path, teacher = taught
-    told = Bundle.open(path).manifest["model"][WEIGHT]
+    weight = Bundle.open(path).manifest["model"][WEIGHT]
     valid = dataset().valid()
     with Recommender.load(path, threads=1) as recommender:
-        own = recommender.scores(valid.histories)
-    assert told == best_weight(own, teacher.scores(valid.histories), valid.targets)
+        scores = recommender.scores(valid.histories)
+    assert weight == best_weight(scores, teacher.scores(valid.histories), valid.targets)
 
 
 def test_the_answers_are_those_of_both_with_a_session_and_without(taught, tmp_path):
@@ -68,15 +69,15 @@ def test_the_answers_are_those_of_both_with_a_session_and_without(taught, tmp_pa
     path = with_weight(path, tmp_path / "t.delrec", 0.4)
     histories = dataset().test().histories[:6]
     with Recommender.load(path, threads=1) as alone, Recommender.load(path, threads=1, fused=True) as both:
-        wanted = mix(alone.scores(histories), teacher.scores(histories), 0.4)
-        np.testing.assert_allclose(both.scores(histories), wanted, atol=1e-3)
+        expected = mix(alone.scores(histories), teacher.scores(histories), 0.4)
+        np.testing.assert_allclose(both.scores(histories), expected, atol=1e-3)
         titles = [alone.bundle.items.titles[i] for i in histories[0]]
-        cold, kept = both.recommend(titles), both.recommend(titles, session="u")
-        assert [i.title for i in cold.items] == [i.title for i in kept.items]
-        left = wanted[0].copy()
-        left[histories[0]] = -np.inf
-        assert [i.title for i in cold.items] == [alone.bundle.items.titles[i] for i in np.argsort(-left)[:10]]
-        assert np.abs(wanted - alone.scores(histories)).max() > 0.1
+        cold, cached = both.recommend(titles), both.recommend(titles, session="u")
+        assert [i.title for i in cold.items] == [i.title for i in cached.items]
+        remaining = expected[0].copy()
+        remaining[histories[0]] = -np.inf
+        assert [i.title for i in cold.items] == [alone.bundle.items.titles[i] for i in np.argsort(-remaining)[:10]]
+        assert np.abs(expected - alone.scores(histories)).max() > 0.1
 
 
 def test_what_the_teacher_does_not_know_is_the_models_affair(taught, tmp_path):
@@ -87,8 +88,8 @@ def test_what_the_teacher_does_not_know_is_the_models_affair(taught, tmp_path):
         np.testing.assert_array_equal(both.scores([[added]]), alone.scores([[added]]))  # it knows nothing of that
         np.testing.assert_allclose(both.scores([[3, added]])[0, added], alone.scores([[3, added]])[0, added])
         assert np.abs(both.scores([[3, added]]) - alone.scores([[3, added]])).max() > 0.01
-        asked = {"history": ["Purple Cactus"], "allow_new": True}
-        assert both.recommend(**asked).items == alone.recommend(**asked).items
+        request = {"history": ["Purple Cactus"], "allow_new": True}
+        assert both.recommend(**request).items == alone.recommend(**request).items
         # A new candidate is compared with trained ones on one scale.
         among = {"history": [alone.bundle.items.titles[3]], "candidates": ["Purple Cactus"], "allow_new": True}
         assert both.recommend(**among).items[0].score == alone.recommend(**among).items[0].score
@@ -99,9 +100,9 @@ def test_tokens_are_counted_once_through_both_wrappers(taught, tmp_path):
     new = add_items(path, {"n1": "Violet Forest (2020)"}, tmp_path / "more.delrec").folder
     with Recommender.load(new, threads=1, fused=True) as both:
         titles = both.bundle.items.titles[:8]
-        asked = {"candidates": ["Purple Cactus", titles[0]], "allow_new": True, "session": "u"}
+        request = {"candidates": ["Purple Cactus", titles[0]], "allow_new": True, "session": "u"}
         answers = [both.recommend(titles[:-1], session="u"), both.recommend(titles, session="u")]
-        answers.append(both.recommend(titles, **asked))
+        answers.append(both.recommend(titles, **request))
         prefix = len(both.bundle.prompt.prefix)
     counts = [(answer.tokens_computed, answer.tokens_avoided) for answer in answers]
     assert counts == [(7, prefix), (1, prefix + 7), (1, prefix + 7)]
@@ -133,6 +134,6 @@ def test_the_server_mixes_when_it_is_told_to(taught, tmp_path):
     from delrec_lite.server.serve import Settings, load
 
     path = with_weight(taught[0], tmp_path / "t.delrec", 0.5)
-    for told in (False, True):
-        with load(path, Settings(threads=1, fused=told)) as recommender:
-            assert isinstance(recommender.engine, HybridEngine) == told
+    for fused in (False, True):
+        with load(path, Settings(threads=1, fused=fused)) as recommender:
+            assert isinstance(recommender.engine, HybridEngine) == fused

@@ -160,7 +160,7 @@ def test_no_mirror_left_names_each_with_its_reason_and_leaves_nothing(home, regi
     register(wrong, gone, dead)
     with pytest.raises(FetchError) as caught:
         pull("thing", cache=tmp_path)
-    assert re.search(r"liar: .*wrong sha256.*; gone: answered 404.*; dead: unreachable", caught.value.message)
+    assert re.search(r"liar: .*wrong sha256.*; gone: HTTP status 404.*; dead: unreachable", caught.value.message)
     assert caught.value.exit_code == 5
     assert caught.value.hint
     assert left_in(tmp_path) == []

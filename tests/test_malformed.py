@@ -9,8 +9,9 @@ import pytest
 
 from delrec_lite.errors import BundleError
 from delrec_lite.files import sha256_of
-from delrec_lite.runtime.bundle import MANIFEST, Bundle
+from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.gguf.checks import check_gguf
+from delrec_lite.runtime.manifest import MANIFEST
 from tests.bundles import tiny_bundle
 
 MODEL = "model-f32.gguf"
@@ -40,7 +41,7 @@ def test_cut_at_fifty_places_it_is_refused(sound, tmp_path):
     path = tmp_path / "cut.gguf"
     for n in range(50):
         path.write_bytes(sound[: len(sound) * n // 50])
-        with pytest.raises(BundleError, match=r"cut\.gguf does not read"):
+        with pytest.raises(BundleError, match=r"cut\.gguf cannot be read"):
             check_gguf(path)
 
 
@@ -48,7 +49,7 @@ def test_an_empty_file_and_a_foreign_one_are_refused(tmp_path, sound):
     path = tmp_path / "x.gguf"
     for data in (b"", b"GGUF", b"PK\x03\x04" + bytes(200), b"GGUF" + b"\xff" * 200, sound.replace(b"llama", b"mamba")):
         path.write_bytes(data)
-        with pytest.raises(BundleError, match="does not read"):
+        with pytest.raises(BundleError, match="cannot be read|is not a GGUF file"):
             check_gguf(path)
 
 
@@ -93,8 +94,8 @@ def test_bits_flipped_in_the_header_never_crash(bundle, header_end, tmp_path):
     copy.mkdir()
     for file in bundle.iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
-    told = [sys.executable, "-c", LOADER, copy, str(header_end), "7", "150"]
-    done = subprocess.run(told, capture_output=True, text=True, timeout=120, check=False)
+    command = [sys.executable, "-c", LOADER, copy, str(header_end), "7", "150"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout[-200:] + done.stderr[-2000:]
     words = done.stdout.splitlines()[-1].split()
     refused, loaded = int(words[1]), int(words[3])

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from delrec_lite.export.new_items import LEVEL, fit_new_items
-from delrec_lite.runtime.bundle import NEW_ITEMS, Bundle
+from delrec_lite.runtime.bundle import Bundle
+from delrec_lite.runtime.manifest import NEW_ITEMS
 from delrec_lite.runtime.recommender import Recommender
 from tests.conftest import export_tiny
 from tests.tiny import dataset
@@ -40,17 +41,17 @@ def test_few_items_are_enough_for_numbers(world, items):
 
 def test_the_bundle_carries_the_map_and_new_titles_use_it(tiny_base, tmp_path):
     path = export_tiny(tiny_base, tmp_path / "x.delrec").path
-    held = np.load(path / NEW_ITEMS)
-    assert held.dtype == np.float16
+    matrix = np.load(path / NEW_ITEMS)
+    assert matrix.dtype == np.float16
     with Recommender.load(path, threads=1) as recommender:
         title = dataset().catalog.titles[3]
         _, output = recommender.new_item(title)
         ids = recommender._tokenizer.encode(" " + title, add_special_tokens=False).ids
         vector = recommender.engine.token_vector(ids)
-        assert output == pytest.approx(vector @ held[:-1].astype(np.float32) + held[-1], abs=1e-3)
+        assert output == pytest.approx(vector @ matrix[:-1].astype(np.float32) + matrix[-1], abs=1e-3)
         new = recommender.recommend([title], candidates=["Silver Comet", *dataset().catalog.titles[:3]], allow_new=True)
     assert len(new.items) == 4
-    np.save(path / NEW_ITEMS, held[:-1])
+    np.save(path / NEW_ITEMS, matrix[:-1])
     from delrec_lite.errors import BundleError
 
     with pytest.raises(BundleError, match="new-items.npy"):

@@ -46,18 +46,18 @@ def test_every_quantisation_scores_as_trained(tiny_base, tmp_path, quant, least)
     model = scrambled(tiny_base)
     histories = dataset().test().histories
     trained = score_all(model[0], model[1], histories, 10)
-    made = export_tiny(tiny_base, tmp_path / "x.delrec", model=model, formats="onnx", onnx_quant=quant)
-    with Recommender.load(made.path, 1) as recommender:
+    exported = export_tiny(tiny_base, tmp_path / "x.delrec", model=model, formats="onnx", onnx_quant=quant)
+    with Recommender.load(exported.path, 1) as recommender:
         together = recommender.scores(histories)
         alone = np.concatenate([recommender.scores([h]) for h in histories])
     assert compare(trained, together).score_correlation > least
     np.testing.assert_allclose(together, alone, atol=1e-4, err_msg="who else is asked changes an answer")
-    entry = json.loads((made.path / "manifest.json").read_text())["model"]["onnx"]
+    entry = json.loads((exported.path / "manifest.json").read_text())["model"]["onnx"]
     kinds = {"int8": {"int8": 6, "int8_block": 2}, "int4": {"int4_block": 8}}
     assert entry["layer_types"] == kinds.get(quant, {quant: 8})
     assert entry["opset"] == 23
     assert entry["onnxruntime"]
-    onnx.checker.check_model(str(made.path / entry["file"]), full_check=quant in {"fp32", "f16"})
+    onnx.checker.check_model(str(exported.path / entry["file"]), full_check=quant in {"fp32", "f16"})
 
 
 def test_a_failed_gate_of_either_format_leaves_no_bundle(tiny_base, tmp_path):
@@ -95,29 +95,29 @@ def test_groups_hold_every_request_once():
 
 
 def rehash(folder):
-    held = json.loads((folder / "manifest.json").read_text())
-    for name, facts in held["files"].items():
+    content = json.loads((folder / "manifest.json").read_text())
+    for name, facts in content["files"].items():
         facts |= {"bytes": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)}
-    (folder / "manifest.json").write_text(json.dumps(held))
+    (folder / "manifest.json").write_text(json.dumps(content))
 
 
 def test_files_are_covered_by_hashes(onnx_bundle):
-    held = json.loads((onnx_bundle / "manifest.json").read_text())
-    entry = held["model"]["onnx"]
+    content = json.loads((onnx_bundle / "manifest.json").read_text())
+    entry = content["model"]["onnx"]
     for role in ("file", "data", "rows"):
         path = onnx_bundle / entry[role]
-        whole = path.read_bytes()
-        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        original = path.read_bytes()
+        path.write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
         with pytest.raises(BundleError, match=entry[role]):
             Bundle.open(onnx_bundle)
-        path.write_bytes(whole)
-        changed = held | {"model": held["model"] | {"onnx": {**entry, role: "other"}}}
+        path.write_bytes(original)
+        changed = content | {"model": content["model"] | {"onnx": {**entry, role: "other"}}}
         (onnx_bundle / "manifest.json").write_text(json.dumps(changed))
         with pytest.raises(BundleError, match="does not list other"):
             Bundle.open(onnx_bundle)
-        (onnx_bundle / "manifest.json").write_text(json.dumps(held))
+        (onnx_bundle / "manifest.json").write_text(json.dumps(content))
     for bad in ([], 5, {"file": "x"}):
-        changed = held | {"model": held["model"] | {"onnx": bad}}
+        changed = content | {"model": content["model"] | {"onnx": bad}}
         (onnx_bundle / "manifest.json").write_text(json.dumps(changed))
         with pytest.raises(BundleError, match="ONNX files"):
             Bundle.open(onnx_bundle)
@@ -132,9 +132,9 @@ def test_files_are_covered_by_hashes(onnx_bundle):
     ],
 )
 def test_a_model_that_does_not_fit_is_refused(onnx_bundle, file, changes, message):
-    held = json.loads((onnx_bundle / file).read_text())
-    (held["model"] if file == "manifest.json" else held).update(changes)
-    (onnx_bundle / file).write_text(json.dumps(held))
+    content = json.loads((onnx_bundle / file).read_text())
+    (content["model"] if file == "manifest.json" else content).update(changes)
+    (onnx_bundle / file).write_text(json.dumps(content))
     rehash(onnx_bundle)
     with pytest.raises(BundleError, match=message):
         Recommender.load(onnx_bundle, 1)
@@ -244,7 +244,7 @@ def test_the_retriever_is_the_teacher(with_retriever, teacher):
 
 def test_a_bundle_without_a_teacher_says_so(onnx_bundle):
     bundle = Bundle.open(onnx_bundle)
-    assert not Retriever.held(bundle)
+    assert not Retriever.is_in(bundle)
     with pytest.raises(BundleError, match="holds no retriever"):
         Retriever(bundle)
 

@@ -32,12 +32,14 @@ def worst(weights):
 
 @pytest.fixture(scope="module")
 def int8_layers(tiny_base, tmp_path_factory):
-    made = export_tiny(tiny_base, tmp_path_factory.mktemp("int8") / "x.delrec", formats="onnx", onnx_quant="int8")
-    graph = onnx.load(next(made.path.glob("*int8.onnx"))).graph
-    held = {tensor.name: tensor for tensor in graph.initializer}
-    found = {n.input[1]: numpy_helper.to_array(held[n.input[1]]) for n in graph.node if n.op_type == "MatMulInteger"}
-    assert len(found) >= 6
-    return found
+    exported = export_tiny(tiny_base, tmp_path_factory.mktemp("int8") / "x.delrec", formats="onnx", onnx_quant="int8")
+    graph = onnx.load(next(exported.path.glob("*int8.onnx"))).graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    weights = {
+        n.input[1]: numpy_helper.to_array(tensors[n.input[1]]) for n in graph.node if n.op_type == "MatMulInteger"
+    }
+    assert len(weights) >= 6
+    return weights
 
 
 def test_exported_layers_never_saturate(int8_layers):

@@ -137,7 +137,7 @@ def test_the_device_is_what_there_is():
         assert device_for("auto") == device_for("cuda") == "cuda"
     else:
         assert device_for("auto") == "cpu"
-        with pytest.raises(ConfigError, match="no CUDA card"):
+        with pytest.raises(ConfigError, match="no CUDA device"):
             device_for("cuda")
 
 

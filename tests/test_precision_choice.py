@@ -13,12 +13,12 @@ from delrec_lite.llm.precision_choice import (
     FILE,
     Timing,
     bf16_is_native,
+    cached_timing,
     describe,
     faster_precision,
-    kept_timing,
-    meaning,
-    meanings,
-    measure,
+    possible_precisions,
+    resolve_precision,
+    time_precisions,
 )
 from delrec_lite.pipeline import reference
 from delrec_lite.pipeline import run as run_module
@@ -55,8 +55,8 @@ def test_bf16_must_be_clearly_faster(bf16, fp32, faster):
     ],
 )
 def test_what_a_recipe_asks_for_is_kept_and_the_rest_is_what_is_faster(wanted, faster, found):
-    assert meaning(wanted, faster) == found
-    assert found in meanings(wanted)
+    assert resolve_precision(wanted, faster) == found
+    assert found in possible_precisions(wanted)
 
 
 def test_both_are_measured_in_turn_and_medians_compared():
@@ -67,7 +67,7 @@ def test_both_are_measured_in_turn_and_medians_compared():
         asked.append(name)
         return next(samples[name])
 
-    timing = measure(seconds, now=lambda: 0.0)
+    timing = time_precisions(seconds, now=lambda: 0.0)
     assert asked == ["bf16", "fp32"] * 6
     assert timing == Timing(4.0, 30.0)
 
@@ -80,8 +80,8 @@ def test_a_slow_machine_is_measured_no_longer_than_the_budget():
         clock[0] += 0.3
         return 0.3 if name == "bf16" else 0.01
 
-    assert measure(seconds, now=lambda: clock[0]).faster == "fp32"
-    assert len(calls) == 4  # once to warm up, once to measure
+    assert time_precisions(seconds, now=lambda: clock[0]).faster == "fp32"
+    assert len(calls) == 4  # once to warm up, once to time_precisions
 
 
 # What is kept.
@@ -91,7 +91,7 @@ def test_a_slow_machine_is_measured_no_longer_than_the_budget():
 def measured(monkeypatch):
     """How often the machine was measured, with the times that it gives."""
     calls = []
-    monkeypatch.setattr(precision_choice, "measure", lambda seconds: calls.append(1) or Timing(110.0, 5.0))
+    monkeypatch.setattr(precision_choice, "time_precisions", lambda seconds: calls.append(1) or Timing(110.0, 5.0))
     monkeypatch.setattr(machine, "cpu_features", lambda: AVX2)
     return calls
 
@@ -100,7 +100,7 @@ def test_a_machine_is_measured_once(measured, tmp_path):
     cache = tmp_path / "not" / "there"
     assert [faster_precision("cpu", cache) for _ in range(3)] == ["fp32"] * 3
     assert len(measured) == 1
-    assert kept_timing(cache) == Timing(110.0, 5.0)
+    assert cached_timing(cache) == Timing(110.0, 5.0)
     assert [p.name for p in cache.iterdir()] == [FILE]
 
 
@@ -134,7 +134,7 @@ def test_a_spoilt_file_is_measured_again_and_mended(measured, tmp_path, text):
     (tmp_path / FILE).write_bytes(text)
     faster_precision("cpu", tmp_path)
     assert len(measured) == (1 if b"110.0" in text else 2)
-    assert kept_timing(tmp_path) == Timing(110.0, 5.0)
+    assert cached_timing(tmp_path) == Timing(110.0, 5.0)
 
 
 def test_without_a_cache_folder_it_goes_on(measured, tmp_path):
@@ -146,7 +146,7 @@ def test_without_a_cache_folder_it_goes_on(measured, tmp_path):
 
 def test_this_machine_can_be_measured(tmp_path):
     assert faster_precision("cpu", tmp_path) in {"bf16", "fp32"}
-    assert kept_timing(tmp_path) is not None
+    assert cached_timing(tmp_path) is not None
 
 
 # What doctor says.
@@ -172,12 +172,12 @@ def test_doctor_says_that_bf16_is_emulated_and_what_is_used(measured, tmp_path):
     def row():
         return next(check for check in examine(tmp_path).checks if check.name == "precision")
 
-    assert "bf16 is emulated" in row().found
-    assert "fp32 is used instead" in row().found
+    assert "bf16 is emulated" in row().value
+    assert "fp32 is used instead" in row().value
     assert row().state == "ok"
     assert not measured  # doctor measures nothing itself
     faster_precision("cpu", tmp_path)
-    assert row().found == "bf16 is emulated on this CPU; measured 110.0 ms, fp32 5.0 ms: fp32 is used"
+    assert row().value == "bf16 is emulated on this CPU; measured 110.0 ms, fp32 5.0 ms: fp32 is used"
     assert "measures it" in describe((), {}, None)
 
 

@@ -19,7 +19,7 @@ HISTORIES = [[3, 1, 4], [1, 5, 9, 2, 6], [5]]
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("DELREC_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(prompt_state, "LEAST_BYTES", 1)
+    monkeypatch.setattr(prompt_state, "MIN_BYTES", 1)
     return tmp_path / "cache" / "prompts"
 
 
@@ -69,17 +69,17 @@ def test_what_is_cut_changed_or_of_another_is_evaluated_anew_and_mended(tmp_path
     (path,) = cache.iterdir()
     start(other)
     (foreign,) = set(cache.iterdir()) - {path}
-    whole = path.read_bytes()
-    half = len(whole) // 2
-    spoilt = [b"", whole[:20], whole[:half], whole + b"\0", whole[32:], foreign.read_bytes()]
-    for at in (0, 32, 40, half, len(whole) - 1):
-        spoilt.append(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    content = path.read_bytes()
+    half = len(content) // 2
+    spoilt = [b"", content[:20], content[:half], content + b"\0", content[32:], foreign.read_bytes()]
+    for at in (0, 32, 40, half, len(content) - 1):
+        spoilt.append(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
     for data in spoilt:
         path.write_bytes(data)
         evaluated, answers = start(bundle)
         assert evaluated
         np.testing.assert_array_equal(answers, truth)
-        assert path.read_bytes() == whole
+        assert path.read_bytes() == content
 
 
 def test_what_llama_cpp_refuses_is_evaluated_anew(tmp_path, start, cache, monkeypatch):
@@ -122,14 +122,14 @@ def test_a_cache_that_cannot_be_written_is_passed_over(tmp_path, start, cache, m
         second = start(bundle)
     assert list(cache.iterdir()) == []
     third, fourth = start(bundle), start(bundle)
-    assert [found[0] for found in (first, second, third, fourth)] == [True, True, True, False]
-    for found in (second, third, fourth):
-        np.testing.assert_array_equal(found[1], first[1])
+    assert [result[0] for result in (first, second, third, fourth)] == [True, True, True, False]
+    for result in (second, third, fourth):
+        np.testing.assert_array_equal(result[1], first[1])
     assert capfd.readouterr() == ("", "")
 
 
 def test_few_are_kept_and_none_of_a_model_that_is_fast_anyway(tmp_path, start, cache, monkeypatch):
-    monkeypatch.setattr(prompt_state, "KEPT", 2)
+    monkeypatch.setattr(prompt_state, "MAX_FILES", 2)
     bundles = [tiny_bundle(tmp_path, seed=n, name=f"b{n}").bundle for n in range(3)]
     assert [start(bundle)[0] for bundle in (*bundles, bundles[2], bundles[0])] == [True, True, True, False, True]
     assert len(list(cache.iterdir())) == 2

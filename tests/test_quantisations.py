@@ -38,10 +38,10 @@ def test_auto_takes_the_fastest_within_the_budget():
         quant_row("iq4_nl", 4.0, 0.004),
         quant_row("q8_0", 5.0, 0.0),
     ]
-    asked = ["q4_0", "iq4_nl", "q8_0"]
-    assert fastest_within(rows, asked, 0.005) == "iq4_nl"
-    assert fastest_within(rows, asked, 0.05) == "q4_0"
-    assert fastest_within(rows, asked, 0.0) == "q8_0"
+    names = ["q4_0", "iq4_nl", "q8_0"]
+    assert fastest_within(rows, names, 0.005) == "iq4_nl"
+    assert fastest_within(rows, names, 0.05) == "q4_0"
+    assert fastest_within(rows, names, 0.0) == "q8_0"
     assert fastest_within(rows, ["q4_0"], 0.0) == "q4_0"
 
 
@@ -66,11 +66,11 @@ def test_auto_exports_its_choice_with_the_reasons(tiny_run, tmp_path):
     quant, rows = choose_quant(run, ["q8_0", "iq4_nl"], 1.0, repeats=2)
     assert quant in {"q8_0", "iq4_nl"}
     assert [r.quant for r in rows] == ["bf16", "q8_0", "iq4_nl"]
-    made = run.write_bundle(tmp_path / "x.delrec", [quant], gated=False, measured_quants=rows)
-    readme = (made.path / "README.md").read_text()
+    written = run.write_bundle(tmp_path / "x.delrec", [quant], gated=False, measured_quants=rows)
+    readme = (written.path / "README.md").read_text()
     assert f"**{quant}**" in readme
-    assert "quantisations.svg" in Bundle.open(made.path).manifest["files"]
-    assert Bundle.open(made.path).manifest["gated"] is False
+    assert "quantisations.svg" in Bundle.open(written.path).manifest["files"]
+    assert Bundle.open(written.path).manifest["gated"] is False
 
 
 def test_onnx_stands_beside_gguf(tiny_run, tmp_path):
@@ -85,8 +85,8 @@ def test_the_importance_matrix_moves_the_rounding(tiny_bundle, tmp_path):
     name = "blk.1.ffn_gate.weight"
     importance = {name: np.where(np.arange(64) < 8, 100.0, 0.01).astype(np.float32)}
     errors = []
-    for given in (None, importance):
-        quantise(source, tmp_path / "x.gguf", "iq4_nl", 1, given)
+    for matrix in (None, importance):
+        quantise(source, tmp_path / "x.gguf", "iq4_nl", 1, matrix)
         exact, rounded = (
             gguf.quants.dequantize(t.data, t.tensor_type)
             for file in (source, tmp_path / "x.gguf")

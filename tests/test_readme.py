@@ -87,7 +87,7 @@ def rename(bundle, titles):
     """Give items of a bundle other titles, and make it whole again."""
     import json
 
-    from delrec_lite.runtime.bundle import finish_bundle
+    from delrec_lite.runtime.finish import finish_bundle
 
     path = bundle / "catalog.json"
     catalog = json.loads(path.read_text())

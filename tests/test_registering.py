@@ -91,7 +91,7 @@ def test_an_installed_package_s_verbalizer_is_found_by_its_name(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("value", "words"), [("nowhere:KIND", "does not load"), (f"{__name__}:np", "is not its record")]
+    ("value", "words"), [("nowhere:KIND", "cannot be loaded"), (f"{__name__}:np", "is not its record")]
 )
 def test_a_package_that_does_not_deliver_its_verbalizer_is_named(monkeypatch, value, words):
     of_package(monkeypatch, value)

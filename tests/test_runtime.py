@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from delrec_lite.errors import BundleError, MissingPackageError, UsageError
-from delrec_lite.runtime.engines.llama_cpp import BATCH_TOKENS, SEQUENCES, LlamaEngine, _groups, joined
+from delrec_lite.runtime.engines.llama_batch import BATCH_TOKENS, SEQUENCES, group_rows, merge_histories
+from delrec_lite.runtime.engines.llama_cpp import LlamaEngine
 from delrec_lite.runtime.gguf.rows import TokenRows
 from delrec_lite.runtime.recommender import Recommender
 from tests.bundles import MAX_HISTORY, TITLES, tiny_bundle
@@ -24,9 +25,9 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture
 def engine(tiny):
-    made = LlamaEngine(tiny.bundle, threads=1)
-    yield made
-    made.close()
+    engine = LlamaEngine(tiny.bundle, threads=1)
+    yield engine
+    engine.close()
 
 
 def cosines(a, b):
@@ -42,9 +43,9 @@ def test_engine_computes_the_llama_of_the_file(engine, tiny):
 
 def test_what_histories_begin_with_is_there_once_in_a_batch():
     vector = np.ones(3, np.float32)
-    places, ends = joined([[5, 6, 7], [5, 6, 8], [5, 6], [6, 5], [vector, 6], [vector.copy(), 6, 7], [5, 6, 7]])
-    told = [(p.token if isinstance(p.token, int) else "v", p.position, p.sequences) for p in places]
-    assert told == [
+    batch, ends = merge_histories([[5, 6, 7], [5, 6, 8], [5, 6], [6, 5], [vector, 6], [vector.copy(), 6, 7], [5, 6, 7]])
+    tokens = [(t.token if isinstance(t.token, int) else "v", t.position, t.sequences) for t in batch]
+    assert tokens == [
         (5, 0, [1, 2, 3, 7]),
         (6, 1, [1, 2, 3, 7]),
         (7, 2, [1, 7]),
@@ -60,7 +61,7 @@ def test_what_histories_begin_with_is_there_once_in_a_batch():
 
 def test_groups_hold_every_request_once_in_order():
     lengths = [1] * (SEQUENCES + 3) + [BATCH_TOKENS - 1, 2, 2 * BATCH_TOKENS, 1]
-    groups = list(_groups(lengths))
+    groups = list(group_rows(lengths))
     assert [row for group in groups for row in group] == list(range(len(lengths)))
     for group in groups:
         assert len(group) <= SEQUENCES
@@ -115,10 +116,10 @@ def test_rows_are_those_that_the_format_s_own_package_reads(tmp_path, kind):
     np.testing.assert_allclose(read.mean([1, 4, 4]), expected[[1, 4, 4]].mean(0), rtol=1e-5, atol=1e-7)
     with pytest.raises(BundleError, match="none for token 9"):
         read.row(9)
-    whole = (tmp_path / "x.gguf").read_bytes()
-    for cut in (3, 20, 60, 200, len(whole) - 100):
-        (tmp_path / "cut.gguf").write_bytes(whole[:cut])
-        with pytest.raises(BundleError, match="does not read as GGUF"):
+    content = (tmp_path / "x.gguf").read_bytes()
+    for cut in (3, 20, 60, 200, len(content) - 100):
+        (tmp_path / "cut.gguf").write_bytes(content[:cut])
+        with pytest.raises(BundleError, match="cannot be read as GGUF"):
             TokenRows(tmp_path / "cut.gguf").row(0)
 
 
@@ -234,11 +235,11 @@ def test_bad_requests_are_refused(recommender, arguments, message):
 def test_threads_get_their_own_answers(recommender):
     histories = [[n, n + 1] for n in range(8)]
     expected = recommender.scores(histories)
-    got = {}
+    scores = {}
 
     def ask(n):
         for _ in range(5):
-            got[n] = recommender.scores([histories[n]])[0]
+            scores[n] = recommender.scores([histories[n]])[0]
 
     threads = [threading.Thread(target=ask, args=(n,)) for n in range(8)]
     for t in threads:
@@ -246,7 +247,7 @@ def test_threads_get_their_own_answers(recommender):
     for t in threads:
         t.join()
     for n in range(8):
-        np.testing.assert_allclose(got[n], expected[n], atol=2e-2)
+        np.testing.assert_allclose(scores[n], expected[n], atol=2e-2)
 
 
 def test_serving_needs_no_torch(tiny_bundle):

@@ -28,39 +28,39 @@ def bundle(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(bundle):
-    with TestClient(make_api(Worker(Recommender.load(bundle, threads=1)))) as made:
-        yield made
+    with TestClient(make_api(Worker(Recommender.load(bundle, threads=1)))) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
 def recommender(bundle):
-    with Recommender.load(bundle, threads=1) as made:
-        yield made
+    with Recommender.load(bundle, threads=1) as opened:
+        yield opened
 
 
 def test_recommend_answers_as_the_library_does(client, recommender):
-    told = client.post("/v1/recommend", json={"history": TITLES[:3], "k": 5}).json()
-    wanted = recommender.recommend(TITLES[:3], k=5)
-    assert [i["title"] for i in told["items"]] == [i.title for i in wanted.items]
-    assert told["items"][0]["score"] == pytest.approx(wanted.items[0].score, abs=1e-3)
-    assert told["matched"][0]["title"] == TITLES[0]
-    assert told["tokens_computed"] == 3
+    answer = client.post("/v1/recommend", json={"history": TITLES[:3], "k": 5}).json()
+    expected = recommender.recommend(TITLES[:3], k=5)
+    assert [i["title"] for i in answer["items"]] == [i.title for i in expected.items]
+    assert answer["items"][0]["score"] == pytest.approx(expected.items[0].score, abs=1e-3)
+    assert answer["matched"][0]["title"] == TITLES[0]
+    assert answer["tokens_computed"] == 3
 
 
 def test_candidates_exclusions_and_new_titles(client):
     body = {"history": [TITLES[0]], "candidates": TITLES[3:6]}
     assert {i["title"] for i in client.post("/v1/recommend", json=body).json()["items"]} == set(TITLES[3:6])
     first = client.post("/v1/recommend", json={"history": [TITLES[0]]}).json()["items"][0]["title"]
-    told = client.post("/v1/recommend", json={"history": [TITLES[0]], "exclude": [first], "k": 100}).json()
-    assert first not in [i["title"] for i in told["items"]]
-    told = client.post("/v1/recommend", json={"history": ["A quite new title"], "allow_new": True})
-    assert told.json()["matched"][0]["item"] == -1
+    answer = client.post("/v1/recommend", json={"history": [TITLES[0]], "exclude": [first], "k": 100}).json()
+    assert first not in [i["title"] for i in answer["items"]]
+    answer = client.post("/v1/recommend", json={"history": ["A quite new title"], "allow_new": True})
+    assert answer.json()["matched"][0]["item"] == -1
 
 
 def test_a_session_pays_for_what_is_new(client):
     client.post("/v1/recommend", json={"history": TITLES[:4], "session": "me"})
-    told = client.post("/v1/recommend", json={"history": TITLES[:5], "session": "me"}).json()
-    assert told["tokens_computed"] == 1
+    answer = client.post("/v1/recommend", json={"history": TITLES[:5], "session": "me"}).json()
+    assert answer["tokens_computed"] == 1
     text = client.get("/metrics").text
     assert "delrec_session_hits_total 1.0" in text
     assert 'delrec_requests_total{path="/v1/recommend",status="200"}' in text
@@ -77,15 +77,15 @@ def test_a_wrong_count_of_tokens_is_no_reason_to_refuse_an_answer():
 
 
 def test_batch_explain_items_health(client, recommender):
-    told = client.post("/v1/batch", json={"histories": [TITLES[:2], TITLES[2:4]], "k": 3}).json()["answers"]
-    assert [[i["title"] for i in one] for one in told] == [
-        [i.title for i in one] for one in recommender.recommend_batch([TITLES[:2], TITLES[2:4]], 3)
+    answer = client.post("/v1/batch", json={"histories": [TITLES[:2], TITLES[2:4]], "k": 3}).json()["answers"]
+    assert [[i["title"] for i in ranking] for ranking in answer] == [
+        [i.title for i in ranking] for ranking in recommender.recommend_batch([TITLES[:2], TITLES[2:4]], 3)
     ]
     why = client.post("/v1/explain", json={"history": TITLES[:3], "item": TITLES[9]}).json()
     assert why["title"] == TITLES[9]
     assert len(why["contributions"]) == 3
-    found = client.get("/v1/items", params={"query": "red rivr", "limit": 3}).json()
-    assert found[0]["title"] == "Red River (1950)"
+    matches = client.get("/v1/items", params={"query": "red rivr", "limit": 3}).json()
+    assert matches[0]["title"] == "Red River (1950)"
     assert client.get("/healthz").json() == {"status": "ok"}
     assert client.get("/readyz").json()["status"] == "ready"
     assert "/v1/recommend" in client.get("/openapi.json").json()["paths"]
@@ -109,17 +109,17 @@ def test_batch_explain_items_health(client, recommender):
     ],
 )
 def test_what_cannot_be_meant_is_refused_with_a_remedy(client, body, status, words):
-    told = client.post("/v1/recommend", content=json.dumps(body), headers={"Content-Type": "application/json"})
-    assert told.status_code == status, told.text
-    assert words in told.json()["error"]
-    assert told.json()["hint"]
+    answer = client.post("/v1/recommend", content=json.dumps(body), headers={"Content-Type": "application/json"})
+    assert answer.status_code == status, answer.text
+    assert words in answer.json()["error"]
+    assert answer.json()["hint"]
 
 
 def test_bodies_are_limited_however_they_come(client):
-    told = client.post("/v1/recommend", content=b"x" * (BODY_BYTES + 1))
-    assert told.status_code == 413
-    told = client.post("/v1/recommend", content=(b"x" * 100_000 for _ in range(BODY_BYTES // 100_000 + 1)))
-    assert told.status_code == 413
+    answer = client.post("/v1/recommend", content=b"x" * (BODY_BYTES + 1))
+    assert answer.status_code == 413
+    answer = client.post("/v1/recommend", content=(b"x" * 100_000 for _ in range(BODY_BYTES // 100_000 + 1)))
+    assert answer.status_code == 413
     assert client.post("/v1/recommend", content=b"{").status_code == 422
     assert client.get("/nothing").status_code == 404
     assert client.get("/v1/recommend").status_code == 405
@@ -207,9 +207,9 @@ def test_a_full_server_says_503_and_when_to_come_back(bundle):
         worker.ask(lambda _: (begun.set(), go.wait(10)))
         begun.wait(10)
         worker.ask(lambda _: None)
-        told = client.post("/v1/recommend", json={"history": TITLES[:1]})
-        assert told.status_code == 503
-        assert told.headers["Retry-After"] == "1"
+        answer = client.post("/v1/recommend", json={"history": TITLES[:1]})
+        assert answer.status_code == 503
+        assert answer.headers["Retry-After"] == "1"
         go.set()
         for _ in range(100):
             if worker.waiting() == 0:
@@ -230,10 +230,10 @@ def test_a_newer_bundle_takes_over_between_two_requests(bundle, tmp_path):
 
 
 def test_titles_are_data(client):
-    told = client.post("/v1/recommend", json={"history": [MARKUP], "k": 3})
-    assert told.status_code == 200
-    assert told.json()["matched"][0]["title"] == MARKUP
-    assert told.json()["tokens_computed"] == 1
+    answer = client.post("/v1/recommend", json={"history": [MARKUP], "k": 3})
+    assert answer.status_code == 200
+    assert answer.json()["matched"][0]["title"] == MARKUP
+    assert answer.json()["tokens_computed"] == 1
     page = client.get("/")
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]
     assert "innerHTML" not in page.text
@@ -271,12 +271,12 @@ def test_five_thousand_odd_bodies_and_never_a_failure_of_ours(client):
             cut = rng.randrange(len(content))
             content = content[:cut] + bytes([rng.randrange(256)]) + content[cut + 1 :]
         start = time.monotonic()
-        told = client.post(path, content=content, headers={"Content-Type": "application/json"})
-        seen.add(told.status_code)
+        answer = client.post(path, content=content, headers={"Content-Type": "application/json"})
+        seen.add(answer.status_code)
         assert time.monotonic() - start < 30, (path, content)
-        assert told.status_code < 500, (path, content, told.text)
-        if told.status_code != 200:
-            assert set(told.json()) == {"error", "hint"}
+        assert answer.status_code < 500, (path, content, answer.text)
+        if answer.status_code != 200:
+            assert set(answer.json()) == {"error", "hint"}
     assert {200, 400, 422} <= seen
 
 
@@ -295,7 +295,7 @@ def test_the_documented_paths_are_those_of_the_api(client):
 
 
 def test_a_missing_teacher_is_said_to_be_missing(client):
-    told = client.post("/v1/teacher", json={"history": [TITLES[0]]})
-    assert told.status_code == 400
-    assert "teacher" in told.json()["error"]
+    answer = client.post("/v1/teacher", json={"history": [TITLES[0]]})
+    assert answer.status_code == 400
+    assert "teacher" in answer.json()["error"]
     assert client.get("/readyz").json()["teacher"] == "no"

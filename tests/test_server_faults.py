@@ -37,9 +37,9 @@ def request(path, body, length=None):
 
 
 def send(port, text):
-    made = socket.create_connection(("127.0.0.1", port), timeout=30)
-    made.sendall(text)
-    return made
+    connection = socket.create_connection(("127.0.0.1", port), timeout=30)
+    connection.sendall(text)
+    return connection
 
 
 def status(connection):
@@ -68,13 +68,13 @@ def until(true, seconds=10.0):
 
 def test_kill_9_loses_nothing(tmp_path):
     with Served(tmp_path) as served:
-        before, whole = served.post({"history": TITLES[:2]})["items"], digests(served.bundle)
+        before, hashes = served.post({"history": TITLES[:2]})["items"], digests(served.bundle)
         callers = [send(served.port, request("/v1/recommend", BODY)) for _ in range(8)]
         served.process.kill()
         served.process.wait()
         for caller in callers:
             caller.close()
-    assert digests(served.bundle) == whole
+    assert digests(served.bundle) == hashes
     with Served(tmp_path, bundle=served.bundle) as again:
         assert again.post({"history": TITLES[:2]})["items"] == before
 
@@ -177,7 +177,7 @@ def test_it_serves_where_nothing_can_be_written(tmp_path, monkeypatch):
 def test_a_file_that_cannot_grow_leaves_the_old_bundle(tmp_path):
     """A disk that is full in the middle of writing, as the system's own limit on files makes it."""
     bundle = tiny_bundle(tmp_path).bundle.folder
-    items, whole = tmp_path / "new.csv", digests(bundle)
+    items, hashes = tmp_path / "new.csv", digests(bundle)
     items.write_text("item_id,title\nx1,Purple Cactus (1999)\n")
     done = subprocess.run(
         [PROGRAM, "catalog", "add", bundle, items],
@@ -189,7 +189,7 @@ def test_a_file_that_cannot_grow_leaves_the_old_bundle(tmp_path):
     assert done.returncode == 8, done.stderr
     assert "free space" in done.stderr
     assert len(done.stderr.splitlines()) == 2
-    assert digests(bundle) == whole
+    assert digests(bundle) == hashes
     assert sorted(file.name for file in tmp_path.iterdir()) == [items.name, bundle.name]
 
 

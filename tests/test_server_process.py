@@ -33,10 +33,10 @@ def test_a_quantisation_that_the_bundle_lacks_is_one_line(tiny_bundle):
 
 
 def test_a_port_that_is_taken_or_a_bundle_that_is_not_is_one_line(tmp_path, tiny_bundle):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = str(taken.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = str(listener.getsockname()[1])
         done = subprocess.run(
             [PROGRAM, "serve", tiny_bundle, "--port", port], capture_output=True, text=True, check=False
         )
@@ -61,8 +61,8 @@ def test_a_host_that_cannot_be_is_one_clear_error(host):
 def test_reload_takes_what_verifies_and_refuses_what_does_not(served, tmp_path):
     before = served.post({"history": TITLES[:2]})["items"]
     model = next(served.bundle.glob("*.gguf"))
-    whole = model.read_bytes()
-    model.with_suffix(".new").write_bytes(whole[:-1] + b"x")
+    content = model.read_bytes()
+    model.with_suffix(".new").write_bytes(content[:-1] + b"x")
     model.with_suffix(".new").replace(model)
     served.process.send_signal(signal.SIGHUP)
     assert "sha256" in served.wait_for("refused")
@@ -172,11 +172,11 @@ def test_clients_at_once_get_the_answers_of_one(served):
     from delrec_lite.bench.load import load
 
     histories = [TITLES[n : n + 3] for n in range(8)]
-    found = load(served.address, histories, clients=6, seconds=1.0, requests=200, pid=served.process.pid)
-    assert found.differing == 0
-    assert set(found.statuses) == {"200"}
-    assert found.statuses["200"] >= 200
-    assert found.rss[-1] < found.rss[0] + 50_000_000
+    report = load(served.address, histories, clients=6, seconds=1.0, requests=200, pid=served.process.pid)
+    assert report.differing == 0
+    assert set(report.statuses) == {"200"}
+    assert report.statuses["200"] >= 200
+    assert report.rss[-1] < report.rss[0] + 50_000_000
     with pytest.raises(ValueError, match="this machine"):
         load("http://example.org", histories, 1, 1.0)
 

@@ -8,7 +8,7 @@ import pytest
 
 from delrec_lite.errors import DelrecError
 from delrec_lite.runtime.engines.llama_cpp import SESSIONS, LlamaEngine
-from delrec_lite.runtime.engines.sessions import Sessions, common
+from delrec_lite.runtime.engines.sessions import Sessions, count_shared
 from delrec_lite.runtime.recommender import Recommender
 from tests.bundles import TITLES, tiny_bundle
 
@@ -20,9 +20,9 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture
 def engine(tiny):
-    made = LlamaEngine(tiny.bundle, threads=1)
-    yield made
-    made.close()
+    engine = LlamaEngine(tiny.bundle, threads=1)
+    yield engine
+    engine.close()
 
 
 def test_so_many_sessions_are_kept_and_no_more(engine, tiny):
@@ -51,8 +51,8 @@ def test_sessions_that_hold_too_much_together_make_room():
     table = Sessions(9, freed.append, tokens=10)
     slots = {}
     for name in "ab":
-        held = table.take(name, 4)
-        held.entries, slots[name] = [0] * 4, held.slot
+        cached = table.take(name, 4)
+        cached.entries, slots[name] = [0] * 4, cached.slot
     table.take("a", 5)
     assert freed == []
     table.take("c", 8)
@@ -61,10 +61,10 @@ def test_sessions_that_hold_too_much_together_make_room():
 
 
 def test_the_last_entry_is_always_evaluated():
-    assert common([1, 2, 3], [1, 2, 3]) == 2
-    assert common([1, 2, 3], [1, 2, 3, 4]) == 3
-    assert common([], [1]) == 0
-    assert common([1, 2], [2, 2]) == 0
+    assert count_shared([1, 2, 3], [1, 2, 3]) == 2
+    assert count_shared([1, 2, 3], [1, 2, 3, 4]) == 3
+    assert count_shared([], [1]) == 0
+    assert count_shared([1, 2], [2, 2]) == 0
 
 
 def test_a_failed_step_leaves_nothing_to_go_on_from(engine, tiny, monkeypatch):
@@ -97,7 +97,7 @@ def test_an_engine_that_evaluates_more_than_the_request_has_avoided_nothing(tiny
     with Recommender.load(tiny.bundle.folder, threads=1) as recommender:
         score = recommender.engine.score_session
         everything = len(tiny.prefix) + 4 + 1  # the prefix too, and a token twice
-        monkeypatch.setattr(recommender.engine, "score_session", lambda *asked: (score(*asked)[0], everything))
+        monkeypatch.setattr(recommender.engine, "score_session", lambda *arguments: (score(*arguments)[0], everything))
         answer = recommender.recommend(TITLES[:4], session="me")
     assert (answer.tokens_computed, answer.tokens_avoided) == (everything, 0)
 

@@ -14,7 +14,7 @@ import pytest
 from delrec_lite.export.texts import token_texts
 from delrec_lite.prompts.format import PromptFormat
 from delrec_lite.runtime.bundle import Bundle
-from delrec_lite.runtime.engines.llama_cpp import silence
+from delrec_lite.runtime.engines.llama_context import import_llama_cpp
 from delrec_lite.runtime.recommender import Recommender
 from tests.conftest import export_tiny
 from tests.families import scramble
@@ -107,15 +107,15 @@ def check_ranking(bundle, server):
     before, after = text["item"]
     titles = dataset().catalog.titles
     with Recommender.load(bundle, threads=1) as recommender:
-        ours = recommender.scores(histories())
-    for history, scores in zip(histories(), ours, strict=True):
+        expected = recommender.scores(histories())
+    for history, scores in zip(histories(), expected, strict=True):
         listed = "".join(before + titles[i] + after for i in history)
-        asked = {"prompt": text["stock"] + listed, "max_tokens": 1, "logprobs": 10}
-        told = post(f"{server}/v1/completions", {**asked, "temperature": 0.0})
-        ranked = sorted(told["logprobs"]["top_logprobs"][0].items(), key=lambda pair: -pair[1])
-        mine = np.array([scores[titles.index(title)] for title, _ in ranked[:10]])
-        np.testing.assert_allclose(mine, -np.sort(-scores)[:10], atol=TIE)
-        assert scores[titles.index(told["text"])] > scores.max() - TIE
+        request = {"prompt": text["stock"] + listed, "max_tokens": 1, "logprobs": 10}
+        answer = post(f"{server}/v1/completions", {**request, "temperature": 0.0})
+        ranked = sorted(answer["logprobs"]["top_logprobs"][0].items(), key=lambda pair: -pair[1])
+        own_scores = np.array([scores[titles.index(title)] for title, _ in ranked[:10]])
+        np.testing.assert_allclose(own_scores, -np.sort(-scores)[:10], atol=TIE)
+        assert scores[titles.index(answer["text"])] > scores.max() - TIE
 
 
 def check_chat(bundle, server):
@@ -124,8 +124,8 @@ def check_chat(bundle, server):
     with Recommender.load(bundle, threads=1) as recommender:
         best = titles[recommender.scores([history])[0].argmax()]
     message = {"role": "user", "content": "\n".join(titles[i] for i in history)}
-    told = post(f"{server}/v1/chat/completions", {"messages": [message], "max_tokens": 1, "temperature": 0.0})
-    assert told["message"]["content"] == best
+    answer = post(f"{server}/v1/chat/completions", {"messages": [message], "max_tokens": 1, "temperature": 0.0})
+    assert answer["message"]["content"] == best
 
 
 def test_the_stock_server_ranks_as_our_runtime_does(bundle, server):
@@ -157,49 +157,52 @@ def test_the_stock_server_answers_with_a_candidate(tiny_base, tmp_path, answer):
     text = json.loads((bundle / "prompt.json").read_text())["text"]
     before, after = text["item"]
     titles, sets = dataset().catalog.titles, candidates().items
-    asked = [(history, sets[n % len(sets)]) for n, history in enumerate(histories())]
+    requests = [(history, sets[n % len(sets)]) for n, history in enumerate(histories())]
     with Recommender.load(bundle, threads=1) as recommender:
-        ours = [recommender.score_candidates([history], chosen[None])[0] for history, chosen in asked]
+        expected = [recommender.score_candidates([history], chosen[None])[0] for history, chosen in requests]
     with serving(bundle, tmp_path) as address:
-        for (history, chosen), scores in zip(asked, ours, strict=True):
+        for (history, chosen), scores in zip(requests, expected, strict=True):
             names = text["letters"] if answer == "letter" else [titles[i] for i in chosen]
             named = [f"{letter}." for letter in names] if answer == "letter" else [""] * len(chosen)
             listed = "".join(name + before + titles[i] + after for name, i in zip(named, chosen, strict=False))
-            had = "".join(before + titles[i] + after for i in history)
+            listed_history = "".join(before + titles[i] + after for i in history)
             names = names[: len(chosen)]
-            body = {"prompt": text["stock"] + had + text["listed"] + listed + text["answer"], "temperature": 0.0}
+            body = {
+                "prompt": text["stock"] + listed_history + text["listed"] + listed + text["answer"],
+                "temperature": 0.0,
+            }
             body["grammar"] = "root ::= " + " | ".join(json.dumps(name) for name in names)
-            told = post(f"{address}/v1/completions", {**body, "max_tokens": 1})["text"]
-            assert told in names
-            assert scores[names.index(told)] > scores.max() - TIE
+            answer = post(f"{address}/v1/completions", {**body, "max_tokens": 1})["text"]
+            assert answer in names
+            assert scores[names.index(answer)] > scores.max() - TIE
 
 
 def test_titles_in_a_prompt_become_the_trained_ids(title_bundle):
-    silence()
+    import_llama_cpp()
     from llama_cpp import Llama
 
-    held = Bundle.open(title_bundle)
-    model = Llama(str(held.model_path), vocab_only=True, verbose=False)
+    bundle = Bundle.open(title_bundle)
+    model = Llama(str(bundle.model_path), vocab_only=True, verbose=False)
     text = json.loads((title_bundle / "prompt.json").read_text())["text"]
-    words = text["stock"] + "".join(f" {title}\n" for title in held.items.titles)
-    wanted = [*held.prompt.prefix, *held.prompts.items(range(len(held.items.titles)))]
-    assert model.tokenize(words.encode(), add_bos=False, special=True) == wanted
+    words = text["stock"] + "".join(f" {title}\n" for title in bundle.items.titles)
+    expected_tokens = [*bundle.prompt.prefix, *bundle.prompts.items(range(len(bundle.items.titles)))]
+    assert model.tokenize(words.encode(), add_bos=False, special=True) == expected_tokens
 
 
 def test_the_words_of_the_prompt_become_the_trained_ids(bundle):
-    c = silence()
+    c = import_llama_cpp()
     from llama_cpp import Llama
 
-    held = Bundle.open(bundle)
+    opened = Bundle.open(bundle)
     text = json.loads((bundle / "prompt.json").read_text())["text"]["stock"]
-    model = Llama(str(held.model_path), vocab_only=True, verbose=False)
+    model = Llama(str(opened.model_path), vocab_only=True, verbose=False)
     assert c
     ids = model.tokenize((text + "Red River (1950)Blue Garden (1954)").encode(), add_bos=False, special=True)
-    titles = held.items.titles
-    items = [held.prompt.item_token_base + titles.index(t) for t in ("Red River (1950)", "Blue Garden (1954)")
+    titles = opened.items.titles
+    items = [opened.prompt.item_token_base + titles.index(t) for t in ("Red River (1950)", "Blue Garden (1954)")
              if t in titles]  # fmt: skip
-    assert ids[: len(held.prompt.prefix)] == held.prompt.prefix
-    assert ids[len(held.prompt.prefix) :][: len(items)] == items
+    assert ids[: len(opened.prompt.prefix)] == opened.prompt.prefix
+    assert ids[len(opened.prompt.prefix) :][: len(items)] == items
 
 
 def test_a_title_that_would_cut_the_prompt_or_play_a_special_token_is_told_apart():

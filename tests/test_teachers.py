@@ -133,7 +133,7 @@ def test_a_registered_kind_is_replaced_and_a_built_in_one_is_not():
         register_teacher(TOY)
     with pytest.raises(ConfigError, match="comes with delrec-lite"):
         register_teacher(TeacherKind("sasrec", "Mine", TeacherConfig, Toy))
-    with pytest.raises(ConfigError, match="not a name"):
+    with pytest.raises(ConfigError, match="not a valid name"):
         TeacherKind("../up", "Up", TeacherConfig, Toy)
 
 
@@ -156,7 +156,7 @@ def package(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("code", "target", "says"),
     [
-        ("import nothing_of_this_name", ":KIND", "does not load"),
+        ("import nothing_of_this_name", ":KIND", "cannot be loaded"),
         ("KIND = 3", ":KIND", "is not its record"),
         ("from tests.teachers import TOY", ":TOY", "is not its record"),
     ],

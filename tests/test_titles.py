@@ -85,14 +85,14 @@ def test_a_history_that_does_not_fit_loses_its_oldest_items(tiny_base, tmp_path)
     model, prompts, base = trained(tiny_base, PromptFormat(history="titles", title_tokens=8, context=60))
     long = [h for h in dataset().test().histories if len(h) > 9]
     scores = score_all(model, prompts, long, 10)
-    made = export_tiny(tiny_base, tmp_path / "x.delrec", "f16", (model, prompts, base))
-    with Recommender.load(made.path, threads=1) as recommender:
+    exported = export_tiny(tiny_base, tmp_path / "x.delrec", "f16", (model, prompts, base))
+    with Recommender.load(exported.path, threads=1) as recommender:
         read, tokens = recommender.engine.count_tokens(long[0].tolist())
         assert read < 10
         assert len(prompts.next_prefix) + tokens <= 60
         assert compare(scores, recommender.scores(long)).score_correlation > 0.9999
-        told = explain(recommender, [TITLES[i] for i in long[0]])
-        assert sum(one.read for one in told.contributions) == read
+        explanation = explain(recommender, [TITLES[i] for i in long[0]])
+        assert sum(contribution.read for contribution in explanation.contributions) == read
 
 
 def test_many_sessions_share_what_memory_there_is(exported, monkeypatch):
@@ -100,15 +100,15 @@ def test_many_sessions_share_what_memory_there_is(exported, monkeypatch):
     monkeypatch.setattr("delrec_lite.runtime.engines.llama_cpp.SESSION_TOKENS", 100)  # one history and no more
     with Recommender.load(exported[0], threads=1) as recommender:
         histories = [[(n + k) % 30 for k in range(10)] for n in range(20)]
-        whole = [recommender.engine.count_tokens(history)[1] for history in histories]
-        assert min(whole) > 50
-        wanted = recommender.scores(histories)
-        assert min(np.abs(a - b).max() for a, b in zip(wanted, wanted[1:], strict=False)) > 0.5
+        costs = [recommender.engine.count_tokens(history)[1] for history in histories]
+        assert min(costs) > 50
+        expected = recommender.scores(histories)
+        assert min(np.abs(a - b).max() for a, b in zip(expected, expected[1:], strict=False)) > 0.5
         for _ in range(2):
             for n, history in enumerate(histories):
                 scores, cost = recommender.engine.score_session(f"u{n}", history)
-                assert cost == whole[n]
-                np.testing.assert_allclose(scores, wanted[n], atol=0.06)  # F16 in batches of other shapes: 0.03
+                assert cost == costs[n]
+                np.testing.assert_allclose(scores, expected[n], atol=0.06)  # F16 in batches of other shapes: 0.03
 
 
 def test_a_new_title_is_read_by_its_words(exported, recommender):
@@ -118,10 +118,10 @@ def test_a_new_title_is_read_by_its_words(exported, recommender):
     np.testing.assert_allclose(recommender.engine.scores([[3, words]]), recommender.scores([[3, 4]]), atol=1e-3)
     with pytest.raises(UsageError, match="no item is called"):
         recommender.recommend([TITLES[3], "Violet Forest of Tomorrow"])
-    told = recommender.recommend(
+    answer = recommender.recommend(
         [TITLES[3], "Violet Forest of Tomorrow"], allow_new=True, candidates=["Grey Sea", TITLES[5]]
     )
-    assert {item.title for item in told.items} == {"Grey Sea", TITLES[5]}
+    assert {item.title for item in answer.items} == {"Grey Sea", TITLES[5]}
 
 
 def test_an_added_item_is_read_by_its_words_and_scored_by_its_title(exported, tmp_path):
@@ -138,9 +138,9 @@ def test_an_added_item_is_read_by_its_words_and_scored_by_its_title(exported, tm
 
 def test_every_item_of_a_history_is_explained(recommender):
     history = [TITLES[i] for i in dataset().test().histories[0][-4:]]
-    told = explain(recommender, history)
-    assert [one.title for one in told.contributions] == history
-    assert all(one.read for one in told.contributions)
+    explanation = explain(recommender, history)
+    assert [contribution.title for contribution in explanation.contributions] == history
+    assert all(contribution.read for contribution in explanation.contributions)
     assert faithfulness(recommender, dataset().test().histories[:6]).users == 6
 
 

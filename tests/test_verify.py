@@ -17,20 +17,20 @@ from tests.tiny import ITEMS
 def rewrite(bundle, change):
     """Change the stored requests, and let the manifest name what is there now."""
     path = bundle / FILE
-    held = json.loads(path.read_text())
-    change(held)
-    path.write_text(json.dumps(held))
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
     manifest = json.loads((bundle / "manifest.json").read_text())
     manifest["files"][FILE] = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "bytes": path.stat().st_size}
     (bundle / "manifest.json").write_text(json.dumps(manifest))
 
 
 def test_a_bundle_as_exported_is_verified(tiny_bundle):
-    found = verify(tiny_bundle, threads=1)
-    assert found.top10_overlap == 1.0
-    assert found.largest_difference < 0.01
-    assert found.requests == 24
-    assert found.gated
+    result = verify(tiny_bundle, threads=1)
+    assert result.top10_overlap == 1.0
+    assert result.largest_difference < 0.01
+    assert result.requests == 24
+    assert result.gated
     golden = read_golden(tiny_bundle, ITEMS)
     assert (np.diff(golden.scores, axis=1) <= 0).all()
 
@@ -46,15 +46,17 @@ def test_json_and_table(tiny_bundle):
     ("change", "words"),
     [
         (
-            lambda held: held.update(top=[row[::-1] for row in np.add(held["top"], 11).__mod__(ITEMS).tolist()]),
+            lambda content: content.update(
+                top=[row[::-1] for row in np.add(content["top"], 11).__mod__(ITEMS).tolist()]
+            ),
             "differ",
         ),
-        (lambda held: held.update(scores=np.add(held["scores"], 1.0).tolist()), "differ by up to 1"),
-        (lambda held: held.pop("top"), "no answers"),
-        (lambda held: held["top"][0].__setitem__(0, ITEMS), "does not fit"),
-        (lambda held: held["top"].pop(), "does not fit"),
-        (lambda held: held.update(histories=[[]] * 24), "does not fit"),
-        (lambda held: held.update(targets="x"), "does not read"),
+        (lambda content: content.update(scores=np.add(content["scores"], 1.0).tolist()), "differ by up to 1"),
+        (lambda content: content.pop("top"), "no answers"),
+        (lambda content: content["top"][0].__setitem__(0, ITEMS), "does not fit"),
+        (lambda content: content["top"].pop(), "does not fit"),
+        (lambda content: content.update(histories=[[]] * 24), "does not fit"),
+        (lambda content: content.update(targets="x"), "cannot be read"),
     ],
 )
 def test_other_answers_or_broken_requests_are_told(tiny_bundle, change, words):

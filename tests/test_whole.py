@@ -27,7 +27,7 @@ def of_random(**finetune):
 
 
 def test_a_random_base_has_the_shape_and_none_of_the_weights(tiny_base):
-    real, one, same, other = (load_base("tiny", tiny_base, torch.float32, draw=d).model for d in (None, 1, 1, 2))
+    real, one, same, other = (load_base("tiny", tiny_base, torch.float32, init_seed=d).model for d in (None, 1, 1, 2))
     assert one.config.num_hidden_layers == real.config.num_hidden_layers
     for name, p in one.named_parameters():
         assert torch.equal(p, same.get_parameter(name))

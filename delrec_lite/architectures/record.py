@@ -1,4 +1,4 @@
-"""What is known of a family of decoder-only models: a frozen record."""
+"""`Architecture`: the frozen record of a family of decoder-only models."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,26 +15,26 @@ class Architecture:
 
     Attributes:
         name: Its ``model_type`` in a config.json.
-        gguf: Its name in llama.cpp; several families may be written as the same.
+        gguf: Its name in llama.cpp; several families may have the same.
         tolerance: Largest difference between the scores of an F16 file and those of torch, as a share of their range.
         interleaved_rope: llama.cpp rotates neighbours (2i, 2i + 1) where `transformers` rotates halves (i, i + d/2), so
             rows of queries and keys are permuted on their way into a GGUF file.
         rope_scaling: Kinds of scaled rotary positions that are computed alike everywhere; see ``rope``.
         partial_rope: A part of each head may stay unrotated.
-        full_attention_every: Every so many-th layer sees all tokens; the others see a sliding window, and their rotary
-            positions have a base of their own and are never scaled. 0: all layers are the same.
+        full_attention_every: Every n-th layer attends to all tokens; the other layers have a sliding window, and rotary
+            positions with another base and no scaling. 0: all layers are the same.
         qk_norm: Queries and keys are normalised head by head.
-        sandwich_norms: What attention and the gated part give is normalised too.
-        norms_from_one: Norm weights are kept as their difference from 1 in `transformers`.
+        sandwich_norms: The outputs of attention and of the gated part are normalised too.
+        norms_from_one: `transformers` stores norm weights as their difference from 1.
         qkv_bias: Queries, keys and values always have a bias.
         optional_bias: A config.json may ask for biases (``attention_bias``, ``mlp_bias``).
         activation: Of the gated part.
-        scaled_embedding: Token rows are multiplied by the root of the width on their way in.
-        tied: The LM head is the embedding where config.json does not say.
-        qkv: Linear modules that read the attention's input, in this order: three, or one that holds all three.
-        gate_up: Linear modules that read the gated part's input: gate and up, or one that holds both.
+        scaled_embedding: Token rows are multiplied by the square root of the width.
+        tied: Whether the LM head is the embedding where config.json does not tell.
+        qkv: Linear modules that read the attention's input: queries, keys and values, or one module for all three.
+        gate_up: Linear modules that read the gated part's input: gate and up, or one module for both.
         split_rule: llama.cpp's name for how text is split before byte-pair encoding, where the tokenizer does not tell.
-        onnx: Whether the ONNX builder knows it.
+        onnx: Whether the ONNX builder supports it.
     """
 
     name: str
@@ -80,10 +80,10 @@ class Architecture:
         }
 
     def adapted(self, modules: Modules) -> tuple[str, ...]:
-        """Names of the linear modules that get an adapter; one that holds queries and values together stands for both.
+        """Names of the linear modules that get an adapter; a module for queries and values counts as both.
 
-        Attention alone: a step of 800 items of SmolLM2-135M takes 2.3 s instead of 3.1 s on 2 cores, and learns no
-        worse an epoch.
+        With attention alone a step of 800 items of SmolLM2-135M takes 2.3 s instead of 3.1 s on 2 cores, and an epoch
+        learns as much.
         """
         if modules == "qv":
             return tuple(dict.fromkeys((self.qkv[0], self.qkv[-1])))

@@ -1,4 +1,4 @@
-"""The families that are known, found by their names in a config.json or in a GGUF file."""
+"""The registered families, found by their names in a config.json or in a GGUF file."""
 
 from delrec_lite.architectures.families import FAMILIES
 from delrec_lite.architectures.record import Architecture
@@ -10,7 +10,7 @@ ARCHITECTURES: Registry[Architecture] = Registry("family", Architecture, GROUP, 
 
 
 def register_architecture(record: Architecture) -> Architecture:
-    """Make a family known to this process; one of the same name that was registered before is replaced.
+    """Register a family in this process; one registered before under the same name is replaced.
 
     Raises:
         ConfigError: A built-in family has this name.
@@ -22,7 +22,7 @@ def find_architecture(model_type: str, where: str = "the base model") -> Archite
     """The record of a family.
 
     Raises:
-        ConfigError: There is none; names those that are known.
+        ConfigError: There is none; lists the registered families.
     """
     if model_type not in ARCHITECTURES:
         raise ConfigError(
@@ -32,11 +32,11 @@ def find_architecture(model_type: str, where: str = "the base model") -> Archite
     return ARCHITECTURES[model_type]
 
 
-def written_as(gguf: str) -> tuple[Architecture, ...]:
-    """The families that are written to GGUF under this name."""
+def gguf_architectures(gguf: str) -> tuple[Architecture, ...]:
+    """The families whose GGUF files have this architecture name."""
     return tuple(record for record in ARCHITECTURES if record.gguf == gguf)
 
 
 def gguf_names() -> tuple[str, ...]:
-    """What the families are called in GGUF files."""
+    """The architecture names that the families have in GGUF files."""
     return tuple(dict.fromkeys(record.gguf for record in ARCHITECTURES))

@@ -3,10 +3,10 @@
 Kinds of scaling, by their names in `transformers` (``modeling_rope_utils``), all computed by its formulas:
 
 - ``linear``: every frequency is divided by a factor (arXiv 2306.15595);
-- ``llama3``: low frequencies are divided, high ones kept, those between blended (Llama 3.1's reference code);
+- ``llama3``: low frequencies are divided, high ones unchanged, those between interpolated (Llama 3.1's reference code);
 - ``yarn``: the same idea with a ramp over the head's width, and larger cosines and sines (arXiv 2309.00071);
-- ``longrope``: a divisor for each frequency (arXiv 2402.13753). A model has two lists, for prompts up to the length
-  that it was first trained with and for longer ones; prompts here end at that length, so the first list holds always.
+- ``longrope``: a divisor for each frequency (arXiv 2402.13753). A model has two lists: for prompts up to the length of
+  its first training, and for longer ones. Prompts here are never longer, so only the first list is used.
 """
 
 import math
@@ -20,7 +20,7 @@ from delrec_lite.architectures.record import head_width, settings_of
 from delrec_lite.errors import ConfigError
 
 _SHARED = {"rope_type", "type", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings"}
-_NEEDED = {
+_REQUIRED = {
     "default": set[str](),
     "linear": {"factor"},
     "llama3": {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"},
@@ -34,22 +34,22 @@ _OPTIONAL = {
     "yarn": {"attention_factor"},
     "longrope": {"factor", "attention_factor"},
 }
-# What `transformers` and llama.cpp both take where nothing is said; other values are refused.
-_USUAL = {"beta_fast": 32, "beta_slow": 1, "truncate": True}
+# Defaults of both `transformers` and llama.cpp; other values are refused.
+_DEFAULTS = {"beta_fast": 32, "beta_slow": 1, "truncate": True}
 
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary positions of a model's layers; of those that see all tokens where layers differ.
+    """Rotary positions of a model's layers; where layers differ, of those with full attention.
 
     Attributes:
         kind: ``default`` or a kind of scaling.
         theta: Base of the unscaled frequencies.
-        width: How much of a head is rotated.
-        factor: How many times longer prompts may be than before scaling.
-        original: Tokens of a prompt before scaling.
-        attention_factor: What cosines and sines are multiplied by.
-        divisors: What scaling divides each frequency by, float64 ``[width / 2]``.
+        width: How many numbers of a head are rotated.
+        factor: By how much scaling multiplies the longest prompt.
+        original: Tokens of the longest prompt before scaling.
+        attention_factor: Factor of cosines and sines.
+        divisors: Divisor of each frequency, float64 ``[width / 2]``.
     """
 
     kind: str
@@ -68,7 +68,7 @@ class Rope:
 
 
 def rope_settings(config: Any) -> dict[str, Any]:
-    """Keys of the rotary positions, from the layout of `transformers` 4 or 5; ``rope_type`` among them.
+    """Settings of the rotary positions, from the layout of `transformers` 4 or 5; ``rope_type`` is always set.
 
     Args:
         config: The content of a config.json, or a `transformers` configuration.
@@ -81,7 +81,7 @@ def rope_settings(config: Any) -> dict[str, Any]:
         **parameters.get("full_attention", parameters),
     }
     kind = keys.get("rope_type") or keys.get("type") or "default"
-    return {**keys, "rope_type": "longrope" if kind == "su" else kind}  # its first name, in older Phi-3 files
+    return {**keys, "rope_type": "longrope" if kind == "su" else kind}  # its older name, in the first Phi-3 files
 
 
 def rope_of(config: Any) -> Rope:
@@ -106,8 +106,8 @@ def rope_of(config: Any) -> Rope:
         divisors = np.array(keys["short_factor"], np.float64)
         if longest != original:
             factor = longest / original
-        grown = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
-        attention = float(keys.get("attention_factor") or grown)
+        default = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+        attention = float(keys.get("attention_factor") or default)
     return Rope(kind, theta, width, factor, original, attention, divisors)
 
 
@@ -116,8 +116,8 @@ def check_rope(config: Any, kinds: tuple[str, ...], where: str) -> None:
 
     Args:
         config: The content of a config.json, or a `transformers` configuration.
-        kinds: Of scaling that the family knows.
-        where: Whose configuration it is.
+        kinds: Kinds of scaling that the family supports.
+        where: Name of the model in error messages.
 
     Raises:
         ConfigError: Another kind of scaling, or a key or value that is not known.
@@ -126,37 +126,37 @@ def check_rope(config: Any, kinds: tuple[str, ...], where: str) -> None:
     kind = keys["rope_type"]
 
     def refuse(what: str) -> ConfigError:
-        known = ", ".join(kinds) or "none"
-        return ConfigError(f"{where} has rotary positions {what}", f"kinds of scaling known for its family: {known}")
+        supported = ", ".join(kinds) or "none"
+        return ConfigError(f"{where} has rotary positions {what}", f"kinds of scaling for its family: {supported}")
 
     if kind != "default" and kind not in kinds:
         raise refuse(f"scaled in a way that is not known for its family: {kind!r}")
-    if missing := _NEEDED[kind] - keys.keys():
+    if missing := _REQUIRED[kind] - keys.keys():
         raise refuse(f"of the kind {kind!r} without {min(missing)!r}")
-    told = {key for key, value in keys.items() if value is not None and _USUAL.get(key) != value}
-    if unknown := told - _SHARED - _NEEDED[kind] - _OPTIONAL[kind]:
+    explicit = {key for key, value in keys.items() if value is not None and _DEFAULTS.get(key) != value}
+    if unknown := explicit - _SHARED - _REQUIRED[kind] - _OPTIONAL[kind]:
         raise refuse(f"with the unknown setting {min(unknown)!r}: {keys[min(unknown)]!r}")
     if kind == "longrope" and len(keys["short_factor"]) * 2 != (width := rope_of(config).width):
         raise refuse(f"of a width of {width}, and {len(keys['short_factor'])} values in 'short_factor'")
 
 
 def yarn_attention(factor: float) -> float:
-    """What YaRN multiplies cosines and sines by where a configuration does not say."""
+    """YaRN's default factor of cosines and sines."""
     return 1.0 if factor <= 1 else 0.1 * math.log(factor) + 1.0
 
 
 def _llama3(theta: float, width: int, factor: float, original: int, keys: Any) -> npt.NDArray[np.float64]:
     turns = original * theta ** (-np.arange(0, width, 2) / width) / (2 * np.pi)  # within the original length
     low, high = float(keys["low_freq_factor"]), float(keys["high_freq_factor"])
-    kept = np.clip((turns - low) / (high - low), 0, 1)
-    return 1 / (kept + (1 - kept) / factor)
+    unscaled = np.clip((turns - low) / (high - low), 0, 1)  # share of each frequency that is not divided
+    return 1 / (unscaled + (1 - unscaled) / factor)
 
 
 def _yarn(theta: float, width: int, factor: float, original: int) -> npt.NDArray[np.float64]:
-    def place(turns: float) -> float:
+    def dimension(turns: float) -> float:
         return width * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
 
-    low = max(math.floor(place(_USUAL["beta_fast"])), 0)
-    high = min(math.ceil(place(_USUAL["beta_slow"])), width - 1)
+    low = max(math.floor(dimension(_DEFAULTS["beta_fast"])), 0)
+    high = min(math.ceil(dimension(_DEFAULTS["beta_slow"])), width - 1)
     scaled = np.clip((np.arange(width // 2) - low) / max(high - low, 0.001), 0, 1)
     return 1 / ((1 - scaled) + scaled / factor)

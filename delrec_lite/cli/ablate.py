@@ -1,4 +1,4 @@
-"""`delrec-lite ablate`: what each part of the method is worth."""
+"""`delrec-lite ablate`: what each part of the method contributes."""
 
 from typing import Annotated
 
@@ -13,14 +13,16 @@ EXAMPLE = 'Example: `delrec-lite ablate ml-100k-cpu-quick --variant "without sof
 def ablate(
     recipe: RecipeArgument = DEFAULT_RECIPE,
     variant: Annotated[
-        list[str] | None, typer.Option("--variant", help="A variant by its name; repeat it. Default: all.")
+        list[str] | None, typer.Option("--variant", help="Name of a variant; repeatable. Default: all.")
     ] = None,
-    seeds: Annotated[str, typer.Option(help="Seeds of both stages, with commas; each is a training of its own.")] = "1",
+    seeds: Annotated[
+        str, typer.Option(help="Seeds of both stages, separated by commas; each seed is a separate training.")
+    ] = "1",
     runs: RunsOption = DEFAULT_RUNS,
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Train a recipe without one part at a time, and compare on the same test split."""
+    """Train a recipe with one part removed at a time, and compare on the same test split."""
     from delrec_lite.config import load_recipe
     from delrec_lite.errors import UsageError
     from delrec_lite.evaluation.setting import PROTOCOLS
@@ -30,7 +32,7 @@ def ablate(
     try:
         numbers = [int(seed) for seed in seeds.split(",")]
     except ValueError as error:
-        raise UsageError(f"--seeds {seeds!r} is no list of whole numbers", "for example --seeds 1,2,3") from error
+        raise UsageError(f"--seeds {seeds!r} is no list of integers", "for example --seeds 1,2,3") from error
     console = make_console(json_output, quiet)
     ablation = run_all(load_recipe(recipe), runs, console, tuple(variant or VARIANTS), numbers)
     if json_output:

@@ -1,4 +1,4 @@
-"""The command ``delrec-lite``: wires the verbs and turns errors into one line and an exit code."""
+"""The command ``delrec-lite``: registers the verbs and turns errors into one line and an exit code."""
 
 import errno
 import importlib
@@ -43,8 +43,8 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         typer.echo(f"delrec-lite {__version__}")
         raise typer.Exit
 
@@ -76,27 +76,27 @@ def main() -> None:
             raise
         sys.exit(_report(error))
     except SystemExit as stop:
-        if stop.code == INTERRUPTED:  # the command line library has met Ctrl-C first
+        if stop.code == INTERRUPTED:  # typer has handled Ctrl-C
             _report(KeyboardInterrupt())
         raise
 
 
 def _report(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
-        print("interrupted; the same command goes on from the last finished stage", file=sys.stderr)
+        print("interrupted; the same command resumes after the last finished stage", file=sys.stderr)
         return INTERRUPTED
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    error = _told(error)
+    error = _as_delrec_error(error)
     print(f"error: {error.message}", file=sys.stderr)
     if error.hint:
         print(f"  try: {error.hint}", file=sys.stderr)
     return error.exit_code
 
 
-def _told(error: BaseException) -> DelrecError:
-    """Any error as one that says what to do."""
+def _as_delrec_error(error: BaseException) -> DelrecError:
+    """Convert any error to one with a hint."""
     if isinstance(error, DelrecError):
         return error
     if isinstance(error, OSError):
@@ -104,9 +104,9 @@ def _told(error: BaseException) -> DelrecError:
     if isinstance(error, ImportError):
         return MissingPackageError(f"{error.name} is not installed", install_line(error.name))
     text = " ".join(str(error).split()) or type(error).__name__
-    if "No space left" in text:  # safetensors' own errors carry the system's words
+    if "No space left" in text:  # safetensors' errors contain the message of the operating system
         return StorageError(text, "free some space and run it again")
-    return DelrecError(f"{type(error).__name__}: {text}", "this should not happen; DELREC_DEBUG=1 shows where it did")
+    return DelrecError(f"{type(error).__name__}: {text}", "this is a bug; DELREC_DEBUG=1 shows the traceback")
 
 
 def _storage(error: OSError) -> StorageError:
@@ -114,5 +114,7 @@ def _storage(error: OSError) -> StorageError:
     if error.errno == errno.ENOSPC:
         return StorageError(f"no space left on the disk while writing {where}", "free some space and run it again")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return StorageError(f"not allowed to write or read {where}", "choose a folder you own, or mend its permissions")
+        return StorageError(
+            f"not allowed to write or read {where}", "choose a folder you own, or change its permissions"
+        )
     return StorageError(f"{error.strerror or error}: {where}", "check the path")

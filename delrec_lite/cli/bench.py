@@ -1,4 +1,4 @@
-"""`delrec-lite bench`: how fast, how large and how accurate bundles are on real requests; and two runs compared."""
+"""`delrec-lite bench`: speed, memory and accuracy of bundles on real requests, and comparison of two reports."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -17,7 +17,7 @@ EXAMPLE = (
 
 
 class Workload(StrEnum):
-    """What can be timed."""
+    """What is timed."""
 
     cold = "cold"
     rerank = "rerank"
@@ -27,7 +27,7 @@ class Workload(StrEnum):
 
 
 class Output(StrEnum):
-    """Forms of the result."""
+    """Formats of the result."""
 
     md = "md"
     json = "json"
@@ -37,43 +37,45 @@ class Output(StrEnum):
 
 def bench(
     bundles: Annotated[
-        list[Path] | None, typer.Argument(help="Bundle folders, timed in turn; or: compare BEFORE AFTER, two reports.")
+        list[Path] | None,
+        typer.Argument(help="Bundle folders, timed alternately; or: compare BEFORE AFTER, two reports."),
     ] = None,
     workload: Annotated[
-        list[Workload] | None, typer.Option("--workload", "-w", help="Repeat it; default: all.")
+        list[Workload] | None, typer.Option("--workload", "-w", help="Repeatable; default: all.")
     ] = None,
     threads: Annotated[str, typer.Option(help="Thread counts, such as 1,2; default: the cores allowed.")] = "",
-    repeats: Annotated[int, typer.Option("--repeats", "-r", help="Timed samples of each.")] = 20,
+    repeats: Annotated[int, typer.Option("--repeats", "-r", help="Timed samples of each workload.")] = 20,
     users: Annotated[int, typer.Option(min=0, help="Users in a batch; 0: 64, or all if fewer.")] = 0,
     peers: Annotated[
-        bool, typer.Option("--peers", help="The same requests through what people would use instead, in turn.")
+        bool, typer.Option("--peers", help="Also time the same requests through alternatives to this program.")
     ] = False,
     roofline: Annotated[
         bool,
-        typer.Option("--roofline", help="Measure this machine's ceilings, and how far cold requests are from them."),
+        typer.Option("--roofline", help="Measure this machine's limits, and compare cold requests with them."),
     ] = False,
     engine: Annotated[
         str,
         typer.Option(
-            help=f"{', '.join(ENGINES.built_in)} or one that another package installs; "
-            f"{AUTO}: the first that reads the bundle and is installed."
+            help=f"{', '.join(ENGINES.built_in)} or an engine of another package; "
+            f"{AUTO}: the first installed one that reads the bundle."
         ),
     ] = AUTO,
     quant: Annotated[
         str,
-        typer.Option(help="Quantisations of bundles that hold several, such as iq4_mix,q8_0; default: their first."),
+        typer.Option(help="Quantisations to time, such as iq4_mix,q8_0, in bundles with several; default: the first."),
     ] = "",
     dataset: Annotated[
-        Path | None, typer.Option(help="Prepared data set whose test split asks; default: the bundle's requests.")
+        Path | None,
+        typer.Option(help="Prepared data set whose test split is used; default: the bundle's stored requests."),
     ] = None,
-    output: Annotated[Output, typer.Option("--output", "-o", help="Form of the result on stdout.")] = Output.md,
-    out: Annotated[Path | None, typer.Option(help="Also write the report with raw samples here, as JSON.")] = None,
+    output: Annotated[Output, typer.Option("--output", "-o", help="Format of the result on stdout.")] = Output.md,
+    out: Annotated[Path | None, typer.Option(help="Also write the report with raw samples to this JSON file.")] = None,
     compare: Annotated[tuple[Path, Path] | None, typer.Option(help="The same as `compare BEFORE AFTER`.")] = None,
     threshold: Annotated[float, typer.Option(help="With compare: exit 1 above this ratio of medians.")] = 1.10,
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Time real requests through the runtime that serves, and measure memory and accuracy beside it."""
+    """Time real requests through the runtime of `serve`, and measure memory and accuracy."""
     output = Output.json if json_output else output
     console = make_console(output is Output.json, quiet)
     if reports := _reports(bundles or [], compare):
@@ -84,37 +86,37 @@ def bench(
     from delrec_lite.bench.runner import bench as run
 
     if out is not None:
-        _must_be_writable(out.parent)  # before minutes of timing, not after
+        _require_writable(out.parent)  # before minutes of timing, not after
     chosen, base = _peers(bundles or [], console) if peers else ((), {})
     workloads = [w.value for w in workload or Workload]
     plan = Plan(workloads, _threads(threads), repeats, users, chosen, base, roofline, engine, names_in(quant))
-    found = run(bundles or [], plan, dataset, console)
+    results = run(bundles or [], plan, dataset, console)
     if out is not None:
-        report.write_report(found, out)
+        report.write_report(results, out)
     if output is Output.json:
-        console.result(found.dump())
+        console.result(results.dump())
     elif output is Output.html:
         from delrec_lite.bench.page import as_html
 
-        console.result(as_html(found))
+        console.result(as_html(results))
     else:
-        console.result(report.as_csv(found) if output is Output.csv else report.as_markdown(found))
+        console.result(report.as_csv(results) if output is Output.csv else report.as_markdown(results))
 
 
 def _reports(bundles: list[Path], compare: tuple[Path, Path] | None) -> tuple[Path, Path] | None:
-    """The two reports to compare, asked for by word or by option; None where bundles are to be timed."""
+    """The two reports to compare, from the word `compare` or the option; None if bundles are to be timed."""
     from delrec_lite.errors import UsageError
 
-    by_word = bundles[:1] == [Path("compare")]
-    if by_word and compare is None and len(bundles) == 3:
+    has_word = bundles[:1] == [Path("compare")]
+    if has_word and compare is None and len(bundles) == 3:
         return bundles[1], bundles[2]
-    if by_word or (compare is not None and bundles):
-        raise UsageError("a comparison takes two reports and times nothing", "bench compare BEFORE.json AFTER.json")
+    if has_word or (compare is not None and bundles):
+        raise UsageError("compare takes two reports and no bundles", "bench compare BEFORE.json AFTER.json")
     return compare
 
 
 def _peers(bundles: list[Path], console: Console) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The peers that can be asked here, and where their base model lies; says what is left out and why."""
+    """The peers that can run here, and the files of their base model; prints the peers left out, with the reason."""
     from importlib.util import find_spec
 
     from delrec_lite.bench.peers import PEERS
@@ -131,43 +133,45 @@ def _peers(bundles: list[Path], console: Console) -> tuple[tuple[str, ...], dict
         base |= {"folder": str(folder), "onnx": str(cache_folder() / f"{name}-onnx")}
     if ggufs := sorted((cache_folder() / "models" / name).glob("*.gguf")):
         base["gguf"] = str(ggufs[0])
-    lacks = {
+    missing = {
         "transformers": "torch is not installed" if not find_spec("torch") else "",
-        "optimum": "" if _optimum_is_here() else f"not installed: {install_line('optimum')}",
+        "optimum": "" if _has_optimum() else f"not installed: {install_line('optimum')}",
         "llama": "" if LLAMA_CPP.installed else f"{LLAMA_CPP.package} is not installed",
-        "teacher": "" if Retriever.held(bundle) and ONNX_RUNTIME.installed else "no retriever.onnx or onnxruntime",
+        "teacher": "" if Retriever.is_in(bundle) and ONNX_RUNTIME.installed else "no retriever.onnx or onnxruntime",
     }
     if "folder" not in base:
-        lacks["transformers"] = f"{name} is not unpacked in the cache: delrec-lite train does that"
-        lacks["optimum"] = lacks["optimum"] or lacks["transformers"]
+        missing["transformers"] = f"{name} is not unpacked in the cache: delrec-lite train does that"
+        missing["optimum"] = missing["optimum"] or missing["transformers"]
     chosen = []
     for peer in PEERS:
-        why = next(reason for start, reason in lacks.items() if peer.startswith(start))
+        reason = next(reason for start, reason in missing.items() if peer.startswith(start))
         if peer == "llama-cpp-python, base" and "gguf" not in base:
-            why = f"no GGUF file of {name} in the cache"
+            reason = f"no GGUF file of {name} in the cache"
         if peer in {"llama-cpp-python, bundle", "llama.cpp, titles"}:
-            why = "" if bundle.holds_gguf else "the bundle holds no GGUF file"
-            why = why if bundle.prompt.format.ranks_catalogue else "the bundle ranks candidates alone"
-        if why:
-            console.say(f"  {peer} is left out: {why}")
+            reason = "" if bundle.holds_gguf else "the bundle has no GGUF file"
+            reason = reason if bundle.prompt.format.ranks_catalogue else "the bundle only ranks candidates"
+        if reason:
+            console.say(f"  {peer} is left out: {reason}")
         else:
             chosen.append(peer)
     return tuple(chosen), base
 
 
-def _optimum_is_here() -> bool:
+def _has_optimum() -> bool:
     from importlib.util import find_spec
 
     return find_spec("optimum") is not None and find_spec("optimum.onnxruntime") is not None
 
 
-def _must_be_writable(folder: Path) -> None:
+def _require_writable(folder: Path) -> None:
     import os
 
     from delrec_lite.errors import StorageError
 
     if not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise StorageError(f"cannot write a file into {folder}", "choose a folder that exists and is yours for --out")
+        raise StorageError(
+            f"cannot write a file into {folder}", "choose an existing folder with write permission for --out"
+        )
 
 
 def _threads(text: str) -> list[int]:
@@ -177,7 +181,7 @@ def _threads(text: str) -> list[int]:
     try:
         return [int(part) for part in names_in(text)] or [cores_allowed()]
     except ValueError as error:
-        raise UsageError(f"--threads is {text!r}", "numbers with commas between them: --threads 1,2") from error
+        raise UsageError(f"--threads is {text!r}", "give numbers separated by commas: --threads 1,2") from error
 
 
 def _compare(paths: tuple[Path, Path], threshold: float, console: Console) -> None:

@@ -1,4 +1,4 @@
-"""`delrec-lite catalog add`: items that came after training."""
+"""`delrec-lite catalog add`: adds items after training."""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,15 +18,15 @@ def _group() -> None:
 
 @catalog.command(epilog=EXAMPLE)
 def add(
-    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
-    items: Annotated[Path, typer.Argument(help="The new items, id and title: CSV, TSV, Parquet or RecBole.")],
-    columns: Annotated[str, typer.Option(help="Your column names, as `item=sku,title=name`.")] = "",
-    out: Annotated[Path | None, typer.Option(help="The bundle to write; default: BUNDLE is replaced.")] = None,
+    bundle: Annotated[Path, typer.Argument(help="The bundle folder, NAME.delrec.")],
+    items: Annotated[Path, typer.Argument(help="The new items with id and title: CSV, TSV, Parquet or RecBole.")],
+    columns: Annotated[str, typer.Option(help="Your column names, such as `item=sku,title=name`.")] = "",
+    out: Annotated[Path | None, typer.Option(help="The bundle to write; default: replace BUNDLE.")] = None,
     on_bad_row: Annotated[str, typer.Option(help="refuse or drop malformed rows.")] = "refuse",
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Add items by their titles: they can be recommended at once. A running server takes them on SIGHUP."""
+    """Add items by their titles, so that they can be recommended. A running server loads them on SIGHUP."""
     from delrec_lite.data.badrows import BadRows, parse_policy
     from delrec_lite.data.readers import parse_columns, read_titles
     from delrec_lite.runtime.additions import add_items

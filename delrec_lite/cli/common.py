@@ -1,4 +1,4 @@
-"""Options that several verbs share, and the console they ask for."""
+"""Options that several verbs share, and their console."""
 
 from typing import Annotated
 
@@ -8,19 +8,19 @@ from delrec_lite.console import Console
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 QuantOption = Annotated[
-    str | None, typer.Option("--quant", help="Quantisation, in a bundle that holds several; default: its first.")
+    str | None, typer.Option("--quant", help="Quantisation, of a bundle with several; default: the first.")
 ]
 FusedFlag = Annotated[
-    bool, typer.Option("--fused", help="Mix in the teacher's opinion, by the weight that validation users chose.")
+    bool, typer.Option("--fused", help="Combine with the teacher's scores; the weight was chosen on validation users.")
 ]
 QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 
 
 def names_in(text: str | None) -> list[str]:
-    """The parts of a value with commas; none of an empty one."""
+    """The parts of a comma-separated value; empty for an empty value."""
     return [part.strip() for part in text.split(",")] if text else []
 
 
 def make_console(json_output: bool = False, quiet: bool = False) -> Console:
-    """The sink for one command."""
+    """The console of a command."""
     return Console("json" if json_output else "quiet" if quiet else "human")

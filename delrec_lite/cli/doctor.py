@@ -1,4 +1,4 @@
-"""`delrec-lite doctor`: what is installed, what is missing, and the command that mends it."""
+"""`delrec-lite doctor`: what is installed, what is missing, and the command that fixes it."""
 
 from delrec_lite.cli.common import JsonFlag, QuietFlag, make_console
 
@@ -6,16 +6,16 @@ EXAMPLE = "Example: `delrec-lite doctor --json`"
 
 
 def doctor(json_output: JsonFlag = False, quiet: QuietFlag = False) -> None:
-    """Look at packages, CPU, memory and cache; nothing is imported, fetched or changed."""
+    """Check packages, CPU, memory and cache; imports, fetches and changes nothing."""
     from delrec_lite.doctor import examine
 
     console = make_console(json_output, quiet)
     report = examine()
-    rows = [(c.name, c.state, c.found, c.purpose) for c in report.checks]
-    console.result(report.dump(), rows, ("what", "state", "found", "for"))
-    # Outside the table, so that a terminal's width never breaks a command that is to be copied.
+    rows = [(c.name, c.state, c.value, c.purpose) for c in report.checks]
+    console.result(report.dump(), rows, ("what", "state", "value", "for"))
+    # Outside the table, so that commands to be copied are not wrapped.
     for check in report.checks:
-        if check.mend:
-            console.say(f"{check.name}: {check.mend}")
-    if not any(check.mend for check in report.checks):
+        if check.fix:
+            console.say(f"{check.name}: {check.fix}")
+    if not any(check.fix for check in report.checks):
         console.say("nothing is missing")

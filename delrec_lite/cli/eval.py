@@ -1,4 +1,4 @@
-"""`delrec-lite eval`: the table of a run."""
+"""`delrec-lite eval`: evaluates a run and prints its table."""
 
 from typing import Annotated
 
@@ -13,21 +13,26 @@ EXAMPLE = "Example: `delrec-lite eval ml-100k-cpu --json`"
 def eval(  # noqa: A001 - the verb's name
     recipe: RecipeArgument = DEFAULT_RECIPE,
     fused: Annotated[
-        bool, typer.Option("--fused", help="Add a row: the trained model and its teachers, mixed by a learned weight.")
+        bool,
+        typer.Option(
+            "--fused", help="Add a row that combines the trained model with its teachers by a learned weight."
+        ),
     ] = False,
     zero_shot: Annotated[
         bool,
-        typer.Option(help="The untrained LLM as a row, in words: about half a second a user on two cores."),
+        typer.Option(help="Add a row of the untrained LLM: about half a second per user on two cores."),
     ] = True,
     bundle: Annotated[
         bool,
-        typer.Option(help="The exported bundle as a row; without it nothing is exported, and no llama.cpp needed."),
+        typer.Option(
+            help="Add a row of the exported bundle; without it nothing is exported, and llama.cpp is not needed."
+        ),
     ] = True,
     runs: RunsOption = DEFAULT_RUNS,
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Rank the whole test split with every model of the run and print the table; missing stages are made first."""
+    """Evaluate every model of the run on the test split and print the table; missing stages run first."""
     from delrec_lite.config import load_recipe
     from delrec_lite.pipeline.run import Run
     from delrec_lite.pipeline.table import evaluate, show

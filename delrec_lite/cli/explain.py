@@ -1,4 +1,4 @@
-"""`delrec-lite explain`: which items of a history carried a recommendation."""
+"""`delrec-lite explain`: which items of a history led to a recommendation."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,56 +13,61 @@ EXAMPLE = 'Example: `delrec-lite explain my.delrec --history "Toy Story" --histo
 def explain(
     bundle: Annotated[Path, typer.Argument(help="The bundle folder, NAME.delrec.")],
     history: Annotated[
-        list[str] | None, typer.Option("--history", help="A title (or id:ITEM), oldest first; repeat it.")
+        list[str] | None, typer.Option("--history", help="A title (or id:ITEM), oldest first; repeatable.")
     ] = None,
-    item: Annotated[str | None, typer.Option(help="What to explain. Default: what is recommended first.")] = None,
-    allow_new: Annotated[bool, typer.Option(help="Take unknown titles as new items, by their words.")] = False,
+    item: Annotated[str | None, typer.Option(help="The item to explain. Default: the first recommendation.")] = None,
+    allow_new: Annotated[
+        bool, typer.Option(help="Accept unknown titles as new items, represented by their words.")
+    ] = False,
     faithfulness: Annotated[
-        bool, typer.Option("--faithfulness", help="Instead: does leaving out the top item cost more than a random one?")
+        bool,
+        typer.Option(
+            "--faithfulness", help="Instead: compare the effect of leaving out the top item with that of a random item."
+        ),
     ] = False,
     data: Annotated[
         Path | None, typer.Option(help="With --faithfulness: a prepared data set. Default: the stored requests.")
     ] = None,
-    users: Annotated[int, typer.Option("-n", min=1, help="With --faithfulness: how many users.")] = 200,
+    users: Annotated[int, typer.Option("-n", min=1, help="With --faithfulness: number of users.")] = 200,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: the cores allowed.")] = None,
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Leave out each item of a history in turn, and show how much less likely the recommendation gets."""
+    """Leave out one item of a history at a time, and show how much less likely the recommendation becomes."""
     from dataclasses import asdict
 
-    from delrec_lite.runtime import explain as why
+    from delrec_lite.runtime import explain as runtime_explain
     from delrec_lite.runtime.held_out import held_out
     from delrec_lite.runtime.recommender import Recommender
 
     console = make_console(json_output, quiet)
     with Recommender.load(bundle, threads) as recommender:
         if faithfulness:
-            asked = held_out(recommender.bundle, data).split.histories[:users]
-            found = why.faithfulness(recommender, asked)
+            histories = held_out(recommender.bundle, data).split.histories[:users]
+            summary = runtime_explain.faithfulness(recommender, histories)
             rows = [
-                ("users", str(found.users)),
-                ("fall without the top item", f"{found.top:.3f} nats"),
-                ("fall without a random item", f"{found.random:.3f} nats"),
-                ("difference", f"{found.test.difference:+.3f} ({found.test.low:+.3f} to {found.test.high:+.3f})"),
-                ("p (paired)", f"{found.test.p:.2g}"),
+                ("users", str(summary.users)),
+                ("decrease without the top item", f"{summary.top:.3f} nats"),
+                ("decrease without a random item", f"{summary.random:.3f} nats"),
+                ("difference", f"{summary.test.difference:+.3f} ({summary.test.low:+.3f} to {summary.test.high:+.3f})"),
+                ("p (paired)", f"{summary.test.p:.2g}"),
             ]
-            console.result(asdict(found), rows, ("faithfulness", bundle.name))
+            console.result(asdict(summary), rows, ("faithfulness", bundle.name))
             return
-        told = why.explain(recommender, history or [], item, allow_new)
-    place = f"number {told.rank}" if told.rank else "in the history"
-    console.say(f"{told.title}: {place}, {told.probability:.1%}, because of")
-    ordered = sorted(told.contributions, key=lambda c: -c.weight)
+        explanation = runtime_explain.explain(recommender, history or [], item, allow_new)
+    place = f"number {explanation.rank}" if explanation.rank else "in the history"
+    console.say(f"{explanation.title}: {place}, {explanation.probability:.1%}, because of")
+    ordered = sorted(explanation.contributions, key=lambda c: -c.weight)
     shown = [(c.title, f"{c.weight:+.3f}" if c.read else "not read") for c in ordered]
-    console.result(asdict(told), shown, ("history item", "log-probability"))
-    if told.teacher is not None:
-        has = f"number {told.teacher.rank}, {told.teacher.probability:.1%}" if told.teacher.rank else "in the history"
-        first = "its first too" if told.teacher.agrees else f"its first would be {told.teacher.first}"
+    console.result(asdict(explanation), shown, ("history item", "log-probability"))
+    if (teacher := explanation.teacher) is not None:
+        rank = f"number {teacher.rank}, {teacher.probability:.1%}" if teacher.rank else "in the history"
+        first = "also its first" if teacher.agrees else f"its first is {teacher.first}"
         console.say(
-            f"teacher ({', '.join(told.teacher.kinds)}): {has}; of the model's first choice: {first}; "
-            f"{told.teacher.shared:.0%} of the first ten are the same"
+            f"teacher ({', '.join(teacher.kinds)}): {rank}; for the model's first choice: {first}; "
+            f"{teacher.shared:.0%} of the first ten are the same"
         )
-    if told.soft_words:
-        nearest = ", ".join(words[0].strip() or repr(words[0]) for words in told.soft_words if words)
-        console.say(f"the soft prompt lies nearest to: {nearest}")
-    console.say(f"{told.milliseconds:.0f} ms")
+    if explanation.soft_words:
+        nearest = ", ".join(words[0].strip() or repr(words[0]) for words in explanation.soft_words if words)
+        console.say(f"words nearest to the soft prompt: {nearest}")
+    console.say(f"{explanation.milliseconds:.0f} ms")

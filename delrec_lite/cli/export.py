@@ -1,4 +1,4 @@
-"""`delrec-lite export`: merge, bake, quantise and prove; one bundle."""
+"""`delrec-lite export`: merges, quantises and verifies a trained run, and writes one bundle."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,34 +21,41 @@ def export(
     quant: Annotated[
         str | None,
         typer.Option(
-            help=f"One quantisation or several with commas, a model file each, the first GGUF one the default. "
+            help=f"Quantisations separated by commas, a model file each; the first GGUF one is the default. "
             f"GGUF: {', '.join(GGUF.built_in)}; ONNX: {', '.join(ONNX.built_in)}; or {AUTO}; default: the recipe's."
         ),
     ] = None,
     format_: Annotated[
-        str | None, typer.Option("--format", help="gguf, onnx or both; default: what --quant names, else the recipe's.")
+        str | None,
+        typer.Option("--format", help="gguf, onnx or both; default: the formats of --quant, else the recipe's."),
     ] = None,
     onnx_quant: Annotated[
         str | None,
-        typer.Option(help=f"Of ONNX files alone, beside the others: {', '.join(ONNX.built_in)} or {AUTO}."),
+        typer.Option(help=f"Additional quantisations of ONNX files: {', '.join(ONNX.built_in)} or {AUTO}."),
     ] = None,
     budget: Annotated[
-        float, typer.Option(min=0, max=100, help="auto: points of HR@1 on the validation split that speed may cost.")
+        float,
+        typer.Option(min=0, max=100, help="For auto: largest loss of HR@1 on the validation split, in points."),
     ] = 0.5,
-    gate: Annotated[bool, typer.Option(help="Refuse a bundle that does not score as trained.")] = True,
+    gate: Annotated[bool, typer.Option(help="Refuse a bundle whose scores differ from the trained model's.")] = True,
     out: Annotated[Path | None, typer.Option(help="The bundle; default RUNS/NAME/NAME.delrec.")] = None,
     compare: Annotated[
         str | None,
-        typer.Option(help="Instead: several of them, with commas; accuracy, size and time of each, into --out FILE."),
+        typer.Option(
+            help="Instead: quantisations separated by commas; write accuracy, size and time of each to --out FILE."
+        ),
     ] = None,
     merge_base: Annotated[
-        str, typer.Option(help="dequant or original: what an nf4 or int8 adapter goes onto; default: the recipe's.")
+        str,
+        typer.Option(
+            help="dequant or original: the base that an nf4 or int8 adapter is merged onto; default: the recipe's."
+        ),
     ] = "",
     runs: RunsOption = DEFAULT_RUNS,
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Write the bundle of a trained run; what is not trained yet is trained first."""
+    """Write the bundle of a run; missing stages are trained first."""
     from delrec_lite.bench.quantisations import choose_quant
     from delrec_lite.config import load_recipe
     from delrec_lite.errors import UsageError
@@ -56,30 +63,29 @@ def export(
     from delrec_lite.pipeline.run import Run
 
     console = make_console(json_output, quiet)
-    given = {
+    bundle_options = {
         "--quant": quant,
         "--format": format_,
         "--onnx-quant": onnx_quant,
         "--no-gate": None if gate else "no",
         "--merge-base": merge_base or None,
     }
-    for option, value in given.items():
+    for option, value in bundle_options.items():
         if value is not None and out is None:
             raise UsageError(f"{option} without --out would replace the recipe's own bundle", "add --out NAME.delrec")
-    compared = names_in(compare)
-    for what, asked, known in (
-        ("quantisation", compared, quantisation_names()),
+    compared_quants = names_in(compare)
+    for what, names, allowed in (
+        ("quantisation", compared_quants, quantisation_names()),
         ("base to merge onto", [merge_base] if merge_base else [], ("dequant", "original")),
     ):
-        for one in asked:
-            if one not in known:
-                raise UsageError(f"no {what} {one!r}", f"one of {', '.join(known)}")
-    read = load_recipe(recipe)
-    asked_quants, asked_onnx = names_in(quant), names_in(onnx_quant)
-    quants, onnx_quants = files_for(read.export, asked_quants, format_, asked_onnx)
-    run = Run(read, runs, console)
-    if compared:
-        _compare(run, compared, out or run.folder / "quantisations.json", console)
+        for name in names:
+            if name not in allowed:
+                raise UsageError(f"no {what} {name!r}", f"one of {', '.join(allowed)}")
+    loaded = load_recipe(recipe)
+    quants, onnx_quants = files_for(loaded.export, names_in(quant), format_, names_in(onnx_quant))
+    run = Run(loaded, runs, console)
+    if compared_quants:
+        _compare(run, compared_quants, out or run.folder / "quantisations.json", console)
         return
     if out is None:
         done = run.export()
@@ -89,12 +95,12 @@ def export(
     for kind, names in (("gguf", quants), ("onnx", onnx_quants)):
         if AUTO in names:
             best, measured = choose_quant(run, auto_candidates(kind), budget / 100)
-            rows += [row for row in measured if row.quant not in {known.quant for known in rows}]
+            rows += [row for row in measured if row.quant not in {earlier.quant for earlier in rows}]
             console.say(f"  auto: {best}")
             names[:] = dict.fromkeys(best if name == AUTO else name for name in names)
-    made = run.write_bundle(out, quants, onnx_quants, gate, rows, merge_base)
-    result = {"bundle": str(out), "bytes": made.bytes, "quant": made.quant, "parity": made.parity.dump()}
-    console.result({**result, "models": made.models} if json_output else f"{out}")
+    exported = run.write_bundle(out, quants, onnx_quants, gate, rows, merge_base)
+    result = {"bundle": str(out), "bytes": exported.bytes, "quant": exported.quant, "parity": exported.parity.dump()}
+    console.result({**result, "models": exported.models} if json_output else f"{out}")
 
 
 def _compare(run: Any, quants: list[str], out: Path, console: Any) -> None:

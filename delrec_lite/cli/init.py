@@ -1,4 +1,4 @@
-"""`delrec-lite init`: a recipe for your own data, by asking or from flags."""
+"""`delrec-lite init`: writes a recipe for your own data, from options or prompts."""
 
 import sys
 from pathlib import Path
@@ -12,32 +12,36 @@ EXAMPLE = "Example: `delrec-lite init shop --data data/shop --domain item`"
 
 
 def init(
-    name: Annotated[str | None, typer.Argument(help="Of the recipe, its runs and its bundle.")] = None,
-    data: Annotated[Path | None, typer.Option(help="What `delrec-lite prepare` wrote; default data/NAME.")] = None,
-    domain: Annotated[str | None, typer.Option(help="What an item is: movie, game, artist or item.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Name of the recipe, its runs and its bundle.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder written by `delrec-lite prepare`; default data/NAME.")
+    ] = None,
+    domain: Annotated[str | None, typer.Option(help="Kind of item: movie, game, artist or item.")] = None,
     base: Annotated[str, typer.Option(help="The LLM: a name to pull, a folder, a .gguf file or a Hub id.")] = "",
     out: Annotated[Path | None, typer.Option(help="The file to write; default NAME.yaml.")] = None,
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Write a recipe for a prepared data set, sized for an hour on two cores. Asks for what is left out."""
+    """Write a recipe for a prepared data set, sized for an hour on two cores. Prompts for missing options."""
     from delrec_lite.errors import UsageError
     from delrec_lite.pipeline.start import start_recipe
 
-    asking = sys.stdin.isatty() and sys.stderr.isatty()
+    interactive = sys.stdin.isatty() and sys.stderr.isatty()
     if name is None:
-        if not asking:
+        if not interactive:
             raise UsageError("the recipe has no name", "delrec-lite init shop --data data/shop")
         name = typer.prompt("Name of the recipe", err=True)
     folder = data or Path("data") / str(name)
-    if data is None and asking:
+    if data is None and interactive:
         folder = Path(typer.prompt("Prepared data set", default=str(folder), err=True))
     if domain is None:
         domain = (
-            typer.prompt("What is an item (movie, game, artist, item)", default="item", err=True) if asking else "item"
+            typer.prompt("What is an item (movie, game, artist, item)", default="item", err=True)
+            if interactive
+            else "item"
         )
-    started = start_recipe(str(name), folder, str(domain), base, out or Path(f"{name}.yaml"))
+    recipe = start_recipe(str(name), folder, str(domain), base, out or Path(f"{name}.yaml"))
     console = make_console(json_output, quiet)
-    console.say(f"  {started.summary}")
-    console.say(f"  next: delrec-lite quickstart {started.path}")
-    console.result({"path": str(started.path), "minutes": started.minutes} if json_output else str(started.path))
+    console.say(f"  {recipe.summary}")
+    console.say(f"  next: delrec-lite quickstart {recipe.path}")
+    console.result({"path": str(recipe.path), "minutes": recipe.minutes} if json_output else str(recipe.path))

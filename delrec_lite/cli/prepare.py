@@ -1,4 +1,4 @@
-"""`delrec-lite prepare`: interactions to sequences, splits and candidate sets."""
+"""`delrec-lite prepare`: turns interactions into sequences, splits and candidate sets."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,29 +14,35 @@ EXAMPLE = (
 
 
 def prepare(
-    name: Annotated[str, typer.Argument(help="A data set to pull, or a name for your own.")] = "ml-100k",
+    name: Annotated[str, typer.Argument(help="A data set to pull, or a name for your own data.")] = "ml-100k",
     out: Annotated[Path | None, typer.Option(help="Folder to write; default data/NAME.")] = None,
-    k_core: Annotated[int, typer.Option(min=1, help="Least interactions per user and per item.")] = 5,
-    candidates: Annotated[int, typer.Option(min=2, help="m: one positive and m - 1 unseen negatives.")] = 15,
-    seed: Annotated[int, typer.Option(min=0, help="Of the candidate sets.")] = 2024,
+    k_core: Annotated[int, typer.Option(min=1, help="Minimum interactions per user and per item.")] = 5,
+    candidates: Annotated[
+        int, typer.Option(min=2, help="Candidates per question, m: one positive and m - 1 unseen negatives.")
+    ] = 15,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the candidate sets.")] = 2024,
     split: Annotated[
-        str, typer.Option(help="leave-one-out, or chronological: 8:1:1 by time, the same moments for all users.")
+        str, typer.Option(help="leave-one-out, or chronological: 8:1:1 by time, cut at the same times for all users.")
     ] = "leave-one-out",
     interactions: Annotated[
         Path | None, typer.Option(help="Your own log: CSV, TSV, Parquet or a RecBole .inter file.")
     ] = None,
-    items: Annotated[Path | None, typer.Option(help="Your own item list: item and title, in any of these.")] = None,
-    columns: Annotated[str, typer.Option(help="Your column names, as `user=uid,item=sku,time=ts,title=name`.")] = "",
+    items: Annotated[
+        Path | None, typer.Option(help="Your own item list with id and title, in any of these formats.")
+    ] = None,
+    columns: Annotated[
+        str, typer.Option(help="Your column names, such as `user=uid,item=sku,time=ts,title=name`.")
+    ] = "",
     on_bad_row: Annotated[
-        str, typer.Option(help="refuse or drop malformed rows; both count them and show the first.")
+        str, typer.Option(help="refuse or drop malformed rows; both report their number and the first few.")
     ] = "refuse",
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
     """Make titles readable, apply the k-core, split, and sample the candidate sets once."""
     from delrec_lite.data.badrows import BadRows, parse_policy
+    from delrec_lite.data.prepare import drop_untitled, prepare_tables
     from delrec_lite.data.prepare import prepare as prepare_pulled
-    from delrec_lite.data.prepare import prepare_tables, titled
     from delrec_lite.data.readers import parse_columns, read_interactions, read_titles
     from delrec_lite.data.store import Settings, parse_split
     from delrec_lite.errors import UsageError
@@ -49,12 +55,12 @@ def prepare(
     if (interactions is None) != (items is None):
         raise UsageError("--interactions and --items go together", "give both: the log, and the titles of its items")
     if interactions is not None and items is not None:
-        named = parse_columns(columns)
-        log, titles = read_interactions(interactions, named, bad=bad), read_titles(items, named, bad)
+        names = parse_columns(columns)
+        log, titles = read_interactions(interactions, names, bad=bad), read_titles(items, names, bad)
         for malformed in bad.files:
             console.say(f"  dropped: {malformed}")
         if bad.policy == "drop":
-            log, untitled = titled(log, titles)
+            log, untitled = drop_untitled(log, titles)
             if untitled:
                 console.say(f"  dropped: {untitled} interactions with items that have no title")
         dataset = prepare_tables(name, log, titles, folder, Settings(k_core, candidates, seed, rule), console)

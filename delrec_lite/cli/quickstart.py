@@ -1,4 +1,4 @@
-"""`delrec-lite quickstart`: the whole road, from a ratings log to a quantised recommendation."""
+"""`delrec-lite quickstart`: all steps from a ratings log to a recommendation by a quantised model."""
 
 from typing import Annotated
 
@@ -14,7 +14,7 @@ def quickstart(
     recipe: RecipeArgument = DEFAULT_RECIPE,
     runs: RunsOption = DEFAULT_RUNS,
     train: Annotated[
-        bool, typer.Option("--train", help="Train here instead of using the trained weights that the package carries.")
+        bool, typer.Option("--train", help="Train on this machine instead of using the trained weights in the package.")
     ] = False,
     fresh: FreshFlag = False,
     json_output: JsonFlag = False,
@@ -22,6 +22,6 @@ def quickstart(
 ) -> None:
     """Pull, prepare, teacher, stage 1, stage 2, export, evaluate, recommend: DELRec on real data."""
     from delrec_lite.config import load_recipe
-    from delrec_lite.pipeline.quickstart import quickstart as whole_road
+    from delrec_lite.pipeline.quickstart import quickstart as run_all
 
-    whole_road(load_recipe(recipe), runs, make_console(json_output, quiet), fresh, train)
+    run_all(load_recipe(recipe), runs, make_console(json_output, quiet), fresh, train)

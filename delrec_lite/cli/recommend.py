@@ -1,4 +1,4 @@
-"""`delrec-lite recommend`: what comes next, from a bundle, on the CPU, without torch."""
+"""`delrec-lite recommend`: recommends the next items from a bundle, on the CPU, without torch."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,21 +13,23 @@ EXAMPLE = 'Example: `delrec-lite recommend my.delrec --history "Toy Story (1995)
 def recommend(
     bundle: Annotated[Path, typer.Argument(help="The bundle folder, NAME.delrec.")],
     history: Annotated[
-        list[str] | None, typer.Option("--history", help="A title (or id:ITEM), oldest first; repeat it.")
+        list[str] | None, typer.Option("--history", help="A title (or id:ITEM), oldest first; repeatable.")
     ] = None,
-    history_file: Annotated[Path | None, typer.Option(help="Titles, one a line, oldest first.")] = None,
+    history_file: Annotated[Path | None, typer.Option(help="File with one title per line, oldest first.")] = None,
     candidates: Annotated[
-        list[str] | None, typer.Option("--candidates", help="Rank only these titles; repeat it.")
+        list[str] | None, typer.Option("--candidates", help="Rank only these titles; repeatable.")
     ] = None,
-    k: Annotated[int, typer.Option("-k", help="How many to show.")] = 10,
-    allow_new: Annotated[bool, typer.Option(help="Take unknown titles as new items, by their words.")] = False,
+    k: Annotated[int, typer.Option("-k", help="Number of items to show.")] = 10,
+    allow_new: Annotated[
+        bool, typer.Option(help="Accept unknown titles as new items, represented by their words.")
+    ] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: the cores allowed.")] = None,
     quant: QuantOption = None,
     fused: FusedFlag = False,
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Rank what comes next after a history of titles."""
+    """Rank the next items after a history of titles."""
     from dataclasses import asdict
 
     from delrec_lite.errors import UsageError

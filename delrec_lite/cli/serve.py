@@ -1,4 +1,4 @@
-"""`delrec-lite serve`: a bundle behind HTTP, with a page."""
+"""`delrec-lite serve`: serves a bundle over HTTP, with a web page."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,21 +12,26 @@ EXAMPLE = "Example: `delrec-lite serve my.delrec --port 8080`, then open http://
 
 def serve(
     bundle: Annotated[Path, typer.Argument(help="The bundle folder, NAME.delrec.")],
-    host: Annotated[str, typer.Option(help="Address to listen on; the default is this machine alone.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any free one.")] = 8080,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; the default accepts local connections only.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 8080,
     api_key_env: Annotated[
-        str | None, typer.Option(help="Name of the environment variable that holds the key callers must send.")
+        str | None, typer.Option(help="Name of the environment variable with the key that clients must send.")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: the cores allowed.")] = None,
     quant: QuantOption = None,
     fused: FusedFlag = False,
-    queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; more get 503.")] = 64,
-    deadline: Annotated[float, typer.Option(min=0.1, help="Seconds a request may wait for its turn.")] = 10.0,
+    queue: Annotated[int, typer.Option(min=1, help="Maximum waiting requests; more get status 503.")] = 64,
+    deadline: Annotated[float, typer.Option(min=0.1, help="Maximum seconds that a request waits.")] = 10.0,
     log_histories: Annotated[
-        bool, typer.Option("--log-histories", help="Log what was asked, histories and all; by default never.")
+        bool,
+        typer.Option(
+            "--log-histories", help="Log the requests with their histories; by default histories are not logged."
+        ),
     ] = False,
 ) -> None:
-    """Serve recommendations over HTTP until interrupted; SIGHUP loads a bundle that was replaced on disk."""
+    """Serve recommendations over HTTP until interrupted; on SIGHUP, load a bundle that was replaced on disk."""
     import os
 
     from delrec_lite.errors import UsageError
@@ -37,5 +42,5 @@ def serve(
     if api_key_env is not None:
         key = os.environ.get(api_key_env)
         if not key:
-            raise UsageError(f"the environment variable {api_key_env} is not set", "put the key into it")
+            raise UsageError(f"the environment variable {api_key_env} is not set", "set it to the key")
     run(bundle, Settings(host, port, key, threads, queue, deadline, log_histories, quant, fused))

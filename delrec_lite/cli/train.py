@@ -21,26 +21,26 @@ class Stage(StrEnum):
 
 def train(
     recipe: RecipeArgument = DEFAULT_RECIPE,
-    stage: Annotated[Stage, typer.Option(help="The last stage to run; those before it run if they must.")] = (
-        Stage.finetune
-    ),
+    stage: Annotated[
+        Stage, typer.Option(help="The last stage to run; earlier stages run if they are not finished.")
+    ] = (Stage.finetune),
     runs: RunsOption = DEFAULT_RUNS,
     fresh: FreshFlag = False,
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Train up to a stage; finished stages are kept, an interrupted one goes on from its checkpoint.
+    """Train up to a stage; finished stages are reused, an interrupted stage resumes from its checkpoint.
 
-    Under `accelerate launch` or `torchrun` all processes share each step of stages 1 and 2.
+    With `accelerate launch` or `torchrun`, all processes share each step of stages 1 and 2.
     """
     from delrec_lite.config import load_recipe
     from delrec_lite.pipeline.run import Run
     from delrec_lite.processes import join
 
-    wanted = load_recipe(recipe)
-    first = join(wanted.model.device).first
+    loaded = load_recipe(recipe)
+    first = join(loaded.model.device).first
     console = make_console(json_output and first, quiet or not first)
-    run = Run(wanted, runs, console, fresh, shipped=False)
+    run = Run(loaded, runs, console, fresh, shipped=False)
     done = getattr(run, stage.value)()
     data = {name: {"folder": str(s.folder), "seconds": s.seconds, **s.result} for name, s in run.stages.items()}
     console.result(data if json_output else f"{done.folder}")

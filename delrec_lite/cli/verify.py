@@ -1,4 +1,4 @@
-"""`delrec-lite verify`: is a bundle what was exported?"""
+"""`delrec-lite verify`: checks that a bundle is unchanged since its export."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,18 +16,18 @@ def verify(
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Hash its files, open its models, ask its stored requests and compare with the stored answers."""
+    """Hash its files, open its models, run its stored requests and compare with the stored answers."""
     from delrec_lite.runtime.verify import verify as check
 
     console = make_console(json_output, quiet)
-    found = check(bundle, threads)
-    gate = "compared with the trained model" if found.gated else "NOT compared with the trained model"
-    opened = "; ".join([f"{', '.join(found.models)} opened", *(f"{f} not: {why}" for f, why in found.unopened.items())])
+    report = check(bundle, threads)
+    gate = "compared with the trained model" if report.gated else "NOT compared with the trained model"
+    unopened = [f"{file} not: {reason}" for file, reason in report.unopened.items()]
     rows = [
-        ("models", opened),
-        ("files", f"{found.files}, {found.bytes / 1e6:.0f} MB, as exported"),
-        ("stored requests", f"{found.requests} answered, {found.top10_overlap:.1%} of the first ten the same"),
-        ("scores", f"within {found.largest_difference:.3f} of those stored"),
+        ("models", "; ".join([f"{', '.join(report.models)} opened", *unopened])),
+        ("files", f"{report.files}, {report.bytes / 1e6:.0f} MB, as exported"),
+        ("stored requests", f"{report.requests} answered, {report.top10_overlap:.1%} of the first ten the same"),
+        ("scores", f"within {report.largest_difference:.3f} of those stored"),
         ("at export", gate),
     ]
-    console.result(found.dump(), rows, (found.name, "verified"))
+    console.result(report.dump(), rows, (report.name, "verified"))

@@ -1,4 +1,4 @@
-"""Rows that do not read: counted, the first few kept with their reasons, then refused or dropped."""
+"""Malformed rows: counted, the first few reported with their reasons, then refused or dropped."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -37,27 +37,32 @@ class Malformed:
 
 @dataclass
 class BadRows:
-    """Where readers bring what they could not read.
+    """Collects the malformed rows that readers find.
 
     Attributes:
-        policy: ``refuse`` ends the reading with an error that names the rows, ``drop`` goes on without them.
-        files: What was dropped, by file.
+        policy: ``refuse`` raises an error that names the rows, ``drop`` leaves them out.
+        files: The dropped rows of each file.
     """
 
     policy: Policy = "refuse"
     files: list[Malformed] = field(default_factory=list)
 
-    def bring(self, path: Path, count: int, found: Sequence[tuple[int, str]]) -> None:
-        """Take the malformed rows of a file; ``found`` holds at least the first few of ``count``, in any order.
+    def add(self, path: Path, count: int, examples: Sequence[tuple[int, str]]) -> None:
+        """Add the malformed rows of a file.
+
+        Args:
+            path: The file.
+            count: How many rows are malformed.
+            examples: Row number and reason of at least the first few, in any order.
 
         Raises:
-            DataError: There are some, and they are refused.
+            DataError: ``count`` is not 0 and the policy is ``refuse``.
         """
         if not count:
             return
-        malformed = Malformed(path, count, tuple(sorted(found)[:SHOWN]))
+        malformed = Malformed(path, count, tuple(sorted(examples)[:SHOWN]))
         if self.policy == "refuse":
-            raise DataError(str(malformed), "mend them, or leave them out with --on-bad-row drop")
+            raise DataError(str(malformed), "correct them, or leave them out with --on-bad-row drop")
         self.files.append(malformed)
 
 
@@ -68,5 +73,5 @@ def parse_policy(text: str) -> Policy:
         UsageError: Anything else.
     """
     if text not in get_args(Policy):
-        raise UsageError(f"--on-bad-row {text!r} is not known", f"one of {', '.join(get_args(Policy))}")
+        raise UsageError(f"--on-bad-row has no value {text!r}", f"one of {', '.join(get_args(Policy))}")
     return text  # type: ignore[return-value]

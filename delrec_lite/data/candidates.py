@@ -1,4 +1,4 @@
-"""Candidate sets: one positive and m - 1 unseen negatives per question, sampled once and shared by every row."""
+"""Candidate sets: one positive and m - 1 unseen negatives per question, sampled once for all models."""
 
 import numpy as np
 
@@ -11,36 +11,36 @@ SPLITS = ("valid", "test")
 def sample_candidates(dataset: Dataset, split: str, m: int, seed: int) -> CandidateSets:
     """Sample the candidates of all questions of a split (protocol of DELRec, section 5.1: m = 15).
 
-    Negatives are uniform over the items that are nowhere in the user's sequence; the positive's place is
+    Negatives are uniform over the items that are not in the user's sequence; the position of the positive is
     random.
 
     Args:
         dataset: The data.
-        split: ``valid`` or ``test``; each has random numbers of its own.
+        split: ``valid`` or ``test``; each uses its own random stream.
         m: Candidates per question, at least 2.
-        seed: Of the sampling.
+        seed: Random seed.
 
     Raises:
-        DataError: A user has seen so many items that fewer than m - 1 are left.
+        DataError: A user has fewer than m - 1 unseen items.
     """
     rng = np.random.default_rng([seed, SPLITS.index(split)])
     questions = dataset.questions(split)
     sets = np.empty((len(questions), m), dtype=np.int64)
-    known, seen = -1, np.empty(0, dtype=np.int64)
-    for row, (user, at) in enumerate(questions.tolist()):
+    previous, seen = -1, np.empty(0, dtype=np.int64)
+    for row, (user, target) in enumerate(questions.tolist()):
         sequence = dataset.sequences[user]
-        if user != known:
-            known, seen = user, np.unique(sequence)
+        if user != previous:
+            previous, seen = user, np.unique(sequence)
         unseen = len(dataset.catalog) - len(seen)
         if unseen < m - 1:
             raise DataError(
-                f"user {dataset.user_ids[user]!r} has {unseen} unseen items, {m - 1} negatives are wanted",
+                f"user {dataset.user_ids[user]!r} has {unseen} unseen items, {m - 1} negatives are needed",
                 "ask for fewer candidates",
             )
-        # The n-th unseen item without a list of all: of 50,000 items, for each user, that would take minutes.
+        # Finds the n-th unseen item without a list of all unseen items: with 50,000 items, such lists take minutes.
         chosen = rng.choice(unseen, m - 1, replace=False)
         sets[row, 1:] = chosen + np.searchsorted(seen - np.arange(len(seen)), chosen, side="right")
-        place = rng.integers(m)
-        sets[row, 0] = sets[row, place]
-        sets[row, place] = sequence[at]
+        position = rng.integers(m)
+        sets[row, 0] = sets[row, position]
+        sets[row, position] = sequence[target]
     return CandidateSets(split, sets, seed)

@@ -1,4 +1,4 @@
-"""Ranked lists of a recommender that runs elsewhere: user_id, rank, item_id and perhaps score, one row an item."""
+"""Ranked lists of an external recommender: one row per item with user_id, rank, item_id and, optionally, score."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +15,14 @@ USER, RANK, ITEM, SCORE = "user_id", "rank", "item_id", "score"
 
 @dataclass(frozen=True)
 class RankedLists:
-    """What somebody's recommender gave to some users of a data set.
+    """What an external recommender returned for some users of a data set.
 
     Attributes:
         users: Index of each user, int64 ``[lists]``, ascending.
-        items: Item indices, best first, one array a list.
-        shares: How much of the recommender's trust each has, float32, summing to 1: the softmax of the scores where
-            the file has some, else falling as 1 / rank.
-        unknown: Rows with a user or an item that the data set does not have; they are left out.
+        items: Item indices, best first, one array per list.
+        shares: Target probability of each item, float32, summing to 1 in a list: the softmax of the scores if the
+            file has scores, else proportional to 1 / rank.
+        unknown: How many rows were left out because the data set does not have their user or item.
     """
 
     users: Ints
@@ -38,42 +38,42 @@ def read_lists(path: Path, dataset: Dataset) -> RankedLists:
     """Read ranked lists: CSV, TSV, Parquet or a RecBole file with the columns user_id, rank, item_id[, score].
 
     Args:
-        path: The file; ranks may begin at 0 or 1, rows may stand in any order.
-        dataset: Whose users and items it speaks of, by their own ids.
+        path: The file; ranks may begin at 0 or 1, rows may be in any order.
+        dataset: The data set whose user and item ids the file uses.
 
     Raises:
-        DataError: No such file or column, rows that do not read, an item twice in one list, or nobody of the data
-            set in it.
+        DataError: No such file or column, malformed rows, an item twice in one list, or no row with a user and an
+            item of the data set.
     """
     scored = SCORE in header_of(path)
     table = read_table(path, (USER, RANK, ITEM, *((SCORE,) if scored else ())))
     users, items = table.texts(USER), table.texts(ITEM)
     numbers = {name: _numbers(table.texts(name)) for name in (RANK, *((SCORE,) if scored else ()))}
-    wrong = ~np.all([np.isfinite(values) for values in numbers.values()], axis=0)
-    found = list(table.found)
-    for record in np.flatnonzero(wrong)[:SHOWN]:
-        found.append((table.row(int(record)), f"{' or '.join(numbers)} is not a number"))
-    BadRows().bring(path, len(table.found) + int(wrong.sum()), found)
-    places = (
-        {user: n for n, user in enumerate(dataset.user_ids)},
-        {item: n for n, item in enumerate(dataset.catalog.ids)},
-    )
-    user_rows = np.array([places[0].get(user, -1) for user in users], dtype=np.int64)
-    item_rows = np.array([places[1].get(item, -1) for item in items], dtype=np.int64)
-    known = np.flatnonzero((user_rows >= 0) & (item_rows >= 0))
-    if not len(known):
-        raise DataError(f"{path} names no user and item of {dataset.name}", "are the ids those of your log?")
-    order = known[np.lexsort((numbers[RANK][known], user_rows[known]))]
-    owners, starts = np.unique(user_rows[order], return_index=True)
-    listed = np.split(item_rows[order], starts[1:])
-    for user, own in zip(owners, listed, strict=True):
-        if len(np.unique(own)) < len(own):
+    malformed = ~np.all([np.isfinite(values) for values in numbers.values()], axis=0)
+    examples = list(table.malformed)
+    for record in np.flatnonzero(malformed)[:SHOWN]:
+        examples.append((table.row(int(record)), f"{' or '.join(numbers)} is not a number"))
+    BadRows().add(path, len(table.malformed) + int(malformed.sum()), examples)
+    user_index = {user: n for n, user in enumerate(dataset.user_ids)}
+    item_index = {item: n for n, item in enumerate(dataset.catalog.ids)}
+    user_rows = np.array([user_index.get(user, -1) for user in users], dtype=np.int64)
+    item_rows = np.array([item_index.get(item, -1) for item in items], dtype=np.int64)
+    matched = np.flatnonzero((user_rows >= 0) & (item_rows >= 0))
+    if not len(matched):
+        raise DataError(
+            f"{path} names no user and item of {dataset.name}", "check that the file uses the ids of your log"
+        )
+    order = matched[np.lexsort((numbers[RANK][matched], user_rows[matched]))]
+    list_users, starts = np.unique(user_rows[order], return_index=True)
+    lists = np.split(item_rows[order], starts[1:])
+    for user, ranked in zip(list_users, lists, strict=True):
+        if len(np.unique(ranked)) < len(ranked):
             raise DataError(f"{path} lists an item twice for user {dataset.user_ids[user]!r}", "keep its best rank")
     if scored:
-        shares = [_softmax(own) for own in np.split(numbers[SCORE][order], starts[1:])]
+        shares = [_softmax(scores) for scores in np.split(numbers[SCORE][order], starts[1:])]
     else:
-        shares = [_harmonic(len(own)) for own in listed]
-    return RankedLists(owners, tuple(listed), tuple(shares), len(users) - len(known))
+        shares = [_harmonic(len(ranked)) for ranked in lists]
+    return RankedLists(list_users, tuple(lists), tuple(shares), len(users) - len(matched))
 
 
 def _numbers(texts: list[str]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""MovieLens-100K in both layouts it is delivered in: GroupLens' own, and RecBole's atomic files."""
+"""MovieLens-100K in both layouts of its mirrors: GroupLens' files, and RecBole's atomic files."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from delrec_lite.errors import DataError
 _LOG = ("user_id", "item_id", "rating", "timestamp")
 # u.item has no header: id, title, two release dates, address, then 19 genre flags (README of ml-100k).
 _ITEM = ("item_id", "title", "release", "video_release", "url", *(f"genre{n}" for n in range(19)))
-# One row of the original has no title but this word, and RecBole's copy misspells it.
+# One title of the original is the word "unknown"; RecBole's copy misspells it.
 _UNKNOWN = {"unkonwn": "unknown"}
 
 
@@ -19,7 +19,7 @@ def read_movielens(folder: Path) -> tuple[Interactions, dict[str, str]]:
     """The log and the readable title of each item id, equal for both layouts.
 
     Raises:
-        DataError: Neither layout is there, or a row does not read.
+        DataError: The folder has neither layout, or a row is malformed.
     """
     if (folder / "u.data").is_file():
         return read_interactions(folder / "u.data", names=_LOG), _grouplens_titles(folder / "u.item")

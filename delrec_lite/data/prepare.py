@@ -1,4 +1,4 @@
-"""`prepare`: a log and item titles to sequences, splits and candidate sets, once per data set."""
+"""`prepare`: turns a log and item titles into sequences, splits and candidate sets, once per data set."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from delrec_lite.data.types import Catalog, Dataset
 from delrec_lite.errors import DataError, UsageError
 from delrec_lite.hub.registry import find_dataset
 
-# Leave-one-out needs a test item, a validation item and something before them.
+# Leave-one-out needs a test item, a validation item and at least one item before them.
 SHORTEST = 3
 
 
@@ -34,17 +34,17 @@ def prepare(
     """Prepare a pulled data set.
 
     Args:
-        name: Its name; its record names what reads it.
+        name: Its name in the registry; its record names the function that reads it.
         source: Folder with the files of one of its mirrors.
-        out: Folder to write; an older data set there is replaced.
-        k_core: Least interactions per user and per item, applied until both hold.
+        out: Folder to write; an existing data set in it is replaced.
+        k_core: Minimum interactions per user and per item, applied until both hold.
         m: Candidates per user.
-        seed: Of the candidate sets.
-        console: Shows what came out.
+        seed: Random seed of the candidate sets.
+        console: Shows the counts.
         split: See ``Settings``.
 
     Raises:
-        DataError: Rows that do not read, or nothing left after the k-core.
+        DataError: Malformed rows, or no interactions after the k-core.
         StorageError: ``out`` cannot be written.
         UsageError: No data set of this name.
     """
@@ -64,15 +64,15 @@ def prepare_tables(
     """Prepare any log; ``titles`` gives each item id's title. Otherwise as ``prepare``."""
     if settings.k_core < 1 or settings.m < 2:
         raise UsageError(
-            f"k-core {settings.k_core} with {settings.m} candidates cannot be meant",
+            f"k-core is {settings.k_core} and candidates is {settings.m}",
             "k-core must be at least 1, candidates at least 2",
         )
     dataset = build_dataset(name, interactions, titles, settings.k_core, settings.split)
     candidates = {split: sample_candidates(dataset, split, settings.m, settings.seed) for split in SPLITS}
     save_dataset(dataset, candidates, settings, out)
-    kept = sum(len(s) for s in dataset.sequences)
+    count = sum(len(s) for s in dataset.sequences)
     console.say(
-        f"  {name}: {len(dataset.user_ids)} users, {len(dataset.catalog)} items, {kept} of "
+        f"  {name}: {len(dataset.user_ids)} users, {len(dataset.catalog)} items, {count} of "
         f"{len(interactions.users)} interactions after the {settings.k_core}-core"
     )
     return dataset
@@ -85,35 +85,35 @@ def build_dataset(
     k_core: int,
     split: SplitRule = "leave-one-out",
 ) -> Dataset:
-    """Filter, order by time (ties by the order of the file) and number densely.
+    """Filter, order by time (ties by the order of the file) and number users and items from 0.
 
-    Users and items are numbered in the order of their ids, numbers as numbers.
+    Users and items are numbered in the order of their ids; numeric ids are ordered by value.
 
     Raises:
-        DataError: Nothing is left, an item has no title, or a part of the split is empty.
+        DataError: No interactions after the k-core, an item has no title, or a part of the split is empty.
     """
     user_ids, users = _number(interactions.user_ids, interactions.users)
     item_ids, items = _number(interactions.item_ids, interactions.items)
-    kept = k_core_rows(users, items, k_core)
-    if not kept.any():
-        raise DataError(f"nothing is left of {name} after the {k_core}-core", "lower --k-core")
-    rows = np.flatnonzero(kept)
+    in_core = k_core_rows(users, items, k_core)
+    if not in_core.any():
+        raise DataError(f"{name} has no interactions after the {k_core}-core", "lower --k-core")
+    rows = np.flatnonzero(in_core)
     rows = rows[np.lexsort((rows, interactions.times[rows], users[rows]))]
-    left_users, lengths = np.unique(users[rows], return_counts=True)
-    left_items, dense = np.unique(items[rows], return_inverse=True)
+    core_users, lengths = np.unique(users[rows], return_counts=True)
+    core_items, dense = np.unique(items[rows], return_inverse=True)
     sequences = np.split(dense.astype(np.int64), np.cumsum(lengths)[:-1])
     times = np.split(interactions.times[rows], np.cumsum(lengths)[:-1])
     cuts = None if split == "leave-one-out" else _cuts_by_time(times)
-    ids = tuple(item_ids[i] for i in left_items)
+    ids = tuple(item_ids[i] for i in core_items)
     untitled = next((i for i in ids if i not in titles), None)
     if untitled is not None:
         raise DataError(f"item {untitled!r} of {name} has interactions but no title", "add it to the item list")
-    # Counted without validation and test items, so that not even a title's number tells of them.
-    plain = Dataset(name, Catalog(ids, ids), (), tuple(sequences), "", cuts)
+    # Popularity without validation and test items, so that the number in a title does not depend on them.
+    untitled_data = Dataset(name, Catalog(ids, ids), (), tuple(sequences), "", cuts)
     if cuts is not None:
-        _refuse_empty_parts(plain)
-    catalog = Catalog(ids, unique_titles([titles[i] for i in ids], plain.popularity().tolist()))
-    return make_dataset(name, catalog, [user_ids[u] for u in left_users], sequences, cuts)
+        _refuse_empty_parts(untitled_data)
+    catalog = Catalog(ids, unique_titles([titles[i] for i in ids], untitled_data.popularity().tolist()))
+    return make_dataset(name, catalog, [user_ids[u] for u in core_users], sequences, cuts)
 
 
 def _refuse_empty_parts(dataset: Dataset) -> None:
@@ -122,57 +122,57 @@ def _refuse_empty_parts(dataset: Dataset) -> None:
         empty.insert(0, "training")
     if empty:
         raise DataError(
-            f"{dataset.name}, split by time, has nothing in {' and '.join(empty)}",
-            "are the times right? leave-one-out needs none that tell days apart",
+            f"{dataset.name}, split by time, has no interactions in {' and '.join(empty)}",
+            "check the times, or use the split leave-one-out",
         )
 
 
 def _cuts_by_time(times: Sequence[npt.NDArray[np.float64]]) -> npt.NDArray[np.int64]:
-    """How many interactions of each user lie in the first 8, and in the first 9 tenths of all (DELRec, section 5.1).
+    """How many interactions of each user are in the first 80%, and in the first 90% of all (DELRec, section 5.1).
 
-    Interactions of one moment stay together, so that nothing is learned that happened when a question was asked.
+    Interactions with equal times stay in the same part, so that training sees nothing of the time of a question.
     """
-    every = np.sort(np.concatenate(times))
-    moments = every[[int(0.8 * len(every)), int(0.9 * len(every))]]
-    return np.array([np.searchsorted(of_one, moments) for of_one in times], dtype=np.int64)
+    all_times = np.sort(np.concatenate(times))
+    boundaries = all_times[[int(0.8 * len(all_times)), int(0.9 * len(all_times))]]
+    return np.array([np.searchsorted(user_times, boundaries) for user_times in times], dtype=np.int64)
 
 
-def titled(interactions: Interactions, titles: Mapping[str, str]) -> tuple[Interactions, int]:
-    """The interactions with items that have a title, and how many others there are.
+def drop_untitled(interactions: Interactions, titles: Mapping[str, str]) -> tuple[Interactions, int]:
+    """The interactions with items that have a title, and how many were dropped.
 
     Raises:
-        DataError: None is left.
+        DataError: No item has a title.
     """
     untitled = np.array([item not in titles for item in interactions.item_ids], dtype=bool)[interactions.items]
     if untitled.all():
-        raise DataError("no item of the log is in the item list", "are both files' item columns the same ids?")
+        raise DataError("no item of the log is in the item list", "check that both files use the same item ids")
     return interactions.take(~untitled), int(untitled.sum())
 
 
 def k_core_rows(users: npt.NDArray[np.int64], items: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.bool_]:
-    """Which interactions remain when every user and item must have k of them, repeated until nothing changes.
+    """Which interactions remain when every user and item must have at least k, applied until nothing changes.
 
     Args:
         users: User index per row.
         items: Item index per row.
-        k: Least interactions; users keep at least ``SHORTEST`` in any case.
+        k: Minimum interactions; for users at least ``SHORTEST`` in any case.
     """
-    kept = np.ones(len(users), dtype=bool)
+    remaining = np.ones(len(users), dtype=bool)
     while True:
-        by_user = np.bincount(users[kept], minlength=users.max() + 1)
-        by_item = np.bincount(items[kept], minlength=items.max() + 1)
-        still = kept & (by_user[users] >= max(k, SHORTEST)) & (by_item[items] >= k)
-        if still.sum() == kept.sum():
-            return still
-        kept = still
+        by_user = np.bincount(users[remaining], minlength=users.max() + 1)
+        by_item = np.bincount(items[remaining], minlength=items.max() + 1)
+        filtered = remaining & (by_user[users] >= max(k, SHORTEST)) & (by_item[items] >= k)
+        if filtered.sum() == remaining.sum():
+            return filtered
+        remaining = filtered
 
 
 def _number(ids: Sequence[str], rows: npt.NDArray[np.int64]) -> tuple[list[str], npt.NDArray[np.int64]]:
     """Distinct ids in order, and each row's index into them."""
     order = sorted(range(len(ids)), key=lambda n: (not ids[n].isdecimal(), _value(ids[n]), ids[n]))
-    place = np.empty(len(ids), dtype=np.int64)
-    place[order] = np.arange(len(ids))
-    return [ids[n] for n in order], place[rows]
+    position = np.empty(len(ids), dtype=np.int64)
+    position[order] = np.arange(len(ids))
+    return [ids[n] for n in order], position[rows]
 
 
 def _value(text: str) -> int:

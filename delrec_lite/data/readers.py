@@ -1,4 +1,4 @@
-"""Interaction logs and item lists of one's own: which column means what, and what a row must hold."""
+"""Reads the user's own interaction logs and item lists, with configurable columns and checks of each row."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -17,12 +17,12 @@ from delrec_lite.errors import DataError, UsageError
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column of a file means what.
+    """Names of the columns of a file.
 
     Attributes:
         user: User id.
         item: Item id, in the log and in the item list.
-        time: What orders a user's interactions: a Unix time, a counter, or a date and time as ISO 8601 writes it.
+        time: Orders a user's interactions: a Unix time, a counter, or a date and time in ISO 8601.
         title: Item title, in the item list.
     """
 
@@ -41,7 +41,7 @@ class Interactions:
         item_ids: Distinct ids of items.
         users: Index into ``user_ids`` of each row, int64 ``[rows]``.
         items: Index into ``item_ids`` of each row, int64 ``[rows]``.
-        times: What orders them, float64 ``[rows]``; dates as seconds since 1970.
+        times: Time of each row, float64 ``[rows]``; dates as seconds since 1970.
     """
 
     user_ids: tuple[str, ...]
@@ -52,25 +52,25 @@ class Interactions:
 
     @classmethod
     def of(cls, users: Sequence[str], items: Sequence[str], times: Any) -> "Interactions":
-        """From one id, one id and one number per row."""
+        """From the user id, item id and time of each row."""
         user_ids, user_rows = np.unique(np.array(users, dtype=object), return_inverse=True)
         item_ids, item_rows = np.unique(np.array(items, dtype=object), return_inverse=True)
         return cls(tuple(user_ids), tuple(item_ids), user_rows, item_rows, np.asarray(times, dtype=np.float64))
 
     def take(self, rows: npt.NDArray[np.bool_]) -> "Interactions":
-        """Some of the rows."""
+        """The rows where ``rows``, bool ``[rows]``, is true."""
         return Interactions(self.user_ids, self.item_ids, self.users[rows], self.items[rows], self.times[rows])
 
 
 def parse_columns(text: str) -> Columns:
-    """Read ``user=uid,item=sku``; what is not named keeps its default.
+    """Read ``user=uid,item=sku``; columns that are not named keep their defaults.
 
     Raises:
-        UsageError: A meaning other than user, item, time and title, or no ``=``.
+        UsageError: A key other than user, item, time and title, or no ``=``.
     """
-    meanings = [field.name for field in fields(Columns)]
+    allowed = [field.name for field in fields(Columns)]
     pairs = [part.partition("=") for part in text.split(",") if part.strip()]
-    wrong = [key for key, equals, value in pairs if key.strip() not in meanings or not equals or not value.strip()]
+    wrong = [key for key, equals, value in pairs if key.strip() not in allowed or not equals or not value.strip()]
     if wrong:
         raise UsageError(
             f"--columns: {wrong[0]!r} does not name a column", "write user=uid,item=sku,time=ts,title=name"
@@ -85,36 +85,36 @@ def read_interactions(
 
     Args:
         path: CSV, TSV, a RecBole ``.inter`` file, or Parquet.
-        columns: Which column is which.
+        columns: Names of the columns.
         names: Column names, for a file without a header.
-        bad: Takes malformed rows: a wrong number of fields, an empty id, a time that is no number and no date.
-            Default: they are refused.
+        bad: Collects malformed rows: a wrong number of fields, an empty id, a time that is neither a number nor a
+            date. Default: they are refused.
 
     Raises:
         DataError: No such file or column, no rows, or malformed ones that are refused; names file and rows.
     """
     bad = bad or BadRows()
     table = read_table(path, (columns.user, columns.item, columns.time), names)
-    users, user_ids = _coded(table.columns[columns.user])
-    items, item_ids = _coded(table.columns[columns.item])
-    times = _moments(table.columns[columns.time])
+    users, user_ids = _dictionary_encoded(table.columns[columns.user])
+    items, item_ids = _dictionary_encoded(table.columns[columns.item])
+    times = _times(table.columns[columns.time])
     no_user, no_item = _empty(user_ids)[users], _empty(item_ids)[items]
-    unread = no_user | no_item | ~np.isfinite(times)
-    wrong = unread.copy()
-    found = list(table.found)
-    # Spreadsheets leave blank rows behind; one with nothing in these three columns is no mistake of anyone's.
+    unusable = no_user | no_item | ~np.isfinite(times)
+    malformed = unusable.copy()
+    examples = list(table.malformed)
+    # Spreadsheets write blank rows; a row with these three columns empty is skipped, not malformed.
     for record in np.flatnonzero(no_user & no_item & np.isnan(times)):
-        wrong[record] = bool(_text_at(table.columns[columns.time], int(record)))
-    for record in np.flatnonzero(wrong)[:SHOWN]:
+        malformed[record] = bool(_text_at(table.columns[columns.time], int(record)))
+    for record in np.flatnonzero(malformed)[:SHOWN]:
         value = _text_at(table.columns[columns.time], int(record))
         reason = f"{columns.time} is {value!r}, neither a number nor a date"
         if no_user[record] or no_item[record]:
             reason = f"{columns.user if no_user[record] else columns.item} is empty"
-        found.append((table.row(int(record)), reason))
-    bad.bring(path, len(table.found) + int(wrong.sum()), found)
-    if unread.all():
+        examples.append((table.row(int(record)), reason))
+    bad.add(path, len(table.malformed) + int(malformed.sum()), examples)
+    if unusable.all():
         raise DataError(f"{path} holds no interactions", "check that it is the right file")
-    return Interactions(user_ids, item_ids, users, items, times).take(~unread)
+    return Interactions(user_ids, item_ids, users, items, times).take(~unusable)
 
 
 def read_titles(path: Path, columns: Columns = Columns(), bad: BadRows | None = None) -> dict[str, str]:
@@ -122,8 +122,8 @@ def read_titles(path: Path, columns: Columns = Columns(), bad: BadRows | None = 
 
     Args:
         path: The item list.
-        columns: Which column is which.
-        bad: Takes malformed rows: a wrong number of fields, an empty id or title, an id with a second title.
+        columns: Names of the columns.
+        bad: Collects malformed rows: a wrong number of fields, an empty id or title, an id with a second title.
 
     Raises:
         DataError: No such file or column, or malformed rows that are refused.
@@ -134,9 +134,9 @@ def read_titles(path: Path, columns: Columns = Columns(), bad: BadRows | None = 
 
 
 def titles_of(table: Table, items: Sequence[str], titles: Sequence[str], bad: BadRows) -> dict[str, str]:
-    """Put the rows of an item list together; what is wrong with one goes to ``bad``."""
-    known: dict[str, str] = {}
-    found = list(table.found)
+    """Title of each item id; malformed rows go to ``bad``."""
+    title_of: dict[str, str] = {}
+    malformed = list(table.malformed)
     for record, (item, title) in enumerate(zip(items, titles, strict=True)):
         reason = ""
         if not item and title:
@@ -145,18 +145,18 @@ def titles_of(table: Table, items: Sequence[str], titles: Sequence[str], bad: Ba
             continue  # a blank row
         elif not title:
             reason = f"item {item!r} has an empty title, and the LLM reads titles"
-        elif known.setdefault(item, title) != title:
+        elif title_of.setdefault(item, title) != title:
             reason = f"item {item!r} has a second title {title!r}"
         if reason:
-            found.append((table.row(record), reason))
-    bad.bring(table.path, len(found), found)
-    return known
+            malformed.append((table.row(record), reason))
+    bad.add(table.path, len(malformed), malformed)
+    return title_of
 
 
-def _coded(column: Any) -> tuple[Ints, tuple[str, ...]]:
+def _dictionary_encoded(column: Any) -> tuple[Ints, tuple[str, ...]]:
     """A column of ids as indices into its distinct values."""
     coded = as_text(column).dictionary_encode().unify_dictionaries().combine_chunks()
-    if isinstance(coded, arrow().ChunkedArray):  # no chunk at all
+    if isinstance(coded, arrow().ChunkedArray):  # there are no chunks
         return np.empty(0, np.int64), ()
     return coded.indices.to_numpy(zero_copy_only=False).astype(np.int64), tuple(coded.dictionary.to_pylist())
 
@@ -170,7 +170,7 @@ def _empty(ids: Sequence[str]) -> npt.NDArray[np.bool_]:
     return np.array([not i for i in ids], dtype=bool)
 
 
-def _moments(column: Any) -> npt.NDArray[np.float64]:
+def _times(column: Any) -> npt.NDArray[np.float64]:
     """A column of times as numbers; nan where it holds neither a number nor a date."""
     pa = arrow()
     if pa.types.is_temporal(column.type):
@@ -179,14 +179,14 @@ def _moments(column: Any) -> npt.NDArray[np.float64]:
         moments = column.cast(pa.float64())
     except pa.ArrowInvalid:
         coded = column.dictionary_encode().unify_dictionaries().combine_chunks()
-        of_each = np.array([_moment(text) for text in coded.dictionary.to_pylist()] or [np.nan])
-        places = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-        return np.where(places < 0, np.nan, of_each[places])
+        distinct = np.array([_time_value(text) for text in coded.dictionary.to_pylist()] or [np.nan])
+        positions = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+        return np.where(positions < 0, np.nan, distinct[positions])
     filled: npt.NDArray[np.float64] = moments.fill_null(float("nan")).to_numpy()
     return filled
 
 
-def _moment(text: str) -> float:
+def _time_value(text: str) -> float:
     try:
         return float(text)
     except ValueError:

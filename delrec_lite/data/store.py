@@ -1,7 +1,7 @@
-"""A prepared data set as a folder: sequences, catalogue, candidate sets; JSON and npz, never pickle.
+"""Reads and writes a prepared data set as a folder of JSON and npz files, without pickle.
 
 ``dataset.json`` (counts, settings, fingerprint), ``catalog.json`` (ids, titles), ``users.json`` (ids),
-``sequences.npz`` (``items`` end to end, ``lengths`` per user, ``cuts`` of a split by time),
+``sequences.npz`` (``items`` of all users concatenated, ``lengths`` per user, ``cuts`` of a split by time),
 ``candidates-valid.json`` and ``candidates-test.json``.
 """
 
@@ -29,13 +29,13 @@ _AGAIN = "prepare the data set again"
 
 @dataclass(frozen=True)
 class Settings:
-    """What a data set was prepared with.
+    """Settings that a data set was prepared with.
 
     Attributes:
-        k_core: Least interactions per user and per item.
+        k_core: Minimum interactions per user and per item.
         m: Candidates per user.
-        seed: Of the candidate sets.
-        split: ``leave-one-out``, or ``chronological``: 8:1:1 by time, the same two moments for all users.
+        seed: Random seed of the candidate sets.
+        split: ``leave-one-out``, or ``chronological``: 8:1:1 by time, cut at the same two times for all users.
     """
 
     k_core: int
@@ -69,13 +69,13 @@ def make_dataset(
 
 
 def save_dataset(dataset: Dataset, candidates: Mapping[str, CandidateSets], settings: Settings, folder: Path) -> None:
-    """Write ``folder`` whole or not at all; an older data set in its place is replaced.
+    """Write ``folder`` atomically; an existing data set in its place is replaced.
 
     Raises:
-        StorageError: It cannot be written, or holds something that is no data set.
+        StorageError: It cannot be written, or contains files that are no data set.
     """
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "dataset.json").is_file():
-        raise StorageError(f"{folder} is not empty and holds no data set", "choose another folder for the data set")
+        raise StorageError(f"{folder} is not empty and is no data set", "choose another folder for the data set")
     staging: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -138,7 +138,7 @@ def load_dataset(folder: Path) -> Dataset:
     """Read a prepared data set and check its fingerprint.
 
     Raises:
-        DataError: Not a prepared data set, of another schema, or changed since.
+        DataError: Not a prepared data set, another schema version, or changed after it was prepared.
     """
     about = _load(folder / "dataset.json")
     if about.get("schema") != SCHEMA:
@@ -153,9 +153,9 @@ def load_dataset(folder: Path) -> Dataset:
         dataset = make_dataset(about["name"], catalog, users, sequences, cuts)
         intact = dataset.fingerprint == about["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{folder} does not read: {error}", _AGAIN) from error
+        raise DataError(f"cannot read {folder}: {error}", _AGAIN) from error
     if not intact:
-        raise DataError(f"{folder} is not what was prepared: its fingerprint differs", _AGAIN)
+        raise DataError(f"{folder} was changed after it was prepared: its fingerprint differs", _AGAIN)
     return dataset
 
 
@@ -166,7 +166,7 @@ def load_candidates(folder: Path) -> dict[str, CandidateSets]:
         DataError: Missing, or sampled for another data set.
     """
     about = _load(folder / "dataset.json")
-    found = {}
+    candidates = {}
     for split in ("valid", "test"):
         path = folder / f"candidates-{split}.json"
         data = _load(path)
@@ -177,11 +177,11 @@ def load_candidates(folder: Path) -> dict[str, CandidateSets]:
                 about["m"],
             )
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path} does not read: {error}", _AGAIN) from error
+            raise DataError(f"cannot read {path}: {error}", _AGAIN) from error
         if not fits:
             raise DataError(f"{path} belongs to another data set", _AGAIN)
-        found[split] = sets
-    return found
+        candidates[split] = sets
+    return candidates
 
 
 def _load(path: Path) -> Any:

@@ -1,4 +1,4 @@
-"""Columns of a table as Arrow strings: CSV, TSV, RecBole atomic files (through pyarrow's readers) and Parquet."""
+"""Reads columns of CSV, TSV, RecBole atomic files and Parquet through pyarrow."""
 
 import csv
 import re
@@ -11,7 +11,7 @@ from typing import Any
 
 from delrec_lite.errors import DataError, MissingPackageError, install_line
 
-# RecBole writes the kind of a column behind its name: user_id:token, timestamp:float.
+# RecBole writes the type of a column after its name: user_id:token, timestamp:float.
 _TYPED = re.compile(r":(?:token|token_seq|float|float_seq)$")
 _HEADER_BYTES = 1 << 16
 _BLOCK_BYTES = 1 << 23
@@ -20,26 +20,26 @@ PARQUET = (".parquet", ".pq")
 
 @dataclass(frozen=True)
 class Table:
-    """Some columns of a file, and where its rows stand.
+    """Columns of a file, and the row numbers of its records.
 
     Attributes:
         path: The file.
-        columns: Arrow columns by name; text without white space at its ends, or the numbers and times of Parquet.
-        first: Row number of the first record: 2 behind a header.
-        cut: Numbers of the rows that have too few or too many fields, in order; they are not among the columns.
-        found: Number and reason of those that are malformed (an empty line is not).
+        columns: Arrow columns by name; stripped text, or the numbers and times of Parquet.
+        first_row: Row number of the first record: 2 after a header.
+        skipped: Numbers of the rows with too few or too many fields, ascending; the columns leave them out.
+        malformed: Number and reason of the skipped rows that are not empty lines.
     """
 
     path: Path
     columns: dict[str, Any]
-    first: int
-    cut: list[int] = field(default_factory=list)
-    found: list[tuple[int, str]] = field(default_factory=list)
+    first_row: int
+    skipped: list[int] = field(default_factory=list)
+    malformed: list[tuple[int, str]] = field(default_factory=list)
 
     def row(self, record: int) -> int:
-        """The number in the file of the record at a place in the columns."""
-        number = record + self.first
-        while (shifted := record + self.first + bisect_right(self.cut, number)) != number:
+        """The row number in the file of a record, given its index in the columns."""
+        number = record + self.first_row
+        while (shifted := record + self.first_row + bisect_right(self.skipped, number)) != number:
             number = shifted
         return number
 
@@ -50,7 +50,7 @@ class Table:
 
 
 def arrow() -> Any:
-    """The package ``pyarrow`` with what is used of it.
+    """The package ``pyarrow`` with the submodules that are used.
 
     Raises:
         MissingPackageError: It is not installed.
@@ -68,61 +68,61 @@ def arrow() -> Any:
 
 
 def header_of(path: Path) -> list[str]:
-    """The column names of a file; RecBole's kinds behind them are left out.
+    """The column names of a file, without RecBole's types.
 
     Raises:
-        DataError: No such file, or it does not read.
+        DataError: No such file, or it cannot be read.
     """
     pa = arrow()
     if path.suffix.lower() in PARQUET:
-        return list(_opened(path, lambda: pa.parquet.read_schema(path).names))
+        return list(_read_file(path, lambda: pa.parquet.read_schema(path).names))
     return _header(path, "utf-8-sig")[0]
 
 
 def read_table(
     path: Path,
-    wanted: Sequence[str],
+    columns: Sequence[str],
     names: Sequence[str] = (),
     delimiter: str = "",
     encoding: str = "utf-8-sig",
 ) -> Table:
-    """Read the wanted columns of a file.
+    """Read some columns of a file.
 
     Args:
-        path: Parquet by its ending, else text; ``.gz`` is unpacked. Only commas and semicolons go with quotes.
-        wanted: Column names.
+        path: Parquet by its suffix, else text; ``.gz`` is unpacked. Quotes count with commas and semicolons only.
+        columns: Names of the columns to read.
         names: All column names, for a text file without a header.
-        delimiter: Default: the commonest of tab, comma and semicolon in the first line.
+        delimiter: Default: the most frequent of tab, comma and semicolon in the first line.
         encoding: Of a text file.
 
     Raises:
-        DataError: No such file or column, or not the kind of file that it should be.
+        DataError: No such file or column, or another file format.
         MissingPackageError: pyarrow is not installed.
     """
     if path.suffix.lower() in PARQUET:
-        return _read_parquet(path, wanted)
+        return _read_parquet(path, columns)
     pa = arrow()
-    header, commonest = _header(path, encoding)
-    delimiter, header = delimiter or commonest, list(names) or header
-    _need(path, wanted, header)
-    places = [str(header.index(name)) for name in wanted]
-    found: list[tuple[int, str]] = []
-    cut: list[int] = []
+    header, detected = _header(path, encoding)
+    delimiter, header = delimiter or detected, list(names) or header
+    _require_columns(path, columns, header)
+    positions = [str(header.index(name)) for name in columns]
+    malformed: list[tuple[int, str]] = []
+    skipped: list[int] = []
 
-    def malformed(row: Any) -> str:
-        cut.append(row.number)
+    def skip(row: Any) -> str:
+        skipped.append(row.number)
         if row.text.strip():
-            found.append((row.number, f"{row.actual_columns} fields instead of {row.expected_columns}"))
+            malformed.append((row.number, f"{row.actual_columns} fields instead of {row.expected_columns}"))
         return "skip"
 
     def read() -> Any:
         return pa.csv.read_csv(
             str(path),
-            # One thread: with several, a malformed row has no number.
+            # With several threads pyarrow gives malformed rows no number.
             read_options=pa.csv.ReadOptions(
                 use_threads=False,
                 block_size=_BLOCK_BYTES,
-                column_names=[str(place) for place in range(len(header))],
+                column_names=[str(position) for position in range(len(header))],
                 skip_rows=0 if names else 1,
                 encoding=encoding.removesuffix("-sig"),
             ),
@@ -131,22 +131,24 @@ def read_table(
                 quote_char='"' if delimiter in ",;" else False,
                 newlines_in_values=delimiter in ",;",
                 ignore_empty_lines=False,
-                invalid_row_handler=malformed,
+                invalid_row_handler=skip,
             ),
             convert_options=pa.csv.ConvertOptions(
-                column_types={place: pa.string() for place in places}, include_columns=list(dict.fromkeys(places))
+                column_types={position: pa.string() for position in positions},
+                include_columns=list(dict.fromkeys(positions)),
             ),
         )
 
-    table = _opened(path, read)
-    columns = {
-        name: pa.compute.utf8_trim_whitespace(table.column(place)) for name, place in zip(wanted, places, strict=True)
+    table = _read_file(path, read)
+    texts = {
+        name: pa.compute.utf8_trim_whitespace(table.column(position))
+        for name, position in zip(columns, positions, strict=True)
     }
-    return Table(path, columns, 1 if names else 2, cut, found)
+    return Table(path, texts, 1 if names else 2, skipped, malformed)
 
 
 def as_text(column: Any) -> Any:
-    """An Arrow column as strings; what is null is empty, and whole numbers have no decimal point."""
+    """An Arrow column as strings; null becomes empty, and whole numbers have no decimal point."""
     pa = arrow()
     if pa.types.is_floating(column.type):
         with suppress(pa.ArrowInvalid):
@@ -154,15 +156,15 @@ def as_text(column: Any) -> Any:
     return pa.compute.utf8_trim_whitespace(column.cast(pa.string()).fill_null(""))
 
 
-def _read_parquet(path: Path, wanted: Sequence[str]) -> Table:
+def _read_parquet(path: Path, columns: Sequence[str]) -> Table:
     pa = arrow()
-    _need(path, wanted, _opened(path, lambda: pa.parquet.read_schema(path)).names)
-    table = _opened(path, lambda: pa.parquet.read_table(path, columns=list(dict.fromkeys(wanted))))
-    return Table(path, {name: table.column(name) for name in wanted}, 1)
+    _require_columns(path, columns, _read_file(path, lambda: pa.parquet.read_schema(path)).names)
+    table = _read_file(path, lambda: pa.parquet.read_table(path, columns=list(dict.fromkeys(columns))))
+    return Table(path, {name: table.column(name) for name in columns}, 1)
 
 
-def _opened(path: Path, read: Any) -> Any:
-    """What ``read`` returns, its errors in this program's words."""
+def _read_file(path: Path, read: Any) -> Any:
+    """Call ``read``; raise its errors as ``DataError``."""
     pa = arrow()
     try:
         return read()
@@ -174,24 +176,24 @@ def _opened(path: Path, read: Any) -> Any:
             raise DataError(f"{path} is not UTF-8 text: {text}", "save it as UTF-8") from error
         if "Empty CSV" in text:
             raise DataError(f"{path} holds no rows", "check that it is the right file") from error
-        raise DataError(f"{path} does not read: {text}", "check that it is the right file, and whole") from error
+        raise DataError(f"cannot read {path}: {text}", "check that it is the right file and complete") from error
 
 
 def _header(path: Path, encoding: str) -> tuple[list[str], str]:
-    """The cells of the first line, and what separates them."""
+    """The cells of the first line, and their delimiter."""
 
     def read() -> str:
         with arrow().input_stream(str(path), compression="detect") as file:
             line = file.read(_HEADER_BYTES).splitlines()[:1]
         return line[0].decode(encoding) if line else ""
 
-    line = _opened(path, read)
+    line = _read_file(path, read)
     delimiter = max("\t,;", key=line.count)
     cells = next(csv.reader([line], delimiter=delimiter), [])
     return [_TYPED.sub("", cell.strip()) for cell in cells], delimiter
 
 
-def _need(path: Path, wanted: Sequence[str], header: Sequence[str]) -> None:
-    missing = [name for name in wanted if name not in header]
+def _require_columns(path: Path, columns: Sequence[str], header: Sequence[str]) -> None:
+    missing = [name for name in columns if name not in header]
     if missing:
         raise DataError(f"{path} has no column {missing[0]!r}", f"it has: {', '.join(header)}")

@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-# Only those that stand behind a comma in MovieLens; `L'` joins its noun without a space.
+# The articles that follow a comma in MovieLens; `L'` is joined to its noun without a space.
 _ARTICLES = (
     "The|A|An|"  # English
     "La|Le|Les|L'|Un|Une|"  # French
@@ -14,68 +14,69 @@ _ARTICLES = (
     "Das|Der|Die|Ein|Eine|"  # German
     "De|Het|Den|Det|En|Ett|Et"  # Dutch, Scandinavian
 )
-_BEHIND = re.compile(rf"^(?P<name>.+), (?P<article>{_ARTICLES})$")
-_ASIDE = re.compile(r"\(([^()]+)\)")
+_TRAILING_ARTICLE = re.compile(rf"^(?P<name>.+), (?P<article>{_ARTICLES})$")
+_PARENTHESES = re.compile(r"\(([^()]+)\)")
 _YEAR = re.compile(r"\((\d{4})\)$")
-# IMDb's marks behind the year: made for video, for television.
+# IMDb's marks after the year: made for video or television.
 _MEDIUM = re.compile(r"\s*\((?:V|TV|TVM)\)$")
 
 
 def readable_title(title: str, year: str = "") -> str:
-    """Put articles in front, in every part of the title, and the year behind.
+    """Put articles first, in every part of the title, and the year last.
 
     Args:
-        title: As MovieLens lists it, with or without its year.
-        year: Release year, used where the title has none; anything but four digits is ignored.
+        title: As MovieLens writes it, with or without its year.
+        year: Release year, used if the title has none; anything but four digits is ignored.
 
     Returns:
         ``Il Postino (1994)``, ``The Blue Angel (Der Blaue Engel) (1930)``; ``unknown`` stays as it is.
     """
     text = _MEDIUM.sub("", " ".join(unicodedata.normalize("NFC", title).split()))
-    if found := _YEAR.search(text):
-        text, year = text[: found.start()].rstrip(), found[1]
-    main, aside = text, ""
+    if match := _YEAR.search(text):
+        text, year = text[: match.start()].rstrip(), match[1]
+    main, alternative = text, ""
     if "(" in text and text.endswith(")"):
         cut = text.index("(")
-        main, aside = text[:cut].rstrip(), " " + _ASIDE.sub(lambda m: f"({_forward(m[1])})", text[cut:])
-    text = _forward(main) + aside
+        main = text[:cut].rstrip()
+        alternative = " " + _PARENTHESES.sub(lambda m: f"({_article_first(m[1])})", text[cut:])
+    text = _article_first(main) + alternative
     return f"{text} ({year})" if re.fullmatch(r"\d{4}", year) else text
 
 
-def _forward(name: str) -> str:
+def _article_first(name: str) -> str:
     """`Blaue Engel, Der` to `Der Blaue Engel`."""
-    found = _BEHIND.match(name)
-    if not found:
+    match = _TRAILING_ARTICLE.match(name)
+    if not match:
         return name
-    article = found["article"]
-    return f"{article}{'' if article.endswith(chr(39)) else ' '}{found['name']}"
+    article = match["article"]
+    return f"{article}{'' if article.endswith(chr(39)) else ' '}{match['name']}"
 
 
 def unique_titles(titles: Sequence[str], weights: Sequence[int]) -> tuple[str, ...]:
-    """Tell items of the same title apart by a number before the year: ``Chasing Amy [2] (1997)``.
+    """Number items of the same title before the year: ``Chasing Amy [2] (1997)``.
 
-    MovieLens-100K lists some films twice, under two ids with ratings of their own. They stay two items, so
-    that figures compare with others' on this data set; the one with more interactions keeps the plain title.
+    MovieLens-100K lists some films twice, under two ids with separate ratings. They stay two items, so that
+    figures compare with published ones; the item with more interactions keeps the plain title.
 
     Args:
         titles: One per item.
-        weights: Interactions per item; a tie is decided by the order.
+        weights: Interactions per item; ties keep the order of the items.
     """
-    taken = set(titles)
-    seen: set[str] = set()
-    result = list(titles)
+    existing = set(titles)
+    assigned: set[str] = set()
+    unique = list(titles)
     for index in sorted(range(len(titles)), key=lambda i: (-weights[i], i)):
         title, number = titles[index], 1
-        while title in seen or (number > 1 and title in taken):
+        while title in assigned or (number > 1 and title in existing):
             number += 1
             title = _numbered(titles[index], number)
-        seen.add(title)
-        result[index] = title
-    return tuple(result)
+        assigned.add(title)
+        unique[index] = title
+    return tuple(unique)
 
 
 def _numbered(title: str, number: int) -> str:
-    found = _YEAR.search(title)
-    if not found:
+    match = _YEAR.search(title)
+    if not match:
         return f"{title} [{number}]"
-    return f"{title[: found.start()].rstrip()} [{number}] {found[0]}"
+    return f"{title[: match.start()].rstrip()} [{number}] {match[0]}"

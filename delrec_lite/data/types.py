@@ -1,6 +1,6 @@
-"""What every other room means by catalogue, sequence, split and candidate set.
+"""Types of a prepared data set: catalogue, sequences, splits and candidate sets.
 
-Users and items are dense integers from 0 inside the program; their own ids are strings and kept beside.
+Users and items are integers from 0 inside the program; the ids of the data set are strings, stored separately.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ class Catalog:
     """The items that can be recommended.
 
     Attributes:
-        ids: The data set's own item ids, one per item.
+        ids: The item ids of the data set, one per item.
         titles: Readable titles, same order: ``The Matrix (1999)``.
     """
 
@@ -31,17 +31,17 @@ class Catalog:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A prepared data set: k-core filtered, each user's items in the order of time.
+    """A prepared data set: k-core filtered, the items of each user in order of time.
 
     Attributes:
         name: Its name in the registry, or the folder's name.
         catalog: The items.
-        user_ids: The data set's own user ids, one per sequence.
+        user_ids: The user ids of the data set, one per sequence.
         sequences: Item indices per user, oldest first; each int64 of shape ``[length]``, length >= 3.
-        fingerprint: sha256 over everything else.
-        cuts: Where each sequence is cut, int64 ``[users, 2]``: its items before the first belong to training, those
-            before the second to validation, the rest to the test. None: leave-one-out, each user's last item is
-            the test and the one before it the validation.
+        fingerprint: sha256 over all other attributes.
+        cuts: Where each sequence is split, int64 ``[users, 2]``: items before the first number are for training, items
+            before the second for validation, the rest for the test. None: leave-one-out, where the last item of
+            each user is the test and the second last the validation.
     """
 
     name: str
@@ -58,19 +58,19 @@ class Dataset:
         return tuple(s[:cut] for s, cut in zip(self.sequences, self.cuts[:, 0], strict=True))
 
     def popularity(self) -> Ints:
-        """How often each item stands in the training part: ``[items]``."""
+        """How often each item occurs in the training part: ``[items]``."""
         return np.bincount(np.concatenate(self.train()), minlength=len(self.catalog))
 
     def valid(self) -> "Split":
-        """The validation part: each of its items is a target, all that the user had before it the history."""
+        """The validation part: each of its items is a target, and the user's items before it are the history."""
         return self._split("valid")
 
     def test(self) -> "Split":
-        """The test part, in the same way: one question per user under leave-one-out."""
+        """The test part, likewise: one question per user under leave-one-out."""
         return self._split("test")
 
     def questions(self, split: str) -> Ints:
-        """User and place of every target of a split: int64 ``[questions, 2]``, in the order of the users."""
+        """User and position of every target of a split: int64 ``[questions, 2]``, ordered by user."""
         ends = np.array([len(s) for s in self.sequences], dtype=np.int64)
         cuts = np.stack([ends - 2, ends - 1], 1) if self.cuts is None else self.cuts
         first, last = (cuts[:, 0], cuts[:, 1]) if split == "valid" else (cuts[:, 1], ends)
@@ -81,14 +81,14 @@ class Dataset:
         return np.stack([users, first[users] + within], 1)
 
     def _split(self, name: str) -> "Split":
-        asked = self.questions(name).tolist()
-        targets = np.array([self.sequences[user][place] for user, place in asked], dtype=np.int64)
-        return Split(name, tuple(self.sequences[user][:place] for user, place in asked), targets)
+        questions = self.questions(name).tolist()
+        targets = np.array([self.sequences[user][position] for user, position in questions], dtype=np.int64)
+        return Split(name, tuple(self.sequences[user][:position] for user, position in questions), targets)
 
 
 @dataclass(frozen=True)
 class Split:
-    """Questions: what comes after this history? Under leave-one-out there is one per user, in their order.
+    """Questions for the next item after a history. Under leave-one-out there is one per user, in user order.
 
     Attributes:
         name: ``valid`` or ``test``.
@@ -104,18 +104,18 @@ class Split:
         return len(self.histories)
 
     def take(self, users: Sequence[int]) -> "Split":
-        """Some of the questions only, by their places."""
+        """The questions at the given positions."""
         return Split(self.name, tuple(self.histories[u] for u in users), self.targets[list(users)])
 
 
 @dataclass(frozen=True)
 class CandidateSets:
-    """The m candidates of every question of a split, the positive among them at a random place.
+    """The m candidates of every question of a split, with the positive at a random position.
 
     Attributes:
         split: ``valid`` or ``test``.
         items: Item indices, shape ``[questions, m]``.
-        seed: What they were sampled with.
+        seed: Random seed of the sampling.
     """
 
     split: str
@@ -123,15 +123,15 @@ class CandidateSets:
     seed: int
 
     def take(self, users: Sequence[int]) -> "CandidateSets":
-        """The sets of some of the users only."""
+        """The candidate sets at the given positions."""
         return CandidateSets(self.split, self.items[list(users)], self.seed)
 
 
 def subsample(count: int, about: int) -> range:
-    """Every so manyth of ``count`` places, from the first: ``about`` of them or somewhat more, below twice as many."""
+    """Evenly spaced positions of ``count``, from the first: at least ``about`` of them, fewer than twice as many."""
     return range(0, count, max(1, count // about))
 
 
 def evenly(count: int, most: int) -> list[int]:
-    """``most`` of ``count`` places, evenly apart, from the first; all of them where there are no more."""
-    return [place * count // most for place in range(most)] if count > most else list(range(count))
+    """At most ``most`` evenly spaced positions of ``count``, from the first; all positions if there are no more."""
+    return [n * count // most for n in range(most)] if count > most else list(range(count))

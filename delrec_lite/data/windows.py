@@ -1,4 +1,4 @@
-"""Cut sequences into windows, differently for every random state, so that each step between items is trained once."""
+"""Cuts sequences into windows at random, so that each step between items is trained once."""
 
 from collections.abc import Sequence
 
@@ -8,15 +8,15 @@ from delrec_lite.data.types import Ints
 
 
 def windows(sequences: Sequence[Ints], length: int, rng: np.random.Generator) -> list[Ints]:
-    """Pieces of at most ``length + 1`` items that share one item with their neighbour.
+    """Windows of at most ``length + 1`` items; neighbours share one item.
 
-    Every step from one item to the next lies in exactly one window: ``length`` inputs, each with the item after it
-    as its target. Where a long sequence is cut is random, so that over epochs an item meets histories of any length.
+    Every step from one item to the next is in exactly one window: ``length`` inputs, each with the item after it as
+    its target. A long sequence is cut at random, so that over epochs an item follows histories of any length.
 
     Args:
         sequences: Item indices, oldest first.
-        length: Most inputs of a window.
-        rng: Decides the cuts.
+        length: Maximum inputs of a window.
+        rng: Chooses the cuts.
     """
     out = []
     for sequence in sequences:

@@ -1,4 +1,4 @@
-"""Any decoder-only base: a name to pull, a local folder, a .gguf file, or an id of the Hugging Face Hub."""
+"""Finds a decoder-only base: a name to pull, a local folder, a .gguf file, or an id of the Hugging Face Hub."""
 
 import re
 from pathlib import Path
@@ -17,18 +17,18 @@ _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(@[\w.-]+)?$")
 def find_base(base: str, console: Console, cache: Path, first: str | None = None) -> Pulled:
     """The files of a base model.
 
-    What lies on the disk comes before what can be pulled, that before the Hub.
+    Local files come first, then names to pull, then the Hub.
 
     Args:
         base: ``smollm2-135m-instruct``, ``./my-model``, ``model.gguf``, or ``owner/name`` of the Hub, with
-            ``@revision`` where it must not move.
+            ``@revision`` to pin a version.
         console: Shows a download.
-        cache: Of this program; the Hub's own cache (``HF_HOME``) is for files of the Hub.
-        first: The mirror to try first of a name that is pulled.
+        cache: Cache of this program; files of the Hub are in the Hub's cache (``HF_HOME``).
+        first: The mirror to try first if a name is pulled.
 
     Raises:
-        DataError: The folder holds no model.
-        FetchError: The Hub did not deliver, or ``DELREC_OFFLINE`` is set and nothing is in the cache.
+        DataError: The folder contains no model.
+        FetchError: The download failed, or ``DELREC_OFFLINE`` is set and the model is not in the cache.
         MissingPackageError: A Hub id, and huggingface_hub is not installed.
         UsageError: None of the four.
     """
@@ -42,18 +42,18 @@ def find_base(base: str, console: Console, cache: Path, first: str | None = None
                 f"one of {', '.join(ASSETS)}, a folder, a .gguf file, or owner/name of the Hub",
             )
         return pull(base, console, cache, first=first)
-    found = _local(fetch_base(base, console))
+    hub_model = _local(fetch_base(base, console))
     name = base.partition("@")[0].rpartition("/")[2]
-    return Pulled(name, found.folder, "huggingface.co", True, found.files, base, found.bytes)
+    return Pulled(name, hub_model.folder, "huggingface.co", True, hub_model.files, base, hub_model.bytes)
 
 
 def model_folder(name: str, pulled: Path, cache: Path) -> Path | None:
-    """The Hugging Face folder of a pulled base; None where it is a GGUF file that was not unpacked yet.
+    """The Hugging Face folder of a pulled base; None for a GGUF file that is not unpacked yet.
 
     Args:
-        name: As pulled.
-        pulled: Its files.
-        cache: Of this program.
+        name: Name of the base.
+        pulled: Its folder or GGUF file.
+        cache: Cache of this program.
     """
     folders = (pulled, cache / f"{name}-bf16")
     return next((folder for folder in folders if (folder / "config.json").is_file()), None)
@@ -67,7 +67,7 @@ def gguf_file(pulled: Path) -> Path:
     """
     files = [pulled] if pulled.is_file() else sorted(pulled.glob("*.gguf"))
     if not files:
-        raise DataError(f"{pulled} holds neither config.json nor a .gguf file", "pull the base model again")
+        raise DataError(f"{pulled} contains neither config.json nor a .gguf file", "pull the base model again")
     return files[0]
 
 
@@ -76,15 +76,15 @@ def _local(path: Path) -> Pulled:
         if path.suffix != ".gguf":
             raise DataError(f"{path} is not a .gguf file", "give a GGUF file, or a folder with config.json")
         files = {path.name: sha256_of(path)}
-        name = f"{path.stem}-{files[path.name][:8]}"  # names what is unpacked from it in the cache
+        name = f"{path.stem}-{files[path.name][:8]}"  # also names the unpacked model in the cache
         return Pulled(name, path, "local file", True, files, "as its source says", path.stat().st_size)
-    wanted = {"config.json", "tokenizer.json"}
-    kept = sorted(p for p in path.iterdir() if p.suffix == ".safetensors" or p.name in wanted)
-    names = {p.name for p in kept}
-    if not {"config.json", "tokenizer.json"} <= names or not any(n.endswith(".safetensors") for n in names):
+    required = {"config.json", "tokenizer.json"}
+    paths = sorted(p for p in path.iterdir() if p.suffix == ".safetensors" or p.name in required)
+    names = {p.name for p in paths}
+    if not required <= names or not any(n.endswith(".safetensors") for n in names):
         raise DataError(
             f"{path} is no model folder", "it needs config.json, tokenizer.json and .safetensors files; or name a .gguf"
         )
-    size = sum(p.stat().st_size for p in kept)
-    files = {p.name: sha256_of(p) for p in kept}
+    size = sum(p.stat().st_size for p in paths)
+    files = {p.name: sha256_of(p) for p in paths}
     return Pulled(path.resolve().name, path, "local folder", True, files, "as its source says", size)

@@ -1,4 +1,4 @@
-"""The cache: what lies in it, whether it is whole, and a place to work beside it that no other call shares."""
+"""The cache of pulled assets: records, integrity checks, and a working folder for one call at a time."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from delrec_lite.files import locked, sha256_of
 from delrec_lite.hub.registry import Asset, Mirror
 
 RECORD = "pulled.json"
-# Hashed on every call; a larger file only when its time stamp is not the recorded one.
+# Files up to this size are hashed on every call; larger ones only if their time stamp differs from the record.
 _ALWAYS_HASHED = 4_000_000
 
 
@@ -24,12 +24,12 @@ class Pulled:
 
     Attributes:
         name: Its name in the registry.
-        folder: Where the files lie.
-        mirror: Who delivered them.
-        cached: True when nothing was fetched by this call.
-        files: sha256 per file name.
-        licence: Of the asset.
-        bytes: Size of all files.
+        folder: Folder of the files.
+        mirror: Name of the mirror that delivered them.
+        cached: Whether they were in the cache before this call.
+        files: sha256 of each file, by name.
+        licence: Licence of the asset.
+        bytes: Total size of the files.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Pulled:
 
 
 def write_record(asset: Asset, mirror: Mirror, out: Path) -> None:
-    """Note beside the files of ``out`` who delivered them, and what they are."""
+    """Record the mirror, sha256 and size of the files in ``out``."""
     files = {}
     for file in mirror.files:
         stat = (out / file.name).stat()
@@ -63,21 +63,21 @@ def write_record(asset: Asset, mirror: Mirror, out: Path) -> None:
 
 
 def read_cached(asset: Asset, folder: Path) -> Pulled | None:
-    """What lies in ``folder`` if it is whole and what the registry pins, else None."""
+    """The asset in ``folder`` if it is complete and has the pinned digests, else None."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         mirror = next(m for m in asset.mirrors if m.name == record["mirror"])
         files: dict[str, str] = {}
         size = 0
         for pinned in mirror.files:
-            known, path = record["files"][pinned.name], folder / pinned.name
+            recorded, path = record["files"][pinned.name], folder / pinned.name
             stat = path.stat()
-            same = stat.st_size == known["bytes"] and pinned.sha256 in {"", known["sha256"]}
-            if same and (stat.st_size <= _ALWAYS_HASHED or stat.st_mtime_ns != known["mtime_ns"]):
-                same = sha256_of(path) == known["sha256"]
-            if not same:
+            intact = stat.st_size == recorded["bytes"] and pinned.sha256 in {"", recorded["sha256"]}
+            if intact and (stat.st_size <= _ALWAYS_HASHED or stat.st_mtime_ns != recorded["mtime_ns"]):
+                intact = sha256_of(path) == recorded["sha256"]
+            if not intact:
                 return None
-            files[pinned.name] = known["sha256"]
+            files[pinned.name] = recorded["sha256"]
             size += stat.st_size
     except (OSError, ValueError, KeyError, TypeError, StopIteration):
         return None
@@ -86,29 +86,29 @@ def read_cached(asset: Asset, folder: Path) -> Pulled | None:
 
 @contextmanager
 def working_folder(folder: Path, console: Console) -> Iterator[Path]:
-    """A folder of this call's own beside ``folder``; partial downloads in it are kept for the next call.
+    """A working folder next to ``folder`` for this call; partial downloads in it stay for the next call.
 
-    Where the disk knows no locks each call works under a name of its own and cannot go on with another's partial files.
+    On a file system without locks each call has a new folder and cannot resume another call's partial downloads.
     """
 
     def busy() -> None:
         console.say(f"  {folder.name}: another process is fetching it; waiting")
 
-    with locked(folder.parent / f".{folder.name}.lock", busy) as held:
-        if held:
+    with locked(folder.parent / f".{folder.name}.lock", busy) as has_lock:
+        if has_lock:
             staging = folder.parent / f".{folder.name}.staging"
             staging.mkdir(exist_ok=True)
-            keep = "*.part"
+            resumable = "*.part"
         else:
             staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-            keep = ""
+            resumable = ""
         try:
             yield staging
         finally:
-            finished = (folder / RECORD).is_file() or not keep
-            kept = set() if finished else set(staging.glob(keep))
+            finished = (folder / RECORD).is_file() or not resumable
+            partial = set() if finished else set(staging.glob(resumable))
             for path in staging.iterdir():
-                if path not in kept:
+                if path not in partial:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
-            if not kept:
+            if not partial:
                 staging.rmdir()

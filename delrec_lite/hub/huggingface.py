@@ -1,4 +1,4 @@
-"""The Hugging Face Hub through huggingface_hub: the user's ``HF_ENDPOINT``, token and cache (``HF_HOME``) apply."""
+"""The Hugging Face Hub through huggingface_hub, with the user's ``HF_ENDPOINT``, token and cache (``HF_HOME``)."""
 
 import errno
 import os
@@ -14,15 +14,15 @@ from delrec_lite.errors import FetchError, MissingPackageError, StorageError, in
 from delrec_lite.hub.fetch import MirrorError, probe, verify
 from delrec_lite.hub.registry import File, Mirror
 
-_WANTED = ["config.json", "generation_config.json", "tokenizer.json", "*.safetensors", "*.safetensors.index.json"]
+_PATTERNS = ["config.json", "generation_config.json", "tokenizer.json", "*.safetensors", "*.safetensors.index.json"]
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def fetch_files(mirror: Mirror, folder: Path, console: Console) -> None:
-    """The files of a ``hub`` mirror, verified; what the Hub's cache holds already is not fetched.
+    """Fetch and verify the files of a ``hub`` mirror; files in the Hub's cache are not downloaded again.
 
     Raises:
-        MirrorError: huggingface_hub is not installed, or it did not deliver what was pinned.
+        MirrorError: huggingface_hub is not installed, or a file could not be fetched or is not the pinned one.
         StorageError: The Hub's cache cannot be written.
     """
     repo, _, revision = mirror.address.partition("@")
@@ -32,18 +32,18 @@ def fetch_files(mirror: Mirror, folder: Path, console: Console) -> None:
         raise MirrorError(f"{error.message}: {error.hint}") from error
     with _bars(console):
         for file in mirror.files:
-            _place(_fetch(hub, repo, revision, file), folder / file.name)
+            _link_or_copy(_fetch(hub, repo, revision, file), folder / file.name)
 
 
 def fetch_base(base: str, console: Console) -> Path:
-    """The folder of a model in the Hub's cache; only what loading it needs is fetched.
+    """The folder of a model in the Hub's cache; only the files needed to load it are fetched.
 
     Args:
-        base: ``owner/name``, with ``@revision`` where it must not move.
+        base: ``owner/name``, with ``@revision`` to pin a version.
         console: Shows a download.
 
     Raises:
-        FetchError: The Hub did not deliver, or ``DELREC_OFFLINE`` is set and nothing is in the cache.
+        FetchError: The download failed, or ``DELREC_OFFLINE`` is set and the model is not in the cache.
         MissingPackageError: huggingface_hub is not installed.
         StorageError: The Hub's cache cannot be written.
     """
@@ -54,20 +54,20 @@ def fetch_base(base: str, console: Console) -> Path:
     try:
         with _bars(console):
             folder = hub.snapshot_download(
-                repo, revision=revision or None, allow_patterns=_WANTED, local_files_only=offline
+                repo, revision=revision or None, allow_patterns=_PATTERNS, local_files_only=offline
             )
-    except Exception as error:  # the errors of its HTTP client are others in each version
-        _refuse_disk(error)
+    except Exception as error:  # the errors of its HTTP client differ between versions
+        _raise_storage_error(error)
         reason = "it is not in the cache and DELREC_OFFLINE is set" if offline else _reason(error)
         raise FetchError(
-            f"the Hub did not deliver {base}: {reason}",
+            f"cannot fetch {base} from the Hub: {reason}",
             "check the name, network and, for gated models, `hf auth login`; or give a folder or a .gguf file",
         ) from error
     return Path(folder)
 
 
 def hub_folders() -> tuple[Path, ...]:
-    """Where huggingface_hub keeps its files; none where it is not installed."""
+    """The cache folder of huggingface_hub; none if it is not installed."""
     try:
         return (Path(_library().constants.HF_HUB_CACHE),)
     except MissingPackageError:
@@ -88,27 +88,27 @@ def _library() -> Any:
 
 
 def _fetch(hub: Any, repo: str, revision: str, file: File) -> Path:
-    """The file in the Hub's cache, with the pinned content."""
+    """The verified file in the Hub's cache."""
     try:
-        found = Path(hub.hf_hub_download(repo, file.path, revision=revision, local_files_only=True))
+        path = Path(hub.hf_hub_download(repo, file.path, revision=revision, local_files_only=True))
     except FileNotFoundError:
-        probe(hub.constants.ENDPOINT)  # within seconds, where the library would wait for each address
+        probe(hub.constants.ENDPOINT)  # fails within seconds; the library would wait for each address
         try:
-            found = Path(hub.hf_hub_download(repo, file.path, revision=revision))
-        except Exception as error:  # the errors of its HTTP client are others in each version
-            _refuse_disk(error)
+            path = Path(hub.hf_hub_download(repo, file.path, revision=revision))
+        except Exception as error:  # the errors of its HTTP client differ between versions
+            _raise_storage_error(error)
             raise MirrorError(_reason(error)) from error
-    blob = found.resolve()
+    blob = path.resolve()
     try:
         verify(blob, file.sha256, file.bytes)
     except MirrorError:
-        blob.unlink(missing_ok=True)  # else the cache would give it again
+        blob.unlink(missing_ok=True)  # otherwise the cache would return it again
         raise
     return blob
 
 
-def _place(blob: Path, target: Path) -> None:
-    """The file's bytes at ``target``: shared with the Hub's cache where both lie on one disk, else a copy."""
+def _link_or_copy(blob: Path, target: Path) -> None:
+    """Link ``target`` to the file in the Hub's cache, or copy the file if it is on another disk."""
     try:
         os.link(blob, target)
     except OSError:
@@ -117,7 +117,7 @@ def _place(blob: Path, target: Path) -> None:
 
 @contextmanager
 def _bars(console: Console) -> Iterator[None]:
-    """Show the library's bars where this program's own would be shown."""
+    """Show the library's progress bars only if this program shows its own."""
     library = _library().utils
     if console.shows_bars or library.are_progress_bars_disabled():
         yield
@@ -129,14 +129,15 @@ def _bars(console: Console) -> Iterator[None]:
         library.enable_progress_bars()
 
 
-def _refuse_disk(error: Exception) -> None:
+def _raise_storage_error(error: Exception) -> None:
     if isinstance(error, OSError) and error.errno in _DISK:
         raise StorageError(
-            f"cannot write the Hub's cache: {error.strerror}: {error.filename}", "free some, or set HF_HOME elsewhere"
+            f"cannot write the Hub's cache: {error.strerror}: {error.filename}",
+            "free some space, or set HF_HOME to another folder",
         ) from error
 
 
 def _reason(error: Exception) -> str:
-    """What happened: the library wraps it in advice about its cache."""
+    """The cause of an error, without the library's advice about its cache."""
     cause = error.__cause__ or error
     return " ".join(str(cause).split())[:200] or type(cause).__name__

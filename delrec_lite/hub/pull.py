@@ -1,4 +1,4 @@
-"""`pull`: one model or data set into the cache, from the first mirror that delivers what was pinned."""
+"""`pull`: fetches a model or data set into the cache from the first mirror that delivers the pinned files."""
 
 import math
 import shutil
@@ -37,30 +37,30 @@ def pull(
 ) -> Pulled:
     """Fetch an asset, or find it in the cache.
 
-    Mirrors are tried in order. What they deliver is checked against the pinned size and sha256 before it
-    appears in the cache, all files at once. Two calls at the same time wait for each other.
+    Mirrors are tried in order. Size and sha256 of all files are checked before the folder is moved into the cache.
+    Concurrent calls wait for each other.
 
     Args:
-        name: In the registry: ``smollm2-135m-instruct`` or ``ml-100k``.
-        console: Shows what is tried and how far it is.
+        name: Name in the registry, such as ``smollm2-135m-instruct`` or ``ml-100k``.
+        console: Shows the mirror and the progress.
         cache: Default: ``cache_folder()``.
         offline: Use the cache only; default: whether ``DELREC_OFFLINE`` is set.
-        first: The mirror to try before the others.
+        first: The mirror to try first.
 
     Raises:
         UsageError: No such name.
-        FetchError: No mirror delivered, with each one's reason; or offline and not cached.
+        FetchError: All mirrors failed, with each reason; or offline and not cached.
         StorageError: The cache cannot be written.
     """
     asset = find(name)
     asset = replace(asset, mirrors=tuple(sorted(asset.mirrors, key=lambda mirror: mirror.name != first)))
     root = cache or cache_folder()
     folder = root / f"{asset.kind}s" / asset.name
-    if found := read_cached(asset, folder):
-        return found
+    if pulled := read_cached(asset, folder):
+        return pulled
     if flag("DELREC_OFFLINE") if offline is None else offline:
         raise FetchError(
-            f"{name} is not in the cache {root}, and DELREC_OFFLINE forbids to fetch it",
+            f"{name} is not in the cache {root}, and DELREC_OFFLINE is set",
             f"unset DELREC_OFFLINE, or copy {folder} from a machine that has it",
         )
     try:
@@ -73,7 +73,7 @@ def pull(
 
 
 def cached(name: str, cache: Path | None = None) -> Pulled | None:
-    """What an earlier ``pull`` left in the cache, if it is whole; fetches nothing."""
+    """The asset in the cache if it is complete, else None; fetches nothing."""
     asset = find(name)
     return read_cached(asset, (cache or cache_folder()) / f"{asset.kind}s" / asset.name)
 
@@ -85,7 +85,7 @@ def _fetch(asset: Asset, folder: Path, staging: Path, console: Console) -> Pulle
         if shutil.disk_usage(staging).free < needed:
             raise StorageError(
                 f"not enough space in {staging.parent} for {asset.name}: {needed / _MB:.0f} MB are needed",
-                "free some, or set DELREC_CACHE to another disk",
+                "free some space, or set DELREC_CACHE to another disk",
             )
         out = staging / "out"
         shutil.rmtree(out, ignore_errors=True)
@@ -101,12 +101,12 @@ def _fetch(asset: Asset, folder: Path, staging: Path, console: Console) -> Pulle
         fetched = read_cached(asset, out)
         if fetched is None:
             raise StorageError(f"{out} changed while it was written", "run the same command again")
-        if read_cached(asset, folder) is None:  # where no lock is to be had, another call may have been first
-            _put(out, folder, staging)
+        if read_cached(asset, folder) is None:  # without locks, another call may have finished first
+            _move_into_cache(out, folder, staging)
         return replace(fetched, folder=folder, cached=False)
     raise FetchError(
-        f"no mirror delivered {asset.name}; " + "; ".join(reasons),
-        "check the network, proxy and package index settings, then run it again: what came through is kept",
+        f"all mirrors of {asset.name} failed; " + "; ".join(reasons),
+        "check the network, proxy and package index settings, then run it again: partial downloads are resumed",
     )
 
 
@@ -145,12 +145,12 @@ def _deliver(mirror: Mirror, staging: Path, out: Path, name: str, console: Conso
         archive.unlink()
 
 
-def _put(out: Path, folder: Path, staging: Path) -> None:
-    """Move the finished folder to its place; what lay there was found unusable."""
+def _move_into_cache(out: Path, folder: Path, staging: Path) -> None:
+    """Move the finished folder into the cache, in place of an unusable one."""
     with suppress(FileNotFoundError):
         folder.rename(staging / "old")
     try:
         out.rename(folder)
     except OSError:
-        if not (folder / RECORD).is_file():  # without a lock, another call's may be in place by now
+        if not (folder / RECORD).is_file():  # without locks, another call may have finished first
             raise

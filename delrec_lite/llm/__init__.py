@@ -1,1 +1,1 @@
-"""The language model: loading, soft prompt, verbalizers."""
+"""The language model in training: loading, soft prompt, verbalizers."""

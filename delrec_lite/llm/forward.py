@@ -1,4 +1,4 @@
-"""From item sequences to hidden states and scores: packing, the model, and nothing computed that is not read."""
+"""From item sequences to hidden states and scores: packs histories, runs the model, returns only what is read."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,13 +12,14 @@ from delrec_lite.llm.packing import Packed, Segment, pack
 from delrec_lite.llm.verbalizer import catalogue_scores
 from delrec_lite.prompts.tasks import Prompts
 
-# Segment tokens in a row. Attention inside a row costs its length squared, the prefix costs once a row. Measured on
-# 2 cores, 16 histories of 50 items a step: 1 history a row 166 items/s, 200 tokens 280, 400 tokens 237, 800 tokens 231.
+# Segment tokens per row. Attention is quadratic in the length of a row; the prefix is computed once per row. Measured
+# on 2 cores, 16 histories of 50 items per step, items/s: 1 history per row 166, 200 tokens 280, 400 tokens 237, 800
+# tokens 231.
 ROW_TOKENS = 200
 
 
 def read_states(model: ItemLM, prefix: Sequence[int], segments: Sequence[Segment]) -> Any:
-    """Hidden states at every place that the segments read, in their order: float32 ``[reads, hidden]``."""
+    """Hidden states at the read positions of the segments, in order: float32 ``[reads, hidden]``."""
     return read_packed(model, pack(prefix, segments, ROW_TOKENS))
 
 
@@ -52,7 +53,7 @@ def score_histories(model: ItemLM, prompts: Prompts, histories: Sequence[Ints], 
         model: With or without adapter.
         prompts: The compiled tasks.
         histories: Item indices, oldest first, none empty; only the newest ``max_history`` are read.
-        max_history: Items that the prompt holds.
+        max_history: Maximum items of a history in the prompt.
 
     Returns:
         float32 ``[histories, items]``.
@@ -69,5 +70,5 @@ def score_all(model: ItemLM, prompts: Prompts, histories: Sequence[Ints], max_hi
 
 
 def window_segment(prompts: Prompts, window: Ints) -> Segment:
-    """A training window, read at every item."""
+    """The segment of a training window, read at every item."""
     return Segment(*prompts.history(window.tolist()))

@@ -1,4 +1,4 @@
-"""Items as vectors made of their titles: what an untrained item is, on the way in and on the way out."""
+"""Vectors of untrained items, made from their titles, for the input and for the output."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ def title_vectors(rows: Any, titles: Sequence[str], encode: Encode, norm: float 
         rows: Token rows of shape ``[vocabulary, hidden]``.
         titles: Readable titles.
         encode: The base model's tokenizer.
-        norm: Rescale every mean to this length, so that an item has a token's usual norm.
+        norm: Rescale every mean to this norm, so that an item has the norm of a token.
 
     Returns:
         float32 tensor of shape ``[titles, hidden]``.
@@ -26,6 +26,6 @@ def title_vectors(rows: Any, titles: Sequence[str], encode: Encode, norm: float 
     return means if norm is None else means * (norm / means.norm(dim=1, keepdim=True))
 
 
-def usual_norm(rows: Any) -> float:
-    """The median length of a token's row."""
+def median_norm(rows: Any) -> float:
+    """The median norm of the token rows."""
     return float(rows.float().norm(dim=1).median())

@@ -14,21 +14,21 @@ import torch
 
 from delrec_lite.console import QUIET, Console
 from delrec_lite.hub.base import gguf_file, model_folder
-from delrec_lite.llm.precision import keep_layout, loading
+from delrec_lite.llm.precision import keep_layout, loading_options
 from delrec_lite.prompts.tasks import Encode
 from delrec_lite.prompts.tokenizer import open_tokenizer
 
 
 @dataclass(frozen=True)
 class Base:
-    """A base model as loaded.
+    """A loaded base model.
 
     Attributes:
         model: A ``transformers`` causal LM, frozen, in evaluation mode.
-        encode: Text to token ids; adds no special token and reads none from the text.
-        bos: Id of the token that begins every prompt, or None.
+        encode: Text to token ids; neither adds special tokens nor recognises them in the text.
+        bos: Id of the token that starts every prompt, or None.
         name: As pulled.
-        folder: Hugging Face folder with the weights in training precision and ``tokenizer.json``.
+        folder: Hugging Face folder with the weights and ``tokenizer.json``.
     """
 
     model: Any
@@ -39,22 +39,22 @@ class Base:
 
 
 def unpack(name: str, pulled: Path, cache: Path, console: Console = QUIET) -> Path:
-    """The Hugging Face folder of a pulled base; a GGUF file is de-quantised to bf16 once and kept in ``cache``."""
-    if made := model_folder(name, pulled, cache):
-        return made
+    """The Hugging Face folder of a pulled base; a GGUF file is de-quantised to bf16 once and stored in ``cache``."""
+    if existing := model_folder(name, pulled, cache):
+        return existing
     import transformers
 
     source_file, folder = gguf_file(pulled), cache / f"{name}-bf16"
     console.say(f"  {name}: de-quantising {source_file.name} to bf16, once (about half a minute)")
     staging = cache / f"{name}-bf16.{os.getpid()}.part"
     shutil.rmtree(staging, ignore_errors=True)
-    _hush()
+    _silence_transformers()
     source: dict[str, Any] = {"gguf_file": source_file.name, "local_files_only": True}
-    home = source_file.parent
-    with redirect_stderr(StringIO()):  # a bar that heeds no setting
-        model = transformers.AutoModelForCausalLM.from_pretrained(home, dtype=torch.bfloat16, **source)
+    source_folder = source_file.parent
+    with redirect_stderr(StringIO()):  # this progress bar cannot be switched off
+        model = transformers.AutoModelForCausalLM.from_pretrained(source_folder, dtype=torch.bfloat16, **source)
     model.save_pretrained(staging)
-    transformers.AutoTokenizer.from_pretrained(home, **source).save_pretrained(staging)
+    transformers.AutoTokenizer.from_pretrained(source_folder, **source).save_pretrained(staging)
     tokenizer = staging / "tokenizer.json"
     if json.loads(tokenizer.read_text(encoding="utf-8"))["model"]["type"] == "Unigram":
         from delrec_lite.llm.pieces import write_tokenizer
@@ -65,7 +65,7 @@ def unpack(name: str, pulled: Path, cache: Path, console: Console = QUIET) -> Pa
     except OSError:
         if not (folder / "config.json").is_file():
             raise
-        shutil.rmtree(staging)  # another process has done the same meanwhile
+        shutil.rmtree(staging)  # another process has unpacked the same model
     return folder
 
 
@@ -74,35 +74,35 @@ def load_base(
     folder: Path,
     precision: torch.dtype | str = torch.bfloat16,
     device: str = "cpu",
-    draw: int | None = None,
+    init_seed: int | None = None,
 ) -> Base:
     """Load the weights of ``folder``, frozen.
 
     Args:
         name: As pulled.
         folder: Hugging Face folder.
-        precision: Of the linear layers: a dtype, or as ``precision_choice.meaning`` names it. Embeddings, head and
-            norms are never quantised: item vectors are made of their rows.
+        precision: Of the linear layers: a dtype, or a value of ``precision_choice.resolve_precision``. Embeddings, head
+            and norms are never quantised, because item vectors are made of their rows.
         device: ``cpu`` or ``cuda``.
-        draw: A seed: the weights are drawn as before any training, and those of ``folder`` are not read.
+        init_seed: Initialise the weights at random with this seed instead of reading those of ``folder``.
 
     Raises:
         MissingPackageError: NF4 or int8 without bitsandbytes.
     """
     import transformers
 
-    _hush()
-    how = loading(precision, device) if isinstance(precision, str) else {"dtype": precision}
+    _silence_transformers()
+    options = loading_options(precision, device) if isinstance(precision, str) else {"dtype": precision}
     config = _read_config(folder)
-    if draw is None:
+    if init_seed is None:
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, config=config, attn_implementation="sdpa", local_files_only=True, **how
+            folder, config=config, attn_implementation="sdpa", local_files_only=True, **options
         )
     else:
         with torch.random.fork_rng():
-            torch.manual_seed(draw)
-            model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", **how)
-    if "quantization_config" not in how:
+            torch.manual_seed(init_seed)
+            model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", **options)
+    if "quantization_config" not in options:
         model.to(device)
     keep_layout(model)
     model.requires_grad_(False).eval()
@@ -117,7 +117,7 @@ def load_base(
 def _read_config(folder: Path) -> Any:
     """The configuration in ``folder``.
 
-    `transformers` 4 passes over the rotary positions of a config.json that version 5 wrote, and takes its defaults.
+    `transformers` 4 ignores the rotary settings of a config.json that version 5 wrote, and uses its defaults.
     """
     import transformers
 
@@ -138,11 +138,11 @@ def _read_config(folder: Path) -> Any:
     return config
 
 
-def _hush() -> None:
-    """Transformers' own bars and notes would break the stage's one line."""
+def _silence_transformers() -> None:
+    """Switch off transformers' progress bars and messages, which would break this program's progress line."""
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
-    for chatty in ("transformers", "bitsandbytes"):  # the second says on a CPU that a CUDA kernel is missing
-        logging.getLogger(chatty).setLevel(logging.ERROR)
+    for package in ("transformers", "bitsandbytes"):  # on a CPU, bitsandbytes warns that a CUDA kernel is missing
+        logging.getLogger(package).setLevel(logging.ERROR)

@@ -7,32 +7,32 @@ from typing import Any
 import torch
 from torch import nn
 
-from delrec_lite.llm.items import title_vectors, usual_norm
+from delrec_lite.llm.items import median_norm, title_vectors
 from delrec_lite.llm.load import Base
 from delrec_lite.prompts.vocabulary import FIRST_DEEP, Vocabulary
 
-# Norm of the teacher's share of an item vector against the title's, on the way in and out. After 40 steps of stage 2
+# Norm of the teacher's part of an item vector relative to the title's, for input and output. After 40 steps of stage 2
 # (0.33 epochs) on ML-100K, 315 validation users, whole catalogue: HR@10 0.181 with 0.7 and 0.200 with 1.5.
 TEACHER_SHARE_IN = 1.5
 TEACHER_SHARE_OUT = 1.5
 
 
 class ItemLM(nn.Module):
-    """Reads prompts in the extended vocabulary, and has a row for every item to score the catalogue with.
+    """Reads prompts in the extended vocabulary; scores the catalogue with one row per item.
 
     The score of item i at hidden state h is ``scale * h . (mean LM-head row of i's title + offset_i)`` (the
-    title-mean verbalizer; no bias, so that the rows can stand as rows of any runtime's output head). An item on
-    the way in is its title's mean token embedding plus an offset. Offsets begin at zero, so an untrained item lives
-    on its title, unless ``start_from`` gives them the teacher's geometry.
+    title-mean verbalizer; without bias, so that the rows fit the output head of any runtime). The input vector of an
+    item is its title's mean token embedding plus an offset. Offsets start at zero, so an untrained item is represented
+    by its title alone, unless ``start_from`` initialises them from the teacher's item vectors.
 
     Args:
         base: The language model.
         titles: The catalogue's titles.
         soft: k, the number of soft-prompt vectors.
-        seed: For the soft prompt's first values: token rows drawn at random.
-        start: Token ids whose rows are those first values instead, from the first again when they run out.
-        deep: Soft tokens carry vectors of their own between the layers too (deep prompts, arXiv 2110.07602), zero at
-            first and added to what the layer before made of them.
+        seed: Random seed of the soft prompt's initial values, which are random token rows.
+        start: Token ids whose rows, repeated if necessary, are the initial values instead.
+        deep: Soft tokens also have vectors in each layer (deep prompts, arXiv 2110.07602), initially zero and added to
+            the layer's input.
     """
 
     def __init__(
@@ -49,35 +49,35 @@ class ItemLM(nn.Module):
         rows = self.lm.get_input_embeddings().weight
         hidden = rows.shape[1]
         self.vocabulary = Vocabulary(text=rows.shape[0], soft=soft, items=len(titles))
-        self.input_norm = usual_norm(rows)
+        self.input_norm = median_norm(rows)
         self.register_buffer("titles_in", title_vectors(rows, titles, base.encode, self.input_norm))
         head = self.lm.get_output_embeddings().weight
         self.register_buffer("titles_out", title_vectors(head, titles, base.encode))
-        draw = torch.randint(rows.shape[0], (soft,), generator=torch.Generator().manual_seed(seed))
+        initial = torch.randint(rows.shape[0], (soft,), generator=torch.Generator().manual_seed(seed))
         if start is not None:
-            draw = torch.tensor([start[n % len(start)] for n in range(soft)])
-        self.soft = nn.Parameter(rows[draw].float().clone())
+            initial = torch.tensor([start[n % len(start)] for n in range(soft)])
+        self.soft = nn.Parameter(rows[initial].float().clone())
         if deep:
             layers = self.body.layers[FIRST_DEEP:]
             self.deep = nn.Parameter(torch.zeros(len(layers), soft, hidden, device=rows.device))
-            self._soft_at = torch.zeros(0)
+            self._soft_index = torch.zeros(0)
             for n, layer in enumerate(layers):
-                layer.register_forward_pre_hook(partial(self._deepened, n))
+                layer.register_forward_pre_hook(partial(self._add_deep_prompt, n))
         self.offset_in = nn.Parameter(torch.zeros(len(titles), hidden, device=rows.device))
         self.offset_out = nn.Parameter(torch.zeros(len(titles), hidden, device=rows.device))
         self.log_scale = nn.Parameter(torch.zeros((), device=rows.device))
 
     @torch.no_grad()
     def start_from(self, vectors: Any, trained: Any) -> None:
-        """Start items with the item similarity of a sequential recommender.
+        """Initialise item offsets with the item similarity of a sequential recommender.
 
-        Its item vectors are turned into the LLM's width by a fixed random rotation, the same on the way in and on
-        the way out, so that only the similarity between items is taken over.
+        A fixed random rotation maps its item vectors to the LLM's width, the same for input and output, so that only
+        the similarity between items is transferred.
 
         Args:
-            vectors: The recommender's item vectors, float32 ``[items, d]``; of a d above the LLM's width the
-                principal components that fit.
-            trained: Which items it has seen, bool ``[items]``; the others stay on their titles.
+            vectors: The recommender's item vectors, float32 ``[items, d]``; if d exceeds the LLM's width, only
+                the first principal components are used.
+            trained: Which items it has seen, bool ``[items]``; offsets of all other items stay zero.
         """
         centred = vectors - vectors[trained].mean(0)
         centred = centred / centred[trained].norm(dim=1).median() * trained.unsqueeze(1)
@@ -93,15 +93,15 @@ class ItemLM(nn.Module):
 
     @torch.no_grad()
     def start_random(self, seed: int) -> None:
-        """Start items with random vectors of a token's usual norm that say nothing of the title."""
+        """Initialise items with random vectors of a token's norm, independent of the title."""
         generator = torch.Generator().manual_seed(seed)
-        norm_out = usual_norm(self.text_head)
+        norm_out = median_norm(self.text_head)
         for offset, titles, norm in (
             (self.offset_in, self.titles_in, self.input_norm),
             (self.offset_out, self.titles_out, norm_out),
         ):
-            drawn = torch.randn(titles.shape, generator=generator) * (norm / titles.shape[1] ** 0.5)
-            offset.copy_(drawn.to(titles.device) - titles)
+            vectors = torch.randn(titles.shape, generator=generator) * (norm / titles.shape[1] ** 0.5)
+            offset.copy_(vectors.to(titles.device) - titles)
 
     @property
     def body(self) -> Any:
@@ -114,17 +114,17 @@ class ItemLM(nn.Module):
         return self.lm.get_output_embeddings().weight
 
     def soft_prompt(self) -> dict[str, Any]:
-        """What stage 1 learns: ``soft`` ``[k, hidden]`` and, in a deep prompt, ``deep`` ``[layers - 2, k, hidden]``."""
+        """Parameters of stage 1: ``soft`` ``[k, hidden]``, ``deep`` ``[layers - 2, k, hidden]`` of a deep prompt."""
         deep = getattr(self, "deep", None)
         return {"soft": self.soft} if deep is None else {"soft": self.soft, "deep": deep}
 
-    def _deepened(self, layer: int, _: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        """A layer's inputs with this layer's vectors added where soft tokens stand."""
+    def _add_deep_prompt(self, layer: int, _: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        """A layer's inputs with this layer's vectors added at the soft tokens."""
         states, *rest = inputs
-        softs = self.vocabulary.soft
-        at = self._soft_at.to(states.device)
-        vectors = self.deep[layer][at.clamp(0, softs - 1)].to(states.dtype)
-        return (torch.where(((at >= 0) & (at < softs)).unsqueeze(-1), states + vectors, states), *rest)
+        count = self.vocabulary.soft
+        index = self._soft_index.to(states.device)
+        vectors = self.deep[layer][index.clamp(0, count - 1)].to(states.dtype)
+        return (torch.where(((index >= 0) & (index < count)).unsqueeze(-1), states + vectors, states), *rest)
 
     def extension(self) -> Any:
         """Input rows of soft tokens and items: shape ``[k + items, hidden]``, float32."""
@@ -140,23 +140,23 @@ class ItemLM(nn.Module):
         text = rows[ids.clamp(max=self.vocabulary.text - 1)]
         extra = self.extension()[(ids - self.vocabulary.text).clamp(min=0)].to(rows.dtype)
         vectors = torch.where((ids < self.vocabulary.text).unsqueeze(-1), text, extra)
-        # Gemma multiplies rows on their way in; every runtime does so with the extended rows too.
+        # Gemma scales input embeddings; every runtime scales the extended rows too.
         scale = getattr(self.body.embed_tokens, "embed_scale", None)
         return vectors if scale is None else vectors * torch.as_tensor(scale).to(vectors)
 
     def hidden(self, ids: Any, positions: Any, mask: Any, read: Any) -> Any:
-        """Hidden states after the final norm, at the places that are read.
+        """Hidden states after the final norm, at the read positions.
 
         Args:
             ids: Extended token ids, int64 ``[rows, length]``.
             positions: Position of each, int64, same shape.
-            mask: Who sees whom, bool ``[rows, 1, length, length]``.
+            mask: Attention mask, bool ``[rows, 1, length, length]``.
             read: Flat indices into ``rows * length``, int64 ``[reads]``.
 
         Returns:
             float32 ``[reads, hidden]``.
         """
-        self._soft_at = ids - self.vocabulary.text
+        self._soft_index = ids - self.vocabulary.text
         states = self.body(
             inputs_embeds=self.embed(ids), position_ids=positions, attention_mask=mask, use_cache=False
         ).last_hidden_state

@@ -1,7 +1,7 @@
-"""Pack many histories into few rows that share one copy of the prompt's prefix, without padding to the longest.
+"""Packs many histories into few rows that share the prompt's prefix, without padding to the longest.
 
-A row is the prefix followed by several segments. A segment sees the prefix and itself, never its neighbours, and
-counts its positions on from the prefix, so it computes what it would alone; the prefix is paid once a row.
+A row is the prefix followed by several segments. A segment attends to the prefix and itself only, and
+its positions continue from the prefix, so its states are the same as alone; the prefix is computed once per row.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class Segment:
-    """One history behind the prefix.
+    """One history after the prefix.
 
     Attributes:
         ids: Extended token ids.
@@ -40,7 +40,7 @@ def pack(prefix: Sequence[int], segments: Sequence[Segment], capacity: int) -> P
     Args:
         prefix: Token ids that every segment follows.
         segments: At least one, none empty.
-        capacity: Most segment tokens in a row; a longer segment gets a row of its own.
+        capacity: Maximum segment tokens per row; a longer segment gets its own row.
     """
     rows: list[list[int]] = []
     room: list[int] = []
@@ -72,7 +72,7 @@ def pack(prefix: Sequence[int], segments: Sequence[Segment], capacity: int) -> P
             mask[r, 0, at : at + n, at : at + n] = np.tri(n, dtype=bool)
             read[s] = [r * length + at + i for i in segments[s].reads]
             at += n
-        # Padding sees itself alone: a row of the mask with nothing in it would give NaN.
+        # Padding attends to itself: an empty row of the mask would give NaN.
         pad = np.arange(at, length)
         mask[r, 0, pad, pad] = True
-    return Packed(ids, positions, mask, np.array([i for one in read for i in one], np.int64))
+    return Packed(ids, positions, mask, np.array([i for indices in read for i in indices], np.int64))

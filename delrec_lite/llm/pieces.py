@@ -1,8 +1,8 @@
 """The tokenizer of a GGUF file whose vocabulary is SentencePiece's (Gemma), as a `tokenizers` file.
 
-Such a vocabulary is byte-pair encoding without its list of merges: the pair is joined first whose whole scores highest.
-``transformers`` makes a Unigram model of Gemma's: 2,642 of 2,700 titles of MovieLens-100K, with a space in front and
-without, become other tokens than in llama.cpp. With this one none does.
+Such a vocabulary is byte-pair encoding without a list of merges: the pair whose merged token has the highest score is
+merged first. ``transformers`` converts Gemma's to a Unigram model, and 2,642 of 2,700 titles of MovieLens-100K, with
+and without a leading space, get other tokens than in llama.cpp. With this tokenizer all are equal.
 """
 
 from collections.abc import Mapping
@@ -19,11 +19,11 @@ SPACE = "\u2581"
 def write_tokenizer(path: Path, target: Path) -> None:
     """Write ``target`` from the GGUF file at ``path``, whose ``tokenizer.ggml.model`` is ``llama``."""
     fields = gguf.GGUFReader(path).fields
-    held = {name.removeprefix("tokenizer.ggml."): field for name, field in fields.items()}
-    texts, scores, kinds = (held[name].contents() for name in ("tokens", "scores", "token_type"))
+    values = {name.removeprefix("tokenizer.ggml."): field for name, field in fields.items()}
+    texts, scores, kinds = (values[name].contents() for name in ("tokens", "scores", "token_type"))
     vocab = {text: i for i, text in enumerate(texts)}
     normal = {text: scores[i] for text, i in vocab.items() if kinds[i] == gguf.TokenType.NORMAL}
-    unknown = held["unknown_token_id"].contents() if "unknown_token_id" in held else None
+    unknown = values["unknown_token_id"].contents() if "unknown_token_id" in values else None
     tokenizer = Tokenizer(
         BPE(
             vocab,
@@ -35,7 +35,7 @@ def write_tokenizer(path: Path, target: Path) -> None:
     )
     spaces: list[Any] = [normalizers.Replace(" ", SPACE)]
     strip: list[Any] = []
-    if "add_space_prefix" not in held or held["add_space_prefix"].contents():
+    if "add_space_prefix" not in values or values["add_space_prefix"].contents():
         spaces.insert(0, normalizers.Prepend(SPACE))
         strip.append(decoders.Strip(" ", 1, 0))
     tokenizer.normalizer = normalizers.Sequence(spaces)
@@ -43,23 +43,23 @@ def write_tokenizer(path: Path, target: Path) -> None:
         [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
     )
     for kind, special in ((gguf.TokenType.CONTROL, True), (gguf.TokenType.USER_DEFINED, False)):
-        found = (text for text, its_kind in zip(texts, kinds, strict=True) if its_kind == kind)
-        added = [AddedToken(text, special=special, normalized=False) for text in found]
-        (tokenizer.add_special_tokens if special else tokenizer.add_tokens)(added)
+        of_kind = (text for text, token_kind in zip(texts, kinds, strict=True) if token_kind == kind)
+        tokens = [AddedToken(text, special=special, normalized=False) for text in of_kind]
+        (tokenizer.add_special_tokens if special else tokenizer.add_tokens)(tokens)
     tokenizer.save(str(target))
 
 
 def merges(scores: Mapping[str, float], vocab: Mapping[str, int]) -> list[tuple[str, str]]:
-    """Every pair of tokens that makes a token, in the order in which SentencePiece joins them.
+    """Every pair of tokens that forms a token, in the order in which SentencePiece merges them.
 
     Args:
-        scores: Of the tokens that take part, by text.
-        vocab: Their ids, which order two ways to make the same token.
+        scores: Score of each normal token, by text.
+        vocab: Id of each token, by text; breaks ties.
     """
-    found = []
+    pairs = []
     for text, score in scores.items():
         for at in range(1, len(text)):
-            left, right = text[:at], text[at:]
-            if left in scores and right in scores:
-                found.append((-score, vocab[text], vocab[left], vocab[right], left, right))
-    return [(left, right) for *_, left, right in sorted(found)]
+            first, second = text[:at], text[at:]
+            if first in scores and second in scores:
+                pairs.append((-score, vocab[text], vocab[first], vocab[second], first, second))
+    return [(first, second) for *_, first, second in sorted(pairs)]

@@ -1,4 +1,4 @@
-"""Load the frozen base in bf16, fp32, NF4 and int8 through bitsandbytes; and the way back to plain weights."""
+"""Options to load the frozen base in bf16, fp32, NF4 or int8 (bitsandbytes), and de-quantisation to plain weights."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -16,32 +16,32 @@ def device_for(choice: str) -> str:
     """``cpu`` or ``cuda`` for the recipe's ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
-        ConfigError: CUDA is asked for and there is none.
+        ConfigError: ``cuda`` without a CUDA device.
     """
     if choice == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if choice == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("model.device is cuda, and torch finds no CUDA card", "set it to auto or cpu")
+        raise ConfigError("model.device is cuda, but torch finds no CUDA device", "set it to auto or cpu")
     return choice
 
 
-def loading(precision: str, device: str) -> dict[str, Any]:
-    """What ``from_pretrained`` is told; embeddings, head and norms are never quantised.
+def loading_options(precision: str, device: str) -> dict[str, Any]:
+    """Arguments of ``from_pretrained``; embeddings, head and norms are never quantised.
 
-    NF4 is the 4-bit normal float of QLoRA (arXiv 2305.14314), its scales quantised once more; int8 is LLM.int8
+    NF4 is the 4-bit normal float of QLoRA (arXiv 2305.14314) with double quantisation; int8 is LLM.int8
     (arXiv 2208.07339).
 
     Args:
-        precision: As ``precision_choice.meaning`` names it.
+        precision: A value of ``precision_choice.resolve_precision``.
         device: ``cpu`` or ``cuda``.
 
     Raises:
         MissingPackageError: NF4 or int8 without bitsandbytes.
     """
-    linear, _, others = precision.partition("/")
+    linear, _, compute = precision.partition("/")
     if linear not in QUANTISED:
         return {"dtype": _DTYPES[linear]}
-    wide = _DTYPES[others or "bf16"]
+    wide = _DTYPES[compute or "bf16"]
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
@@ -64,13 +64,13 @@ def loading(precision: str, device: str) -> dict[str, Any]:
 
 
 def is_quantised(lm: Any) -> bool:
-    """Whether the linear layers are held in NF4 or int8."""
+    """Whether the linear layers are in NF4 or int8."""
     return any(hasattr(p, "quant_state") or p.dtype == torch.int8 for p in lm.parameters())
 
 
 @torch.no_grad()
 def plain_copy(lm: Any) -> Any:
-    """The base of ``lm`` in float32 on the CPU: what its quantised layers stand for, without adapter."""
+    """The base of ``lm`` in float32 on the CPU, de-quantised and without adapter."""
     from transformers import AutoModelForCausalLM
 
     base = lm.get_base_model() if hasattr(lm, "get_base_model") else lm
@@ -80,24 +80,24 @@ def plain_copy(lm: Any) -> Any:
     plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
     tensors = {}
     for name, module in base.named_modules():
-        own = name.replace(".base_layer", "")
-        if any(part in name for part in (".lora_", "modules_to_save", ".ranknum")):  # the adapter's own
+        plain_name = name.replace(".base_layer", "")
+        if any(part in name for part in (".lora_", "modules_to_save", ".ranknum")):  # of the adapter
             continue
         if type(module).__name__ in {"Linear4bit", "Linear8bitLt"} and not hasattr(module, "base_layer"):
-            tensors[f"{own}.weight"] = _dequantised(module).float().cpu()
+            tensors[f"{plain_name}.weight"] = _dequantised(module).float().cpu()
             if module.bias is not None:
-                tensors[f"{own}.bias"] = module.bias.float().cpu()
+                tensors[f"{plain_name}.bias"] = module.bias.float().cpu()
         elif not hasattr(module, "base_layer"):
-            tensors |= {f"{own}.{key}": p.float().cpu() for key, p in module.named_parameters(recurse=False)}
-    left = plain.load_state_dict(tensors, strict=False)
+            tensors |= {f"{plain_name}.{key}": p.float().cpu() for key, p in module.named_parameters(recurse=False)}
+    unmatched = plain.load_state_dict(tensors, strict=False)
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
-    if set(left.missing_keys) - tied or left.unexpected_keys:
-        raise DelrecError(f"cannot read the quantised base back: {left}", "set model.precision: auto")
+    if set(unmatched.missing_keys) - tied or unmatched.unexpected_keys:
+        raise DelrecError(f"cannot de-quantise the base model: {unmatched}", "set model.precision: auto")
     return plain.requires_grad_(False).eval()
 
 
 def _dequantised(module: Any) -> Any:
-    """What a bitsandbytes layer stands for; unlike its own and PEFT's functions this leaves the layer as it is."""
+    """The de-quantised weight of a bitsandbytes layer; unlike bitsandbytes and PEFT this does not change the layer."""
     weight = module.weight
     if weight.dtype == torch.int8:
         scales = module.state.SCB if module.state.SCB is not None else weight.SCB
@@ -108,10 +108,10 @@ def _dequantised(module: Any) -> Any:
 
 
 def keep_layout(lm: Any) -> None:
-    """Forbid bitsandbytes to repack NF4 weights at the first forward on some CPUs.
+    """Prevent bitsandbytes from repacking NF4 weights at the first forward on some CPUs.
 
-    Repacked weights have no backward pass and cannot be de-quantised, and a validation between two steps is such a
-    forward.
+    Repacked weights have no backward pass and cannot be de-quantised. A validation between two training steps is such
+    a forward.
     """
     for module in lm.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -120,14 +120,14 @@ def keep_layout(lm: Any) -> None:
 
 @torch.no_grad()
 def merged(lm: Any, plain: Any | None = None) -> Any:
-    """The language model with its adapter folded in, float32.
+    """The language model with its adapter merged, float32.
 
     Args:
-        lm: As trained, with or without adapter; used up unless it is quantised or ``plain`` is given.
-        plain: Weights to merge onto, used up. None: those that ``lm`` has, de-quantised if need be.
+        lm: As trained, with or without adapter; changed in place unless it is quantised or ``plain`` is given.
+        plain: Weights to merge onto, changed in place. None: those of ``lm``, de-quantised if necessary.
 
     Raises:
-        ConfigError: ``plain`` is given and there is no adapter: what was learned is in the weights themselves.
+        ConfigError: ``plain`` is given, but all weights were trained and there is no adapter.
     """
     if plain is not None and not hasattr(lm, "merge_and_unload"):
         raise ConfigError("all weights were trained, there is no adapter to merge onto others", "merge_base: dequant")
@@ -144,7 +144,9 @@ def with_adapter_of(lm: Any, plain: Any) -> Any:
 
     state: Mapping[str, Any] = get_peft_model_state_dict(lm, save_embedding_layers=False)
     wrapped = get_peft_model(plain, deepcopy(lm.peft_config[lm.active_adapter])).eval()
-    left = set_peft_model_state_dict(wrapped, {name: t.float().cpu() for name, t in state.items()})
-    if left.unexpected_keys:
-        raise DelrecError(f"the adapter does not fit: {left.unexpected_keys[:3]}", "merge onto the base it was made on")
+    unmatched = set_peft_model_state_dict(wrapped, {name: t.float().cpu() for name, t in state.items()})
+    if unmatched.unexpected_keys:
+        raise DelrecError(
+            f"the adapter does not fit the base: {unmatched.unexpected_keys[:3]}", "merge onto the base it was made on"
+        )
     return wrapped

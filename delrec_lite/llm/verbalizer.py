@@ -1,4 +1,4 @@
-"""The side of a verbalizer that training and export need: scores with gradients, what learns, rows of the head."""
+"""The interface of a verbalizer for training and export: scores with gradients, parameters, rows of the head."""
 
 import pkgutil
 from abc import ABC, abstractmethod
@@ -19,7 +19,7 @@ class Question:
     """One question about candidates.
 
     Attributes:
-        ids: Extended token ids behind the prefix; the answer is read at the last.
+        ids: Extended token ids after the prefix; the answer is read at the last one.
         candidates: Item indices, ``[m]``.
     """
 
@@ -28,7 +28,7 @@ class Question:
 
 
 class Verbalizer(ABC):
-    """Scores candidates; whatever learns is reached by gradients through the scores."""
+    """Scores candidates; gradients flow through the scores to all trained parameters."""
 
     @abstractmethod
     def scores(self, model: ItemLM, prompts: Prompts, prefix: Tokens, questions: Sequence[Question]) -> Any:
@@ -41,23 +41,23 @@ class Verbalizer(ABC):
             questions: At least one, all with the same number m of candidates.
 
         Returns:
-            float32 ``[questions, m]``; the softmax over m is the distribution that is trained.
+            float32 ``[questions, m]``; their softmax over m is the distribution that is trained.
         """
 
     @abstractmethod
     def head_rows(self, model: ItemLM, prompts: Prompts) -> tuple[Tokens, Any]:
-        """What export writes as the output head's rows, so that logits are what serving scores with.
+        """The rows of the output head that export writes; serving scores with their logits.
 
         Returns:
-            Extended token ids and their rows, float32 ``[ids, hidden]``; all other tokens are made to be no answer.
+            Extended token ids and their rows, float32 ``[ids, hidden]``; export excludes all other tokens from answers.
         """
 
     def item_rows(self, model: ItemLM) -> Any:
-        """Of a kind with ``item_rows``: the rows that score the catalogue, float32 ``[items, hidden]``."""
-        raise NotImplementedError(f"{type(self).__name__} has no row for every item")
+        """The rows that score the catalogue, float32 ``[items, hidden]``, of a kind with ``item_rows``."""
+        raise NotImplementedError(f"{type(self).__name__} has no rows for items")
 
     def learned(self, model: ItemLM) -> dict[str, Any]:
-        """Parameters of the model, by their names in it, that stage 2 trains for it beside the adapter."""
+        """Parameters of the model, by name, that stage 2 trains for this verbalizer in addition to the adapter."""
         return {}
 
     def calibrate(self, model: ItemLM, prompts: Prompts, windows: Sequence[Ints]) -> None:  # noqa: B027 - may do nothing
@@ -65,14 +65,14 @@ class Verbalizer(ABC):
 
 
 def training_side(kind: VerbalizerKind) -> Verbalizer:
-    """A verbalizer's side that training and export need."""
-    made = pkgutil.resolve_name(kind.training) if isinstance(kind.training, str) else kind.training
-    verbalizer: Verbalizer = made()
+    """The training interface of a verbalizer."""
+    factory = pkgutil.resolve_name(kind.training) if isinstance(kind.training, str) else kind.training
+    verbalizer: Verbalizer = factory()
     return verbalizer
 
 
 def verbalizer_of(prompts: Prompts) -> Verbalizer:
-    """The verbalizer of the prompts' form."""
+    """The verbalizer of the prompts' format."""
     return training_side(prompts.format.verbalizer_kind)
 
 

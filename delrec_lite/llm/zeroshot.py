@@ -1,4 +1,4 @@
-"""The LLM as it comes, asked in plain words: what the table's zero-shot row is made with."""
+"""Scores of the untrained LLM for the zero-shot row of the table."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from delrec_lite.data.types import CandidateSets, Floats, Split
 from delrec_lite.llm.items import title_vectors
 from delrec_lite.llm.load import Base
 from delrec_lite.llm.packing import Packed
-from delrec_lite.llm.parallel import side_by_side
+from delrec_lite.llm.parallel import map_in_threads
 from delrec_lite.llm.verbalizers.likelihood import log_likelihoods, title_states
 from delrec_lite.prompts.domain import Domain
 from delrec_lite.prompts.tasks import TITLE_PREFIX, zero_shot_prompt
@@ -27,20 +27,20 @@ def zero_shot(
     length: int,
     console: Console,
 ) -> tuple[Floats, Floats]:
-    """Scores of candidates and of the whole catalogue from the untouched LLM, one forward a user.
+    """Scores of candidates and of the whole catalogue from the untrained LLM, one forward pass per user.
 
     Candidates: ``likelihood``, the log-probability of the title's tokens after the prompt. Catalogue:
-    ``title-mean``, the last hidden state times the mean LM-head row of the title's tokens; a likelihood of 1,349
-    titles a user would take hours.
+    ``title-mean``, the last hidden state times the mean LM-head row of the title's tokens; likelihoods of
+    1,349 titles per user would take hours.
 
     Args:
         base: The language model.
-        titles: The catalogue's.
-        domain: Its words.
-        split: Whose histories are asked about.
-        candidates: Of the same users.
-        length: Titles of a history that the prompt holds, the newest.
-        console: Shows the bar.
+        titles: Titles of the catalogue.
+        domain: Words of the domain.
+        split: The histories.
+        candidates: Candidates of the same users.
+        length: Maximum titles of a history in the prompt, the newest.
+        console: Shows the progress bar.
 
     Returns:
         float32 ``[users, m]`` and float32 ``[users, items]``.
@@ -58,7 +58,7 @@ def zero_shot(
         ).last_hidden_state
         return states.flatten(0, 1)[torch.from_numpy(packed.read).to(head.device)]
 
-    def asked(user: int) -> tuple[Floats, Floats]:
+    def scores_of(user: int) -> tuple[Floats, Floats]:
         chosen = candidates.items[user]
         words = zero_shot_prompt(domain, [titles[i] for i in split.histories[user][-length:]])
         prefix = ([] if base.bos is None else [base.bos]) + base.encode(words)
@@ -69,7 +69,7 @@ def zero_shot(
     users = range(len(split))
     with console.progress("zero-shot", len(users)) as tick:
         answers = []
-        for answer in side_by_side(asked, users):
+        for answer in map_in_threads(scores_of, users):
             answers.append(answer)
             tick()
     sampled, full = zip(*answers, strict=True)

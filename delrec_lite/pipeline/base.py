@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from delrec_lite.architectures import check_base, gguf_names, written_as
+from delrec_lite.architectures import check_base, gguf_architectures, gguf_names
 from delrec_lite.errors import BundleError, ConfigError
 from delrec_lite.export.tokenizer_file import read_pairs
 from delrec_lite.hub.base import gguf_file
@@ -38,7 +38,7 @@ def check_gguf_base(path: Path) -> None:
     except BundleError:
         return  # a type of tensor that no bundle has; `transformers` says what it cannot read
     name = getattr(header.values.get("general.architecture"), "value", None)
-    if not written_as(str(name)):
+    if not gguf_architectures(str(name)):
         raise ConfigError(
             f"{path} is a {name!r} model, a family that cannot be trained and exported",
             f"families known, by their names in GGUF: {', '.join(gguf_names())}",

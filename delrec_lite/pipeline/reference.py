@@ -11,7 +11,7 @@ from typing import Any
 from delrec_lite.config import Recipe
 from delrec_lite.errors import DataError
 from delrec_lite.files import sha256_of
-from delrec_lite.llm.precision_choice import meanings
+from delrec_lite.llm.precision_choice import possible_precisions
 
 SCHEMA = 1
 FILE = "reference.json"
@@ -41,7 +41,7 @@ class Reference:
             needed += ["domain", "model", "files", "distill"]
         if stage == "finetune":
             needed += ["finetune"]
-        if "model" in needed and self.precision(stage) not in meanings(facts["model"]["precision"]):
+        if "model" in needed and self.precision(stage) not in possible_precisions(facts["model"]["precision"]):
             return False
         return all(_without_precision(self.made_from[name]) == _without_precision(facts[name]) for name in needed)
 

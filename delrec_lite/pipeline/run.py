@@ -18,7 +18,7 @@ from delrec_lite.files import cache_folder, sha256_of
 from delrec_lite.hub.base import find_base, gguf_file, model_folder
 from delrec_lite.hub.cache import Pulled
 from delrec_lite.hub.pull import pull
-from delrec_lite.llm.precision_choice import faster_precision, meaning, meanings
+from delrec_lite.llm.precision_choice import faster_precision, possible_precisions, resolve_precision
 from delrec_lite.pipeline.base import check_folder, check_gguf_base
 from delrec_lite.pipeline.folder import RunFolder, holds_folder
 from delrec_lite.pipeline.model_files import files_for
@@ -387,14 +387,14 @@ class Run(RunFolder):
 
     @cached_property
     def precision(self) -> str:
-        """What trained weights, and stages that are not begun, are computed in here, as ``meaning`` names it."""
+        """Precision of trained weights and of stages that are not begun, a value of ``resolve_precision``."""
         wanted = self.recipe.model
-        if len(meanings(wanted.precision)) == 1:
+        if len(possible_precisions(wanted.precision)) == 1:
             return wanted.precision
         _need_torch()
         from delrec_lite.llm.precision import device_for
 
-        return meaning(wanted.precision, faster_precision(device_for(wanted.device), cache_folder()))
+        return resolve_precision(wanted.precision, faster_precision(device_for(wanted.device), cache_folder()))
 
     def precisions(self) -> dict[str, str]:
         """What the recipe asks for, what each training stage was made in, and what trained weights score in here."""
@@ -483,7 +483,7 @@ class Run(RunFolder):
         return self.stages[name]
 
     def _precision_of(self, name: str, key_in: Callable[[str], str]) -> str:
-        possible = meanings(self.recipe.model.precision)
+        possible = possible_precisions(self.recipe.model.precision)
         for precision in possible:
             if begun(self.folder / name, key_in(precision)):
                 self._say_if_slower(name, precision)

@@ -1,4 +1,4 @@
-"""The form of a prompt: how an item is written in it, whether it lists candidates, and how its answer is read."""
+"""`PromptFormat`: how an item is written in a prompt, whether it lists candidates, and how its answer is read."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ class PromptFormat:
 
     Attributes:
         history: Name of the history format: ``items``, one vector each, or ``titles``, their words.
-        title_tokens: Where a title's words end, in tokens.
+        title_tokens: Most tokens of a title; the rest is cut.
         verbalizer: Name of the verbalizer: ``title-mean``, ``letter`` or ``likelihood``.
-        candidates: The prompt lists them, so the answer is one of them and never another of the catalogue.
-        context: Most tokens of a whole prompt; None: no bound.
+        candidates: Whether the prompt lists the candidates, so that the answer is one of them.
+        context: Most tokens of a whole prompt; None: no limit.
     """
 
     history: str = "items"
@@ -29,7 +29,7 @@ class PromptFormat:
 
     @cached_property
     def history_format(self) -> HistoryFormat:
-        """How items stand in the prompt."""
+        """How items are written in the prompt."""
         return HISTORIES[self.history]
 
     @cached_property
@@ -39,25 +39,25 @@ class PromptFormat:
 
     @property
     def ranks_catalogue(self) -> bool:
-        """Whether one reading scores every item of the catalogue."""
+        """Whether one evaluation scores every item of the catalogue."""
         return self.verbalizer_kind.item_rows and not self.candidates
 
     @property
     def item_tokens(self) -> bool:
-        """Whether items are tokens of the vocabulary: read as such, or scored by a row each."""
+        """Whether items are tokens of the vocabulary: in the history, or as output rows that score them."""
         return self.history_format.item_rows or self.verbalizer_kind.item_rows
 
     @property
     def written(self) -> bool:
-        """Whether items' words stand anywhere: in the prompt, or in the answer."""
+        """Whether the prompt or the answer contains the items' titles."""
         return self.history_format.titles or self.verbalizer_kind.titles
 
     @property
     def only_item_rows(self) -> bool:
-        """Whether a request is rows of items and its answer is the whole catalogue: all that an ONNX file can hold."""
+        """Whether histories are item rows and the whole catalogue is ranked; an ONNX file supports nothing else."""
         return self.history_format.item_rows and not self.history_format.titles and self.ranks_catalogue
 
 
-def title_ids(titles: Sequence[str], encode: Encode, most: int) -> tuple[tuple[int, ...], ...]:
-    """Token ids of each title, at most ``most`` of them."""
-    return tuple(tuple(encode(TITLE_PREFIX + title)[:most]) for title in titles)
+def title_ids(titles: Sequence[str], encode: Encode, max_tokens: int) -> tuple[tuple[int, ...], ...]:
+    """Token ids of each title, at most ``max_tokens``."""
+    return tuple(tuple(encode(TITLE_PREFIX + title)[:max_tokens]) for title in titles)

@@ -1,4 +1,4 @@
-"""History formats: how an item stands in a prompt, as tokens. A recipe names one (``model.history``)."""
+"""History formats: how an item is written in a prompt, as tokens. A recipe names one (``model.history``)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ class HistoryFormat(ABC):
     """How an item is written in a prompt: in the history, and among candidates where the prompt lists them.
 
     Attributes:
-        name: What a recipe and a bundle call it.
-        item_rows: An item is one row of the extended vocabulary, which learns beside the adapter.
-        titles: An item is its title's words; a new item is given as those and not as a vector.
+        name: Its name in recipes and bundles.
+        item_rows: An item is one row of the extended vocabulary, which is trained together with the adapter.
+        titles: An item is its title's words; a new item is given as words too, not as a vector.
         around: In a runtime that knows nothing of this project, the text before and after each title.
         explained: The same in words, for a bundle's README.
     """
@@ -30,12 +30,12 @@ class HistoryFormat(ABC):
 
     @abstractmethod
     def tokens(self, row: int | Floats | None, title: Sequence[int], separator: Sequence[int]) -> tuple[Any, ...]:
-        """An item as it stands in a list.
+        """The tokens of an item in a list.
 
         Args:
             row: Token id of the item's row, or the vector of a new item; None: it has neither.
             title: Token ids of its title, where this format reads titles; else empty.
-            separator: Token ids of the text behind a title in a list.
+            separator: Token ids of the text after a title in a list.
         """
 
 
@@ -44,9 +44,9 @@ HISTORIES: Registry[HistoryFormat] = Registry("history format", HistoryFormat, P
 
 
 def register_history(history: HistoryFormat) -> HistoryFormat:
-    """Make a history format known to this process.
+    """Register a history format in this process.
 
     Raises:
-        ConfigError: A built-in one has this name.
+        ConfigError: A built-in format has this name.
     """
     return HISTORIES.register(history)

@@ -1,8 +1,8 @@
-"""The tasks as token ids: what comes next, and temporal analysis. Used by training and by export, so by serving.
+"""The tasks as token ids: next item, and temporal analysis. Used by training and export, so by serving too.
 
-A history is item tokens, one vector an item, or titles. The instruction, the soft prompt and the question come first,
-so that they are the same for every request (their state is computed once), every item boundary is a question, and a
-history that is too long for the model loses its oldest items and nothing else.
+A history is item tokens, one vector per item, or titles. The instruction, the soft prompt and the question come first:
+they are the same for every request, so their state is computed once; the next item can be predicted after every item;
+and a history that is too long for the model loses only its oldest items.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -19,12 +19,12 @@ from delrec_lite.prompts.words import SEPARATOR, TITLE_PREFIX, Encode
 
 __all__ = ["TITLE_PREFIX", "Encode", "PromptFormat", "Prompts", "compile_prompts", "start_words", "zero_shot_prompt"]
 
-# What a person would write of a sequential recommender's pattern.
+# A hand-written description of a sequential recommender's pattern, instead of the soft prompt.
 WRITTEN = (
     " the latest {domain.items} count most, their order matters, and what others have {domain.done} after"
     " the same {domain.items} comes next."
 )
-# What only a form that lists candidates reads.
+# Pieces of a format that lists candidates.
 LISTING = ("dot", "listed", "answer")
 PIECES = ("next_prefix", "temporal_prefix", "after", "hidden", "again", "separator", *LISTING)
 
@@ -35,18 +35,18 @@ class Prompts:
 
     Attributes:
         vocabulary: The id space.
-        next_prefix: Before a history; the answer is read at each of its items (stage 1 RPS, stage 2, serving).
+        next_prefix: Before a history; the logits at each of its items are read (stage 1 RPS, stage 2, serving).
         temporal_prefix: The same for temporal analysis (stage 1 TA).
         after: Between what came before a hidden item and the item that follows it.
-        hidden: Before the hidden item; the answer is read at its last token.
+        hidden: Before the hidden item; the logits at its last token are read.
         again: Between the example and the question.
-        text: The pieces as a person reads them.
-        format: How items stand in it and how the answer is read.
-        titles: Token ids of each item's title, where they stand anywhere.
-        separator: Behind a title in a list.
-        dot: Behind a candidate's label.
+        text: The pieces as text.
+        format: How items are written and how the answer is read.
+        titles: Token ids of each item's title, where the format contains titles.
+        separator: After a title in a list.
+        dot: After a candidate's label.
         listed: Before the candidates.
-        answer: Behind them; the answer is read at its last token.
+        answer: After them; the logits at its last token are read.
         added: Token ids of the verbalizer's own pieces, by name.
     """
 
@@ -67,34 +67,34 @@ class Prompts:
 
     @property
     def labels(self) -> tuple[int, ...]:
-        """Token ids that name the candidates in the list, in order; empty: they have no names."""
+        """Token ids that label the candidates in the list, in order; empty: they have no labels."""
         return self.added.get(self.format.verbalizer_kind.labels, ())
 
     def served(self, renumbered: Callable[[Iterable[int]], Iterable[int]] = tuple) -> "Prompts":
-        """The same without what serving never reads: temporal analysis, and pieces that the form does not have.
+        """The same without the parts that serving never reads: temporal analysis, and pieces of other formats.
 
         Args:
-            renumbered: Gives the token ids that stand for others in another vocabulary.
+            renumbered: Maps token ids to those of another vocabulary.
         """
         prompt_format = self.format
-        kept = (
+        names = (
             "next_prefix",
             *(("separator",) if prompt_format.written else ()),
             *(LISTING if prompt_format.candidates else ()),
         )
-        pieces: dict[str, Any] = {name: tuple(renumbered(getattr(self, name))) for name in kept}
-        pieces |= {name: () for name in PIECES if name not in kept}
+        pieces: dict[str, Any] = {name: tuple(renumbered(getattr(self, name))) for name in names}
+        pieces |= {name: () for name in PIECES if name not in names}
         titles = tuple(tuple(renumbered(title)) for title in self.titles)
         added = {name: tuple(renumbered(piece)) for name, piece in self.added.items()}
         return replace(self, titles=titles, added=added, **pieces)
 
     def used(self) -> set[int]:
-        """Every token id that stands in a piece or a title."""
+        """Every token id of the pieces and titles."""
         pieces = (*(getattr(self, name) for name in PIECES), *self.added.values())
         return {token for piece in (*pieces, *self.titles) for token in piece}
 
     def item(self, index: int) -> tuple[int, ...]:
-        """Token ids of one item as it stands in a list."""
+        """Token ids of one item in a list."""
         history = self.format.history_format
         title = self.titles[index] if history.titles else ()
         return history.tokens(self.vocabulary.item_base + int(index), title, self.separator)
@@ -104,7 +104,7 @@ class Prompts:
         return [token for i in indices for token in self.item(i)]
 
     def history(self, indices: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Token ids of items, and the place of each item's last token, where what comes next is read."""
+        """Token ids of items, and the position of each item's last token, at which the next item is predicted."""
         ids: list[int] = []
         ends = []
         for i in indices:
@@ -112,91 +112,93 @@ class Prompts:
             ends.append(len(ids) - 1)
         return ids, ends
 
-    def newest(self, history: Ints, most: int, taken: int = 0) -> Ints:
-        """The newest items of a history that the prompt holds.
+    def newest(self, history: Ints, max_items: int, reserved: int = 0) -> Ints:
+        """The newest items of a history that fit into the prompt.
 
         Args:
             history: Item indices, oldest first.
-            most: Items.
-            taken: Tokens that stand behind the history.
+            max_items: Most items.
+            reserved: Tokens that follow the history.
 
         Raises:
             ConfigError: Not even one fits.
         """
-        kept = history[-most:]
-        return kept[self.dropped([len(self.item(i)) for i in kept.tolist()], len(self.next_prefix) + taken) :]
+        recent = history[-max_items:]
+        sizes = [len(self.item(i)) for i in recent.tolist()]
+        return recent[self.dropped(sizes, len(self.next_prefix) + reserved) :]
 
-    def dropped(self, sizes: Sequence[int], taken: int, least: int = 1) -> int:
-        """How many of the oldest items must go so that the others and ``taken`` tokens fit.
+    def dropped(self, sizes: Sequence[int], reserved: int, min_items: int = 1) -> int:
+        """How many of the oldest items are dropped so that the others and ``reserved`` tokens fit.
 
         Args:
             sizes: Tokens of each item, oldest first.
-            taken: Tokens of all else.
-            least: Items that stay.
+            reserved: Tokens of everything else.
+            min_items: Items that are never dropped.
 
         Raises:
-            ConfigError: Not even those fit.
+            ConfigError: Not even ``min_items`` fit.
         """
         if self.format.context is None:
             return 0
-        over = sum(sizes) + taken - self.format.context
-        n = 0
-        while over > 0 and n < len(sizes) - least:
-            over -= sizes[n]
-            n += 1
-        if over > 0:
+        excess = sum(sizes) + reserved - self.format.context
+        count = 0
+        while excess > 0 and count < len(sizes) - min_items:
+            excess -= sizes[count]
+            count += 1
+        if excess > 0:
             raise ConfigError(
                 f"a prompt of {self.format.context} tokens has no room for a history",
-                "fewer soft tokens or candidates, shorter titles (model.title_tokens), or a larger model.max_tokens",
+                "use fewer soft tokens or candidates, shorter titles (model.title_tokens) or more model.max_tokens",
             )
-        return n
+        return count
 
     def question(self, ids: Sequence[int], candidates: Sequence[int]) -> list[int]:
-        """What stands before the answer: the history's token ids, and the candidates where the form lists them.
+        """The tokens before the answer: the history's, and the candidates' where the format lists them.
 
         Raises:
-            ConfigError: More candidates than labels to name them.
+            ConfigError: More candidates than labels.
         """
         if not self.format.candidates:
             return [*ids]
         return [*ids, *self.listing([self.item(item) for item in candidates])]
 
     def listing(self, candidates: Sequence[Sequence[Any]]) -> list[Any]:
-        """What stands behind a history in a form that lists candidates, each given as it stands in a list.
+        """The tokens after a history in a format that lists candidates, each given by its tokens in a list.
 
         Raises:
-            ConfigError: More candidates than labels to name them.
+            ConfigError: More candidates than labels.
         """
         labels = self.labels
         if labels and len(candidates) > len(labels):
             raise ConfigError(
-                f"{len(candidates)} candidates, and {len(labels)} {self.format.verbalizer_kind.labels} to name them",
-                "ask for fewer (data.candidates), or take another model.verbalizer",
+                f"there are {len(candidates)} candidates and only {len(labels)} labels for them "
+                f"({self.format.verbalizer_kind.labels})",
+                "use fewer (data.candidates), or another model.verbalizer",
             )
-        out: list[Any] = [*self.listed]
-        for place, item in enumerate(candidates):
+        tokens: list[Any] = [*self.listed]
+        for index, item in enumerate(candidates):
             if labels:
-                out += [labels[place], *self.dot]
-            out += item
-        return [*out, *self.answer]
+                tokens += [labels[index], *self.dot]
+            tokens += item
+        return [*tokens, *self.answer]
 
-    def temporal(self, sequence: Sequence[int], taken: int = 0) -> tuple[list[int], list[int], list[int]]:
+    def temporal(self, sequence: Sequence[int], reserved: int = 0) -> tuple[list[int], list[int], list[int]]:
         """Temporal analysis of one sequence (DELRec, section 4.2), without its prefix.
 
-        The example: items 1 and 2, the third hidden, the fourth given as what followed; then the third is told.
-        The question: the rest, its second-last item hidden and its last given. A rest that does not fit loses its
-        oldest items.
+        The example: items 1 and 2, item 3 hidden, item 4 shown as what followed; then item 3 is shown.
+        The question: the other items, the second-last hidden and the last shown. If they do not fit, their oldest are
+        dropped.
 
         Args:
             sequence: Item indices, oldest first, at least 8.
-            taken: Tokens that stand behind it.
+            reserved: Tokens that follow it.
 
         Returns:
-            Token ids; the positions in them where an answer is read; the hidden items' indices, as many.
+            Token ids; the positions in them at which an answer is predicted; the index of the hidden item at each.
         """
         first, second, third, fourth, *rest = sequence
         fixed = len(self.temporal_prefix) + len(self.items([first, second, third, fourth])) + len(self.again)
-        fixed += 2 * (len(self.after) + len(self.hidden)) + taken
+        fixed += 2 * (len(self.after) + len(self.hidden)) + reserved
         rest = rest[self.dropped([len(self.item(i)) for i in (*rest[:-2], rest[-1])], fixed, 2) :]
         ids = [*self.items([first, second]), *self.after, *self.items([fourth]), *self.hidden]
         reads = [len(ids) - 1]
@@ -215,16 +217,16 @@ def compile_prompts(
     prompt_format: PromptFormat = PromptFormat(),  # noqa: B008 - frozen
     titles: Sequence[str] = (),
 ) -> Prompts:
-    """Turn words into token ids.
+    """Compile both tasks to token ids.
 
     Args:
         domain: The words.
-        vocabulary: The id space; its soft tokens stand where the pattern is named.
-        encode: Text to token ids, adding nothing and reading special tokens' names as plain text.
-        bos: The base model's first token, where it wants one.
-        pattern: ``soft``, or in its place ``words`` that a person wrote or ``none`` at all (the paper's ablations).
-        prompt_format: How items stand in the prompt and how the answer is read.
-        titles: The catalogue's, for a form that writes them.
+        vocabulary: The id space; its soft tokens replace the pattern's description.
+        encode: Text to token ids; it adds no special tokens and reads their names as plain text.
+        bos: The base model's first token, where it needs one.
+        pattern: ``soft``; or ``words``, a written sentence instead; or ``none`` (the paper's ablations).
+        prompt_format: How items are written and how the answer is read.
+        titles: The catalogue's, for a format that contains them.
 
     Raises:
         ConfigError: The tokenizer cannot write the verbalizer's pieces.
@@ -267,12 +269,12 @@ def compile_prompts(
 
 
 def start_words(domain: Domain, encode: Encode) -> list[int]:
-    """Token ids of the written sentence, whose rows can be the soft prompt's first values."""
+    """Token ids of the written sentence, whose rows can initialise the soft prompt."""
     return encode(WRITTEN.format(domain=domain))
 
 
 def zero_shot_prompt(domain: Domain, titles: Sequence[str]) -> str:
-    """The question in plain words, for a model that has learned nothing of the data.
+    """The question in plain words, for a model that was not trained on the data.
 
     Args:
         domain: The words.

@@ -1,14 +1,14 @@
-"""The base model's tokenizer, as training and serving both read text."""
+"""The base model's tokenizer, opened the same way for training and serving."""
 
 from pathlib import Path
 from typing import Any
 
 
 def open_tokenizer(path: Path) -> Any:
-    """A `tokenizers.Tokenizer` that takes special tokens' names in a text for words, whatever they look like.
+    """A `tokenizers.Tokenizer` that reads special tokens' names in a text as plain text.
 
     Args:
-        path: ``tokenizer.json``. The package raises a bare Exception for a file that does not read.
+        path: ``tokenizer.json``. The package raises a bare Exception for a file that it cannot read.
     """
     from tokenizers import Tokenizer
 

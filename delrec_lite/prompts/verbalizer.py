@@ -1,7 +1,7 @@
-"""Verbalizers: what turns the LLM's output into scores of items. A recipe names one (``model.verbalizer``).
+"""Verbalizers turn the LLM's output into scores of items. A recipe names one (``model.verbalizer``).
 
-A verbalizer has two sides. ``VerbalizerKind`` is what prompts, bundles and serving need, without torch; the class that
-it names in ``training`` is what training and export need, see ``delrec_lite/llm/verbalizer.py``.
+A verbalizer has two classes. ``VerbalizerKind`` serves prompts, bundles and serving, without torch; the class that it
+names in ``training`` serves training and export, see ``delrec_lite/llm/verbalizer.py``.
 """
 
 from abc import ABC, abstractmethod
@@ -19,7 +19,7 @@ Pieces = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Candidate:
-    """What is scored.
+    """An item to score.
 
     Attributes:
         row: Token id of its row of the extended vocabulary; None: a new item, or items have no rows.
@@ -32,12 +32,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Answer:
-    """What an engine offers once it has read a question.
+    """What an engine provides after it has evaluated a question.
 
     Attributes:
         logits: At the question's last token, of every token of the bundle's vocabulary, float32 ``[vocabulary]``.
-        log_probabilities: Of texts behind the question: token ids of each -> float32 ``[texts]``, the sums over their
-            tokens, among text tokens alone. For a verbalizer that is ``continued``.
+        log_probabilities: Of texts after the question: token ids of each -> float32 ``[texts]``, the sums over their
+            tokens, normalised over the text tokens. For a verbalizer that is ``continued``.
     """
 
     logits: Floats
@@ -49,16 +49,16 @@ class VerbalizerKind(ABC):
     """A verbalizer without torch.
 
     Attributes:
-        name: What a recipe and a bundle call it.
+        name: Its name in recipes and bundles.
         training: Its class of ``delrec_lite.llm.verbalizer.Verbalizer``, or ``module:Class``, imported when needed.
-        item_rows: Every item is a row of the output head whose logit is its score, so that one reading ranks the whole
-            catalogue where the prompt lists no candidates; new items are no candidates then.
+        item_rows: Every item is a row of the output head whose logit is its score, so that one evaluation ranks the
+            whole catalogue where the prompt lists no candidates; new items cannot be candidates then.
         titles: It needs the token ids of the candidates' titles.
-        continued: Candidates' titles are read behind the question, for their probability.
+        continued: Candidates' titles are evaluated after the question, for their probability.
         listed: The prompt must list the candidates.
-        all_text: It compares with all text tokens, so export may not leave any out.
+        all_text: It normalises over all text tokens, so export must not remove any.
         pieces: Names of the pieces that it adds to the prompt; see ``compile``.
-        labels: Which of these names the candidates in the list, one token each; empty: they have no names.
+        labels: The piece whose tokens label the candidates in the list, one each; empty: candidates have no labels.
     """
 
     name: str
@@ -76,9 +76,9 @@ class VerbalizerKind(ABC):
         """Scores of candidates when serving: float32 ``[candidates]``, those of ``Verbalizer.scores`` in training.
 
         Args:
-            answer: What the engine has read.
+            answer: The engine's output.
             candidates: At least one.
-            pieces: What ``compile`` gave, in the bundle's vocabulary.
+            pieces: The result of ``compile``, in the bundle's vocabulary.
         """
 
     def compile(self, encode: Encode) -> Pieces:
@@ -90,13 +90,13 @@ class VerbalizerKind(ABC):
         return {}
 
     def ranking(self, listed: bool) -> str:
-        """One sentence for a bundle's README: which tokens' logits are the ranking.
+        """One sentence for a bundle's README: which logits give the ranking.
 
         Args:
             listed: Whether the prompt lists the candidates.
 
         Returns:
-            Empty where no single token is an answer, so that other runtimes cannot rank with it.
+            Empty where no single token is an answer, so that other runtimes cannot rank with the model.
         """
         return ""
 
@@ -106,9 +106,9 @@ VERBALIZERS: Registry[VerbalizerKind] = Registry("verbalizer", VerbalizerKind, P
 
 
 def register_verbalizer(kind: VerbalizerKind) -> VerbalizerKind:
-    """Make a verbalizer known to this process.
+    """Register a verbalizer in this process.
 
     Raises:
-        ConfigError: A built-in one has this name.
+        ConfigError: A built-in verbalizer has this name.
     """
     return VERBALIZERS.register(kind)

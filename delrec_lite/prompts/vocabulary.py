@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-# The layer before which a deep prompt's vectors begin: llama.cpp's control vectors can add to what the second layer has
-# made, and those behind it.
+# The first layer whose input a deep prompt changes: llama.cpp's control vectors can be added to the outputs of the
+# second layer and the later ones.
 FIRST_DEEP = 2
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The extended vocabulary; training embeds these ids, export bakes them, serving feeds them.
+    """The extended vocabulary; training embeds these ids, export writes their rows, serving sends them to the engine.
 
     Attributes:
         text: Rows of the base model's token embedding.

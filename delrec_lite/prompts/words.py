@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 Encode = Callable[[str], list[int]]
 
-# A title's tokens as they stand inside a sentence: with the space before it.
+# A title is tokenised as inside a sentence: with a space before it.
 TITLE_PREFIX = " "
-# Behind a title in a list; no title holds a line's end.
+# After a title in a list; no title contains a line break.
 SEPARATOR = "\n"

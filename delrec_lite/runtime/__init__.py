@@ -1,1 +1,1 @@
-"""What serves, without torch: bundle, engine, recommender."""
+"""Serving without torch: bundle, engines, recommender."""

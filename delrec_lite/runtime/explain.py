@@ -21,7 +21,7 @@ class Contribution:
     Attributes:
         title: As the catalogue has it.
         weight: How much the recommended item's log-probability falls without it, nats; below 0: it rises.
-        read: Whether the model read it; older items than the prompt holds have no weight.
+        read: Whether the model read it; items that are too old for the prompt have weight 0.
     """
 
     title: str
@@ -31,15 +31,15 @@ class Contribution:
 
 @dataclass(frozen=True)
 class Opinion:
-    """What the teacher says of the same history.
+    """The teacher's ranking after the same history.
 
     Attributes:
         kinds: Kinds of teacher, such as ``sasrec``; several were averaged.
-        rank: Of the explained item, counted as ``Explanation.rank``.
+        rank: Of the explained item, counted like ``Explanation.rank``.
         probability: Of the explained item over the whole catalogue.
-        first: Title that it would recommend first.
-        agrees: Whether that is the model's first too.
-        shared: Share of the model's first ten that are among its first ten.
+        first: Title that the teacher ranks first.
+        agrees: Whether the model ranks it first too.
+        shared: Share of the model's first ten that are among the teacher's first ten.
     """
 
     kinds: tuple[str, ...]
@@ -52,16 +52,16 @@ class Opinion:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why an item stands where it stands.
+    """How an item's rank came about.
 
     Attributes:
         id: The data set's own id of the explained item.
         title: Its title.
-        rank: Its place in the whole catalogue without the history; 0 if it is in the history.
+        rank: Its rank in the whole catalogue without the history; 0 if it is in the history.
         probability: Over the whole catalogue.
         contributions: One for each item of the history, in its order.
-        teacher: None where the bundle has no teacher, onnxruntime is missing, or it knows nothing of the history.
-        soft_words: Words that the vectors of the soft prompt lie nearest to, nearest first; the same for every request.
+        teacher: None where the bundle has no teacher, onnxruntime is missing, or it knows no item of the history.
+        soft_words: For each vector of the soft prompt the nearest words, nearest first; the same for every request.
         milliseconds: Time taken.
     """
 
@@ -78,7 +78,7 @@ class Explanation:
 def explain(
     recommender: Recommender, history: Sequence[str], item: str | None = None, allow_new: bool = False
 ) -> Explanation:
-    """Explain one item after a history; by default the one that is recommended first.
+    """Explain one item after a history; by default the first recommendation.
 
     Args:
         recommender: Loaded.
@@ -94,13 +94,13 @@ def explain(
         raise UsageError("the history is empty", "give at least one title")
     matched, entries = recommender.entries(history, allow_new)
     scores, weights = occlude(recommender, entries)
-    had = [match.item for match in matched if match.item >= 0]
-    open_ = np.ones(len(scores), dtype=bool)
-    open_[had] = False
+    seen = [match.item for match in matched if match.item >= 0]
+    unseen = np.ones(len(scores), dtype=bool)
+    unseen[seen] = False
     if item is not None:
         target = recommender.find(item).item
-    elif open_.any():
-        target = int(np.where(open_, scores, -np.inf).argmax())
+    elif unseen.any():
+        target = int(np.where(unseen, scores, -np.inf).argmax())
     else:
         raise UsageError("the history holds the whole catalogue", "name the item to explain")
     column = weights[:, target]
@@ -109,10 +109,10 @@ def explain(
         Contribution(match.title, float(column[n - unread]) if n >= unread else 0.0, n >= unread)
         for n, match in enumerate(matched)
     ]
-    rank = 0 if target in had else 1 + int((scores[open_] > scores[target]).sum())
+    rank = 0 if target in seen else 1 + int((scores[unseen] > scores[target]).sum())
     items = recommender.bundle.items
     probability = float(np.exp(_log_softmax(scores[None])[0, target]))
-    opinion = _opinion(recommender, had, scores, target) if had else None
+    opinion = _opinion(recommender, seen, scores, target) if seen else None
     words = recommender.bundle.manifest["model"].get("soft_words", [])
     milliseconds = (time.perf_counter() - start) * 1e3
     return Explanation(
@@ -120,51 +120,53 @@ def explain(
     )
 
 
-def _opinion(recommender: Recommender, had: list[int], scores: Floats, target: int) -> Opinion | None:
-    """Two rankings of the catalogue without the history, the model's and the teacher's, side by side."""
+def _opinion(recommender: Recommender, seen: list[int], scores: Floats, target: int) -> Opinion | None:
+    """Compare two rankings of the catalogue without the history: the model's and the teacher's."""
     teacher = recommender.teacher
-    if teacher is None or min(had) >= recommender.bundle.trained:
+    if teacher is None or min(seen) >= recommender.bundle.trained:
         return None
-    theirs = teacher.scores([had])[0]
-    probability = float(np.exp(_log_softmax(theirs[None])[0, target]))
-    open_ = np.ones(len(scores), dtype=bool)
-    open_[had] = False
-    rank = 0 if target in had else 1 + int((theirs[open_] > theirs[target]).sum())
-    mine, others = (np.argsort(-np.where(open_, s, -np.inf), kind="stable")[:10] for s in (scores, theirs))
-    shared = len(np.intersect1d(mine, others)) / len(mine)
-    titles = recommender.bundle.items.titles
-    return Opinion(teacher.kinds, rank, probability, titles[others[0]], bool(mine[0] == others[0]), shared)
+    teacher_scores = teacher.scores([seen])[0]
+    probability = float(np.exp(_log_softmax(teacher_scores[None])[0, target]))
+    unseen = np.ones(len(scores), dtype=bool)
+    unseen[seen] = False
+    rank = 0 if target in seen else 1 + int((teacher_scores[unseen] > teacher_scores[target]).sum())
+    top, teacher_top = (
+        np.argsort(-np.where(unseen, values, -np.inf), kind="stable")[:10] for values in (scores, teacher_scores)
+    )
+    shared = len(np.intersect1d(top, teacher_top)) / len(top)
+    first = recommender.bundle.items.titles[teacher_top[0]]
+    return Opinion(teacher.kinds, rank, probability, first, bool(top[0] == teacher_top[0]), shared)
 
 
 def occlude(recommender: Recommender, entries: Sequence[Entry]) -> tuple[Floats, Floats]:
     """Scores with the whole history, and how much every item's log-probability falls without each entry.
 
-    Without its only entry a history says nothing: then the fall is to an even chance.
+    Without its only entry a history is empty: then the fall is measured to equal probabilities.
 
     Args:
         recommender: Loaded.
-        entries: The history; its newest are read.
+        entries: The history; the newest entries are read.
 
     Returns:
         float32 ``[items]`` and float32 ``[entries read, items]``.
     """
     read = list(entries[-recommender.engine.count_tokens(entries)[0] :])
-    without = [read[:n] + read[n + 1 :] for n in range(len(read))]
-    scores = recommender.engine.scores([read, *(w for w in without if w)])
+    reduced = [read[:n] + read[n + 1 :] for n in range(len(read))]
+    scores = recommender.engine.scores([read, *(history for history in reduced if history)])
     logs = _log_softmax(scores)
-    even = np.full((1, scores.shape[1]), -np.log(scores.shape[1]), np.float32)
-    weights: Floats = logs[:1] - (logs[1:] if len(read) > 1 else even)
+    uniform = np.full((1, scores.shape[1]), -np.log(scores.shape[1]), np.float32)
+    weights: Floats = logs[:1] - (logs[1:] if len(read) > 1 else uniform)
     return scores[0], weights
 
 
 @dataclass(frozen=True)
 class Faithfulness:
-    """Whether contributions say what the model does.
+    """Whether leaving out the entry with the largest contribution lowers the score more than leaving out another.
 
     Attributes:
         users: Whose first recommendation was explained.
         top: Mean fall of its log-probability without the entry that contributes most, nats.
-        random: The same without an entry drawn at random.
+        random: The same without an entry chosen at random.
         test: Paired, top against random.
     """
 
@@ -175,9 +177,9 @@ class Faithfulness:
 
 
 def faithfulness(recommender: Recommender, histories: Sequence[Ints], seed: int = 0) -> Faithfulness:
-    """Leave out the top-attributed entry, and a random one, and ask again.
+    """Leave out the entry with the largest contribution, and a random one, and score again.
 
-    The contributions are computed from the batch; the falls are measured by new requests, one at a time.
+    The contributions are computed from the batch; the falls are measured with new requests, one at a time.
 
     Raises:
         UsageError: No history has two items.
@@ -193,13 +195,13 @@ def faithfulness(recommender: Recommender, histories: Sequence[Ints], seed: int 
         scores, weights = occlude(recommender, entries)
         target = int(scores.argmax())
         before = _log_softmax(scores[None])[0, target]
-        for kept, n in ((tops, int(weights[:, target].argmax())), (randoms, int(rng.integers(len(entries))))):
+        for falls, n in ((tops, int(weights[:, target].argmax())), (randoms, int(rng.integers(len(entries))))):
             after = _log_softmax(recommender.engine.scores([entries[:n] + entries[n + 1 :]]))[0, target]
-            kept.append(before - after)
+            falls.append(before - after)
     if not tops:
-        raise UsageError("no history has two items", "give longer ones")
-    a, b = np.array(tops, np.float32), np.array(randoms, np.float32)
-    return Faithfulness(len(a), float(a.mean()), float(b.mean()), paired_test(a, b))
+        raise UsageError("no history has two items", "give longer histories")
+    top, random = np.array(tops, np.float32), np.array(randoms, np.float32)
+    return Faithfulness(len(top), float(top.mean()), float(random.mean()), paired_test(top, random))
 
 
 def _log_softmax(scores: Floats) -> Floats:

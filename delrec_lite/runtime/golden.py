@@ -1,4 +1,4 @@
-"""The requests stored in a bundle: held-out users, what they took next, and what the bundle answered at export."""
+"""The requests stored in a bundle: held-out users, their next items, and the bundle's answers at export."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,13 +10,13 @@ import numpy as np
 
 from delrec_lite.data.types import Floats, Ints
 from delrec_lite.errors import BundleError, UsageError
-from delrec_lite.runtime.bundle import REMEDY
+from delrec_lite.runtime.manifest import REMEDY
 
 if TYPE_CHECKING:
     from delrec_lite.runtime.recommender import Recommender
 
 FILE = "golden.json"
-KEPT = 10
+TOP = 10
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Golden:
 
     Attributes:
         histories: Item indices, oldest first.
-        targets: What each user took next, int64 ``[users]``.
+        targets: The next item of each user, int64 ``[users]``.
         candidates: int64 ``[users, m]``.
-        top: The items answered first at export, int64 ``[users, 10]``; None in a bundle of an older version.
+        top: The first ten items at export, int64 ``[users, 10]``; None in a bundle of an older version.
         scores: Their scores, float32, same shape.
-        others: The same two of the bundle's other models, by the name of their file.
+        others: Top and scores of the bundle's other models, by the name of their file.
     """
 
     histories: tuple[Ints, ...]
@@ -41,9 +41,9 @@ class Golden:
 
 
 def answers(recommender: "Recommender", golden: Golden) -> Floats:
-    """What a bundle answers to the requests now: float32 ``[users, items]``.
+    """The bundle's scores of the requests now: float32 ``[users, items]``.
 
-    Where it ranks candidates alone, minus infinity for every other item.
+    A bundle that ranks candidates alone gives minus infinity for every other item.
     """
     if recommender.bundle.prompt.format.ranks_catalogue:
         return recommender.scores(golden.histories)[:, : recommender.bundle.trained]
@@ -61,19 +61,19 @@ def write_golden(folder: Path, golden: Golden, scores: Floats, others: Mapping[s
         scores: Of the default model, float32 ``[users, items]``, as ``answers`` gives them.
         others: Of the bundle's other models, by the name of their file.
     """
-    held: dict[str, Any] = {
+    content: dict[str, Any] = {
         "histories": [history.tolist() for history in golden.histories],
         "targets": golden.targets.tolist(),
         "candidates": golden.candidates.tolist(),
-        **_answers(scores),
-        "others": {file: _answers(theirs) for file, theirs in (others or {}).items()},
+        **_top_and_scores(scores),
+        "others": {file: _top_and_scores(other) for file, other in (others or {}).items()},
     }
-    (folder / FILE).write_text(json.dumps(held), encoding="utf-8")
+    (folder / FILE).write_text(json.dumps(content), encoding="utf-8")
 
 
-def _answers(scores: Floats) -> dict[str, Any]:
-    kept = min(KEPT, int(np.isfinite(scores).sum(1).min()))
-    top = np.argsort(-scores, axis=1)[:, :kept]
+def _top_and_scores(scores: Floats) -> dict[str, Any]:
+    k = min(TOP, int(np.isfinite(scores).sum(1).min()))
+    top = np.argsort(-scores, axis=1)[:, :k]
     return {"top": top.tolist(), "scores": np.round(np.take_along_axis(scores, top, 1), 4).tolist()}
 
 
@@ -82,31 +82,31 @@ def read_golden(folder: Path, items: int) -> Golden:
 
     Raises:
         UsageError: There are none.
-        BundleError: They do not read or do not fit.
+        BundleError: They cannot be read or do not fit.
     """
     path = folder / FILE
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-        top, scores = _read_answers(held) if "top" in held else (None, None)
+        content = json.loads(path.read_text(encoding="utf-8"))
+        top, scores = _read_answers(content) if "top" in content else (None, None)
         golden = Golden(
-            tuple(np.array(h, dtype=np.int64) for h in held["histories"]),
-            np.array(held["targets"], dtype=np.int64),
-            np.array(held["candidates"], dtype=np.int64),
+            tuple(np.array(h, dtype=np.int64) for h in content["histories"]),
+            np.array(content["targets"], dtype=np.int64),
+            np.array(content["candidates"], dtype=np.int64),
             top,
             scores,
-            {str(file): _read_answers(theirs) for file, theirs in held.get("others", {}).items()},
+            {str(file): _read_answers(other) for file, other in content.get("others", {}).items()},
         )
     except FileNotFoundError as error:
-        raise UsageError(f"{folder} holds no stored requests", "give some with --dataset DIR") from error
+        raise UsageError(f"{folder} holds no stored requests", "give test users with --dataset DIR") from error
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise BundleError(f"{path} does not read: {error}", REMEDY) from error
+        raise BundleError(f"{path} cannot be read: {error}", REMEDY) from error
     if not _fits(golden, items):
         raise BundleError(f"{path} does not fit the bundle's catalogue", REMEDY)
     return golden
 
 
-def _read_answers(held: Mapping[str, Any]) -> tuple[Ints, Floats]:
-    return np.array(held["top"], dtype=np.int64), np.array(held["scores"], dtype=np.float32)
+def _read_answers(stored: Mapping[str, Any]) -> tuple[Ints, Floats]:
+    return np.array(stored["top"], dtype=np.int64), np.array(stored["scores"], dtype=np.float32)
 
 
 def _fits(golden: Golden, items: int) -> bool:

@@ -1,4 +1,4 @@
-"""From what people type to items: forgiving of case, articles, accents and a missing year; never guessing silently."""
+"""Finds the item that a typed title means; case, articles, accents and a missing year may differ."""
 
 import re
 import unicodedata
@@ -14,14 +14,14 @@ _YEAR = re.compile(r"\s*\((\d{4})\)(?:\s*\[\d+\])?\s*$")
 _BARE_YEAR = re.compile(r"^(.*\S)[\s,]+(\d{4})$")
 _APOSTROPHE = re.compile("['`\u2018\u2019]")
 _ASIDE = re.compile(r"\s*\([^()]*\)")
-# Below this a title is called unknown rather than taken for another; 100 is the same text.
-SURE = 93.0
+# Lowest similarity at which a title is taken for another; 100 is the same text.
+MIN_SIMILARITY = 93.0
 
 
 def normal(title: str) -> str:
     """Lower case, no accents, no punctuation, no article in front."""
     title = _TRAILING.sub(r"\1", title.strip())
-    # Marks go, letters stay: a title in another script must not shrink to its digits.
+    # Only combining marks are removed: a title in another script must not shrink to its digits.
     plain = "".join(c for c in unicodedata.normalize("NFKD", title) if not unicodedata.combining(c))
     words = re.sub(r"[\W_]+", " ", _APOSTROPHE.sub("", plain.casefold()).replace("&", " and ")).strip()
     return _ARTICLE.sub("", words)
@@ -35,13 +35,13 @@ def split_year(title: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Match:
-    """What a typed title was taken for.
+    """The item that a typed title means.
 
     Attributes:
         given: As typed.
         item: Index in the catalogue.
         title: As the catalogue has it.
-        others: Other items that the same words could mean.
+        others: Titles of other items that the same words could mean.
     """
 
     given: str
@@ -56,7 +56,7 @@ class Matcher:
     Args:
         ids: Item ids.
         titles: Titles, all distinct.
-        popularity: Decides between items of the same name.
+        popularity: Among items of the same name the most popular is taken.
     """
 
     def __init__(self, ids: Sequence[str], titles: Sequence[str], popularity: Sequence[int]) -> None:
@@ -76,46 +76,46 @@ class Matcher:
                 names.setdefault(spelled, []).append((year, item))
         return names
 
-    def find(self, given: str) -> Match:
-        """The item that ``given`` names.
+    def find(self, text: str) -> Match:
+        """The item that a text names.
 
         Raises:
-            UsageError: Nothing is near enough; names the nearest titles.
+            UsageError: No title is similar enough; names the nearest titles.
         """
-        if given.startswith("id:"):
-            item = self._ids.get(given[3:])
+        if text.startswith("id:"):
+            item = self._ids.get(text[3:])
             if item is None:
-                raise UsageError(f"no item has the id {given[3:]!r}", "ids are those of the data set")
-            return Match(given, item, self._titles[item])
-        if given in self._exact:
-            return Match(given, self._exact[given], given)
-        if not given.strip():
+                raise UsageError(f"no item has the id {text[3:]!r}", "ids are those of the data set")
+            return Match(text, item, self._titles[item])
+        if text in self._exact:
+            return Match(text, self._exact[text], text)
+        if not text.strip():
             raise UsageError("a title is empty", "give a title, or id:<item id>")
-        name, year = split_year(given)
-        found = self._choose(normal(name), year)
-        bare = _BARE_YEAR.match(given.strip())
-        if found is None and bare:  # "toy story 1995", but "blade runner 2049" was a name
-            found = self._choose(normal(bare.group(1)), bare.group(2))
-        if found is None:
-            found = self._near(normal(name), year)
-        if found is None:
-            nearest = ", ".join(repr(title) for title in self.nearest(given))
+        name, year = split_year(text)
+        match = self._choose(normal(name), year)
+        bare = _BARE_YEAR.match(text.strip())
+        if match is None and bare:  # "toy story 1995", but "blade runner 2049" was a name
+            match = self._choose(normal(bare.group(1)), bare.group(2))
+        if match is None:
+            match = self._near(normal(name), year)
+        if match is None:
+            nearest = ", ".join(repr(title) for title in self.nearest(text))
             raise UsageError(
-                f"no item is called {given!r}", f"nearest: {nearest}; or take it as a new item: --allow-new, allow_new"
+                f"no item is called {text!r}", f"nearest: {nearest}; to use it as a new item: --allow-new, allow_new"
             )
-        item, others = found
-        return Match(given, item, self._titles[item], tuple(self._titles[o] for o in others))
+        item, others = match
+        return Match(text, item, self._titles[item], tuple(self._titles[o] for o in others))
 
-    def nearest(self, given: str, k: int = 3) -> list[str]:
-        """Titles that look most like ``given``."""
+    def nearest(self, text: str, k: int = 3) -> list[str]:
+        """Titles that look most like ``text``."""
         from rapidfuzz import fuzz, process
 
-        wanted = normal(split_year(given)[0])
+        query = normal(split_year(text)[0])
         names = list(self._by_name)
-        found = process.extract(wanted, names, scorer=fuzz.WRatio, limit=4 * k)
-        # A short name inside a long one scores as well as the whole: prefer similar lengths.
-        found.sort(key=lambda f: -(f[1] + fuzz.ratio(wanted, f[0])))
-        items = dict.fromkeys(self._by_name[name][0][1] for name, _, _ in found)
+        matches = process.extract(query, names, scorer=fuzz.WRatio, limit=4 * k)
+        # A short name inside a long one scores as high as the long name itself: prefer similar lengths.
+        matches.sort(key=lambda match: -(match[1] + fuzz.ratio(query, match[0])))
+        items = dict.fromkeys(self._by_name[name][0][1] for name, _, _ in matches)
         return [self._titles[item] for item in list(items)[:k]]
 
     def _choose(self, name: str, year: str) -> tuple[int, list[int]] | None:
@@ -131,9 +131,9 @@ class Matcher:
         from rapidfuzz import fuzz, process
 
         for candidate, _, _ in process.extract(
-            name, list(self._by_name), scorer=fuzz.ratio, score_cutoff=SURE, limit=3
+            name, list(self._by_name), scorer=fuzz.ratio, score_cutoff=MIN_SIMILARITY, limit=3
         ):
-            found = self._choose(candidate, year)
-            if found:
-                return found
+            match = self._choose(candidate, year)
+            if match:
+                return match
         return None

@@ -1,4 +1,4 @@
-"""Open an ONNX file of a bundle in ONNX Runtime, quietly, or say why not."""
+"""Opens and runs ONNX files of a bundle in ONNX Runtime, without its log."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 
 from delrec_lite.data.types import Ints
 from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, install_line
-from delrec_lite.runtime.bundle import REMEDY
+from delrec_lite.runtime.manifest import REMEDY
 
 _FATAL = 4
 
@@ -17,11 +17,11 @@ def open_session(path: Path, threads: int) -> Any:
     """An ``onnxruntime.InferenceSession`` on the CPU.
 
     Args:
-        path: The ``.onnx`` file; its weights lie beside it.
+        path: The ``.onnx`` file; its weights are in a file beside it.
         threads: At least 1.
 
     Raises:
-        BundleError: ONNX Runtime does not take the file.
+        BundleError: ONNX Runtime does not load the file.
         MissingPackageError: It is not installed.
     """
     try:
@@ -34,12 +34,11 @@ def open_session(path: Path, threads: int) -> Any:
     options.log_severity_level = _FATAL
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # Threads that spin on after an answer keep a core from whoever computes next: beside them llama.cpp took 82 ms for
-    # what takes it 28.
+    # Threads that spin after an answer keep a core busy: beside them llama.cpp took 82 ms instead of 28.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the package has a dozen classes, one an error code
+    except Exception as error:  # the package has a class for each of a dozen error codes
         raise BundleError(f"ONNX Runtime cannot load {path}: {_first_line(error)}", REMEDY) from error
 
 
@@ -50,10 +49,12 @@ def run(session: Any, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[
         DelrecError: ONNX Runtime reports an error.
     """
     try:
-        answer: list[Any] = session.run(outputs, feeds)
+        results: list[Any] = session.run(outputs, feeds)
     except Exception as error:
-        raise DelrecError(f"ONNX Runtime could not evaluate: {_first_line(error)}", "is there memory left?") from error
-    return answer
+        raise DelrecError(
+            f"ONNX Runtime could not evaluate: {_first_line(error)}", "free some memory and try again"
+        ) from error
+    return results
 
 
 def shapes(values: Sequence[Any]) -> dict[str, list[Any]]:
@@ -62,11 +63,11 @@ def shapes(values: Sequence[Any]) -> dict[str, list[Any]]:
 
 
 def padded(rows: Sequence[Sequence[int]]) -> Ints:
-    """Item indices as one array ``[rows, longest]``, -1 behind the end of the shorter ones."""
-    out = np.full((len(rows), max(len(row) for row in rows)), -1, np.int64)
-    for place, row in enumerate(rows):
-        out[place, : len(row)] = row
-    return out
+    """Item indices as one array ``[rows, longest]``, shorter rows filled with -1."""
+    array = np.full((len(rows), max(len(row) for row in rows)), -1, np.int64)
+    for index, row in enumerate(rows):
+        array[index, : len(row)] = row
+    return array
 
 
 def _first_line(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -47,10 +47,10 @@ class Recommendation:
 
     Attributes:
         items: Best first.
-        matched: What each title of history and candidates was taken for; a new title is its own.
+        matched: The item found for each title of history and candidates; a new title is matched to itself.
         milliseconds: Time by phase: ``match``, ``encode``, ``prefill``, ``sort``.
         tokens_computed: Tokens that the model evaluated for this answer.
-        tokens_avoided: Tokens of the prompt that were in its cache: instruction, soft prompt, a session's history.
+        tokens_avoided: Tokens of the prompt that were cached: instruction, soft prompt, a session's history.
     """
 
     items: list[Ranked]
@@ -65,7 +65,7 @@ class Recommender:
 
     Args:
         bundle: Opened.
-        engine: Evaluates it.
+        engine: Evaluates the bundle's model.
     """
 
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
@@ -102,7 +102,7 @@ class Recommender:
         bundle = Bundle.open(path, verify, quant)
         opened = open_engine(bundle, engine, threads)
         if fused:
-            from delrec_lite.runtime.engines.hybrid import fused as with_teacher
+            from delrec_lite.runtime.engines.hybrid import with_teacher
 
             try:
                 opened = with_teacher(opened, bundle)
@@ -125,13 +125,13 @@ class Recommender:
 
         Args:
             history: Titles (or ``id:<item id>``), oldest first.
-            k: How many to return; more than there are gives all.
+            k: How many to return; all where there are fewer.
             candidates: Rank only these; default: the whole catalogue, where the bundle ranks it.
-            allow_new: Take an unknown title as a new item that lives on its words.
-            exclude_history: Leave out what the history holds (candidates are never left out).
+            allow_new: Use an unknown title as a new item, represented by its words.
+            exclude_history: Leave out the items of the history (candidates are never left out).
             exclude: More titles to leave out of the catalogue.
-            session: Names a user whose history is kept in the model's cache, so that the next request pays for new
-                items alone; the answer is the same.
+            session: Names a user whose history stays in the model's cache, so that the next request evaluates only
+                the new items; the answer is the same.
 
         Raises:
             UsageError: An empty history, ``k`` below 1, an unknown title, nothing to rank, or no candidates for a
@@ -139,50 +139,47 @@ class Recommender:
         """
         _check_k(k)
         if candidates is not None and not candidates:
-            raise UsageError("there are no candidates", "give at least one, or none at all for the whole catalogue")
+            raise UsageError("there are no candidates", "give at least one, or no list, to rank the whole catalogue")
         if not history:
             raise UsageError("the history is empty", "give at least one title")
         clock = _Clock()
         matched: list[Match] = []
-        had = [self._entry(title, allow_new, matched) for title in history]
-        wanted = None
+        resolved = [self._resolve(title, allow_new, matched) for title in history]
+        pool: list[int | str] | None = None
         if candidates is not None:  # the same item named twice is ranked once
-            wanted = list(dict.fromkeys(self._entry(title, allow_new, matched) for title in candidates))
-        left_out = [self._matcher.find(title).item for title in exclude]
+            pool = list(dict.fromkeys(self._resolve(title, allow_new, matched) for title in candidates))
+        excluded = [self._matcher.find(title).item for title in exclude]
         clock.lap("match")
-        entries: list[Entry] = [e if isinstance(e, int) else self.new_entry(e) for e in had]
-        chosen: list[Entry] = []
-        if wanted is not None and not self.bundle.prompt.format.ranks_catalogue:
-            chosen = [e if isinstance(e, int) else self.new_entry(e) for e in wanted]
+        entries = self._encode(resolved)
+        in_prompt: list[Entry] = []  # the candidates, where the prompt asks about them
+        if pool is not None and not self.bundle.prompt.format.ranks_catalogue:
+            in_prompt = self._encode(pool)
         clock.lap("encode")
-        _, read = self.engine.count_tokens(entries, chosen)
+        _, tokens = self.engine.count_tokens(entries, in_prompt)
         state = np.empty(0, np.float32)
-        if chosen:
-            scores, computed = self.engine.score_candidates(entries, chosen, session)
-        elif wanted is not None and not all(isinstance(item, int) for item in wanted):
+        if in_prompt:
+            scores, computed = self.engine.score_candidates(entries, in_prompt, session)
+        elif pool is not None and not all(isinstance(item, int) for item in pool):
             evaluation = self.engine.evaluate([entries], session)
             scores, state, computed = evaluation.scores[0], evaluation.states[0], evaluation.tokens
         elif session is None:
-            scores, computed = self.engine.scores([entries])[0], read
+            scores, computed = self.engine.scores([entries])[0], tokens
         else:
             scores, computed = self.engine.score_session(session, entries)
         clock.lap("prefill")
-        if wanted is None:
-            left = np.ones(len(scores), dtype=bool)
-            left[left_out] = False
+        if pool is None:
+            included = np.ones(len(scores), dtype=bool)
+            included[excluded] = False
             if exclude_history:
-                left[[e for e in had if isinstance(e, int)]] = False
-            pool = np.flatnonzero(left)
-            values = scores[pool]
-            names = None
+                included[[item for item in resolved if isinstance(item, int)]] = False
+            items = np.flatnonzero(included)
+            ranked = self._rank_catalogue(scores, items, k)
         else:
-            names = [self._named(e) for e in wanted]
-            values = scores if chosen else self._candidate_scores(scores, state, wanted)
-            pool = np.arange(len(values))
-        answer = self._ranked(values, pool, names, k)
+            values = scores if in_prompt else self._candidate_scores(scores, state, pool)
+            ranked = self._rank(values, [self._name(item) for item in pool].__getitem__, k)
         clock.lap("sort")
-        avoided = max(0, len(self.bundle.prompt.prefix) + read - computed)  # an engine may keep nothing at all
-        return Recommendation(answer, matched, clock.milliseconds, computed, avoided)
+        avoided = max(0, len(self.bundle.prompt.prefix) + tokens - computed)  # an engine may cache nothing
+        return Recommendation(ranked, matched, clock.milliseconds, computed, avoided)
 
     def recommend_batch(self, histories: Sequence[Sequence[str]], k: int = 10) -> list[list[Ranked]]:
         """The first ``k`` of the catalogue for many histories of titles at once, each without its own history.
@@ -191,14 +188,13 @@ class Recommender:
             UsageError: As in ``recommend``.
         """
         _check_k(k)
-        items = [[self._matcher.find(title).item for title in history] for history in histories]
-        answers = []
-        for row, had in zip(self.scores([np.array(i) for i in items]), items, strict=True):
-            left = np.ones(len(row), dtype=bool)
-            left[had] = False
-            pool = np.flatnonzero(left)
-            answers.append(self._ranked(row[pool], pool, None, k))
-        return answers
+        indices = [[self._matcher.find(title).item for title in history] for history in histories]
+        rankings = []
+        for scores, history in zip(self.scores(indices), indices, strict=True):
+            included = np.ones(len(scores), dtype=bool)
+            included[history] = False
+            rankings.append(self._rank_catalogue(scores, np.flatnonzero(included), k))
+        return rankings
 
     def scores(self, histories: Sequence[Any]) -> Floats:
         """Scores of the whole catalogue after each history.
@@ -229,25 +225,24 @@ class Recommender:
         """
         if self.bundle.prompt.format.ranks_catalogue:
             return np.take_along_axis(self.scores(histories), candidates, 1)
-        asked = [([int(i) for i in h], c.tolist()) for h, c in zip(histories, candidates, strict=True)]
-        return np.stack([self.engine.score_candidates(history, chosen)[0] for history, chosen in asked])
+        requests = [([int(i) for i in h], c.tolist()) for h, c in zip(histories, candidates, strict=True)]
+        return np.stack([self.engine.score_candidates(history, among)[0] for history, among in requests])
 
     def entries(self, history: Sequence[str], allow_new: bool = False) -> tuple[list[Match], list[Entry]]:
-        """What each title was taken for, and what the engine is given for it.
+        """The item found for each title, and the engine's entry for it.
 
         Raises:
             UsageError: An unknown title.
         """
         matched: list[Match] = []
-        had = [self._entry(title, allow_new, matched) for title in history]
-        return matched, [e if isinstance(e, int) else self.new_entry(e) for e in had]
+        return matched, self._encode([self._resolve(title, allow_new, matched) for title in history])
 
     @cached_property
     def teacher(self) -> "Retriever | None":
         """The conventional recommender that was distilled; None where the bundle has none or onnxruntime is missing."""
         from delrec_lite.runtime.retriever import Retriever
 
-        if not Retriever.held(self.bundle):
+        if not Retriever.is_in(self.bundle):
             return None
         try:
             return Retriever(self.bundle, threads=1)  # its layers are too small for more
@@ -255,21 +250,20 @@ class Recommender:
             return None
 
     def teacher_ranking(self, history: Sequence[str], k: int = 10) -> list[Ranked]:
-        """What the teacher would recommend: the first ``k`` of the catalogue without the history, which it knows alone.
+        """The teacher's recommendations: the first ``k`` of the trained catalogue without the history.
 
         Raises:
-            UsageError: There is no teacher, an empty or wholly new history, or an unknown title.
+            UsageError: There is no teacher, no trained item in the history, or an unknown title.
         """
         _check_k(k)
         if self.teacher is None:
             raise UsageError(
-                "this bundle's teacher cannot be asked",
-                f"export it with `export.retriever: true`; here: {install_line('onnxruntime')}",
+                "this bundle has no teacher that can be run here",
+                f"export it with `export.retriever: true`; to run it: {install_line('onnxruntime')}",
             )
-        had = [self._matcher.find(title).item for title in history]
-        scores = self.teacher.scores([had])[0]
-        pool = np.setdiff1d(np.arange(self.bundle.trained), had)
-        return self._ranked(scores[pool], pool, None, k)
+        indices = [self._matcher.find(title).item for title in history]
+        scores = self.teacher.scores([indices])[0]
+        return self._rank_catalogue(scores, np.setdiff1d(np.arange(self.bundle.trained), indices), k)
 
     def find(self, title: str) -> Match:
         """The item of the catalogue that a title names.
@@ -280,7 +274,7 @@ class Recommender:
         return self._matcher.find(title)
 
     def search(self, words: str, k: int = 10) -> list[Match]:
-        """Titles of the catalogue that look most like some words; the most popular for none at all."""
+        """Titles of the catalogue that look most like some words; the most popular ones where there are no words."""
         if not words.strip():
             popular = np.argsort(-np.asarray(self.bundle.items.popularity), kind="stable")[:k]
             return [self._matcher.find(self.bundle.items.titles[i]) for i in popular]
@@ -305,7 +299,7 @@ class Recommender:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _entry(self, title: str, allow_new: bool, matched: list[Match]) -> int | str:
+    def _resolve(self, title: str, allow_new: bool, matched: list[Match]) -> int | str:
         """An item's index, or the words of a new item."""
         try:
             match = self._matcher.find(title)
@@ -317,27 +311,35 @@ class Recommender:
         matched.append(match)
         return match.item
 
-    def _named(self, entry: int | str) -> tuple[str, str]:
-        items = self.bundle.items
-        return (items.ids[entry], items.titles[entry]) if isinstance(entry, int) else ("", entry)
+    def _encode(self, items: Sequence[int | str]) -> list[Entry]:
+        """The engine's entries of items, which are indices or the words of new items."""
+        return [item if isinstance(item, int) else self.new_entry(item) for item in items]
 
-    def _candidate_scores(self, scores: Floats, state: Floats, wanted: list[int | str]) -> Floats:
+    def _name(self, item: int | str) -> tuple[str, str]:
+        """Id and title; a new item has no id."""
+        items = self.bundle.items
+        return (items.ids[item], items.titles[item]) if isinstance(item, int) else ("", item)
+
+    def _candidate_scores(self, scores: Floats, state: Floats, candidates: list[int | str]) -> Floats:
         """Scores of candidates out of the catalogue's; ``state`` scores those outside it."""
-        values = [scores[e] if isinstance(e, int) else float(self.new_item(e)[1] @ state) for e in wanted]
+        values = [scores[c] if isinstance(c, int) else float(self.new_item(c)[1] @ state) for c in candidates]
         return np.array(values, np.float32)
 
-    def _ranked(self, values: Floats, pool: Any, names: list[tuple[str, str]] | None, k: int) -> list[Ranked]:
+    def _rank_catalogue(self, scores: Floats, items: Ints, k: int) -> list[Ranked]:
+        """Rank some items of the catalogue; ``scores`` are those of all."""
+        return self._rank(scores[items], lambda n: self._name(int(items[n])), k)
+
+    def _rank(self, values: Floats, name: Callable[[int], tuple[str, str]], k: int) -> list[Ranked]:
+        """The ``k`` best of some scores; ``name`` gives id and title of the n-th."""
         if len(values) == 0:
             raise UsageError("the history holds the whole catalogue", "rank it all with exclude_history=False")
         order = np.argsort(-values, kind="stable")[:k]
         shifted = np.exp(values - values.max())
         total = float(shifted.sum())
-        items = self.bundle.items
-        out = []
-        for rank, n in enumerate(order, 1):
-            item_id, title = names[n] if names else (items.ids[pool[n]], items.titles[pool[n]])
-            out.append(Ranked(rank, item_id, title, float(values[n]), float(shifted[n]) / total))
-        return out
+        return [
+            Ranked(rank, *name(n), float(values[n]), float(shifted[n]) / total)
+            for rank, n in enumerate(order.tolist(), 1)
+        ]
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -345,7 +347,7 @@ class Recommender:
         try:
             return open_tokenizer(path)
         except Exception as error:  # the package raises bare Exception
-            raise BundleError(f"{path} does not read: {error}", "export the run again") from error
+            raise BundleError(f"{path} cannot be read: {error}", "export the run again") from error
 
     def _title_tokens(self, title: str) -> list[int]:
         words = self.bundle.prompt.title_prefix + title
@@ -353,23 +355,26 @@ class Recommender:
         return tokens
 
     def new_entry(self, title: str) -> Entry:
-        """What the engine is given of an item that was not trained: its vector, or its words where words are read."""
+        """The engine's entry for an item that was not trained: its vector, or its tokens where histories are titles."""
         prompt_format = self.bundle.prompt.format
         if prompt_format.history_format.titles:
             return tuple(self._title_tokens(title)[: prompt_format.title_tokens])
         return self.new_item(title)[0]
 
     def new_item(self, title: str) -> tuple[Floats, Floats]:
-        """What is read of an item that was not trained, and what scores its state: float32 ``[hidden]`` each."""
-        vector = self.engine.token_vector(self._title_tokens(title))  # the mean row: what an untrained item is
-        prompt, map_ = self.bundle.prompt, self.bundle.new_items
-        output = vector * np.float32(prompt.scale) if map_ is None else vector @ map_[:-1] + map_[-1]
-        return vector * np.float32(prompt.input_norm / np.linalg.norm(vector)), output
+        """Input and output vector of an item that was not trained: float32 ``[hidden]`` each."""
+        mean_row = self.engine.token_vector(self._title_tokens(title))
+        prompt, linear_map = self.bundle.prompt, self.bundle.new_items
+        if linear_map is None:
+            output = mean_row * np.float32(prompt.scale)
+        else:
+            output = mean_row @ linear_map[:-1] + linear_map[-1]
+        return mean_row * np.float32(prompt.input_norm / np.linalg.norm(mean_row)), output
 
 
 def _check_k(k: int) -> None:
     if k < 1:
-        raise UsageError(f"k is {k}", "ask for at least one item")
+        raise UsageError(f"k is {k}", "set k to 1 or more")
 
 
 class _Clock:

@@ -1,4 +1,4 @@
-"""`Retriever`: the teacher in the bundle, for its opinion and as the floor of the bench; needs onnxruntime alone."""
+"""`Retriever`: the teacher in the bundle, for its ranking and as a baseline of the bench; needs onnxruntime alone."""
 
 import json
 from collections.abc import Sequence
@@ -8,7 +8,8 @@ import numpy as np
 from delrec_lite.data.types import Floats, Ints
 from delrec_lite.errors import BundleError, UsageError
 from delrec_lite.machine import threads_for
-from delrec_lite.runtime.bundle import REMEDY, Bundle
+from delrec_lite.runtime.bundle import Bundle
+from delrec_lite.runtime.manifest import REMEDY
 from delrec_lite.runtime.onnx_session import open_session, padded, run, shapes
 
 FILE = "retriever.onnx"
@@ -22,7 +23,7 @@ class Retriever:
         kinds: Kinds of teacher, such as ``sasrec``; several were averaged.
 
     Args:
-        bundle: With ``retriever.onnx``, see ``held``.
+        bundle: With ``retriever.onnx``, see ``is_in``.
         threads: Default: the cores allowed.
 
     Raises:
@@ -32,7 +33,7 @@ class Retriever:
 
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         path = bundle.folder / FILE
-        if not self.held(bundle):
+        if not self.is_in(bundle):
             raise BundleError(f"{bundle.folder} holds no {FILE}", "export the run with its teacher")
         self._items = bundle.trained
         self._added = len(bundle.items.ids) - self._items
@@ -41,13 +42,13 @@ class Retriever:
         if set(inputs) != {"items"} or len(inputs["items"]) != 2 or outputs.get("scores", [])[1:] != [self._items]:
             raise BundleError(f"{path} does not score this catalogue", REMEDY)
         try:
-            told = json.loads(self._session.get_modelmeta().custom_metadata_map["delrec.kinds"])
-            self.kinds = tuple(str(kind) for kind in told)
+            kinds = json.loads(self._session.get_modelmeta().custom_metadata_map["delrec.kinds"])
+            self.kinds = tuple(str(kind) for kind in kinds)
         except (KeyError, TypeError, ValueError) as error:
-            raise BundleError(f"{path} does not say what it is: {error}", REMEDY) from error
+            raise BundleError(f"{path} does not name its kinds of teacher: {error}", REMEDY) from error
 
     @staticmethod
-    def held(bundle: Bundle) -> bool:
+    def is_in(bundle: Bundle) -> bool:
         """Whether a bundle has a retriever."""
         return FILE in bundle.manifest["files"]
 
@@ -55,8 +56,8 @@ class Retriever:
         """Scores of the whole catalogue after each history.
 
         Args:
-            histories: Item indices, oldest first, each with one that was there in training; those that came later
-                are passed over, and of the others the newest are read.
+            histories: Item indices, oldest first, each with at least one trained item; added items are skipped, and of
+                the trained ones the newest are read.
 
         Returns:
             float32 ``[histories, items]``; minus infinity for items that were added after training.
@@ -71,11 +72,11 @@ class Retriever:
                 raise UsageError(f"no item has the index {min(row)} or {max(row)}", f"items are 0 to {self._items - 1}")
             rows.append([item for item in row if item < self._items])
             if not rows[-1]:
-                raise UsageError("a history holds nothing that the teacher knows", "give an item of the catalogue")
-        out = np.full((len(rows), self._items + self._added), -np.inf, np.float32)
+                raise UsageError("a history holds no item that the teacher knows", "give a trained item")
+        scores = np.full((len(rows), self._items + self._added), -np.inf, np.float32)
         order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
-        for at in range(0, len(order), BATCH):
-            some = order[at : at + BATCH]
-            scores = run(self._session, ["scores"], {"items": padded([rows[row] for row in some])})[0]
-            out[some, : self._items] = scores
-        return out
+        for start in range(0, len(order), BATCH):
+            batch = order[start : start + BATCH]
+            outputs = run(self._session, ["scores"], {"items": padded([rows[row] for row in batch])})
+            scores[batch, : self._items] = outputs[0]
+        return scores

@@ -13,7 +13,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
 from delrec_lite.errors import DelrecError
-from delrec_lite.runtime.explain import explain as why
+from delrec_lite.runtime.explain import explain as explain_item
 from delrec_lite.server.guard import Guard
 from delrec_lite.server.metrics import Metrics
 from delrec_lite.server.schemas import (
@@ -32,11 +32,11 @@ from delrec_lite.server.worker import DeadlineExceeded, QueueFull, Work, Worker
 from delrec_lite.version import __version__
 
 _FAILURES: dict[int | str, dict[str, Any]] = {
-    400: {"model": Failure, "description": "The request cannot be meant"},
+    400: {"model": Failure, "description": "The request cannot be answered"},
     401: {"model": Failure, "description": "The key is missing or wrong"},
-    408: {"model": Failure, "description": "The body came too slowly"},
+    408: {"model": Failure, "description": "The body arrived too slowly"},
     413: {"model": Failure, "description": "The body is too long"},
-    422: {"model": Failure, "description": "The request does not read"},
+    422: {"model": Failure, "description": "The request is not valid"},
     503: {"model": Failure, "description": "Too many requests are waiting"},
     504: {"model": Failure, "description": "No answer in time"},
 }
@@ -47,8 +47,8 @@ def make_api(worker: Worker, key: str | None = None, log_bodies: bool = False) -
 
     Args:
         worker: Owns the model.
-        key: Asked for from every caller; None for none.
-        log_bodies: Write what was asked into the log, histories and all.
+        key: Required from every caller; None: no key is required.
+        log_bodies: Log the bodies of requests, histories included.
     """
 
     @asynccontextmanager
@@ -65,61 +65,63 @@ def make_api(worker: Worker, key: str | None = None, log_bodies: bool = False) -
         try:
             return await asyncio.wait_for(future, worker.seconds + 1.0)
         except TimeoutError as error:
-            raise DeadlineExceeded("no answer in time", "ask less, or try again in a moment") from error
+            raise DeadlineExceeded("no answer in time", "send a smaller request, or try again in a moment") from error
 
     @api.post("/v1/recommend", response_model=RecommendAnswer, responses=_FAILURES)
     async def recommend(body: RecommendBody) -> Any:
-        """Rank what comes next after one history."""
+        """Rank the next items after one history."""
         arguments = {**body.model_dump(exclude={"session"}), "session": body.session}
-        told = await answer(lambda recommender: recommender.recommend(**arguments))
+        recommendation = await answer(lambda recommender: recommender.recommend(**arguments))
         prefix = len(worker.recommender.bundle.prompt.prefix)
-        metrics.tokens(told.tokens_computed, told.tokens_avoided, prefix)
-        return asdict(told)
+        metrics.tokens(recommendation.tokens_computed, recommendation.tokens_avoided, prefix)
+        return asdict(recommendation)
 
     @api.post("/v1/batch", response_model=BatchAnswer, responses=_FAILURES)
     async def batch(body: BatchBody) -> Any:
-        """Rank what comes next for many histories."""
-        told = await answer(lambda recommender: recommender.recommend_batch(body.histories, body.k))
-        return {"answers": [[asdict(item) for item in one] for one in told]}
+        """Rank the next items for many histories."""
+        rankings = await answer(lambda recommender: recommender.recommend_batch(body.histories, body.k))
+        return {"answers": [[asdict(item) for item in ranking] for ranking in rankings]}
 
     @api.post("/v1/explain", response_model=ExplainAnswer, responses=_FAILURES)
     async def explain(body: ExplainBody) -> Any:
         """How much each item of a history adds to a recommendation."""
-        told = await answer(lambda recommender: why(recommender, body.history, body.item, body.allow_new))
-        return asdict(told)
+        explanation = await answer(
+            lambda recommender: explain_item(recommender, body.history, body.item, body.allow_new)
+        )
+        return asdict(explanation)
 
     @api.post("/v1/teacher", response_model=TeacherAnswer, responses=_FAILURES)
     async def teacher(body: TeacherBody) -> Any:
-        """What the distilled recommender itself would rank first; an error where the bundle has none."""
-        told = await answer(lambda recommender: recommender.teacher_ranking(body.history, body.k))
+        """The ranking of the distilled recommender; an error where the bundle has none."""
+        ranking = await answer(lambda recommender: recommender.teacher_ranking(body.history, body.k))
         kinds = worker.recommender.teacher.kinds if worker.recommender.teacher else ()
-        return {"kinds": list(kinds), "items": [asdict(item) for item in told]}
+        return {"kinds": list(kinds), "items": [asdict(item) for item in ranking]}
 
     @api.get("/v1/items", response_model=list[ItemAnswer], responses={422: _FAILURES[422], 401: _FAILURES[401]})
     async def items(
-        query: str = Query("", max_length=500, description="Words of a title; none for the most popular."),
+        query: str = Query("", max_length=500, description="Words of a title; empty: the most popular items."),
         limit: int = Query(10, ge=1, le=100),
     ) -> Any:
         """Titles of the catalogue that look most like some words."""
         recommender = worker.recommender
-        found = await asyncio.to_thread(recommender.search, query, limit)
+        matches = await asyncio.to_thread(recommender.search, query, limit)
         ids = recommender.bundle.items.ids
-        return [{"id": ids[match.item], "title": match.title} for match in found]
+        return [{"id": ids[match.item], "title": match.title} for match in matches]
 
     @api.get("/healthz")
     async def healthz() -> dict[str, str]:
-        """The process lives."""
+        """Whether the process runs."""
         return {"status": "ok"}
 
     @api.get("/readyz")
     async def readyz() -> dict[str, str]:
-        """The model answers."""
-        held = "yes" if worker.recommender.teacher is not None else "no"
-        return {"status": "ready", "bundle": worker.recommender.bundle.name, "teacher": held}
+        """Whether the model answers."""
+        has_teacher = "yes" if worker.recommender.teacher is not None else "no"
+        return {"status": "ready", "bundle": worker.recommender.bundle.name, "teacher": has_teacher}
 
     @api.get("/metrics", response_class=Response)
     async def prometheus() -> Response:
-        """For Prometheus."""
+        """Metrics for Prometheus."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
 
     @api.get("/", response_class=HTMLResponse, include_in_schema=False)
@@ -127,40 +129,40 @@ def make_api(worker: Worker, key: str | None = None, log_bodies: bool = False) -
         text = resources.files("delrec_lite.server").joinpath("static/index.html").read_text(encoding="utf-8")
         return HTMLResponse(text, headers={"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff"})
 
-    known = frozenset(str(getattr(route, "path", "")) for route in api.routes)
-    api.add_middleware(Guard, metrics=metrics, known=known, key=key, log_bodies=log_bodies)
+    route_paths = frozenset(str(getattr(route, "path", "")) for route in api.routes)
+    api.add_middleware(Guard, metrics=metrics, route_paths=route_paths, key=key, log_bodies=log_bodies)
     return api
 
 
-# The page is one file: nothing from elsewhere may load, run or be called.
+# The page is one file: nothing from another address may be loaded, run or called.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 
 
 def _handle_errors(api: FastAPI) -> None:
-    """Every error is a Failure with its own status."""
+    """Answer every error with a Failure and its own status."""
 
-    def told(status: int, error: str, hint: str, **headers: str) -> JSONResponse:
+    def failure(status: int, error: str, hint: str, **headers: str) -> JSONResponse:
         clean = error.encode("utf-8", "replace").decode(), hint.encode("utf-8", "replace").decode()
         return JSONResponse({"error": clean[0], "hint": clean[1]}, status, headers)
 
     @api.exception_handler(QueueFull)
-    async def busy(_: Request, error: QueueFull) -> JSONResponse:
-        return told(503, error.message, error.hint, **{"Retry-After": "1"})
+    async def queue_full(_: Request, error: QueueFull) -> JSONResponse:
+        return failure(503, error.message, error.hint, **{"Retry-After": "1"})
 
     @api.exception_handler(DeadlineExceeded)
-    async def late(_: Request, error: DeadlineExceeded) -> JSONResponse:
-        return told(504, error.message, error.hint)
+    async def deadline_exceeded(_: Request, error: DeadlineExceeded) -> JSONResponse:
+        return failure(504, error.message, error.hint)
 
     @api.exception_handler(DelrecError)
     async def refused(_: Request, error: DelrecError) -> JSONResponse:
-        return told(400, error.message, error.hint)
+        return failure(400, error.message, error.hint)
 
     @api.exception_handler(RequestValidationError)
     async def unreadable(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        return told(422, f"{where}: {first['msg']}", "see /docs for what a request holds")
+        return failure(422, f"{where}: {first['msg']}", "see /docs for the fields of a request")
 
     @api.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> JSONResponse:
-        return told(error.status_code, str(error.detail), "see /docs", **(error.headers or {}))
+        return failure(error.status_code, str(error.detail), "see /docs", **(error.headers or {}))

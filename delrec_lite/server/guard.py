@@ -1,4 +1,4 @@
-"""Around every request: limits on its body, the key, an end when the caller has gone, one log line, one count."""
+"""Middleware for every request: the key, limits on the body, stop when the client disconnects, log line, metrics."""
 
 import asyncio
 import hmac
@@ -11,34 +11,35 @@ from typing import Any
 from delrec_lite.server.metrics import Metrics
 
 LOG = logging.getLogger("delrec_lite.server")
-# Titles of a thousand histories fit; nothing that does not is a request.
+# The titles of a thousand histories fit.
 BODY_BYTES = 2_000_000
 BODY_SECONDS = 15.0
-GONE = 499  # nobody is left to read it; for the log and the counts
-_OPEN = {"/", "/healthz", "/readyz", "/docs", "/openapi.json"}
-Refusal = tuple[int, str, str]  # status, what was wrong, what to do
-_TOO_LONG: Refusal = 413, f"the body is over {BODY_BYTES} bytes", "send less at a time"
-_TOO_SLOW: Refusal = 408, f"the body did not come within {BODY_SECONDS:.0f} seconds", "send it at once"
+CLIENT_CLOSED = 499  # nobody reads the answer; the status is for the log and the metrics
+_WITHOUT_KEY = {"/", "/healthz", "/readyz", "/docs", "/openapi.json"}
+Refusal = tuple[int, str, str]  # status, error, hint
+_TOO_LONG: Refusal = 413, f"the body is over {BODY_BYTES} bytes", "send smaller requests"
+_TOO_SLOW: Refusal = 408, f"the body did not arrive within {BODY_SECONDS:.0f} seconds", "send it without pauses"
 
 
 class Guard:
     """ASGI middleware.
 
     Args:
-        app: What it guards.
-        metrics: Counts.
-        known: Paths that are counted by name; others are counted together.
-        key: Asked for in ``Authorization: Bearer KEY``; None for none.
-        log_bodies: Write what was asked into the log, histories and all.
+        app: The guarded application.
+        metrics: Counts the requests.
+        route_paths: Paths that are counted by name; all others are counted together.
+        key: Required in ``Authorization: Bearer KEY``; None: no key is required.
+        log_bodies: Log the bodies of requests, histories included.
     """
 
     def __init__(
-        self, app: Any, metrics: Metrics, known: frozenset[str], key: str | None, log_bodies: bool = False
+        self, app: Any, metrics: Metrics, route_paths: frozenset[str], key: str | None, log_bodies: bool = False
     ) -> None:
-        self.app, self.metrics, self.known, self.key, self.log_bodies = app, metrics, known, key, log_bodies
+        self.app, self.metrics, self.route_paths = app, metrics, route_paths
+        self.key, self.log_bodies = key, log_bodies
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer, or refuse before anything is read."""
+        """Pass the request on, or refuse it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -54,22 +55,22 @@ class Guard:
         try:
             refused = self._refused(path, dict(scope["headers"]))
             if refused is None:
-                body, refused = await _whole(receive)
+                body, refused = await _read_body(receive)
             if refused is not None:
                 await _refuse(sending, *refused)
-            elif not await _while_there(self.app(scope, _again(body, receive), sending), receive):
-                status = GONE
+            elif not await _run_until_disconnect(self.app(scope, _replay(body, receive), sending), receive):
+                status = CLIENT_CLOSED
         finally:
             seconds = time.perf_counter() - start
-            self.metrics.answered(path if path in self.known else "other", status, seconds)
+            self.metrics.answered(path if path in self.route_paths else "other", status, seconds)
             line = {"method": scope["method"], "path": path[:200], "status": status, "ms": round(seconds * 1e3, 2)}
             if self.log_bodies and body:
                 line["body"] = body.decode("utf-8", "replace")
             LOG.info(json.dumps(line))
 
     def _refused(self, path: str, headers: dict[bytes, bytes]) -> Refusal | None:
-        if self.key is not None and path not in _OPEN and not self._allowed(headers):
-            return 401, "this server asks for a key", "send Authorization: Bearer KEY"
+        if self.key is not None and path not in _WITHOUT_KEY and not self._allowed(headers):
+            return 401, "this server requires a key", "send Authorization: Bearer KEY"
         return _TOO_LONG if _length(headers) > BODY_BYTES else None
 
     def _allowed(self, headers: dict[bytes, bytes]) -> bool:
@@ -78,12 +79,12 @@ class Guard:
 
 
 def _length(headers: dict[bytes, bytes]) -> int:
-    told = headers.get(b"content-length", b"0")
-    return int(told) if told.isdigit() else 0
+    length = headers.get(b"content-length", b"0")
+    return int(length) if length.isdigit() else 0
 
 
-async def _whole(receive: Any) -> tuple[bytes, Refusal | None]:
-    """The body, however it comes, or why it is refused."""
+async def _read_body(receive: Any) -> tuple[bytes, Refusal | None]:
+    """The whole body, or why it is refused."""
     parts: list[bytes] = []
     size = 0
     try:
@@ -92,27 +93,27 @@ async def _whole(receive: Any) -> tuple[bytes, Refusal | None]:
                 message = await receive()
                 parts.append(message.get("body", b""))
                 size += len(parts[-1])
-                if not message.get("more_body"):  # nor has a disconnect
+                if not message.get("more_body"):  # a disconnect has no such key either
                     break
     except TimeoutError:
         return b"", _TOO_SLOW
     return (b"", _TOO_LONG) if size > BODY_BYTES else (b"".join(parts), None)
 
 
-async def _while_there(answering: Coroutine[Any, Any, None], receive: Any) -> bool:
-    """Let the application answer; False, and no more work, once the caller has gone."""
+async def _run_until_disconnect(answering: Coroutine[Any, Any, None], receive: Any) -> bool:
+    """Let the application answer; cancel it and return False when the client disconnects."""
     answer = asyncio.ensure_future(answering)
-    gone = asyncio.ensure_future(_disconnected(receive))
+    disconnect = asyncio.ensure_future(_disconnected(receive))
     try:
-        await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({answer, disconnect}, return_when=asyncio.FIRST_COMPLETED)
         if answer.done():
             answer.result()
             return True
         return False
     finally:
-        for task in (answer, gone):
+        for task in (answer, disconnect):
             task.cancel()
-        await asyncio.gather(answer, gone, return_exceptions=True)
+        await asyncio.gather(answer, disconnect, return_exceptions=True)
 
 
 async def _disconnected(receive: Any) -> None:
@@ -120,15 +121,15 @@ async def _disconnected(receive: Any) -> None:
         pass
 
 
-def _again(body: bytes, receive: Any) -> Any:
-    """A ``receive`` that gives the body once more."""
-    given = False
+def _replay(body: bytes, receive: Any) -> Any:
+    """A ``receive`` that returns the body that was already read."""
+    replayed = False
 
     async def receiving() -> Any:
-        nonlocal given
-        if given:
+        nonlocal replayed
+        if replayed:
             return await receive()
-        given = True
+        replayed = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     return receiving

@@ -1,4 +1,4 @@
-"""What Prometheus reads."""
+"""Metrics of the server, for Prometheus."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ class Metrics:
     """Counters of one server.
 
     Args:
-        waiting: How many requests wait now.
+        waiting: Returns how many requests wait now.
     """
 
     def __init__(self, waiting: Callable[[], int]) -> None:
@@ -33,9 +33,9 @@ class Metrics:
         self.seconds.labels(path).observe(seconds)
 
     def tokens(self, computed: int, avoided: int, prefix: int) -> None:
-        """Count what an answer cost; more avoided than the prefix means that a session was known.
+        """Count an answer's tokens; more avoided tokens than the prefix has mean that the session was cached.
 
-        A counter takes nothing below zero, and an engine's wrong count is no reason to refuse its answer.
+        Counters refuse negative numbers, and a wrong count of an engine must not prevent its answer.
         """
         self.computed.inc(max(0, computed))
         self.avoided.inc(max(0, avoided))
@@ -43,5 +43,5 @@ class Metrics:
             self.hits.inc()
 
     def text(self) -> bytes:
-        """In Prometheus' own format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)

@@ -1,4 +1,4 @@
-"""What requests may hold: typed, bounded, nothing unknown."""
+"""Schemas of requests and answers: typed, bounded, no unknown fields."""
 
 from typing import Annotated
 
@@ -15,7 +15,7 @@ class _Body(BaseModel):
 
 
 class RecommendBody(_Body):
-    """One user's history, and what to rank."""
+    """One user's history, and the items to rank."""
 
     history: History
     k: K = 10
@@ -58,7 +58,7 @@ class RankedItem(BaseModel):
 
 
 class MatchedTitle(BaseModel):
-    """What a given title was taken for; item -1 is a new one."""
+    """The item that a given title means; item -1 is a new one."""
 
     given: str
     item: int
@@ -90,7 +90,7 @@ class BatchAnswer(BaseModel):
 
 
 class ContributionAnswer(BaseModel):
-    """What one history item adds to the log-probability."""
+    """How much one history item adds to the log-probability."""
 
     title: str
     weight: float
@@ -98,7 +98,7 @@ class ContributionAnswer(BaseModel):
 
 
 class OpinionAnswer(BaseModel):
-    """What the teacher says of the same history."""
+    """The teacher's ranking after the same history."""
 
     kinds: list[str]
     rank: int
@@ -109,7 +109,7 @@ class OpinionAnswer(BaseModel):
 
 
 class ExplainAnswer(BaseModel):
-    """Why an item stands where it stands."""
+    """How an item's rank came about."""
 
     id: str
     title: str
@@ -129,7 +129,7 @@ class ItemAnswer(BaseModel):
 
 
 class Failure(BaseModel):
-    """What was wrong, and what to do."""
+    """What is wrong, and what to do."""
 
     error: str
     hint: str

@@ -1,4 +1,4 @@
-"""`serve`: a bundle behind HTTP, until it is told to stop; SIGHUP takes a bundle that was replaced on disk."""
+"""`serve`: serves a bundle over HTTP until SIGINT or SIGTERM; SIGHUP loads the bundle from disk again."""
 
 import json
 import logging
@@ -20,15 +20,15 @@ class Settings:
     """How to serve.
 
     Attributes:
-        host: Address to listen on; loopback unless told otherwise.
+        host: Address to listen on; default: loopback.
         port: 0 for any free one.
-        key: Asked for from every caller; None for none.
-        threads: Of the engine; None for the cores allowed.
+        key: Required from every caller; None: no key is required.
+        threads: Of the engine; None: the cores allowed.
         waiting: Most requests in the queue.
-        seconds: Most a request waits for its turn.
-        log_histories: Log what was asked.
-        quant: Quantisation, in a bundle that holds several; None for its first.
-        fused: Mix in the teacher's opinion.
+        seconds: Longest time that a request waits for its turn.
+        log_histories: Log the bodies of requests.
+        quant: Quantisation, in a bundle that holds several; None: its first.
+        fused: Mix in the teacher's scores.
     """
 
     host: str = "127.0.0.1"
@@ -43,10 +43,10 @@ class Settings:
 
 
 def serve(bundle: Path, settings: Settings) -> None:
-    """Serve until SIGINT or SIGTERM; what is in flight is finished first.
+    """Serve until SIGINT or SIGTERM; requests in progress are finished first.
 
     Raises:
-        UsageError: The address cannot be had.
+        UsageError: The address is not available.
         BundleError: The bundle does not verify.
         MissingPackageError: The extra ``serve`` is not installed.
     """
@@ -59,7 +59,7 @@ def serve(bundle: Path, settings: Settings) -> None:
         raise MissingPackageError(
             f"serving needs {error.name}, which is not installed", install_line(error.name)
         ) from error
-    listening = _listen(settings.host, settings.port)  # before the model: a port that is taken is told at once
+    listening = _listen(settings.host, settings.port)  # before the model, so that a used port is reported at once
     with listening:
         worker = Worker(load(bundle, settings), settings.waiting, settings.seconds)
         _log_to_stderr()
@@ -75,8 +75,8 @@ def serve(bundle: Path, settings: Settings) -> None:
             timeout_graceful_shutdown=30,
         )
         host, port = listening.getsockname()[:2]
-        told = {"serving": worker.recommender.bundle.name, "address": f"http://{host}:{port}", "fused": settings.fused}
-        LOG.info(json.dumps(told))
+        line = {"serving": worker.recommender.bundle.name, "address": f"http://{host}:{port}", "fused": settings.fused}
+        LOG.info(json.dumps(line))
         try:
             uvicorn.Server(config).run(sockets=[listening])
         finally:
@@ -103,7 +103,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _reload(bundle: Path, settings: Settings, worker: "Worker") -> None:  # type: ignore[name-defined] # noqa: F821
-    """Take what lies at ``bundle`` now, if it verifies; else go on with what is loaded."""
+    """Load the bundle from disk again if it verifies; otherwise continue with the loaded one."""
     try:
         newer = load(bundle, settings)
     except DelrecError as error:
@@ -111,7 +111,7 @@ def _reload(bundle: Path, settings: Settings, worker: "Worker") -> None:  # type
         return
     try:
         worker.replace(newer)
-    except DelrecError:  # told to stop in the meantime
+    except DelrecError:  # the worker was closed in the meantime
         newer.close()
         return
     LOG.info(json.dumps({"reload": "done", "bundle": newer.bundle.name, "created": newer.bundle.manifest["created"]}))

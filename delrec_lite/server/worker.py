@@ -1,4 +1,4 @@
-"""One thread that owns the model: requests wait for it in a bounded queue, and it can be given a newer bundle."""
+"""`Worker`: one thread that owns the model, with a bounded queue of requests; its bundle can be replaced."""
 
 import threading
 import time
@@ -25,7 +25,7 @@ class DeadlineExceeded(DelrecError):
 @dataclass(frozen=True)
 class _Job:
     work: Work
-    until: float
+    deadline: float
     future: "Future[Any]"
 
 
@@ -34,14 +34,14 @@ class Worker:
 
     Args:
         recommender: Loaded; closed by ``close``.
-        waiting: Most requests in the queue; one whose asker has gone (its future cancelled) gives its place back.
-        seconds: A request that is not begun within so many is not begun at all.
+        waiting: Most requests in the queue; a request whose future is cancelled frees its place.
+        seconds: A request that has not started within this time is refused.
     """
 
     def __init__(self, recommender: Recommender, waiting: int = 64, seconds: float = 10.0) -> None:
         self._recommender = recommender
         self.seconds = seconds
-        self._places = waiting
+        self._capacity = waiting
         self._jobs: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._closing = False
@@ -50,11 +50,11 @@ class Worker:
 
     @property
     def recommender(self) -> Recommender:
-        """The one that answers; for what needs no model: its catalogue, its matcher."""
+        """The current recommender, for uses without the model: its catalogue, its matcher."""
         return self._recommender
 
     def waiting(self) -> int:
-        """Requests in the queue whose askers are still there."""
+        """Requests in the queue whose callers still wait."""
         with self._changed:
             return sum(not job.future.cancelled() for job in self._jobs)
 
@@ -62,22 +62,22 @@ class Worker:
         """Queue some work.
 
         Raises:
-            Busy: The queue is full, or the worker is closing.
+            QueueFull: The queue is full, or the worker is closing.
         """
         job = _Job(work, time.monotonic() + self.seconds, Future())
         with self._changed:
             if self._closing:
                 raise QueueFull("the server is stopping", "try again in a moment")
-            if len(self._jobs) >= self._places:
-                self._jobs = deque(waiting for waiting in self._jobs if not waiting.future.cancelled())
-            if len(self._jobs) >= self._places:
+            if len(self._jobs) >= self._capacity:
+                self._jobs = deque(queued for queued in self._jobs if not queued.future.cancelled())
+            if len(self._jobs) >= self._capacity:
                 raise QueueFull("too many requests are waiting", "try again in a moment")
             self._jobs.append(job)
             self._changed.notify()
         return job.future
 
     def replace(self, recommender: Recommender) -> None:
-        """Let a newer recommender answer from the next request on, and close the old one."""
+        """Use a newer recommender from the next request on, and close the old one."""
         done: Future[Any] = Future()
 
         def swap(old: Recommender) -> None:
@@ -92,7 +92,7 @@ class Worker:
         done.result()
 
     def close(self) -> None:
-        """Answer what waits, then free the model; a second call does nothing."""
+        """Answer the queued requests, then free the model; a second call does nothing."""
         with self._changed:
             first, self._closing = not self._closing, True
             self._changed.notify()
@@ -101,7 +101,7 @@ class Worker:
             self._recommender.close()
 
     def _next(self) -> _Job | None:
-        """The job that came first; None when closing and all are done."""
+        """The oldest job; None when closing and all are done."""
         with self._changed:
             while not self._jobs:
                 if self._closing:
@@ -112,11 +112,13 @@ class Worker:
     def _run(self) -> None:
         while (job := self._next()) is not None:
             if not job.future.set_running_or_notify_cancel():
-                continue  # who asked has gone
-            if time.monotonic() > job.until:
-                job.future.set_exception(DeadlineExceeded("no answer in time", "ask less, or try again in a moment"))
+                continue  # the caller has disconnected
+            if time.monotonic() > job.deadline:
+                job.future.set_exception(
+                    DeadlineExceeded("no answer in time", "send a smaller request, or try again in a moment")
+                )
                 continue
             try:
                 job.future.set_result(job.work(self._recommender))
-            except BaseException as error:  # the thread must live on
+            except BaseException as error:  # the thread must not end
                 job.future.set_exception(error)

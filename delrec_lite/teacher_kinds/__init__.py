@@ -1,1 +1,1 @@
-"""Which teachers there are and what they can be told, without torch; their networks live in `teachers`."""
+"""The kinds of teacher and their settings, without torch; their networks are in `teachers`."""

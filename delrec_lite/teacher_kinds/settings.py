@@ -1,4 +1,4 @@
-"""What every teacher can be told: size and training, typed and strict; a kind adds its own and its defaults."""
+"""The settings of every teacher, typed and strict; a kind adds settings and changes defaults."""
 
 from typing import Annotated
 
@@ -8,20 +8,20 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TeacherConfig(BaseModel):
-    """Size and training of a teacher; make one with ``TeacherKind.configure``.
+    """Size and training of a teacher; created by ``TeacherKind.configure``.
 
     Attributes:
         kind: Name of the kind, see ``delrec_lite.teacher_kinds.registry``.
-        hidden: Width of item vectors and states.
+        hidden: Width of item vectors and hidden states.
         dropout: Share of activations dropped in training.
-        max_length: Items of a history that the network reads, the newest.
-        lr: Highest learning rate; it rises over the first epoch and falls to 0 as a cosine.
-        weight_decay: Of AdamW.
+        max_length: How many of the newest items of a history the network reads.
+        lr: Peak learning rate, after a warm-up of one epoch and before a cosine decay to 0.
+        weight_decay: Weight decay of AdamW.
         label_smoothing: Share of the target spread over the catalogue.
-        batch: Windows of ``max_length`` items in a step.
-        epochs: Most passes over all training interactions.
-        patience: Epochs without a better validation, as ``fit`` chooses, before training stops.
-        seed: For first values, windows, order and dropout.
+        batch: Windows of ``max_length`` items per step.
+        epochs: Maximum passes over all training interactions.
+        patience: Epochs without a better validation result (see ``fit``) before training stops.
+        seed: Random seed for initialisation, windows, order and dropout.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

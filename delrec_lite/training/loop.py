@@ -139,7 +139,7 @@ def train(
     everyone = current()
     # The same lines in all processes, so that all stop at the same step.
     kept = everyone.from_first(lambda: _kept_lines(out / METRICS, start))
-    everyone.share([p.detach() for p in named.values()])
+    everyone.broadcast([p.detach() for p in named.values()])
     everyone.wait()  # all have read the checkpoint before the first one writes another
     saved = time.monotonic()
     with (
@@ -222,7 +222,7 @@ def _added(named: Mapping[str, nn.Parameter], figures: dict[str, float]) -> tupl
         for p in named.values():
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         values = torch.tensor(list(figures.values()), device=next(iter(named.values())).device)
-        everyone.add([*(p.grad for p in named.values()), values])
+        everyone.all_reduce([*(p.grad for p in named.values()), values])
         figures = dict(zip(figures, values.tolist(), strict=True))
     return figures.pop("loss"), figures
 

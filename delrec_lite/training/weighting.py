@@ -41,7 +41,7 @@ def balance(losses: Sequence[Any], shared: Any) -> Any:
     All are 1 where no loss has one: a prompt without soft tokens, whose losses reach other parameters alone.
     """
     gradients = [torch.autograd.grad(loss, shared, retain_graph=True)[0] for loss in losses]
-    current().add(gradients)  # where several processes share a step, each has a part of it
+    current().all_reduce(gradients)  # where several processes share a step, each has a part of it
     norms = torch.stack([gradient.norm() for gradient in gradients])
     there = norms > 0
     if not there.any():

@@ -1,1 +1,1 @@
-"""The built-in verbalizers' training sides: a file each, named by the kinds in ``delrec_lite.prompts.verbalizers``."""
+"""The built-in verbalizers in training, one file each; their kinds are in ``delrec_lite.prompts.verbalizers``."""

@@ -10,7 +10,7 @@ from delrec_lite.prompts.tasks import Prompts
 
 
 class Letter(Verbalizer):
-    """The LM head as it comes, read at the letters; nothing of its own learns."""
+    """The base model's LM head at the letters; it has no trained parameters."""
 
     def scores(self, model: ItemLM, prompts: Prompts, prefix: Tokens, questions: Sequence[Question]) -> Any:
         """See ``Verbalizer.scores``."""

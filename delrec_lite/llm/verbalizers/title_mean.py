@@ -16,7 +16,7 @@ from delrec_lite.prompts.tasks import Prompts
 
 
 class TitleMean(Verbalizer):
-    """An item's row is the mean of its title's LM-head rows, with an offset and a scale that learn."""
+    """An item's row is the mean of its title's LM-head rows, with a trained offset and scale."""
 
     def scores(self, model: ItemLM, prompts: Prompts, prefix: Tokens, questions: Sequence[Question]) -> Any:
         """See ``Verbalizer.scores``."""
@@ -37,9 +37,9 @@ class TitleMean(Verbalizer):
 
     @torch.no_grad()
     def calibrate(self, model: ItemLM, prompts: Prompts, windows: Sequence[Ints]) -> None:
-        """Give the untrained verbalizer the temperature under which it predicts the windows best.
+        """Set the scale of the untrained verbalizer to the value with the lowest loss on the windows.
 
-        A sum of title rows has no natural scale; without one, stage 1 would spend its soft prompt on the scores' norm.
+        Mean title rows have no natural scale; without this, stage 1 would train the soft prompt to correct the scale.
         """
         states = read_states(model, prompts.next_prefix, [window_segment(prompts, window[:-1]) for window in windows])
         targets = torch.from_numpy(np.concatenate([window[1:] for window in windows])).to(states.device)

@@ -1,1 +1,1 @@
-"""The built-in verbalizers without torch: a file each, named as it is, with its ``KIND``; found, not listed."""
+"""The built-in verbalizers without torch: one file each, with its name, that defines ``KIND``; no list."""

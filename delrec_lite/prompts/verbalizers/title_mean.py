@@ -1,4 +1,4 @@
-"""title-mean (DELRec): the logit of the item's row, which began as the mean of its title's LM-head rows."""
+"""title-mean (DELRec): the logit of the item's row, which starts training as the mean of its title's LM-head rows."""
 
 from collections.abc import Sequence
 

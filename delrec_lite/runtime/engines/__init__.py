@@ -1,1 +1,1 @@
-"""Engines: a bundle's model evaluated by llama.cpp or ONNX Runtime, and what is put around them."""
+"""Engines: a bundle's model evaluated by llama.cpp or ONNX Runtime, and wrappers around an engine."""

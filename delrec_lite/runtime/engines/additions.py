@@ -1,4 +1,4 @@
-"""An engine that also knows a bundle's added items: recommendable and readable from their titles."""
+"""An engine that also reads and scores the items that were added to a bundle."""
 
 from collections.abc import Sequence
 
@@ -6,22 +6,23 @@ import numpy as np
 
 from delrec_lite.data.types import Floats
 from delrec_lite.errors import BundleError, UsageError
-from delrec_lite.runtime.bundle import ADDITION_ROWS, REMEDY, Bundle
+from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.base import Engine, Evaluation
 from delrec_lite.runtime.engines.wrapper import EngineWrapper
+from delrec_lite.runtime.manifest import ADDITION_ROWS, REMEDY
 from delrec_lite.runtime.prompting.encoder import Entry
 
 
 class WithAdditions(EngineWrapper):
-    """An engine whose catalogue is longer: an added item is read as a vector and scored by one.
+    """An engine with a longer catalogue: an added item is read as a vector and scored by another.
 
-    The trained items' scores are the engine's own; the state of the same evaluation scores the added ones.
+    The engine scores the trained items; the hidden state of the same evaluation scores the added ones.
 
     Args:
         engine: Of the model as exported.
-        inputs: What is read of each added item.
-        outputs: What scores it, float32 ``[added, hidden]``.
-        trained: Items of the model.
+        inputs: Input vector of each added item, or its title's tokens where histories are titles.
+        outputs: Output vectors of the added items, float32 ``[added, hidden]``.
+        trained: How many items the model has.
     """
 
     def __init__(self, engine: Engine, inputs: Sequence[Entry], outputs: Floats, trained: int) -> None:
@@ -30,7 +31,7 @@ class WithAdditions(EngineWrapper):
         self._trained = trained
 
     def scores(self, requests: Sequence[Sequence[Entry]]) -> Floats:
-        """See ``Engine.scores``; one score more for each added item."""
+        """See ``Engine.scores``; the added items' scores follow those of the trained ones."""
         return self.evaluate(requests).scores
 
     def score_session(self, session: str, request: Sequence[Entry]) -> tuple[Floats, int]:
@@ -44,24 +45,24 @@ class WithAdditions(EngineWrapper):
         return Evaluation(np.concatenate([scores, states @ self._outputs.T], axis=1), states, computed)
 
     def translated(self, request: Sequence[Entry]) -> list[Entry]:
-        """Added items as what is read of them."""
+        """The request with added items replaced by their inputs."""
         last = self._trained + len(self._inputs) - 1
-        out: list[Entry] = []
+        translated: list[Entry] = []
         for entry in request:
             if isinstance(entry, int | np.integer) and entry >= self._trained:
                 if entry > last:
                     raise UsageError(f"no item has the index {entry}", f"items are 0 to {last}")
-                out.append(self._inputs[entry - self._trained])
+                translated.append(self._inputs[entry - self._trained])
             else:
-                out.append(entry)
-        return out
+                translated.append(entry)
+        return translated
 
 
 def with_additions(engine: Engine, bundle: Bundle) -> Engine:
-    """The engine, made to know the bundle's added items where there are any.
+    """The engine, wrapped where the bundle has added items.
 
     Raises:
-        BundleError: Their vectors do not read or do not fit; the engine is closed.
+        BundleError: Their vectors cannot be read or do not fit; the engine is closed.
     """
     if not bundle.holds_additions:
         return engine
@@ -72,9 +73,9 @@ def with_additions(engine: Engine, bundle: Bundle) -> Engine:
             raise ValueError(f"{rows.dtype} {rows.shape} for {count} items")
         width = bundle.manifest["model"].get("hidden", rows.shape[2])
         if rows.shape[2] != width or not np.isfinite(rows).all():
-            raise ValueError(f"rows of {rows.shape[2]} numbers for a model of width {width}, or not all are numbers")
+            raise ValueError(f"rows of {rows.shape[2]} numbers for a model of width {width}, or with NaN or infinity")
     except (OSError, ValueError, EOFError) as error:
         engine.close()
-        raise BundleError(f"{path} does not read: {error}", REMEDY) from error
+        raise BundleError(f"{path} cannot be read: {error}", REMEDY) from error
     inputs = bundle.added_tokens if bundle.prompt.format.history_format.titles else list(rows[0])
     return WithAdditions(engine, inputs, rows[1], bundle.trained)

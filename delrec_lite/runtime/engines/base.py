@@ -1,4 +1,4 @@
-"""What every engine does: histories in, scores of the catalogue out; the prompt's prefix is its own affair."""
+"""The contract of engines: histories in, scores of the catalogue out; each evaluates the prompt's prefix itself."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -8,12 +8,12 @@ from delrec_lite.runtime.prompting.encoder import Entry
 
 
 class Evaluation(NamedTuple):
-    """What one pass over some histories gives.
+    """The result of one pass over some histories.
 
     Attributes:
         scores: Of the whole catalogue, float32 ``[requests, items]``.
         states: The last hidden state of each history, after the final norm: float32 ``[requests, hidden]``.
-        tokens: How many were evaluated for it.
+        tokens: How many tokens were evaluated.
     """
 
     scores: Floats
@@ -24,22 +24,23 @@ class Evaluation(NamedTuple):
 class Engine(Protocol):
     """Evaluates the fixed prefix once, then answers requests, one or many at a time; safe under threads.
 
-    A request is a history, oldest first, not empty; its newest ``max_history`` entries are read, as far as they fit.
+    A request is a history, oldest first, not empty; its newest ``max_history`` entries are read, or fewer
+    where the prompt has no room for them.
     """
 
     def scores(self, requests: Sequence[Sequence[Entry]]) -> Floats:
         """Scores of the whole catalogue after each history: float32 ``[requests, items]``.
 
         Raises:
-            UsageError: An empty history, an entry that is no item and no vector of the model's width, or a bundle that
-                ranks candidates alone.
+            UsageError: An empty history, an entry that is neither an item nor a vector of the model's width, or a
+                bundle that ranks candidates alone.
         """
 
     def score_session(self, session: str, request: Sequence[Entry]) -> tuple[Floats, int]:
-        """Scores after one history, going on from what this session's last request left.
+        """Scores after one history, which continues the last request of this session.
 
-        Entries that the last request began with too are not evaluated again. Sessions are bounded: the one not
-        used for longest makes room, and costs its whole history when it comes back.
+        Entries that both begin with are not evaluated again. The number of sessions is bounded: the least recently used
+        one is dropped, and its whole history is evaluated again when it comes back.
 
         Args:
             session: Names the user.
@@ -55,12 +56,12 @@ class Engine(Protocol):
     def score_candidates(
         self, request: Sequence[Entry], candidates: Sequence[Entry], session: str | None = None
     ) -> tuple[Floats, int]:
-        """Scores of candidates after one history: for a bundle that ranks those alone, and instead of ``scores``.
+        """Scores of candidates after one history: instead of ``scores`` where a bundle ranks candidates alone.
 
         Args:
             request: As in ``scores``.
-            candidates: What is ranked, at least one.
-            session: As in ``score_session``; None: nothing is kept.
+            candidates: The items to rank, at least one.
+            session: As in ``score_session``; None: nothing is cached.
 
         Returns:
             float32 ``[candidates]``, and how many tokens were evaluated.
@@ -71,19 +72,19 @@ class Engine(Protocol):
         """
 
     def forget(self, session: str) -> None:
-        """Drop what a session left; a session that is not there is no error."""
+        """Drop a session's cache; an unknown session is no error."""
 
     def count_tokens(self, request: Sequence[Entry], candidates: Sequence[Entry] = ()) -> tuple[int, int]:
-        """How many entries of a history are read, the newest, and how many tokens a request takes behind the prefix.
+        """How many of a history's newest entries are read, and how many tokens a request takes behind the prefix.
 
         Raises:
             UsageError: As in ``scores``.
         """
 
     def evaluate(self, requests: Sequence[Sequence[Entry]], session: str | None = None) -> Evaluation:
-        """Scores and hidden states of one and the same evaluation.
+        """Scores and hidden states of the same evaluation.
 
-        For items outside the catalogue, which have no score of their own: their output vectors times the state.
+        A hidden state times an output vector is the score of an item outside the catalogue.
 
         Args:
             requests: As in ``scores``.
@@ -94,7 +95,7 @@ class Engine(Protocol):
         """
 
     def hidden_states(self, requests: Sequence[Sequence[Entry]]) -> Floats:
-        """The states of ``evaluate`` alone.
+        """The states of ``evaluate``.
 
         Raises:
             UsageError: As in ``scores``.

@@ -1,6 +1,6 @@
-"""The engines by name, and which one evaluates a bundle: by what it holds, what is installed and what was asked for.
+"""The engines by name, and the choice of one for a bundle: by its files, the installed packages and the user's wish.
 
-Reading the records imports no engine and no numpy: ``--help`` and ``doctor`` name the engines too.
+Reading the records imports neither engines nor numpy, because ``--help`` and ``doctor`` list the engines too.
 """
 
 from collections.abc import Callable
@@ -27,9 +27,9 @@ class EngineKind:
     Attributes:
         name: What ``--engine`` calls it.
         format: Of the model files that it reads, as a bundle's manifest has it: ``gguf`` or ``onnx``.
-        opener: Makes the engine from a bundle and a number of threads (None: the cores allowed). As
+        opener: Makes the engine from a bundle and a number of threads (None: the cores allowed). Given as
             ``module:callable`` it is imported when a bundle is opened.
-        package: That computes, as an installer calls it; empty: none beyond the opener's own.
+        package: The package that computes, by its name on the package index; empty: the opener needs no other.
         install: The command that installs it.
     """
 
@@ -41,7 +41,7 @@ class EngineKind:
 
     @property
     def installed(self) -> bool:
-        """Whether its package is here."""
+        """Whether its package is installed."""
         try:
             return not self.package or bool(version(self.package))
         except PackageNotFoundError:
@@ -68,12 +68,12 @@ ONNX_RUNTIME = EngineKind(
     package="onnxruntime",
     install=install_line("onnxruntime"),
 )
-# ``auto`` takes the first that is installed and reads what the bundle holds.
+# ``auto`` takes the first that is installed and reads the bundle's format.
 ENGINES = Registry("engine", EngineKind, GROUP, (LLAMA_CPP, ONNX_RUNTIME))
 
 
 def register_engine(kind: EngineKind) -> EngineKind:
-    """Make an engine known to this process; see ``Registry.register``.
+    """Register an engine in this process; see ``Registry.register``.
 
     A package that installs an engine names its record in the entry-point group ``delrec_lite.engines`` instead.
     """
@@ -85,16 +85,16 @@ def open_engine(bundle: "Bundle", name: str = AUTO, threads: int | None = None) 
 
     Args:
         bundle: Opened.
-        name: Of an engine; ``auto`` takes the first that reads what the bundle holds and is installed.
+        name: Of an engine; ``auto`` takes the first that is installed and reads the bundle's format.
         threads: Default: the cores allowed.
 
     Raises:
         BundleError: No such model in the bundle, or it does not load.
-        MissingPackageError: No engine's package is installed for what the bundle holds.
+        MissingPackageError: The package of no engine for the bundle's formats is installed.
         UsageError: No engine of that name.
     """
-    from delrec_lite.runtime.bundle import REMEDY
     from delrec_lite.runtime.engines.additions import with_additions
+    from delrec_lite.runtime.manifest import REMEDY
 
     missing: MissingPackageError | None = None
     for kind in ENGINES if name == AUTO else [ENGINES[name]]:
@@ -106,5 +106,5 @@ def open_engine(bundle: "Bundle", name: str = AUTO, threads: int | None = None) 
             missing = missing or error
     if missing is not None:
         raise missing
-    what = "model that an engine here reads" if name == AUTO else f"{ENGINES[name].format.upper()} file"
-    raise BundleError(f"{bundle.folder} holds no {what}", REMEDY)
+    missing_file = "model that an engine here reads" if name == AUTO else f"{ENGINES[name].format.upper()} file"
+    raise BundleError(f"{bundle.folder} holds no {missing_file}", REMEDY)

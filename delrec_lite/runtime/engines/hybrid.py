@@ -1,4 +1,4 @@
-"""The model and the teacher beside it in the bundle as one: for the price of the teacher, better than either."""
+"""An engine that mixes the scores of the model and of the teacher in the same bundle."""
 
 from collections.abc import Sequence
 
@@ -7,27 +7,28 @@ import numpy as np
 from delrec_lite.data.types import Floats
 from delrec_lite.errors import BundleError, UsageError
 from delrec_lite.evaluation.fusion import mix
-from delrec_lite.runtime.bundle import REMEDY, Bundle
+from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.base import Engine, Evaluation
 from delrec_lite.runtime.engines.wrapper import EngineWrapper
+from delrec_lite.runtime.manifest import REMEDY
 from delrec_lite.runtime.prompting.encoder import Entry
 from delrec_lite.runtime.retriever import Retriever
 
-# Of the manifest's ``model``: the teacher's share, as validation users chose it.
+# Key of the manifest's ``model``: the teacher's weight, chosen on validation users.
 WEIGHT = "teacher_weight"
 
 
 class HybridEngine(EngineWrapper):
-    """An engine whose scores of the catalogue are mixed with the teacher's; whatever else is the engine's own.
+    """An engine whose catalogue scores are mixed with the teacher's; all else is the engine's.
 
-    The teacher knows the trained items alone: it passes over others in a history, and where it knows nothing of one,
-    the engine's scores stand as they are.
+    The teacher knows only the trained items: it skips other items in a history, and a history without trained items
+    keeps the engine's scores.
 
     Args:
         engine: Of the whole catalogue.
         teacher: Of the same bundle.
         weight: The teacher's, 0 to 1.
-        trained: Items that the teacher knows, the first ones.
+        trained: How many items the teacher knows; they are the first ones.
     """
 
     def __init__(self, engine: Engine, teacher: Retriever, weight: float, trained: int) -> None:
@@ -48,32 +49,32 @@ class HybridEngine(EngineWrapper):
         scores, states, computed = super().evaluate(requests, session)
         return Evaluation(self._mixed(scores, requests), states, computed)
 
-    def _mixed(self, own: Floats, requests: Sequence[Sequence[Entry]]) -> Floats:
+    def _mixed(self, scores: Floats, requests: Sequence[Sequence[Entry]]) -> Floats:
         histories = [
             [int(e) for e in request if isinstance(e, int | np.integer) and e < self._trained] for request in requests
         ]
-        asked = [n for n, history in enumerate(histories) if history]
-        if not asked:
-            return own
-        others = self._teacher.scores([histories[n] for n in asked])[:, : self._trained]
-        out = own.copy()
-        out[asked] = mix(own[asked], others, self._weight)
-        return out
+        rows = [row for row, history in enumerate(histories) if history]
+        if not rows:
+            return scores
+        teacher_scores = self._teacher.scores([histories[row] for row in rows])[:, : self._trained]
+        mixed = scores.copy()
+        mixed[rows] = mix(scores[rows], teacher_scores, self._weight)
+        return mixed
 
 
-def fused(engine: Engine, bundle: Bundle) -> Engine:
+def with_teacher(engine: Engine, bundle: Bundle) -> Engine:
     """The engine mixed with the bundle's teacher.
 
     Raises:
         UsageError: The bundle has no teacher, or was exported before teachers had a weight.
-        BundleError: What it has does not read.
+        BundleError: The teacher or its weight cannot be read.
         MissingPackageError: onnxruntime is not installed.
     """
     weight = bundle.manifest["model"].get(WEIGHT)
-    if not Retriever.held(bundle) or weight is None:
+    if not Retriever.is_in(bundle) or weight is None:
         raise UsageError(
             f"{bundle.folder} holds no teacher to mix with", "export the run again with `export.retriever: true`"
         )
     if not isinstance(weight, int | float) or not 0 <= weight <= 1:
-        raise BundleError(f"{bundle.folder}: {WEIGHT} is {weight!r}, not a share", REMEDY)
+        raise BundleError(f"{bundle.folder}: {WEIGHT} is {weight!r}, not a number from 0 to 1", REMEDY)
     return HybridEngine(engine, Retriever(bundle, threads=1), float(weight), bundle.trained)

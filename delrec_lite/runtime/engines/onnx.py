@@ -1,4 +1,4 @@
-"""The ONNX Runtime engine: the prefix is a constant of the graph, so a history costs its items and nothing else."""
+"""The ONNX Runtime engine: the prefix is a constant of the graph, so a request evaluates its history alone."""
 
 import json
 import threading
@@ -11,19 +11,20 @@ import numpy as np
 from delrec_lite.data.types import Floats
 from delrec_lite.errors import BundleError, DelrecError, UsageError
 from delrec_lite.machine import threads_for
-from delrec_lite.runtime.bundle import REMEDY, Bundle
+from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.base import Evaluation
-from delrec_lite.runtime.engines.sessions import Sessions, common
+from delrec_lite.runtime.engines.sessions import Sessions, count_shared
+from delrec_lite.runtime.manifest import REMEDY
 from delrec_lite.runtime.onnx_session import open_session, padded, run, shapes
 from delrec_lite.runtime.prompting.encoder import Entry, PromptEncoder, Token
 
 # Requests evaluated together, and their items, padding counted.
 BATCH = 16
 BATCH_ITEMS = 512
-# From so many groups a thread on, each thread answers requests of its own: two that share one wait for each other in
-# every layer. 64 users, int8, 2 cores: 13 ms a user so, 19 with both threads on one; 130 MB for a second session.
-GROUPS_A_THREAD = 4
-# Users whose last history stays in memory. A token of SmolLM2-135M holds 46 kB, so 16 histories of 50 hold 57 MB.
+# From so many groups per thread on, each thread evaluates requests of its own, because two threads on one request wait
+# for each other in every layer. 64 users, int8, 2 cores: 13 ms a user instead of 19; the second session takes 130 MB.
+GROUPS_PER_THREAD = 4
+# Users whose last history stays in memory. A token of SmolLM2-135M takes 46 kB, so 16 histories of 50 take 57 MB.
 SESSIONS = 16
 
 
@@ -45,27 +46,27 @@ class OnnxEngine:
         self._prompt, self._items = bundle.prompt, bundle.trained
         self._threads = threads_for(threads)
         self._session: Any = open_session(self._path, self._threads)
-        self._single: Any = None  # of one thread, made when many requests come at once
+        self._single: Any = None  # with one thread, opened when many requests come at once
         self._lock = threading.Lock()
-        self._kept: dict[int, Floats] = {}
-        self._sessions = Sessions(SESSIONS, lambda slot: self._kept.pop(slot, None))
+        self._past: dict[int, Floats] = {}  # keys and values by session slot
+        self._sessions = Sessions(SESSIONS, lambda slot: self._past.pop(slot, None))
         try:
-            self._fit(bundle)
+            self._check(bundle)
             self._rows = _token_rows(bundle, self.hidden)
         except BaseException:
             self.close()
             raise
 
-    def _fit(self, bundle: Bundle) -> None:
+    def _check(self, bundle: Bundle) -> None:
         if not self._prompt.format.only_item_rows:
             raise BundleError(f"{self._path} reads item tokens; prompt.json asks for something else", REMEDY)
         inputs, outputs = shapes(self._session.get_inputs()), shapes(self._session.get_outputs())
         defaults = shapes(self._session.get_overridable_initializers())
         try:
-            told = self._session.get_modelmeta().custom_metadata_map
-            prefix, positions = json.loads(told["delrec.prefix"]), int(told["delrec.positions"])
+            metadata = self._session.get_modelmeta().custom_metadata_map
+            prefix, positions = json.loads(metadata["delrec.prefix"]), int(metadata["delrec.positions"])
             # One scale for the activations of a whole batch would let users change each other's answers.
-            self._batch_size = 1 if told["delrec.activations"] == "tensor" else BATCH
+            self._batch_size = 1 if metadata["delrec.activations"] == "tensor" else BATCH
             items, self.hidden = outputs["scores"][1], int(outputs["state"][1])
             if set(inputs) != {"items"} or set(defaults) != {"new_items", "past"} or "present" not in outputs:
                 raise ValueError("other inputs or outputs")
@@ -77,7 +78,7 @@ class OnnxEngine:
         if items != self._items:
             raise BundleError(f"{self._path} has {items} items; the catalogue has {self._items}", REMEDY)
         if prefix != self._prompt.prefix:
-            raise BundleError(f"{self._path} was made for another prompt than prompt.json's", REMEDY)
+            raise BundleError(f"{self._path} was exported with another prefix than prompt.json has", REMEDY)
         if len(prefix) + self._prompt.max_history > positions:
             length = len(prefix) + self._prompt.max_history
             raise BundleError(f"prompt and history take {length} tokens; {self._path} reads {positions}", REMEDY)
@@ -85,17 +86,17 @@ class OnnxEngine:
 
     def scores(self, requests: Sequence[Sequence[Entry]]) -> Floats:
         """See ``Engine.scores``."""
-        work = [self._entries(request) for request in requests]
-        return self._each(work, {"scores": self._items})[0]
+        histories = [self._entries(request) for request in requests]
+        return self._evaluate(histories, {"scores": self._items})[0]
 
     def evaluate(self, requests: Sequence[Sequence[Entry]], session: str | None = None) -> Evaluation:
         """See ``Engine.evaluate``."""
         if session is not None:
-            (scores, state), computed = self._go_on(session, requests[0], ["scores", "state"])
+            (scores, state), computed = self._continue_session(session, requests[0], ["scores", "state"])
             return Evaluation(scores, state, computed)
-        work = [self._entries(request) for request in requests]
-        scores, states = self._each(work, {"scores": self._items, "state": self.hidden})
-        return Evaluation(scores, states, sum(map(len, work)))
+        histories = [self._entries(request) for request in requests]
+        scores, states = self._evaluate(histories, {"scores": self._items, "state": self.hidden})
+        return Evaluation(scores, states, sum(map(len, histories)))
 
     def hidden_states(self, requests: Sequence[Sequence[Entry]]) -> Floats:
         """See ``Engine.hidden_states``."""
@@ -103,24 +104,26 @@ class OnnxEngine:
 
     def score_session(self, session: str, request: Sequence[Entry]) -> tuple[Floats, int]:
         """See ``Engine.score_session``."""
-        (scores,), computed = self._go_on(session, request, ["scores"])
+        (scores,), computed = self._continue_session(session, request, ["scores"])
         return scores[0], computed
 
-    def _go_on(self, session: str, request: Sequence[Entry], outputs: Sequence[str]) -> tuple[list[Floats], int]:
-        """Evaluate what a session does not hold yet: these outputs of the graph, and how many tokens that took."""
+    def _continue_session(
+        self, session: str, request: Sequence[Entry], outputs: Sequence[str]
+    ) -> tuple[list[Floats], int]:
+        """Evaluate what a session does not hold yet; the graph's outputs, and how many tokens were evaluated."""
         entries = self._entries(request)
-        names: list[Hashable] = [entry if isinstance(entry, int) else entry.tobytes() for entry in entries]
+        keys: list[Hashable] = [entry if isinstance(entry, int) else entry.tobytes() for entry in entries]
         with self._lock:
-            opened = self._opened()
-            held = self._sessions.take(session, len(entries))
-            kept = common(held.entries, names)
-            held.entries = []  # until all went well
-            feeds = _feeds([entries[kept:]], self._items)
-            if kept:
-                feeds["past"] = self._kept[held.slot][:, :, :, : len(self._prompt.prefix) + kept]
-            *answers, self._kept[held.slot] = run(opened, [*outputs, "present"], feeds)
-            held.entries = names
-            return answers, len(entries) - kept
+            graph = self._open_session()
+            cached = self._sessions.take(session, len(entries))
+            reused = count_shared(cached.entries, keys)
+            cached.entries = []  # until the evaluation has succeeded
+            feeds = _feeds([entries[reused:]], self._items)
+            if reused:
+                feeds["past"] = self._past[cached.slot][:, :, :, : len(self._prompt.prefix) + reused]
+            *results, self._past[cached.slot] = run(graph, [*outputs, "present"], feeds)
+            cached.entries = keys
+            return results, len(entries) - reused
 
     def forget(self, session: str) -> None:
         """See ``Engine.forget``."""
@@ -131,7 +134,7 @@ class OnnxEngine:
         self, request: Sequence[Entry], candidates: Sequence[Entry], session: str | None = None
     ) -> tuple[Floats, int]:
         """See ``Engine.score_candidates``: no ONNX file ranks candidates alone."""
-        raise UsageError("this bundle ranks the whole catalogue", "pick the candidates out of its scores")
+        raise UsageError("this bundle ranks the whole catalogue", "take the candidates' scores out of `scores`")
 
     def count_tokens(self, request: Sequence[Entry], candidates: Sequence[Entry] = ()) -> tuple[int, int]:
         """See ``Engine.count_tokens``."""
@@ -149,67 +152,67 @@ class OnnxEngine:
         """See ``Engine.close``."""
         with self._lock:
             self._session = self._single = None
-            self._kept.clear()
+            self._past.clear()
 
-    def _opened(self) -> Any:
+    def _open_session(self) -> Any:
         if self._session is None:
             raise DelrecError("this recommender is closed", "load the bundle again")
         return self._session
 
-    def _each(self, work: Sequence[Sequence[Token]], widths: Mapping[str, int]) -> list[Floats]:
-        """Outputs of the graph by name, as wide as given, for each history."""
-        out = [np.empty((len(work), width), np.float32) for width in widths.values()]
-        groups = list(_groups([len(entries) for entries in work], self._batch_size))
-        many = self._threads > 1 and len(groups) >= GROUPS_A_THREAD * self._threads
-        session = self._one_thread() if many else self._opened()
+    def _evaluate(self, histories: Sequence[Sequence[Token]], widths: Mapping[str, int]) -> list[Floats]:
+        """Outputs of the graph for each history: ``[histories, width]`` for every output name in ``widths``."""
+        outputs = [np.empty((len(histories), width), np.float32) for width in widths.values()]
+        groups = list(_groups([len(entries) for entries in histories], self._batch_size))
+        parallel = self._threads > 1 and len(groups) >= GROUPS_PER_THREAD * self._threads
+        session = self._single_threaded() if parallel else self._open_session()
 
-        def answer(rows: list[int]) -> None:
-            answers = run(session, list(widths), _feeds([work[row] for row in rows], self._items))
-            for values, answer_rows in zip(out, answers, strict=True):
-                values[rows] = answer_rows
+        def evaluate(rows: list[int]) -> None:
+            results = run(session, list(widths), _feeds([histories[row] for row in rows], self._items))
+            for output, values in zip(outputs, results, strict=True):
+                output[rows] = values
 
-        if many:
+        if parallel:
             with ThreadPoolExecutor(self._threads) as pool:
-                list(pool.map(answer, groups))  # ONNX Runtime's sessions may be run by several threads at once
+                list(pool.map(evaluate, groups))  # several threads may run one session of ONNX Runtime at once
         else:
             for rows in groups:
-                answer(rows)
-        return out
+                evaluate(rows)
+        return outputs
 
-    def _one_thread(self) -> Any:
+    def _single_threaded(self) -> Any:
         with self._lock:
-            self._opened()
+            self._open_session()
             if self._single is None:
                 self._single = open_session(self._path, 1)
             return self._single
 
     def _entries(self, request: Sequence[Entry]) -> list[Token]:
-        """The newest of a history, as the graph counts: items from 0."""
+        """The newest entries of a history with the graph's item ids, which begin at 0."""
         base = self._prompt.item_token_base
         return [token - base if isinstance(token, int) else token for token in self._encoder.history(request)]
 
 
 def _feeds(requests: Sequence[Sequence[Token]], items: int) -> dict[str, Any]:
-    """The graph's inputs; vectors stand behind the catalogue."""
-    new: list[Floats] = []
+    """The graph's inputs; vectors get the ids behind the catalogue's."""
+    vectors: list[Floats] = []
     rows = []
     for entries in requests:
         row = []
         for entry in entries:
             if not isinstance(entry, int):
-                new.append(entry)
-                entry = items + len(new) - 1
+                vectors.append(entry)
+                entry = items + len(vectors) - 1
             row.append(entry)
         rows.append(row)
     feeds: dict[str, Any] = {"items": padded(rows)}
-    return {**feeds, "new_items": np.stack(new)} if new else feeds
+    return {**feeds, "new_items": np.stack(vectors)} if vectors else feeds
 
 
-def _groups(lengths: Sequence[int], together: int) -> Iterator[list[int]]:
-    """Rows that are evaluated together: of similar length, so that little is padded."""
+def _groups(lengths: Sequence[int], max_rows: int) -> Iterator[list[int]]:
+    """Rows that are evaluated together: of similar length, so that there is little padding."""
     group: list[int] = []
     for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
-        if group and (len(group) == together or (len(group) + 1) * lengths[row] > BATCH_ITEMS):
+        if group and (len(group) == max_rows or (len(group) + 1) * lengths[row] > BATCH_ITEMS):
             yield group
             group = []
         group.append(row)
@@ -218,12 +221,12 @@ def _groups(lengths: Sequence[int], together: int) -> Iterator[list[int]]:
 
 
 def _token_rows(bundle: Bundle, hidden: int) -> Any:
-    """Input rows of the text tokens, mapped, not read: float16 ``[tokens, hidden]``."""
+    """Input rows of the text tokens, memory-mapped: float16 ``[tokens, hidden]``."""
     path = bundle.token_rows_path
     try:
         rows = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise BundleError(f"{path} does not read: {error}", REMEDY) from error
+        raise BundleError(f"{path} cannot be read: {error}", REMEDY) from error
     if rows.ndim != 2 or rows.shape[1] != hidden or rows.dtype != np.float16:
         raise BundleError(f"{path} holds {rows.dtype} {rows.shape}, not float16 rows of {hidden}", REMEDY)
     return rows

@@ -1,4 +1,4 @@
-"""Which histories an engine still holds: a bounded table of sessions, the least recently used making room first."""
+"""The sessions whose history an engine keeps: a table of bounded size; the least recently used is dropped first."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class Held:
+class CachedSession:
     """A session's place in the engine's cache.
 
     Attributes:
-        slot: From 0; the engine knows what lies there.
-        entries: The tokens that are evaluated behind the prefix.
+        slot: From 0; the engine knows what is stored there.
+        entries: Keys of the tokens that are evaluated behind the prefix.
     """
 
     slot: int
@@ -19,51 +19,52 @@ class Held:
 
 
 class Sessions:
-    """Not safe under threads by itself: its engine's lock guards it.
+    """Not safe under threads by itself: the engine's lock guards it.
 
     Args:
-        slots: Most sessions held at a time.
-        free: Told the slot of every session that goes.
-        tokens: Most that all sessions hold together; None: as many as they like.
+        slots: Most sessions at a time.
+        free: Called with the slot of every session that is dropped.
+        tokens: Most tokens of all sessions together; None: no limit.
     """
 
     def __init__(self, slots: int, free: Callable[[int], object], tokens: int | None = None) -> None:
-        self._held: OrderedDict[str, Held] = OrderedDict()
+        self._cached: OrderedDict[str, CachedSession] = OrderedDict()
         self._slots = list(range(slots))
         self._free = free
         self._tokens = tokens
 
-    def take(self, name: str, tokens: int) -> Held:
+    def take(self, name: str, tokens: int) -> CachedSession:
         """The session of this name, with room for so many tokens; a new one is empty.
 
-        Those not used for longest make room.
+        The least recently used sessions are dropped where there is no room.
         """
-        held = self._held.pop(name, None)
-        while self._held and not self._fits(held, tokens):
-            self.drop(next(iter(self._held)))
-        self._held[name] = held = held or Held(self._slots.pop())
-        return held
+        session = self._cached.pop(name, None)
+        while self._cached and not self._fits(session, tokens):
+            self.drop(next(iter(self._cached)))
+        self._cached[name] = session = session or CachedSession(self._slots.pop())
+        return session
 
-    def _fits(self, held: Held | None, tokens: int) -> bool:
-        if held is None and not self._slots:
+    def _fits(self, session: CachedSession | None, tokens: int) -> bool:
+        if session is None and not self._slots:
             return False
-        return self._tokens is None or tokens + sum(len(h.entries) for h in self._held.values()) <= self._tokens
+        used = sum(len(cached.entries) for cached in self._cached.values())
+        return self._tokens is None or tokens + used <= self._tokens
 
     def drop(self, name: str) -> None:
         """Forget a session, if it is there."""
-        if held := self._held.pop(name, None):
-            self._slots.append(held.slot)
-            self._free(held.slot)
+        if session := self._cached.pop(name, None):
+            self._slots.append(session.slot)
+            self._free(session.slot)
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self._cached)
 
 
-def common(held: Sequence[Hashable], wanted: Sequence[Hashable]) -> int:
-    """How many of ``wanted`` need not be evaluated again: the last always is, for its answer is read."""
-    same = 0
-    for a, b in zip(held, wanted[:-1], strict=False):
-        if a != b:
+def count_shared(cached: Sequence[Hashable], request: Sequence[Hashable]) -> int:
+    """How many entries of ``request`` need no evaluation; its last one always does, because its logits are read."""
+    shared = 0
+    for cached_entry, entry in zip(cached, request[:-1], strict=False):
+        if cached_entry != entry:
             break
-        same += 1
-    return same
+        shared += 1
+    return shared

@@ -1,4 +1,4 @@
-"""An engine around an engine: asks it everything, save what a subclass answers otherwise."""
+"""`EngineWrapper`: an engine that passes every call to another, for subclasses that change some of the calls."""
 
 from collections.abc import Sequence
 
@@ -8,17 +8,17 @@ from delrec_lite.runtime.prompting.encoder import Entry
 
 
 class EngineWrapper:
-    """Passes every call of ``Engine`` on.
+    """Passes every call of ``Engine`` to another engine.
 
     Args:
-        engine: Is asked.
+        engine: The engine that is called.
     """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
     def translated(self, request: Sequence[Entry]) -> Sequence[Entry]:
-        """Items as the engine inside knows them; here, as they are."""
+        """The request as the wrapped engine reads it; here unchanged."""
         return request
 
     def scores(self, requests: Sequence[Sequence[Entry]]) -> Floats:

@@ -1,1 +1,1 @@
-"""GGUF files read without llama.cpp: the header, checks before anything opens one, single rows."""
+"""GGUF files read without llama.cpp: the header, its checks, single rows."""

@@ -1,4 +1,4 @@
-"""What a GGUF file says of itself, read with nothing but numpy: every count and length is checked before it is used.
+"""Reads the header of a GGUF file with numpy alone: every count and length is checked before it is used.
 
 The ``gguf`` package's reader turns every entry of the vocabulary into objects: 2.9 s and 170 MB for 49k tokens
 (measured on one core), and it is not installed where a bundle is only served.
@@ -63,7 +63,7 @@ class Value:
     """A metadata value.
 
     Attributes:
-        kind: Type number; of the entries for a list.
+        kind: Type number; for a list that of its entries.
         value: A number, bool or str; a list is a numpy array, or a Python list of bytes where entries are strings.
         listed: Whether it is a list.
     """
@@ -75,7 +75,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Tensor:
-    """Where a tensor lies.
+    """Where a tensor is in the file.
 
     Attributes:
         shape: As GGUF orders it: the contiguous dimension first.
@@ -103,18 +103,20 @@ def read_header(path: Path) -> Header:
     """Read the header of a GGUF file.
 
     Raises:
-        BundleError: It is none, is cut short, or holds counts, lengths or places that cannot be.
+        BundleError: It is no GGUF file, is cut short, or has impossible counts, lengths or offsets.
     """
     try:
         with path.open("rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return _Reader(data).header()
     except (ValueError, struct.error, UnicodeDecodeError) as error:
-        raise BundleError(f"{path} does not read as GGUF: {error}", "export the run again, or copy it again") from error
+        raise BundleError(
+            f"{path} cannot be read as GGUF: {error}", "export the run again, or copy it again"
+        ) from error
 
 
 class _Reader:
-    """Walks over the header; every step raises ValueError or struct.error rather than leave the file."""
+    """Walks over the header; every step raises ValueError or struct.error rather than read beyond the end."""
 
     def __init__(self, data: mmap.mmap) -> None:
         self._data = data
@@ -133,22 +135,22 @@ class _Reader:
         for _ in range(keys):
             key = self._text(_LONGEST_KEY, "a key").decode("ascii")
             if key in values:
-                raise ValueError(f"the key {key!r} stands twice")
+                raise ValueError(f"the key {key!r} occurs twice")
             values[key] = self._value(key)
         return Header(values, self._tensors(tensors, _alignment(values)), self._data)
 
     def _tensors(self, count: int, alignment: int) -> dict[str, Tensor]:
-        found: dict[str, tuple[tuple[int, ...], int, int, int]] = {}
+        entries: dict[str, tuple[tuple[int, ...], int, int, int]] = {}
         offset = 0
         for _ in range(count):
             name = self._text(_LONGEST_NAME, "a tensor's name").decode("ascii")
-            if name in found:
-                raise ValueError(f"the tensor {name} stands twice")
+            if name in entries:
+                raise ValueError(f"the tensor {name} occurs twice")
             dimensions = self._u32()
             if not 1 <= dimensions <= 4:
                 raise ValueError(f"{name} has {dimensions} dimensions")
             shape = tuple(self._u64() for _ in range(dimensions))
-            kind, told = self._u32(), self._u64()
+            kind, given_offset = self._u32(), self._u64()
             if kind not in TENSOR_TYPES:
                 raise ValueError(f"{name} has the unknown type {kind}")
             _, block, block_bytes = TENSOR_TYPES[kind]
@@ -157,17 +159,17 @@ class _Reader:
                 weights *= size
             if not 0 < weights <= self._size * 8 or shape[0] % block:
                 raise ValueError(f"{name} cannot have the shape {shape}")
-            if told != offset:
-                raise ValueError(f"{name} begins at {told}, the tensor before it ends at {offset}")
+            if given_offset != offset:
+                raise ValueError(f"{name} begins at {given_offset}, the tensor before it ends at {offset}")
             size = weights // block * block_bytes
-            found[name] = (shape, kind, offset, size)
+            entries[name] = (shape, kind, offset, size)
             offset = _padded(offset + size, alignment)
         start = _padded(self._at, alignment)
-        if found:
-            end = max(start + place + size for _, _, place, size in found.values())
+        if entries:
+            end = max(start + place + size for _, _, place, size in entries.values())
             if not end <= self._size <= _padded(end, alignment):
                 raise ValueError(f"its tensors end at {end}, the file at {self._size}")
-        return {name: Tensor(shape, kind, start + at, size) for name, (shape, kind, at, size) in found.items()}
+        return {name: Tensor(shape, kind, start + place, size) for name, (shape, kind, place, size) in entries.items()}
 
     def _value(self, key: str) -> Value:
         kind = self._u32()
@@ -189,39 +191,39 @@ class _Reader:
             return Value(kind, self._strings(key), listed=True)
         if kind not in _ARRAYS:
             raise ValueError(f"{key} is a list of the unknown type {kind}")
-        kept = np.dtype(_ARRAYS[kind])
-        count = self._count(kept.itemsize)
-        values = np.frombuffer(self._data, kept, count, self._at)
-        self._at += count * kept.itemsize
+        dtype = np.dtype(_ARRAYS[kind])
+        count = self._count(dtype.itemsize)
+        values = np.frombuffer(self._data, dtype, count, self._at)
+        self._at += count * dtype.itemsize
         return Value(kind, values, listed=True)
 
     def _strings(self, key: str) -> list[bytes]:
-        # A vocabulary and its merges are 100k entries, so the loop calls as little as it can.
+        # A vocabulary and its merges are 100k entries, so the loop makes few calls.
         count = self._count(8)
         data, at, length_at = self._data, self._at, _U64.unpack_from
-        found = []
+        texts = []
         for _ in range(count):
             start = at + 8
             at = start + length_at(data, at)[0]
             if at > self._size:
                 raise ValueError(f"{key} goes beyond the end")
-            found.append(data[start:at])
+            texts.append(data[start:at])
         self._at = at
-        return found
+        return texts
 
-    def _text(self, most: int, what: str) -> bytes:
+    def _text(self, max_length: int, what: str) -> bytes:
         length = self._u64()
-        if length > most or length > self._size - self._at:
+        if length > max_length or length > self._size - self._at:
             raise ValueError(f"{what} is {length} bytes long, beyond the end")
         start = self._at
         self._at += length
         return self._data[start : self._at]
 
-    def _count(self, least: int) -> int:
-        """A count of things that take at least ``least`` bytes each."""
+    def _count(self, min_bytes: int) -> int:
+        """A count of entries that take at least ``min_bytes`` each."""
         count = self._u64()
-        if count * least > self._size - self._at:
-            raise ValueError(f"it tells of {count} entries in {self._size - self._at} bytes")
+        if count * min_bytes > self._size - self._at:
+            raise ValueError(f"it announces {count} entries in {self._size - self._at} bytes")
         return count
 
     def _u32(self) -> int:
@@ -236,12 +238,12 @@ class _Reader:
 
 
 def _alignment(values: Mapping[str, Value]) -> int:
-    held = values.get("general.alignment")
-    if held is None:
+    entry = values.get("general.alignment")
+    if entry is None:
         return 32
-    if held.listed or held.kind != UINT32 or held.value not in (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096):
+    if entry.listed or entry.kind != UINT32 or entry.value not in (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096):
         raise ValueError("general.alignment is no power of two")
-    return int(held.value)
+    return int(entry.value)
 
 
 def _padded(at: int, alignment: int) -> int:

@@ -1,6 +1,6 @@
-"""Single rows of a GGUF file's token embedding, read and de-quantised when they are asked for.
+"""Single rows of a GGUF file's token embedding, read and dequantised on demand.
 
-De-quantising is the ``gguf`` package's, which is asked for no more than these rows.
+The ``gguf`` package dequantises them; it is used for nothing else.
 """
 
 import mmap
@@ -35,7 +35,7 @@ class TokenRows:
 
     Args:
         path: The GGUF file.
-        header: What was read of it already.
+        header: Its header, where it was read before.
     """
 
     def __init__(self, path: Path, header: Header | None = None) -> None:
@@ -51,13 +51,13 @@ class TokenRows:
                 "titles outside the catalogue need the package gguf, which is not installed", install_line("gguf")
             ) from error
         header = self._header or read_header(self._path)
-        found = header.tensors.get(TENSOR)
-        if found is None or len(found.shape) != 2:
-            raise BundleError(f"{self._path} does not read as GGUF: it has no {TENSOR}", "export the run again")
-        width, count = found.shape
-        kind = GGMLQuantizationType(found.kind)
+        tensor = header.tensors.get(TENSOR)
+        if tensor is None or len(tensor.shape) != 2:
+            raise BundleError(f"{self._path} cannot be read as GGUF: it has no {TENSOR}", "export the run again")
+        width, count = tensor.shape
+        kind = GGMLQuantizationType(tensor.kind)
         block, block_bytes = GGML_QUANT_SIZES[kind]
-        return _Matrix(header.data, found.start, width // block * block_bytes, count, kind)
+        return _Matrix(header.data, tensor.start, width // block * block_bytes, count, kind)
 
     def row(self, token: int) -> Floats:
         """One row: float32 ``[hidden]``.
@@ -67,13 +67,15 @@ class TokenRows:
         """
         from gguf.quants import dequantize
 
-        m = self._matrix
-        if not 0 <= token < m.count:
-            raise BundleError(f"{self._path} has {m.count} token rows, none for token {token}", "export the run again")
-        packed = np.frombuffer(m.data, np.uint8, m.row_bytes, m.start + token * m.row_bytes)
-        if m.kind.name in ("F32", "F16"):
-            packed = packed.view(np.float32 if m.kind.name == "F32" else np.float16)
-        row: Floats = np.ascontiguousarray(dequantize(packed[None], m.kind)[0], np.float32)
+        matrix = self._matrix
+        if not 0 <= token < matrix.count:
+            raise BundleError(
+                f"{self._path} has {matrix.count} token rows, none for token {token}", "export the run again"
+            )
+        packed = np.frombuffer(matrix.data, np.uint8, matrix.row_bytes, matrix.start + token * matrix.row_bytes)
+        if matrix.kind.name in ("F32", "F16"):
+            packed = packed.view(np.float32 if matrix.kind.name == "F32" else np.float16)
+        row: Floats = np.ascontiguousarray(dequantize(packed[None], matrix.kind)[0], np.float32)
         return row
 
     def mean(self, tokens: Sequence[int]) -> Floats:

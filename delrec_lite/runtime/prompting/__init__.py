@@ -1,1 +1,1 @@
-"""From a request to token ids: the stored prompt, and the encoder of histories and candidates."""
+"""Turns requests into token ids: the stored prompt, and the encoder of histories and candidates."""

@@ -1,4 +1,4 @@
-"""How a bundle's requests become token ids: `prompt.json` and, where titles stand in the prompt, their tokens."""
+"""Reads the compiled prompt of a bundle: `prompt.json` and, where the prompt contains titles, their tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,24 +17,24 @@ from delrec_lite.prompts.vocabulary import Vocabulary
 FILE = "prompt.json"
 # Token ids of the catalogue's titles: int32 ``[items, longest]``, ended by -1.
 TITLES = "title-tokens.npy"
-# What only some forms have.
+# Pieces that only some formats have.
 PIECES = ("separator", *LISTING)
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """How a request becomes token ids; what training compiled.
+    """The prompt that training compiled.
 
     Attributes:
         prefix: Token ids before every history.
         item_token_base: Token id of item 0, where items are tokens.
         max_history: Items of a history that are read, the newest.
-        soft_tokens: How many of the prefix are the soft prompt.
-        title_prefix: Before a title when its tokens are taken.
-        input_norm: Length of an item's input vector.
+        soft_tokens: How many tokens of the prefix are the soft prompt.
+        title_prefix: Text before a title when it is tokenised.
+        input_norm: Norm of an item's input vector.
         scale: Of the verbalizer.
-        form: How items stand in the prompt and how the answer is read; a bundle of an older version: item tokens.
-        pieces: Token ids of what else stands in it, and of the verbalizer's own pieces, by name.
+        format: How items are written and how the answer is read; in a bundle of an older version: item tokens.
+        pieces: Token ids of its other pieces and of the verbalizer's pieces, by name.
     """
 
     prefix: list[int]
@@ -49,15 +49,15 @@ class Prompt:
 
     @property
     def text_tokens(self) -> int:
-        """Text tokens of the vocabulary; the soft prompt's come behind them."""
+        """Text tokens of the vocabulary; those of the soft prompt follow them."""
         return self.item_token_base - self.soft_tokens
 
     def compiled(self, items: int, titles: Sequence[tuple[int, ...]] = ()) -> Prompts:
-        """The same prompt as training has it.
+        """The same prompt in the form that training uses.
 
         Args:
             items: Of the trained catalogue.
-            titles: Token ids of their titles, where they stand anywhere.
+            titles: Token ids of their titles, where the prompt contains them.
         """
         return Prompts(
             vocabulary=Vocabulary(self.text_tokens, self.soft_tokens, items),
@@ -74,33 +74,33 @@ class Prompt:
         )
 
 
-def parse_prompt(held: dict[str, Any]) -> Prompt:
+def parse_prompt(content: dict[str, Any]) -> Prompt:
     """Read ``prompt.json``.
 
     Raises:
-        ValueError, KeyError, TypeError: It is not what export writes.
+        ValueError, KeyError, TypeError: The content is not what export writes.
     """
-    new, pieces = held["new_item"], held.get("pieces", {})
+    new, pieces = content["new_item"], content.get("pieces", {})
     prompt_format = PromptFormat(
-        history=str(held.get("history", PromptFormat.history)),
-        title_tokens=int(held.get("title_tokens", PromptFormat.title_tokens)),
-        verbalizer=str(held.get("verbalizer", PromptFormat.verbalizer)),
-        candidates=bool(held.get("candidates", False)),
-        context=None if held.get("context") is None else int(held["context"]),
+        history=str(content.get("history", PromptFormat.history)),
+        title_tokens=int(content.get("title_tokens", PromptFormat.title_tokens)),
+        verbalizer=str(content.get("verbalizer", PromptFormat.verbalizer)),
+        candidates=bool(content.get("candidates", False)),
+        context=None if content.get("context") is None else int(content["context"]),
     )
     HISTORIES.check(prompt_format.history)
     VERBALIZERS.check(prompt_format.verbalizer)
-    wanted = (*(name for name in PIECES if name in pieces), *prompt_format.verbalizer_kind.pieces)
+    names = (*(name for name in PIECES if name in pieces), *prompt_format.verbalizer_kind.pieces)
     prompt = Prompt(
-        prefix=[int(i) for i in held["prefix"]],
-        item_token_base=int(held["item_token_base"]),
-        max_history=int(held["max_history"]),
-        soft_tokens=int(held["soft_tokens"]),
+        prefix=[int(i) for i in content["prefix"]],
+        item_token_base=int(content["item_token_base"]),
+        max_history=int(content["max_history"]),
+        soft_tokens=int(content["soft_tokens"]),
         title_prefix=str(new["title_prefix"]),
         input_norm=float(new["input_norm"]),
         scale=float(new["scale"]),
         format=prompt_format,
-        pieces={name: tuple(int(i) for i in pieces[name]) for name in wanted},
+        pieces={name: tuple(int(i) for i in pieces[name]) for name in names},
     )
     if prompt.max_history < 1 or prompt.item_token_base < 1:
         raise ValueError("max_history and item_token_base must be above 0")
@@ -114,7 +114,7 @@ def parse_prompt(held: dict[str, Any]) -> Prompt:
 
 
 class TitleTokens(Sequence[tuple[int, ...]]):
-    """The titles' tokens as they lie in the file; a million of them cost no Python object each.
+    """The titles' tokens as one array, because a million titles would be as many Python objects.
 
     Args:
         rows: int32 ``[items, longest]``, ended by -1.
@@ -154,13 +154,13 @@ def read_titles(folder: Path, items: int, tokens: int) -> TitleTokens:
         tokens: Text tokens of the vocabulary.
 
     Raises:
-        OSError, ValueError, EOFError: They do not read or do not fit.
+        OSError, ValueError, EOFError: The file cannot be read or does not fit.
     """
     rows = np.load(folder / TITLES, allow_pickle=False)
     if rows.dtype != np.int32 or rows.ndim != 2 or rows.shape[0] != items or not rows.size:
         raise ValueError(f"{rows.dtype} {rows.shape} for {items} items")
-    held = rows >= 0
-    ended = (held[:, 1:] <= held[:, :-1]).all() and held[:, 0].all()  # behind a -1 nothing follows
-    if not ended or rows.max() >= tokens:
+    filled = rows >= 0
+    well_formed = (filled[:, 1:] <= filled[:, :-1]).all() and filled[:, 0].all()  # no token follows a -1
+    if not well_formed or rows.max() >= tokens:
         raise ValueError("a title is empty or outside the vocabulary")
     return TitleTokens(rows)

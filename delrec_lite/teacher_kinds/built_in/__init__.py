@@ -1,1 +1,1 @@
-"""Kinds of teacher that come with the package: a file each, named as the kind, found; ``KIND`` is the record."""
+"""The built-in kinds of teacher: one file per kind, with its name; ``KIND`` is the record."""

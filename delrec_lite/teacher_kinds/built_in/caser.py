@@ -9,12 +9,12 @@ from delrec_lite.teacher_kinds.settings import TeacherConfig
 class CaserConfig(TeacherConfig):
     """Settings of Caser.
 
-    Measured as SASRec's: NDCG@10 0.0726; 0.0712 and 0.0708 with windows of 5 and 6 items.
+    NDCG@10, measured as for SASRec: 0.0726; 0.0712 and 0.0708 with windows of 5 and 6 items.
 
     Attributes:
-        window: L, how many last items the convolutions see.
-        filters: Horizontal filters of each height.
-        vertical: Vertical filters.
+        window: L, the number of last items that the convolutions see.
+        filters: Number of horizontal filters of each height.
+        vertical: Number of vertical filters.
     """
 
     lr: PositiveFloat = 3e-3

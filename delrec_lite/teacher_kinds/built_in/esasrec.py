@@ -7,10 +7,10 @@ from delrec_lite.teacher_kinds.registry import TeacherKind
 
 
 class ESASRecConfig(SASRecConfig):
-    """Settings of eSASRec: SASRec's, and its loss.
+    """Settings of eSASRec: those of SASRec, and of its loss.
 
     Attributes:
-        negatives: Items drawn at each step that the loss compares with, shared by all positions; 0: the whole
+        negatives: Negative items of the loss, sampled at each step and shared by all positions; 0: all items of the
             catalogue.
     """
 

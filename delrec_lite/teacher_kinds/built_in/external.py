@@ -1,4 +1,4 @@
-"""A recommender that runs elsewhere, known by its ranked lists; a SASRec learns to give them."""
+"""An external recommender, given by its ranked lists; a SASRec is trained to reproduce them."""
 
 from delrec_lite.teacher_kinds.built_in.sasrec import KIND as SASREC
 from delrec_lite.teacher_kinds.registry import TeacherKind

@@ -9,10 +9,10 @@ from delrec_lite.teacher_kinds.settings import TeacherConfig
 class GRU4RecConfig(TeacherConfig):
     """Settings of GRU4Rec.
 
-    Measured as SASRec's: NDCG@10 0.0672, and 0.0678 with 50 items.
+    NDCG@10, measured as for SASRec: 0.0672, and 0.0678 with 50 items.
 
     Attributes:
-        layers: Layers of the network.
+        layers: Number of layers.
     """
 
     lr: PositiveFloat = 3e-3
