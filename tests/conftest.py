@@ -30,7 +30,7 @@ def export_tiny(base_folder, target, quant="f16", model=None, formats="gguf", on
     from delrec_lite.export.write import export
 
     made, prompts, base = make_model(base_folder) if model is None else model
-    sets = changed.pop("candidates", {"test": candidates()})
+    sets, console = changed.pop("candidates", {"test": candidates()}), changed.pop("console", QUIET)
     settings = {
         "name": "tiny",
         "quants": [] if formats == "onnx" else quant.split(","),
@@ -45,7 +45,7 @@ def export_tiny(base_folder, target, quant="f16", model=None, formats="gguf", on
     request = ExportRequest(
         model=made, base=base, prompts=prompts, dataset=dataset(), candidates=sets, target=target, **settings
     )
-    return export(request, QUIET)
+    return export(request, console)
 
 
 @pytest.fixture(scope="session")
