@@ -28,7 +28,8 @@ from delrec_lite.provenance import stamp
 @torch.no_grad()
 def measure(run: Run, split: Split) -> dict[str, dict[str, float]]:
     """HR@10, NDCG@10 and median rank over the whole catalogue, by what scores the target."""
-    model, prompts, base = run.trained()
+    built = run.models.trained()
+    model, prompts, base = built.model, built.prompts, built.base
     some = training_states(model, prompts, run.dataset)
     titles = title_vectors(
         model.body.embed_tokens.weight[: model.vocabulary.text], run.dataset.catalog.titles, base.encode

@@ -19,6 +19,7 @@ from delrec_lite.bench.untrained import Untrained
 from delrec_lite.config import load_recipe
 from delrec_lite.console import Console
 from delrec_lite.files import write_whole
+from delrec_lite.pipeline.bundle import write_bundle
 from delrec_lite.pipeline.run import Run
 from delrec_lite.provenance import stamp
 from delrec_lite.runtime.recommender import Recommender
@@ -56,7 +57,7 @@ def measure_pruning(run: Run, quants: Sequence[str]) -> list[Pruning]:
         export = run.recipe.export.model_copy(update={"prune_vocab": prune, "retriever": False})
         run.recipe = run.recipe.model_copy(update={"export": export})
         target = run.folder / "pruning" / f"{prune}.delrec"
-        for model in run.write_bundle(target, quants, gated=False).models:
+        for model in write_bundle(run, target, quants, gated=False).models:
             size[model["quant"], prune] = model["bytes"]
             with Recommender.load(target, quant=model["quant"]) as recommender:
                 scores[model["quant"], prune] = recommender.scores(histories)

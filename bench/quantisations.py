@@ -17,6 +17,7 @@ from delrec_lite.evaluation.significance import paired_test
 from delrec_lite.evaluation.table import protocols_of, values_of
 from delrec_lite.files import write_whole
 from delrec_lite.machine import cores_allowed
+from delrec_lite.pipeline.bundle import write_bundle
 from delrec_lite.pipeline.run import Run
 from delrec_lite.provenance import stamp
 from delrec_lite.quantisations import BASELINE, formats_of
@@ -85,7 +86,7 @@ def compare_quants(run: Run, quants: Sequence[str], out: Path, repeats: int = 30
         **stamp(),
         "recipe": run.recipe.dump(),
         "setting": asdict(run.setting),
-        "precision": run.precisions(),
+        "precision": run.models.precisions(),
         "users": len(run.dataset.test()),
         "rows": [asdict(row) for row in found.rows],
         "samples_ms": found.samples_ms,
@@ -132,7 +133,7 @@ def measure_quants(run: Run, quants: Sequence[str], split: Split, repeats: int) 
     Raises:
         UsageError: The recipe's model ranks candidates alone.
     """
-    if not run.ranks_catalogue:
+    if not run.models.ranks_catalogue:
         raise UsageError(
             "quantisations are compared by the ranking of the whole catalogue; this recipe's model ranks candidates",
             "export it with one: --quant q8_0",
@@ -150,7 +151,7 @@ def measure_quants(run: Run, quants: Sequence[str], split: Split, repeats: int) 
     for quant in names:
         target = folder / f"{quant}.delrec"
         files = ([quant], []) if formats_of(quant)[0] == "gguf" else ([], [quant])
-        made[quant] = run.write_bundle(target, *files, gated=False)
+        made[quant] = write_bundle(run, target, *files, gated=False)
         parts: list[Ints] = []
         with Recommender.load(made[quant].path) as recommender:
 

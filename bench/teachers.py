@@ -40,7 +40,7 @@ def main(recipe: str = "ml-100k-cpu", runs: str = "runs", out: str = "bench/resu
     run = Run(load_recipe(recipe), Path(runs), console)
     tried = [_trained(run, Path(runs) / f"{recipe}-{KIND}", settings, console) for settings in SETTINGS]
     chosen = max(tried, key=lambda trial: float(trial["validation"][CHOOSES]))
-    teachers = {TEACHERS[kind].label: teacher for kind, teacher in run.teachers().items()}
+    teachers = {TEACHERS[kind].label: teacher for kind, teacher in run.models.teachers().items()}
     teachers[TEACHERS[KIND].label] = load_teacher(Path(chosen["folder"]))
     test, sets = run.dataset.test(), run.candidates["test"]
     expected = run.expected(test)

@@ -97,7 +97,7 @@ def measure(shape: Shape, training: Training, device: str, steps: int = 2) -> di
     """Peak bytes of ``steps`` steps, and what the plan computes for them."""
     with suppress(AttributeError):  # another C library
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, GIVEN_BACK)
-    add = _settle(shape, training)  # libraries and threads are in memory before anything is counted
+    add = _settle(shape, training, steps)  # libraries and threads are in memory before anything is counted
     before = _reset(device)
     lm = random_model(shape, training.precision, device)
     ids = torch.Generator().manual_seed(0)
@@ -109,7 +109,7 @@ def measure(shape: Shape, training: Training, device: str, steps: int = 2) -> di
     model.requires_grad_(False)
     add(model)
     if training.checkpointing:
-        enable_gradient_checkpointing(model.lm)
+        enable_gradient_checkpointing(model)
     for p in (model.offset_in, model.offset_out, model.log_scale):
         p.requires_grad_(True)
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -124,18 +124,18 @@ def measure(shape: Shape, training: Training, device: str, steps: int = 2) -> di
     return {"peak": peak, "planned": planned.total, "planned / peak": round(planned.total / peak, 3)}
 
 
-def _settle(shape: Shape, training: Training) -> Any:
+def _settle(shape: Shape, training: Training, steps: int) -> Any:
     recipe = FinetuneSection(rank=training.rank, alpha=2 * training.rank, modules=training.modules)
     small = Shape(shape.family, 64, 1, 4, 2, 16, 128, 100, shape.tied, shape.bias)
     model = ItemLM(
         Base(random_model(small, training.precision, "cpu"), lambda _: [1, 2], None, "small", Path()), ["title"] * 9, 4
     )
-    add_adapter(model, recipe)
+    add_adapter(model, recipe, steps)
     loss = _loss(model, Training(items=9, soft=4, tokens=40, context=10, teacher=training.teacher))
     loss.backward()
     torch.optim.AdamW([p for p in model.parameters() if p.requires_grad]).step()
     gc.collect()
-    return lambda big: add_adapter(big, recipe)
+    return lambda big: add_adapter(big, recipe, steps)
 
 
 def _loss(model: ItemLM, training: Training) -> Any:

@@ -6,25 +6,32 @@ quantisation. What it recommends is worth nothing; what it costs is what the tra
 
 import sys
 from pathlib import Path
-from typing import Any
 
-from delrec_lite.config import load_recipe
+from delrec_lite.config import Recipe, load_recipe
 from delrec_lite.console import Console
+from delrec_lite.pipeline.bundle import write_bundle
+from delrec_lite.pipeline.model_builder import BuiltModel, ModelBuilder
 from delrec_lite.pipeline.run import Run
+
+
+class _UntrainedBuilder(ModelBuilder):
+    def trained(self) -> BuiltModel:
+        """See ``ModelBuilder.trained``; nothing is trained."""
+        return self.untrained()
 
 
 class Untrained(Run):
     """A run whose trained model is the untrained one."""
 
-    def trained(self) -> tuple[Any, Any, Any]:
-        """See ``Run.trained``; nothing is trained."""
-        return self.untrained()
+    def __init__(self, recipe: Recipe, runs: Path, console: Console) -> None:
+        super().__init__(recipe, runs, console)
+        self.models = _UntrainedBuilder(self)
 
 
 def main(recipe: str, runs: str, out: str) -> None:
     """Export it."""
     run = Untrained(load_recipe(recipe), Path(runs), Console("human"))
-    run.write_bundle(Path(out), [run.recipe.export.quant], gated=False)
+    write_bundle(run, Path(out), [run.recipe.export.quant], gated=False)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,11 @@ class DataSection(_Section):
     """Which interactions, and how they become sequences and candidate sets."""
 
     name: str = Field("ml-100k", description=f"a data set to pull: {', '.join(DATASETS.built_in)}")
-    folder: str | None = Field(None, description="your own data, as `delrec-lite prepare` wrote it; nothing is pulled")
+    folder: str | None = Field(
+        None,
+        description="your own data, as `delrec-lite prepare` wrote it; the keys below and `name` are then the data "
+        "set's, and a recipe that sets one to something else is refused",
+    )
     domain: Literal["movie", "game", "item", "artist"] = "movie"
     k_core: int = Field(5, ge=1)
     candidates: int = Field(15, ge=2, description="m: one positive and m - 1 unseen negatives")

@@ -94,7 +94,7 @@ def tiny_run(tiny_base, tmp_path, monkeypatch):
     from delrec_lite.data.store import Settings, make_dataset, save_dataset
     from delrec_lite.hub.cache import Pulled
     from delrec_lite.llm.load import load_base
-    from delrec_lite.pipeline import run as run_module
+    from delrec_lite.pipeline import model_builder
     from delrec_lite.pipeline.run import Run
 
     data = dataset()
@@ -104,9 +104,9 @@ def tiny_run(tiny_base, tmp_path, monkeypatch):
     monkeypatch.setattr(Run, "pulled", {"model": pulled})
 
     def base(self, precision=None):
-        return load_base("tiny", tiny_base, precision or self.precision, init_seed=self.draw)
+        return load_base("tiny", tiny_base, precision or self.precision, init_seed=self.weights_seed)
 
-    monkeypatch.setattr(Run, "base", base)
+    monkeypatch.setattr(model_builder.ModelBuilder, "base", base)
 
     def recipe(**changes):
         sections = {name: SECTIONS[name] | changes.get(name, {}) for name in SECTIONS}
@@ -117,7 +117,7 @@ def tiny_run(tiny_base, tmp_path, monkeypatch):
 
     make.recipe = recipe
     make.faster = "fp32"
-    monkeypatch.setattr(run_module, "faster_precision", lambda device, cache: make.faster)
+    monkeypatch.setattr(model_builder, "faster_precision", lambda device, cache: make.faster)
     return make
 
 

@@ -19,8 +19,7 @@ def tiny_base(tmp_path_factory):
 
 
 def prefix(tiny_run, pattern):
-    _, prompts, _ = tiny_run(runs=pattern, model={"pattern_prompt": pattern}).untrained()
-    return prompts
+    return tiny_run(runs=pattern, model={"pattern_prompt": pattern}).models.untrained().prompts
 
 
 def test_the_pattern_stands_as_soft_tokens_as_words_or_not_at_all(tiny_run):

@@ -15,7 +15,7 @@ from delrec_lite.llm.precision import merged
 from delrec_lite.training import finetune as stage2
 from delrec_lite.training import loop
 from delrec_lite.training.adapters import ADAPTER, ITEMS, load_finetuned
-from tests.tiny import candidates, dataset, make_model
+from tests.tiny import context, dataset, make_model
 
 KINDS = ("lora", "dora", "adalora")
 
@@ -31,7 +31,7 @@ def recipe(**changes):
 
 def tuned(tiny_base, folder, **changes):
     model, prompts, base = make_model(tiny_base)
-    stage2.finetune(model, prompts, NoTeacher(), dataset(), candidates("valid"), recipe(**changes), 10, folder, QUIET)
+    stage2.finetune(context(model, prompts, folder, NoTeacher()), recipe(**changes))
     return model, prompts, base
 
 
@@ -142,7 +142,7 @@ def test_checkpointing_keeps_fewer_activations(tiny_base):
         model.requires_grad_(False)
         model.soft.requires_grad_(True)
         if checkpointing:
-            enable_gradient_checkpointing(model.lm)
+            enable_gradient_checkpointing(model)
         total = 0
 
         def pack(tensor):

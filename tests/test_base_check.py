@@ -63,7 +63,7 @@ def test_training_refuses_a_family_without_onnx_where_onnx_is_asked_for(run_with
     with pytest.raises(ConfigError, match="cannot be written as ONNX"):
         run.finetune()
     assert not (run.folder / "teacher").exists()
-    assert run_with(folder, runs="others").base_folder == folder
+    assert run_with(folder, runs="others").models.base_folder == folder
 
 
 def test_training_refuses_a_tokenizer_that_no_file_can_hold(run_with, changed):

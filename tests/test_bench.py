@@ -275,6 +275,22 @@ def test_a_split_by_time_asks_its_questions_whatever_the_number_of_users(tmp_pat
     assert (found.candidates.items == found.split.targets[:, None]).any(1).all()
 
 
+def test_a_data_set_without_a_test_part_is_refused(tmp_path):
+    from delrec_lite.data.candidates import SPLITS, sample_candidates
+    from delrec_lite.data.store import Settings, make_dataset, save_dataset
+    from tests.tiny import dataset
+
+    tiny = dataset()
+    ends = np.array([len(s) for s in tiny.sequences])
+    nobody = make_dataset(tiny.name, tiny.catalog, tiny.user_ids, tiny.sequences, np.stack([ends, ends], 1))
+    sets = {split: sample_candidates(nobody, split, 5, 3) for split in SPLITS}
+    save_dataset(nobody, sets, Settings(1, 5, 3, "chronological"), tmp_path / "data")
+    bundle = Fake(tmp_path).bundle
+    bundle.items = SimpleNamespace(ids=list(nobody.catalog.ids), titles=list(nobody.catalog.titles))
+    with pytest.raises(DataError, match="no test part"):
+        workloads.requests_of(bundle, tmp_path / "data")
+
+
 @pytest.fixture
 def finished(tmp_path):
     return run(golden(tmp_path / "a.delrec"), Plan(["cold", "rerank", "batch", "load"], [1], 3))[0]

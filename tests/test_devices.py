@@ -18,8 +18,8 @@ from delrec_lite.console import QUIET
 from delrec_lite.llm import precision
 from delrec_lite.llm.load import load_base
 from delrec_lite.llm.model import ItemLM
+from delrec_lite.pipeline.model_builder import ModelBuilder
 from delrec_lite.pipeline.rows import TRAINED
-from delrec_lite.pipeline.run import Run
 from delrec_lite.pipeline.table import evaluate
 from delrec_lite.prompts.domain import DOMAINS
 from delrec_lite.prompts.tasks import compile_prompts
@@ -31,7 +31,7 @@ from delrec_lite.training import finetune as stage2
 from delrec_lite.training import loop
 from delrec_lite.training.adapters import ADAPTER
 from tests.strict_device import NAME, strict_device
-from tests.tiny import ITEMS, candidates, dataset, write_base
+from tests.tiny import ITEMS, context, dataset, write_base
 
 CARD = pytest.param(
     "cuda",
@@ -102,10 +102,10 @@ def on_both(tiny_run, tiny_base, device, monkeypatch, **sections):
     """Runs of the same recipe, on the CPU and on the device."""
     for where in ("cpu", device):
 
-        def base(run, wanted=None, at=where):
-            return load_base("tiny", tiny_base, wanted or run.precision, at, init_seed=run.draw)
+        def base(models, wanted=None, at=where):
+            return load_base("tiny", tiny_base, wanted or models.precision, at, init_seed=models.weights_seed)
 
-        monkeypatch.setattr(Run, "base", base)
+        monkeypatch.setattr(ModelBuilder, "base", base)
         monkeypatch.setattr(precision, "device_for", lambda choice, at=where: at)
         yield tiny_run(runs=where, **sections)
 
@@ -163,9 +163,9 @@ def test_a_run_from_its_teacher_to_its_table(tiny_run, tiny_base, device, monkey
     assert their_model["soft_words"] == model["soft_words"]
 
 
-def load(folder, device, deep=True, dtype=torch.float32):
+def load(folder, device, dtype=torch.float32):
     base = load_base("tiny", folder, dtype, device)
-    model = ItemLM(base, dataset().catalog.titles, 4, deep=deep)
+    model = ItemLM(base, dataset().catalog.titles, 4, deep=True)
     return model, compile_prompts(DOMAINS["movie"], model.vocabulary, base.encode, base.bos)
 
 
@@ -178,14 +178,14 @@ def distilled(model, prompts, folder, **changed):
     torch.manual_seed(0)
     sasrec = TEACHERS["sasrec"]
     teacher = Teacher(sasrec.build(sasrec.configure(hidden=8, max_length=8), ITEMS), ITEMS)
-    stage1.distill(model, prompts, prompts, teacher, dataset(), candidates("valid"), recipe, 10, folder, QUIET)
+    stage1.distill(context(model, prompts, folder, teacher), recipe, prompts)
     return load_file(folder / stage1.SOFT)
 
 
 def finetuned(model, prompts, folder, **changed):
     settings = {"epochs": 2, "tokens_per_step": 100, "rank": 4, "alpha": 8, "valid_every": 0.7, "average": 0.9}
     recipe = FinetuneSection(**settings | changed)
-    stage2.finetune(model, prompts, None, dataset(), candidates("valid"), recipe, 10, folder, QUIET)
+    stage2.finetune(context(model, prompts, folder), recipe)
     adapter = folder / ADAPTER / "adapter_model.safetensors"
     return load_file(folder / stage2.ITEMS) | load_file(adapter)
 
@@ -204,8 +204,7 @@ STAGES = {
 def test_a_killed_stage_goes_on_to_the_cpu_s_weights(tiny_base, tmp_path, device, monkeypatch, stage):
     monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     make, settings = STAGES[stage]
-    deep = not settings.get("checkpointing")
-    here = make(*load(tiny_base, "cpu", deep), tmp_path / "cpu", **settings)
+    here = make(*load(tiny_base, "cpu"), tmp_path / "cpu", **settings)
     save = loop._save
 
     def save_then_die(out, named, optimiser, means, step, *rest):
@@ -215,9 +214,9 @@ def test_a_killed_stage_goes_on_to_the_cpu_s_weights(tiny_base, tmp_path, device
 
     monkeypatch.setattr(loop, "_save", save_then_die)
     with pytest.raises(Killed):
-        make(*load(tiny_base, device, deep), tmp_path / "card", **settings)
+        make(*load(tiny_base, device), tmp_path / "card", **settings)
     monkeypatch.setattr(loop, "_save", save)
-    there = make(*load(tiny_base, device, deep), tmp_path / "card", **settings)
+    there = make(*load(tiny_base, device), tmp_path / "card", **settings)
     assert here.keys() == there.keys()
     for name, tensor in here.items():
         torch.testing.assert_close(there[name], tensor, atol=ATOL[device], rtol=0, msg=name)

@@ -22,6 +22,7 @@ from delrec_lite.llm.questions import (
     temporal_scores,
 )
 from delrec_lite.llm.verbalizer import catalogue_scores
+from delrec_lite.pipeline.bundle import write_bundle
 from delrec_lite.pipeline.quickstart import example
 from delrec_lite.pipeline.rows import TRAINED, bundle_row
 from delrec_lite.pipeline.run import Run
@@ -39,8 +40,7 @@ from delrec_lite.training.adapters import add_adapter, load_finetuned
 from delrec_lite.training.choice import Sampler
 from delrec_lite.training.ranking import ranked
 from delrec_lite.training.weighting import TaskWeights, balance
-from tests.test_training import Ring
-from tests.tiny import ITEMS, candidates, dataset, make_model
+from tests.tiny import ITEMS, Ring, candidates, context, dataset, make_model
 
 # Every form that is not the default; the default's are the other test files.
 FORMS = {
@@ -194,7 +194,7 @@ def test_a_candidate_keeps_its_score_wherever_it_stands_unless_the_prompt_lists_
 def test_every_verbalizer_can_be_taught(formed):
     """A few answers learned by heart through the adapter: the loss is the softmax over the candidates' scores."""
     model, prompts, _ = formed
-    add_adapter(model, FinetuneSection(rank=8, alpha=16))
+    add_adapter(model, FinetuneSection(rank=8, alpha=16), steps=1)
     learning = [p for name, p in model.lm.named_parameters() if "lora_" in name]
     optimiser = torch.optim.AdamW(learning, lr=1e-2)
     questions, places = asked(prompts), torch.tensor([4, 0, 2, 1])
@@ -322,14 +322,13 @@ def figures(folder, name):
 def test_both_stages_learn_in_every_form(tiny_base, tmp_path, name):
     model, prompts, _ = made(tiny_base, FORMS[name])
     first = DistillSection(epochs=1, tokens_per_step=100, weighting="gradient-norm", pattern_loss="top1")
-    sets = candidates("valid")
-    report = stage1.distill(model, prompts, prompts, Ring(), dataset(), sets, first, 10, tmp_path / "1", QUIET)
+    report = stage1.distill(context(model, prompts, tmp_path / "1"), first, prompts)
     assert 0 <= report.trained.agreement <= 1
     assert np.isfinite(list(vars(report.trained).values())).all()
     second = FinetuneSection(
         epochs=3, tokens_per_step=100, lr=1e-2, item_lr=3e-2, rank=4, alpha=8, teacher_weight=0.3, valid_every=3
     )
-    stage2.finetune(model, prompts, Ring(), dataset(), sets, second, 10, tmp_path / "2", QUIET)
+    stage2.finetune(context(model, prompts, tmp_path / "2"), second)
     before, after = figures(tmp_path / "2", "next_item")
     assert after < before - 0.05
     again, _, _ = made(tiny_base, FORMS[name])
@@ -352,7 +351,7 @@ def test_a_killed_stage_among_candidates_ends_with_the_same_weights(tiny_base, t
 
     def go(folder):
         model, prompts, _ = made(tiny_base, FORMS["letter, items"])
-        stage1.distill(model, prompts, prompts, Ring(), dataset(), candidates("valid"), recipe, 10, folder, QUIET)
+        stage1.distill(context(model, prompts, folder), recipe, prompts)
         return model.soft.detach()
 
     unbroken, save = go(tmp_path / "unbroken"), loop._save
@@ -374,7 +373,8 @@ def test_a_killed_stage_among_candidates_ends_with_the_same_weights(tiny_base, t
 
 def test_a_soft_prompt_that_starts_from_words(tiny_run):
     run = tiny_run(model={"soft_start": "words", "soft_tokens": 150})
-    model, _, base = run.untrained()
+    built = run.models.untrained()
+    model, base = built.model, built.base
     from delrec_lite.prompts.tasks import start_words
 
     words = start_words(DOMAINS["movie"], base.encode)
@@ -417,7 +417,7 @@ def test_the_paper_s_path_end_to_end(tiny_run, verbalizer):
     assert TRAINED not in whole.partition("**whole catalogue**")[2]
     example(run, QUIET)
     with pytest.raises(ConfigError, match="ONNX") as error:
-        run.write_bundle(run.folder / "x.delrec", "f16", "onnx")
+        write_bundle(run, run.folder / "x.delrec", "f16", "onnx")
     assert "GGUF" in error.value.hint
     with pytest.raises(UsageError, match="whole catalogue"):
         choose_quant(run, ["q8_0"])
@@ -447,7 +447,7 @@ def test_the_paper_s_recipe_runs_on_a_small_model(tiny_run, tmp_path):
     for section, values in tiny_run.recipe().dump().items():
         if section in {"teacher", "export"}:
             sections[section] = values
-    sections["data"] |= {"folder": str(tmp_path / "by-time")}
+    sections["data"] = {"folder": str(tmp_path / "by-time"), "split": sections["data"]["split"]}
     sections["model"] |= {"soft_tokens": 10, "max_tokens": None, "max_history": 8}
     sections["distill"] |= {"epochs": 0.5, "tokens_per_step": 60}
     sections["finetune"] |= {"epochs": 4, "tokens_per_step": 60, "lr": 1e-2, "rank": 4}
@@ -471,6 +471,26 @@ def test_titles_rank_the_whole_catalogue_and_are_exported(tiny_run):
         TRAINED: ["sampled", "expected_sampled", "full"],
         bundle_row(run): ["sampled", "expected_sampled", "full"],
     }
+
+
+def test_adalora_plans_its_ranks_over_the_steps_that_stage_2_makes(tiny_run):
+    """Also where the adapter learns in stage 1 already: at the end of stage 2 it has the rank that was asked for."""
+    changed = {"adapter": "adalora", "epochs": 6, "rank": 2, "lr": 1e-2}
+    run = tiny_run(distill={"train_llm": True, "epochs": 1}, finetune=changed)
+    steps = run.finetune().result["steps"]
+    plan = json.loads((run.distill().folder / "llm/adapter_config.json").read_text())
+    assert plan["total_step"] == steps < 100
+    adapter = load_file(run.finetune().folder / "adapter/adapter_model.safetensors")
+    ranks = [tensor for name, tensor in adapter.items() if "lora_E" in name]
+    assert {len(tensor) for tensor in ranks} == {3}
+    assert 0 < sum(int(torch.count_nonzero(tensor)) for tensor in ranks) <= 2 * len(ranks)
+
+
+def test_adalora_without_the_steps_to_plan_is_refused_before_stage_1(tiny_run):
+    run = tiny_run(distill={"train_llm": True}, finetune={"adapter": "adalora", "epochs": 0.1})
+    with pytest.raises(ConfigError, match="plan its ranks"):
+        run.distill()
+    assert not (run.folder / "distill" / "metrics.jsonl").exists()
 
 
 def test_an_llm_trained_in_stage_1_goes_on_in_stage_2(tiny_run):

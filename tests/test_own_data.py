@@ -11,10 +11,17 @@ import numpy as np
 import pytest
 import yaml
 
-from delrec_lite.config import load_recipe
-from delrec_lite.errors import UsageError
+from delrec_lite.config import Recipe, load_recipe
+from delrec_lite.console import QUIET
+from delrec_lite.data.candidates import SPLITS, sample_candidates
+from delrec_lite.data.store import Settings, load_dataset, save_dataset
+from delrec_lite.errors import ConfigError, UsageError
+from delrec_lite.pipeline.rows import TRAINED, bundle_row
+from delrec_lite.pipeline.run import Run
 from delrec_lite.pipeline.start import start_recipe
+from delrec_lite.pipeline.table import evaluate
 from tests.serving import PROGRAM, Served
+from tests.tiny import candidates
 
 COLOURS, THINGS = ("red", "blue", "green", "white", "black"), ("lamp", "chair", "table", "shelf", "mirror", "rug")
 
@@ -142,3 +149,72 @@ def test_init_says_what_it_cannot_do(shop, arguments, says):
     assert says in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(shop.glob("*.yaml"))
+
+
+# --- a recipe beside a data set: the data set says what it is ---
+
+
+def sampled_again(folder, m, seed=3):
+    """The ring's data set with other candidate sets, as ``prepare`` writes it again."""
+    data = load_dataset(folder)
+    sets = {split: sample_candidates(data, split, m, seed) for split in SPLITS}
+    save_dataset(data, sets, Settings(2, m, seed), folder)
+
+
+def test_other_candidates_of_the_same_sequences_rank_every_row_again(tiny_run, tmp_path):
+    first = {row.model: row for row in evaluate(tiny_run(), zero_shot=False) if row.protocol == "sampled"}
+    sampled_again(tmp_path / "ring", 9)
+    run = tiny_run()
+    rows = {row.model: row for row in evaluate(run, zero_shot=False) if row.protocol == "sampled"}
+    assert rows.keys() == first.keys() == {"popularity", "SASRec", TRAINED, bundle_row(run)}
+    for name, row in rows.items():
+        assert row.metrics["HR@10"] == 1.0 > row.metrics["HR@1"], name  # of nine, the first ten are all
+        assert row.metrics["HR@5"] < 1.0 == first[name].metrics["HR@5"], name  # of five, the first five were all
+    made = {name: done.again for name, done in run.stages.items()}
+    assert made == {"prepare": True, "teacher": False, "distill": True, "finetune": True, "export": True}
+    assert run.distill().result["candidates"] == 9
+    assert len(json.loads((run.bundle / "golden.json").read_text())["candidates"][0]) == 9
+
+
+def test_test_sets_alone_train_nothing_again(tiny_run, tmp_path):
+    tiny_run().export()
+    data = load_dataset(tmp_path / "ring")
+    sets = {"valid": candidates("valid"), "test": sample_candidates(data, "test", 5, 9)}
+    save_dataset(data, sets, Settings(2, 5, 3), tmp_path / "ring")
+    run = tiny_run()
+    run.export()
+    made = {name: done.again for name, done in run.stages.items()}
+    assert made == {"prepare": True, "teacher": False, "distill": False, "finetune": False, "export": True}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("candidates", 40, "prepared with 5"),
+        ("k_core", 5, "prepared with 2"),
+        ("seed", 2024, "prepared with 3"),
+        ("split", "chronological", "prepared with leave-one-out"),
+        ("name", "ml-100k", "prepared with ring"),
+    ],
+)
+def test_a_recipe_that_contradicts_its_data_set_is_refused_by_key(tiny_run, tmp_path, key, value, says):
+    recipe = Recipe.model_validate({"name": "r", "data": {"folder": str(tmp_path / "ring"), key: value}})
+    with pytest.raises(ConfigError, match=says) as met:
+        Run(recipe, tmp_path / "runs", QUIET)
+    assert f"data.{key} is {value}" in met.value.message
+    assert str(tmp_path / "ring") in met.value.message
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_written_recipe_says_what_the_data_set_is(tiny_run):
+    run = tiny_run()
+    written = load_recipe(str(run.folder / "recipe.yaml"))
+    assert written == run.recipe
+    data = written.data
+    assert (data.name, data.k_core, data.candidates, data.seed, data.split) == ("ring", 2, 5, 3, "leave-one-out")
+    run.export()
+    manifest = json.loads((run.bundle / "manifest.json").read_text())
+    assert manifest["provenance"]["recipe"]["data"] == data.model_dump()
+    del run
+    again = Run(written, Path(data.folder).parent / "again", QUIET)  # and reads back as the same run
+    assert again.recipe == written

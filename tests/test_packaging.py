@@ -123,6 +123,12 @@ def test_importing_pulls_nothing_heavy(module):
     assert done.stdout.strip() == "[]"
 
 
+def test_a_run_is_imported_without_torch():
+    code = f"import sys, delrec_lite.pipeline.run; print([name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['pydantic']"
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """Wheel and sdist of a copy of the sources."""

@@ -65,9 +65,15 @@ def made(tiny_base, tmp_path, monkeypatch):
     notes = []
 
     def fake(self, name, key, make):
+        data = self.recipe.data
+        prepared = {
+            "fingerprint": f"{data.k_core} {data.split}",
+            "candidates": {split: f"{split} {data.candidates} {data.seed}" for split in ("valid", "test")},
+        }
+
         def note(folder):
             notes.append(name)
-            return {}
+            return prepared if name == "prepare" else {}
 
         from delrec_lite.pipeline.stage import run_stage as real
 
@@ -99,8 +105,14 @@ def test_a_changed_recipe_redoes_exactly_the_stages_it_touches(made):
     assert made() == []
     assert made(export={"quant": "q4_0"}) == ["export"]
     assert made(export={"quant": "q4_0"}, finetune={"epochs": 9}) == ["finetune", "export"]
-    assert made(export={"quant": "q4_0"}, finetune={"epochs": 9}, data={"seed": 1})[0] == "prepare"
-    assert made(distill={"lr": 0.5}, data={"seed": 1}) == ["distill", "finetune", "export"]
+    assert made(distill={"lr": 0.5}, export={"quant": "q4_0"}) == ["distill", "finetune", "export"]
+    assert made(distill={"lr": 0.5}, data={"k_core": 6}) == ["prepare", "teacher", "distill", "finetune", "export"]
+
+
+def test_other_candidate_sets_redo_what_reports_chooses_or_ranks_with_them(made):
+    made()
+    assert made(data={"seed": 1}) == ["prepare", "distill", "finetune", "export"]
+    assert made(data={"seed": 1, "candidates": 40}) == ["prepare", "distill", "finetune", "export"]
 
 
 def test_recipes_in_the_package_read_and_come_back(tmp_path):
@@ -195,14 +207,16 @@ def test_two_runs_of_one_folder_work_one_after_the_other_in_one_process(tiny_run
     epochs = 2
     assert second.teacher().again
     assert second.teacher().folder == first.folder / "teacher"
-    assert first.teachers()["sasrec"].config.epochs == 1, "its own teacher again, not what the second one left there"
-    assert second.teachers()["sasrec"].config.epochs == epochs
+    assert first.models.teachers()["sasrec"].config.epochs == 1, (
+        "its own teacher again, not what the second one left there"
+    )
+    assert second.models.teachers()["sasrec"].config.epochs == epochs
     assert yaml.safe_load((second.folder / "recipe.yaml").read_text())["teacher"]["settings"]["epochs"] == epochs
 
 
 def test_a_failed_stage_lets_the_run_go(tiny_run, monkeypatch):
     run = tiny_run()
-    monkeypatch.setattr(run, "_fit", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    with monkeypatch.context() as patched, pytest.raises(ZeroDivisionError):
+        patched.setattr("delrec_lite.pipeline.run.fit_teacher", lambda *_: 1 / 0)
         run.teacher()
     assert tiny_run().teacher().again

@@ -33,7 +33,7 @@ def kept_by_backward(shape, training):
 
     lm = random_model(shape, training.precision, "cpu")
     model = ItemLM(Base(lm, lambda _: [1, 2, 3], None, "x", Path()), ["t"] * training.items, training.soft)
-    add_adapter(model, FinetuneSection(rank=training.rank, modules=training.modules))
+    add_adapter(model, FinetuneSection(rank=training.rank, modules=training.modules), steps=1)
     model.train()
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     held = {}

@@ -23,8 +23,7 @@ from delrec_lite.training import finetune as stage2
 from delrec_lite.training import tasks
 from delrec_lite.training.adapters import load_finetuned, merge_deltas
 from tests.families import family
-from tests.test_training import Ring
-from tests.tiny import candidates, dataset
+from tests.tiny import context, dataset
 
 STAGE_2 = FinetuneSection(epochs=2, tokens_per_step=100, lr=5e-3, item_lr=1e-2, rank=4, alpha=8, modules="all")
 
@@ -82,7 +81,7 @@ def test_qlora_trains_reloads_and_merges(tiny_base, tmp_path, precision, adapter
     model, prompts, base = item_lm(tiny_base, precision)
     recipe = STAGE_2.model_copy(update={"adapter": adapter, "epochs": 4})
     before = {n: p.clone() for n, p in model.lm.named_parameters() if "proj" in n}
-    stage2.finetune(model, prompts, Ring(), dataset(), candidates("valid"), recipe, 10, tmp_path, QUIET)
+    stage2.finetune(context(model, prompts, tmp_path), recipe)
     found = losses(tmp_path)
     assert np.isfinite(found).all()
     assert np.mean(found[-2:]) < np.mean(found[:2]) - 0.2
@@ -113,7 +112,7 @@ def test_an_nf4_run_is_exported_onto_either_base(tiny_base, tmp_path):
     for merge_base in ("dequant", "original"):
         model, prompts, base = item_lm(tiny_base, "nf4")
         folder = tmp_path / merge_base
-        stage2.finetune(model, prompts, Ring(), dataset(), candidates("valid"), STAGE_2, 10, folder, QUIET)
+        stage2.finetune(context(model, prompts, folder), STAGE_2)
         trained = score_all(model, prompts, histories, 10)
         made = export_tiny(
             tiny_base, folder / "x.delrec", "f16", (model, prompts, base), merge_base=merge_base, score_correlation=0.5
@@ -156,20 +155,9 @@ def test_families_train_both_stages(tmp_path, kind):
     torch.testing.assert_close(ours, own, atol=1e-4, rtol=1e-4)
 
     two = {"epochs": 0.8, "tokens_per_step": 150}
-    stage1.distill(
-        model,
-        prompts,
-        prompts,
-        Ring(),
-        dataset(),
-        candidates("valid"),
-        DistillSection(**two),
-        10,
-        tmp_path / "1",
-        QUIET,
-    )
+    stage1.distill(context(model, prompts, tmp_path / "1"), DistillSection(**two), prompts)
     recipe = FinetuneSection(**two, modules="all", rank=2)
-    stage2.finetune(model, prompts, Ring(), dataset(), candidates("valid"), recipe, 10, tmp_path / "2", QUIET)
+    stage2.finetune(context(model, prompts, tmp_path / "2"), recipe)
     assert len(losses(tmp_path / "2")) == 2
     scores = score_all(model, prompts, histories, 10)
     assert np.isfinite(scores).all()
@@ -236,12 +224,12 @@ def test_gemma_makes_two_steps(tmp_path):
     found = find_base("gemma-3-270m", QUIET, cache_folder())
     model, prompts, _ = item_lm(unpack(found.name, found.folder, cache_folder()), precision)
     recipe = FinetuneSection(epochs=0.9, tokens_per_step=150, modules="qv", rank=2)
-    stage2.finetune(model, prompts, Ring(), dataset(), candidates("valid"), recipe, 10, tmp_path, QUIET)
+    stage2.finetune(context(model, prompts, tmp_path), recipe)
     assert len(losses(tmp_path)) == 2
     assert np.isfinite(losses(tmp_path)).all()
 
 
-def test_nf4_still_learns_after_it_was_asked(tiny_base):
+def test_nf4_still_learns_after_it_was_asked(tiny_base, tmp_path):
     """A forward pass without gradients, as validation makes it, must not change the layers' weights."""
     model, prompts, _ = item_lm(tiny_base, "nf4")
     model.requires_grad_(False)
@@ -250,5 +238,5 @@ def test_nf4_still_learns_after_it_was_asked(tiny_base):
     for p, q in zip(before.parameters(), plain_copy(model.lm).parameters(), strict=True):
         assert torch.equal(p, q)
     model.soft.requires_grad_(True)
-    tasks.pattern_loss(model, prompts, Ring(), list(dataset().train()[:3]), 10, DistillSection()).backward()
+    tasks.pattern_loss(context(model, prompts, tmp_path), list(dataset().train()[:3]), DistillSection()).backward()
     assert model.soft.grad.norm() > 0

@@ -306,8 +306,8 @@ def test_shipped_weights_are_taken_whatever_is_faster_here(tiny_run, packed, fas
     run = tiny_run()
     assert precisions(run) == ["bf16", "bf16"]
     assert all("shipped" in run.stages[name].result for name in reference.STAGES)
-    assert run.precision == faster
-    assert run.precisions() == {"recipe": "auto", "distill": "bf16", "finetune": "bf16", "scores": faster}
+    assert run.models.precision == faster
+    assert run.models.precisions() == {"recipe": "auto", "distill": "bf16", "finetune": "bf16", "scores": faster}
 
 
 def test_a_precision_asked_for_by_name_is_trained(tiny_run, packed):
@@ -328,6 +328,7 @@ def test_the_weights_in_the_package_fit_their_recipe(wanted, fits):
     held = reference.reference_for("ml-100k-cpu")
     recipe = load_recipe("ml-100k-cpu")
     recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"precision": wanted})})
-    facts = reference.made_from(recipe, held.made_from["data"], held.made_from["files"], run_module.CODE)
+    data = {"fingerprint": held.made_from["data"], "candidates": {"valid": held.made_from["candidates"]}}
+    facts = reference.made_from(recipe, data, held.made_from["files"], run_module.CODE)
     assert held.fits("finetune", facts) is fits
     assert held.precision("finetune") == "bf16"

@@ -14,14 +14,12 @@ import yaml
 from safetensors.torch import load_file
 
 from delrec_lite.config import DistillSection, FinetuneSection
-from delrec_lite.console import QUIET
 from delrec_lite.data.store import Settings, make_dataset, save_dataset
 from delrec_lite.training import finetune as stage2
 from delrec_lite.training.tasks import task_losses
 from tests.conftest import SECTIONS
 from tests.test_forms import FORMS, made
-from tests.test_training import Ring
-from tests.tiny import candidates, dataset
+from tests.tiny import candidates, context, dataset
 
 ROOT = Path(__file__).parents[1]
 TWO = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
@@ -170,17 +168,17 @@ def agree(one, other):
 
 @pytest.mark.parametrize("prompt_format", ["titles", "letter, items"])
 @pytest.mark.parametrize("parts", [3, 40])
-def test_the_parts_of_a_step_are_the_step(tiny_base, prompt_format, parts):
+def test_the_parts_of_a_step_are_the_step(tiny_base, tmp_path, prompt_format, parts):
     """Also where a step asks at random places, or has fewer windows than parts."""
     model, prompts, _ = made(tiny_base, FORMS[prompt_format])
     model.soft.requires_grad_(True)
     recipe = FinetuneSection(tokens_per_step=100, teacher_weight=0.3)
-    sets = candidates("valid")
-    found = [whole(stage2.losses(model, prompts, Ring(), dataset(), sets, recipe, 10, n), model, n) for n in (1, parts)]
+    given = context(model, prompts, tmp_path)
+    found = [whole(stage2.losses(given, recipe, n), model, n) for n in (1, parts)]
     agree(*found)
     first = DistillSection(tokens_per_step=100, temporal_share=0.5)
     for task in ("pattern", "temporal"):
-        by_parts = [task_losses(model, prompts, Ring(), dataset(), 5, first, 10, n)[task] for n in (1, parts)]
+        by_parts = [task_losses(given, first, n)[task] for n in (1, parts)]
         agree(*(whole(loss_of, model, n) for loss_of, n in zip(by_parts, (1, parts), strict=True)))
 
 
@@ -188,6 +186,6 @@ def test_adalora_is_regularised_in_every_form(tiny_base, tmp_path):
     """A model that chooses among candidates keeps its factors as near to orthogonal as one that ranks the catalogue."""
     model, prompts, _ = made(tiny_base, FORMS["letter, items"])
     recipe = FinetuneSection(epochs=3, tokens_per_step=80, rank=2, adapter="adalora")
-    stage2.finetune(model, prompts, Ring(), dataset(), candidates("valid"), recipe, 10, tmp_path, QUIET)
+    stage2.finetune(context(model, prompts, tmp_path), recipe)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert all(line["loss"] > line["next_item"] + 1e-3 for line in lines)

@@ -10,6 +10,7 @@ from delrec_lite.bench.quantisations import choose_quant, compare_quants, fastes
 from delrec_lite.evaluation.setting import Setting
 from delrec_lite.export.pareto import quant_picture, quant_section
 from delrec_lite.export.quantise import quantise
+from delrec_lite.pipeline.bundle import write_bundle
 from delrec_lite.quantisations import GGUF
 from delrec_lite.runtime.bundle import Bundle
 from tests.conftest import export_tiny
@@ -66,7 +67,7 @@ def test_auto_exports_its_choice_with_the_reasons(tiny_run, tmp_path):
     quant, rows = choose_quant(run, ["q8_0", "iq4_nl"], 1.0, repeats=2)
     assert quant in {"q8_0", "iq4_nl"}
     assert [r.quant for r in rows] == ["bf16", "q8_0", "iq4_nl"]
-    written = run.write_bundle(tmp_path / "x.delrec", [quant], gated=False, measured_quants=rows)
+    written = write_bundle(run, tmp_path / "x.delrec", [quant], gated=False, measured_quants=rows)
     readme = (written.path / "README.md").read_text()
     assert f"**{quant}**" in readme
     assert "quantisations.svg" in Bundle.open(written.path).manifest["files"]

@@ -10,6 +10,7 @@ import pytest
 
 from delrec_lite.config import parse
 from delrec_lite.console import QUIET
+from delrec_lite.pipeline.bundle import write_bundle
 from delrec_lite.pipeline.run import Run
 from delrec_lite.training.adapters import ADAPTER
 
@@ -60,8 +61,9 @@ def test_the_bundle_scores_as_training_precision_does(run):
     from delrec_lite.runtime.recommender import Recommender
 
     target = run.folder / "f16.delrec"
-    run.write_bundle(target, ["f16"])
-    model, prompts, _ = run.trained()
+    write_bundle(run, target, ["f16"])
+    built = run.models.trained()
+    model, prompts = built.model, built.prompts
     model.lm.float()
     histories = run.dataset.test().histories[:50]
     trained = score_all(model, prompts, histories, 20)

@@ -5,12 +5,15 @@ import json
 import numpy as np
 import pytest
 
+from delrec_lite.data.candidates import SPLITS, sample_candidates
+from delrec_lite.data.store import Settings, load_dataset, save_dataset
 from delrec_lite.errors import DataError
 from delrec_lite.hub.cache import Pulled
 from delrec_lite.pipeline import reference
 from delrec_lite.pipeline import run as run_module
 from delrec_lite.pipeline.pack import pack
 from delrec_lite.pipeline.run import Run
+from tests.tiny import candidates, dataset
 
 
 @pytest.fixture
@@ -34,8 +37,8 @@ def shipped_stages(run):
 def scores(run):
     from delrec_lite.llm.forward import score_all
 
-    model, prompts, _ = run.trained()
-    return score_all(model, prompts, run.dataset.test().histories, 10)
+    built = run.models.trained()
+    return score_all(built.model, built.prompts, run.dataset.test().histories, 10)
 
 
 def test_shipped_weights_score_as_the_run_that_made_them(tiny_run, packed):
@@ -44,7 +47,8 @@ def test_shipped_weights_score_as_the_run_that_made_them(tiny_run, packed):
     assert run.finetune().result["loss"] == packed.finetune().result["loss"]
     np.testing.assert_allclose(scores(run), scores(packed), atol=2e-2)  # half precision
     histories = run.dataset.test().histories
-    np.testing.assert_array_equal(run.fitted_teacher().scores(histories), packed.fitted_teacher().scores(histories))
+    first, again = (of.models.teacher().scores(histories) for of in (packed, run))
+    np.testing.assert_array_equal(again, first)
 
 
 @pytest.mark.parametrize(
@@ -66,6 +70,16 @@ def test_another_data_set_or_base_model_trains(tiny_run, packed, monkeypatch):
     other = Pulled("tiny", held.folder, "there", True, {"model": "def"}, "none", 1)
     monkeypatch.setattr(Run, "pulled", {"model": other})
     assert shipped_stages(tiny_run()) == ["teacher"]
+
+
+def test_other_validation_sets_keep_the_teacher_alone(tiny_run, packed, tmp_path):
+    """Stage 1 reports and stage 2 chooses with their candidate sets; the test users' change no weight."""
+    for split, kept in (("test", ["teacher", "distill", "finetune"]), ("valid", ["teacher"])):
+        again = sample_candidates(dataset(), split, 5, seed=9)
+        data = load_dataset(tmp_path / "ring")
+        sets = {name: again if name == split else candidates(name) for name in SPLITS}
+        save_dataset(data, sets, Settings(2, 5, 3), tmp_path / "ring")
+        assert shipped_stages(tiny_run(split)) == kept
 
 
 def test_what_was_trained_here_is_not_replaced(tiny_run, packed):
@@ -112,7 +126,8 @@ def test_the_weights_in_the_package_are_whole_and_of_their_recipe():
     for name in found:
         held = reference.reference_for(name)
         recipe = load_recipe(name)
-        facts = reference.made_from(recipe, held.made_from["data"], held.made_from["files"], run_module.CODE)
+        data = {"fingerprint": held.made_from["data"], "candidates": {"valid": held.made_from["candidates"]}}
+        facts = reference.made_from(recipe, data, held.made_from["files"], run_module.CODE)
         assert held.fits("finetune", facts), name
         size = sum(p.stat().st_size for p in held.folder.rglob("*") if p.is_file())
         assert size <= 16_000_000

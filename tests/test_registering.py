@@ -42,7 +42,8 @@ def test_a_registered_verbalizer_is_trained_exported_and_served(tiny_run, regist
     assert set(learned) == ({"log_scale", "offset_in"} if history == "items" else {"log_scale"})
     assert float(learned["log_scale"]) != -1.0
     run.export()
-    model, prompts, _ = run.trained()
+    built = run.models.trained()
+    model, prompts = built.model, built.prompts
     histories, sets = dataset().test().histories, run.candidates["test"].items
     trained = score_candidates(model, prompts, histories, sets, 10)
     with Recommender.load(run.bundle, threads=1) as recommender:

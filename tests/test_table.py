@@ -85,7 +85,7 @@ class _Screen:
 
 
 def test_several_teachers_have_settings_of_their_own(evaluated):
-    teachers = evaluated[0].teachers()
+    teachers = evaluated[0].models.teachers()
     assert teachers["caser"].network.config.hidden == 16
     assert teachers["sasrec"].network.config == TEACHERS["sasrec"].configure()
 

@@ -1,5 +1,6 @@
 """Teachers: what training reads and leaves, their settings, their folders, where their kinds come from."""
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,9 @@ from delrec_lite.data.types import Dataset
 from delrec_lite.errors import BundleError, ConfigError, DataError, StorageError
 from delrec_lite.teacher_kinds.registry import TEACHERS, TeacherKind, register_teacher
 from delrec_lite.teacher_kinds.settings import TeacherConfig
-from delrec_lite.teachers.contract import Teacher
+from delrec_lite.teachers.contract import Teacher, pad
 from delrec_lite.teachers.ensemble import Ensemble
-from delrec_lite.teachers.fit import fit
+from delrec_lite.teachers.fit import _batches, fit
 from delrec_lite.teachers.store import CONFIG, WEIGHTS, load_teacher, save_teacher
 from tests.teachers import ITEMS, TOY, Toy, circle, tiny
 
@@ -51,6 +52,42 @@ def test_several_as_one_give_the_mean_of_their_probabilities():
     for many, history in zip(both.sequence_scores_many(histories), histories, strict=True):
         np.testing.assert_allclose(many[-1], both.scores([history])[0], atol=1e-4)
     assert both.item_vectors().shape == (ITEMS, 32)
+
+
+@pytest.mark.parametrize("kind", TEACHERS.built_in)
+def test_a_fit_is_these_steps_of_torch_bit_for_bit(kind):
+    """Seed, batches, schedule and clipping written out: a teacher that was saved can be made again."""
+    data = circle()
+    config = tiny(kind, epochs=4, patience=2, weight_decay=0.01)
+    fitted = fit(config, data, QUIET)
+    torch.manual_seed(config.seed)
+    network = TEACHERS[kind].build(config, ITEMS)
+    groups = [
+        {"params": [p for p in network.parameters() if p.dim() > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in network.parameters() if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.98))
+    weights = {}
+    for epoch in range(fitted.metrics["epoch"]):
+        batches = list(_batches([s for s in data.train() if len(s) > 1], config, epoch + 1))
+        network.train()
+        for step, batch in enumerate(batches):
+            done = epoch + step / len(batches)
+            factor = max(0.01, done) if done < 1 else 0.5 * (1 + math.cos(math.pi * (done - 1) / 3))
+            for group in optimiser.param_groups:
+                group["lr"] = config.lr * factor
+            read = pad([np.ones(len(w) - 1, dtype=np.int64) for w in batch]).bool()
+            states = network.states(pad([w[:-1] for w in batch]))[read]
+            targets = torch.as_tensor(np.concatenate([w[1:] for w in batch]))
+            loss = network.loss(states, targets)
+            optimiser.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimiser.step()
+        network.eval()
+        weights[epoch + 1] = {name: value.clone() for name, value in network.state_dict().items()}
+    for name, value in fitted.network.state_dict().items():
+        assert torch.equal(value, weights[fitted.metrics["epoch"]][name]), name
 
 
 def test_training_leaves_a_log_and_keeps_to_its_time(tmp_path: Path):

@@ -17,31 +17,20 @@ from delrec_lite.llm.forward import score_all
 from delrec_lite.llm.load import load_base
 from delrec_lite.llm.model import ItemLM
 from delrec_lite.prompts.domain import DOMAINS
+from delrec_lite.prompts.format import PromptFormat
 from delrec_lite.prompts.tasks import compile_prompts
 from delrec_lite.training import distill as stage1
 from delrec_lite.training import finetune as stage2
 from delrec_lite.training import loop
 from delrec_lite.training.adapters import ADAPTER, load_finetuned
+from delrec_lite.training.memory import enable_gradient_checkpointing
+from delrec_lite.training.tasks import task_losses
+from delrec_lite.training.weighting import TaskWeights
 from delrec_lite.training.windows import StepPlan
-from tests.tiny import ITEMS, candidates, dataset, make_model, write_base
+from tests.tiny import context, dataset, make_model, write_base
 
 DISTILL = DistillSection(epochs=20, tokens_per_step=100, lr=0.05)
 FINETUNE = FinetuneSection(epochs=6, tokens_per_step=100, lr=3e-3, item_lr=3e-2, rank=4, alpha=8)
-
-
-class Ring:
-    """A teacher that knows the ring: after item i comes i + 1."""
-
-    def scores(self, histories):
-        return np.stack([self.sequence_scores_many([h])[0][-1] for h in histories])
-
-    def sequence_scores_many(self, sequences):
-        out = []
-        for s in sequences:
-            rows = np.zeros((len(s), ITEMS), np.float32)
-            rows[np.arange(len(s)), (np.asarray(s) + 1) % ITEMS] = 8.0
-            out.append(rows)
-        return out
 
 
 def weights_digest(model):
@@ -54,7 +43,7 @@ def weights_digest(model):
 def test_stage_1_teaches_the_soft_prompt_and_changes_no_weight_of_the_llm(tiny_base, tmp_path):
     model, prompts, _ = make_model(tiny_base)
     before, soft = weights_digest(model), model.soft.detach().clone()
-    stage1.distill(model, prompts, prompts, Ring(), dataset(), candidates("valid"), DISTILL, 10, tmp_path, QUIET)
+    stage1.distill(context(model, prompts, tmp_path), DISTILL, prompts)
     assert weights_digest(model) == before
     assert not torch.equal(model.soft, soft)
     assert torch.count_nonzero(model.offset_in) == 0
@@ -76,7 +65,7 @@ def test_a_soft_prompt_between_the_layers_learns_is_kept_and_stays_on_its_places
 
     model, prompts = deep()
     before = weights_digest(model)
-    stage1.distill(model, prompts, prompts, Ring(), dataset(), candidates("valid"), DISTILL, 10, tmp_path, QUIET)
+    stage1.distill(context(model, prompts, tmp_path), DISTILL, prompts)
     assert weights_digest(model) == before
     assert (model.deep.flatten(1).norm(dim=1) > 0).all()
 
@@ -92,20 +81,54 @@ def test_a_soft_prompt_between_the_layers_learns_is_kept_and_stays_on_its_places
     assert np.abs(score_all(again, prompts, histories, 10) - scores).max() > 0.1 * scores.std()
 
 
+@pytest.mark.parametrize("weighting", ["fixed", "gradient-norm"])
+@pytest.mark.parametrize("form", ["items", "likelihood"])
+def test_activations_computed_again_give_the_same_gradients_in_a_step_of_both_tasks(tmp_path, weighting, form):
+    """Between the layers too: each task's prefix, and each forward pass, has its soft tokens at places of its own."""
+    folder = write_base(tmp_path / "base", layers=4)
+    recipe = DistillSection(tokens_per_step=100, temporal_share=0.5, weighting=weighting)
+    gradients, sums = [], []
+    for checkpointing in (False, True):
+        base = load_base("tiny", folder, torch.float32)
+        model = ItemLM(base, dataset().catalog.titles, 4, deep=True)
+        shape = PromptFormat(history="titles", verbalizer="likelihood") if form == "likelihood" else PromptFormat()
+        titles = dataset().catalog.titles
+        prompts = compile_prompts(DOMAINS["movie"], model.vocabulary, base.encode, base.bos, "soft", shape, titles)
+        model.requires_grad_(False)
+        for p in model.soft_prompt().values():
+            p.requires_grad_(True)
+        if checkpointing:
+            enable_gradient_checkpointing(model)
+        tasks = task_losses(context(model, prompts, tmp_path), recipe, 1)
+        losses = [task(0)[0] for task in tasks.values()]
+        assert prompts.next_prefix != prompts.temporal_prefix
+        loss = TaskWeights(len(losses), weighting)(losses, model.soft)
+        loss.backward()
+        sums.append(loss.item())
+        gradients.append({name: p.grad.clone() for name, p in model.soft_prompt().items()})
+    assert sums[0] == pytest.approx(sums[1], rel=1e-6)
+    for name, gradient in gradients[0].items():
+        assert gradient.abs().max() > 0
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_stage_1_drops_nothing_of_the_frozen_llm_out_for_the_sake_of_memory(tiny_base, tmp_path):
+    """Checkpointing changes memory alone: what is inside a layer keeps the mode that it had."""
+    found = []
+    for checkpointing in (False, True):
+        model, prompts, _ = make_model(tiny_base)
+        for layer in model.body.layers:
+            layer.self_attn.attention_dropout = 0.5
+        recipe = DistillSection(epochs=1, tokens_per_step=100, checkpointing=checkpointing)
+        folder = tmp_path / str(checkpointing)
+        stage1.distill(context(model, prompts, folder), recipe, prompts)
+        found.append([json.loads(line)["pattern"] for line in (folder / "metrics.jsonl").read_text().splitlines()])
+    np.testing.assert_allclose(*found, rtol=1e-5)
+
+
 def test_stage_1_is_read_back(tiny_base, tmp_path):
     model, prompts, _ = make_model(tiny_base)
-    stage1.distill(
-        model,
-        prompts,
-        prompts,
-        Ring(),
-        dataset(),
-        candidates("valid"),
-        DistillSection(epochs=1, tokens_per_step=100),
-        10,
-        tmp_path,
-        QUIET,
-    )
+    stage1.distill(context(model, prompts, tmp_path), DistillSection(epochs=1, tokens_per_step=100), prompts)
     again, _, _ = make_model(tiny_base)
     stage1.load_soft(again, tmp_path)
     assert torch.equal(again.soft, model.soft)
@@ -117,7 +140,7 @@ def test_stage_2_learns_the_ring_with_the_soft_prompt_frozen(tiny_base, tmp_path
     soft = model.soft.detach().clone()
     split = dataset().test()
     untrained = stage1.score_all(model, prompts, split.histories, 10).argmax(1)
-    stage2.finetune(model, prompts, Ring(), dataset(), candidates("valid"), FINETUNE, 10, tmp_path, QUIET)
+    stage2.finetune(context(model, prompts, tmp_path), FINETUNE)
     first = stage1.score_all(model, prompts, split.histories, 10).argmax(1)
     assert torch.equal(model.soft, soft)
     assert (first == split.targets).mean() > 0.8
@@ -136,7 +159,7 @@ def test_test_and_validation_items_are_never_trained_on(tiny_base, tmp_path):
         changed = Dataset(data.name, data.catalog, data.user_ids, sequences, "x")
         model, prompts, _ = make_model(tiny_base)
         short = FinetuneSection(epochs=0.5, tokens_per_step=100)
-        stage2.finetune(model, prompts, Ring(), changed, candidates("valid"), short, 10, tmp_path / name, QUIET)
+        stage2.finetune(context(model, prompts, tmp_path / name, data=changed), short)
         ends.append(model.offset_in.detach().clone())
     assert torch.equal(*ends)
 
@@ -148,7 +171,7 @@ VALIDATED = FinetuneSection(
 
 def fine_tuned(tiny_base, folder, recipe=VALIDATED):
     model, prompts, _ = make_model(tiny_base)
-    report = stage2.finetune(model, prompts, Ring(), dataset(), candidates("valid"), recipe, 10, folder, QUIET)
+    report = stage2.finetune(context(model, prompts, folder), recipe)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return report, lines, load_file(folder / stage2.ITEMS)["offset_in"]
 
@@ -157,8 +180,8 @@ def test_validation_keeps_the_weights_that_rank_best(tiny_base, tmp_path, monkey
     figures = iter([0.2, 0.9, 0.3, 0.4, 0.8, 0.7])
     kept = []
 
-    def measure(model, *_):
-        kept.append(model.offset_in.detach().clone())
+    def measure(given):
+        kept.append(given.model.offset_in.detach().clone())
         return {"valid_ndcg@10": next(figures), "valid_hr@1": 0.5}
 
     monkeypatch.setattr(stage2, "_measure", measure)
@@ -193,10 +216,10 @@ def test_a_killed_run_ends_with_the_same_weights(tiny_base, tmp_path, monkeypatc
         model, prompts, _ = make_model(tiny_base)
         if stage == "distill":
             recipe = DistillSection(epochs=2, tokens_per_step=100)
-            stage1.distill(model, prompts, prompts, Ring(), dataset(), candidates("valid"), recipe, 10, folder, QUIET)
+            stage1.distill(context(model, prompts, folder), recipe, prompts)
             return load_file(folder / stage1.SOFT)
         recipe = FinetuneSection(epochs=2, tokens_per_step=100, dropout=0.1, valid_every=0.7, average=0.9)
-        stage2.finetune(model, prompts, Ring(), dataset(), candidates("valid"), recipe, 10, folder, QUIET)
+        stage2.finetune(context(model, prompts, folder), recipe)
         return load_file(folder / stage2.ITEMS) | load_file(folder / ADAPTER / "adapter_model.safetensors")
 
     unbroken = go(tmp_path / "unbroken")

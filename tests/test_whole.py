@@ -10,6 +10,7 @@ from delrec_lite.errors import ConfigError
 from delrec_lite.llm.forward import score_all
 from delrec_lite.llm.load import load_base
 from delrec_lite.pipeline.ablate import VARIANTS
+from delrec_lite.pipeline.bundle import write_bundle
 from delrec_lite.pipeline.rows import TRAINED, ZERO_SHOT
 from delrec_lite.pipeline.table import evaluate
 from delrec_lite.runtime.recommender import Recommender
@@ -52,8 +53,9 @@ def test_items_that_begin_as_strangers(tiny_base):
 
 def test_all_weights_learn_and_come_back(tiny_run):
     run = tiny_run(**LEARNING)
-    before, _, _ = run.untrained()
-    model, prompts, _ = run.trained()
+    before = run.models.untrained().model
+    built = run.models.trained()
+    model, prompts = built.model, built.prompts
     held = load_file(run.finetune().folder / BODY)
     assert not (run.finetune().folder / "adapter").exists()
     names = {name for name, _ in before.lm.named_parameters()}
@@ -83,7 +85,8 @@ def test_a_random_network_is_trained_evaluated_and_exported(tiny_run):
     rows = {row.model: row for row in evaluate(run) if row.protocol == "full"}
     assert ZERO_SHOT not in rows
     assert rows[TRAINED].metrics["HR@1"] > 0.8
-    model, prompts, _ = run.trained()
+    built = run.models.trained()
+    model, prompts = built.model, built.prompts
     test = dataset().test()
     wanted = score_all(model, prompts, test.histories, 10)
     with Recommender.load(run.bundle) as recommender:
@@ -91,7 +94,7 @@ def test_a_random_network_is_trained_evaluated_and_exported(tiny_run):
     assert np.corrcoef(wanted.ravel(), served.ravel())[0, 1] > 0.99
     assert (wanted.argmax(1) == served.argmax(1)).mean() > 0.9
     with pytest.raises(ConfigError, match="no adapter"):
-        run.write_bundle(run.folder / "other.delrec", "f16", merge_base="original")
+        write_bundle(run, run.folder / "other.delrec", "f16", merge_base="original")
 
 
 def test_a_killed_run_of_all_weights_ends_with_the_same(tiny_run, monkeypatch):

@@ -8,11 +8,13 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from delrec_lite.console import QUIET
 from delrec_lite.data.types import CandidateSets, Catalog, Dataset
 from delrec_lite.llm.load import Base, load_base
 from delrec_lite.llm.model import ItemLM
 from delrec_lite.prompts.domain import DOMAINS
 from delrec_lite.prompts.tasks import Prompts, compile_prompts
+from delrec_lite.training.context import TrainingContext
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 ITEMS, USERS = 30, 24
@@ -84,3 +86,23 @@ def make_model(folder: Path, soft: int = 4, deep: bool = False) -> tuple[ItemLM,
     model = ItemLM(base, dataset().catalog.titles, soft, seed=0, deep=deep)
     prompts = compile_prompts(DOMAINS["movie"], model.vocabulary, base.encode, base.bos)
     return model, prompts, base
+
+
+class Ring:
+    """A teacher that knows the ring: after item i comes i + 1."""
+
+    def scores(self, histories):
+        return np.stack([self.sequence_scores_many([h])[0][-1] for h in histories])
+
+    def sequence_scores_many(self, sequences):
+        out = []
+        for s in sequences:
+            rows = np.zeros((len(s), ITEMS), np.float32)
+            rows[np.arange(len(s)), (np.asarray(s) + 1) % ITEMS] = 8.0
+            out.append(rows)
+        return out
+
+
+def context(model: ItemLM, prompts: Prompts, out: Path, teacher=None, data: Dataset | None = None) -> TrainingContext:
+    """What a stage of training is given: the ring's teacher, data and candidate sets, and histories of ten items."""
+    return TrainingContext(model, prompts, teacher or Ring(), data or dataset(), candidates("valid"), 10, out, QUIET)

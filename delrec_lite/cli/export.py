@@ -1,13 +1,17 @@
 """`delrec-lite export`: merges, quantises and verifies a trained run, and writes one bundle."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from delrec_lite.cli.common import JsonFlag, QuietFlag, make_console, names_in
 from delrec_lite.cli.options import DEFAULT_RECIPE, DEFAULT_RUNS, RecipeArgument, RunsOption
 from delrec_lite.quantisations import AUTO, BASELINE, GGUF, ONNX, auto_candidates, help_lines, quantisation_names
+
+if TYPE_CHECKING:
+    from delrec_lite.console import Console
+    from delrec_lite.pipeline.run import Run
 
 EXAMPLE = f"""Example: `delrec-lite export ml-100k-cpu --quant iq4_mix,q8_0,int8 --out all.delrec`
 
@@ -59,6 +63,7 @@ def export(
     from delrec_lite.bench.quantisations import choose_quant
     from delrec_lite.config import load_recipe
     from delrec_lite.errors import UsageError
+    from delrec_lite.pipeline.bundle import write_bundle
     from delrec_lite.pipeline.model_files import files_for
     from delrec_lite.pipeline.run import Run
 
@@ -98,12 +103,12 @@ def export(
             rows += [row for row in measured if row.quant not in {earlier.quant for earlier in rows}]
             console.say(f"  auto: {best}")
             names[:] = dict.fromkeys(best if name == AUTO else name for name in names)
-    exported = run.write_bundle(out, quants, onnx_quants, gate, rows, merge_base)
+    exported = write_bundle(run, out, quants, onnx_quants, gate, rows, merge_base)
     result = {"bundle": str(out), "bytes": exported.bytes, "quant": exported.quant, "parity": exported.parity.dump()}
     console.result({**result, "models": exported.models} if json_output else f"{out}")
 
 
-def _compare(run: Any, quants: list[str], out: Path, console: Any) -> None:
+def _compare(run: "Run", quants: list[str], out: Path, console: "Console") -> None:
     from dataclasses import asdict
 
     from delrec_lite.bench.quantisations import METRICS, compare_quants

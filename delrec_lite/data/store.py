@@ -159,6 +159,19 @@ def load_dataset(folder: Path) -> Dataset:
     return dataset
 
 
+def load_settings(folder: Path) -> tuple[str, Settings]:
+    """A prepared data set's name, and what it was prepared with.
+
+    Raises:
+        DataError: Not a prepared data set.
+    """
+    about = _load(folder / "dataset.json")
+    try:
+        return about["name"], Settings(about["k_core"], about["m"], about["seed"], about["split"])
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{folder} does not say what it was prepared with: {error}", _AGAIN) from error
+
+
 def load_candidates(folder: Path) -> dict[str, CandidateSets]:
     """The candidate sets of a prepared data set, by split: ``valid`` and ``test``.
 
@@ -171,7 +184,9 @@ def load_candidates(folder: Path) -> dict[str, CandidateSets]:
         path = folder / f"candidates-{split}.json"
         data = _load(path)
         try:
-            sets = CandidateSets(split, np.array(data["items"], dtype=np.int64), int(data["seed"]))
+            items = np.array(data["items"], dtype=np.int64)
+            items = items if items.size else items.reshape(0, about["m"])  # JSON keeps no shape of nothing
+            sets = CandidateSets(split, items, int(data["seed"]))
             fits = data["dataset"] == about["fingerprint"] and sets.items.shape == (
                 about["questions"][split] if "questions" in about else about["users"],
                 about["m"],

@@ -3,6 +3,7 @@
 Users and items are integers from 0 inside the program; the ids of the data set are strings, stored separately.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,7 +39,7 @@ class Dataset:
         catalog: The items.
         user_ids: The user ids of the data set, one per sequence.
         sequences: Item indices per user, oldest first; each int64 of shape ``[length]``, length >= 3.
-        fingerprint: sha256 over all other attributes.
+        fingerprint: sha256 over all other attributes; candidate sets have their own.
         cuts: Where each sequence is split, int64 ``[users, 2]``: items before the first number are for training, items
             before the second for validation, the rest for the test. None: leave-one-out, where the last item of
             each user is the test and the second last the validation.
@@ -121,6 +122,13 @@ class CandidateSets:
     split: str
     items: Ints
     seed: int
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over split, shape and items."""
+        digest = hashlib.sha256(f"{self.split} {self.items.shape}".encode())
+        digest.update(self.items.astype("<i8").tobytes())
+        return digest.hexdigest()
 
     def take(self, users: Sequence[int]) -> "CandidateSets":
         """The candidate sets at the given positions."""

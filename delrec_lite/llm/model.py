@@ -1,6 +1,7 @@
 """The recommender as a torch module: a causal LM, a soft prompt, item vectors and the title-mean verbalizer."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -57,10 +58,10 @@ class ItemLM(nn.Module):
         if start is not None:
             initial = torch.tensor([start[n % len(start)] for n in range(soft)])
         self.soft = nn.Parameter(rows[initial].float().clone())
+        self._soft_index: Any = None  # index of the soft token at each place of the rows that are computed now
         if deep:
             layers = self.body.layers[FIRST_DEEP:]
             self.deep = nn.Parameter(torch.zeros(len(layers), soft, hidden, device=rows.device))
-            self._soft_index = torch.zeros(0)
             for n, layer in enumerate(layers):
                 layer.register_forward_pre_hook(partial(self._add_deep_prompt, n))
         self.offset_in = nn.Parameter(torch.zeros(len(titles), hidden, device=rows.device))
@@ -126,6 +127,13 @@ class ItemLM(nn.Module):
         vectors = self.deep[layer][index.clamp(0, count - 1)].to(states.dtype)
         return (torch.where(((index >= 0) & (index < count)).unsqueeze(-1), states + vectors, states), *rest)
 
+    def checkpoint_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """What a layer that keeps no activations is computed in, and computed again in during the backward pass.
+
+        By then other forward passes have been made; the second context puts back what this one's layers looked at.
+        """
+        return nullcontext(), _SoftPlaces(self, self._soft_index)
+
     def extension(self) -> Any:
         """Input rows of soft tokens and items: shape ``[k + items, hidden]``, float32."""
         return torch.cat([self.soft, self.titles_in + self.offset_in])
@@ -156,8 +164,26 @@ class ItemLM(nn.Module):
         Returns:
             float32 ``[reads, hidden]``.
         """
-        self._soft_index = ids - self.vocabulary.text
-        states = self.body(
-            inputs_embeds=self.embed(ids), position_ids=positions, attention_mask=mask, use_cache=False
-        ).last_hidden_state
+        with _SoftPlaces(self, ids - self.vocabulary.text):
+            states = self.body(
+                inputs_embeds=self.embed(ids), position_ids=positions, attention_mask=mask, use_cache=False
+            ).last_hidden_state
         return states.flatten(0, 1)[read].float()
+
+
+class _SoftPlaces(AbstractContextManager[None]):
+    """Where soft tokens stand, while the layers of one forward pass are computed; entered again for each recomputation.
+
+    Args:
+        model: Whose layers ask.
+        places: int64 ``[rows, length]``: index of the soft token; outside ``0..k - 1`` there is none.
+    """
+
+    def __init__(self, model: ItemLM, places: Any) -> None:
+        self._model, self._places, self._before = model, places, None
+
+    def __enter__(self) -> None:
+        self._before, self._model._soft_index = self._model._soft_index, self._places
+
+    def __exit__(self, *_: object) -> None:
+        self._model._soft_index, self._before = self._before, None

@@ -120,6 +120,7 @@ def ablate(
     chosen = [name for name in VARIANTS if name in variants or name == WHOLE]
     folder = runs / f"{recipe.name}-ablation"
     shared = Run(recipe.model_copy(update={"name": "shared"}), folder, console, shipped=False)
+    recipe = recipe.model_copy(update={"data": shared.recipe.data})  # as the data set says
     shared.teacher()
     ranks: dict[str, list[Ranks]] = {name: [] for name in chosen}
     precisions: dict[str, list[dict[str, str]]] = {name: [] for name in chosen}
@@ -129,7 +130,7 @@ def ablate(
             run = _run(recipe, name, seed, shared, folder, console)
             with run.locked():
                 ranks[name].append(training_precision(run))
-                precisions[name].append(run.precisions())
+                precisions[name].append(run.models.precisions())
     expected = shared.expected(shared.dataset.test())
     rows = [row for name in chosen for row in _rows(name, ranks[name], ranks[WHOLE], expected)]
     ablation = Ablation(rows, shared.setting)

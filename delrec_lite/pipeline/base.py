@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from delrec_lite.architectures import check_base, gguf_architectures, gguf_names
-from delrec_lite.errors import BundleError, ConfigError
+from delrec_lite.errors import BundleError, ConfigError, MissingPackageError, install_line
 from delrec_lite.export.tokenizer_file import read_pairs
 from delrec_lite.hub.base import gguf_file
 from delrec_lite.runtime.gguf.header import read_header
@@ -72,3 +72,18 @@ def check_local(base: str, folders: tuple[Path, ...], onnx: bool = False) -> Non
             check_folder(config.parent, onnx)
         else:
             check_base(json.loads(config.read_text(encoding="utf-8")), str(config), onnx)
+
+
+def need_torch() -> None:
+    """Say in one line what training needs where it is not installed.
+
+    Raises:
+        MissingPackageError: No torch or no transformers.
+    """
+    try:
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise MissingPackageError(
+            f"training needs {error.name}, which is not installed", install_line(error.name)
+        ) from error

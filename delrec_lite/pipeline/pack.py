@@ -41,7 +41,7 @@ def pack(run: Run, target: Path) -> None:
         "schema": SCHEMA,
         "recipe": run.recipe.dump(),
         "code": run.code,
-        "data": run.prepare().result["fingerprint"],
+        "data": {key: run.prepare().result[key] for key in ("fingerprint", "candidates")},
         "base": run.pulled["model"].files,
         "mirrors": {role: pulled.mirror for role, pulled in run.pulled.items()},
         "stages": {name: _trained(stage) for name, stage in done.items()},

@@ -44,7 +44,7 @@ def example(run: Run, console: Console) -> None:
 
     test, catalog = run.dataset.test(), run.dataset.catalog
     history = [catalog.titles[i] for i in test.histories[0][-5:]]
-    among = None if run.ranks_catalogue else [catalog.titles[i] for i in run.candidates["test"].items[0]]
+    among = None if run.models.ranks_catalogue else [catalog.titles[i] for i in run.candidates["test"].items[0]]
     with Recommender.load(run.bundle) as recommender:
         recommender.recommend(history, 5, among)  # warm-up: pages of the model come from the disk
         answer = recommender.recommend(history, 5, among)

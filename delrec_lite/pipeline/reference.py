@@ -38,7 +38,7 @@ class Reference:
         """Whether training ``stage`` from ``facts`` would be what was done here."""
         needed = ["code", "data", "teacher"]
         if stage != "teacher":
-            needed += ["domain", "model", "files", "distill"]
+            needed += ["candidates", "domain", "model", "files", "distill"]
         if stage == "finetune":
             needed += ["finetune"]
         if "model" in needed and self.precision(stage) not in possible_precisions(facts["model"]["precision"]):
@@ -62,18 +62,19 @@ def _without_precision(facts: Any) -> Any:
     return {k: v for k, v in facts.items() if k != "precision"} if isinstance(facts, dict) else facts
 
 
-def made_from(recipe: Recipe, fingerprint: str, files: Mapping[str, str], code: int) -> dict[str, Any]:
+def made_from(recipe: Recipe, prepared: Mapping[str, Any], files: Mapping[str, str], code: int) -> dict[str, Any]:
     """All that decides what training makes.
 
     Args:
         recipe: Of the run.
-        fingerprint: Of the prepared data set.
+        prepared: What the first stage says of the data set.
         files: sha256 of the base model's files.
         code: Version of what the stages compute.
     """
     return {
         "code": code,
-        "data": fingerprint,
+        "data": prepared["fingerprint"],
+        "candidates": prepared["candidates"]["valid"],
         "domain": recipe.data.domain,
         "files": dict(files),
         **{name: getattr(recipe, name).cache_key_fields() for name in ("model", *STAGES)},

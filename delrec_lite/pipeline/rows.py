@@ -60,17 +60,17 @@ def row_factories(run: Run, fused: bool = False, zero_shot: bool = True, bundle:
     Raises:
         UsageError: ``fused`` for a model that ranks candidates alone.
     """
-    if fused and not run.ranks_catalogue:
+    if fused and not run.models.ranks_catalogue:
         raise UsageError(
             "a model that ranks candidates alone is not fused with its teachers",
             "leave out --fused, or take title-mean",
         )
     found: dict[str, RowFactory] = {
-        POPULARITY: (run.prepare().key, lambda: _ranked(run, popularity(run.dataset), POPULARITY)),
+        POPULARITY: ("", lambda: _ranked(run, popularity(run.dataset), POPULARITY)),
         **_teachers(run),
     }
-    if zero_shot and run.draw is None:
-        key = key_of(run.prepare().key, run.recipe.data.domain, run.pulled["model"].files, ZERO_SHOT_HISTORY)
+    if zero_shot and run.models.weights_seed is None:
+        key = key_of(run.recipe.data.domain, run.pulled["model"].files, ZERO_SHOT_HISTORY)
         found[ZERO_SHOT] = (key, lambda: _zero_shot(run))
     found[TRAINED] = (run.finetune().key, lambda: _trained(run))
     if bundle:
@@ -97,24 +97,23 @@ def _teachers(run: Run) -> dict[str, RowFactory]:
 
 
 def _teacher_scores(run: Run, kind: str | None, histories: Sequence[Ints]) -> Floats:
-    teacher = run.fitted_teacher() if kind is None else run.teachers()[kind]
-    scores: Floats = teacher.scores(histories)
-    return scores
+    teacher = run.models.teacher() if kind is None else run.models.teachers()[kind]
+    return teacher.scores(histories)
 
 
 def cached_ranks(run: Run, name: str, key: str, make: Callable[[], Ranks]) -> Ranks:
-    """The ranks of a row, as made before or made now."""
+    """The ranks of a row, as made before for the same ``key``, data set and candidate sets, or made now."""
 
     def made(folder: Path) -> dict[str, Any]:
         ranks = make()
         if name in COMPUTED:
-            ranks = replace(ranks, precision=run.precision)
+            ranks = replace(ranks, precision=run.models.precision)
         (folder / "ranks.json").write_text(json.dumps(ranks.dump()), encoding="utf-8")
         return {}
 
     slug = "".join(c if c.isalnum() else "-" for c in name.lower()).strip("-")
     with run.locked():
-        done = run_stage(run.folder / "evaluate" / slug, key_of(CODE, key), made)
+        done = run_stage(run.folder / "evaluate" / slug, key_of(CODE, run.prepare().key, key), made)
         ranks = Ranks.parse(json.loads((done.folder / "ranks.json").read_text(encoding="utf-8")))
     how = f"{done.seconds:.0f} s" if done.again else "as made before"
     run.console.say(f"  evaluate: {name} ({how}{', in ' + ranks.precision if ranks.precision else ''})")
@@ -128,7 +127,7 @@ def _ranked(run: Run, scorer: Scorer, label: str) -> Ranks:
 def _zero_shot(run: Run) -> Ranks:
     from delrec_lite.llm.zeroshot import zero_shot
 
-    base = run.base()
+    base = run.models.base()
     test, candidates = run.dataset.test(), run.candidates["test"]
     domain = DOMAINS[run.recipe.data.domain]
     start = time.monotonic()
@@ -151,9 +150,9 @@ def training_precision(run: Run) -> Ranks:
 def _trained(run: Run) -> Ranks:
     from delrec_lite.training.ranking import ranked
 
-    model, prompts, _ = run.trained()
+    built = run.models.trained()
     test, length = run.dataset.test(), run.recipe.model.max_history
-    return ranked(model, prompts, test, run.candidates["test"], length, run.console, TRAINED)
+    return ranked(built.model, built.prompts, test, run.candidates["test"], length, run.console, TRAINED)
 
 
 def _fused(run: Run) -> Ranks:
@@ -161,11 +160,11 @@ def _fused(run: Run) -> Ranks:
     from delrec_lite.llm.forward import score_histories
     from delrec_lite.training.distill import some_users
 
-    model, prompts, _ = run.trained()
-    teacher, length = run.fitted_teacher(), run.recipe.model.max_history
+    built = run.models.trained()
+    teacher, length = run.models.teacher(), run.recipe.model.max_history
 
     def both(histories: Sequence[Ints]) -> tuple[Floats, Floats]:
-        return score_histories(model, prompts, histories, length), teacher.scores(histories)
+        return score_histories(built.model, built.prompts, histories, length), teacher.scores(histories)
 
     asked = run.dataset.valid().take(some_users(len(run.dataset.valid())))
     parts = [both(asked.histories[at : at + 16]) for at in range(0, len(asked), 16)]
@@ -184,7 +183,7 @@ def _exported(run: Run, fused: bool = False) -> Ranks:
 
     model, name = _default_model(run), fused_row(run) if fused else bundle_row(run)
     with Recommender.load(run.bundle, quant=model["quant"], fused=fused) as recommender:
-        if run.ranks_catalogue:
+        if run.models.ranks_catalogue:
             return _ranked(run, recommender.scores, name)
         sets = run.candidates["test"]
         return rank_chosen(recommender.score_candidates, run.dataset.test(), sets, console=run.console, label=name)

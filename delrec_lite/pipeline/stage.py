@@ -5,15 +5,21 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from delrec_lite.config import Recipe
+from delrec_lite.console import Console
+from delrec_lite.data.types import CandidateSets, Dataset
 from delrec_lite.files import write_whole
+from delrec_lite.hub.cache import Pulled
 from delrec_lite.processes import current
 
 DONE = "done.json"
 KEY = "key.json"
+SHARED_STAGES = ("distill", "finetune")  # stages whose steps several processes share
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,38 @@ class Done:
     result: dict[str, Any]
     seconds: float
     again: bool
+
+
+class Stages(Protocol):
+    """The stages of a recipe and what they are made from, as `Run` has them."""
+
+    recipe: Recipe
+    console: Console
+    stages: dict[str, Done]
+
+    def locked(self) -> AbstractContextManager[None]:
+        """See ``RunFolder.locked``."""
+
+    @property
+    def pulled(self) -> dict[str, Pulled]:
+        """See ``Run.pulled``."""
+
+    @property
+    def dataset(self) -> Dataset:
+        """See ``Run.dataset``."""
+
+    @property
+    def candidates(self) -> dict[str, CandidateSets]:
+        """See ``Run.candidates``."""
+
+    def teacher(self) -> Done:
+        """See ``Run.teacher``."""
+
+    def distill(self) -> Done:
+        """See ``Run.distill``."""
+
+    def finetune(self) -> Done:
+        """See ``Run.finetune``."""
 
 
 def key_of(*parts: Any) -> str:

@@ -61,7 +61,7 @@ def evaluate(run: Run, fused: bool = False, zero_shot: bool = True, bundle: bool
 
 def _precisions(run: Run, entries: Mapping[str, Ranks]) -> str:
     """What training and the rows of a torch LLM were computed in."""
-    made = run.precisions()
+    made = run.models.precisions()
     computed = ", ".join(f"{name}: {ranks.precision}" for name, ranks in entries.items() if ranks.precision)
     return f"Stage 1 trained in {made['distill']}, stage 2 in {made['finetune']}. Scores computed in {computed}.\n"
 
@@ -87,7 +87,7 @@ def _write_report(
     report = {
         **stamp(),
         "recipe": run.recipe.dump(),
-        "precision": run.precisions(),
+        "precision": run.models.precisions(),
         "sources": {p.name: {"mirror": p.mirror, "sha256": p.files} for p in run.pulled.values()},
         "stages": {name: {"seconds": done.seconds, **done.result} for name, done in run.stages.items()},
         "rows": [asdict(row) for row in rows],

@@ -38,7 +38,7 @@ def held_out(bundle: Bundle, dataset: Path | None = None) -> HeldOut:
     Raises:
         UsageError: The bundle holds no requests and no data set is given.
         BundleError: The bundle's requests do not fit its catalogue.
-        DataError: The data set has another catalogue.
+        DataError: The data set has another catalogue, or nothing in its test part.
     """
     if dataset is not None:
         from delrec_lite.data.store import load_candidates, load_dataset
@@ -49,7 +49,9 @@ def held_out(bundle: Bundle, dataset: Path | None = None) -> HeldOut:
                 f"{dataset} and {bundle.folder} have different catalogues", "give the bundle's own data set"
             )
         split = data.test()
-        chosen = range(0, len(split), max(1, -(-len(split) // MOST_REQUESTS)))
+        if not len(split):
+            raise DataError(f"{dataset} has no test part to take requests from", "prepare it with another --split")
+        chosen = range(0, len(split), -(-len(split) // MOST_REQUESTS))
         split, candidates = split.take(chosen), candidates.take(chosen)
         source = f"{data.name}, {Setting.of(data, candidates).asked()}"
     else:

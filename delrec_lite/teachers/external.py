@@ -18,6 +18,7 @@ from delrec_lite.data.types import Dataset
 from delrec_lite.errors import DataError
 from delrec_lite.teacher_kinds.settings import TeacherConfig
 from delrec_lite.teachers.contract import Network, Teacher, pad
+from delrec_lite.teachers.epochs import Epochs, train_epochs
 from delrec_lite.teachers.fit import fit
 
 HELD_OUT = 0.1
@@ -89,31 +90,34 @@ def _imitate(
 ) -> float:
     """Cross-entropy to the lists at the end of each user's history; the epoch nearest to the held-out ones stays."""
     config, began = network.config, time.monotonic()
-    optimiser = torch.optim.AdamW(network.parameters(), lr=config.lr / 2, weight_decay=config.weight_decay)
     rng = np.random.default_rng([config.seed, 1])
-    best, waited = _loss(network, dataset, lists, held).item(), 0
-    kept = {name: value.clone() for name, value in network.state_dict().items()}
     with torch.random.fork_rng(devices=[]), console.progress("external lists", EPOCHS) as tick:
         torch.manual_seed(config.seed)
-        for _ in range(EPOCHS):
-            network.train()
+
+        @torch.no_grad()
+        def likelihood() -> float:
+            entropy: float = _loss(network, dataset, lists, held).item()
+            return -entropy
+
+        def validate(_: int, __: float) -> float:
+            score: float = likelihood()
+            tick(1, f"held-out cross-entropy {-score:.3f}")
+            return score
+
+        def batches(_: int) -> list[Any]:
             shuffled = rng.permutation(learned)
-            for at in range(0, len(shuffled), config.batch):
-                loss = _loss(network, dataset, lists, shuffled[at : at + config.batch])
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()
-                optimiser.step()
-            network.eval()
-            with torch.no_grad():
-                now = _loss(network, dataset, lists, held).item()
-            waited += 1
-            if now < best:
-                best, waited = now, 0
-                kept = {name: value.clone() for name, value in network.state_dict().items()}
-            tick(1, f"held-out cross-entropy {now:.3f}")
-            if waited == PATIENCE:
-                break
-    network.load_state_dict(kept)
+            return [shuffled[at : at + config.batch] for at in range(0, len(shuffled), config.batch)]
+
+        epochs = Epochs(
+            label="external lists",
+            count=EPOCHS,
+            patience=PATIENCE,
+            batches=batches,
+            loss=lambda some: (_loss(network, dataset, lists, some), len(some)),
+            lr=config.lr / 2,
+        )
+        optimiser = torch.optim.AdamW(network.parameters(), lr=epochs.lr, weight_decay=config.weight_decay)
+        train_epochs(network, optimiser, epochs, validate, least=likelihood())
     return round(time.monotonic() - began, 2)
 
 

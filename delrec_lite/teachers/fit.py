@@ -4,17 +4,17 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from delrec_lite.console import Console
 from delrec_lite.data.types import Dataset, Ints, Split
 from delrec_lite.data.windows import windows
-from delrec_lite.errors import DataError, DelrecError
+from delrec_lite.errors import DataError
 from delrec_lite.evaluation.expected import ExpectedSampledMetrics
 from delrec_lite.evaluation.metrics import per_user
 from delrec_lite.evaluation.protocol import catalogue_ranks
@@ -22,6 +22,7 @@ from delrec_lite.files import write_whole
 from delrec_lite.teacher_kinds.registry import TEACHERS
 from delrec_lite.teacher_kinds.settings import TeacherConfig
 from delrec_lite.teachers.contract import Network, Teacher, pad
+from delrec_lite.teachers.epochs import Epochs, train_epochs
 
 METRICS = "metrics.jsonl"
 CHOOSES = "expected_ndcg@10"
@@ -70,51 +71,48 @@ def fit(
     with torch.random.fork_rng(devices=[]), console.progress(config.kind, config.epochs) as tick:
         torch.manual_seed(config.seed)
         network = TEACHERS[config.kind].build(config, len(dataset.catalog)).to(device)
-        optimiser = torch.optim.AdamW(_groups(network), lr=config.lr, betas=(0.9, 0.98))
-        best = Teacher(network, len(dataset.catalog), {CHOOSES: -1.0, "epoch": 0})
-        kept, lines = _copy(network), []
-        for epoch in range(1, config.epochs + 1):
-            loss = _epoch(network, optimiser, sequences, epoch)
-            figures = _figures(Teacher(network, best.items), asked, expected)
-            seconds = round(time.monotonic() - began, 2)
-            lines.append({"epoch": epoch, "loss": loss, **figures, "seconds": seconds})
+        teacher, lines = Teacher(network, len(dataset.catalog)), list[dict[str, float]]()
+
+        def validate(epoch: int, loss: float) -> float:
+            figures = _figures(teacher, asked, expected)
+            lines.append({"epoch": epoch, "loss": loss, **figures, "seconds": round(time.monotonic() - began, 2)})
             if out is not None:
                 out.mkdir(parents=True, exist_ok=True)
                 write_whole(out / METRICS, "".join(json.dumps(line) + "\n" for line in lines))
-            if figures[CHOOSES] > best.metrics[CHOOSES]:
-                best.metrics, kept = figures | {"epoch": epoch, "seconds": seconds}, _copy(network)
             tick(1, f"validation NDCG@10 {figures['ndcg@10']:.4f}")
-            tired = epoch - best.metrics["epoch"] >= config.patience
-            if tired or (time_limit_s is not None and seconds >= time_limit_s):
-                break
-    network.load_state_dict(kept)
+            return figures[CHOOSES]
+
+        epochs = Epochs(
+            label=config.kind,
+            count=config.epochs,
+            patience=config.patience,
+            batches=lambda epoch: list(_batches(sequences, config, epoch)),
+            loss=partial(_loss, network),
+            lr=config.lr,
+            lr_factor=partial(_factor, epochs=config.epochs),
+            clip=1.0,
+        )
+        optimiser = torch.optim.AdamW(_groups(network), lr=config.lr, betas=(0.9, 0.98))
+        best = train_epochs(
+            network,
+            optimiser,
+            epochs,
+            validate,
+            is_over=lambda: time_limit_s is not None and lines[-1]["seconds"] >= time_limit_s,
+        )
     network.cpu()
-    best.metrics["seconds"] = round(time.monotonic() - began, 2)
-    return best
+    teacher.metrics = {name: value for name, value in lines[best - 1].items() if name != "loss"}
+    teacher.metrics["seconds"] = round(time.monotonic() - began, 2)
+    return teacher
 
 
-def _epoch(network: Network, optimiser: Any, sequences: Sequence[Ints], epoch: int) -> float:
-    """One pass over all training steps; returns the mean loss of an item."""
-    config, device = network.config, network.items.device
-    network.train()
-    total, count = 0.0, 0
-    batches = list(_batches(sequences, config, epoch))
-    for step, batch in enumerate(batches):
-        for group in optimiser.param_groups:
-            group["lr"] = config.lr * _factor(epoch - 1 + step / len(batches), config.epochs)
-        wanted = torch.as_tensor(np.concatenate([w[1:] for w in batch])).to(device)
-        read = pad([np.ones(len(w) - 1, dtype=np.int64) for w in batch]).bool().to(device)
-        states = network.states(pad([w[:-1] for w in batch]).to(device))[read]
-        loss = network.loss(states, wanted)
-        if not torch.isfinite(loss):
-            raise DelrecError(f"{config.kind}: the loss is not a number in epoch {epoch}", "lower teacher.settings.lr")
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
-        total, count = total + loss.item() * len(wanted), count + len(wanted)
-    network.eval()
-    return total / count
+def _loss(network: Network, batch: Sequence[Ints]) -> tuple[Any, int]:
+    """Mean loss of the next item at every place of some windows, and how many places those are."""
+    device = network.items.device
+    wanted = torch.as_tensor(np.concatenate([w[1:] for w in batch])).to(device)
+    read = pad([np.ones(len(w) - 1, dtype=np.int64) for w in batch]).bool().to(device)
+    states = network.states(pad([w[:-1] for w in batch]).to(device))[read]
+    return network.loss(states, wanted), len(wanted)
 
 
 def _batches(sequences: Sequence[Ints], config: TeacherConfig, epoch: int) -> Iterator[list[Ints]]:
@@ -162,7 +160,3 @@ def _some(split: Split, seed: int) -> Split:
         return split
     users = np.random.default_rng(seed).choice(len(split), VALIDATION_USERS, replace=False)
     return split.take([int(u) for u in np.sort(users)])
-
-
-def _copy(network: Network) -> dict[str, Any]:
-    return {name: value.detach().clone() for name, value in network.state_dict().items()}

@@ -30,13 +30,14 @@ ORTHOGONALITY = 0.1
 FEWEST_STEPS = 10
 
 
-def add_adapter(model: ItemLM, recipe: FinetuneSection, steps: int = 1000) -> None:
+def add_adapter(model: ItemLM, recipe: FinetuneSection, steps: int) -> None:
     """Wrap the LLM in a fresh adapter.
 
     Args:
         model: Its ``lm`` is replaced.
         recipe: Kind, rank, modules.
-        steps: Optimiser steps of the training to come; AdaLoRA plans its ranks by them.
+        steps: Optimiser steps of stage 2, also where the adapter learns in stage 1 already; AdaLoRA plans its ranks by
+            them.
 
     Raises:
         ConfigError: Too few steps for AdaLoRA.

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 
 from delrec_lite.data.types import Floats, Ints
 from delrec_lite.errors import DataError
-from delrec_lite.llm.model import ItemLM
 from delrec_lite.llm.questions import next_question, next_scores, temporal_question, temporal_scores
-from delrec_lite.prompts.tasks import Prompts
 from delrec_lite.teachers.contract import Teacher
+from delrec_lite.teachers.ensemble import Ensemble
+from delrec_lite.training.context import TrainingContext
 
 TOP = 10  # h: how many of the teacher's first stand among the candidates of pattern simulating (section 5.1)
 
@@ -66,7 +66,7 @@ class Sampler:
         sets = [self._around(rng, int(w[cut]), w) for w, cut in zip(batch, cuts, strict=True)]
         return _asked([w[:cut] for w, cut in zip(batch, cuts, strict=True)], sets)
 
-    def pattern(self, step: int, batch: Sequence[Ints], teacher: Teacher) -> tuple[CandidateBatch, Floats]:
+    def pattern(self, step: int, batch: Sequence[Ints], teacher: Teacher | Ensemble) -> tuple[CandidateBatch, Floats]:
         """The teacher's first few after a random place of each window among others; the answer is its very first.
 
         Returns:
@@ -109,16 +109,16 @@ def _asked(histories: list[Ints], sets: Sequence[tuple[Ints, int]]) -> Candidate
     return CandidateBatch(histories, np.stack([s for s, _ in sets]), np.array([place for _, place in sets]))
 
 
-def next_logits(model: ItemLM, prompts: Prompts, asked: CandidateBatch, max_history: int) -> Any:
+def next_logits(context: TrainingContext, asked: CandidateBatch) -> Any:
     """Scores of the candidates of what comes next: float32 ``[questions, m]``, with gradients."""
-    pairs = zip(asked.histories, asked.candidates, strict=True)
-    return next_scores(model, prompts, [next_question(prompts, h, c, max_history) for h, c in pairs])
+    prompts, pairs = context.prompts, zip(asked.histories, asked.candidates, strict=True)
+    return next_scores(context.model, prompts, [next_question(prompts, h, c, context.max_history) for h, c in pairs])
 
 
-def temporal_logits(model: ItemLM, prompts: Prompts, asked: CandidateBatch) -> Any:
+def temporal_logits(context: TrainingContext, asked: CandidateBatch) -> Any:
     """Scores of the candidates of temporal analysis: float32 ``[questions, m]``, with gradients."""
-    pairs = zip(asked.histories, asked.candidates, strict=True)
-    return temporal_scores(model, prompts, [temporal_question(prompts, w, c) for w, c in pairs])
+    prompts, pairs = context.prompts, zip(asked.histories, asked.candidates, strict=True)
+    return temporal_scores(context.model, prompts, [temporal_question(prompts, w, c) for w, c in pairs])
 
 
 def cross_entropy(logits: Any, asked: CandidateBatch) -> Any:
@@ -133,26 +133,23 @@ def divergence(logits: Any, wanted: Floats, temperature: float = 1.0) -> Any:
 
 
 def next_item_loss(
-    model: ItemLM, prompts: Prompts, teacher: Teacher, asked: CandidateBatch, max_history: int, teacher_weight: float
+    context: TrainingContext, asked: CandidateBatch, teacher_weight: float
 ) -> tuple[Any, dict[str, float]]:
     """Stage 2 among candidates: cross-entropy of what came next, mixed with the divergence from the teacher.
 
     Args:
-        model: The recommender.
-        prompts: The compiled tasks.
-        teacher: Fitted; asked only where it weighs something.
+        context: Its teacher is asked only where it weighs something.
         asked: From ``Sampler.next_item``.
-        max_history: Items that the prompt holds.
         teacher_weight: The teacher's share of the target.
 
     Returns:
         The loss, nats a question, and its parts by name.
     """
-    logits = next_logits(model, prompts, asked, max_history)
+    logits = next_logits(context, asked)
     loss = cross_entropy(logits, asked)
     figures = {"next_item": loss.item()}
     if teacher_weight > 0:
-        kl = divergence(logits, np.take_along_axis(teacher.scores(asked.histories), asked.candidates, 1))
+        kl = divergence(logits, np.take_along_axis(context.teacher.scores(asked.histories), asked.candidates, 1))
         figures["teacher"] = kl.item()
         loss = (1 - teacher_weight) * loss + teacher_weight * kl
     return loss, figures

@@ -11,16 +11,16 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from delrec_lite.config import DistillSection
-from delrec_lite.console import Console
-from delrec_lite.data.types import CandidateSets, Dataset, Floats, Ints, subsample
+from delrec_lite.config import DistillSection, FinetuneSection
+from delrec_lite.data.types import Floats, Ints, subsample
 from delrec_lite.llm.forward import score_all
 from delrec_lite.llm.model import ItemLM
 from delrec_lite.llm.questions import score_candidates
 from delrec_lite.llm.verbalizer import verbalizer_of
 from delrec_lite.processes import current
 from delrec_lite.prompts.tasks import Prompts
-from delrec_lite.teachers.contract import Teacher
+from delrec_lite.training.adapters import add_adapter
+from delrec_lite.training.context import TrainingContext
 from delrec_lite.training.loop import Group, Schedule, finished, train
 from delrec_lite.training.memory import enable_gradient_checkpointing
 from delrec_lite.training.tasks import task_losses, truncate_to_context
@@ -73,17 +73,7 @@ class Distilled:
 
 
 def distill(
-    model: ItemLM,
-    prompts: Prompts,
-    written: Prompts,
-    teacher: Teacher,
-    dataset: Dataset,
-    candidates: CandidateSets,
-    recipe: DistillSection,
-    max_history: int,
-    out: Path,
-    console: Console,
-    llm_lr: float | None = None,
+    context: TrainingContext, recipe: DistillSection, written: Prompts, adapter: FinetuneSection | None = None
 ) -> Distilled:
     """Learn the soft prompt on recommendation pattern simulating and temporal analysis.
 
@@ -93,40 +83,36 @@ def distill(
     are asked at one place of a window, about candidates.
 
     Args:
-        model: The frozen LLM; its ``soft`` is changed in place.
-        prompts: The compiled tasks.
-        written: The same with words in the soft prompt's place, for the report.
-        teacher: Fitted on the same data set.
-        dataset: Only its training part is learned from; validation users are asked for the report.
-        candidates: Of the validation users.
+        context: Its model's ``soft`` is changed in place, and lands in ``soft.safetensors``.
         recipe: Stage 1 of the recipe.
-        max_history: Items of a history that the prompt holds.
-        out: Folder for checkpoint, metrics and ``soft.safetensors``.
-        console: Shows progress.
-        llm_lr: Of the adapter that the LLM carries, which learns too; None: the LLM is frozen.
+        written: The prompts with words in the soft prompt's place, for the report.
+        adapter: Of the LLM, which learns too and goes on learning in stage 2; None: the LLM is frozen.
 
     Returns:
         Agreement with the teacher before and after.
     """
+    model, prompts, out = context.model, context.prompts, context.out
     out.mkdir(parents=True, exist_ok=True)
+    if adapter is not None:
+        add_adapter(model, adapter, context.steps(adapter))
     model.requires_grad_(False)
-    windows = truncate_to_context(prompts, next(steps(dataset.train(), max_history, 800, seed=0)), max_history)
-    verbalizer_of(prompts).calibrate(model, prompts, windows)
-    agree = Agreement(teacher, dataset, candidates)
-    by_words, untrained = (current().from_first(partial(agree, model, p, max_history)) for p in (written, prompts))
+    windows = next(steps(context.dataset.train(), context.max_history, 800, seed=0))
+    verbalizer_of(prompts).calibrate(model, prompts, truncate_to_context(prompts, windows, context.max_history))
+    agree = Agreement(context)
+    by_words, untrained = (current().from_first(partial(agree, p)) for p in (written, prompts))
     soft = model.soft_prompt()
     for p in soft.values():
         p.requires_grad_(True)
-    adapter = {} if llm_lr is None else {name: p for name, p in model.lm.named_parameters() if "lora_" in name}
-    for p in adapter.values():
+    learned = {name: p for name, p in model.lm.named_parameters() if "lora_" in name}
+    for p in learned.values():
         p.requires_grad_(True)
     if recipe.checkpointing:
-        enable_gradient_checkpointing(model.lm)
+        enable_gradient_checkpointing(model)
     # A prompt without soft tokens has nothing to learn.
-    epochs = recipe.epochs if adapter or set(prompts.vocabulary.soft_ids) & set(prompts.next_prefix) else 0.0
-    plan = steps_for(epochs, dataset.train(), recipe.tokens_per_step)
+    epochs = recipe.epochs if learned or set(prompts.vocabulary.soft_ids) & set(prompts.next_prefix) else 0.0
+    plan = steps_for(epochs, context.dataset.train(), recipe.tokens_per_step)
     parts = current().count
-    tasks = task_losses(model, prompts, teacher, dataset, candidates.items.shape[1], recipe, max_history, parts)
+    tasks = task_losses(context, recipe, parts)
     weights = TaskWeights(len(tasks), recipe.weighting)
     weights.to(model.soft.device)
 
@@ -137,20 +123,20 @@ def distill(
     groups = [Group(soft, recipe.lr)]
     if recipe.weighting == "uncertainty":
         groups.append(Group({"log_variance": weights.log_variance}, 1e-2))
-    if adapter:
-        groups.append(Group(adapter, llm_lr or 0.0))
+    if adapter is not None:
+        groups.append(Group(learned, adapter.lr))
     if plan:
-        train(groups, loss_of, Schedule(plan, recipe.warmup), out, console, "stage 1", recipe.seed, parts=parts)
+        train(groups, loss_of, Schedule(plan, recipe.warmup), out, context.console, "stage 1", recipe.seed, parts=parts)
     model.eval().requires_grad_(False)
-    trained = current().from_first(partial(agree, model, prompts, max_history))
-    report = Distilled(trained, untrained, by_words, agree.users, candidates.items.shape[1], plan)
+    trained = current().from_first(partial(agree, prompts))
+    report = Distilled(trained, untrained, by_words, agree.users, context.m, plan)
     if current().first:
-        if adapter:
+        if adapter is not None:
             model.lm.save_pretrained(str(out / LLM), save_embedding_layers=False)
         held = {**soft, "log_scale": model.log_scale}
         save_file({name: p.detach().clone() for name, p in held.items()}, out / SOFT)
         (out / "agreement.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
-        finished(out, console)
+        finished(out, context.console)
     return report
 
 
@@ -160,17 +146,20 @@ def some_users(users: int) -> range:
 
 
 class Agreement:
-    """How near a model's choices are to the teacher's, on some validation users."""
+    """How near the model's choices are to the teacher's, on some validation users."""
 
-    def __init__(self, teacher: Teacher, dataset: Dataset, candidates: CandidateSets) -> None:
-        some = some_users(len(dataset.valid()))
-        self._histories = dataset.valid().take(some).histories
-        self._candidates = candidates.take(some).items
-        self._wanted = teacher.scores(self._histories)
+    def __init__(self, context: TrainingContext) -> None:
+        valid = context.dataset.valid()
+        some = some_users(len(valid))
+        self._model, self._max_history = context.model, context.max_history
+        self._histories = valid.take(some).histories
+        self._candidates = context.candidates.take(some).items
+        self._wanted = context.teacher.scores(self._histories)
         self.users = len(self._histories)
 
-    def __call__(self, model: ItemLM, prompts: Prompts, max_history: int) -> RankAgreement:
-        """Means over the users asked."""
+    def __call__(self, prompts: Prompts) -> RankAgreement:
+        """Means over the users asked, with these prompts."""
+        model, max_history = self._model, self._max_history
         theirs = self._wanted
         wanted = np.take_along_axis(theirs, self._candidates, 1)
         if prompts.format.ranks_catalogue:

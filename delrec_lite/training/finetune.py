@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from delrec_lite.config import FinetuneSection
-from delrec_lite.console import Console
-from delrec_lite.data.types import CandidateSets, Dataset, Ints
+from delrec_lite.data.types import Ints
 from delrec_lite.evaluation.expected import ExpectedSampledMetrics
 from delrec_lite.evaluation.table import protocols_of, values_of
 from delrec_lite.llm.forward import read_states, window_segment
@@ -22,9 +20,9 @@ from delrec_lite.llm.model import ItemLM
 from delrec_lite.llm.verbalizer import catalogue_scores, verbalizer_of
 from delrec_lite.processes import current
 from delrec_lite.prompts.tasks import Prompts
-from delrec_lite.teachers.contract import Teacher
 from delrec_lite.training.adapters import ITEMS, RankAllocation, add_adapter, orthogonality, save_adapter, unfreeze
 from delrec_lite.training.choice import CandidateBatch, Example, Sampler, next_item_loss
+from delrec_lite.training.context import TrainingContext
 from delrec_lite.training.distill import some_users
 from delrec_lite.training.loop import Group, LossOf, Schedule, Validation, finished, train
 from delrec_lite.training.memory import enable_gradient_checkpointing
@@ -54,36 +52,21 @@ class Finetuned:
     valid_hr1: float = 0.0
 
 
-def finetune(
-    model: ItemLM,
-    prompts: Prompts,
-    teacher: Teacher,
-    dataset: Dataset,
-    candidates: CandidateSets,
-    recipe: FinetuneSection,
-    max_history: int,
-    out: Path,
-    console: Console,
-) -> Finetuned:
+def finetune(context: TrainingContext, recipe: FinetuneSection) -> Finetuned:
     """Learn LoRA matrices and item vectors on the next item at every item boundary, over the whole catalogue.
 
     The target is the item that came, mixed with the teacher's distribution where the recipe says so
     (``teacher_weight``).
 
     Args:
-        model: With the soft prompt of stage 1; its LLM gets the adapter in place.
-        prompts: The compiled tasks.
-        teacher: Fitted on the same data set; asked only if ``teacher_weight`` is above 0.
-        dataset: Only its training part is learned from; some validation users choose the weights.
-        candidates: Of the validation users.
+        context: Its model has the soft prompt of stage 1, and its LLM gets the adapter in place; the teacher is asked
+            only if ``teacher_weight`` is above 0.
         recipe: Stage 2 of the recipe.
-        max_history: Inputs of a training window.
-        out: Folder for checkpoint, metrics, adapter and item vectors.
-        console: Shows progress.
     """
+    model, prompts, out = context.model, context.prompts, context.out
     out.mkdir(parents=True, exist_ok=True)
     model.requires_grad_(False)
-    plan = steps_for(recipe.epochs, dataset.train(), recipe.tokens_per_step)
+    plan = context.steps(recipe)
     if hasattr(model.lm, "peft_config"):  # stage 1 has trained it already
         for name, p in model.lm.named_parameters():
             p.requires_grad_("lora_" in name)
@@ -92,7 +75,7 @@ def finetune(
     else:
         add_adapter(model, recipe, plan)
     if recipe.checkpointing:
-        enable_gradient_checkpointing(model.lm)
+        enable_gradient_checkpointing(model)
     learned = {name: p for name, p in model.lm.named_parameters() if p.requires_grad}
     items = learned_vectors(model, prompts)
     if recipe.train_soft:
@@ -103,19 +86,17 @@ def finetune(
     model.train()
     validation = None
     if recipe.valid_every:
-        every = steps_for(recipe.valid_every, dataset.train(), recipe.tokens_per_step)
-        validation = Validation(
-            partial(_measure, model, prompts, dataset, candidates, max_history), every, recipe.patience
-        )
+        every = steps_for(recipe.valid_every, context.dataset.train(), recipe.tokens_per_step)
+        validation = Validation(partial(_measure, context), every, recipe.patience)
     means = {"next_item": 0.0}
     parts = recipe.gradient_accumulation_steps * current().count
     if plan:
         means = train(
             groups,
-            losses(model, prompts, teacher, dataset, candidates, recipe, max_history, parts),
+            losses(context, recipe, parts),
             Schedule(plan, recipe.warmup),
             out,
-            console,
+            context.console,
             "stage 2",
             recipe.seed,
             validation,
@@ -131,35 +112,22 @@ def finetune(
         save_adapter(model.lm, learned, out)
         save_file({name: p.detach().clone() for name, p in items.items()}, out / ITEMS)
         (out / "finetune.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
-        finished(out, console)
+        finished(out, context.console)
     return report
 
 
-def losses(
-    model: ItemLM,
-    prompts: Prompts,
-    teacher: Teacher,
-    dataset: Dataset,
-    candidates: CandidateSets,
-    recipe: FinetuneSection,
-    max_history: int,
-    parts: int,
-) -> LossOf:
+def losses(context: TrainingContext, recipe: FinetuneSection, parts: int) -> LossOf:
     """What stage 2 minimises, a part of a step at a time; the mean over the parts is the step's, whatever their number.
 
     Args:
-        model: The recommender with its adapter; the other arguments as in ``finetune``.
-        prompts: The compiled tasks.
-        teacher: Fitted on the same data set.
-        dataset: Its training part is learned from.
-        candidates: Say how many a question has.
+        context: Its model has the adapter.
         recipe: Stage 2 of the recipe.
-        max_history: Inputs of a training window.
         parts: Into how many a step is divided.
     """
-    plan = steps_for(recipe.epochs, dataset.train(), recipe.tokens_per_step)
-    batches = StepPlan(dataset.train(), max_history, recipe.tokens_per_step, recipe.seed)
-    sampler = Sampler(len(dataset.catalog), candidates.items.shape[1], recipe.seed)
+    model, prompts, max_history = context.model, context.prompts, context.max_history
+    plan = context.steps(recipe)
+    batches = StepPlan(context.dataset.train(), max_history, recipe.tokens_per_step, recipe.seed)
+    sampler = Sampler(len(context.dataset.catalog), context.m, recipe.seed)
 
     def windows(step: int) -> list[Ints]:
         return truncate_to_context(prompts, batches.at(step), max_history)
@@ -172,7 +140,7 @@ def losses(
         loss = F.cross_entropy(scores, truth)
         figures = {"next_item": loss.item()}
         if recipe.teacher_weight > 0:
-            wanted = teacher_distribution(teacher, inputs, 1.0).to(scores.device)
+            wanted = teacher_distribution(context.teacher, inputs, 1.0).to(scores.device)
             kl = F.kl_div(F.log_softmax(scores, 1), wanted, reduction="batchmean", log_target=True)
             figures["teacher"] = kl.item()
             weight = teacher_weight(recipe, step / plan)
@@ -184,7 +152,7 @@ def losses(
 
     def choices(examples: Sequence[Example], step: int) -> tuple[Any, dict[str, float]]:
         weight = teacher_weight(recipe, step / plan)
-        return next_item_loss(model, prompts, teacher, CandidateBatch.of(examples), max_history, weight)
+        return next_item_loss(context, CandidateBatch.of(examples), weight)
 
     if prompts.format.ranks_catalogue:
         shares = micro_batches(next_items, windows, lambda window: len(window) - 1, parts)
@@ -207,20 +175,19 @@ def teacher_weight(recipe: FinetuneSection, done: float) -> float:
     return recipe.teacher_weight * (1 - done) / (1 - recipe.teacher_until)
 
 
-def _measure(
-    model: ItemLM, prompts: Prompts, dataset: Dataset, candidates: CandidateSets, max_history: int
-) -> dict[str, float]:
+def _measure(context: TrainingContext) -> dict[str, float]:
     """NDCG@10, which chooses, and HR@1 among candidates, of some validation users.
 
     Expected over all candidate sets, for a model that can rank the catalogue: that tells two steps apart with a
     quarter of the users that NDCG@10 of the whole catalogue needs.
     """
-    some = some_users(len(dataset.valid()))
-    split, sets = dataset.valid().take(some), candidates.take(some)
-    model.eval()
-    ranks = ranked(model, prompts, split, sets, max_history)
-    model.train()
-    expected = ExpectedSampledMetrics.of(split, len(dataset.catalog), sets.items.shape[1])
+    valid = context.dataset.valid()
+    some = some_users(len(valid))
+    split, sets = valid.take(some), context.candidates.take(some)
+    context.model.eval()
+    ranks = ranked(context.model, context.prompts, split, sets, context.max_history)
+    context.model.train()
+    expected = ExpectedSampledMetrics.of(split, len(context.dataset.catalog), context.m)
     known = protocols_of(ranks, expected)
     asked = [
         ("valid_", "expected_sampled" if "expected_sampled" in known else "sampled", name)

@@ -2,16 +2,18 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from delrec_lite.errors import OutOfMemoryError
+from delrec_lite.llm.model import ItemLM
 
 
-def enable_gradient_checkpointing(lm: Any) -> None:
+def enable_gradient_checkpointing(model: ItemLM) -> None:
     """Keep only each layer's input and compute the rest again in the backward pass (arXiv 1604.06174)."""
-    base = lm.get_base_model() if hasattr(lm, "get_base_model") else lm
-    base.gradient_checkpointing_enable({"use_reentrant": False})
-    base.train()  # layers look at this; the bases that are read here have no dropout of their own
+    base = model.lm.get_base_model() if hasattr(model.lm, "get_base_model") else model.lm
+    base.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": model.checkpoint_contexts})
+    for module in base.modules():
+        if getattr(module, "gradient_checkpointing", False):
+            module.training = True  # layers look at this; what is inside them keeps its mode, an adapter's dropout too
 
 
 @contextmanager

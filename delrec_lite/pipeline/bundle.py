@@ -1,0 +1,102 @@
+"""The bundle of a trained run, in any quantisation, anywhere."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from delrec_lite.errors import ConfigError
+from delrec_lite.pipeline.base import check_folder
+from delrec_lite.pipeline.model_builder import ModelBuilder
+from delrec_lite.pipeline.stage import Stages
+from delrec_lite.provenance import commit, machine, versions
+from delrec_lite.version import __version__
+
+if TYPE_CHECKING:  # what needs torch is imported where it is used
+    from delrec_lite.export.pareto import QuantRow
+    from delrec_lite.export.request import Exported
+
+
+class ModelStages(Stages, Protocol):
+    """Stages, and the models that are built from them."""
+
+    models: ModelBuilder
+
+
+def write_bundle(
+    run: ModelStages,
+    target: Path,
+    quants: Sequence[str],
+    onnx_quants: Sequence[str] = (),
+    gated: bool = True,
+    measured_quants: "Sequence[QuantRow]" = (),
+    merge_base: str = "",
+) -> "Exported":
+    """A bundle of the trained model, in any quantisation; what export returns, and raises what it raises.
+
+    Args:
+        run: Missing stages are made first.
+        target: The bundle's folder.
+        quants: Of GGUF files; the first is the bundle's default.
+        onnx_quants: Of ONNX files.
+        gated: Refuse what does not score as trained.
+        measured_quants: What the quantisation was chosen among.
+        merge_base: What a quantised base's adapter goes onto; default: the recipe's.
+
+    Raises:
+        ConfigError: An ONNX file cannot hold the recipe's form of prompt.
+    """
+    check_format(run, "onnx" if onnx_quants else "gguf")
+    from delrec_lite.export.request import ExportRequest
+    from delrec_lite.export.write import export
+
+    with run.locked():
+        recipe, built = run.recipe, run.models.trained()
+        settings = recipe.export
+        request = ExportRequest(
+            model=built.model,
+            base=built.base,
+            prompts=built.prompts,
+            dataset=run.dataset,
+            candidates=run.candidates,
+            target=target,
+            name=recipe.name,
+            quants=quants,
+            max_history=recipe.model.max_history,
+            score_correlation=settings.score_correlation if gated else None,
+            prune_vocab=settings.prune_vocab,
+            licences={p.name: p.licence for p in run.pulled.values()},
+            provenance=_provenance(run),
+            onnx_quants=onnx_quants,
+            merge_base=merge_base or settings.merge_base,
+            teacher=run.models.teacher() if settings.retriever else None,
+            measured_quants=measured_quants,
+        )
+        return export(request, run.console)
+
+
+def _provenance(run: ModelStages) -> dict[str, Any]:
+    """What a bundle says of its making."""
+    return {
+        "delrec_lite": __version__,
+        "commit": commit(),
+        "machine": machine(),
+        "versions": versions(),
+        "recipe": run.recipe.dump(),
+        "precision": run.models.precisions(),
+        "sources": {p.name: {"mirror": p.mirror, "sha256": p.files} for p in run.pulled.values()},
+        "stages": {name: done.result for name, done in run.stages.items()},
+    }
+
+
+def check_format(run: ModelStages, formats: str) -> None:
+    """Refuse what no file of these formats can hold.
+
+    Raises:
+        ConfigError: A base, or for an ONNX file a form of prompt, that they cannot hold.
+    """
+    check_folder(run.models.base_folder, onnx=formats != "gguf")
+    if formats != "gguf" and not run.models.format().only_item_rows:
+        raise ConfigError(
+            "an ONNX file reads item tokens and ranks the whole catalogue; this recipe's form of prompt does not",
+            "GGUF is the format for titles, letters and candidates: set export.format: gguf (--format gguf)",
+        )

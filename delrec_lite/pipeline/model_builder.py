@@ -1,0 +1,195 @@
+"""`ModelBuilder`: the models of a run, put together from its recipe and its finished stages."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from delrec_lite.architectures import context_length
+from delrec_lite.files import cache_folder
+from delrec_lite.hub.base import gguf_file, model_folder
+from delrec_lite.llm.precision_choice import faster_precision, possible_precisions, resolve_precision
+from delrec_lite.pipeline.base import check_folder, check_gguf_base, need_torch
+from delrec_lite.pipeline.stage import SHARED_STAGES, Stages
+from delrec_lite.processes import current
+from delrec_lite.prompts.domain import DOMAINS
+from delrec_lite.prompts.format import PromptFormat
+
+if TYPE_CHECKING:  # what needs torch is imported where it is used
+    from delrec_lite.llm.load import Base
+    from delrec_lite.llm.model import ItemLM
+    from delrec_lite.prompts.tasks import Prompts
+    from delrec_lite.teachers.contract import Teacher
+    from delrec_lite.teachers.ensemble import Ensemble
+
+
+@dataclass(frozen=True)
+class BuiltModel:
+    """A model and what belongs to it.
+
+    Attributes:
+        model: The recommender.
+        prompts: The compiled tasks.
+        base: Its base model.
+    """
+
+    model: "ItemLM"
+    prompts: "Prompts"
+    base: "Base"
+
+
+class ModelBuilder:
+    """Builds what a recipe describes; stages that are needed for it are made first.
+
+    Weights are computed in this machine's precision, or in one that is given.
+
+    Args:
+        run: Whose recipe and stages are read, each time anew.
+    """
+
+    def __init__(self, run: Stages) -> None:
+        self._run = run
+
+    @cached_property
+    def base_folder(self) -> Path:
+        """The base model as a Hugging Face folder, known to be one that can be trained and exported.
+
+        Raises:
+            ConfigError: It is not; nothing was computed yet.
+        """
+        run, pulled = self._run, self._run.pulled["model"]
+        folder = model_folder(pulled.name, pulled.folder, cache_folder())
+        if folder is None:
+            check_gguf_base(gguf_file(pulled.folder))
+            need_torch()
+            from delrec_lite.llm.load import unpack
+
+            folder = current().from_first(lambda: unpack(pulled.name, pulled.folder, cache_folder(), run.console))
+        check_folder(folder, onnx=run.recipe.export.format != "gguf")
+        return folder
+
+    @cached_property
+    def precision(self) -> str:
+        """What trained weights, and stages that are not begun, are computed in here, as ``meaning`` names it."""
+        wanted = self._run.recipe.model
+        if len(possible_precisions(wanted.precision)) == 1:
+            return wanted.precision
+        need_torch()
+        from delrec_lite.llm.precision import device_for
+
+        return resolve_precision(wanted.precision, faster_precision(device_for(wanted.device), cache_folder()))
+
+    def precisions(self) -> dict[str, str]:
+        """What the recipe asks for, what each training stage was made in, and what trained weights score in here."""
+        stages = self._run.stages
+        trained = {name: stages[name].result["precision"] for name in SHARED_STAGES if name in stages}
+        return {"recipe": self._run.recipe.model.precision, **trained, "scores": self.precision}
+
+    def base(self, precision: str | None = None) -> "Base":
+        """The base model as pulled, unpacked and loaded.
+
+        Raises:
+            ConfigError: It cannot be trained and exported.
+            MissingPackageError: No torch or no transformers.
+        """
+        need_torch()
+        from delrec_lite.llm.load import load_base
+        from delrec_lite.llm.precision import device_for
+
+        name, device = self._run.pulled["model"].name, device_for(self._run.recipe.model.device)
+        return load_base(name, self.base_folder, precision or self.precision, device, self.weights_seed)
+
+    @property
+    def weights_seed(self) -> int | None:
+        """The seed of the base model's weights where they are random."""
+        recipe = self._run.recipe
+        return recipe.distill.seed if recipe.model.weights == "random" else None
+
+    def untrained(self, precision: str | None = None) -> BuiltModel:
+        """The model before stage 1."""
+        base = self.base(precision)
+        import torch
+
+        from delrec_lite.llm.model import ItemLM
+        from delrec_lite.prompts.tasks import start_words
+
+        recipe, dataset = self._run.recipe, self._run.dataset
+        settings, seed = recipe.model, recipe.distill.seed
+        words = start_words(DOMAINS[recipe.data.domain], base.encode) if settings.soft_start == "words" else None
+        deep = settings.soft_layers == "all"
+        model = ItemLM(base, dataset.catalog.titles, settings.soft_tokens, seed, words, deep)
+        if settings.item_start == "teacher":
+            seen = dataset.popularity() > 0
+            model.start_from(torch.from_numpy(self.teacher().item_vectors()), torch.from_numpy(seen))
+        elif settings.item_start == "random":
+            model.start_random(seed)
+        return BuiltModel(model, self.prompts(model, base, settings.pattern_prompt), base)
+
+    def distilled(self, precision: str | None = None) -> BuiltModel:
+        """The model between stage 1 and stage 2."""
+        from delrec_lite.training.distill import load_llm, load_soft
+
+        with self._run.locked():
+            done, built = self._run.distill(), self.untrained(precision)
+            load_soft(built.model, done.folder)
+            if self._run.recipe.distill.train_llm:
+                load_llm(built.model, done.folder)
+        return built
+
+    def trained(self) -> BuiltModel:
+        """The model after stage 2."""
+        from delrec_lite.training.adapters import load_finetuned
+        from delrec_lite.training.distill import load_soft
+
+        with self._run.locked():
+            finetuned, distilled = self._run.finetune(), self._run.distill()
+            built = self.untrained()
+            load_soft(built.model, distilled.folder)
+            load_finetuned(built.model, finetuned.folder)
+        return built
+
+    def prompts(self, model: "ItemLM", base: "Base", pattern: str) -> "Prompts":
+        """The tasks compiled for a model.
+
+        Args:
+            model: Whose vocabulary they are written in.
+            base: Its base model.
+            pattern: What tells the LLM of the teacher, see ``model.pattern_prompt`` of a recipe.
+        """
+        from delrec_lite.prompts.tasks import compile_prompts
+
+        domain, titles = DOMAINS[self._run.recipe.data.domain], self._run.dataset.catalog.titles
+        prompt_format = self.format(context_length(base.model.config))
+        return compile_prompts(domain, model.vocabulary, base.encode, base.bos, pattern, prompt_format, titles)
+
+    def format(self, context: int | None = None) -> PromptFormat:
+        """The format of the recipe's prompts, for a base model that reads so many tokens."""
+        settings = self._run.recipe.model
+        bounds = [bound for bound in (settings.max_tokens, context) if bound is not None]
+        return PromptFormat(
+            history=settings.history,
+            title_tokens=settings.title_tokens,
+            verbalizer=settings.verbalizer,
+            candidates=settings.candidates_in_prompt,
+            context=min(bounds, default=None),
+        )
+
+    @property
+    def ranks_catalogue(self) -> bool:
+        """Whether the trained model ranks the whole catalogue, or candidates alone."""
+        return self.format().ranks_catalogue
+
+    def teachers(self) -> "dict[str, Teacher]":
+        """The fitted teachers by kind."""
+        from delrec_lite.teachers.store import load_teacher
+
+        with self._run.locked():
+            done = self._run.teacher()
+            return {kind: load_teacher(done.folder / kind) for kind in self._run.recipe.teacher.kinds}
+
+    def teacher(self) -> "Teacher | Ensemble":
+        """What is distilled: the fitted teacher, or all of them as one."""
+        from delrec_lite.teachers.ensemble import Ensemble
+
+        members = list(self.teachers().values())
+        return members[0] if len(members) == 1 else Ensemble(members)

@@ -1,0 +1,62 @@
+"""The teachers of a recipe: what decides on them beside the recipe's text, and how each is fitted."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from delrec_lite.config import TeacherSection
+from delrec_lite.errors import DataError
+from delrec_lite.files import sha256_of
+from delrec_lite.pipeline.base import need_torch
+from delrec_lite.pipeline.stage import Stages
+from delrec_lite.teacher_kinds.registry import TEACHERS
+
+if TYPE_CHECKING:  # what needs torch is imported where it is used
+    from delrec_lite.teachers.contract import Teacher
+
+
+def read_beside(section: TeacherSection) -> list[str]:
+    """What a stage's key needs beside the section: the digest of ranked lists, and settings of kinds from elsewhere.
+
+    Raises:
+        DataError: The lists cannot be read.
+    """
+    read = [] if section.lists is None else [_digest(Path(section.lists))]
+    # The defaults of a kind from elsewhere may change with its package; those of built-in ones with the key's version.
+    foreign = (TEACHERS[kind] for kind in section.kinds if kind not in TEACHERS.built_in)
+    return read + [kind.configure(**section.settings_of(kind.name)).model_dump_json() for kind in foreign]
+
+
+def fit_teacher(run: Stages, kind: str, folder: Path) -> "Teacher":
+    """Fit one of the recipe's teachers.
+
+    Args:
+        run: Whose recipe and data set are read.
+        kind: Out of the recipe's.
+        folder: For its log.
+
+    Raises:
+        MissingPackageError: No torch or no transformers.
+    """
+    need_torch()
+    from delrec_lite.llm.precision import device_for
+    from delrec_lite.teachers.fit import fit
+
+    record, lists = TEACHERS[kind], run.recipe.teacher.lists
+    config = record.configure(**run.recipe.teacher.settings_of(kind))
+    device = device_for(run.recipe.model.device)
+    if not record.reads_lists or lists is None:
+        return fit(config, run.dataset, run.console, out=folder, device=device)
+    from delrec_lite.data.lists import read_lists
+    from delrec_lite.teachers.external import fit_external
+
+    ranked = read_lists(Path(lists), run.dataset)
+    if ranked.unknown:
+        run.console.say(f"  {lists}: {ranked.unknown} rows name no user or item of this data set and are left out")
+    return fit_external(config, run.dataset, ranked, run.console, folder, device)
+
+
+def _digest(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}", "check teacher.lists in the recipe") from error

@@ -1,0 +1,48 @@
+"""What both stages of training work with: the model, its prompts, the teacher, the data, and where results go."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from delrec_lite.config import OptimSection
+from delrec_lite.console import Console
+from delrec_lite.data.types import CandidateSets, Dataset
+from delrec_lite.llm.model import ItemLM
+from delrec_lite.prompts.tasks import Prompts
+from delrec_lite.teachers.contract import Teacher
+from delrec_lite.teachers.ensemble import Ensemble
+from delrec_lite.training.windows import steps_for
+
+
+@dataclass(frozen=True)
+class TrainingContext:
+    """All that a stage is given beside its section of the recipe.
+
+    Attributes:
+        model: What is trained, in place.
+        prompts: The compiled tasks.
+        teacher: Fitted on the same data set.
+        dataset: Only its training part is learned from; some validation users choose weights and make the report.
+        candidates: Of the validation users.
+        max_history: Items of a history that the prompt holds, and inputs of a training window.
+        out: The stage's folder, for checkpoint, metrics and results.
+        console: Shows progress.
+    """
+
+    model: ItemLM
+    prompts: Prompts
+    teacher: Teacher | Ensemble
+    dataset: Dataset
+    candidates: CandidateSets
+    max_history: int
+    out: Path
+    console: Console
+
+    @property
+    def m(self) -> int:
+        """Candidates of a question."""
+        count: int = self.candidates.items.shape[1]
+        return count
+
+    def steps(self, recipe: OptimSection) -> int:
+        """Optimiser steps of a stage with this section of the recipe, if nothing ends it before."""
+        return steps_for(recipe.epochs, self.dataset.train(), recipe.tokens_per_step)
