@@ -206,7 +206,7 @@ def test_quantisations_that_do_not_go_together_are_refused(asked, words):
 
 def test_from_the_command_line(tiny_run, tmp_path):
     recipe, out = tmp_path / "r.yaml", tmp_path / "all.delrec"
-    recipe.write_text(yaml.safe_dump(tiny_run.recipe().dump()))
+    recipe.write_text(yaml.safe_dump(tiny_run.recipe().model_dump(mode="json", exclude_unset=True)))
     arguments = ["export", str(recipe), "--runs", str(tmp_path / "runs"), "--out", str(out), "--json"]
     done = CliRunner().invoke(app, [*arguments, "--quant", "q8_0, q4_k_m,int8"], catch_exceptions=False)
     told = json.loads(done.stdout)
