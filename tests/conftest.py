@@ -30,7 +30,8 @@ def export_tiny(base_folder, target, quant="f16", model=None, formats="gguf", on
     from delrec_lite.export.write import export
 
     made, prompts, base = make_model(base_folder) if model is None else model
-    sets, console = changed.pop("candidates", {"test": candidates()}), changed.pop("console", QUIET)
+    sets = changed.pop("candidates", {"test": candidates()})
+    console = changed.pop("console", QUIET)
     settings = {
         "name": "tiny",
         "quants": [] if formats == "onnx" else quant.split(","),

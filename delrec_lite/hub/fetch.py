@@ -227,7 +227,7 @@ def extract(archive: Path, files: tuple[File, ...], folder: Path) -> None:
                             raise unwritable(target, error) from error
                 verify(target, file.sha256, file.bytes)
     except KeyError as error:
-        raise MirrorError(f"{archive.name} does not contain {error.args[0]}") from error
+        raise MirrorError(f"{archive.name} lacks a file: {error.args[0]}") from error
     except (zipfile.BadZipFile, EOFError) as error:
         raise MirrorError(f"{archive.name} is not a readable archive: {error}") from error
 
