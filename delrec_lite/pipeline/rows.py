@@ -158,7 +158,7 @@ def _trained(run: Run) -> Ranks:
 def _fused(run: Run) -> Ranks:
     """Log-probabilities of the trained model and of the teachers, mixed by a weight learned on validation users."""
     from delrec_lite.llm.forward import score_histories
-    from delrec_lite.training.distill import some_users
+    from delrec_lite.training.distill import validation_subsample
 
     built = run.models.trained()
     teacher, length = run.models.teacher(), run.recipe.model.max_history
@@ -166,7 +166,7 @@ def _fused(run: Run) -> Ranks:
     def both(histories: Sequence[Ints]) -> tuple[Floats, Floats]:
         return score_histories(built.model, built.prompts, histories, length), teacher.scores(histories)
 
-    asked = run.dataset.valid().take(some_users(len(run.dataset.valid())))
+    asked = run.dataset.valid().take(validation_subsample(len(run.dataset.valid())))
     parts = [both(asked.histories[at : at + 16]) for at in range(0, len(asked), 16)]
     own, others = (np.concatenate(part) for part in zip(*parts, strict=True))
     weight = best_weight(own, others, asked.targets)
