@@ -170,7 +170,7 @@ def test_other_candidates_of_the_same_sequences_rank_every_row_again(tiny_run, t
     for name, row in rows.items():
         assert row.metrics["HR@10"] == 1.0 > row.metrics["HR@1"], name  # of nine, the first ten are all
         assert row.metrics["HR@5"] < 1.0 == first[name].metrics["HR@5"], name  # of five, the first five were all
-    made = {name: done.again for name, done in run.stages.items()}
+    made = {name: done.computed for name, done in run.stages.items()}
     assert made == {"prepare": True, "teacher": False, "distill": True, "finetune": True, "export": True}
     assert run.distill().result["candidates"] == 9
     assert len(json.loads((run.bundle / "golden.json").read_text())["candidates"][0]) == 9
@@ -183,7 +183,7 @@ def test_test_sets_alone_train_nothing_again(tiny_run, tmp_path):
     save_dataset(data, sets, Settings(2, 5, 3), tmp_path / "ring")
     run = tiny_run()
     run.export()
-    made = {name: done.again for name, done in run.stages.items()}
+    made = {name: done.computed for name, done in run.stages.items()}
     assert made == {"prepare": True, "teacher": False, "distill": False, "finetune": False, "export": True}
 
 

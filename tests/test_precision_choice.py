@@ -191,7 +191,7 @@ def precisions(run):
 
 def made_again(run):
     run.finetune()
-    return [name for name in ("distill", "finetune") if run.stages[name].again]
+    return [name for name in ("distill", "finetune") if run.stages[name].computed]
 
 
 def test_auto_is_the_default_everywhere():
@@ -328,7 +328,7 @@ def test_the_weights_in_the_package_fit_their_recipe(wanted, fits):
     held = reference.reference_for("ml-100k-cpu")
     recipe = load_recipe("ml-100k-cpu")
     recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"precision": wanted})})
-    data = {"fingerprint": held.made_from["data"], "candidates": {"valid": held.made_from["candidates"]}}
-    facts = reference.made_from(recipe, data, held.made_from["files"], run_module.CODE)
+    data = {"fingerprint": held.training_inputs["data"], "candidates": {"valid": held.training_inputs["candidates"]}}
+    facts = reference.training_inputs(recipe, data, held.training_inputs["files"], run_module.CODE)
     assert held.fits("finetune", facts) is fits
     assert held.precision("finetune") == "bf16"

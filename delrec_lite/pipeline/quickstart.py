@@ -1,4 +1,4 @@
-"""The whole road in one call, and one recommendation in words at its end."""
+"""All stages in one call, the table, and an example recommendation."""
 
 import time
 from pathlib import Path
@@ -10,14 +10,14 @@ from delrec_lite.pipeline.table import evaluate, show
 
 
 def quickstart(recipe: Recipe, runs: Path, console: Console, fresh: bool = False, train: bool = False) -> Run:
-    """Make every stage of ``recipe`` that is not made yet, print the table and one recommendation.
+    """Compute the missing stages of ``recipe``, print the table and one recommendation.
 
     Args:
-        recipe: What to make.
+        recipe: Of the run.
         runs: Folder of all runs.
         console: Shows progress and prints the table.
-        fresh: Start over.
-        train: Train even where the package carries the trained weights.
+        fresh: Delete earlier results first.
+        train: Train even if the package has the trained weights.
     """
     start = time.monotonic()
     run = Run(recipe, runs, console, fresh, shipped=not train)
@@ -39,14 +39,14 @@ def quickstart(recipe: Recipe, runs: Path, console: Console, fresh: bool = False
 
 
 def example(run: Run, console: Console) -> None:
-    """Recommend to one test user, through the bundle that serves."""
+    """Recommend to one test user, with the exported bundle."""
     from delrec_lite.runtime.recommender import Recommender
 
     test, catalog = run.dataset.test(), run.dataset.catalog
     history = [catalog.titles[i] for i in test.histories[0][-5:]]
     among = None if run.models.ranks_catalogue else [catalog.titles[i] for i in run.candidates["test"].items[0]]
     with Recommender.load(run.bundle) as recommender:
-        recommender.recommend(history, 5, among)  # warm-up: pages of the model come from the disk
+        recommender.recommend(history, 5, among)  # warm-up: the model is read from disk
         answer = recommender.recommend(history, 5, among)
     console.heading(f"After {', '.join(history)}:")
     for item in answer.items:
