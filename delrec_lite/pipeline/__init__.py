@@ -1,1 +1,1 @@
-"""A run from interactions to a bundle and its table: stages that are made once, in order, and gone on from."""
+"""A run from interactions to a bundle and its table: stages that are computed once, in order, and continue after an interruption."""

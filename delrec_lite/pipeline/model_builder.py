@@ -80,7 +80,7 @@ class ModelBuilder:
         return resolve_precision(settings.precision, faster_precision(device_for(settings.device), cache_folder()))
 
     def precisions(self) -> dict[str, str]:
-        """What the recipe asks for, what each training stage was made in, and what trained weights score in here."""
+        """The precisions of the recipe, of each training stage, and of trained weights on this machine."""
         stages = self._run.stages
         trained = {name: stages[name].result["precision"] for name in SHARED_STAGES if name in stages}
         return {"recipe": self._run.recipe.model.precision, **trained, "scores": self.precision}

@@ -113,7 +113,7 @@ def _imitate(
             count=EPOCHS,
             patience=PATIENCE,
             batches=batches,
-            loss=lambda some: (_loss(network, dataset, lists, some), len(some)),
+            loss=lambda numbers: (_loss(network, dataset, lists, numbers), len(numbers)),
             lr=config.lr / 2,
         )
         optimiser = torch.optim.AdamW(network.parameters(), lr=epochs.lr, weight_decay=config.weight_decay)

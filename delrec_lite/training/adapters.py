@@ -67,7 +67,7 @@ def add_adapter(model: ItemLM, recipe: FinetuneSection, steps: int) -> None:
     else:
         config = LoraConfig(r=recipe.rank, use_dora=recipe.adapter == "dora", **shared)
     model.lm = get_peft_model(model.lm, config)
-    # PEFT divides by the rank, a constant that it does not save; beside a bf16 base it becomes trainable by mistake
+    # PEFT divides by the rank, a constant that it does not save; with a bf16 base it becomes trainable by mistake
     # (0.21: moved to the base's dtype as a new parameter), and the weights as read back would score otherwise.
     for name, p in model.lm.named_parameters():
         if ".ranknum." in name:

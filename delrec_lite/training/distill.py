@@ -61,7 +61,7 @@ class Distilled:
         written: With a written sentence in place of the soft prompt.
         users: Validation users scored.
         candidates: Size of a user's candidate set; a random choice agrees for one user of so many.
-        steps: Optimiser steps made.
+        steps: Optimiser steps of the stage.
     """
 
     trained: RankAgreement
