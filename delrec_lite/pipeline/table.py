@@ -30,7 +30,7 @@ from delrec_lite.provenance import stamp
 PARTS = ("comparisons", "ranks")
 
 
-def evaluate(run: Run, fused: bool = False, zero_shot: bool = True, bundle: bool = True) -> list[Row]:
+def evaluate(run: Run, fused: bool = False, zero_shot: bool = False, bundle: bool = True) -> list[Row]:
     """Rank the test users with every model and write ``table.json``, ``table.md``, ``ranks.json``.
 
     Also ``report.json``: all of it with recipe, stages, machine and versions. Each model's ranks are a stage of
@@ -39,7 +39,7 @@ def evaluate(run: Run, fused: bool = False, zero_shot: bool = True, bundle: bool
     Args:
         run: Missing stages are made first.
         fused: Add rows for the trained model and its teachers together.
-        zero_shot: Keep the row of the untrained LLM, which takes longest.
+        zero_shot: Add a row of the untrained LLM, which takes longest.
         bundle: Keep the rows of the exported bundle.
     """
     with run.locked():
