@@ -31,6 +31,7 @@ def export_tiny(base_folder, target, quant="f16", model=None, formats="gguf", on
 
     made, prompts, base = make_model(base_folder) if model is None else model
     sets = changed.pop("candidates", {"test": candidates()})
+    console = changed.pop("console", QUIET)
     settings = {
         "name": "tiny",
         "quants": [] if formats == "onnx" else quant.split(","),
@@ -45,7 +46,7 @@ def export_tiny(base_folder, target, quant="f16", model=None, formats="gguf", on
     request = ExportRequest(
         model=made, base=base, prompts=prompts, dataset=dataset(), candidates=sets, target=target, **settings
     )
-    return export(request, QUIET)
+    return export(request, console)
 
 
 @pytest.fixture(scope="session")

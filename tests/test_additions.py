@@ -112,7 +112,7 @@ def test_items_add_up_and_the_first_bundle_stays_as_it_was(bundles):
 
 def test_what_cannot_be_added_is_said(bundles, tmp_path):
     tiny, added = bundles
-    with pytest.raises(UsageError, match="1 of the items are in the catalogue, 'n2'"):
+    with pytest.raises(UsageError, match="1 of the items are in the catalogue, the first is 'n2'"):
         add_items(added.folder, {"n2": "Something else"})
     with pytest.raises(UsageError, match="no items to add"):
         add_items(added.folder, {})

@@ -126,7 +126,7 @@ def test_the_bench_times_what_such_a_bundle_can_do(exported):
         return {"total": 5.0, "start": 1.0, "import": 1.0, "load": 2.0, "answer": 1.0, "peak_rss_bytes": 2_000_000}
 
     report = bench([exported[0]], Plan(["cold", "rerank", "load"], [1], repeats=2), probe=probe)
-    assert [(r.workload, r.accuracy.get("protocol")) for r in report.results] == [("rerank", "m5"), ("load", None)]
+    assert [(r.workload, r.accuracy.get("protocol")) for r in report.results] == [("rerank", "sampled"), ("load", None)]
     assert report.results[0].tokens > 0
     with pytest.raises(UsageError, match="ranks candidates alone"):
         bench([exported[0]], Plan(["cold"], [1]), probe=probe)

@@ -126,7 +126,7 @@ def test_files_are_covered_by_hashes(onnx_bundle):
 @pytest.mark.parametrize(
     ("file", "changes", "message"),
     [
-        ("prompt.json", {"prefix": [1, 2]}, "another prompt"),
+        ("prompt.json", {"prefix": [1, 2]}, "another prefix"),
         ("prompt.json", {"max_history": 100}, "reads"),
         ("manifest.json", {"hidden": 65}, "has width 64"),
     ],

@@ -172,9 +172,9 @@ def test_the_stock_server_answers_with_a_candidate(tiny_base, tmp_path, answer):
                 "temperature": 0.0,
             }
             body["grammar"] = "root ::= " + " | ".join(json.dumps(name) for name in names)
-            answer = post(f"{address}/v1/completions", {**body, "max_tokens": 1})["text"]
-            assert answer in names
-            assert scores[names.index(answer)] > scores.max() - TIE
+            token = post(f"{address}/v1/completions", {**body, "max_tokens": 1})["text"]
+            assert token in names
+            assert scores[names.index(token)] > scores.max() - TIE
 
 
 def test_titles_in_a_prompt_become_the_trained_ids(title_bundle):

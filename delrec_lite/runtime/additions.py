@@ -81,7 +81,7 @@ def add_items(path: str | os.PathLike[str], new: Mapping[str, str], out: Path | 
         unchanged = {key: bundle.manifest[key] for key in ("name", "model", "provenance", "licences", "gated")}
         finish_bundle(staging, target, **unchanged)
     except OSError as error:
-        raise StorageError(f"cannot write {target}: {error}", "free some space, or choose another --out") from error
+        raise StorageError(f"cannot write {target}: {error}", "free space, or choose another --out") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return Additions(target, titles[len(catalogue.titles) :], len(titles))
