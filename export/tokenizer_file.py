@@ -24,7 +24,7 @@ def read_pairs(path: Path) -> dict[str, Any]:
     if kind != "BPE":
         raise DelrecError(
             f"cannot export a model whose tokenizer is {kind}: only byte-pair encoding is supported",
-            f"{path}; if delrec-lite wrote it from a GGUF file, delete its folder and pull the model again",
+            f"{path}; if delrec-lite converted it from a GGUF file, delete its folder to convert it again",
         )
     return content
 

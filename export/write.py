@@ -27,7 +27,7 @@ def export(request: ExportRequest, console: Console) -> Exported:
         console: Shows progress.
 
     Raises:
-        GateError: The scores differ too much from the trained model's; an older bundle is unchanged.
+        GateError: Scores differ too much from the trained model's; no bundle is written, an older one stays.
         DelrecError: The base model's tokenizer is not byte-pair encoding.
         MissingPackageError: ONNX is requested, and its packages are not installed.
     """
