@@ -107,5 +107,5 @@ def show(run: Run, rows: Sequence[Row], console: Console) -> None:
     for protocol in PROTOCOLS:
         lines, header = screen(rows, protocol)
         console.result(
-            None, lines, header, title=f"{run.setting.title(protocol)}, {rows[0].users} {run.setting.asked()}"
+            None, lines, header, title=f"{run.setting.title(protocol)}, {rows[0].users} {run.setting.questions()}"
         )
