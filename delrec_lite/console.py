@@ -127,23 +127,23 @@ class Console:
 
     @contextmanager
     def _progress_lines(self, label: str, total: int) -> Iterator[Tick]:
-        done, note, start, finished = 0, "", time.monotonic(), threading.Event()
+        done, last_note, start, finished = 0, "", time.monotonic(), threading.Event()
 
-        def advance(steps: int = 1, new_note: str = "") -> None:
-            nonlocal done, note
-            done, note = done + steps, new_note or note
+        def tick(steps: int = 1, note: str = "") -> None:
+            nonlocal done, last_note
+            done, last_note = done + steps, note or last_note
 
         def write_lines() -> None:
             while not finished.wait(LINE_INTERVAL):
                 seconds = time.monotonic() - start
                 left = f", about {seconds / done * (total - done):.0f} s left" if 0 < done < total else ""
                 share = f" ({done / total:.0%})" if total else ""
-                self.say(f"  {label}: {done} of {total}{share}, {seconds:.0f} s{left}{f', {note}' if note else ''}")
+                self.say(f"  {label}: {done} of {total}{share}, {seconds:.0f} s{left}{f', {last_note}' if last_note else ''}")
 
         writer = threading.Thread(target=write_lines, name="delrec-progress", daemon=True)
         writer.start()
         try:
-            yield advance
+            yield tick
         finally:
             finished.set()
             writer.join()
