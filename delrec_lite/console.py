@@ -138,7 +138,8 @@ class Console:
                 seconds = time.monotonic() - start
                 left = f", about {seconds / done * (total - done):.0f} s left" if 0 < done < total else ""
                 share = f" ({done / total:.0%})" if total else ""
-                self.say(f"  {label}: {done} of {total}{share}, {seconds:.0f} s{left}{f', {last_note}' if last_note else ''}")
+                about = f", {last_note}" if last_note else ""
+                self.say(f"  {label}: {done} of {total}{share}, {seconds:.0f} s{left}{about}")
 
         writer = threading.Thread(target=write_lines, name="delrec-progress", daemon=True)
         writer.start()
