@@ -1,13 +1,15 @@
-"""How a catalogue's size is paid for: ``python -m delrec_lite.bench.catalogue BUNDLE WORK OUT [ITEMS ...]``.
+"""What the size of a catalogue costs: ``python -m delrec_lite.bench.catalogue BUNDLE --work FOLDER --out FILE``.
 
-A bundle's items are repeated until there are as many as asked for, once as rows of the vocabulary (as export writes
-them) and once as vectors beside the model (as ``catalog add`` writes them). Both answer the same cold requests in turn.
+A bundle's items are repeated up to the given number, once as rows of the vocabulary (as export writes them) and once
+as vectors beside the model (as ``catalog add`` writes them). Both answer the same cold requests in turn.
 """
 
+import argparse
 import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -17,10 +19,10 @@ from typing import Any
 import gguf
 import numpy as np
 
-from delrec_lite.bench.report import summary
-from delrec_lite.bench.runner import SETTLE_S, new_process
-from delrec_lite.bench.workloads import Request, ask, requests_of
-from delrec_lite.files import write_whole
+from delrec_lite.bench.probe import new_process
+from delrec_lite.bench.report import latency_summary
+from delrec_lite.bench.script import script_parser, write_json
+from delrec_lite.bench.workloads import SETTLE_S, Request, ask, requests_of
 from delrec_lite.provenance import stamp
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.finish import finish_bundle
@@ -34,8 +36,9 @@ THREADS = 2
 def in_vocabulary(bundle: Bundle, items: int, target: Path) -> Bundle:
     """A bundle with so many items, each a row of the model."""
     staging = _staged(bundle, target)
-    base, had = bundle.prompt.item_token_base, bundle.trained
-    _write_longer(bundle.model_path, staging / bundle.model_path.name, base, had, items)
+    _write_longer(
+        bundle.model_path, staging / bundle.model_path.name, bundle.prompt.item_token_base, bundle.trained, items
+    )
     ids, titles = _names(bundle, items)
     catalog = {"ids": ids, "titles": titles, "popularity": [0] * items}
     (staging / "catalog.json").unlink()
@@ -48,16 +51,16 @@ def as_vectors(bundle: Bundle, items: int, target: Path) -> Bundle:
     staging = _staged(bundle, target)
     (staging / bundle.model_path.name).hardlink_to(bundle.model_path)
     ids, titles = _names(bundle, items)
-    more = {"ids": ids[bundle.trained :], "titles": titles[bundle.trained :]}
-    (staging / ADDITIONS).write_text(json.dumps(more), encoding="utf-8")
+    additions = {"ids": ids[bundle.trained :], "titles": titles[bundle.trained :]}
+    (staging / ADDITIONS).write_text(json.dumps(additions), encoding="utf-8")
     with Recommender.load(bundle.folder) as recommender:
         rows = np.stack([recommender.new_item(title) for title in bundle.items.titles[:64]], axis=1)
-    held = np.lib.format.open_memmap(
+    vectors = np.lib.format.open_memmap(
         staging / ADDITION_ROWS, "w+", np.float32, (2, items - bundle.trained, rows.shape[2])
     )
-    held[:] = rows[:, np.arange(held.shape[1]) % rows.shape[1]]
-    held.flush()
-    del held
+    vectors[:] = rows[:, np.arange(vectors.shape[1]) % rows.shape[1]]
+    vectors.flush()
+    del vectors
     return _finished(bundle, staging, target)
 
 
@@ -72,20 +75,18 @@ def _staged(bundle: Bundle, target: Path) -> Path:
 
 
 def _finished(bundle: Bundle, staging: Path, target: Path) -> Bundle:
-    kept = {key: bundle.manifest[key] for key in ("name", "model", "provenance", "licences")}
-    return finish_bundle(staging, target, gated=False, **kept)
+    facts = {key: bundle.manifest[key] for key in ("name", "model", "provenance", "licences")}
+    return finish_bundle(staging, target, gated=False, **facts)
 
 
 def _names(bundle: Bundle, items: int) -> tuple[list[str], list[str]]:
-    more = range(items - bundle.trained)
-    had = bundle.items
-    return had.ids + [f"more-{n}" for n in more], had.titles + [
-        f"Another item of the catalogue, number {n}" for n in more
-    ]
+    added = range(items - bundle.trained)
+    titles = [f"Another item of the catalogue, number {n}" for n in added]
+    return bundle.items.ids + [f"more-{n}" for n in added], bundle.items.titles + titles
 
 
-def _write_longer(source: Path, target: Path, base: int, had: int, items: int) -> None:
-    """Copy a GGUF file, its item tokens and their rows repeated."""
+def _write_longer(source: Path, target: Path, base: int, trained: int, items: int) -> None:
+    """Copy a GGUF file, its ``trained`` item tokens and their rows repeated up to ``items``."""
     reader = gguf.GGUFReader(source)
     writer = gguf.GGUFWriter(target, str(reader.fields["general.architecture"].contents()))
     for name, field in reader.fields.items():
@@ -93,9 +94,9 @@ def _write_longer(source: Path, target: Path, base: int, had: int, items: int) -
             continue
         value: Any = field.contents()
         if name == "tokenizer.ggml.tokens":
-            value = value + [f"Another item of the catalogue, number {n}" for n in range(items - had)]
+            value = value + [f"Another item of the catalogue, number {n}" for n in range(items - trained)]
         elif name == "tokenizer.ggml.token_type":
-            value = [*value, *[int(gguf.TokenType.USER_DEFINED)] * (items - had)]
+            value = [*value, *[int(gguf.TokenType.USER_DEFINED)] * (items - trained)]
         elif name.endswith(".vocab_size"):
             value = base + items
         kinds = [*field.types, None]
@@ -103,7 +104,7 @@ def _write_longer(source: Path, target: Path, base: int, had: int, items: int) -
     for tensor in reader.tensors:
         data = tensor.data
         if tensor.name in {"token_embd.weight", "output.weight"}:
-            data = np.concatenate([data[:base], data[base + np.arange(items) % had]])
+            data = np.concatenate([data[:base], data[base + np.arange(items) % trained]])
         writer.add_tensor(tensor.name, data, raw_dtype=tensor.tensor_type)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -111,56 +112,73 @@ def _write_longer(source: Path, target: Path, base: int, had: int, items: int) -
     writer.close()
 
 
-def measure(bundle: Bundle, work: Path, sizes: Sequence[int]) -> list[dict[str, Any]]:
-    """Cold requests through both forms of every size, in turn."""
-    import time
+def measure_sizes(bundle: Bundle, work: Path, sizes: Sequence[int]) -> list[dict[str, Any]]:
+    """Cold requests through both forms of every size, in turn.
 
+    Args:
+        bundle: With a GGUF file.
+        work: Folder for the bundles that are made and removed again.
+        sizes: Numbers of items, none below the bundle's own.
+    """
     requests = requests_of(bundle)
-    asked = [Request(requests.of("cold", n).history) for n in range(len(requests))]
+    cold = [Request(requests.of("cold", n).history) for n in range(len(requests))]
     rows = []
     for size in sizes:
-        made = {"vocabulary": in_vocabulary(bundle, size, work / f"vocabulary-{size}.delrec")}
+        forms = {"vocabulary": in_vocabulary(bundle, size, work / f"vocabulary-{size}.delrec")}
         if size > bundle.trained:
-            made["vectors"] = as_vectors(bundle, size, work / f"vectors-{size}.delrec")
-        samples: dict[str, list[float]] = {form: [] for form in made}
+            forms["vectors"] = as_vectors(bundle, size, work / f"vectors-{size}.delrec")
+        samples: dict[str, list[float]] = {form: [] for form in forms}
         with ExitStack() as stack:
-            serving = {form: stack.enter_context(Recommender.load(b.folder, THREADS)) for form, b in made.items()}
+            serving = {form: stack.enter_context(Recommender.load(b.folder, THREADS)) for form, b in forms.items()}
             for n in range(-WARM_UP, SAMPLES):
-                for form, one in serving.items():
+                for form, recommender in serving.items():
                     time.sleep(SETTLE_S)
-                    sample = ask(one, asked[n % len(asked)])
-                    samples[form] += [sample.ms] if n >= 0 else []
-        for form, b in made.items():
-            job = {"bundle": str(b.folder), "threads": THREADS, "together": False, "requests": [asdict(asked[0])] * 3}
-            facts = new_process(job)
-            rows.append(
-                {
-                    "items": size,
-                    "form": form,
-                    "bytes": sum(int(f["bytes"]) for f in b.manifest["files"].values()),
-                    "ms": summary(samples[form]),
-                    "load_ms": round(facts["load"], 1),
-                    "peak_rss_bytes": int(facts["peak_rss_bytes"]),
-                    "samples_ms": [round(ms, 3) for ms in samples[form]],
-                }
-            )
-            print({key: value for key, value in rows[-1].items() if key != "samples_ms"}, file=sys.stderr)
-            shutil.rmtree(b.folder)
+                    timing = ask(recommender, cold[n % len(cold)])
+                    samples[form] += [timing.ms] if n >= 0 else []
+        for form, enlarged in forms.items():
+            row = _row(enlarged, size, form, cold[0], samples[form])
+            print({key: value for key, value in row.items() if key != "samples_ms"}, file=sys.stderr)
+            rows.append(row)
+            shutil.rmtree(enlarged.folder)
     return rows
 
 
-def main() -> None:
+def _row(bundle: Bundle, size: int, form: str, request: Request, samples: Sequence[float]) -> dict[str, Any]:
+    job = {"bundle": str(bundle.folder), "threads": THREADS, "together": False, "requests": [asdict(request)] * 3}
+    process = new_process(job)
+    return {
+        "items": size,
+        "form": form,
+        "bytes": sum(int(facts["bytes"]) for facts in bundle.manifest["files"].values()),
+        "ms": latency_summary(samples),
+        "load_ms": round(process["load"], 1),
+        "peak_rss_bytes": int(process["peak_rss_bytes"]),
+        "samples_ms": [round(ms, 3) for ms in samples],
+    }
+
+
+def parser() -> argparse.ArgumentParser:
+    """Bundle, work folder and sizes."""
+    options = script_parser("catalogue", __doc__)
+    options.add_argument("bundle", type=Path)
+    options.add_argument("--work", type=Path, required=True, help="folder for the bundles that are made meanwhile")
+    options.add_argument("--items", help="sizes with commas between them; default: its own, then up to a million")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write the report."""
-    held = Bundle.open(sys.argv[1])
-    bundle, work, out = held.choose(held.models[0].quant), Path(sys.argv[2]), Path(sys.argv[3])
-    sizes = [int(size) for size in sys.argv[4:]] or [bundle.trained, 10_000, 100_000, 1_000_000]
+    options = parser().parse_args(arguments)
+    opened = Bundle.open(options.bundle)
+    bundle = opened.choose(opened.models[0].quant)
+    sizes = [int(n) for n in options.items.split(",")] if options.items else [bundle.trained, 10**4, 10**5, 10**6]
     report = {
         **stamp(),
         "quant": bundle.manifest["model"]["quant"],
         "threads": THREADS,
-        "rows": measure(bundle, work, sizes),
+        "rows": measure_sizes(bundle, options.work, sizes),
     }
-    write_whole(out, json.dumps(report, indent=1) + "\n")
+    write_json(report, options.out)
 
 
 if __name__ == "__main__":

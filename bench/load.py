@@ -1,6 +1,7 @@
-"""Load on a server: ``python -m delrec_lite.bench.load BUNDLE OUT``.
+"""What a server does under load: ``python -m delrec_lite.bench.load BUNDLE --out FILE``.
 
-Many clients ask a `delrec-lite serve` of its own for a while, first with room for all, then with too short a queue.
+Many clients ask a `delrec-lite serve` for a while, first with a queue that holds all of them, then with one that does
+not.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,9 +22,9 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from delrec_lite.bench.script import script_parser, write_json
 from delrec_lite.bench.workloads import requests_of
 from delrec_lite.errors import DelrecError
-from delrec_lite.files import write_whole
 from delrec_lite.provenance import stamp
 from delrec_lite.runtime.bundle import Bundle
 
@@ -31,19 +32,19 @@ RSS_EVERY = 1000
 
 
 @dataclass(frozen=True)
-class Load:
+class LoadResult:
     """What clients saw.
 
     Attributes:
-        clients: At once, each asking again as soon as it was answered (after 503: when it was told to).
-        seconds: Taken.
-        statuses: Answers by HTTP status; 0: none came.
-        refused_honestly: Answers 503 that said when to come back.
+        clients: At once, each asking again as soon as it was answered (after 503: after the ``Retry-After`` time).
+        seconds: How long it took.
+        statuses: Answers by HTTP status; 0: the connection failed.
+        refused_honestly: Answers 503 with a ``Retry-After`` above 0.
         per_second: Answers with status 200.
         ms: ``p50``, ``p95``, ``p99``, ``max`` of the answers with status 200.
-        turn_ms: Seconds by answers. Where somebody always waits it is what one place in the queue costs, and latency
-            is bounded by it times the places: the clients, or the queue and the one being answered.
-        differing: Answers other than the one that a single client got for the same request before.
+        turn_ms: Milliseconds by answers. If a request always waits, this is the cost of one place in the queue, and
+            latency is bounded by it times the places: the clients, or the queue and the request being answered.
+        differing: Answers unlike the one that a single client got for the same request before.
         rss: Resident bytes of the server: before, after every ``RSS_EVERY`` answers, at the end.
     """
 
@@ -58,14 +59,14 @@ class Load:
     rss: list[int]
 
 
-def load(
+def measure_load(
     url: str, histories: list[list[str]], clients: int, seconds: float, requests: int = 0, pid: int | None = None
-) -> Load:
+) -> LoadResult:
     """Ask ``/v1/recommend`` with many clients at once.
 
     Args:
-        url: Of the server, ``http://127.0.0.1:8080``; only this machine is ever asked.
-        histories: What is asked, in turn.
+        url: Of the server, ``http://127.0.0.1:8080``; other machines are refused.
+        histories: The requests' histories, in turn.
         clients: How many at once.
         seconds: For how long, at least.
         requests: How many answers, at least.
@@ -79,7 +80,7 @@ def load(
     if address.hostname not in {"127.0.0.1", "localhost", "::1"}:
         raise ValueError(f"{url} is not on this machine")
     bodies = [json.dumps({"history": history, "k": 10}) for history in histories]
-    alone = [_titles(_ask(address.netloc, body)[2]) for body in bodies]
+    expected = [_titles(_post(address.netloc, body)[2]) for body in bodies]
     rss = _rss(pid)
     times: list[float] = []
     statuses: Counter[str] = Counter()
@@ -92,13 +93,13 @@ def load(
         while time.monotonic() < began + seconds or (len(times) < requests and statuses["0"] < clients):
             at = (at + 1) % len(bodies)
             start = time.perf_counter()
-            status, wait, text = _ask(address.netloc, bodies[at])
-            took = (time.perf_counter() - start) * 1e3
+            status, wait, text = _post(address.netloc, bodies[at])
+            ms = (time.perf_counter() - start) * 1e3
             with lock:
                 statuses[str(status)] += 1
                 if status == 200:
-                    times.append(took)
-                    differing += _titles(text) != alone[at]
+                    times.append(ms)
+                    differing += _titles(text) != expected[at]
                     if len(times) % RSS_EVERY == 0:
                         rss.extend(_rss(pid))
                 honest += status == 503 and wait > 0
@@ -110,16 +111,24 @@ def load(
         thread.start()
     for thread in threads:
         thread.join()
-    took = time.monotonic() - began
+    duration = time.monotonic() - began
     if not times:
         raise DelrecError(f"{url} answered nothing: {dict(statuses)}", "look into the server's log")
-    ms = {f"p{q}": round(float(np.percentile(times, q)), 2) for q in (50, 95, 99)} | {"max": round(max(times), 2)}
-    rate, turn = round(len(times) / took, 2), round(1e3 * took / len(times), 2)
     rss.extend(_rss(pid))
-    return Load(clients, round(took, 1), dict(statuses), honest, rate, ms, turn, differing, rss)
+    return LoadResult(
+        clients=clients,
+        seconds=round(duration, 1),
+        statuses=dict(statuses),
+        refused_honestly=honest,
+        per_second=round(len(times) / duration, 2),
+        ms={f"p{q}": round(float(np.percentile(times, q)), 2) for q in (50, 95, 99)} | {"max": round(max(times), 2)},
+        turn_ms=round(1e3 * duration / len(times), 2),
+        differing=differing,
+        rss=rss,
+    )
 
 
-def _ask(netloc: str, body: str) -> tuple[int, float, bytes]:
+def _post(netloc: str, body: str) -> tuple[int, float, bytes]:
     """Status, seconds to wait before asking again, body."""
     connection = http.client.HTTPConnection(netloc, timeout=60)
     try:
@@ -146,7 +155,7 @@ def _rss(pid: int | None) -> list[int]:
 
 @contextmanager
 def server(bundle: Path, queue: int) -> Iterator[tuple[str, int]]:
-    """A server of its own over a bundle: its address and process id.
+    """A new server over a bundle: its address and process id.
 
     Raises:
         DelrecError: It did not start.
@@ -157,43 +166,48 @@ def server(bundle: Path, queue: int) -> Iterator[tuple[str, int]]:
         process = subprocess.Popen(command, stderr=log)
         try:
             until = time.monotonic() + 60
-            while "address" not in (said := _so_far(log)):
+            while "address" not in (lines := _whole_lines(log)):
                 if process.poll() is not None or time.monotonic() > until:
-                    raise DelrecError(f"no server over {bundle}: {said.strip()}", "try `delrec-lite serve`")
+                    raise DelrecError(f"no server over {bundle}: {lines.strip()}", "try `delrec-lite serve`")
                 time.sleep(0.05)
-            yield json.loads(said.splitlines()[0])["address"], process.pid
+            yield json.loads(lines.splitlines()[0])["address"], process.pid
         finally:
             process.terminate()
             process.wait()
 
 
-def _so_far(log: Any) -> str:
+def _whole_lines(log: Any) -> str:
     log.seek(0)
-    said: str = log.read()
-    return said if said.endswith("\n") else ""
+    text: str = log.read()
+    return text if text.endswith("\n") else ""
 
 
-def main() -> None:
-    """Both loads, printed and written."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--clients", type=int, default=32)
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--requests", type=int, default=10_000, help="least answers with room for all")
-    parser.add_argument("--narrow", type=int, default=8, help="places in the queue that is too short")
-    asked = parser.parse_args()
-    bundle = Bundle.open(asked.bundle)
+def parser() -> argparse.ArgumentParser:
+    """Bundle and sizes."""
+    options = script_parser("load", __doc__)
+    options.add_argument("bundle", type=Path)
+    options.add_argument("--clients", type=int, default=32)
+    options.add_argument("--seconds", type=float, default=60.0)
+    options.add_argument("--requests", type=int, default=10_000, help="least answers with room for all")
+    options.add_argument("--narrow", type=int, default=8, help="places in the queue that is too short")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure both queues and write the report."""
+    options = parser().parse_args(arguments)
+    bundle = Bundle.open(options.bundle)
     requests = requests_of(bundle)
     histories = [requests.of("cold", n).history for n in range(len(requests))]
     report: dict[str, Any] = stamp()
     report["bundle"] = {"name": bundle.name, "quant": bundle.manifest["model"]["quant"], "source": requests.source}
-    for name, queue, least in (("room for all", 2 * asked.clients, asked.requests), ("too short", asked.narrow, 0)):
-        with server(asked.bundle, queue) as (url, pid):
-            found = load(url, histories, asked.clients, asked.seconds, least, pid)
-        report[name] = {"queue": queue, **asdict(found)}
-        print(name, json.dumps(report[name], indent=1))
-    write_whole(asked.out, json.dumps(report, indent=1) + "\n")
+    queues = (("room for all", 2 * options.clients, options.requests), ("too short", options.narrow, 0))
+    for name, queue, least in queues:
+        with server(options.bundle, queue) as (url, pid):
+            result = measure_load(url, histories, options.clients, options.seconds, least, pid)
+        report[name] = {"queue": queue, **asdict(result)}
+        print(name, json.dumps(report[name], indent=1), file=sys.stderr)
+    write_json(report, options.out)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""A report as one HTML page with pictures: latency, accuracy against latency, phases; nothing from elsewhere."""
+"""A report as one HTML page with pictures: latency, accuracy against latency, phases; it loads no other file."""
 
 from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from delrec_lite.bench.report import Report, Result, footnotes, rows
+from delrec_lite.bench.report import Report, Result, footnotes, table_rows
 from delrec_lite.errors import MissingPackageError
 from delrec_lite.plots import svg
 
@@ -30,8 +30,8 @@ li { color: var(--soft); }
 
 
 def as_html(report: Report) -> str:
-    """The whole page; without matplotlib it says so where the pictures would be."""
-    cells, header = rows(report)
+    """The page; without matplotlib a line stands in place of the pictures."""
+    cells, header = table_rows(report)
     table = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in cells)
     parts = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
@@ -51,10 +51,10 @@ def as_html(report: Report) -> str:
 def _pictures(report: Report) -> list[str]:
     parts = []
     for workload in dict.fromkeys(r.workload for r in report.results):
-        some, title = [r for r in report.results if r.workload == workload], escape(workload)
-        parts.append(f"<h2>{title}: every sample, the median marked</h2>{_samples(f'{workload} samples', some)}")
-        if any(r.accuracy for r in some):
-            parts.append(f"<h2>{title}: accuracy against latency</h2>{_scatter(f'{workload} accuracy', some)}")
+        results, title = [r for r in report.results if r.workload == workload], escape(workload)
+        parts.append(f"<h2>{title}: every sample, the median marked</h2>{_samples(f'{workload} samples', results)}")
+        if any(r.accuracy for r in results):
+            parts.append(f"<h2>{title}: accuracy against latency</h2>{_scatter(f'{workload} accuracy', results)}")
     phased = [r for r in report.results if r.phases]
     if phased:
         parts.append(f"<h2>Where the milliseconds go</h2>{_phases(phased)}")
@@ -132,16 +132,16 @@ def _phases(results: Sequence[Result]) -> str:
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()
         places = range(len(results))
-        left = [0.0] * len(results)
+        ends = [0.0] * len(results)
         for n, name in enumerate(names):
             widths = [r.phases.get(name, 0.0) for r in results]
-            axes.barh(places, widths, 0.6, left=left, color=COLOURS[n % len(COLOURS)], label=name)
-            left = [begin + width for begin, width in zip(left, widths, strict=True)]
-        for n, total in zip(places, left, strict=True):
+            axes.barh(places, widths, 0.6, left=ends, color=COLOURS[n % len(COLOURS)], label=name)
+            ends = [end + width for end, width in zip(ends, widths, strict=True)]
+        for n, total in zip(places, ends, strict=True):
             axes.annotate(f"{total:.1f} ms", (total, n), xytext=(4, 0), textcoords="offset points", va="center")
         axes.set_yticks(places, [f"{r.workload}, {r.bundle}" for r in results])
         axes.set_ylim(len(results) - 0.5, -0.5)
-        axes.set_xlim(0, 1.15 * max(left))
+        axes.set_xlim(0, 1.15 * max(ends))
         axes.set_xlabel("milliseconds")
         figure.legend(loc="outside upper center", ncols=max(1, min(6, len(names))), frameon=False)
 

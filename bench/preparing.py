@@ -1,37 +1,40 @@
-"""What preparing a large log costs: ``python -m delrec_lite.bench.preparing WORK [ROWS [BAD]]``.
+"""What preparing a large log costs: ``python -m delrec_lite.bench.preparing --work FOLDER --out FILE``.
 
-Makes a log of ``ROWS`` interactions (default two million) and its item list as CSV, a share ``BAD`` of the rows
-(default none) malformed in all the ways that ``prepare`` knows, and runs ``delrec-lite prepare`` on them in a process
-of its own: once, or, with malformed rows, once to refuse and once to drop them.
+Makes a log of ``--rows`` interactions (default two million) and its item list as CSV, a share ``--bad`` of the rows
+(default none) malformed in all the ways that ``prepare`` knows, and runs ``delrec-lite prepare`` on them in a new
+process: once, or, with malformed rows, once to refuse and once to drop them.
 """
 
+import argparse
 import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from delrec_lite.bench.script import script_parser, write_json
 from delrec_lite.provenance import load_average, machine
 
 ROWS = 2_000_000
-A_USER, AN_ITEM = 40, 100  # interactions each has on average
+PER_USER, PER_ITEM = 40, 100  # interactions on average
 FEWEST_ITEMS = 500
 
 
 def write_log(folder: Path, rows: int, bad: float = 0.0, seed: int = 1) -> tuple[Path, Path]:
-    """A log and an item list, CSV: users and items as uneven as in a real one, the log in the order of time.
+    """A log and an item list as CSV: users and items as uneven as in a real log, rows in the order of time.
 
     Args:
         folder: Where ``log.csv`` and ``items.csv`` go.
         rows: Interactions.
-        bad: Share of them that are malformed: a field too many or too few, an empty id, a time that is none.
-        seed: Of everything.
+        bad: Share of them that are malformed: a field too many or too few, an empty id, a time that does not read.
+        seed: Of all random numbers.
     """
     rng = np.random.default_rng(seed)
-    users, items = max(1, rows // A_USER), max(FEWEST_ITEMS, rows // AN_ITEM)
+    users, items = max(1, rows // PER_USER), max(FEWEST_ITEMS, rows // PER_ITEM)
     of_user = rng.permutation(users)[(rng.random(rows) ** 1.5 * users).astype(np.int64)]
     of_item = (rng.random(rows) ** 2.5 * items).astype(np.int64)
     times = 1_600_000_000 + np.sort(rng.integers(0, 10**8, rows))
@@ -56,15 +59,15 @@ def write_log(folder: Path, rows: int, bad: float = 0.0, seed: int = 1) -> tuple
     return log, titles
 
 
-def prepare(log: Path, titles: Path, out: Path, policy: str) -> dict[str, Any]:
-    """Run the command: its exit code, seconds by the clock and of the processor, most memory in bytes, result."""
+def measure_prepare(log: Path, titles: Path, out: Path, policy: str) -> dict[str, Any]:
+    """Run the command: its exit code, elapsed and processor seconds, peak memory in bytes, and its result."""
     columns = "user=uid,item=sku,time=ts,title=name"
-    command = [sys.executable, "-m", "delrec_lite", "prepare", "made", "--interactions", str(log)]
+    command = [sys.executable, "-m", "delrec_lite", "prepare", "synthetic", "--interactions", str(log)]
     command += ["--items", str(titles), "--columns", columns, "--out", str(out), "--on-bad-row", policy, "--json"]
-    said = out.with_name("said.json")
-    kept = (os.POSIX_SPAWN_OPEN, 1, str(said), os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o644)
+    output = out.with_name("output.json")
+    to_file = (os.POSIX_SPAWN_OPEN, 1, str(output), os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o644)
     start = time.monotonic()
-    child = os.posix_spawn(command[0], command, os.environ, file_actions=[kept])
+    child = os.posix_spawn(command[0], command, os.environ, file_actions=[to_file])
     _, status, usage = os.wait4(child, 0)
     return {
         "on_bad_row": policy,
@@ -72,20 +75,28 @@ def prepare(log: Path, titles: Path, out: Path, policy: str) -> dict[str, Any]:
         "seconds": round(time.monotonic() - start, 1),
         "processor_seconds": round(usage.ru_utime + usage.ru_stime, 1),
         "peak_bytes": usage.ru_maxrss * 1024,
-        "result": json.loads(said.read_text(encoding="utf-8") or "{}"),
+        "result": json.loads(output.read_text(encoding="utf-8") or "{}"),
     }
 
 
-def main() -> None:
-    """Make the log, prepare it, print what it cost as JSON."""
-    work = Path(sys.argv[1])
-    rows = int(sys.argv[2]) if len(sys.argv) > 2 else ROWS
-    bad = float(sys.argv[3]) if len(sys.argv) > 3 else 0.0
-    log, titles = write_log(work, rows, bad)
+def parser() -> argparse.ArgumentParser:
+    """Work folder and size."""
+    options = script_parser("preparing", __doc__)
+    options.add_argument("--work", type=Path, required=True, help="folder for the log and what is prepared from it")
+    options.add_argument("--rows", type=int, default=ROWS)
+    options.add_argument("--bad", type=float, default=0.0, help="share of malformed rows")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Make the log, prepare it and write what it cost."""
+    options = parser().parse_args(arguments)
+    log, titles = write_log(options.work, options.rows, options.bad)
     before = load_average()
-    found = [prepare(log, titles, work / "made", policy) for policy in (("refuse", "drop") if bad else ("refuse",))]
-    about = {"rows": rows, "bad": bad, "bytes": log.stat().st_size, "load_before": before, "machine": machine()}
-    print(json.dumps({**about, "runs": found}, indent=1))
+    policies = ("refuse", "drop") if options.bad else ("refuse",)
+    runs = [measure_prepare(log, titles, options.work / "prepared", policy) for policy in policies]
+    size = {"rows": options.rows, "bad": options.bad, "bytes": log.stat().st_size}
+    write_json({**size, "load_before": before, "machine": machine(), "runs": runs}, options.out)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,22 @@
-"""What pruning the vocabulary saves, and that it changes no ranking: ``python -m delrec_lite.bench.pruning``.
+"""What pruning the vocabulary saves: ``python -m delrec_lite.bench.pruning RECIPE --out FILE``.
 
-``python -m delrec_lite.bench.pruning RECIPE RUNS OUT [QUANT ...]`` exports a run in each quantisation with the base
-model's whole vocabulary and without what nobody needs, and ranks all test users with both. A recipe whose stages have
-no epochs is exported as its base model comes; what that recommends is worth nothing, but must be the same.
+Exports a run in each quantisation with the base model's whole vocabulary and without the tokens that nothing here
+needs, and ranks all test users with both. A recipe whose stages have no epochs is exported untrained: its
+recommendations are worthless, but must be the same.
 """
 
-import json
+import argparse
 import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from delrec_lite.bench.script import add_recipe, script_parser, write_json
 from delrec_lite.bench.untrained import Untrained
 from delrec_lite.config import load_recipe
 from delrec_lite.console import Console
-from delrec_lite.files import write_whole
 from delrec_lite.pipeline.bundle import write_bundle
 from delrec_lite.pipeline.run import Run
 from delrec_lite.provenance import stamp
@@ -33,10 +31,10 @@ class Pruning:
         quant: As in a recipe.
         whole_bytes: Of the model file with all text tokens.
         pruned_bytes: Without those that catalogue, prompts and new titles do not need.
-        text_tokens: ``kept`` and ``of`` the base model's.
+        text_tokens: How many are ``kept``, and ``of`` how many of the base model.
         users: Test users whose first ten were compared.
-        same_top10: Share of them with the same ten in the same order.
-        largest_difference: Of any score of any user.
+        same_top10: Share of users with the same ten in the same order.
+        largest_difference: Between two scores of the same item and user.
     """
 
     quant: str
@@ -49,7 +47,7 @@ class Pruning:
 
 
 def measure_pruning(run: Run, quants: Sequence[str]) -> list[Pruning]:
-    """Export and compare; missing stages are made first."""
+    """Export both vocabularies and compare them; missing stages are made first."""
     histories = run.dataset.test().histories
     size: dict[tuple[str, bool], int] = {}
     scores: dict[tuple[str, bool], Any] = {}
@@ -61,35 +59,44 @@ def measure_pruning(run: Run, quants: Sequence[str]) -> list[Pruning]:
             size[model["quant"], prune] = model["bytes"]
             with Recommender.load(target, quant=model["quant"]) as recommender:
                 scores[model["quant"], prune] = recommender.scores(histories)
-                told = recommender.bundle.manifest["model"]["text_tokens"]
+                text_tokens = recommender.bundle.manifest["model"]["text_tokens"]
         shutil.rmtree(target)
     rows = []
     for quant in quants:
-        whole, pruned = (scores[quant, prune] for prune in (False, True))
-        first, second = (np.argsort(-one, axis=1, kind="stable")[:, :10] for one in (whole, pruned))
+        full, pruned = (scores[quant, prune] for prune in (False, True))
+        first, second = (np.argsort(-matrix, axis=1, kind="stable")[:, :10] for matrix in (full, pruned))
         rows.append(
             Pruning(
                 quant,
                 size[quant, False],
                 size[quant, True],
-                told,
+                text_tokens,
                 len(histories),
                 round(float((first == second).all(1).mean()), 5),
-                round(float(np.abs(whole - pruned).max()), 5),
+                round(float(np.abs(full - pruned).max()), 5),
             )
         )
     return rows
 
 
-def main(recipe: str, runs: str, out: str, *quants: str) -> None:
+def parser() -> argparse.ArgumentParser:
+    """Recipe, runs and quantisations."""
+    options = script_parser("pruning", __doc__)
+    add_recipe(options)
+    options.add_argument("--quant", default="f16", help="quantisations with commas between them")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write the report."""
-    asked = load_recipe(recipe)
-    kind = Run if asked.distill.epochs or asked.finetune.epochs else Untrained
-    run = kind(asked, Path(runs), Console("human"))
+    options = parser().parse_args(arguments)
+    recipe = load_recipe(options.recipe)
+    kind = Run if recipe.distill.epochs or recipe.finetune.epochs else Untrained
+    run = kind(recipe, options.runs, Console("human"))
     report = {**stamp(), "base": run.recipe.model.base}
-    report["rows"] = [asdict(row) for row in measure_pruning(run, quants or ("f16",))]
-    write_whole(Path(out), json.dumps(report, indent=1) + "\n")
+    report["rows"] = [asdict(row) for row in measure_pruning(run, options.quant.split(","))]
+    write_json(report, options.out)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -55,7 +55,7 @@ class Quantised:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredQuants:
     """Quantisations side by side.
 
     Attributes:
@@ -81,20 +81,20 @@ def compare_quants(run: Run, quants: Sequence[str], out: Path, repeats: int = 30
         repeats: Timed requests of each.
     """
     with run.locked():
-        found = measure_quants(run, quants, run.dataset.test(), repeats)
+        measured = measure_quants(run, quants, run.dataset.test(), repeats)
     report = {
         **stamp(),
         "recipe": run.recipe.dump(),
         "setting": asdict(run.setting),
         "precision": run.models.precisions(),
         "users": len(run.dataset.test()),
-        "rows": [asdict(row) for row in found.rows],
-        "samples_ms": found.samples_ms,
-        "load_before": found.load_before,
-        "ranks": {quant: one.dump() for quant, one in found.ranks.items()},
+        "rows": [asdict(row) for row in measured.rows],
+        "samples_ms": measured.samples_ms,
+        "load_before": measured.load_before,
+        "ranks": {quant: ranks.dump() for quant, ranks in measured.ranks.items()},
     }
     write_whole(out, json.dumps(report, ensure_ascii=False) + "\n")
-    return found.rows
+    return measured.rows
 
 
 def choose_quant(
@@ -111,7 +111,7 @@ def choose_quant(
         repeats: Timed requests of each.
 
     Returns:
-        The choice, and what it was chosen among.
+        The choice, and all that were measured.
     """
     with run.locked():
         rows = measure_quants(run, quants, run.dataset.valid(), repeats).rows
@@ -120,14 +120,14 @@ def choose_quant(
 
 def fastest_within(rows: Sequence[Quantised], quants: Sequence[str], budget: float) -> str:
     """The fastest of ``quants`` whose HR@1 is at most ``budget`` below bf16's; the most accurate if none is."""
-    asked = [row for row in rows if row.quant in quants]
-    kept = [row for row in asked if row.hr1_expected["difference"] >= -budget]
-    if not kept:
-        return max(asked, key=lambda row: row.metrics["expected_sampled"]["HR@1"]).quant
-    return min(kept, key=lambda row: row.p50_ms).quant
+    choices = [row for row in rows if row.quant in quants]
+    accurate = [row for row in choices if row.hr1_expected["difference"] >= -budget]
+    if not accurate:
+        return max(choices, key=lambda row: row.metrics["expected_sampled"]["HR@1"]).quant
+    return min(accurate, key=lambda row: row.p50_ms).quant
 
 
-def measure_quants(run: Run, quants: Sequence[str], split: Split, repeats: int) -> Measured:
+def measure_quants(run: Run, quants: Sequence[str], split: Split, repeats: int) -> MeasuredQuants:
     """Every quantisation over the users of one split; arguments as for ``compare_quants``.
 
     Raises:
@@ -138,22 +138,23 @@ def measure_quants(run: Run, quants: Sequence[str], split: Split, repeats: int) 
             "quantisations are compared by the ranking of the whole catalogue; this recipe's model ranks candidates",
             "export it with one: --quant q8_0",
         )
-    from delrec_lite.bench.runner import Plan, bench
+    from delrec_lite.bench.plan import Plan
+    from delrec_lite.bench.runner import bench
     from delrec_lite.runtime.recommender import Recommender
 
     folder = run.folder / "compare"
     shutil.rmtree(folder, ignore_errors=True)
     ranks: dict[str, Ranks] = {}
     tops: dict[str, Ints] = {}
-    made: dict[str, Any] = {}
+    bundles: dict[str, Any] = {}
     names = list(dict.fromkeys([BASELINE, *quants]))
     candidates = run.candidates[split.name]
     for quant in names:
         target = folder / f"{quant}.delrec"
         files = ([quant], []) if formats_of(quant)[0] == "gguf" else ([], [quant])
-        made[quant] = write_bundle(run, target, *files, gated=False)
+        bundles[quant] = write_bundle(run, target, *files, gated=False)
         parts: list[Ints] = []
-        with Recommender.load(made[quant].path) as recommender:
+        with Recommender.load(bundles[quant].path) as recommender:
 
             def scorer(histories: Sequence[Ints], parts: list[Ints] = parts, of: Any = recommender) -> Floats:
                 scores: Floats = of.scores(histories)
@@ -162,11 +163,11 @@ def measure_quants(run: Run, quants: Sequence[str], split: Split, repeats: int) 
 
             ranks[quant] = rank_all(scorer, split, candidates, console=run.console, label=quant)
         tops[quant] = np.concatenate(parts)
-    timed = bench([made[q].path for q in names], Plan(["cold"], [cores_allowed()], repeats), console=run.console)
+    timed = bench([bundles[q].path for q in names], Plan(["cold"], [cores_allowed()], repeats), console=run.console)
     rows = []
-    hr1 = {quant: per_user(one.sampled, "HR@1") for quant, one in ranks.items()}
+    hr1 = {quant: per_user(ranks[quant].sampled, "HR@1") for quant in names}
     expected = run.expected(split)
-    drawn = {quant: expected.per_user(one.full, "HR@1") for quant, one in ranks.items()}
+    hr1_expected = {quant: expected.per_user(ranks[quant].full, "HR@1") for quant in names}
     for quant, result in zip(names, timed.results, strict=True):
         metrics = {
             protocol: {m: round(float(values_of(ranks[quant], protocol, m, expected).mean()), 5) for m in METRICS}
@@ -177,15 +178,15 @@ def measure_quants(run: Run, quants: Sequence[str], split: Split, repeats: int) 
             Quantised(
                 formats_of(quant)[0],
                 quant,
-                made[quant].bytes,
-                made[quant].tensor_types,
+                bundles[quant].bytes,
+                bundles[quant].tensor_types,
                 result.ms["p50"],
                 metrics,
                 round(float(np.mean(same)), 4),
                 asdict(paired_test(hr1[quant], hr1[BASELINE])),
-                asdict(paired_test(drawn[quant], drawn[BASELINE])),
+                asdict(paired_test(hr1_expected[quant], hr1_expected[BASELINE])),
             )
         )
     shutil.rmtree(folder, ignore_errors=True)
     samples = {quant: result.samples_ms for quant, result in zip(names, timed.results, strict=True)}
-    return Measured(rows, ranks, samples, timed.load_before)
+    return MeasuredQuants(rows, ranks, samples, timed.load_before)

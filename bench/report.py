@@ -1,4 +1,4 @@
-"""What a run of the bench found, as JSON with raw samples, CSV, Markdown and for the screen; and two runs compared."""
+"""A run's figures as JSON with raw samples, as CSV and as Markdown; and two runs compared."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ from delrec_lite.evaluation.table import aligned
 from delrec_lite.files import write_whole
 
 SCHEMA = 1
-# Others kept at least half a core busy: two threads that wait for each other then take many times as long.
+# Other programs used at least half a core: two threads that wait for each other then take many times as long.
 BUSY = 0.5
 HEADER = ("bundle", "MB", "threads", "workload", "tokens", "p50 ms", "p95", "p99", "mean ± σ", "/s", "RSS MB")
 ACCURACY = ("HR@1", "NDCG@10")
@@ -35,7 +35,7 @@ class Result:
         per_second: Requests (in a batch: users) a second.
         phases: Mean milliseconds by phase.
         peak_rss_bytes: Of a process that loads the bundle and does only this workload.
-        artifact_bytes: All files of the bundle; where a quantisation was asked for, those that it needs.
+        artifact_bytes: All files of the bundle; for a chosen quantisation, those that it needs.
         accuracy: ``protocol``, ``candidates`` of a set (``sampled``), ``requests``, ``HR@1``, ``NDCG@10``; empty for
             ``load``.
         samples_ms: Every timed sample, in order.
@@ -57,20 +57,20 @@ class Result:
 
 @dataclass(frozen=True)
 class Report:
-    """A run: its results and all that a figure needs to be believed.
+    """A run: its results and their circumstances.
 
     Attributes:
         created: UTC.
-        commit: Of the program, None outside a checkout.
+        commit: Of the program; None outside a checkout.
         machine: Processor, its features, cores allowed.
-        versions: Of what does the work.
+        versions: Of the packages that compute.
         asked: Where the requests come from, and how many there are.
         repeats: Timed samples each.
         load_before: The machine's load average over the minute before; 0 if unknown.
         bundles: Facts by name, as their manifests have them.
         results: In the order they were timed.
         roofline: ``ceilings`` of the machine and, by bundle, the least ``work`` of a cold request and its ``floor_ms``;
-            empty where it was not asked for.
+            empty where ceilings were not measured.
     """
 
     created: str
@@ -89,15 +89,15 @@ class Report:
         return {"schema": SCHEMA, **asdict(self)}
 
 
-def summary(samples: Sequence[float]) -> dict[str, float]:
+def latency_summary(samples: Sequence[float]) -> dict[str, float]:
     """Percentiles (interpolated), mean and standard deviation (0 for one sample)."""
     values = np.asarray(samples, np.float64)
     sigma = float(values.std(ddof=1)) if len(values) > 1 else 0.0
-    found = {f"p{q}": float(np.percentile(values, q)) for q in (50, 95, 99)}
-    return {name: round(v, 4) for name, v in {**found, "mean": float(values.mean()), "sigma": sigma}.items()}
+    percentiles = {f"p{q}": float(np.percentile(values, q)) for q in (50, 95, 99)}
+    return {name: round(v, 4) for name, v in {**percentiles, "mean": float(values.mean()), "sigma": sigma}.items()}
 
 
-def rows(report: Report) -> tuple[list[list[str]], list[str]]:
+def table_rows(report: Report) -> tuple[list[list[str]], list[str]]:
     """The table's cells and header."""
     out = []
     for r in report.results:
@@ -121,15 +121,15 @@ def rows(report: Report) -> tuple[list[list[str]], list[str]]:
 
 def footnotes(report: Report) -> list[str]:
     """What the figures were measured on, and their phases: lines below the table."""
-    m, asked = report.machine, report.asked
+    m, source = report.machine, report.asked
     lines = [
         f"{m['cpu']}, {m['cores_allowed']} cores allowed; "
         + ", ".join(f"{name} {v}" for name, v in report.versions.items())
         + (f"; commit {report.commit}" if report.commit else ""),
         f"{report.repeats} samples each, configurations in turn, warm-up left out; "
-        f"{asked['requests']} requests of up to {asked['history']} items ({asked['source']}). "
+        f"{source['requests']} requests of up to {source['history']} items ({source['source']}). "
         "RSS: peak of a process that does only that workload.",
-        *([busy(report)] if report.load_before >= BUSY else []),
+        *([busy_warning(report)] if report.load_before >= BUSY else []),
     ]
     for protocol, size, n in dict.fromkeys(
         (r.accuracy["protocol"], r.accuracy.get("candidates"), r.accuracy["requests"])
@@ -149,7 +149,7 @@ def footnotes(report: Report) -> list[str]:
 
 
 def _floors(report: Report) -> list[str]:
-    """What the machine allows, and how far each cold row is from it."""
+    """The machine's ceilings, and how far each cold row is from its floor."""
     if not report.roofline:
         return []
     c = report.roofline["ceilings"]
@@ -159,24 +159,24 @@ def _floors(report: Report) -> list[str]:
         f"int8 {int8}."
     ]
     for r in report.results:
-        found = report.roofline["bundles"].get(r.bundle)
-        if r.workload == "cold" and found and r.threads == c["threads"]:
+        floor = report.roofline["bundles"].get(r.bundle)
+        if r.workload == "cold" and floor and r.threads == c["threads"]:
             lines.append(
-                f"{r.bundle}, cold: at least {found['work']['gop']:.2f} Gop and {found['work']['gb']:.3f} GB, "
-                f"so {found['floor_ms']:.1f} ms; measured {r.ms['p50']:.1f} ms, {r.ms['p50'] / found['floor_ms']:.1f} "
+                f"{r.bundle}, cold: at least {floor['work']['gop']:.2f} Gop and {floor['work']['gb']:.3f} GB, "
+                f"so {floor['floor_ms']:.1f} ms; measured {r.ms['p50']:.1f} ms, {r.ms['p50'] / floor['floor_ms']:.1f} "
                 "times that."
             )
     return lines
 
 
-def busy(report: Report) -> str:
-    """That something else ran."""
+def busy_warning(report: Report) -> str:
+    """A warning that other programs ran."""
     return f"The machine was not idle (load average {report.load_before:.1f} before): times are too long and uneven."
 
 
 def as_markdown(report: Report) -> str:
     """The table and its footnotes."""
-    cells, header = rows(report)
+    cells, header = table_rows(report)
     return aligned([header, *cells]) + "\n\n" + "\n".join(f"- {line}" for line in footnotes(report))
 
 
@@ -214,14 +214,14 @@ def read_report(path: Path) -> Report:
     """A report that ``write_report`` wrote.
 
     Raises:
-        UsageError: It is none, or of another schema.
+        UsageError: The file is missing, is no report, or has another schema.
     """
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-        if held.pop("schema") != SCHEMA:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        if fields.pop("schema") != SCHEMA:
             raise ValueError("another schema")
-        held["results"] = [Result(**r) for r in held["results"]]
-        return Report(**held)
+        fields["results"] = [Result(**r) for r in fields["results"]]
+        return Report(**fields)
     except FileNotFoundError as error:
         raise UsageError(f"no report at {path}", "`delrec-lite bench BUNDLE --out FILE` writes one") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -255,8 +255,8 @@ class Ratio:
     regression: bool
 
 
-def compare(before: Report, after: Report, threshold: float = 1.10) -> list[Ratio]:
-    """Ratios of all that both runs timed; only the median decides, for tails of few samples are noise.
+def compare_reports(before: Report, after: Report, threshold: float = 1.10) -> list[Ratio]:
+    """Ratios of all that both runs timed; the median alone decides, because tails of few samples are noise.
 
     Raises:
         UsageError: A threshold of 0 or less, or runs that have nothing in common.
@@ -266,18 +266,18 @@ def compare(before: Report, after: Report, threshold: float = 1.10) -> list[Rati
     old = {_key(r): r for r in before.results}
     ratios = []
     for new in after.results:
-        was = old.get(_key(new))
-        if was:
-            p50 = new.ms["p50"] / was.ms["p50"]
-            rss = new.peak_rss_bytes / was.peak_rss_bytes if was.peak_rss_bytes else 1.0
-            ratios.append(Ratio(*_key(new), p50, new.ms["p95"] / was.ms["p95"], rss, p50 > threshold))
+        earlier = old.get(_key(new))
+        if earlier:
+            p50 = new.ms["p50"] / earlier.ms["p50"]
+            rss = new.peak_rss_bytes / earlier.peak_rss_bytes if earlier.peak_rss_bytes else 1.0
+            ratios.append(Ratio(*_key(new), p50, new.ms["p95"] / earlier.ms["p95"], rss, p50 > threshold))
     if not ratios:
         raise UsageError("the two runs timed nothing in common", "time the same bundle, workloads and threads")
     return ratios
 
 
-def left_out(before: Report, after: Report) -> list[str]:
-    """What only one of two runs timed, and whether the machines differ: lines of warning."""
+def comparison_warnings(before: Report, after: Report) -> list[str]:
+    """Lines on what only one of two runs timed, on different machines and on busy ones."""
     old, new = {_key(r) for r in before.results}, {_key(r) for r in after.results}
     lines = [
         f"only in the {which} run: {w}, {b}, {t} threads, {u} users"
@@ -286,7 +286,11 @@ def left_out(before: Report, after: Report) -> list[str]:
     ]
     if before.machine != after.machine:
         lines.append(f"different machines: {before.machine['cpu']} and {after.machine['cpu']}")
-    lines += [f"{which} run: {busy(r)}" for which, r in (("first", before), ("second", after)) if r.load_before >= BUSY]
+    lines += [
+        f"{which} run: {busy_warning(r)}"
+        for which, r in (("first", before), ("second", after))
+        if r.load_before >= BUSY
+    ]
     return lines
 
 

@@ -57,7 +57,7 @@ class Work:
         return 1e3 * max(self.gop / speed, self.gb / ceilings.read_gb_s)
 
 
-def measure(threads: int) -> Ceilings:
+def measure_ceilings(threads: int) -> Ceilings:
     """Measure this machine; takes a few seconds."""
     return Ceilings(threads, _read(threads), _fp32(threads), _int8(threads))
 
@@ -72,11 +72,11 @@ def work_of(bundle: Any, tokens: float) -> Work | None:
         head = header.tensors["output.weight"]
         hidden, head_bytes = head.shape[0], head.bytes * items / head.shape[1]
     else:
-        told, hidden = bundle.manifest["model"]["onnx"], bundle.manifest["model"]["hidden"]
-        if "layer_weights" not in told:
+        model, hidden = bundle.manifest["model"]["onnx"], bundle.manifest["model"]["hidden"]
+        if "layer_weights" not in model:
             return None
-        weights, layer_bytes = told["layer_weights"], told["layer_bytes"]
-        wide = told["quant"] in ONNX and ONNX[told["quant"]].rows == "float32"
+        weights, layer_bytes = model["layer_weights"], model["layer_bytes"]
+        wide = model["quant"] in ONNX and ONNX[model["quant"]].rows == "float32"
         head_bytes = items * hidden * (4 if wide else 2)
     return Work(tokens, 2 * (weights * tokens + items * hidden) / 1e9, (layer_bytes + head_bytes) / 1e9)
 

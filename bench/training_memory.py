@@ -1,14 +1,13 @@
-"""Measure what the plan computes: ``python -m delrec_lite.bench.training_memory --shape qwen2.5-1.5b --precision nf4``.
+"""Measured against planned training memory: ``python -m delrec_lite.bench.training_memory SHAPE --precision nf4``.
 
 A model of the shape with random weights makes a few real steps of stage 2; nothing is downloaded. On a CUDA card the
-peak is the allocator's and the context's, on a CPU the growth of the process, freed blocks given back at once.
+peak is the allocator's and the context's, on a CPU the growth of the process, with freed blocks returned at once.
 """
 
 import argparse
 import ctypes
 import gc
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from delrec_lite.architectures import find_architecture
+from delrec_lite.bench.script import script_parser, write_json
 from delrec_lite.config import FinetuneSection
 from delrec_lite.llm.forward import read_states
 from delrec_lite.llm.load import Base
@@ -31,7 +31,7 @@ from delrec_lite.training.shapes import Shape, find_shape
 
 # glibc keeps freed blocks of up to 32 MB for later ones that do not fit: SmolLM2-135M, 800 tokens at once, grew by 1.57
 # GB and not by the 1.13 GB that it needs. Above this size a block goes back to the system.
-M_MMAP_THRESHOLD, GIVEN_BACK = -3, 1 << 18
+M_MMAP_THRESHOLD, RETURNED_FROM = -3, 1 << 18
 
 
 def random_model(shape: Shape, precision: str, device: str) -> Any:
@@ -66,9 +66,9 @@ def random_model(shape: Shape, precision: str, device: str) -> Any:
         for name, p in list(module.named_parameters(recurse=False)):
             if p.is_meta:
                 ones = p.dim() == 1 and name == "weight" and not find_architecture(shape.family).norms_from_one
-                made = torch.ones(p.shape, dtype=wide, device=device)
-                made = made if ones else made.normal_(std=0.02)
-                setattr(module, name, torch.nn.Parameter(made, requires_grad=False))
+                values = torch.ones(p.shape, dtype=wide, device=device)
+                values = values if ones else values.normal_(std=0.02)
+                setattr(module, name, torch.nn.Parameter(values, requires_grad=False))
         for name, buffer in list(module.named_buffers(recurse=False)):
             if buffer.is_meta:  # Gemma's factor on embeddings
                 module.register_buffer(name, torch.tensor(shape.hidden**0.5, device=device), persistent=False)
@@ -83,20 +83,22 @@ def _quantised_linear(module: Any, precision: str, device: str) -> Any:
     weight = torch.randn(module.out_features, module.in_features, dtype=torch.bfloat16, device=device) * 0.02
     bias = module.bias is not None
     if precision == "nf4":
-        made = bnb.nn.Linear4bit(
+        linear = bnb.nn.Linear4bit(
             module.in_features, module.out_features, bias, torch.bfloat16, True, "nf4", device="meta"
         )
-        made.weight = bnb.nn.Params4bit(weight.cpu(), False, quant_type="nf4", compress_statistics=True).to(device)
+        linear.weight = bnb.nn.Params4bit(weight.cpu(), False, quant_type="nf4", compress_statistics=True).to(device)
     else:
-        made = bnb.nn.Linear8bitLt(module.in_features, module.out_features, bias, has_fp16_weights=False, device="meta")
-        made.weight = bnb.nn.Int8Params(weight.cpu(), False, has_fp16_weights=False).to(device)
-    return made
+        linear = bnb.nn.Linear8bitLt(
+            module.in_features, module.out_features, bias, has_fp16_weights=False, device="meta"
+        )
+        linear.weight = bnb.nn.Int8Params(weight.cpu(), False, has_fp16_weights=False).to(device)
+    return linear
 
 
-def measure(shape: Shape, training: Training, device: str, steps: int = 2) -> dict[str, float]:
+def measure_training_peak(shape: Shape, training: Training, device: str, steps: int = 2) -> dict[str, float]:
     """Peak bytes of ``steps`` steps, and what the plan computes for them."""
     with suppress(AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, GIVEN_BACK)
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, RETURNED_FROM)
     add = _settle(shape, training, steps)  # libraries and threads are in memory before anything is counted
     before = _reset(device)
     lm = random_model(shape, training.precision, device)
@@ -146,18 +148,16 @@ def _loss(model: ItemLM, training: Training) -> Any:
     truth = torch.randint(training.items, (len(scores),), device=scores.device)
     loss = F.cross_entropy(scores, truth)
     if training.teacher:
-        wanted = F.log_softmax(torch.randn(scores.shape), 1).to(scores.device)
-        kl = F.kl_div(F.log_softmax(scores, 1), wanted, reduction="batchmean", log_target=True)
+        target = F.log_softmax(torch.randn(scores.shape), 1).to(scores.device)
+        kl = F.kl_div(F.log_softmax(scores, 1), target, reduction="batchmean", log_target=True)
         loss = 0.5 * loss + 0.5 * kl
     return loss
 
 
 def _histories(training: Training, base: int) -> Iterator[list[int]]:
-    left = training.tokens
-    while left > 0:
-        length = min(left, training.context)
+    for start in range(0, training.tokens, training.context):
+        length = min(training.context, training.tokens - start)
         yield (base + torch.randint(training.items, (length,))).tolist()
-        left -= length
 
 
 def _status(key: str) -> float:
@@ -166,7 +166,7 @@ def _status(key: str) -> float:
 
 
 def _reset(device: str) -> float:
-    """Begin to watch the peak; what is in use by now. On a card nothing: the context counts."""
+    """Start to record the peak; returns the bytes in use now, 0 on a card, where the context counts too."""
     if device == "cuda":
         torch.zeros(1, device=device)
         torch.cuda.reset_peak_memory_stats()
@@ -179,37 +179,42 @@ def _peak(device: str) -> float:
     if device != "cuda":
         return _status("VmHWM")
     free, total = torch.cuda.mem_get_info()
-    context = total - free - torch.cuda.memory_reserved()  # of all processes: measure on a card of your own
+    context = total - free - torch.cuda.memory_reserved()  # of all processes: no other may use the card
     return float(torch.cuda.max_memory_reserved() + context)
 
 
-def main() -> None:
-    """Measure one setting and print it as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shape", default="smollm2-135m")
-    parser.add_argument("--precision", choices=["bf16", "fp32", "nf4", "int8"], default="bf16")
-    parser.add_argument("--tokens", type=int, default=800, help="item tokens at once")
-    parser.add_argument("--context", type=int, default=50)
-    parser.add_argument("--items", type=int, default=1349)
-    parser.add_argument("--modules", choices=["attention", "all", "qv"], default="attention")
-    parser.add_argument("--optimiser", choices=["adamw", "paged_adamw_8bit"], default="adamw")
-    parser.add_argument("--checkpointing", action="store_true")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--steps", type=int, default=2)
-    asked = parser.parse_args()
+def parser() -> argparse.ArgumentParser:
+    """Shape, and what the plan depends on."""
+    options = script_parser("training_memory", __doc__)
+    options.add_argument("shape", help="of a base model, as `delrec-lite plan` knows it: smollm2-135m")
+    options.add_argument("--precision", choices=["bf16", "fp32", "nf4", "int8"], default="bf16")
+    options.add_argument("--tokens", type=int, default=800, help="item tokens at once")
+    options.add_argument("--context", type=int, default=50)
+    options.add_argument("--items", type=int, default=1349)
+    options.add_argument("--modules", choices=["attention", "all", "qv"], default="attention")
+    options.add_argument("--optimiser", choices=["adamw", "paged_adamw_8bit"], default="adamw")
+    options.add_argument("--checkpointing", action="store_true")
+    options.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    options.add_argument("--steps", type=int, default=2)
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure one setting and write the report."""
+    options = parser().parse_args(arguments)
     training = Training(
-        precision=asked.precision,
-        checkpointing=asked.checkpointing,
-        tokens=asked.tokens,
-        context=asked.context,
-        items=asked.items,
-        modules=asked.modules,
-        optimiser=asked.optimiser,
+        precision=options.precision,
+        checkpointing=options.checkpointing,
+        tokens=options.tokens,
+        context=options.context,
+        items=options.items,
+        modules=options.modules,
+        optimiser=options.optimiser,
     )
-    shape, _ = find_shape(asked.shape)
-    found = measure(shape, training, asked.device, asked.steps)
-    device = torch.cuda.get_device_name() if asked.device == "cuda" else "cpu"
-    print(json.dumps({"shape": asked.shape, "device": device, **vars(training), **found}))
+    shape, _ = find_shape(options.shape)
+    memory = measure_training_peak(shape, training, options.device, options.steps)
+    device = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
+    write_json({"shape": options.shape, "device": device, **vars(training), **memory}, options.out, indent=None)
 
 
 if __name__ == "__main__":

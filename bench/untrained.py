@@ -1,12 +1,14 @@
-"""A bundle of a recipe before any training: how fast and how large its form will be.
+"""An untrained bundle, for its speed and size: ``python -m delrec_lite.bench.untrained RECIPE --out BUNDLE``.
 
-``python -m delrec_lite.bench.untrained RECIPE RUNS OUT`` exports the base model with the recipe's prompt, items and
-quantisation. What it recommends is worth nothing; what it costs is what the trained one will cost.
+Exports the base model with the recipe's prompt, items and quantisation. Its recommendations are worthless; its cost is
+that of the trained bundle.
 """
 
-import sys
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
+from delrec_lite.bench.script import add_recipe, script_parser
 from delrec_lite.config import Recipe, load_recipe
 from delrec_lite.console import Console
 from delrec_lite.pipeline.bundle import write_bundle
@@ -28,11 +30,19 @@ class Untrained(Run):
         self.models = _UntrainedBuilder(self)
 
 
-def main(recipe: str, runs: str, out: str) -> None:
+def parser() -> argparse.ArgumentParser:
+    """Recipe, runs and the bundle."""
+    options = script_parser("untrained", __doc__, output="the bundle's folder", needed=True)
+    add_recipe(options)
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Export it."""
-    run = Untrained(load_recipe(recipe), Path(runs), Console("human"))
-    write_bundle(run, Path(out), [run.recipe.export.quant], gated=False)
+    options = parser().parse_args(arguments)
+    run = Untrained(load_recipe(options.recipe), options.runs, Console("human"))
+    write_bundle(run, options.out, [run.recipe.export.quant], gated=False)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -1,4 +1,4 @@
-"""What is timed: real requests of held-out users, the four workloads over them, and the process that does only one.
+"""What is timed: real requests of held-out users, the workloads over them, and the process that does only one.
 
 Run as a module (``python -m delrec_lite.bench.workloads``) it is that process: it reads a job as JSON on stdin,
 prints ``answered`` at its first answer and then one line of JSON.
@@ -23,14 +23,16 @@ WORKLOADS = {
     "batch": "many users at once, the first 10 of the catalogue for each",
     "load": "a new process, from its start to its first answer (files in the page cache)",
 }
-# What a bundle can do that ranks candidates alone.
+# The workloads of a bundle that ranks candidates alone.
 CHOOSING = ("rerank", "load")
 K = 10
 SESSION = "bench"
+# Before each sample: OpenMP's threads spin on for some 6 ms after an answer, on the cores that the next one needs.
+SETTLE_S = 0.02
 
 
 class Serving(Protocol):
-    """What is timed of a ``Recommender``."""
+    """The methods of a ``Recommender`` that are timed."""
 
     bundle: Any
 
@@ -67,17 +69,17 @@ class Request:
     Attributes:
         history: Titles, oldest first.
         candidates: Titles; None for the whole catalogue.
-        known: All but the newest item was asked about before, in the same session.
+        in_session: The same session has asked before, with all but the newest item.
     """
 
     history: list[str]
     candidates: list[str] | None = None
-    known: bool = False
+    in_session: bool = False
 
 
 @dataclass(frozen=True)
 class Requests(HeldOut):
-    """Questions of held-out users: their newest items, what they took next, and candidates that hold it.
+    """Requests of held-out users: their newest items, the item that came next, and candidates with that item.
 
     Attributes:
         titles: Of the catalogue.
@@ -89,11 +91,11 @@ class Requests(HeldOut):
         return len(self.split)
 
     def of(self, workload: str, n: int, among: bool = False) -> Request:
-        """The n-th request of a workload, from the first again after the last; ``among`` its candidates in any case."""
+        """The n-th request of a workload, modulo their number; ``among``: with candidates in every workload."""
         user = n % len(self)
         history = [self.titles[i] for i in self.split.histories[user]]
-        wanted = [self.titles[i] for i in self.candidates.items[user]]
-        return Request(history, wanted if among or workload == "rerank" else None, workload == "step")
+        candidates = [self.titles[i] for i in self.candidates.items[user]]
+        return Request(history, candidates if among or workload == "rerank" else None, workload == "step")
 
 
 def requests_of(bundle: Any, dataset: Path | None = None) -> Requests:
@@ -117,9 +119,9 @@ class Timing(NamedTuple):
 
 
 def ask(serving: Serving, request: Request) -> Timing:
-    """One request; what is known before is not timed."""
-    session = SESSION if request.known else None
-    if request.known and len(request.history) > 1:
+    """One request; what its session holds already is not timed."""
+    session = SESSION if request.in_session else None
+    if request.in_session and len(request.history) > 1:
         serving.recommend(request.history[:-1], k=K, candidates=request.candidates, session=session)
     start = time.perf_counter()
     answer = serving.recommend(request.history, k=K, candidates=request.candidates, session=session)

@@ -1,4 +1,4 @@
-"""Writes the tables of README.md, accuracy.md and performance.md from bench/results; `make docs` calls it too."""
+"""Writes the tables of README.md and of four pages from bench/results: `python docs/figures.py`, or `make docs`."""
 
 import json
 import re
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from delrec_lite.evaluation.setting import Setting
+from delrec_lite.pipeline.rows import FUSED, TRAINED
 from delrec_lite.teacher_kinds.registry import TEACHERS
 
 ROOT = Path(__file__).parents[1]
@@ -19,57 +20,63 @@ METRICS = ("HR@1", "HR@5", "HR@10", "NDCG@10", "MRR")
 def ranking(report: Report) -> str:
     """All models under both protocols, with intervals, and who is better than whom."""
     setting = _setting(report)
-    users = f"{report['rows'][0]['users']:,} {setting.asked()}, 95% intervals"
+    users = f"{report['rows'][0]['users']:,} {setting.questions()}, 95% intervals"
     rows = {
         protocol: [r for r in report["rows"] if r["protocol"] == protocol]
         for protocol in ("sampled", "expected_sampled", "full")
     }
-    drawn = {r["model"]: _within(r, "HR@1") for r in rows["expected_sampled"]}
-    few = [
-        (r["model"], _within(r, "HR@1"), drawn.get(r["model"], "-"), *(_within(r, m) for m in METRICS[1:]))
+    expected = {r["model"]: _within(r, "HR@1") for r in rows["expected_sampled"]}
+    sampled = [
+        (r["model"], _within(r, "HR@1"), expected.get(r["model"], "-"), *(_within(r, m) for m in METRICS[1:]))
         for r in rows["sampled"]
     ]
-    whole = [(r["model"], *(_within(r, m) for m in METRICS)) for r in rows["full"]]
+    full = [(r["model"], *(_within(r, m) for m in METRICS)) for r in rows["full"]]
     return "\n".join(
         [
             f"**{setting.title('sampled')}**, {users}\n",
-            _table(("model", "HR@1", "HR@1, expected", *METRICS[1:]), few),
+            _table(("model", "HR@1", "HR@1, expected", *METRICS[1:]), sampled),
             f"**{setting.title('full')}**, {users}\n",
-            _table(("model", *METRICS), whole),
+            _table(("model", *METRICS), full),
             pairs(report),
         ]
     )
 
 
 def headline(report: Report) -> str:
-    """The same in one table, and DELRec against each teacher."""
+    """The models that can be served, and the bundle against each teacher, in one small table."""
     rows = {(r["model"], r["protocol"]): r for r in report["rows"]}
-    models = list(dict.fromkeys(model for model, _ in rows))
+    models = [model for model in dict.fromkeys(model for model, _ in rows) if model not in (TRAINED, FUSED)]
+    bundle = next(model for model in models if model.startswith("DELRec (") and not model.endswith("fused"))
+    labels = {TEACHERS[kind].label for kind in report["recipe"]["teacher"]["kind"]}
+    against = {
+        c["against"]: _points(c)
+        for c in report["comparisons"]
+        if (c["model"], c["protocol"], c["metric"]) == (bundle, "expected_sampled", "HR@1") and c["against"] in labels
+    }
     cells = []
     for model in models:
-        drawn = [_within(rows[model, "expected_sampled"], "HR@1")] if (model, "expected_sampled") in rows else ["-"]
-        told = ((p, m) for p, m in (("sampled", "NDCG@10"), ("full", "HR@10"), ("full", "NDCG@10")))
-        means = [f"{rows[model, p]['metrics'][m]:.3f}" for p, m in told]
-        cells.append((model, _within(rows[model, "sampled"], "HR@1"), *drawn, *means))
-    among = _setting(report).metric
-    sampled = (among("HR@1"), f"{among('HR@1')}, expected", among("NDCG@10"))
-    header = ("model", *sampled, among("HR@10", "full"), among("NDCG@10", "full"))
-    known = {TEACHERS[kind].label for kind in report["recipe"]["teacher"]["kind"]}
-    against = {**report, "comparisons": [c for c in report["comparisons"] if c["against"] in known]}
-    return f"{_table(header, cells)}\n{pairs(against)}"
+        hr1 = _within(rows[model, "expected_sampled"], "HR@1") if (model, "expected_sampled") in rows else "-"
+        means = [
+            f"{rows[model, protocol]['metrics'][metric]:.3f}"
+            for protocol, metric in (("sampled", "NDCG@10"), ("full", "HR@10"))
+        ]
+        cells.append((model, hr1, *means, *against.get(model, ("", ""))))
+    metric = _setting(report).metric
+    header = ("model", f"{metric('HR@1')}, expected (95%)", metric("NDCG@10"), metric("HR@10", "full"))
+    return _table((*header, "bundle above it, points of HR@1", "p"), cells)
 
 
 def pairs(report: Report) -> str:
-    """Differences of HR@1 among candidates, user by user: the sets drawn, and all that could have been."""
-    found: dict[tuple[str, str], dict[str, Report]] = {}
+    """Differences of HR@1 among candidates, user by user: with the drawn sets, and expected over all sets."""
+    comparisons: dict[tuple[str, str], dict[str, Report]] = {}
     for c in report["comparisons"]:
         if c["metric"] == "HR@1":
-            found.setdefault((c["model"], c["against"]), {})[c["protocol"]] = c
+            comparisons.setdefault((c["model"], c["against"]), {})[c["protocol"]] = c
     rows = []
-    for (model, against), by in found.items():
+    for (model, against), by in comparisons.items():
         cells = [cell for p in ("sampled", "expected_sampled") for cell in (_points(by[p]) if p in by else ("-", "-"))]
         rows.append((f"{model} against {against}", *cells))
-    header = (f"{_setting(report).metric('HR@1')}, paired", "the sets drawn, points", "p", "expected, points", "p")
+    header = (f"{_setting(report).metric('HR@1')}, paired", "drawn sets, points", "p", "expected, points", "p")
     return _table(header, rows)
 
 
@@ -85,34 +92,34 @@ def teachers(report: Report) -> str:
     return f"{_table((*header, metric('HR@10', 'full'), metric('NDCG@10', 'full')), cells)}\n{pairs(report)}"
 
 
-def apart(report: Report) -> str:
-    """Users with short histories and rare next items, apart."""
+def segments(report: Report) -> str:
+    """Users with short and long histories, with rare and frequent next items."""
     parts = []
     for metric, title in (("sampled HR@1", _setting(report).metric("HR@1")), ("full HR@10", "HR@10, whole catalogue")):
-        found = {(r["model"], r["segment"]): r for r in report["segments"] if metric in r}
-        names = list(dict.fromkeys(segment for _, segment in found))
-        models = list(dict.fromkeys(model for model, _ in found))
-        header = (title, *(f"{name} ({found[models[0], name]['users']:,})" for name in names))
-        rows = [(model, *(f"{found[model, name][metric]:.3f}" for name in names)) for model in models]
+        cells = {(r["model"], r["segment"]): r for r in report["segments"] if metric in r}
+        names = list(dict.fromkeys(segment for _, segment in cells))
+        models = list(dict.fromkeys(model for model, _ in cells))
+        header = (title, *(f"{name} ({cells[models[0], name]['users']:,})" for name in names))
+        rows = [(model, *(f"{cells[model, name][metric]:.3f}" for name in names)) for model in models]
         parts.append(_table(header, rows))
     return "\n".join(parts)
 
 
 def ablation(report: Report) -> str:
-    """What a part of the method is worth."""
-    found: dict[str, list[str]] = {}
+    """What a part of the method contributes."""
+    variants: dict[str, list[str]] = {}
     for protocol, metric in (("expected_sampled", "HR@1"), ("full", "NDCG@10")):
         for r in (r for r in report["rows"] if r["protocol"] == protocol):
             difference = r["difference"].get(metric)
             cells = _points(difference) if difference else ("-", "-")
-            found.setdefault(r["variant"], []).extend((f"{r['metrics'][metric]:.3f}", *cells))
+            variants.setdefault(r["variant"], []).extend((f"{r['metrics'][metric]:.3f}", *cells))
     hr1 = f"{_setting(report).metric('HR@1')}, expected"
     header = ("variant", hr1, "points", "p", "NDCG@10, whole catalogue", "points", "p")
-    return _table(header, [(variant, *cells) for variant, cells in found.items()])
+    return _table(header, [(variant, *cells) for variant, cells in variants.items()])
 
 
 def _setting(report: Report) -> Setting:
-    """What a report's figures are over."""
+    """How many candidates a report's figures are over, and whether users or interactions are counted."""
     return Setting(**report["setting"])
 
 
@@ -132,22 +139,22 @@ def latency(report: Report) -> str:
     """What each workload costs, by bundle and threads."""
     rows = []
     for bundle, threads in dict.fromkeys((r["bundle"], r["threads"]) for r in report["results"]):
-        found = {r["workload"]: r for r in report["results"] if (r["bundle"], r["threads"]) == (bundle, threads)}
-        if "step" not in found:
+        results = {r["workload"]: r for r in report["results"] if (r["bundle"], r["threads"]) == (bundle, threads)}
+        if "step" not in results:
             continue
-        ms = {name: f"{r['ms']['p50']:.1f}" for name, r in found.items()}
-        batch = found["batch"]
+        ms = {name: f"{r['ms']['p50']:.1f}" for name, r in results.items()}
+        batch = results["batch"]
         rows.append(
             (
                 bundle,
                 threads,
-                f"{ms['cold']} ({found['cold']['ms']['p95']:.1f})",
+                f"{ms['cold']} ({results['cold']['ms']['p95']:.1f})",
                 ms["rerank"],
                 ms["step"],
                 f"{batch['ms']['p50'] / batch['users']:.1f}",
-                f"{found['load']['ms']['p50']:.0f}",
-                f"{max(r['peak_rss_bytes'] for r in found.values()) / 1e6:.0f}",
-                f"{found['cold']['artifact_bytes'] / 1e6:.0f}",
+                f"{results['load']['ms']['p50']:.0f}",
+                f"{max(r['peak_rss_bytes'] for r in results.values()) / 1e6:.0f}",
+                f"{results['cold']['artifact_bytes'] / 1e6:.0f}",
             )
         )
     among = next(r["accuracy"]["candidates"] for r in report["results"] if r["workload"] == "rerank")
@@ -156,7 +163,7 @@ def latency(report: Report) -> str:
 
 
 def peers(report: Report) -> str:
-    """The same questions through what else is at hand."""
+    """The same requests answered by alternatives."""
     rows = []
     for r in report["results"]:
         facts = report["bundles"][r["bundle"]]
@@ -178,9 +185,9 @@ def phases(report: Report) -> str:
     rows = []
     for r in report["results"]:
         if r["workload"] in {"cold", "step"} and r["phases"] and r["threads"] == 2:
-            whole = sum(r["phases"].values())
+            total = sum(r["phases"].values())
             cells = (f"{r['phases'][name]:.2f}" for name in ("match", "encode", "prefill", "sort"))
-            rows.append((r["bundle"], r["workload"], *cells, f"{r['phases']['prefill'] / whole:.1%}"))
+            rows.append((r["bundle"], r["workload"], *cells, f"{r['phases']['prefill'] / total:.1%}"))
     header = ("bundle", "request", "titles to items", "items to tokens", "the model", "sorting", "the model's share")
     return _table(header, rows)
 
@@ -200,15 +207,15 @@ def roofline(report: Report) -> str:
     """What the machine could do at best."""
     ceilings = report["roofline"]["ceilings"]
     rows = []
-    for bundle, found in report["roofline"]["bundles"].items():
-        took = next(
+    for bundle, floor in report["roofline"]["bundles"].items():
+        measured = next(
             r["ms"]["p50"]
             for r in report["results"]
             if (r["workload"], r["bundle"], r["threads"]) == ("cold", bundle, ceilings["threads"])
         )
-        work = found["work"]
+        work = floor["work"]
         rows.append(
-            (bundle, f"{work['gop']:.1f}", f"{work['gb'] * 1e3:.0f}", f"{found['floor_ms']:.1f}", f"{took:.1f}")
+            (bundle, f"{work['gop']:.1f}", f"{work['gb'] * 1e3:.0f}", f"{floor['floor_ms']:.1f}", f"{measured:.1f}")
         )
     header = ("bundle", "billion operations", "MB read", "floor, ms", "measured, ms")
     machine = (
@@ -222,13 +229,13 @@ def quantisation(report: Report) -> str:
     """What each quantisation costs and keeps."""
     rows = []
     for r in report["rows"]:
-        apart = r["hr1_difference"]
-        points = _points(apart)[0] if apart["low"] or apart["high"] else "-"
-        drawn = _points(r["hr1_expected"])[0] if r.get("hr1_expected") and points != "-" else "-"
+        difference = r["hr1_difference"]
+        points = _points(difference)[0] if difference["low"] or difference["high"] else "-"
+        expected = _points(r["hr1_expected"])[0] if r.get("hr1_expected") and points != "-" else "-"
         hits = (f"{r['metrics'][p][m]:.3f}" for p, m in zip(PROTOCOLS, ("HR@1", "NDCG@10"), strict=True))
         size = f"{r['bytes'] / 1e6:.0f}"
         same = f"{r['top10_overlap']:.0%}"
-        rows.append((r["format"], r["quant"], size, f"{r['p50_ms']:.0f}", *hits, points, drawn, same))
+        rows.append((r["format"], r["quant"], size, f"{r['p50_ms']:.0f}", *hits, points, expected, same))
     among = _setting(report).metric
     accuracy = (among("HR@1"), among("NDCG@10", "full"), "HR@1 points against bf16")
     header = ("format", "quant", "model MB", "ms", *accuracy)
@@ -241,7 +248,7 @@ def server(report: Report) -> str:
     for name in ("room for all", "too short"):
         r = report[name]
         refused = r["statuses"].get("503", 0)
-        others = sum(n for status, n in r["statuses"].items() if status not in {"200", "503"})
+        failed = sum(n for status, n in r["statuses"].items() if status not in {"200", "503"})
         ms = r["ms"]
         grown = (r["rss"][-1] - r["rss"][1]) / 1e6 if len(r["rss"]) > 2 else 0.0
         rows.append(
@@ -250,7 +257,7 @@ def server(report: Report) -> str:
                 r["clients"],
                 r["statuses"]["200"],
                 refused,
-                others,
+                failed,
                 r["differing"],
                 r["per_second"],
                 f"{ms['p50']:.0f}, {ms['p99']:.0f}",
@@ -278,7 +285,7 @@ def catalogue(report: Report) -> str:
 
 
 def explanations(report: Report) -> str:
-    """Whether contributions are true, and what they cost."""
+    """Whether explanations are faithful, and their cost."""
     test = report["test"]
     rows = [
         ("users", report["users"]),
@@ -295,8 +302,8 @@ def explanations(report: Report) -> str:
 def new_items(report: Report) -> str:
     """How items without training rank."""
     rows = [
-        (name, *(f"{found[metric]:.3f}" for metric in ("HR@10", "NDCG@10")), f"{found['median rank']:.0f}")
-        for name, found in report["scored by"].items()
+        (name, *(f"{figures[metric]:.3f}" for metric in ("HR@10", "NDCG@10")), f"{figures['median rank']:.0f}")
+        for name, figures in report["scored by"].items()
     ]
     return _table(("the user's next item is scored by", "HR@10", "NDCG@10", "median rank"), rows)
 
@@ -304,7 +311,7 @@ def new_items(report: Report) -> str:
 ACCURACY: dict[str, tuple[str, Callable[[Report], str]]] = {
     f"{table} {data}": (f"accuracy-{data}.json", make)
     for data in ("ml-100k", "steam")
-    for table, make in (("ranking", ranking), ("segments", apart))
+    for table, make in (("ranking", ranking), ("segments", segments))
 }
 TABLES: dict[str, tuple[str, Callable[[Report], str]]] = {
     "latency": ("latency-epyc-2-cores.json", latency),
@@ -340,13 +347,13 @@ def fill(page: Path) -> str:
         path = RESULTS / file
         if path.is_file():
             report = json.loads(path.read_text(encoding="utf-8"))
-            made = f"{make(report)}\n{_origin(file, report, up)}"
+            table = f"{make(report)}\n{_origin(file, report, up)}"
         else:
-            made = "Not measured yet."
+            table = "Not measured yet."
         start, end = f"<!-- table {name} -->", f"<!-- /table {name} -->"
         if start not in text or end not in text:
             raise ValueError(f"{page.name} has no place for the table {name}: {start} ... {end}")
-        text = re.sub(f"{start}.*?{end}", lambda _, m=made, s=start, e=end: f"{s}\n{m}\n{e}", text, flags=re.DOTALL)
+        text = re.sub(f"{start}.*?{end}", lambda _, t=table, s=start, e=end: f"{s}\n{t}\n{e}", text, flags=re.DOTALL)
     return text
 
 

@@ -95,9 +95,9 @@ def commands() -> str:
             option = parameter.param_type_name == "option"
             names = [*parameter.opts, *parameter.secondary_opts] if option else [(parameter.name or "").upper()]
             default = "" if parameter.default in (None, False) or callable(parameter.default) else parameter.default
-            told = getattr(parameter, "help", None) or ""
+            text = getattr(parameter, "help", None) or ""
             rows.append(
-                f"| {', '.join(f'`{n}`' for n in names)} | {_cell(told)} | {f'`{default}`' if default != '' else ''} |"
+                f"| {', '.join(f'`{n}`' for n in names)} | {_cell(text)} | {f'`{default}`' if default != '' else ''} |"
             )
         parts.append("\n".join(["| option | meaning | default |", "|---|---|---|", *rows]) + "\n")
     return "\n".join(parts)
@@ -144,7 +144,7 @@ def recipe() -> str:
 
 
 def _teacher_settings() -> str:
-    """What each built-in kind of teacher can be told, with its defaults."""
+    """Settings of each built-in kind of teacher, with defaults."""
     from delrec_lite.teacher_kinds.registry import TEACHERS
     from delrec_lite.teacher_kinds.settings import TeacherConfig
 
@@ -220,7 +220,7 @@ def _described(name: str, thing: Any) -> str:
     except ValueError:
         signature = name
     if len(signature) > 110:
-        signature = re.sub(r"\((.*)\)( ->.*)?$", _one_a_line, signature, flags=re.DOTALL)
+        signature = re.sub(r"\((.*)\)( ->.*)?$", _one_per_line, signature, flags=re.DOTALL)
     for module in ("collections.abc.", "delrec_lite.runtime.recommender.", "pathlib."):
         signature = signature.replace(module, "")
     signature = re.sub(r"<[\w.]+ object at 0x[0-9a-f]+>", "...", signature)
@@ -236,8 +236,8 @@ def _described(name: str, thing: Any) -> str:
     return f"```python\n{signature}\n```\n\n" + "\n".join(lines).replace("``", "`") + "\n"
 
 
-def _one_a_line(found: re.Match[str]) -> str:
-    inside, depth, start, parts = found[1], 0, 0, []
+def _one_per_line(signature: re.Match[str]) -> str:
+    inside, depth, start, parts = signature[1], 0, 0, []
     for at, letter in enumerate(inside):
         depth += letter in "([{"
         depth -= letter in ")]}"
@@ -245,7 +245,7 @@ def _one_a_line(found: re.Match[str]) -> str:
             parts.append(inside[start:at].strip())
             start = at + 1
     parts.append(inside[start:].strip())
-    return "(\n    " + ",\n    ".join(parts) + f",\n){found[2] or ''}"
+    return "(\n    " + ",\n    ".join(parts) + f",\n){signature[2] or ''}"
 
 
 def _values(kind: Any) -> str:

@@ -16,7 +16,9 @@ import pytest
 from typer.testing import CliRunner
 
 from delrec_lite.bench import report, workloads
-from delrec_lite.bench.runner import Plan, bench, new_process
+from delrec_lite.bench.plan import Plan
+from delrec_lite.bench.probe import new_process
+from delrec_lite.bench.runner import bench
 from delrec_lite.cli.app import app
 from delrec_lite.errors import BundleError, DataError, DelrecError, UsageError
 from delrec_lite.prompts.format import PromptFormat
@@ -73,8 +75,8 @@ def golden(folder, **changes):
     histories = [[(u + n) % ITEMS for n in range(5 + 3 * u)][:35] for u in range(USERS)]
     targets = [(h[-1] + 1 + u % 2) % ITEMS for u, h in enumerate(histories)]
     candidates = [[t, *((t + 2 + np.arange(M - 1)) % ITEMS).tolist()] for t in targets]
-    held = {"histories": histories, "targets": targets, "candidates": candidates, **changes}
-    (folder / "golden.json").write_text(json.dumps(held))
+    stored = {"histories": histories, "targets": targets, "candidates": candidates, **changes}
+    (folder / "golden.json").write_text(json.dumps(stored))
     return folder
 
 
@@ -88,33 +90,33 @@ def no_jobs():
     probe.jobs = []
 
 
-def run(folder, plan, made=None, **changed):
-    made = [] if made is None else made
+def run(folder, plan, fakes=None, **changed):
+    fakes = [] if fakes is None else fakes
 
     def load(path, threads):
-        made.append(Fake(folder, name=Path(path).stem, threads=threads, **changed))
-        return made[-1]
+        fakes.append(Fake(folder, name=Path(path).stem, threads=threads, **changed))
+        return fakes[-1]
 
-    return bench([folder], plan, load=load, probe=probe), made
+    return bench([folder], plan, load=load, probe=probe), fakes
 
 
 def test_summary_against_known_values():
-    found = report.summary([float(n) for n in range(1, 101)])
-    assert found == {"p50": 50.5, "p95": 95.05, "p99": 99.01, "mean": 50.5, "sigma": 29.0115}
-    assert report.summary([3.0])["sigma"] == 0
+    figures = report.latency_summary([float(n) for n in range(1, 101)])
+    assert figures == {"p50": 50.5, "p95": 95.05, "p99": 99.01, "mean": 50.5, "sigma": 29.0115}
+    assert report.latency_summary([3.0])["sigma"] == 0
 
 
 def test_each_workload_asks_what_it_says(tmp_path):
     golden(tmp_path / "a.delrec")
-    found, (fake,) = run(tmp_path / "a.delrec", Plan(["cold", "rerank", "batch", "load"], [1], repeats=4))
-    cold, rerank, batch, load = found.results
-    asked = [entry for entry in fake.log if entry[2] != "batch"]
-    assert {entry[3] for entry in asked[:6]} == {None}, "cold ranks the catalogue"
-    assert {entry[3] for entry in asked[6:]} == {M}, "rerank gives candidates"
-    assert max(entry[2] for entry in asked) <= 20
-    assert len(asked) == 2 * (2 + 4), "2 of each are warm-up"
+    timed, (fake,) = run(tmp_path / "a.delrec", Plan(["cold", "rerank", "batch", "load"], [1], repeats=4))
+    cold, rerank, batch, load = timed.results
+    single = [entry for entry in fake.log if entry[2] != "batch"]
+    assert {entry[3] for entry in single[:6]} == {None}, "cold ranks the catalogue"
+    assert {entry[3] for entry in single[6:]} == {M}, "rerank gives candidates"
+    assert max(entry[2] for entry in single) <= 20
+    assert len(single) == 2 * (2 + 4), "2 of each are warm-up"
     assert [entry[3] for entry in fake.log if entry[2] == "batch"] == [USERS] * 5
-    assert [len(r.samples_ms) for r in found.results] == [4] * 4
+    assert [len(r.samples_ms) for r in timed.results] == [4] * 4
     assert (cold.users, batch.users) == (1, USERS)
     assert cold.tokens == np.mean([5, 8, 11, 14])
     assert batch.tokens == sum(min(20, 5 + 3 * u) for u in range(USERS))
@@ -129,13 +131,13 @@ def test_each_workload_asks_what_it_says(tmp_path):
 
 def test_step_times_the_newest_item_of_a_user_known_before(tmp_path):
     golden(tmp_path / "a.delrec")
-    found, (fake,) = run(tmp_path / "a.delrec", Plan(["step"], [1], repeats=2))
+    timed, (fake,) = run(tmp_path / "a.delrec", Plan(["step"], [1], repeats=2))
     lengths = [entry[2] for entry in fake.log]
-    assert lengths == [n for timed in (20, 20, 5, 8) for n in (timed - 1, timed)]
+    assert lengths == [n for length in (20, 20, 5, 8) for n in (length - 1, length)]
     assert set(fake.sessions) == {"bench"}
-    assert found.results[0].tokens == 1
-    assert len(found.results[0].samples_ms) == 2
-    assert found.results[0].accuracy["protocol"] == "full"
+    assert timed.results[0].tokens == 1
+    assert len(timed.results[0].samples_ms) == 2
+    assert timed.results[0].accuracy["protocol"] == "full"
 
 
 def test_memory_is_that_of_a_process_that_does_only_this_workload(tmp_path):
@@ -151,8 +153,8 @@ def test_memory_is_that_of_a_process_that_does_only_this_workload(tmp_path):
 
 def test_times_are_those_waited_for(tmp_path):
     golden(tmp_path / "a.delrec")
-    found, _ = run(tmp_path / "a.delrec", Plan(["cold", "batch"], [1], repeats=3), wait=0.02)
-    cold, batch = found.results
+    timed, _ = run(tmp_path / "a.delrec", Plan(["cold", "batch"], [1], repeats=3), wait=0.02)
+    cold, batch = timed.results
     assert 20 <= cold.ms["p50"] < 200
     assert cold.phases["prefill"] == 20
     assert cold.per_second == pytest.approx(1e3 / cold.ms["mean"], rel=0.01)
@@ -166,19 +168,19 @@ def test_configurations_take_turns(tmp_path):
     def load(path, threads):
         return Fake(Path(path), name=Path(path).stem, threads=threads, log=log)
 
-    found = bench(folders, Plan(["cold"], [1, 2], repeats=3), load=load, probe=probe)
+    timed = bench(folders, Plan(["cold"], [1, 2], repeats=3), load=load, probe=probe)
     turns = [entry[:2] for entry in log]
     assert turns == [("a", 1), ("a", 2), ("b", 1), ("b", 2)] * (2 + 3)
     lengths = [entry[2] for entry in log]
     assert all(len(set(lengths[at : at + 4])) == 1 for at in range(0, len(lengths), 4)), "all get the same request"
-    assert [(r.bundle, r.threads) for r in found.results] == [("a f16", 1), ("a f16", 2), ("b f16", 1), ("b f16", 2)]
+    assert [(r.bundle, r.threads) for r in timed.results] == [("a f16", 1), ("a f16", 2), ("b f16", 1), ("b f16", 2)]
 
 
 def test_accuracy_is_of_the_requests_asked(tmp_path):
     golden(tmp_path / "a.delrec")
-    found, _ = run(tmp_path / "a.delrec", Plan(["cold", "rerank"], [1], repeats=1))
-    cold, rerank = (r.accuracy for r in found.results)
-    # In the catalogue the even users' target comes first, the others' second: unless the item before it was had.
+    timed, _ = run(tmp_path / "a.delrec", Plan(["cold", "rerank"], [1], repeats=1))
+    cold, rerank = (r.accuracy for r in timed.results)
+    # In the catalogue the even users' target comes first, the others' second: unless it is in the history.
     assert (cold["protocol"], cold["requests"], cold["HR@1"]) == ("full", USERS, 0.5)
     assert cold["NDCG@10"] == pytest.approx(0.5 + 0.5 / np.log2(3), abs=1e-3)
     assert (rerank["protocol"], rerank["candidates"], rerank["HR@1"]) == ("sampled", M, 1.0)
@@ -186,9 +188,9 @@ def test_accuracy_is_of_the_requests_asked(tmp_path):
 
 def test_two_bundles_of_one_name_stay_apart(tmp_path):
     folders = [golden(tmp_path / name) for name in ("x", "y")]
-    found = bench(folders, Plan(["cold"], [1], 1), load=lambda p, t: Fake(Path(p), name="same"), probe=probe)
-    assert len({r.bundle for r in found.results}) == 2
-    assert set(found.bundles) == {r.bundle for r in found.results}
+    timed = bench(folders, Plan(["cold"], [1], 1), load=lambda p, t: Fake(Path(p), name="same"), probe=probe)
+    assert len({r.bundle for r in timed.results}) == 2
+    assert set(timed.bundles) == {r.bundle for r in timed.results}
 
 
 @pytest.mark.parametrize(
@@ -208,11 +210,11 @@ def test_spoilt_requests_are_refused(tmp_path, changes, error, words):
 
 
 def test_without_requests_a_data_set_is_asked_for(tmp_path):
-    made = []
+    fakes = []
     with pytest.raises(UsageError) as caught:
-        run(tmp_path, Plan(["cold"], [1], 1), made)
+        run(tmp_path, Plan(["cold"], [1], 1), fakes)
     assert "--dataset" in caught.value.hint
-    assert made[0].closed, "a failure frees the model"
+    assert fakes[0].closed, "a failure frees the model"
 
 
 @pytest.mark.parametrize(
@@ -246,13 +248,13 @@ def test_a_prepared_data_set_asks_with_its_own_test_users(tmp_path):
     with pytest.raises(DataError, match="different catalogues"):
         workloads.requests_of(bundle, tmp_path / "data")
     bundle.items = SimpleNamespace(ids=list(data.catalog.ids), titles=list(data.catalog.titles))
-    found = workloads.requests_of(bundle, tmp_path / "data")
-    assert len(found) == len(data.user_ids)
+    requests = workloads.requests_of(bundle, tmp_path / "data")
+    assert len(requests) == len(data.user_ids)
     user = 4
-    asked = found.of("rerank", user + len(found))
-    assert asked.history == [data.catalog.titles[i] for i in data.sequences[user][:-1][-20:]]
-    assert data.catalog.titles[data.sequences[user][-1]] in asked.candidates
-    assert found.of("cold", user).candidates is None
+    request = requests.of("rerank", user + len(requests))
+    assert request.history == [data.catalog.titles[i] for i in data.sequences[user][:-1][-20:]]
+    assert data.catalog.titles[data.sequences[user][-1]] in request.candidates
+    assert requests.of("cold", user).candidates is None
 
 
 @pytest.mark.parametrize("each", [0, 3])
@@ -270,9 +272,9 @@ def test_a_split_by_time_asks_its_questions_whatever_the_number_of_users(tmp_pat
     save_dataset(data, sets, Settings(1, 5, 1, "chronological"), tmp_path / "data")
     bundle = Fake(tmp_path).bundle
     bundle.items = SimpleNamespace(ids=list(data.catalog.ids), titles=list(data.catalog.titles))
-    found = workloads.requests_of(bundle, tmp_path / "data")
-    assert len(found) == len(data.test()) == len(ends) * (each or 0.5)
-    assert (found.candidates.items == found.split.targets[:, None]).any(1).all()
+    requests = workloads.requests_of(bundle, tmp_path / "data")
+    assert len(requests) == len(data.test()) == len(ends) * (each or 0.5)
+    assert (requests.candidates.items == requests.split.targets[:, None]).any(1).all()
 
 
 def test_a_data_set_without_a_test_part_is_refused(tmp_path):
@@ -299,11 +301,11 @@ def finished(tmp_path):
 def test_a_report_reads_back_with_its_raw_samples(finished, tmp_path):
     report.write_report(finished, tmp_path / "r.json")
     assert report.read_report(tmp_path / "r.json") == finished
-    held = json.loads((tmp_path / "r.json").read_text())
-    assert len(held["results"][0]["samples_ms"]) == 3
-    assert held["machine"]["cpu"]
-    assert held["versions"]["delrec-lite"]
-    assert held["bundles"]["a f16"]["commit"] == "abc"
+    stored = json.loads((tmp_path / "r.json").read_text())
+    assert len(stored["results"][0]["samples_ms"]) == 3
+    assert stored["machine"]["cpu"]
+    assert stored["versions"]["delrec-lite"]
+    assert stored["bundles"]["a f16"]["commit"] == "abc"
 
 
 def test_csv_and_markdown_hold_every_result(finished):
@@ -326,26 +328,26 @@ def slower(finished, factor, workload="cold"):
 
 
 def test_compare_finds_the_regression_and_no_other(finished):
-    ratios = report.compare(finished, slower(finished, 1.2))
+    ratios = report.compare_reports(finished, slower(finished, 1.2))
     assert [r.workload for r in ratios if r.regression] == ["cold"]
     assert ratios[0].p50 == pytest.approx(1.2)
-    assert not any(r.regression for r in report.compare(finished, slower(finished, 1.2), threshold=1.25))
-    assert not any(r.regression for r in report.compare(slower(finished, 1.2), finished))
+    assert not any(r.regression for r in report.compare_reports(finished, slower(finished, 1.2), threshold=1.25))
+    assert not any(r.regression for r in report.compare_reports(slower(finished, 1.2), finished))
     other = replace(finished, results=[replace(r, threads=9) for r in finished.results])
     with pytest.raises(UsageError, match="nothing in common"):
-        report.compare(finished, other)
+        report.compare_reports(finished, other)
     with pytest.raises(UsageError, match="threshold"):
-        report.compare(finished, finished, 0)
+        report.compare_reports(finished, finished, 0)
     idle = replace(finished, load_before=0.0)
-    assert len(report.left_out(idle, replace(idle, results=idle.results[:3]))) == 1
+    assert len(report.comparison_warnings(idle, replace(idle, results=idle.results[:3]))) == 1
 
 
 def test_a_busy_machine_is_told(finished):
     idle, busy = replace(finished, load_before=0.1), replace(finished, load_before=3.5)
     assert "not idle (load average 3.5" in report.as_markdown(busy)
     assert "not idle" not in report.as_markdown(idle)
-    assert report.left_out(idle, idle) == []
-    assert ["second run" in line for line in report.left_out(idle, busy)] == [True]
+    assert report.comparison_warnings(idle, idle) == []
+    assert ["second run" in line for line in report.comparison_warnings(idle, busy)] == [True]
 
 
 def test_compare_exits_by_its_verdict(finished, tmp_path):
@@ -389,10 +391,10 @@ def test_precisions_of_one_bundle_are_configurations_of_their_own(tmp_path):
         return Fake(Path(path), name="a", quant=quant, threads=threads, log=log)
 
     plan = Plan(["cold", "load"], [1, 2], repeats=1, quants=["q4_0", "q8_0"])
-    found = bench([folder], plan, load=load, probe=probe)
+    timed = bench([folder], plan, load=load, probe=probe)
     names = [("a q4_0", 1), ("a q4_0", 2), ("a q8_0", 1), ("a q8_0", 2)]
-    assert [(r.bundle, r.threads) for r in found.results] == names * 2
-    assert set(found.bundles) == {"a q4_0", "a q8_0"}
+    assert [(r.bundle, r.threads) for r in timed.results] == names * 2
+    assert set(timed.bundles) == {"a q4_0", "a q8_0"}
     assert [job["quant"] for job in probe.jobs[-4:]] == ["q4_0", "q4_0", "q8_0", "q8_0"]
 
 

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from delrec_lite.bench.page import as_html
-from delrec_lite.bench.peers import PeerServing, prompt
+from delrec_lite.bench.peer_prompt import prompt
+from delrec_lite.bench.peers import PeerServing
+from delrec_lite.bench.plan import Plan
 from delrec_lite.bench.report import footnotes
-from delrec_lite.bench.roofline import Ceilings, measure, work_of
-from delrec_lite.bench.runner import Plan, bench
+from delrec_lite.bench.roofline import Ceilings, measure_ceilings, work_of
+from delrec_lite.bench.runner import bench
 from delrec_lite.console import Console
 from delrec_lite.errors import UsageError
 from delrec_lite.runtime.bundle import Bundle
@@ -21,7 +23,7 @@ from tests.pictures import drawn
 from tests.tiny import dataset
 
 
-def asked(path, name, base=()):
+def ask_peer(path, name, base=()):
     peer = PeerServing(name, Bundle.open(path), dict(base), [1])
     titles = peer.bundle.items.titles
     try:
@@ -33,7 +35,7 @@ def asked(path, name, base=()):
 
 
 def test_the_bundles_own_gguf_answers_as_our_runtime_does(taught):
-    items, tokens, memory = asked(taught[0], "llama-cpp-python, bundle")
+    items, tokens, memory = ask_peer(taught[0], "llama-cpp-python, bundle")
     with Recommender.load(taught[0], threads=1) as recommender:
         scores = recommender.scores([[3, 1, 4]])[0]
     assert items == [recommender.bundle.items.titles[i] for i in np.argsort(-scores)[:5]]
@@ -43,7 +45,7 @@ def test_the_bundles_own_gguf_answers_as_our_runtime_does(taught):
 
 def test_the_teacher_is_the_floor(taught):
     path, teacher = taught
-    items, tokens, _ = asked(path, "teacher, ONNX")
+    items, tokens, _ = ask_peer(path, "teacher, ONNX")
     scores = teacher.scores([np.array([3, 1, 4])])[0]
     assert items == [dataset().catalog.titles[i] for i in np.argsort(-scores)[:5]]
     assert tokens == 3
@@ -68,16 +70,16 @@ def test_optimum_exports_the_base_once_and_ranks_as_transformers_does(taught, ti
         peer = PeerServing(name, Bundle.open(taught[0]), base, [1])
         titles = peer.bundle.items.titles
         try:
-            whole = peer.recommend(titles[:3], k=30)
-            answers.append([whole.items, peer.recommend(titles[:3], 4, titles[5:9]).items])
-            assert whole.tokens_computed > len(titles[:3]) * 2
+            ranking = peer.recommend(titles[:3], k=30)
+            answers.append([ranking.items, peer.recommend(titles[:3], 4, titles[5:9]).items])
+            assert ranking.tokens_computed > len(titles[:3]) * 2
         finally:
             peer.close()
-        made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+        exported = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     assert answers[0] == answers[1] == answers[2]
     assert peer.bytes > sum(path.stat().st_size for path in tiny_base.glob("*.safetensors")) / 2
     assert {path.name for path in tmp_path.iterdir()} == {"tiny-onnx"}
-    assert made == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert exported == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
 
 
 @pytest.mark.parametrize("name", ["llama-cpp-python, base", "llama.cpp, titles"])
@@ -146,8 +148,8 @@ def test_peers_stand_in_the_report_with_their_accuracy(report, taught):
 
 def test_the_floor_is_counted_from_the_model_file(taught):
     work = work_of(Bundle.open(taught[0]), 20)
-    held = Bundle.open(taught[0]).model_path.stat().st_size
-    assert 0 < work.gb * 1e9 < held
+    size = Bundle.open(taught[0]).model_path.stat().st_size
+    assert 0 < work.gb * 1e9 < size
     assert work_of(Bundle.open(taught[0]), 40).gop == pytest.approx(2 * work.gop, rel=0.3)
     slow = Ceilings(1, read_gb_s=1.0, fp32_gop_s=1.0, int8_gop_s=None)
     assert work.floor_ms(slow) == pytest.approx(1e3 * max(work.gop, work.gb))
@@ -155,14 +157,14 @@ def test_the_floor_is_counted_from_the_model_file(taught):
 
 
 def test_the_floor_of_an_onnx_bundle_is_that_of_the_same_network(taught, tiny_base, tmp_path):
-    made = export_tiny(tiny_base, tmp_path / "o.delrec", formats="onnx", onnx_quant="int8_block")
-    onnx, gguf = work_of(Bundle.open(made.path), 20), work_of(Bundle.open(taught[0]), 20)
+    exported = export_tiny(tiny_base, tmp_path / "o.delrec", formats="onnx", onnx_quant="int8_block")
+    onnx, gguf = work_of(Bundle.open(exported.path), 20), work_of(Bundle.open(taught[0]), 20)
     assert onnx.gop == pytest.approx(gguf.gop)
     assert gguf.gb / 3 < onnx.gb < gguf.gb  # eight bits and a scale for 32 weights, against sixteen bits
 
 
 def test_ceilings_are_measured_and_told(report):
-    ceilings = measure(1)
+    ceilings = measure_ceilings(1)
     assert ceilings.read_gb_s > 0.1
     assert ceilings.fp32_gop_s > 0.1
     assert any("Ceilings of 1 threads" in line for line in footnotes(report))

@@ -14,7 +14,7 @@ def test_validation_chooses_and_test_users_are_ranked_with_the_chosen_alone(tiny
     monkeypatch.setattr(bench, "load_recipe", lambda _: None)
     monkeypatch.setattr(bench, "Run", lambda *_: run)
     monkeypatch.setattr(bench, "SETTINGS", ({**tiny, "epochs": 1}, {**tiny, "epochs": 12}, {**tiny, "epochs": 2}))
-    bench.main("r", str(tmp_path / "runs"), str(tmp_path / "first.json"))
+    bench.main(["r", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "first.json")])
     report = json.loads((tmp_path / "first.json").read_text())
     figures = [trial["validation"][bench.CHOOSES] for trial in report["tried"]]
     assert report["chosen"] == report["tried"][int(np.argmax(figures))]["settings"]
@@ -24,7 +24,7 @@ def test_validation_chooses_and_test_users_are_ranked_with_the_chosen_alone(tiny
         if row["protocol"] in report["ranks"]["SASRec"]:
             ranks = np.array(report["ranks"][row["model"]][row["protocol"]])
             assert abs(per_user(ranks, "NDCG@10").mean() - row["metrics"]["NDCG@10"]) < 1e-4
-    monkeypatch.setattr(bench, "fit", None)  # what was trained is kept
-    bench.main("r", str(tmp_path / "runs"), str(tmp_path / "again.json"))
+    monkeypatch.setattr(bench, "fit", None)  # trained teachers are read back
+    bench.main(["r", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "again.json")])
     again = json.loads((tmp_path / "again.json").read_text())
     assert again["ranks"]["eSASRec"]["full"] == report["ranks"]["eSASRec"]["full"]

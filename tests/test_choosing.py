@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from delrec_lite.bench.runner import Plan, bench
+from delrec_lite.bench.plan import Plan
+from delrec_lite.bench.runner import bench
 from delrec_lite.cli.app import app
 from delrec_lite.errors import DelrecError, UsageError
 from delrec_lite.export import prune as pruning

@@ -10,6 +10,7 @@ import pytest
 from delrec_lite.bench.page import as_html
 from delrec_lite.bench.report import read_report
 from delrec_lite.console import QUIET, Console
+from delrec_lite.evaluation.setting import Setting
 from delrec_lite.export.pareto import write_quants
 from delrec_lite.plots import svg
 from delrec_lite.training.curves import draw_curves
@@ -85,7 +86,7 @@ def test_without_matplotlib_a_stage_ends_without_its_curves(stage, without_matpl
 
 
 def test_without_matplotlib_a_bundle_has_the_table_alone(tmp_path, without_matplotlib, capsys):
-    section = write_quants(tmp_path, [quant_row("bf16", 9.0, 0.0)], "bf16", Console())
+    section = write_quants(tmp_path, [quant_row("bf16", 9.0, 0.0)], "bf16", Setting(15), Console())
     assert "**bf16**" in section
     assert "![" not in section
     assert INSTALL in capsys.readouterr().err

@@ -265,7 +265,7 @@ def test_results_name_what_ran(tiny_run):
     tiny_run().distill()
     tiny_run.faster = "fp32"
     run = tiny_run()
-    evaluate(run, zero_shot=False)
+    evaluate(run)
     expected = {"recipe": "auto", "distill": "bf16", "finetune": "fp32", "scores": "fp32"}
     assert Bundle.open(run.bundle).manifest["provenance"]["precision"] == expected
     report = json.loads((run.folder / "report.json").read_text())

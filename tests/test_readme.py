@@ -16,11 +16,14 @@ from tests.conftest import export_tiny
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 BIN = Path(sys.executable).parent
+INSTALLED = ".venv/bin/"  # where `make setup` puts the program
+FIRST_SCREEN = TEXT[: TEXT.index("## Train it yourself")]
 
 
-def commands():
-    for block in re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL):
-        yield from (line for line in block.splitlines() if line.strip() and not line.startswith("#"))
+def commands(text=TEXT):
+    for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):
+        lines = (line.removeprefix(INSTALLED) for line in block.splitlines())
+        yield from (line for line in lines if line.strip() and not line.startswith("#"))
 
 
 def shown():
@@ -28,8 +31,9 @@ def shown():
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         blocks = re.findall(r"```(?:bash|console)\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
         for line in "".join(blocks).replace("\\\n", " ").splitlines():
-            if "delrec-lite " in line and line.removeprefix("$ ").startswith("delrec-lite "):
-                yield pytest.param(line.removeprefix("$ "), id=f"{page.name}: {line[:60]}")
+            line = line.removeprefix("$ ").removeprefix(INSTALLED)
+            if line.startswith("delrec-lite "):
+                yield pytest.param(line, id=f"{page.name}: {line[:60]}")
 
 
 @pytest.mark.parametrize("line", list(shown()))
@@ -38,6 +42,20 @@ def test_commands_of_all_pages_have_the_options_they_are_shown_with(line):
     while inner := getattr(command, "commands", None):
         command = inner[words.pop(0)]
     command.make_context("delrec-lite", words)
+
+
+def test_the_first_screen_has_three_commands_three_lines_of_python_and_a_small_table():
+    assert len(list(commands(FIRST_SCREEN))) == 3
+    (block,) = re.findall(r"```python\n(.*?)```", FIRST_SCREEN, re.DOTALL)
+    assert len([line for line in block.splitlines() if line.strip()]) == 3
+    table = re.search(r"<!-- table headline -->(.*?)<!-- /table headline -->", FIRST_SCREEN, re.DOTALL)[1]
+    assert 2 < len([line for line in table.splitlines() if line.startswith("|")]) <= 2 + 8
+    assert "docs/accuracy.md" in FIRST_SCREEN
+
+
+def test_the_readme_is_short():
+    text = re.sub(r"^\|.*$", "", TEXT, flags=re.MULTILINE)
+    assert len(text.split()) < 900
 
 
 def test_the_table_of_commands_names_every_verb():
@@ -64,8 +82,8 @@ def test_commands_run_as_written(line, tiny_base, tmp_path):
     assert words[1] == "recommend", "this test runs commands that ask a bundle; give others a test of their own"
     bundle = tmp_path / words[2]
     bundle.parent.mkdir(parents=True)
-    made = export_tiny(tiny_base, bundle).path
-    rename(made, {0: "Toy Story (1995)", 1: "Star Wars (1977)"})
+    exported = export_tiny(tiny_base, bundle).path
+    rename(exported, {0: "Toy Story (1995)", 1: "Star Wars (1977)"})
     done = subprocess.run([BIN / words[0], *words[1:]], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len([row for row in done.stdout.splitlines() if "%" in row]) == 10
@@ -84,7 +102,7 @@ def test_the_notebook_lines_run(tiny_base, tmp_path):
 
 
 def rename(bundle, titles):
-    """Give items of a bundle other titles, and make it whole again."""
+    """Give items of a bundle other titles, and write its manifest again."""
     import json
 
     from delrec_lite.runtime.finish import finish_bundle
@@ -97,8 +115,8 @@ def rename(bundle, titles):
     manifest = json.loads((bundle / "manifest.json").read_text())
     staging = bundle.with_name("staging")
     bundle.rename(staging)
-    kept = {key: manifest[key] for key in ("name", "model", "provenance", "licences", "gated")}
-    finish_bundle(staging, bundle, **kept)
+    facts = {key: manifest[key] for key in ("name", "model", "provenance", "licences", "gated")}
+    finish_bundle(staging, bundle, **facts)
 
 
 def test_links_inside_the_repository_lead_somewhere():

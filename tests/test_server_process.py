@@ -5,7 +5,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import urllib.error
 
 import pytest
@@ -169,26 +168,25 @@ def test_the_page_in_a_browser(served, browser):
 
 
 def test_clients_at_once_get_the_answers_of_one(served):
-    from delrec_lite.bench.load import load
+    from delrec_lite.bench.load import measure_load
 
     histories = [TITLES[n : n + 3] for n in range(8)]
-    report = load(served.address, histories, clients=6, seconds=1.0, requests=200, pid=served.process.pid)
+    report = measure_load(served.address, histories, clients=6, seconds=1.0, requests=200, pid=served.process.pid)
     assert report.differing == 0
     assert set(report.statuses) == {"200"}
     assert report.statuses["200"] >= 200
     assert report.rss[-1] < report.rss[0] + 50_000_000
     with pytest.raises(ValueError, match="this machine"):
-        load("http://example.org", histories, 1, 1.0)
+        measure_load("http://example.org", histories, 1, 1.0)
 
 
-def test_the_report_of_a_load(tmp_path, tiny_bundle, monkeypatch):
+def test_the_report_of_a_load(tmp_path, tiny_bundle):
     """Too many clients for the queue: refused honestly, and nobody gets another answer than alone."""
     from delrec_lite.bench import load
 
     out = tmp_path / "load.json"
-    monkeypatch.setattr("sys.argv", ["load", str(tiny_bundle), str(out), "--clients", "6", "--seconds", "1.5"])
-    monkeypatch.setattr("sys.argv", [*sys.argv, "--requests", "100", "--narrow", "1"])
-    load.main()
+    sizes = ["--clients", "6", "--seconds", "1.5", "--requests", "100", "--narrow", "1"]
+    load.main([str(tiny_bundle), "--out", str(out), *sizes])
     report = json.loads(out.read_text())
     wide, narrow = report["room for all"], report["too short"]
     assert report["machine"]["cores_allowed"] > 0

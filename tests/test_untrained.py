@@ -15,5 +15,5 @@ def test_an_untrained_bundle_is_a_bundle_of_its_form(tiny_run):
     with Recommender.load(early.bundle, threads=1) as before, Recommender.load(run.bundle, threads=1) as after:
         title = before.bundle.items.titles[3]
         assert before.recommend([title]).tokens_computed == after.recommend([title]).tokens_computed > 1
-        sizes = [one.bundle.model_path.stat().st_size for one in (before, after)]
+        sizes = [recommender.bundle.model_path.stat().st_size for recommender in (before, after)]
     assert abs(sizes[0] - sizes[1]) < 0.01 * sizes[1]

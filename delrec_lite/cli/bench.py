@@ -82,7 +82,7 @@ def bench(
         _compare(reports, threshold, console)
         return
     from delrec_lite.bench import report
-    from delrec_lite.bench.runner import Plan
+    from delrec_lite.bench.plan import Plan
     from delrec_lite.bench.runner import bench as run
 
     if out is not None:
@@ -190,7 +190,7 @@ def _compare(paths: tuple[Path, Path], threshold: float, console: Console) -> No
     from delrec_lite.bench import report
 
     before, after = (report.read_report(path) for path in paths)
-    ratios = report.compare(before, after, threshold)
+    ratios = report.compare_reports(before, after, threshold)
     shown = [
         [
             r.workload,
@@ -203,7 +203,7 @@ def _compare(paths: tuple[Path, Path], threshold: float, console: Console) -> No
     ]
     header = ("workload", "bundle", "threads", "p50", "p95", "RSS", f"beyond {threshold:.2f}")
     console.result([asdict(r) for r in ratios], shown, header, title="second run over first")
-    for line in report.left_out(before, after):
+    for line in report.comparison_warnings(before, after):
         console.say(line)
     if any(r.regression for r in ratios):
         raise typer.Exit(1)

@@ -221,7 +221,8 @@ def markdown(ablation: Ablation) -> str:
         if not chosen:
             continue
         parts.append(
-            f"**{setting.title(protocol)}**, {chosen[0].users} {setting.asked()}, means over {chosen[0].seeds} seeds, "
+            f"**{setting.title(protocol)}**, {chosen[0].users} {setting.questions()}, "
+            f"means over {chosen[0].seeds} seeds, "
             f"differences to {FULL_METHOD} with 95% intervals\n\n{aligned([header(), *(cells(row) for row in chosen)])}"
         )
     return "\n\n".join(parts) + "\n"

@@ -1,4 +1,4 @@
-"""All stages in one call, the table, and an example recommendation."""
+"""All stages in one call: a bundle, an example recommendation by it, then the table."""
 
 import time
 from pathlib import Path
@@ -9,8 +9,10 @@ from delrec_lite.pipeline.run import Run
 from delrec_lite.pipeline.table import evaluate, show
 
 
-def quickstart(recipe: Recipe, runs: Path, console: Console, fresh: bool = False, train: bool = False) -> Run:
-    """Compute the missing stages of ``recipe``, print the table and one recommendation.
+def quickstart(
+    recipe: Recipe, runs: Path, console: Console, fresh: bool = False, train: bool = False, zero_shot: bool = False
+) -> Run:
+    """Compute the missing stages of ``recipe``, print one recommendation and then the table.
 
     Args:
         recipe: Of the run.
@@ -18,6 +20,7 @@ def quickstart(recipe: Recipe, runs: Path, console: Console, fresh: bool = False
         console: Shows progress and prints the table.
         fresh: Delete earlier results first.
         train: Train even if the package has the trained weights.
+        zero_shot: Evaluate the untrained LLM too, which takes longer than all other rows together.
     """
     start = time.monotonic()
     run = Run(recipe, runs, console, fresh, shipped=not train)
@@ -25,8 +28,8 @@ def quickstart(recipe: Recipe, runs: Path, console: Console, fresh: bool = False
         console.say(f"  pull: {pulled.name}, {pulled.bytes / 1e6:.0f} MB, {pulled.licence} ({pulled.mirror})")
     with run.locked():
         run.export()
-        show(run, evaluate(run), console)
         example(run, console)
+        show(run, evaluate(run, zero_shot=zero_shot), console)
     minutes = (time.monotonic() - start) / 60
     console.say(f"\n{minutes:.1f} minutes. Table: {run.folder / 'table.md'}. Bundle: {run.bundle}")
     console.say(f'Next: delrec-lite recommend {run.bundle} --history "{run.dataset.catalog.titles[0]}"')

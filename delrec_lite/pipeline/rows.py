@@ -54,7 +54,7 @@ def _default_model(run: Run) -> dict[str, Any]:
     return model
 
 
-def row_factories(run: Run, fused: bool = False, zero_shot: bool = True, bundle: bool = True) -> dict[str, RowFactory]:
+def row_factories(run: Run, fused: bool = False, zero_shot: bool = False, bundle: bool = True) -> dict[str, RowFactory]:
     """The cache key and the factory of each row, in the order of the table.
 
     Raises:

@@ -30,7 +30,7 @@ from delrec_lite.provenance import stamp
 REPORT_FILES = ("comparisons", "ranks")
 
 
-def evaluate(run: Run, fused: bool = False, zero_shot: bool = True, bundle: bool = True) -> list[Row]:
+def evaluate(run: Run, fused: bool = False, zero_shot: bool = False, bundle: bool = True) -> list[Row]:
     """Rank the test users with every model and write ``table.json``, ``table.md``, ``ranks.json``.
 
     Also ``report.json``: all of it with recipe, stages, machine and versions. Each model's ranks are cached like a
@@ -39,7 +39,7 @@ def evaluate(run: Run, fused: bool = False, zero_shot: bool = True, bundle: bool
     Args:
         run: Missing stages are computed first.
         fused: Add rows for the trained model and its teachers together.
-        zero_shot: Include the row of the untrained LLM, which takes longest.
+        zero_shot: Add a row of the untrained LLM, which takes longest.
         bundle: Include the rows of the exported bundle.
     """
     with run.locked():
@@ -109,5 +109,5 @@ def show(run: Run, rows: Sequence[Row], console: Console) -> None:
     for protocol in PROTOCOLS:
         lines, header = screen(rows, protocol)
         console.result(
-            None, lines, header, title=f"{run.setting.title(protocol)}, {rows[0].users} {run.setting.asked()}"
+            None, lines, header, title=f"{run.setting.title(protocol)}, {rows[0].users} {run.setting.questions()}"
         )

@@ -1,0 +1,119 @@
+"""The configurations that take turns: each bundle in each quantisation and thread count, then the peers."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from delrec_lite.bench.peers import PEERS, PeerServing
+from delrec_lite.bench.plan import Plan
+from delrec_lite.bench.workloads import CHOOSING, WORKLOADS, Serving
+from delrec_lite.console import Console
+from delrec_lite.errors import UsageError
+from delrec_lite.machine import cores_allowed
+
+PEER_WORKLOADS = ("cold", "rerank")
+
+LoadBundle = Callable[..., Serving]
+
+
+@dataclass
+class Configuration:
+    """A bundle or a peer as it is timed.
+
+    Attributes:
+        path: The bundle's folder; empty for a peer.
+        name: In the report.
+        threads: Of the engine.
+        serving: A ``Serving``, or a ``PeerServing``, which has fewer workloads.
+        facts: Of the bundle, see ``facts_of``.
+        quant: Of the model in the bundle; None: its first.
+        accuracy: By workload, once it is measured.
+    """
+
+    path: str
+    name: str
+    threads: int
+    serving: Any
+    facts: dict[str, Any]
+    quant: str | None = None
+    accuracy: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def ranks_catalogue(self) -> bool:
+        """Whether it ranks the whole catalogue, or candidates alone."""
+        return isinstance(self.serving, PeerServing) or self.serving.bundle.prompt.format.ranks_catalogue
+
+    @property
+    def workloads(self) -> tuple[str, ...]:
+        """Those that it can do."""
+        if isinstance(self.serving, PeerServing):
+            return PEER_WORKLOADS
+        return tuple(WORKLOADS) if self.ranks_catalogue else CHOOSING
+
+
+@contextmanager
+def opened(bundles: Sequence[Path], plan: Plan, load: LoadBundle, console: Console) -> Iterator[list[Configuration]]:
+    """Every bundle in every quantisation and thread count of a plan, then its peers; closed at the end.
+
+    Raises:
+        UsageError: Bundles of different catalogues, or a peer that needs a file that is not there.
+    """
+    with ExitStack() as stack:
+        configurations: list[Configuration] = []
+        for path in dict.fromkeys(bundles):
+            quants: list[str | None] = [*dict.fromkeys(plan.quants)] or [None]
+            for quant, count in product(quants, dict.fromkeys(plan.threads)):
+                serving = load(str(path), count) if quant is None else load(str(path), count, quant=quant)
+                stack.callback(serving.close)
+                bundle = serving.bundle
+                if configurations and list(bundle.items.ids) != list(configurations[0].serving.bundle.items.ids):
+                    raise UsageError(
+                        f"{path} has another catalogue than {configurations[0].path}", "time them in separate runs"
+                    )
+                name = f"{bundle.name} {bundle.manifest['model'].get('quant', '')}".strip()
+                if any(c.name == name and c.path != str(path) for c in configurations):
+                    name = " ".join([str(path), *([quant] if quant else [])])
+                configurations.append(Configuration(str(path), name, count, serving, facts_of(bundle), quant))
+        for name in plan.peers:
+            console.say(f"  {name}: {PEERS[name]}")
+            counts = list(dict.fromkeys([1, cores_allowed()]))
+            peer = PeerServing(name, configurations[0].serving.bundle, plan.base, counts)
+            stack.callback(peer.close)
+            configurations.append(
+                Configuration("", name, peer.threads, peer, {"bytes": peer.bytes, "peer": PEERS[name]})
+            )
+        yield configurations
+
+
+def report_left_out(configurations: Sequence[Configuration], workloads: Sequence[str], console: Console) -> None:
+    """Say which workloads a bundle that ranks candidates alone cannot do.
+
+    Raises:
+        UsageError: It can do none of them.
+    """
+    for c in configurations:
+        able = [workload for workload in workloads if workload in c.workloads]
+        if not c.ranks_catalogue and not able:
+            raise UsageError(f"{c.name} ranks candidates alone", f"time {' or '.join(CHOOSING)} of it")
+        if not c.ranks_catalogue and len(able) < len(workloads):
+            console.say(f"  {c.name} ranks candidates alone: {', '.join(able)} of it")
+
+
+def facts_of(bundle: Any) -> dict[str, Any]:
+    """What a figure has to say of the bundle that it was measured on."""
+    model, provenance = bundle.manifest["model"], bundle.manifest.get("provenance", {})
+    files = bundle.manifest["files"]
+    return {
+        "folder": str(bundle.folder),
+        "quant": model.get("quant"),
+        "base": model.get("base"),
+        "bytes": sum(int(facts["bytes"]) for facts in files.values()),
+        "model_bytes": int(files[model["file"]]["bytes"]),
+        "model_sha256": files[model["file"]].get("sha256"),
+        "created": bundle.manifest.get("created"),
+        "commit": provenance.get("commit"),
+        "delrec_lite": provenance.get("delrec_lite"),
+    }

@@ -1,0 +1,119 @@
+"""Time one workload over all configurations in turn: milliseconds, phases and memory."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from delrec_lite.bench.configurations import Configuration
+from delrec_lite.bench.peers import PeerServing
+from delrec_lite.bench.probe import Probe
+from delrec_lite.bench.report import Result, latency_summary
+from delrec_lite.bench.workloads import SETTLE_S, Requests, Timing, ask, ask_many
+from delrec_lite.console import Console
+
+WARM_UP = 2
+# Enough for the memory of a workload to reach its peak.
+PROBE_REQUESTS = 3
+
+
+class Timer:
+    """Times one workload.
+
+    Args:
+        workload: Its name.
+        requests: Held-out requests.
+        users: In a batch.
+        probe: Does a job in a new process.
+        engine: Name of an engine.
+    """
+
+    def __init__(self, workload: str, requests: Requests, users: int, probe: Probe, engine: str) -> None:
+        self.workload, self.requests, self.users, self.probe = workload, requests, users, probe
+        self.engine = engine
+        self.together = [requests.of("batch", n) for n in range(users)]
+
+    def run(self, configurations: Sequence[Configuration], repeats: int, console: Console) -> list[Result]:
+        """Warm up, then one sample of each configuration in turn, ``repeats`` times; then their memory."""
+        samples: list[list[Timing]] = [[] for _ in configurations]
+        warm = 1 if self.workload in {"load", "batch"} else WARM_UP
+        with console.progress(self.workload, (warm + repeats) * len(configurations)) as tick:
+            for n in range(-warm, repeats):
+                for which, configuration in enumerate(configurations):
+                    sample = self._sample(configuration, n)
+                    if n >= 0:
+                        samples[which].append(sample)
+                    tick(1, configuration.name)
+        return [self._result(c, s) for c, s in zip(configurations, samples, strict=True)]
+
+    def _sample(self, configuration: Configuration, n: int) -> Timing:
+        time.sleep(SETTLE_S)
+        serving = configuration.serving
+        if self.workload == "batch":
+            tokens = sum(serving.tokens(request.history) for request in self.together)
+            return Timing(ask_many(serving, self.together), {}, tokens)
+        if self.workload == "load":
+            facts = self.probe(self._job(configuration, 1, n))
+            request = self.requests.of("load", n, not configuration.ranks_catalogue)
+            tokens = len(serving.bundle.prompt.prefix) + serving.tokens(request.history, request.candidates)
+            return Timing(facts["total"], {k: v for k, v in facts.items() if k != "total"}, tokens)
+        return ask(configuration.serving, self.requests.of(self.workload, n))
+
+    def _job(self, configuration: Configuration, count: int, first: int = 0) -> dict[str, Any]:
+        batch = self.workload == "batch"
+        among = not configuration.ranks_catalogue
+        requests = [self.requests.of(self.workload, first + n, among) for n in range(count)]
+        return {
+            "bundle": configuration.path,
+            "threads": configuration.threads,
+            "engine": self.engine,
+            "quant": configuration.quant,
+            "together": batch,
+            "requests": [asdict(request) for request in (self.together if batch else requests)],
+        }
+
+    def _result(self, configuration: Configuration, samples: Sequence[Timing]) -> Result:
+        times = [sample.ms for sample in samples]
+        tokens = round(float(np.mean([sample.tokens for sample in samples])), 1)
+        if isinstance(configuration.serving, PeerServing):
+            return self._peer_result(configuration, configuration.serving, times, tokens)
+        phases = {name: float(np.mean([sample.phases[name] for sample in samples])) for name in samples[0].phases}
+        if self.workload == "load":
+            memory = int(phases.pop("peak_rss_bytes"))
+        else:
+            memory = int(self.probe(self._job(configuration, PROBE_REQUESTS))["peak_rss_bytes"])
+        users = self.users if self.workload == "batch" else 1
+        return Result(
+            workload=self.workload,
+            bundle=configuration.name,
+            threads=configuration.threads,
+            users=users,
+            tokens=tokens,
+            ms=latency_summary(times),
+            per_second=round(1e3 * users * len(times) / sum(times), 2),
+            phases={name: round(ms, 3) for name, ms in phases.items()},
+            peak_rss_bytes=memory,
+            artifact_bytes=configuration.facts["bytes"],
+            accuracy={} if self.workload == "load" else configuration.accuracy[self.workload],
+            samples_ms=[round(ms, 4) for ms in times],
+        )
+
+    def _peer_result(
+        self, configuration: Configuration, peer: PeerServing, times: list[float], tokens: float
+    ) -> Result:
+        return Result(
+            workload=self.workload,
+            bundle=configuration.name,
+            threads=configuration.threads,
+            users=1,
+            tokens=tokens,
+            ms=latency_summary(times),
+            per_second=round(1e3 * len(times) / sum(times), 2),
+            phases={},
+            peak_rss_bytes=peer.peak_rss_bytes(),
+            artifact_bytes=configuration.facts["bytes"],
+            accuracy=configuration.accuracy[self.workload],
+            samples_ms=[round(ms, 4) for ms in times],
+        )
