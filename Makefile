@@ -9,11 +9,18 @@ NUMERIC := $(addprefix tests/test_,$(addsuffix .py,adapters onnx_int8 packing pr
 
 setup: $(STAMP)
 
+# Where pip finds torch. Without an NVIDIA card: PyTorch's own CPU builds, where they can be reached (the default index
+# has builds with gigabytes of CUDA libraries). With a card: the default index. `make setup TORCH_INDEX=` skips this.
+CPU_BUILDS := https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?= $(shell if nvidia-smi -L 2>/dev/null | grep -q GPU; then :; \
+	elif curl -sfI -m 3 $(CPU_BUILDS)/torch/ >/dev/null 2>&1; then echo $(CPU_BUILDS); fi)
+
 # The pinned set; llama-cpp-python has no Linux wheel and is compiled here once (about 5 minutes on 2 cores).
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,gguf,serve,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
+		--editable ".[train,gguf,serve,dev]"
 	touch $@
 
 demo: $(STAMP)
@@ -66,7 +73,7 @@ bench: $(STAMP)
 	$(BIN)/delrec-lite bench runs/ml-100k-cpu/ml-100k-cpu.delrec
 
 lock: $(STAMP)
-	$(BIN)/python -m pip freeze --exclude-editable | grep -viE '^(pip|setuptools|wheel)=' > constraints.txt
+	$(BIN)/python -m pip freeze --exclude-editable | grep -viE '^(pip|setuptools|wheel)=' | sed 's/+[a-z0-9.]*$$//' > constraints.txt
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

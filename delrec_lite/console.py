@@ -2,6 +2,8 @@
 
 import json
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -19,6 +21,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+
+# Seconds between two lines of progress where stderr is a file or a pipe.
+LINE_INTERVAL = 15.0
 
 
 class Tick(Protocol):
@@ -90,7 +95,14 @@ class Console:
 
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[Tick]:
-        """A progress bar on stderr with count, elapsed and remaining time; yields the function that advances it."""
+        """Progress on stderr with count, elapsed and remaining time; yields the function that advances it.
+
+        On a terminal it is a bar; in a file or pipe a line every ``LINE_INTERVAL`` seconds.
+        """
+        if self.mode != "quiet" and not self.shows_bars:
+            with self._progress_lines(label, total) as tick_lines:
+                yield tick_lines
+            return
         bar = Progress(
             TextColumn("  {task.description}"),
             BarColumn(bar_width=30),
@@ -112,6 +124,30 @@ class Console:
                 bar.advance(task, steps)
 
             yield tick
+
+    @contextmanager
+    def _progress_lines(self, label: str, total: int) -> Iterator[Tick]:
+        done, last_note, start, finished = 0, "", time.monotonic(), threading.Event()
+
+        def tick(steps: int = 1, note: str = "") -> None:
+            nonlocal done, last_note
+            done, last_note = done + steps, note or last_note
+
+        def write_lines() -> None:
+            while not finished.wait(LINE_INTERVAL):
+                seconds = time.monotonic() - start
+                left = f", about {seconds / done * (total - done):.0f} s left" if 0 < done < total else ""
+                share = f" ({done / total:.0%})" if total else ""
+                about = f", {last_note}" if last_note else ""
+                self.say(f"  {label}: {done} of {total}{share}, {seconds:.0f} s{left}{about}")
+
+        writer = threading.Thread(target=write_lines, name="delrec-progress", daemon=True)
+        writer.start()
+        try:
+            yield tick
+        finally:
+            finished.set()
+            writer.join()
 
 
 def _numeric(cell: str) -> bool:

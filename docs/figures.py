@@ -20,7 +20,7 @@ METRICS = ("HR@1", "HR@5", "HR@10", "NDCG@10", "MRR")
 def ranking(report: Report) -> str:
     """All models under both protocols, with intervals, and who is better than whom."""
     setting = _setting(report)
-    users = f"{report['rows'][0]['users']:,} {setting.asked()}, 95% intervals"
+    users = f"{report['rows'][0]['users']:,} {setting.questions()}, 95% intervals"
     rows = {
         protocol: [r for r in report["rows"] if r["protocol"] == protocol]
         for protocol in ("sampled", "expected_sampled", "full")

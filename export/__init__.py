@@ -1,1 +1,1 @@
-"""From a training run to a bundle: merge the adapter, bake soft prompt and items, quantise, prove, write."""
+"""From a training run to a bundle: merge the adapter, add soft prompt and items, quantise, compare, write."""

@@ -1,4 +1,4 @@
-"""What stands beside the models in a bundle: catalogue, prompt, licences, stored requests, model card."""
+"""The files of a bundle other than models: catalogue, prompt, licences, stored requests, model card."""
 
 import json
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ GOLDEN_USERS = 64
 
 
 def write_catalogue_and_prompt(request: ExportRequest, served: ServedModel, texts: Texts, staging: Path) -> None:
-    """Write ``catalog.json``, ``prompt.json`` with what belongs to it, and ``LICENCES.md``."""
+    """Write ``catalog.json``, ``prompt.json`` with its arrays, and ``LICENCES.md``."""
     catalog = {
         "ids": request.dataset.catalog.ids,
         "titles": request.dataset.catalog.titles,
@@ -37,12 +37,12 @@ def write_catalogue_and_prompt(request: ExportRequest, served: ServedModel, text
 
 
 def golden(dataset: Dataset, candidates: CandidateSets, max_history: int) -> Golden:
-    """``GOLDEN_USERS`` questions of the test split, or all of fewer: what `verify` asks, and `bench` of itself."""
+    """At most ``GOLDEN_USERS`` questions of the test split, for `verify` and `bench`."""
     test = dataset.test()
     users = evenly(len(test), GOLDEN_USERS)
-    some = test.take(users)
-    histories = tuple(history[-max_history:] for history in some.histories)
-    return Golden(histories, some.targets, candidates.take(users).items)
+    sample = test.take(users)
+    histories = tuple(history[-max_history:] for history in sample.histories)
+    return Golden(histories, sample.targets, candidates.take(users).items)
 
 
 def write_card(
@@ -53,7 +53,7 @@ def write_card(
     folder: Path,
     console: Console,
 ) -> None:
-    """Write ``README.md``, and the picture of the quantisations that the default was chosen among."""
+    """Write ``README.md``, and the picture of the measured quantisations."""
     popular = [texts.items[i] for i in np.argsort(-request.dataset.popularity())[:2]]
     card = bundle_readme(
         request.name,

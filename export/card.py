@@ -1,11 +1,11 @@
-"""The texts of a bundle: its README (a model card) and the licences of what is inside."""
+"""The README of a bundle (a model card) and its licence text."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from delrec_lite.prompts.format import PromptFormat
 
-# Tokens that the examples' model reads.
+# Context length of the examples, in tokens.
 CONTEXT = 256
 
 
@@ -19,19 +19,19 @@ def bundle_readme(
     text: Mapping[str, Any],
     prompt_format: PromptFormat,
 ) -> str:
-    """A model card with front matter, and how to run it here, in a stock llama.cpp server, in plain Python.
+    """A model card with front matter and examples for delrec-lite, llama.cpp and ONNX Runtime.
 
     Args:
         name: Of the run.
         model: As the manifest has it.
         licences: By name of model and data set.
-        titles: Two of the catalogue, for the examples.
+        titles: Two titles of the catalogue, for the examples.
         provenance: As the manifest has it.
-        parity: Against the model in training precision.
+        parity: Comparison with the model in training precision.
         text: The prompt in words, as ``prompt.json`` has it.
         prompt_format: Of the prompt.
     """
-    kept, of = model["text_tokens"]["kept"], model["text_tokens"]["of"]
+    kept_tokens, base_tokens = model["text_tokens"]["kept"], model["text_tokens"]["of"]
     base = f"base_model: {model['base']}\n"
     shown = ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in parity.items())
     data = provenance.get("stages", {}).get("prepare", {})
@@ -43,11 +43,11 @@ def bundle_readme(
     tags = "\n".join(f"  - {tag}" for tag in ("recommendation", "sequential-recommendation", *kinds, "delrec"))
     types = ", ".join(f"{count} x {kind}" for kind, count in model["tensor_types"].items()) or "F16"
     runtimes = _llama_cpp(name, model, first, second, text, prompt_format) + _onnx(name, model)
-    catalogue = "the whole\ncatalogue as item tokens" if prompt_format.item_tokens else "titles\nread by their words"
-    among, given = "", ""
+    catalogue = "the whole\ncatalogue as item tokens" if prompt_format.item_tokens else "titles\nread as words"
+    candidate_options, candidate_argument = "", ""
     if not prompt_format.ranks_catalogue:
-        among = f' --candidates "{first}" --candidates "{second}"'
-        given = f', candidates=["{first}", "{second}"]'
+        candidate_options = f' --candidates "{first}" --candidates "{second}"'
+        candidate_argument = f', candidates=["{first}", "{second}"]'
     return f"""---
 library_name: delrec-lite
 {base}tags:
@@ -56,14 +56,14 @@ library_name: delrec-lite
 # {name}
 
 A sequential recommender: {model["base"]} with a distilled soft prompt, a fine-tuned adapter merged in and {catalogue}.
-Model file: `{model["file"]}` ({types}); {kept} of the base's {of} text tokens are kept. {trained}
+Model file: `{model["file"]}` ({types}); {kept_tokens} of the base's {base_tokens} text tokens are kept. {trained}
 Against the model in training precision ({model["quant"]}): {shown}.
 
 {_model_files(model)}## With delrec-lite
 
 ```bash
 pip install "delrec-lite[{extra}]"
-delrec-lite recommend {name}.delrec --history "{first}" --history "{second}"{among} -k 10
+delrec-lite recommend {name}.delrec --history "{first}" --history "{second}"{candidate_options} -k 10
 delrec-lite verify {name}.delrec
 ```
 
@@ -71,7 +71,7 @@ delrec-lite verify {name}.delrec
 from delrec_lite.runtime.recommender import Recommender
 
 with Recommender.load("{name}.delrec") as recommender:
-    print(recommender.recommend(history=["{first}", "{second}"]{given}, k=10).items)
+    print(recommender.recommend(history=["{first}", "{second}"]{candidate_argument}, k=10).items)
 ```
 
 {runtimes}`manifest.json` holds the hash of every file, the recipe and
@@ -83,20 +83,20 @@ the figures of the comparison with the trained model.
 
 
 def _model_files(model: Mapping[str, Any]) -> str:
-    """The choice among several quantisations; nothing for one."""
+    """The table of several model files; empty for one."""
     onnx = [model["onnx"]] if "onnx" in model else []
-    others = [entry for entry in [*onnx, *model.get("others", [])] if entry["file"] != model["file"]]
-    if not others:
+    more = [entry for entry in [*onnx, *model.get("others", [])] if entry["file"] != model["file"]]
+    if not more:
         return ""
     rows = [
         f"| `{entry['file']}` | {entry['quant']} | {entry['parity']['score_correlation']:.4f} "
         f"| {entry['parity']['top10_overlap']:.1%} |"
-        for entry in (model, *others)
+        for entry in (model, *more)
     ]
     return "\n".join(
         [
             "## Model files\n",
-            "The first answers unless another is asked for: `--quant NAME`.\n",
+            "The first is the default; choose another with `--quant NAME`.\n",
             "| file | quantisation | correlation of scores with training precision | first ten the same |",
             "|---|---|---:|---:|",
             *rows,
@@ -115,20 +115,20 @@ def _llama_cpp(
     if model.get("soft_layers") == "all":
         return """## In other llama.cpp runtimes
 
-The GGUF file loads there, but they know nothing of `deep-prompt.npy`, what the soft prompt adds between the layers
-(llama.cpp's control vectors, one set a soft token), and rank worse without it.
+The GGUF file loads there, but they do not read `deep-prompt.npy`, the vectors that the soft prompt adds between the
+layers (llama.cpp's control vectors, one set for each soft token), and rank worse without it.
 
 """
     before, after = text["item"]
     listed = " + ".join(f'"{before}{title}{after}"'.replace("\n", "\\n") for title in (first, second))
-    asked = f"""words = json.load(open(folder + "prompt.json", encoding="utf-8"))["text"]["stock"]
+    prompt_code = f"""words = json.load(open(folder + "prompt.json", encoding="utf-8"))["text"]["stock"]
 prompt = words + {listed}"""
     if prompt_format.candidates:
         labelled = "titles"
         if kind.labels:
             label = kind.labels.removesuffix("s")
             labelled = f'{label} + "." + title for {label}, title in zip(text["{kind.labels}"], titles)'
-        asked = f"""text = json.load(open(folder + "prompt.json", encoding="utf-8"))["text"]
+        prompt_code = f"""text = json.load(open(folder + "prompt.json", encoding="utf-8"))["text"]
 titles = [{listed.replace(" + ", ", ")}]
 prompt = text["stock"] + titles[0] + text["listed"] + "".join({labelled}) + text["answer"]"""
     return f"""## In any llama.cpp runtime
@@ -141,7 +141,7 @@ import json
 from llama_cpp import Llama
 
 folder = "{name}.delrec/"
-{asked}
+{prompt_code}
 model = Llama(folder + "{model["file"]}", n_ctx={CONTEXT}, logits_all=True, verbose=False)
 answer = model.create_completion(prompt, max_tokens=1, logprobs=10)
 for title, logprob in answer["choices"][0]["logprobs"]["top_logprobs"][0].items():
@@ -149,8 +149,8 @@ for title, logprob in answer["choices"][0]["logprobs"]["top_logprobs"][0].items(
 ```
 
 A server does the same: `python -m llama_cpp.server --model {model["file"]} --logits_all true`, then a completion
-request with `max_tokens` 1 and `logprobs` 10. In a chat the template puts the fixed words in by itself; the message is
-the titles, oldest first, one a line.
+request with `max_tokens` 1 and `logprobs` 10. In a chat the template adds the fixed words; the message is
+the titles, oldest first, one per line.
 
 """
 

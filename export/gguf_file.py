@@ -33,7 +33,7 @@ def write_gguf(
     licence: str,
     template: str,
     path: Path,
-    whole: bool = True,
+    whole_titles: bool = True,
 ) -> None:
     """Write ``merged`` to ``path``.
 
@@ -45,13 +45,14 @@ def write_gguf(
         base: Name of the base model, as pulled.
         name: Goes into ``general.name``.
         licence: Goes into ``general.license``.
-        template: Jinja text that makes a prompt of chat messages.
+        template: Jinja template that makes a prompt of chat messages.
         path: New file.
-        whole: A title in a text is its item's token; else it is read by its words, and the token is written alone.
+        whole_titles: A title in a text becomes its item's token; otherwise it is read as words, and its token is
+            never matched in a text.
 
     Raises:
-        ConfigError: An architecture or a setting that is not known.
-        DelrecError: A tokenizer or tensor that this writer does not know.
+        ConfigError: The architecture or a setting is not supported.
+        DelrecError: The tokenizer or a tensor is not supported.
     """
     config = merged.config
     family = check_base(config)
@@ -61,9 +62,9 @@ def write_gguf(
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
     _add_shape(writer, config, family, len(vocabulary))
     add_rope(writer, rope_of(config))
-    spelt = titles if whole else [*map(speller(tokenizer_json), titles)]
-    kind = gguf.TokenType.USER_DEFINED if whole else gguf.TokenType.NORMAL
-    _add_tokenizer(writer, vocabulary, spelt, kind, tokenizer_json, family.split_rule, config)
+    item_texts = titles if whole_titles else [*map(speller(tokenizer_json), titles)]
+    kind = gguf.TokenType.USER_DEFINED if whole_titles else gguf.TokenType.NORMAL
+    _add_tokenizer(writer, vocabulary, item_texts, kind, tokenizer_json, family.split_rule, config)
     writer.add_chat_template(template)
     names = tensor_names(config)
     for hf_name, tensor in merged.tensors.items():
@@ -121,15 +122,15 @@ def _add_tokenizer(
     split_rule: str,
     config: Any,
 ) -> None:
-    held = read_pairs(tokenizer_json)
-    pieces = in_pieces(held)
+    tokenizer = read_pairs(tokenizer_json)
+    pieces = in_pieces(tokenizer)
     tokens = [f"<|unused_{i}|>" for i in range(vocabulary.text)]
     types = [gguf.TokenType.UNUSED] * vocabulary.text
-    for token, i in held["model"]["vocab"].items():
+    for token, i in tokenizer["model"]["vocab"].items():
         tokens[i], types[i] = token, gguf.TokenType.NORMAL
         if pieces and is_byte(token):
             types[i] = gguf.TokenType.BYTE
-    for added in held.get("added_tokens", []):
+    for added in tokenizer.get("added_tokens", []):
         special = gguf.TokenType.CONTROL if added["special"] else gguf.TokenType.USER_DEFINED
         tokens[added["id"]], types[added["id"]] = added["content"], special
     tokens += [soft_token(i) for i in range(vocabulary.soft)]
@@ -137,10 +138,10 @@ def _add_tokenizer(
     tokens += titles
     types += [kind] * vocabulary.items
     writer.add_tokenizer_model("llama" if pieces else "gpt2")
-    writer.add_tokenizer_pre("default" if pieces else _split_rule(held, split_rule))
+    writer.add_tokenizer_pre("default" if pieces else _split_rule(tokenizer, split_rule))
     writer.add_token_list(tokens)
     writer.add_token_types(types)
-    merges = merges_of(held)
+    merges = merges_of(tokenizer)
     if pieces:
         writer.add_token_scores(_scores(tokens, merges))
     else:
@@ -153,25 +154,25 @@ def _add_tokenizer(
         if isinstance(value, int):
             add(value)
     writer.add_add_bos_token(False)
-    writer.add_add_space_prefix(pieces and prefixes_space(held))
+    writer.add_add_space_prefix(pieces and prefixes_space(tokenizer))
 
 
-def _split_rule(held: Any, other: str) -> str:
-    """llama.cpp's name for a ``tokenizers`` file's rule, or ``other``: words in a prompt become the trained tokens."""
-    rule = held.get("pre_tokenizer") or {}
+def _split_rule(tokenizer: Any, default: str) -> str:
+    """llama.cpp's name for the file's split rule, so that a prompt becomes the same tokens as in training."""
+    rule = tokenizer.get("pre_tokenizer") or {}
     steps = rule.get("pretokenizers", [rule])
     pattern = (steps[0].get("pattern") or {}).get("Regex", "")
-    if "\\p{N}{1,3}" in pattern and held["model"].get("ignore_merges"):  # llama.cpp's rule takes whole words too
+    if "\\p{N}{1,3}" in pattern and tokenizer["model"].get("ignore_merges"):  # llama-bpe ignores merges too
         return "llama-bpe"
     if steps[-1].get("type") != "ByteLevel" or not steps[-1].get("use_regex", True):
-        return other
+        return default
     if len(steps) == 1:
         return "gpt-2"
     digits = len(steps) == 2 and steps[0].get("type") == "Digits" and steps[0].get("individual_digits")
-    return "smollm" if digits else other
+    return "smollm" if digits else default
 
 
 def _scores(tokens: Sequence[str], merges: Sequence[tuple[str, str]]) -> list[float]:
-    """SentencePiece joins the pair whose whole has the highest score: earlier merges score higher."""
+    """SentencePiece joins the pair whose joined token has the highest score, so earlier merges score higher."""
     rank = {a + b: float(-n) for n, (a, b) in enumerate(merges)}
     return [rank.get(token, -1000.0 - len(merges)) for token in tokens]

@@ -1,4 +1,4 @@
-"""Write rotary positions into a GGUF file: keys that llama.cpp scales by, or a divisor for each frequency."""
+"""Write rotary positions into a GGUF file: scaling keys of llama.cpp, or a divisor for each frequency."""
 
 from typing import Any
 
@@ -24,14 +24,14 @@ def add_rope(writer: Any, rope: Rope) -> None:
         writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
         writer.add_rope_scaling_factor(rope.factor)
         writer.add_rope_scaling_orig_ctx_len(rope.original)
-        # llama.cpp multiplies this by what YaRN takes where a model says nothing.
+        # llama.cpp multiplies this by YaRN's default factor.
         writer.add_rope_scaling_attn_factors(rope.attention_factor / yarn_attention(rope.factor))
     elif rope.kind == "llama3":
         writer.add_tensor("rope_freqs.weight", rope.divisors.astype(np.float32))
     elif rope.kind == "longrope":
         writer.add_rope_scaling_orig_ctx_len(rope.original)
         writer.add_rope_scaling_attn_factors(rope.attention_factor)
-        # llama.cpp takes the second list where there is room for more than the original length, however short a prompt
-        # is. Prompts end at that length, so both lists are the first one and every runtime computes what was trained.
+        # llama.cpp uses the long list if the context is longer than the original length, even for a short prompt.
+        # Prompts are no longer than that length, so both are the short list, as in training.
         for length in ("short", "long"):
             writer.add_tensor(f"rope_factors_{length}.weight", rope.divisors.astype(np.float32))

@@ -1,7 +1,7 @@
-"""The importance matrix: the mean square of each input column of each weight on this catalogue's own prompts.
+"""The importance matrix: the mean square of each input column of each weight on this catalogue's prompts.
 
-llama.cpp's quantiser rounds the columns that count more carefully (``llama_model_quantize_params.imatrix``). Its own
-tool reads running text; this model reads item tokens, so the columns are measured here.
+llama.cpp's quantiser rounds the important columns more precisely (``llama_model_quantize_params.imatrix``). llama.cpp
+measures them on plain text; this model reads item tokens, so they are measured here.
 """
 
 import re
@@ -19,18 +19,18 @@ _MODULE = re.compile(r"layers\.\d+\.(?:self_attn|mlp)\.\w+_proj$")
 
 
 @contextmanager
-def measured(lm: Any) -> Iterator[Mapping[str, Floats]]:
-    """While this is open, every forward of ``lm`` adds to the figures that it gives.
+def measure_importance(lm: Any) -> Iterator[Mapping[str, Floats]]:
+    """Inside this context every forward pass of ``lm`` is measured.
 
     Args:
         lm: A decoder of ``transformers``, with or without adapter.
 
     Yields:
-        GGUF tensor name -> mean square of each input column, float32 ``[columns]``; filled when it closes.
+        GGUF tensor name -> mean square of each input column, float32 ``[columns]``; filled at the end of the context.
     """
     sums: dict[str, Any] = {}
     counts: dict[str, int] = {}
-    found: dict[str, Floats] = {}
+    importance: dict[str, Floats] = {}
 
     def hook(name: str) -> Any:
         def add(_: Any, inputs: Any) -> None:
@@ -46,8 +46,9 @@ def measured(lm: Any) -> Iterator[Mapping[str, Floats]]:
             hooks.append(module.register_forward_pre_hook(hook(f"{target}.weight")))
     try:
         with torch.no_grad():
-            yield found
+            yield importance
     finally:
-        for one in hooks:
-            one.remove()
-        found.update({name: (total / counts[name]).cpu().numpy().astype(np.float32) for name, total in sums.items()})
+        for handle in hooks:
+            handle.remove()
+        means = {name: (total / counts[name]).cpu().numpy().astype(np.float32) for name, total in sums.items()}
+        importance.update(means)

@@ -1,4 +1,4 @@
-"""Merge the adapter into the base weights, in float32 so that nothing is lost before quantisation."""
+"""Merge the adapter into the base weights, in float32 to avoid a rounding error before quantisation."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ from delrec_lite.llm.precision import merged
 from delrec_lite.llm.verbalizer import verbalizer_of
 from delrec_lite.prompts.tasks import Prompts
 
-# Far below any item's score (those of one request span about 30), and still exact in 8 bits.
+# Far below any item's score (the scores of a request span about 30), and still exact in 8 bits.
 NEVER = -200.0
 
 
@@ -22,7 +22,7 @@ class Merged:
         config: The base model's ``transformers`` configuration.
         tensors: Names as in Hugging Face's layout -> float32 tensors. Token embedding and LM head have the extended
             vocabulary: the head's item rows are the verbalizer's, so an item's logit is its score. Items have no rows
-            where nothing reads or scores them as tokens.
+            if the prompt format has no item tokens.
     """
 
     config: Any
@@ -31,14 +31,14 @@ class Merged:
 
 @torch.no_grad()
 def merge(model: ItemLM, states: Any, prompts: Prompts, plain: Any | None = None) -> Merged:
-    """Fold the adapter into the LLM, and soft prompt and items into its vocabulary; ``model`` is used up.
+    """Merge the adapter into the LLM, and soft prompt and items into its vocabulary; ``model`` is unusable afterwards.
 
     Args:
         model: As trained.
         states: Hidden states of many requests, ``[n, hidden]``. Tokens that are no answer get the head row whose logit
-            is nearest to ``NEVER`` at all of them, so that no runtime answers with them.
-        prompts: Their verbalizer says what answers.
-        plain: Base weights to merge onto instead of those the model has; used up.
+            is nearest to ``NEVER`` at these states, so that no runtime answers with them.
+        prompts: Their verbalizer decides which tokens are answers.
+        plain: Base weights to merge onto, instead of the model's; cannot be used afterwards.
     """
     vocabulary = model.vocabulary
     head = never_row(states.cpu()).repeat(len(vocabulary), 1)
@@ -47,13 +47,13 @@ def merge(model: ItemLM, states: Any, prompts: Prompts, plain: Any | None = None
     lm = merged(model.lm, plain)
     tensors = {name: t for name, t in lm.state_dict().items() if not name.endswith("rotary_emb.inv_freq")}
     embedding = torch.cat([tensors["model.embed_tokens.weight"], model.extension().cpu()])
-    kept = len(vocabulary) if prompts.format.item_tokens else vocabulary.item_base
-    tensors |= {"model.embed_tokens.weight": embedding[:kept], "lm_head.weight": head[:kept]}
+    rows_written = len(vocabulary) if prompts.format.item_tokens else vocabulary.item_base
+    tensors |= {"model.embed_tokens.weight": embedding[:rows_written], "lm_head.weight": head[:rows_written]}
     return Merged(lm.config, tensors)
 
 
 def never_row(states: Any) -> Any:
-    """The row with a logit of about ``NEVER`` at every state: least squares, a little ridge to stay small.
+    """The head row with a logit of about ``NEVER`` at every state: least squares with a small ridge.
 
     Args:
         states: float32 ``[n, hidden]``.

@@ -1,4 +1,4 @@
-"""The model files of a bundle: GGUF in F16 and then in every quantisation, ONNX, and the teacher beside them."""
+"""The model files of a bundle: GGUF in F16 and in every quantisation, ONNX, and the teacher."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -24,13 +24,13 @@ F16 = "model-f16.gguf"
 def write_models(
     request: ExportRequest, merged: Merged, served: ServedModel, texts: Texts, staging: Path
 ) -> list[ModelFile]:
-    """Write the F16 GGUF file where GGUF is asked for, all ONNX files and the teacher.
+    """Write the F16 GGUF file if the request has GGUF quantisations, all ONNX files and the teacher.
 
     Returns:
-        The ONNX files; ``quantise_gguf`` gives the others.
+        The ONNX files; ``quantise_gguf`` returns the GGUF files.
 
     Raises:
-        MissingPackageError: ONNX is asked for, and its packages are not installed.
+        MissingPackageError: ONNX is requested, and its packages are not installed.
     """
     vocabulary = served.prompts.vocabulary
     if request.quants:
@@ -48,7 +48,7 @@ def write_models(
             texts.whole_titles,
         )
     if request.onnx_quants or request.teacher is not None:
-        _need_onnx()
+        _require_onnx()
     if request.teacher is not None:
         from delrec_lite.export.retriever import write_retriever
 
@@ -69,7 +69,7 @@ def _write_onnx(request: ExportRequest, merged: Merged, served: ServedModel, sta
     return files
 
 
-def _need_onnx() -> None:
+def _require_onnx() -> None:
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -80,14 +80,14 @@ def _need_onnx() -> None:
 
 
 def quantise_gguf(request: ExportRequest, served: ServedModel, staging: Path, console: Console) -> list[ModelFile]:
-    """A GGUF file for each quantisation beside the F16 one, which goes unless it is asked for."""
+    """Write a GGUF file for each quantisation, and delete the F16 file unless it is requested."""
     source = staging / F16
     files = []
     for quant in dict.fromkeys(request.quants):
         path = staging / f"model-{quant}.gguf"
         unchanged = path == source
         types = types_of(source) if unchanged else quantise(source, path, quant, cores_allowed(), served.importance)
-        if line := types.told(quant):
+        if line := types.unfit_line(quant):
             console.say(f"  {line}")
         facts = {"tensor_types": types.counts, "tensors": types.tensors}
         files.append(ModelFile("gguf", quant, path.name, {**facts, **({"unfit": types.unfit} if types.unfit else {})}))
@@ -97,10 +97,10 @@ def quantise_gguf(request: ExportRequest, served: ServedModel, staging: Path, co
 
 
 def manifest_model(request: ExportRequest, served: ServedModel, models: Sequence[ModelFile]) -> dict[str, Any]:
-    """The manifest's ``model``: the default file's facts in place, so that a reader of one model opens the first."""
-    first, *others = [model.entry for model in models]
-    onnx = next((entry for entry in (first, *others) if entry["format"] == "onnx"), None)
-    rest = [entry for entry in others if entry is not onnx]
+    """The manifest's ``model``: the default file's facts, the first ONNX file as ``onnx``, the rest as ``others``."""
+    first, *more = [model.entry for model in models]
+    onnx = next((entry for entry in (first, *more) if entry["format"] == "onnx"), None)
+    rest = [entry for entry in more if entry is not onnx]
     facts: Mapping[str, Any] = {key: value for key, value in first.items() if key in OF_ONE_MODEL}
     return {
         "base": request.base.name,

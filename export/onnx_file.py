@@ -1,4 +1,4 @@
-"""Write the ONNX model of a bundle: graph, weights beside it, the prefix evaluated, text rows for new titles."""
+"""Write the ONNX model of a bundle: graph, external weights, evaluated prefix, text rows for new titles."""
 
 import json
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ def write_onnx(
 ) -> dict[str, Any]:
     """Write ``model-<quant>.onnx``, its ``.onnx.data`` and ``token-rows.npy`` into ``folder``.
 
-    The prefix is evaluated in float32 in any case, so quantisation costs it nothing.
+    The prefix is always evaluated in float32, so quantisation does not change it.
 
     Args:
         merged: Weights and configuration.
@@ -42,15 +42,15 @@ def write_onnx(
         max_history: Items that the prompt holds.
         folder: Of the bundle.
         quant: Name of a quantisation for ONNX.
-        threads: Cores to use.
+        threads: Number of threads.
         deep: A deep prompt's vectors, float32 ``[layers - 2, k, hidden]``; the prefix's keys and values hold them.
 
     Returns:
-        The manifest's entry: files, quantisation, how many layers have which type, versions.
+        The manifest's entry: files, quantisation, number of layers by type, versions.
 
     Raises:
-        ConfigError: An architecture or a setting that the builder does not know.
-        UsageError: No quantisation of this name.
+        ConfigError: The architecture or a setting is not supported.
+        UsageError: No quantisation has this name.
     """
     positions = len(prefix) + max_history
     past = _prefix_past(merged, vocabulary, prefix, positions, folder, threads, deep)
@@ -88,7 +88,7 @@ def _prefix_past(
     threads: int,
     deep: Floats | None,
 ) -> Floats:
-    """Keys and values of the prefix: its rows are fed as items outside the catalogue, behind an empty past."""
+    """Keys and values of the prefix: its rows are fed as new items after an empty past."""
     config, path = merged.config, folder / ".prefix.onnx"
     placed = None
     if deep is not None:

@@ -1,17 +1,17 @@
-"""The network of a merged model as an ONNX graph, cut to what serving reads.
+"""The network of a merged model as an ONNX graph, with only the inputs and outputs that serving needs.
 
-Built node by node from the weights: an exporter that traces the torch model gives 49k logits at every position, one
-input for every layer's past, and no place for item vectors or for a constant prefix. Operators: ONNX opset 23
+Built node by node from the weights: an exporter that traces the torch model gives 49k logits at every position, an
+input for the past of every layer, and no input for item vectors or a constant prefix. Operators: ONNX opset 23
 (Attention, RotaryEmbedding, RMSNormalization) and, in int8 and int4, ``com.microsoft.MatMulNBits``.
 
-One graph serves all uses, because two of its inputs have a default:
+One graph serves all uses, because two of its inputs have default values:
 
-- ``items`` int64 ``[batch, n]``: item indices, oldest first, -1 behind the last; ``items + j`` is row j of
+- ``items`` int64 ``[batch, n]``: item indices, oldest first, padded at the end with -1; ``items + j`` is row j of
 - ``new_items`` float32 ``[new, hidden]``: input vectors outside the catalogue (default: none is used);
 - ``past`` float32 ``[2 * layers, batch or 1, kv heads, tokens, width]``: keys and values before ``items`` (default:
-  those of the fixed prefix, so that instruction and soft prompt cost nothing);
+  those of the fixed prefix, so that instruction and soft prompt are not computed again);
 - ``scores`` float32 ``[batch, items]`` and ``state`` float32 ``[batch, hidden]`` at the last item of each row;
-- ``present``: ``past`` and ``items`` together, the ``past`` of a next request.
+- ``present``: keys and values of ``past`` and ``items`` together, which can be the ``past`` of another request.
 """
 
 from collections.abc import Mapping
@@ -38,20 +38,20 @@ def build(
     metadata: Mapping[str, str],
     deep: Any | None = None,
 ) -> onnx.ModelProto:
-    """The model; its weights go into ``graph.weights``.
+    """Build the model; its weights are written to ``graph.weights``.
 
     Args:
         merged: Weights and configuration.
-        item_base: Token id of item 0; only the rows from there on are used.
-        graph: Empty.
-        positions: Most positions that prefix and history take.
-        past: float32, the default of the input of that name; None: it has none and must be fed.
-        metadata: Goes into the file.
-        deep: Added before the layer ``FIRST_DEEP`` and those behind it, float32 ``[layers - 2, length, hidden]``;
-            the graph then takes inputs of that length alone.
+        item_base: Token id of item 0; only the rows from there are used.
+        graph: An empty graph.
+        positions: Largest number of positions of prefix and history.
+        past: Default of the input ``past``, float32; None: no default, the input is required.
+        metadata: Written into the file.
+        deep: Added to the input of layer ``FIRST_DEEP`` and all later layers, float32 ``[layers - 2, length, hidden]``;
+            the graph then accepts only inputs of that length.
 
     Raises:
-        ConfigError: An architecture or a setting that is not known.
+        ConfigError: The architecture or a setting is not supported.
     """
     config, tensors = merged.config, merged.tensors
     check_base(config, onnx=True)
@@ -61,12 +61,12 @@ def build(
     op("Shape", "items", start=0, end=1, name="batch")
     op("Shape", "items", start=1, end=2, name="length")
     op("Shape", "past", start=3, end=4, name="past_length")
-    # Gathered before it is widened: the table itself stays small.
+    # Rows are gathered before the cast to float32: the table itself stays small.
     table = add("item_rows", rows.astype(graph.quantisation.rows))
-    known = op("Cast", op("Gather", table, op("Min", "items", ints(count - 1))), to=TensorProto.FLOAT)
+    trained = op("Cast", op("Gather", table, op("Min", "items", ints(count - 1))), to=TensorProto.FLOAT)
     new = op("Gather", "new_items", op("Max", op("Sub", "items", ints(count)), ints(0)))
     in_catalogue = op("Unsqueeze", op("Less", "items", ints(count)), ints(-1))
-    x = op("Where", in_catalogue, known, new, name="embedded")
+    x = op("Where", in_catalogue, trained, new, name="embedded")
     _positions(graph, config, positions)
     places = op("ReduceSum", op("Cast", op("Less", ints(-1), "items"), to=TensorProto.INT64), ints(1), keepdims=1)
     op("Sub", places, ints(1), name="last")
@@ -90,17 +90,17 @@ def _positions(graph: Graph, config: Any, positions: int) -> None:
     graph.weights.add("sin", (np.sin(angles) * rope.attention_factor).astype(np.float32))
     scalar = {name: op("Squeeze", name) for name in ("past_length", "length")}
     total = op("Add", scalar["past_length"], scalar["length"])
-    zero, one = graph.scalar(0), graph.scalar(1)
-    every = op("Range", zero, total, one)
-    own = op("Range", scalar["past_length"], total, one)
-    op("Expand", own, op("Concat", "batch", ints(1), axis=0), name="positions")
-    op("LessOrEqual", op("Unsqueeze", every, ints(0)), op("Unsqueeze", own, ints(1)), name="seen")
+    zero, step = graph.scalar(0), graph.scalar(1)
+    key_positions = op("Range", zero, total, step)
+    query_positions = op("Range", scalar["past_length"], total, step)
+    op("Expand", query_positions, op("Concat", "batch", ints(1), axis=0), name="positions")
+    op("LessOrEqual", op("Unsqueeze", key_positions, ints(0)), op("Unsqueeze", query_positions, ints(1)), name="seen")
     # One copy of the prefix for every row of the batch.
     op("Expand", "past", op("Concat", ints(1), "batch", ints(1, 1, 1), axis=0), name="pasts")
 
 
 def _layer(graph: Graph, config: Any, tensors: Mapping[str, Any], layer: int, x: str, present: list[str]) -> str:
-    """One block: ``[batch, n, hidden]`` to the same, or to ``[batch, hidden]`` at the last item for the last block."""
+    """A block: ``[batch, n, hidden]`` to the same; the last block gives ``[batch, hidden]`` at the last item only."""
     op, ints = graph.op, graph.ints
     family, rotated = find_architecture(config.model_type), rope_of(config).width
     prefix = f"model.layers.{layer}"
@@ -118,10 +118,10 @@ def _layer(graph: Graph, config: Any, tensors: Mapping[str, Any], layer: int, x:
     k = op("RotaryEmbedding", k, "cos", "sin", "positions", num_heads=kv_heads, **part)
     pasts = [op("Gather", "pasts", graph.scalar(2 * layer + part), axis=0) for part in (0, 1)]
     names = (f"attended{layer}", f"keys{layer}", f"values{layer}")
-    sizes_told = {"q_num_heads": heads, "kv_num_heads": kv_heads}
-    y, *kept = graph.ops("Attention", q, k, v, "seen", *pasts, names=names, **sizes_told)
-    present += [op("Unsqueeze", value, ints(0)) for value in kept]
-    if layer == config.num_hidden_layers - 1:  # nobody reads the others
+    head_counts = {"q_num_heads": heads, "kv_num_heads": kv_heads}
+    y, *keys_values = graph.ops("Attention", q, k, v, "seen", *pasts, names=names, **head_counts)
+    present += [op("Unsqueeze", value, ints(0)) for value in keys_values]
+    if layer == config.num_hidden_layers - 1:  # only the last item's state is read
         x, y = (op("GatherND", value, "last", batch_dims=1) for value in (x, y))
     x = op("Add", x, _linear(graph, y, tensors, f"{attention}.o_proj"))
     y = _norm(graph, x, f"{prefix}.post_attention_layernorm", tensors, config)
@@ -132,14 +132,14 @@ def _layer(graph: Graph, config: Any, tensors: Mapping[str, Any], layer: int, x:
 
 
 def _linear(graph: Graph, x: str, tensors: Mapping[str, Any], *names: str) -> str:
-    """Layers that read the same input, as one product."""
+    """Linear layers with the same input, as one product."""
     weight = np.concatenate([tensors[f"{name}.weight"].numpy() for name in names])
     biases = [tensors.get(f"{name}.bias") for name in names]
-    told = [
+    padded = [
         b.numpy() if b is not None else np.zeros(len(tensors[f"{n}.weight"]), np.float32)
         for n, b in zip(names, biases, strict=True)
     ]
-    bias = np.concatenate(told) if any(b is not None for b in biases) else None
+    bias = np.concatenate(padded) if any(b is not None for b in biases) else None
     return graph.linear(x, names[0], weight, bias)
 
 
@@ -163,16 +163,16 @@ def _model(
     graph: Graph, config: Any, count: int, hidden: int, past: Any | None, metadata: Mapping[str, str]
 ) -> onnx.ModelProto:
     layers, kv_heads, width = config.num_hidden_layers, config.num_key_value_heads, head_width(config)
-    told = helper.make_tensor_value_info
+    value_info = helper.make_tensor_value_info
     inputs = [
-        told("items", TensorProto.INT64, ["batch", "n"]),
-        told("new_items", TensorProto.FLOAT, ["new", hidden]),
-        told("past", TensorProto.FLOAT, [2 * layers, "past_batch", kv_heads, "past_tokens", width]),
+        value_info("items", TensorProto.INT64, ["batch", "n"]),
+        value_info("new_items", TensorProto.FLOAT, ["new", hidden]),
+        value_info("past", TensorProto.FLOAT, [2 * layers, "past_batch", kv_heads, "past_tokens", width]),
     ]
     outputs = [
-        told("scores", TensorProto.FLOAT, ["batch", count]),
-        told("state", TensorProto.FLOAT, ["batch", hidden]),
-        told("present", TensorProto.FLOAT, [2 * layers, "batch", kv_heads, "tokens", width]),
+        value_info("scores", TensorProto.FLOAT, ["batch", count]),
+        value_info("state", TensorProto.FLOAT, ["batch", hidden]),
+        value_info("present", TensorProto.FLOAT, [2 * layers, "batch", kv_heads, "tokens", width]),
     ]
     defaults = [numpy_helper.from_array(np.zeros((1, hidden), np.float32), "new_items")]
     if past is not None:

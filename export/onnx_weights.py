@@ -1,21 +1,21 @@
-"""The pieces of an ONNX file: weights kept beside the graph as external data, and linear layers by quantisation.
+"""Parts of an ONNX file: weights as external data, and linear layers for every quantisation.
 
 - ``fp32``;
-- ``f16``: stored so, widened when a session is made;
-- ``int8``: dynamic, the fastest: one scale for an output channel, one for all activations of a layer (what ONNX
-  Runtime's ``quantize_dynamic`` writes), but ``down_proj``, whose activations have outliers, in blocks;
-- ``int8_block`` and ``int4``: blocks of 32 weights with a scale each, activations in blocks too, so that nobody's
-  scores depend on who else is in the batch (``MatMulNBits``, as ONNX Runtime's ``MatMulNBitsQuantizer`` writes it).
+- ``f16``: stored in float16, converted to float32 when the session starts;
+- ``int8``: dynamic, the fastest: one scale for each output channel, one for all activations of a layer (as ONNX
+  Runtime's ``quantize_dynamic`` writes it); ``down_proj``, whose activations have outliers, in blocks;
+- ``int8_block`` and ``int4``: blocks of 32 weights with a scale each, activations in blocks too, so that scores do not
+  depend on the other rows of the batch (``MatMulNBits``, as ONNX Runtime's ``MatMulNBitsQuantizer`` writes it).
 
 Measured on one AVX512-VNNI core, SmolLM2-135M with untrained items, 32 histories, correlation of scores with
 float32 and milliseconds for 20 items: fp32 1.0000, 59; f16 1.0000, 57; int8_block 0.9999, 39; int8 0.9994, 26, with
 ``down_proj`` dynamic too 0.9986, 21; int4 0.987, 42.
 
 Without VNNI, ONNX Runtime multiplies int8 layers with VPMADDUBSW, which adds the products of two neighbouring weights
-in 16 bits and saturates. So no two neighbours are ever large enough together, see ``in_int8``. Trained ``ml-100k-cpu``,
+in 16 bits and saturates. ``in_int8`` keeps every two neighbours small enough. Trained ``ml-100k-cpu``,
 correlation of scores with float32 and share of the first ten, 200 histories with VNNI: with the full range 0.99955,
-96.2%; as here 0.99945, 96.2%; with 7 bits a weight, the usual way around, 0.99927, 94.6%. On an emulated AVX2 processor
-without VNNI: with the full range 0.917, 57%.
+96.2%; as here 0.99945, 96.2%; with 7 bits per weight, the usual workaround, 0.99927, 94.6%. On an emulated AVX2
+processor without VNNI: with the full range 0.917, 57%.
 """
 
 import re
@@ -36,20 +36,20 @@ BLOCK = 32
 # Multiply in int8, not in float32: with the default a 4-bit layer is no faster than a float32 one.
 ACCURACY_INT8 = 4
 ALIGN = 64
-# Smaller ones stay in the graph.
+# Smaller arrays stay in the graph.
 SMALL_BYTES = 1024
 
 
 def in_int8(weight: Any) -> tuple[Any, Any]:
-    """Weights that no 16-bit sum of two neighbouring products with activations of 0 to 255 can saturate.
+    """Quantise so that no 16-bit sum of two neighbouring products with activations of 0 to 255 saturates.
 
-    Neighbours of one sign add to at most 128: 255 * 128 is below 2^15. Neighbours of two signs never add up.
+    Neighbours of the same sign add to at most 128: 255 * 128 is below 2^15. Products of opposite signs partly cancel.
 
     Args:
         weight: float32 ``[out, in]``.
 
     Returns:
-        int8 ``[out, in]``, and float32 ``[out]``: what one step stands for.
+        int8 ``[out, in]``, and the scales, float32 ``[out]``.
     """
     even, odd = weight[:, : weight.shape[1] // 2 * 2 : 2], weight[:, 1::2]
     pairs = np.where(even * odd > 0, np.abs(even + odd), 0)
@@ -60,10 +60,10 @@ def in_int8(weight: Any) -> tuple[Any, Any]:
 
 
 class Weights:
-    """The external-data file of a graph, written as tensors come; a context manager.
+    """The external-data file of a graph, written tensor by tensor; a context manager.
 
     Args:
-        path: New file, beside the ``.onnx`` file.
+        path: New file in the folder of the ``.onnx`` file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -81,7 +81,7 @@ class Weights:
 
     @property
     def bytes(self) -> int:
-        """Written so far."""
+        """Bytes written so far."""
         return self._file.tell()
 
     def add(self, name: str, array: Any) -> str:
@@ -101,14 +101,14 @@ class Weights:
 
 
 class Graph:
-    """Nodes under construction; methods return the names of the values they make.
+    """A graph under construction; methods return the names of their output values.
 
     Attributes:
         quantisation: One for ONNX.
-        nodes: So far.
-        types: How many linear layers have which type.
-        layer_weights: Weights of all linear layers so far.
-        layer_bytes: What they take, scales included.
+        nodes: Nodes so far.
+        types: Number of linear layers by type.
+        layer_weights: Number of weights of all linear layers so far.
+        layer_bytes: Their size, scales included.
     """
 
     def __init__(self, weights: Weights, quantisation: Quantisation) -> None:
@@ -120,11 +120,11 @@ class Graph:
         self._constants: dict[Any, str] = {}
 
     def op(self, kind: str, *inputs: str, name: str = "", **attributes: Any) -> str:
-        """A node with one output, named ``name``."""
+        """Add a node with one output, named ``name``."""
         return self.ops(kind, *inputs, names=(name or f"value_{len(self.nodes)}",), **attributes)[0]
 
     def ops(self, kind: str, *inputs: str, names: tuple[str, ...], **attributes: Any) -> tuple[str, ...]:
-        """A node with several outputs."""
+        """Add a node with several outputs."""
         self.nodes.append(helper.make_node(kind, inputs, names, **attributes))
         return names
 
@@ -143,7 +143,7 @@ class Graph:
         return self._constants[key]
 
     def floats(self, name: str, array: Any) -> str:
-        """A float array that is read whole: as the quantisation stores floats, widened when it is loaded."""
+        """A float array in the type in which the quantisation stores floats, converted to float32 when loaded."""
         if self.quantisation.rows == "float32":
             return self.weights.add(name, array.astype(np.float32))
         return self.op(

@@ -1,4 +1,4 @@
-"""What a quantisation was chosen among, for the bundle's README: a table, and accuracy against latency as a picture."""
+"""The measured quantisations in the bundle's README: a table, and a picture of accuracy against latency."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ CHOSEN, OTHER = "#d9822b", "#4a7fb5"
 
 
 class QuantRow(Protocol):
-    """One quantisation, measured; see ``delrec_lite.bench.quantisations.Quantised``."""
+    """A measured quantisation; see ``delrec_lite.bench.quantisations.Quantised``."""
 
     format: str
     quant: str
@@ -28,7 +28,7 @@ class QuantRow(Protocol):
 
 
 def write_quants(folder: Path, rows: Sequence[QuantRow], chosen: str, setting: Setting, console: Console) -> str:
-    """Markdown for the README of ``folder``: the table and the picture, which is written beside it.
+    """Write the picture into ``folder``; returns Markdown for its README: the table and the picture.
 
     Without matplotlib the picture is left out, and ``console`` says so.
     """
@@ -42,11 +42,11 @@ def write_quants(folder: Path, rows: Sequence[QuantRow], chosen: str, setting: S
 
 
 def quant_section(rows: Sequence[QuantRow], chosen: str, setting: Setting) -> str:
-    """Markdown: the table, the chosen one marked."""
+    """Markdown: the table, with the chosen quantisation in bold."""
     lines = [
         "\n## Why this quantisation\n",
-        f"Measured where it was exported, on {setting.asked('validation')}, expected over all candidate sets: the "
-        "fastest that keeps the accuracy budget.\n",
+        f"Measured on the machine of the export, on {setting.questions('validation')}, expected over all candidate "
+        "sets: the fastest within the accuracy budget.\n",
         f"| quantisation | MB | p50 ms | {setting.metric('HR@1')} | {setting.metric('NDCG@10')} "
         f"| HR@1 to {BASELINE}, points | first ten as {BASELINE} |",
         "|---|---:|---:|---:|---:|---:|---:|",
@@ -62,7 +62,7 @@ def quant_section(rows: Sequence[QuantRow], chosen: str, setting: Setting) -> st
 
 
 def quant_picture(rows: Sequence[QuantRow], chosen: str, setting: Setting) -> str:
-    """SVG: latency to the right, HR@1 upwards, a dot a quantisation, its area the size of the file.
+    """SVG: x is latency, y is HR@1, a dot for each quantisation, its area the file size.
 
     Raises:
         MissingPackageError: matplotlib is not installed.
@@ -72,12 +72,12 @@ def quant_picture(rows: Sequence[QuantRow], chosen: str, setting: Setting) -> st
 
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()
-        for row, at, accuracy in zip(rows, ms, hr1, strict=True):
+        for row, latency, accuracy in zip(rows, ms, hr1, strict=True):
             area = 40 + 260 * row.bytes / largest
             colour = CHOSEN if row.quant == chosen else OTHER
-            axes.scatter(at, accuracy, s=area, color=colour, alpha=0.75, gid=f"dot-{row.quant}")
-            beside = (area**0.5 / 2 + 3, 0)
-            axes.annotate(row.quant, (at, accuracy), xytext=beside, textcoords="offset points", va="center")
+            axes.scatter(latency, accuracy, s=area, color=colour, alpha=0.75, gid=f"dot-{row.quant}")
+            offset = (area**0.5 / 2 + 3, 0)
+            axes.annotate(row.quant, (latency, accuracy), xytext=offset, textcoords="offset points", va="center")
         axes.set_xlim(0, 1.15 * max(ms))
         axes.set_ylim(min(hr1) - 0.01, max(hr1) + 0.01)
         axes.set_xlabel("median milliseconds of a cold request")

@@ -1,4 +1,4 @@
-"""The gate: what was exported scores as what was trained does."""
+"""The export gate: the exported model must score like the trained model."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,13 +11,13 @@ from delrec_lite.errors import GateError
 
 @dataclass(frozen=True)
 class Parity:
-    """How near two scorers are, over some users.
+    """Agreement of the scores of two models over some users.
 
     Attributes:
-        users: Asked.
+        users: Number of users.
         score_correlation: Mean over users of Pearson's correlation over the catalogue.
-        top10_overlap: Mean share of the first ten that both have.
-        top1_same: Share of users with the same first choice.
+        top10_overlap: Mean share of the first ten items that are the same.
+        top1_same: Share of users with the same first item.
         max_difference: Largest difference of two scores, in standard deviations of a user's scores.
     """
 
@@ -50,7 +50,7 @@ def compare(trained: Floats, exported: Floats) -> Parity:
 
 
 def gate(parity: Parity, score_correlation: float | None, quant: str) -> None:
-    """Refuse an export that scores otherwise than what was trained; None lets everything pass.
+    """Check the correlation of scores against the limit ``score_correlation``; None: no limit.
 
     Raises:
         GateError: The mean correlation of scores is below ``score_correlation``.
@@ -58,6 +58,6 @@ def gate(parity: Parity, score_correlation: float | None, quant: str) -> None:
     if score_correlation is not None and not parity.score_correlation >= score_correlation:
         raise GateError(
             f"the {quant} model's scores correlate {parity.score_correlation:.4f} with the trained model's; "
-            f"the recipe asks for {score_correlation}",
-            "take a finer `export.quant` in the recipe (q8_0, f16), or --no-gate to have it as it is",
+            f"the recipe requires {score_correlation}",
+            "choose a finer `export.quant` in the recipe (q8_0, f16), or export with --no-gate",
         )

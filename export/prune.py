@@ -1,4 +1,4 @@
-"""Prune the vocabulary to what this catalogue, the prompts and any new title need."""
+"""Prune the vocabulary to the tokens that the catalogue, the prompts and new titles need."""
 
 import copy
 import re
@@ -15,9 +15,9 @@ from delrec_lite.prompts.tasks import Prompts
 from delrec_lite.prompts.tokenizer import open_tokenizer
 from delrec_lite.prompts.vocabulary import Vocabulary
 
-# The tokenizer's first merges are its commonest words: kept so that a title it has never met is not spelt by letters.
+# The first merges make the most common words: kept so that new titles are not split into single characters.
 COMMON = 2048
-# Gemma has 19,000 tokens of one character and 6,242 for nothing: characters from here on can be spelt as bytes.
+# Gemma has 19,000 tokens of one character and 6,242 unused ones. Characters from here on are written as bytes.
 LATIN = "\u0250"
 _SPARE = re.compile(r"<unused\d+>")
 
@@ -27,9 +27,9 @@ class Pruned:
     """A smaller vocabulary.
 
     Attributes:
-        kept: Text ids of the base model that stay, ascending; their new ids are their places here.
-        tokenizer: The ``tokenizers`` file with the kept tokens alone.
-        before: Text ids that the base model has.
+        kept: Text ids of the base model that stay, ascending; their new ids are their positions here.
+        tokenizer: Content of the ``tokenizers`` file with only the kept tokens.
+        before: Number of text ids of the base model.
     """
 
     kept: tuple[int, ...]
@@ -41,16 +41,16 @@ class Pruned:
         return replace(old, text=len(self.kept))
 
     def ids(self, old: Iterable[int]) -> list[int]:
-        """Extended ids as they are after pruning; text ids must be kept ones."""
-        place = {token: n for n, token in enumerate(self.kept)}
-        return [place[i] if i < self.before else i - self.before + len(self.kept) for i in old]
+        """Map extended ids to ids after pruning; every text id must be in ``kept``."""
+        new_ids = {token: n for n, token in enumerate(self.kept)}
+        return [new_ids[i] if i < self.before else i - self.before + len(self.kept) for i in old]
 
     def prompts(self, old: Prompts) -> Prompts:
         """What serving reads of a compiled prompt, in the smaller vocabulary."""
         return replace(old.served(self.ids), vocabulary=self.vocabulary(old.vocabulary))
 
     def apply(self, merged: Merged) -> Merged:
-        """The weights without the rows that went, the configuration with the new ids of its special tokens."""
+        """The weights without the removed rows, and the configuration with the new ids of its special tokens."""
         tensors = dict(merged.tensors)
         for name in ("model.embed_tokens.weight", "lm_head.weight"):
             rows = tensors[name]
@@ -64,69 +64,68 @@ class Pruned:
 
 
 def prune(tokenizer_json: Path, texts: Sequence[str], ids: Iterable[int], rows: int) -> Pruned:
-    """Choose the tokens that stay: special ones, single bytes, the commonest, and what ``texts`` and ``ids`` use.
+    """Choose the tokens that stay: special ones, single bytes, the most common, and those of ``texts`` and ``ids``.
 
-    A kept token brings along the tokens that it is joined from, step by step, and all merges among kept tokens stay.
-    So a text whose tokens are all kept is encoded as before: at every step the pair that was joined can still be
-    joined, and of those that come before it none is new.
+    With a token, all tokens that it is merged from stay too, and so do all merges among kept tokens. So a text whose
+    tokens are all kept is encoded as before: every merge of its encoding still exists, and there are no new merges.
 
     Args:
         tokenizer_json: The base model's ``tokenizers`` file.
-        texts: Whatever must encode as before: titles, prompts.
-        ids: Text ids that must stay, beside those.
-        rows: Text ids that the base model has.
+        texts: Texts that must encode as before: titles, prompts.
+        ids: Other text ids that must stay.
+        rows: Number of text ids of the base model.
 
     Raises:
         DelrecError: Not byte-pair encoding.
     """
-    held = read_pairs(tokenizer_json)
-    model = held["model"]
+    content = read_pairs(tokenizer_json)
+    model = content["model"]
     vocab: dict[str, int] = model["vocab"]
-    merges = merges_of(held)
+    merges = merges_of(content)
     rank = {pair: n for n, pair in enumerate(merges)}
     names = {i: token for token, i in vocab.items()}
-    held["added_tokens"] = [t for t in held.get("added_tokens", []) if not _SPARE.fullmatch(t["content"])]
-    special = {token["content"] for token in held["added_tokens"]}
+    content["added_tokens"] = [t for t in content.get("added_tokens", []) if not _SPARE.fullmatch(t["content"])]
+    special = {token["content"] for token in content["added_tokens"]}
     tokenizer = open_tokenizer(tokenizer_json)
     used = set(ids)
     for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False):
         used.update(encoding.ids)
     common = list(dict.fromkeys(a + b for a, b in merges))[:COMMON]
-    wanted = special | _letters(held)
-    for token in {*(names[i] for i in used if i in names), *common} - wanted:
-        wanted |= _joined(token, rank)
-    added = {token["id"] for token in held["added_tokens"]}
-    kept = tuple(sorted({vocab[token] for token in wanted if token in vocab} | added))
-    place = {old: new for new, old in enumerate(kept)}
-    model["vocab"] = {token: place[i] for token, i in vocab.items() if i in place}
-    model["merges"] = [[a, b] for a, b in merges if {a, b, a + b} <= wanted]
-    for token in held["added_tokens"]:
-        token["id"] = place[token["id"]]
-    _renumber(held.get("post_processor"), place)
-    return Pruned(kept, held, rows)
+    needed = special | _characters(content)
+    for token in {*(names[i] for i in used if i in names), *common} - needed:
+        needed |= _merged_from(token, rank)
+    added = {token["id"] for token in content["added_tokens"]}
+    kept = tuple(sorted({vocab[token] for token in needed if token in vocab} | added))
+    new_ids = {old: new for new, old in enumerate(kept)}
+    model["vocab"] = {token: new_ids[i] for token, i in vocab.items() if i in new_ids}
+    model["merges"] = [[a, b] for a, b in merges if {a, b, a + b} <= needed]
+    for token in content["added_tokens"]:
+        token["id"] = new_ids[token["id"]]
+    _renumber(content.get("post_processor"), new_ids)
+    return Pruned(kept, content, rows)
 
 
-def _letters(held: Any) -> set[str]:
-    """What any text is spelt with in the last resort: bytes; where those have names (``<0x0A>``), Latin letters too."""
-    if in_pieces(held):
-        return {token for token in held["model"]["vocab"] if is_byte(token) or (len(token) == 1 and token < LATIN)}
-    return {token for token in held["model"]["vocab"] if len(token) == 1}
+def _characters(content: Any) -> set[str]:
+    """Tokens that can encode any text: bytes; where those have names (``<0x0A>``), Latin letters too."""
+    if in_pieces(content):
+        return {token for token in content["model"]["vocab"] if is_byte(token) or (len(token) == 1 and token < LATIN)}
+    return {token for token in content["model"]["vocab"] if len(token) == 1}
 
 
-def _joined(token: str, rank: Mapping[tuple[str, str], int]) -> set[str]:
-    """The token, and all that stand for parts of it while byte-pair encoding joins its characters, in their order."""
-    parts, met = list(token), {token, *token}
+def _merged_from(token: str, rank: Mapping[tuple[str, str], int]) -> set[str]:
+    """The token, its characters, and every intermediate token while byte-pair encoding merges them."""
+    parts, tokens = list(token), {token, *token}
     while len(parts) > 1:
         pairs = [(rank.get(pair, len(rank)), at) for at, pair in enumerate(zip(parts, parts[1:], strict=False))]
         first, at = min(pairs)
         if first == len(rank):
             break
         parts[at : at + 2] = [parts[at] + parts[at + 1]]
-        met.add(parts[at])
-    return met
+        tokens.add(parts[at])
+    return tokens
 
 
-def _renumber(processor: Any, place: dict[int, int]) -> None:
-    """The template that adds special tokens names their ids."""
+def _renumber(processor: Any, new_ids: dict[int, int]) -> None:
+    """Set the new ids in the template that adds special tokens."""
     for token in ((processor or {}).get("special_tokens") or {}).values():
-        token["ids"] = [place[i] for i in token["ids"]]
+        token["ids"] = [new_ids[i] for i in token["ids"]]

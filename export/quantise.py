@@ -1,4 +1,4 @@
-"""Quantise a GGUF file with llama.cpp's own quantiser, and say what type each tensor became."""
+"""Quantise a GGUF file with llama.cpp's quantiser, and read the type of each written tensor."""
 
 import ctypes
 import re
@@ -17,11 +17,11 @@ from delrec_lite.quantisations import GGUF, Quantisation
 
 @dataclass(frozen=True)
 class Types:
-    """What the tensors of a GGUF file became.
+    """The types of the tensors of a GGUF file.
 
     Attributes:
-        tensors: Type of every tensor, read from the file written: ``Q8_0``.
-        unfit: Those whose rows are not whole blocks of the type that they were meant to have, and that type.
+        tensors: Type of every tensor, read from the written file: ``Q8_0``.
+        unfit: Tensors whose rows are not whole blocks of the intended type, and that type.
     """
 
     tensors: dict[str, str]
@@ -29,17 +29,17 @@ class Types:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many tensors have each type."""
+        """Number of tensors by type."""
         return dict(sorted(Counter(self.tensors.values()).items()))
 
-    def told(self, quant: str) -> str:
-        """One line on what did not fit; empty where all did."""
+    def unfit_line(self, quant: str) -> str:
+        """One line about ``unfit``; empty if all tensors fit."""
         if not self.unfit:
             return ""
-        pairs = sorted(Counter((meant, self.tensors[name]) for name, meant in self.unfit.items()).items())
-        became = ", ".join(f"{n} {meant} became {kind}" for (meant, kind), n in pairs)
-        of = len([name for name in self.tensors if name.startswith("blk.") and not name.endswith("norm.weight")])
-        return f"{quant}: {len(self.unfit)} of {of} tensors have rows that are no whole blocks of it: {became}"
+        pairs = sorted(Counter((intended, self.tensors[name]) for name, intended in self.unfit.items()).items())
+        changes = ", ".join(f"{n} {intended} became {kind}" for (intended, kind), n in pairs)
+        total = len([name for name in self.tensors if name.startswith("blk.") and not name.endswith("norm.weight")])
+        return f"{quant}: {len(self.unfit)} of {total} tensors have rows that are no whole blocks of it: {changes}"
 
 
 def quantise(
@@ -51,15 +51,15 @@ def quantise(
         source: As written by ``write_gguf``.
         target: New file.
         quant: Name of a quantisation for GGUF.
-        threads: Cores to use.
-        importance: Mean square of each input column by tensor name; none: all count the same.
+        threads: Number of threads.
+        importance: Mean square of each input column by tensor name; None: all columns are equally important.
 
     Returns:
-        What every tensor became, read from the file written.
+        The type of every tensor, read from the written file.
 
     Raises:
-        DelrecError: llama.cpp refused, or gave a tensor another type than it was told.
-        UsageError: No quantisation of this name.
+        DelrecError: llama.cpp failed, or a tensor has another type than requested.
+        UsageError: No quantisation has this name.
     """
     import gguf
     import llama_cpp
@@ -68,10 +68,10 @@ def quantise(
 
     import_llama_cpp()
     quantisation = GGUF[quant]
-    meant = _meant(gguf.GGUFReader(source), quantisation)
-    unfit = {name: kind for name, (kind, width) in meant.items() if width % _block(gguf, kind)}
-    wanted = {
-        name: quantisation.fallbacks.get(kind, kind) if name in unfit else kind for name, (kind, _) in meant.items()
+    intended = _intended_types(gguf.GGUFReader(source), quantisation)
+    unfit = {name: kind for name, (kind, width) in intended.items() if width % _block(gguf, kind)}
+    requested = {
+        name: quantisation.fallbacks.get(kind, kind) if name in unfit else kind for name, (kind, _) in intended.items()
     }
     params = llama_cpp.llama_model_quantize_default_params()
     params.nthread = threads
@@ -80,17 +80,17 @@ def quantise(
     rows = int(gguf.GGMLQuantizationType[quantisation.rows.upper()])
     params.token_embedding_type = rows
     params.output_tensor_type = rows
-    held: list[Any] = []  # C reads these while it works
-    if finer := _patterns({name: kind for name, kind in wanted.items() if kind != quantisation.layers}):
-        held.append(_overrides(llama_cpp, gguf, finer))
-        params.tt_overrides = held[-1]
+    buffers: list[Any] = []  # must stay alive while llama.cpp reads them
+    if finer := _patterns({name: kind for name, kind in requested.items() if kind != quantisation.layers}):
+        buffers.append(_overrides(llama_cpp, gguf, finer))
+        params.tt_overrides = buffers[-1]
     if importance:
-        held.append(_importance(llama_cpp, importance))
-        params.imatrix = held[-1][0]
+        buffers.append(_importance(llama_cpp, importance))
+        params.imatrix = buffers[-1][0]
     if llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params)) != 0:
         raise DelrecError(f"llama.cpp could not quantise {source.name} to {quant}", "is there room on the disk?")
     tensors = types_of(target).tensors
-    for name, kind in wanted.items():
+    for name, kind in requested.items():
         if tensors[name] != kind.upper():
             raise DelrecError(
                 f"llama.cpp made {name} {tensors[name]}, not {kind.upper()}",
@@ -100,30 +100,30 @@ def quantise(
 
 
 def types_of(path: Path) -> Types:
-    """What the tensors of a GGUF file are."""
+    """The types of the tensors of a GGUF file."""
     import gguf
 
     return Types({t.name: t.tensor_type.name for t in gguf.GGUFReader(path).tensors}, {})
 
 
-def _meant(reader: Any, quantisation: Quantisation) -> dict[str, tuple[str, int]]:
-    """Type that every matrix of the transformer should have, and the width of its rows."""
+def _intended_types(reader: Any, quantisation: Quantisation) -> dict[str, tuple[str, int]]:
+    """The intended type of every matrix of the transformer, and the width of its rows."""
     layers = int(next(f.contents() for name, f in reader.fields.items() if name.endswith(".block_count")))
     more = "|".join(str(layer) for layer in range(layers) if _more_bits(layer, layers))
     finer = {
         pattern.replace("{last}", str(layers - 1)).replace("{more}", more): kind
         for pattern, kind in quantisation.overrides.items()
     }
-    meant = {}
+    intended = {}
     for tensor in reader.tensors:
         if tensor.name.startswith("blk.") and len(tensor.shape) == 2:
             kinds = (kind for pattern, kind in finer.items() if re.search(pattern, tensor.name))
-            meant[tensor.name] = (next(kinds, quantisation.layers), int(tensor.shape[0]))
-    return meant
+            intended[tensor.name] = (next(kinds, quantisation.layers), int(tensor.shape[0]))
+    return intended
 
 
 def _more_bits(layer: int, layers: int) -> bool:
-    """Whether Q4_K_M keeps a layer's values and last matrix finer: the ends, and every third between (llama.cpp)."""
+    """Whether Q4_K_M uses more bits for values and last matrix: the ends, every third layer between (llama.cpp)."""
     return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
 
 
@@ -131,10 +131,10 @@ def _block(gguf: Any, kind: str) -> int:
     return int(gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind.upper()]][0])
 
 
-def _patterns(wanted: Mapping[str, str]) -> dict[str, str]:
-    """Few regular expressions that name these tensors and no others: llama.cpp tries every one on every tensor."""
+def _patterns(types: Mapping[str, str]) -> dict[str, str]:
+    """Type by regular expression; few of them, because llama.cpp tries every one on every tensor."""
     layers: dict[tuple[str, str], list[str]] = {}
-    for name, kind in wanted.items():
+    for name, kind in types.items():
         _, layer, part = name.split(".", 2)
         layers.setdefault((part, kind), []).append(layer)
     return {rf"^blk\.({'|'.join(numbers)})\.{re.escape(part)}$": kind for (part, kind), numbers in layers.items()}
@@ -150,13 +150,13 @@ def _overrides(llama_cpp: Any, gguf: Any, finer: Mapping[str, str]) -> Any:
 
 
 def _importance(llama_cpp: Any, importance: Mapping[str, Floats]) -> tuple[Any, list[Any]]:
-    """A C array that ends with a null name, and the numbers that it points to."""
+    """A C array that ends with a null name, and the arrays that it points to."""
     array = (llama_cpp.llama_model_imatrix_data * (len(importance) + 1))()
-    kept = []
+    arrays = []
     for entry, (name, values) in zip(array, importance.items(), strict=False):
         numbers = np.ascontiguousarray(values, np.float32)
-        kept.append(numbers)
+        arrays.append(numbers)
         entry.name = name.encode()
         entry.data = numbers.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
         entry.size = len(numbers)
-    return array, kept
+    return array, arrays

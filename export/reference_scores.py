@@ -1,4 +1,4 @@
-"""What the trained model answers to some validation users: every exported file is held to these scores."""
+"""The trained model's scores for some validation users, with which every exported file is compared."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ class ReferenceScores:
 
     Attributes:
         histories: Item indices, oldest first.
-        candidates: int64 ``[users, m]`` where the prompt format ranks candidates alone; None: the whole catalogue.
+        candidates: int64 ``[users, m]`` if the prompt format ranks candidates only; None: the whole catalogue.
         scores: float32 ``[users, items]``, or of the candidates ``[users, m]``.
     """
 
@@ -25,15 +25,15 @@ class ReferenceScores:
     candidates: Ints | None
     scores: Floats
 
-    def answered_by(self, recommender: Recommender) -> Floats:
-        """The scores of a bundle's model to the same questions, same shape."""
+    def scores_of(self, recommender: Recommender) -> Floats:
+        """The scores of a bundle's model for the same questions, same shape."""
         if self.candidates is None:
             return recommender.scores(self.histories)
         return recommender.score_candidates(self.histories, self.candidates)
 
 
 def score_reference(request: ExportRequest) -> ReferenceScores:
-    """Ask the trained model, before its weights are merged."""
+    """Compute the trained model's scores, before its weights are merged."""
     model, prompts, length = request.model, request.prompts, request.max_history
     valid = request.dataset.valid()
     users = subsample(len(valid), PARITY_USERS)

@@ -1,4 +1,4 @@
-"""What an export is asked for, and what it wrote."""
+"""The request for an export, and its result."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,25 +21,25 @@ class ExportRequest:
     """A bundle to write.
 
     Attributes:
-        model: As trained; used up.
+        model: As trained; cannot be used afterwards.
         base: Its base model.
         prompts: The compiled tasks.
         dataset: For titles and popularity, and validation users for the comparison.
-        candidates: Candidate sets by split; a few of the test users' become the bundle's stored requests. A prompt
-            format that ranks candidates alone is compared on those of the validation users.
+        candidates: Candidate sets by split; some of the test users' sets become the bundle's stored requests. A prompt
+            format that ranks candidates only is compared on the sets of the validation users.
         target: The bundle folder, replaced if it exists.
         name: Of the run.
-        quants: Names of quantisations for GGUF, a file each; the first is the bundle's default.
-        max_history: Items that the prompt holds.
-        score_correlation: The gate; None lets everything pass, and the manifest says so.
-        prune_vocab: Leave out text tokens that nothing here needs.
+        quants: Names of quantisations for GGUF, a file for each; the first is the bundle's default.
+        max_history: Largest number of items in the prompt.
+        score_correlation: Limit of the gate; None: no gate, which the manifest records.
+        prune_vocab: Remove text tokens that the bundle does not need.
         licences: Of model and data, by name.
-        provenance: Goes into the manifest.
-        onnx_quants: Names of quantisations for ONNX, a file each.
-        merge_base: Where the base is quantised: ``dequant`` merges onto the weights that training saw, ``original``
-            onto those that were pulled.
-        teacher: Written beside the model as ``retriever.onnx``.
-        measured_quants: What the quantisation was chosen among; a table and a picture of them go into the README.
+        provenance: For the manifest.
+        onnx_quants: Names of quantisations for ONNX, a file for each.
+        merge_base: For a quantised base: ``dequant`` merges onto the dequantised weights of training, ``original`` onto
+            the weights as pulled.
+        teacher: Written as ``retriever.onnx``.
+        measured_quants: The quantisations to choose from, measured; the README has a table and a picture of them.
     """
 
     model: ItemLM
@@ -66,7 +66,7 @@ class ExportRequest:
         return self.base.folder / "tokenizer.json"
 
     def within_context(self) -> "ExportRequest":
-        """The same with prompts no longer than the base model reads."""
+        """The same request with prompts limited to the base model's context."""
         limits = (self.prompts.format.context, context_length(self.base.model.config))
         bounds = [limit for limit in limits if limit is not None]
         prompt_format = replace(self.prompts.format, context=min(bounds, default=None))
@@ -79,9 +79,9 @@ class ModelFile:
 
     Attributes:
         format: ``gguf`` or ``onnx``.
-        quant: Its quantisation.
-        file: Its name.
-        facts: What else the manifest says of it.
+        quant: Name of its quantisation.
+        file: File name.
+        facts: Other fields of its manifest entry.
     """
 
     format: Literal["gguf", "onnx"]
@@ -91,36 +91,36 @@ class ModelFile:
 
     @property
     def entry(self) -> dict[str, Any]:
-        """As the manifest has it."""
+        """Its entry in the manifest."""
         return {"format": self.format, "quant": self.quant, "file": self.file, **self.facts}
 
     @property
     def tensor_types(self) -> dict[str, int]:
-        """How many tensors have each type; of an ONNX graph, linear layers."""
+        """Number of tensors by type; for an ONNX graph, of linear layers."""
         types: dict[str, int] = self.facts.get("tensor_types", self.facts.get("layer_types", {}))
         return types
 
     def bytes_in(self, folder: Path) -> int:
-        """Its size, an ONNX graph with its weights."""
+        """Size in bytes; of an ONNX graph with its weights."""
         parts = (folder / self.file, folder / f"{self.file}.data")
         return sum(part.stat().st_size for part in parts if part.is_file())
 
     def with_facts(self, **facts: Any) -> "ModelFile":
-        """The same with more facts."""
+        """The same file with more facts."""
         return replace(self, facts={**self.facts, **facts})
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What export wrote.
+    """The result of an export.
 
     Attributes:
         path: The bundle.
         bytes: Size of its default model file.
-        quant: Quantisation of that.
-        tensor_types: How many of its tensors have each type.
-        parity: Of its scores, against the model in training precision.
-        models: Every model file as the manifest has it, the default first, with its ``format`` and ``bytes``.
+        quant: Quantisation of the default model file.
+        tensor_types: Number of its tensors by type.
+        parity: Of its scores, compared with the model in training precision.
+        models: The manifest entry of every model file, the default first, with its ``format`` and ``bytes``.
     """
 
     path: Path

@@ -18,11 +18,11 @@ OPSET = 18
 
 
 def write_retriever(teacher: Teacher | Ensemble, path: Path) -> None:
-    """Write one teacher, or several as one.
+    """Write a teacher or an ensemble.
 
-    The graph has the input ``items``, int64 ``[batch, n]``, oldest first, -1 behind the last, and the output
-    ``scores``, float32 ``[batch, items]``. Each member reads the newest ``max_length`` items that it was trained
-    with, whatever n is.
+    The graph has the input ``items``, int64 ``[batch, n]``, oldest first, padded at the end with -1, and the output
+    ``scores``, float32 ``[batch, items]``. Each member reads the newest ``max_length`` items, as in
+    training, for any n.
 
     Args:
         teacher: Fitted.
@@ -37,7 +37,7 @@ def write_retriever(teacher: Teacher | Ensemble, path: Path) -> None:
     axes = {"items": {0: "batch", 1: "n"}, "scores": {0: "batch"}}
     try:
         with warnings.catch_warnings(), torch.inference_mode():
-            warnings.simplefilter("ignore")  # the exporter that traces says on every call that there is another
+            warnings.simplefilter("ignore")  # the tracing exporter announces the newer one on every call
             torch.onnx.export(
                 module,
                 (example,),
@@ -46,13 +46,13 @@ def write_retriever(teacher: Teacher | Ensemble, path: Path) -> None:
                 output_names=["scores"],
                 dynamic_axes=axes,
                 opset_version=OPSET,
-                dynamo=False,  # the other one needs a package more and fixes Caser's windows to the example's length
+                dynamo=False,  # the newer one needs another package and fixes Caser's windows to the example's length
             )
     except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
         raise DelrecError(f"cannot write the teacher as ONNX: {str(error).splitlines()[0]}") from error
     model = onnx.load(path)
-    told = {"delrec.kinds": json.dumps([m.config.kind for m in members]), "delrec.items": str(teacher.items)}
-    onnx.helper.set_model_props(model, told)
+    metadata = {"delrec.kinds": json.dumps([m.config.kind for m in members]), "delrec.items": str(teacher.items)}
+    onnx.helper.set_model_props(model, metadata)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
 
@@ -71,11 +71,11 @@ class _Retriever(nn.Module):
 
     @staticmethod
     def _member(network: Any, items: Any, length: Any) -> Any:
-        """Scores after the newest items that this network reads."""
+        """A network's scores after the newest items, at most its ``max_length``."""
         newest = network.config.max_length
         first = (length - newest).clamp(min=0)
         window = first + torch.arange(newest)[: items.shape[1]]
-        # What stands behind the last item is never seen by the state that is read.
+        # Positions after the last item do not change the state that is read.
         states = network.states(items.gather(1, torch.minimum(window, length - 1)))
         last = (length - first - 1).unsqueeze(2).expand(-1, -1, states.shape[2])
         return network.scores(states.gather(1, last).squeeze(1))

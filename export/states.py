@@ -1,4 +1,4 @@
-"""Hidden states of some requests: they decide what the rows of tokens look like that are no answer."""
+"""Hidden states of some requests, from which the head rows of tokens that are no answer are computed."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from delrec_lite.llm.model import ItemLM
 from delrec_lite.llm.questions import answers, next_question
 from delrec_lite.prompts.tasks import Prompts
 
-# Whose states, and how many of each: short histories count too.
+# Number of users, and of states for each: short histories are included.
 USERS, LENGTH = 64, 20
 BATCH = 16
 
@@ -20,8 +20,8 @@ BATCH = 16
 def training_states(model: ItemLM, prompts: Prompts, dataset: Dataset) -> Any:
     """Hidden states after every item of some training histories: float32 ``[n, hidden]``, on the model's device."""
     sequences = dataset.train()
-    some = [sequences[n][:LENGTH] for n in subsample(len(sequences), USERS) if len(sequences[n])]
-    segments = [window_segment(prompts, sequence) for sequence in some]
+    sample = [sequences[n][:LENGTH] for n in subsample(len(sequences), USERS) if len(sequences[n])]
+    segments = [window_segment(prompts, sequence) for sequence in sample]
     batches = [segments[at : at + BATCH] for at in range(0, len(segments), BATCH)]
     return torch.cat([read_states(model, prompts.next_prefix, batch) for batch in batches])
 
@@ -30,7 +30,7 @@ def training_states(model: ItemLM, prompts: Prompts, dataset: Dataset) -> Any:
 def answer_states(
     model: ItemLM, prompts: Prompts, histories: Sequence[Ints], candidates: Ints, max_history: int
 ) -> Any:
-    """Hidden states where questions about candidates are answered: float32 ``[histories, hidden]``, likewise."""
+    """Hidden states at the answers to questions about candidates: float32 ``[histories, hidden]``, same device."""
     questions = [next_question(prompts, h, c, max_history) for h, c in zip(histories, candidates, strict=True)]
     batches = [questions[at : at + BATCH] for at in range(0, len(questions), BATCH)]
     return torch.cat([answers(model, prompts.next_prefix, batch) for batch in batches])

@@ -12,12 +12,12 @@ from delrec_lite.export.weights import ServedModel
 
 @dataclass(frozen=True)
 class Texts:
-    """Words of a bundle.
+    """The texts of a bundle.
 
     Attributes:
-        prompt: The prompt's words as ``prompt.json`` has them.
-        items: Of every item's token, all distinct.
-        whole_titles: A title in a text is its item's token; else it is read by its words.
+        prompt: The ``text`` of ``prompt.json``.
+        items: The text of every item's token, all distinct.
+        whole_titles: A title in a text becomes its item's token; otherwise it is read as words.
     """
 
     prompt: dict[str, Any]
@@ -26,42 +26,42 @@ class Texts:
 
 
 def texts_of(served: ServedModel, catalog: Catalog) -> Texts:
-    """The texts of a bundle whose tokenizer is written."""
+    """The texts of a bundle; its tokenizer file must exist."""
     begin = token_text(served.tokenizer, served.begin_token)
     prompt = stock_text(served.prompts, served.tokenizer, begin)
-    # In a history of titles a title is its words, so no token may be matched with the whole of it.
-    whole = not served.prompts.format.history_format.titles
-    apart = (prompt["stock"], None) if whole else ("", speller(served.tokenizer))
-    items = token_texts(catalog.titles, catalog.ids, token_names(served.tokenizer), *apart)
-    return Texts(prompt, items, whole)
+    # In a history of titles a title is read as words, so no token may match the title.
+    whole_titles = not served.prompts.format.history_format.titles
+    stock, spell = (prompt["stock"], None) if whole_titles else ("", speller(served.tokenizer))
+    items = token_texts(catalog.titles, catalog.ids, token_names(served.tokenizer), stock, spell)
+    return Texts(prompt, items, whole_titles)
 
 
 def token_texts(
     titles: Sequence[str],
     ids: Sequence[str],
-    taken: Collection[str] = (),
+    reserved: Collection[str] = (),
     prompt: str = "",
-    spelt: Callable[[str], str] | None = None,
+    spell: Callable[[str], str] | None = None,
 ) -> list[str]:
-    """A distinct token text for every item; none can be taken for a control token.
+    """A distinct token text for every item; none looks like a control token.
 
-    Two equal texts in a vocabulary end the process that loads it, so a title that is a word of the base model
-    (MovieLens-100K lists a film called ``unknown``) carries its id; so does one that stands in the prompt's own
-    words, which it would cut in two.
+    A vocabulary with two equal texts aborts the process that loads it, so a title that is a token of the base model
+    (MovieLens-100K has a film called ``unknown``) gets its id appended. So does a title that occurs in the prompt's
+    words, because its token would replace them.
 
     Args:
-        titles: The catalogue's.
-        ids: Its items' ids.
-        taken: The vocabulary's other tokens.
-        prompt: Words that no title may cut.
-        spelt: How the vocabulary writes a text; None: as it is.
+        titles: Of the catalogue.
+        ids: Ids of its items.
+        reserved: The other tokens of the vocabulary.
+        prompt: Words in which no title may occur.
+        spell: Gives a text's form in the vocabulary; None: unchanged.
     """
-    seen = set(taken)
+    used = set(reserved)
     texts = []
     for title, item_id in zip(titles, ids, strict=True):
         text = title.replace("<|", "< |") or item_id
-        if (spelt(text) if spelt else text) in seen or text in prompt:
+        if (spell(text) if spell else text) in used or text in prompt:
             text = f"{text} [{item_id}]"
-        seen.add(spelt(text) if spelt else text)
+        used.add(spell(text) if spell else text)
         texts.append(text)
     return texts

@@ -1,4 +1,4 @@
-"""What export reads of a base model's `tokenizers` file: byte-pair encoding, over bytes or SentencePiece's pieces."""
+"""Read a base model's `tokenizers` file: byte-pair encoding over bytes or over SentencePiece's pieces."""
 
 import json
 import re
@@ -17,34 +17,34 @@ def read_pairs(path: Path) -> dict[str, Any]:
     """The file's content.
 
     Raises:
-        DelrecError: It is not byte-pair encoding, which is what GGUF files can hold of it.
+        DelrecError: It is not byte-pair encoding, the only kind that is exported to GGUF.
     """
-    held: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    kind = held["model"]["type"]
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    kind = content["model"]["type"]
     if kind != "BPE":
         raise DelrecError(
-            f"cannot export a model whose tokenizer is {kind}: byte-pair encoding is known",
-            f"{path}; if this program made it of a GGUF file, delete its folder: it is made better now",
+            f"cannot export a model whose tokenizer is {kind}: only byte-pair encoding is supported",
+            f"{path}; if delrec-lite converted it from a GGUF file, delete its folder to convert it again",
         )
-    return held
+    return content
 
 
-def merges_of(held: Any) -> list[tuple[str, str]]:
-    """The pairs that become one token, the first to join first."""
-    return [(a, b) for a, b in (m.split(" ", 1) if isinstance(m, str) else m for m in held["model"]["merges"])]
+def merges_of(content: Any) -> list[tuple[str, str]]:
+    """The pairs of tokens to merge, in the order of their priority."""
+    return [(a, b) for a, b in (m.split(" ", 1) if isinstance(m, str) else m for m in content["model"]["merges"])]
 
 
-def in_pieces(held: Any) -> bool:
-    """Whether it is a SentencePiece model's (Gemma): those have bytes as tokens of their own.
+def in_pieces(content: Any) -> bool:
+    """Whether the file is of a SentencePiece model (Gemma): it has tokens for single bytes.
 
-    ``byte_fallback`` alone does not tell: SmolLM2's file, made of its GGUF by transformers, sets it in vain.
+    ``byte_fallback`` is not sufficient: SmolLM2's file, as transformers converts it from GGUF, sets it without them.
     """
-    return bool(held["model"].get("byte_fallback")) and "<0x0A>" in held["model"]["vocab"]
+    return bool(content["model"].get("byte_fallback")) and "<0x0A>" in content["model"]["vocab"]
 
 
-def prefixes_space(held: Any) -> bool:
+def prefixes_space(content: Any) -> bool:
     """Whether a text gets a space in front of it (Mistral, Phi-3)."""
-    normaliser, splitter = held.get("normalizer") or {}, held.get("pre_tokenizer") or {}
+    normaliser, splitter = content.get("normalizer") or {}, content.get("pre_tokenizer") or {}
     steps = normaliser.get("normalizers", [normaliser])
     metaspace = splitter.get("type") == "Metaspace" and splitter.get("prepend_scheme", "always") != "never"
     return metaspace or any(step.get("type") == "Prepend" for step in steps)
@@ -56,10 +56,10 @@ def is_byte(token: str) -> bool:
 
 
 def speller(path: Path) -> Callable[[str], str]:
-    """How a token is written in a vocabulary that no text is matched with whole, and merges never make it.
+    """A function that writes a token's text so that no text is ever encoded to that token.
 
-    A byte-level vocabulary spells bytes as letters. A SentencePiece vocabulary knows no space but its own sign for
-    it, so a token that begins with a plain space stands for no piece of a text.
+    A byte-level vocabulary writes bytes as letters. A SentencePiece vocabulary has its own sign for a space, so a token
+    that begins with a plain space never matches.
     """
     if in_pieces(read_pairs(path)):
         return lambda text: " " + text
@@ -68,14 +68,14 @@ def speller(path: Path) -> Callable[[str], str]:
 
 
 def token_names(path: Path) -> set[str]:
-    """The texts that the base model's own tokens have."""
-    held = read_pairs(path)
-    return {*held["model"]["vocab"], *(token["content"] for token in held.get("added_tokens", []))}
+    """The texts of the base model's tokens."""
+    content = read_pairs(path)
+    return {*content["model"]["vocab"], *(token["content"] for token in content.get("added_tokens", []))}
 
 
 def token_text(path: Path, token: int | None) -> str:
     """A token's text; empty for no token."""
-    held = read_pairs(path)
-    texts = {i: text for text, i in held["model"]["vocab"].items()}
-    texts |= {added["id"]: added["content"] for added in held.get("added_tokens", [])}
+    content = read_pairs(path)
+    texts = {i: text for text, i in content["model"]["vocab"].items()}
+    texts |= {added["id"]: added["content"] for added in content.get("added_tokens", [])}
     return "" if token is None else texts[token]

@@ -1,4 +1,4 @@
-"""The gate: every model file of the staged bundle is opened as a user would, and must score as the trained model."""
+"""Open every model file of the staged bundle as a user would, and compare its scores with the trained model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,11 +25,11 @@ WEIGHT_USERS = 314
 
 @dataclass(frozen=True)
 class Checked:
-    """Model files that passed.
+    """Model files that passed the gate.
 
     Attributes:
         models: Each with its ``parity``, the default first.
-        shared: What the manifest's ``model`` says beside them: the weight of the teacher's opinion, or nothing.
+        shared: Other fields of the manifest's ``model``: the weight of the teacher's scores, or none.
     """
 
     models: list[ModelFile]
@@ -39,7 +39,7 @@ class Checked:
 def open_trial(
     request: ExportRequest, served: ServedModel, models: Sequence[ModelFile], staging: Path, trial: Path
 ) -> None:
-    """Make the staged files a bundle under a name that nobody opens, ``trial``; ``staging`` is gone afterwards."""
+    """Make the staged files a bundle under the temporary name ``trial``; ``staging`` is removed."""
     finish_bundle(
         staging,
         trial,
@@ -54,14 +54,14 @@ def open_trial(
 def check_models(
     request: ExportRequest, reference: ReferenceScores, models: Sequence[ModelFile], trial: Path
 ) -> Checked:
-    """Compare every model file with the trained model, and store what each answers to the bundle's own requests.
+    """Compare every model file with the trained model, and write its answers to the bundle's stored requests.
 
     Raises:
-        GateError: One does not score as trained.
+        GateError: A file's scores differ too much from the trained model's.
     """
     stored = golden(request.dataset, request.candidates["test"], request.max_history)
     checked: list[ModelFile] = []
-    answered: list[Floats] = []
+    golden_scores: list[Floats] = []
     shared: dict[str, Any] = {}
     bundle = Bundle.open(trial, verify_all=True)
     for model in models:  # opened one after another
@@ -69,18 +69,19 @@ def check_models(
         with Recommender(chosen, open_engine(chosen)) as recommender:
             if not checked and request.teacher is not None and reference.candidates is None:
                 shared = {WEIGHT: _teacher_weight(request, recommender)}
-            parity = compare(reference.scores, reference.answered_by(recommender))
+            parity = compare(reference.scores, reference.scores_of(recommender))
             gate(parity, request.score_correlation, model.quant)
-            answered.append(answers(recommender, stored))
+            golden_scores.append(answers(recommender, stored))
         checked.append(model.with_facts(parity=parity.dump()))
-    others = {model.file: scores for model, scores in zip(checked[1:], answered[1:], strict=True)}
-    write_golden(trial, stored, answered[0], others)
+    more = {model.file: scores for model, scores in zip(checked[1:], golden_scores[1:], strict=True)}
+    write_golden(trial, stored, golden_scores[0], more)
     return Checked(checked, shared)
 
 
 def _teacher_weight(request: ExportRequest, recommender: Recommender) -> float:
-    """What the teacher's opinion is worth beside the exported model's, on some validation users."""
+    """The best weight of the teacher's scores against the exported model's, on some validation users."""
     assert request.teacher is not None
     valid = request.dataset.valid()
-    some = valid.take(subsample(len(valid), WEIGHT_USERS))
-    return best_weight(recommender.scores(some.histories), request.teacher.scores(some.histories), some.targets)
+    sample = valid.take(subsample(len(valid), WEIGHT_USERS))
+    teacher_scores = request.teacher.scores(sample.histories)
+    return best_weight(recommender.scores(sample.histories), teacher_scores, sample.targets)

@@ -1,4 +1,4 @@
-"""The weights that a bundle serves: adapter merged, soft prompt and items in the vocabulary, vocabulary pruned."""
+"""Prepare the weights of a bundle: merge the adapter, soft prompt and items, and prune the vocabulary."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ import numpy as np
 from torch.nn import functional
 
 from delrec_lite.data.types import Floats
-from delrec_lite.export.imatrix import measured
+from delrec_lite.export.imatrix import measure_importance
 from delrec_lite.export.merge import Merged, merge
 from delrec_lite.export.new_items import fit_new_items
 from delrec_lite.export.prune import prune
@@ -31,18 +31,18 @@ TOKENIZER = "tokenizer.json"
 
 @dataclass(frozen=True)
 class ServedModel:
-    """What is served, without its weights.
+    """The served model without its weights.
 
     Attributes:
-        prompts: What serving reads of the prompts, in the vocabulary of the bundle.
+        prompts: The parts of the prompts that serving reads, in the vocabulary of the bundle.
         tokenizer: The ``tokenizers`` file of the bundle.
         begin_token: Id of the token that begins every prompt, or None.
-        architecture: As ``transformers`` names it.
+        architecture: Its name in ``transformers``.
         hidden: Width of a hidden state.
         input_norm: Length of an item's input vector.
         scale: Of the verbalizer.
         importance: Mean square of each input column by GGUF tensor name.
-        soft_words: For each vector of the soft prompt the tokens that it lies nearest to.
+        soft_words: The nearest tokens of each vector of the soft prompt.
         deep: A deep prompt's vectors, float32 ``[layers - 2, k, hidden]``.
     """
 
@@ -59,14 +59,14 @@ class ServedModel:
 
 
 def merge_and_prune(request: ExportRequest, reference: ReferenceScores, staging: Path) -> tuple[Merged, ServedModel]:
-    """Make the weights; writes ``tokenizer.json``, and ``new-items.npy`` where the whole catalogue is ranked.
+    """Compute the weights; writes ``tokenizer.json``, and ``new-items.npy`` if the whole catalogue is ranked.
 
-    The model's LLM is used up: it is on the CPU in float32 afterwards, without adapter.
+    The model's LLM is changed: afterwards it is on the CPU in float32, without adapter.
     """
     model, prompts = request.model, request.prompts
-    # Before the merge, while all parts are on one device.
+    # Before the merge, while all parts are on the same device.
     soft_words = nearest_words(model, request.tokenizer_json)
-    with measured(model.lm) as importance:
+    with measure_importance(model.lm) as importance:
         if reference.candidates is None:
             states = training_states(model, prompts, request.dataset)
         else:
@@ -92,7 +92,7 @@ def merge_and_prune(request: ExportRequest, reference: ReferenceScores, staging:
 
 
 def _pruned(request: ExportRequest, merged: Merged, tokenizer: Path) -> tuple[Merged, Prompts]:
-    """Weights and prompts in the vocabulary of the bundle, whose tokenizer is written."""
+    """Weights and prompts in the vocabulary of the bundle; writes its tokenizer."""
     served = request.prompts.served()
     if not request.prune_vocab or request.prompts.format.verbalizer_kind.all_text:
         shutil.copyfile(request.tokenizer_json, tokenizer)
@@ -114,7 +114,7 @@ def _write_new_items(request: ExportRequest, states: Any, staging: Path) -> None
 
 
 def nearest_words(model: ItemLM, tokenizer_json: Path, k: int = 3) -> list[list[str]]:
-    """For each vector of the soft prompt the ``k`` text tokens whose rows have the greatest cosine with it."""
+    """For each vector of the soft prompt, the ``k`` text tokens whose rows have the highest cosine with it."""
     rows = model.body.embed_tokens.weight[: model.vocabulary.text].detach().float().cpu()
     cosine = functional.normalize(model.soft.detach().float().cpu()) @ functional.normalize(rows).T
     tokenizer = open_tokenizer(tokenizer_json)

@@ -1,4 +1,4 @@
-"""`export`: one bundle from a trained model, verified before it gets its name."""
+"""`export`: write a bundle of a trained model, and verify it before it gets its final name."""
 
 import os
 import shutil
@@ -20,18 +20,18 @@ from delrec_lite.runtime.finish import finish_bundle
 
 
 def export(request: ExportRequest, console: Console) -> Exported:
-    """Merge, bake, quantise, compare with the trained model, and write the bundle ``request.target``.
+    """Merge, quantise, compare with the trained model, and write the bundle ``request.target``.
 
     Args:
-        request: What to write; its model is used up.
+        request: What to write; its model cannot be used afterwards.
         console: Shows progress.
 
     Raises:
-        GateError: Not equal enough to what was trained; no bundle is left, and an older one is as it was.
+        GateError: Scores differ too much from the trained model's; no bundle is written, an older one stays.
         DelrecError: The base model's tokenizer is not byte-pair encoding.
-        MissingPackageError: ONNX is asked for, and its packages are not installed.
+        MissingPackageError: ONNX is requested, and its packages are not installed.
     """
-    read_pairs(request.tokenizer_json)  # refused before anything is computed
+    read_pairs(request.tokenizer_json)  # raises before anything is computed
     request = request.within_context()
     with _staged(request.target) as folders, console.progress("export", 6) as tick:
         reference = score_reference(request)
@@ -40,7 +40,7 @@ def export(request: ExportRequest, console: Console) -> Exported:
         tick(1, "write")
         texts = texts_of(served, request.dataset.catalog)
         onnx = write_models(request, merged, served, texts, folders.staging)
-        del merged  # its memory, for the quantiser
+        del merged  # frees its memory for the quantiser
         tick(1, "quantise")
         models = [*quantise_gguf(request, served, folders.staging, console), *onnx]
         tick(1, "catalogue")
@@ -56,7 +56,7 @@ def export(request: ExportRequest, console: Console) -> Exported:
 def _finish(
     request: ExportRequest, served: ServedModel, texts: Texts, checked: Checked, trial: Path, console: Console
 ) -> None:
-    """Write the model card, and give the bundle its name."""
+    """Write the model card, and give the bundle its final name."""
     model = manifest_model(request, served, checked.models) | checked.shared
     write_card(request, served, texts, model, trial, console)
     finish_bundle(
@@ -72,7 +72,7 @@ def _finish(
 
 @dataclass(frozen=True)
 class _Folders:
-    """Beside the target: where files are written, and the bundle that the gate opens."""
+    """In the target's folder: where files are written, and the bundle that the gate opens."""
 
     staging: Path
     trial: Path
@@ -80,9 +80,9 @@ class _Folders:
 
 @contextmanager
 def _staged(target: Path) -> Iterator[_Folders]:
-    """Folders that are gone in the end, whatever happens; what a killed process left goes too."""
-    for left in target.parent.glob(f".{target.name}.*.part*"):
-        shutil.rmtree(left, ignore_errors=True)
+    """Temporary folders, always removed at the end; those of a killed process are removed first."""
+    for stale in target.parent.glob(f".{target.name}.*.part*"):
+        shutil.rmtree(stale, ignore_errors=True)
     staging = target.with_name(f".{target.name}.{os.getpid()}.part")
     folders = _Folders(staging, staging.with_name(staging.name + ".trial"))
     staging.mkdir(parents=True)

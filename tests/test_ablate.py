@@ -8,7 +8,7 @@ import pytest
 from delrec_lite.console import QUIET
 from delrec_lite.errors import UsageError
 from delrec_lite.files import sha256_of
-from delrec_lite.pipeline.ablate import VARIANTS, WHOLE, ablate
+from delrec_lite.pipeline.ablate import FULL_METHOD, VARIANTS, ablate
 from tests.tiny import write_base
 
 
@@ -45,7 +45,7 @@ def test_every_variant_trains_and_stands_in_the_table(tiny_run, tmp_path):
     assert all(name in table for name in VARIANTS)
     assert "**5 candidates (1 positive, 4 unseen negatives)**, 24 test users, means over 1 seeds" in table
     assert report["setting"] == {"candidates": 5, "by_time": False}
-    assert all(row.difference or row.variant == WHOLE for row in rows)
+    assert all(row.difference or row.variant == FULL_METHOD for row in rows)
 
 
 def test_seeds_are_averaged_and_what_is_made_is_kept(tiny_run, tmp_path, monkeypatch):
@@ -54,7 +54,7 @@ def test_seeds_are_averaged_and_what_is_made_is_kept(tiny_run, tmp_path, monkeyp
     monkeypatch.setattr("delrec_lite.teachers.fit.fit", None)  # shared: never fitted again
     two = ablate(tiny_run.recipe(), tmp_path, QUIET, chosen, (1, 2)).rows
     three = ["sampled", "expected_sampled", "full"]
-    assert [(row.variant, row.protocol) for row in two] == [(name, p) for name in (WHOLE, *chosen) for p in three]
+    assert [(row.variant, row.protocol) for row in two] == [(name, p) for name in (FULL_METHOD, *chosen) for p in three]
     for before, after in zip(one, two, strict=True):
         assert after.by_seed["MRR"][0] == before.by_seed["MRR"][0]
         assert after.metrics["MRR"] == pytest.approx(np.mean(after.by_seed["MRR"]), abs=1e-4)

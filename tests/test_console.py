@@ -1,10 +1,14 @@
 """What the program prints where a table is wider than the place it goes to."""
 
 import io
+import re
+import threading
+import time
 
 import pytest
 from rich.console import Console as RichConsole
 
+from delrec_lite import console as console_module
 from delrec_lite.console import Console
 
 HEADER = ("model", "HR@1 of 15, expected", "NDCG@10", "points against bf16")
@@ -37,3 +41,22 @@ def test_no_word_or_number_is_cut_on_a_narrow_screen(width):
             assert word in text
     if width >= 80:
         assert max(map(len, text.splitlines())) <= width
+
+
+def test_progress_without_a_terminal_is_lines_with_share_and_time_left(capsys, monkeypatch):
+    monkeypatch.setattr(console_module, "LINE_INTERVAL", 0.02)
+    with Console().progress("teacher", 4) as tick:
+        tick(1, "loss 3.2")
+        time.sleep(0.1)
+    text = capsys.readouterr().err
+    assert re.search(r"teacher: 1 of 4 \(25%\), \d+ s, about \d+ s left, loss 3\.2\n", text)
+    with Console("quiet").progress("teacher", 4) as tick:
+        time.sleep(0.1)
+    assert capsys.readouterr().err == ""
+
+
+def test_progress_lines_end_with_their_work(monkeypatch):
+    monkeypatch.setattr(console_module, "LINE_INTERVAL", 0.02)
+    with pytest.raises(KeyError), Console().progress("export", 6):
+        raise KeyError("gone")
+    assert not [thread for thread in threading.enumerate() if thread.name == "delrec-progress"]

@@ -85,7 +85,7 @@ def test_a_teacher_is_added_as_the_page_says(tiny_run, tmp_path, monkeypatch):
     tiny = {"epochs": 1, "hidden": 8, "max_length": 8}
     teacher["settings"] = {kind: tiny | teacher["settings"].get(kind, {}) for kind in teacher["kind"]}
     run = tiny_run(teacher=teacher)
-    rows = evaluate(run, zero_shot=False)
+    rows = evaluate(run)
     assert {"SASRec", "Markov chain"} < {row.model for row in rows}
     assert Retriever(Bundle.open(run.bundle)).kinds == ("sasrec", "markov")
     names = {"KIND": importlib.import_module("shop_teachers").KIND}

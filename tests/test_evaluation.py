@@ -191,7 +191,7 @@ def test_ranks_read_back_as_they_were_and_nothing_else_does(tmp_path):
         read_ranks(tmp_path)
     for text in ("{", "[]", '{"A": {"sampled": [1]}}', '{"A": 3}'):
         (tmp_path / "ranks.json").write_text(text)
-        with pytest.raises(DataError, match="does not read"):
+        with pytest.raises(DataError, match="cannot be read"):
             read_ranks(tmp_path)
 
 

@@ -83,7 +83,7 @@ def test_lists_that_know_the_answer_are_pointed_out_and_too_few_refused(tmp_path
 def test_a_recipe_names_the_lists_with_the_kind():
     assert parse("name: a\nteacher: {kind: external, lists: a.csv}", "a").teacher.kinds == ("external",)
     for text in ("{kind: external}", "{kind: sasrec, lists: a.csv}"):
-        with pytest.raises(ConfigError, match="go together"):
+        with pytest.raises(ConfigError, match="must be set together"):
             parse(f"name: a\nteacher: {text}", "a")
 
 

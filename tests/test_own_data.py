@@ -162,15 +162,15 @@ def sampled_again(folder, m, seed=3):
 
 
 def test_other_candidates_of_the_same_sequences_rank_every_row_again(tiny_run, tmp_path):
-    first = {row.model: row for row in evaluate(tiny_run(), zero_shot=False) if row.protocol == "sampled"}
+    first = {row.model: row for row in evaluate(tiny_run()) if row.protocol == "sampled"}
     sampled_again(tmp_path / "ring", 9)
     run = tiny_run()
-    rows = {row.model: row for row in evaluate(run, zero_shot=False) if row.protocol == "sampled"}
+    rows = {row.model: row for row in evaluate(run) if row.protocol == "sampled"}
     assert rows.keys() == first.keys() == {"popularity", "SASRec", TRAINED, bundle_row(run)}
     for name, row in rows.items():
         assert row.metrics["HR@10"] == 1.0 > row.metrics["HR@1"], name  # of nine, the first ten are all
         assert row.metrics["HR@5"] < 1.0 == first[name].metrics["HR@5"], name  # of five, the first five were all
-    made = {name: done.again for name, done in run.stages.items()}
+    made = {name: done.computed for name, done in run.stages.items()}
     assert made == {"prepare": True, "teacher": False, "distill": True, "finetune": True, "export": True}
     assert run.distill().result["candidates"] == 9
     assert len(json.loads((run.bundle / "golden.json").read_text())["candidates"][0]) == 9
@@ -183,7 +183,7 @@ def test_test_sets_alone_train_nothing_again(tiny_run, tmp_path):
     save_dataset(data, sets, Settings(2, 5, 3), tmp_path / "ring")
     run = tiny_run()
     run.export()
-    made = {name: done.again for name, done in run.stages.items()}
+    made = {name: done.computed for name, done in run.stages.items()}
     assert made == {"prepare": True, "teacher": False, "distill": False, "finetune": False, "export": True}
 
 

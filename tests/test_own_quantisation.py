@@ -34,7 +34,7 @@ def own(page_module):
 
 
 def test_a_registered_quantisation_is_exported_from_recipe_and_command(own, tiny_run, tmp_path):
-    sections = tiny_run.recipe(export={"quant": "q5_last"}).dump()
+    sections = tiny_run.recipe(export={"quant": "q5_last"}).model_dump(mode="json", exclude_unset=True)
     recipe, out = tmp_path / "r.yaml", tmp_path / "own.delrec"
     recipe.write_text(yaml.safe_dump(sections))
     arguments = ["export", str(recipe), "--runs", str(tmp_path / "runs"), "--json"]

@@ -37,10 +37,10 @@ def test_a_stage_is_made_once(tmp_path):
 
     first = run_stage(tmp_path / "s", "key", make)
     again = run_stage(tmp_path / "s", "key", make)
-    assert (first.again, again.again, len(calls)) == (True, False, 1)
+    assert (first.computed, again.computed, len(calls)) == (True, False, 1)
     assert again.result == {"n": 1}
     other = run_stage(tmp_path / "s", "other key", make)
-    assert other.again
+    assert other.computed
     assert other.result == {"n": 2}
 
 
@@ -135,9 +135,12 @@ def test_recipes_in_the_package_read_and_come_back(tmp_path):
         ("name: x\nteacher: {kind: bert}", "teacher.kind"),
         ("name: x\nteacher: {kind: [caser, caser]}", "twice"),
         ("name: x\nteacher: {kind: []}", "teacher.kind"),
-        ("name: x\nteacher: {kind: [caser, sasrec], settings: {hidden: 8}}", "'hidden' is none of them"),
-        ("name: x\nteacher: {kind: [caser, sasrec], settings: {gru4rec: {hidden: 8}}}", "'gru4rec' is none of them"),
-        ("name: x\nteacher: {settings: {sasrec: {hidden: 8}}}", "'sasrec' has more of them"),
+        ("name: x\nteacher: {kind: [caser, sasrec], settings: {hidden: 8}}", "'hidden' is not such a mapping"),
+        (
+            "name: x\nteacher: {kind: [caser, sasrec], settings: {gru4rec: {hidden: 8}}}",
+            "'gru4rec' is not such a mapping",
+        ),
+        ("name: x\nteacher: {settings: {sasrec: {hidden: 8}}}", "'sasrec' is not a number"),
     ],
 )
 def test_a_wrong_recipe_is_refused_by_key(text, words):
@@ -203,9 +206,9 @@ with Run(Recipe(name="r"), Path({str(tmp_path)!r}), QUIET).locked():
 def test_two_runs_of_one_folder_work_one_after_the_other_in_one_process(tiny_run):
     first, second = tiny_run(), tiny_run(teacher={"settings": {"epochs": 2, "hidden": 8, "max_length": 8}})
     first.teacher()
-    assert tiny_run().teacher().again is False
+    assert tiny_run().teacher().computed is False
     epochs = 2
-    assert second.teacher().again
+    assert second.teacher().computed
     assert second.teacher().folder == first.folder / "teacher"
     assert first.models.teachers()["sasrec"].config.epochs == 1, (
         "its own teacher again, not what the second one left there"
@@ -220,4 +223,4 @@ def test_a_failed_stage_lets_the_run_go(tiny_run, monkeypatch):
         patched.setattr("delrec_lite.pipeline.run.fit_teacher", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run.teacher()
-    assert tiny_run().teacher().again
+    assert tiny_run().teacher().computed

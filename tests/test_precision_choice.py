@@ -191,7 +191,7 @@ def precisions(run):
 
 def made_again(run):
     run.finetune()
-    return [name for name in ("distill", "finetune") if run.stages[name].again]
+    return [name for name in ("distill", "finetune") if run.stages[name].computed]
 
 
 def test_auto_is_the_default_everywhere():
@@ -265,7 +265,7 @@ def test_results_name_what_ran(tiny_run):
     tiny_run().distill()
     tiny_run.faster = "fp32"
     run = tiny_run()
-    evaluate(run, zero_shot=False)
+    evaluate(run)
     expected = {"recipe": "auto", "distill": "bf16", "finetune": "fp32", "scores": "fp32"}
     assert Bundle.open(run.bundle).manifest["provenance"]["precision"] == expected
     report = json.loads((run.folder / "report.json").read_text())
@@ -328,7 +328,7 @@ def test_the_weights_in_the_package_fit_their_recipe(wanted, fits):
     held = reference.reference_for("ml-100k-cpu")
     recipe = load_recipe("ml-100k-cpu")
     recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"precision": wanted})})
-    data = {"fingerprint": held.made_from["data"], "candidates": {"valid": held.made_from["candidates"]}}
-    facts = reference.made_from(recipe, data, held.made_from["files"], run_module.CODE)
+    data = {"fingerprint": held.training_inputs["data"], "candidates": {"valid": held.training_inputs["candidates"]}}
+    facts = reference.training_inputs(recipe, data, held.training_inputs["files"], run_module.CODE)
     assert held.fits("finetune", facts) is fits
     assert held.precision("finetune") == "bf16"

@@ -106,7 +106,7 @@ def test_a_stage_trained_behind_shipped_ones_is_packed_with_them(tiny_run, packe
     assert again.stages["distill"] == first.stages["distill"]
     adapter = "finetune/adapter/adapter_model.safetensors"
     assert (again.folder / adapter).read_bytes() != (first.folder / adapter).read_bytes()
-    assert again.made_from["finetune"]["lr"] == 1e-3
+    assert again.training_inputs["finetune"]["lr"] == 1e-3
     assert (again.folder / "distill" / "soft.safetensors").read_bytes() == (
         first.folder / "distill" / "soft.safetensors"
     ).read_bytes()
@@ -126,8 +126,11 @@ def test_the_weights_in_the_package_are_whole_and_of_their_recipe():
     for name in found:
         held = reference.reference_for(name)
         recipe = load_recipe(name)
-        data = {"fingerprint": held.made_from["data"], "candidates": {"valid": held.made_from["candidates"]}}
-        facts = reference.made_from(recipe, data, held.made_from["files"], run_module.CODE)
+        data = {
+            "fingerprint": held.training_inputs["data"],
+            "candidates": {"valid": held.training_inputs["candidates"]},
+        }
+        facts = reference.training_inputs(recipe, data, held.training_inputs["files"], run_module.CODE)
         assert held.fits("finetune", facts), name
         size = sum(p.stat().st_size for p in held.folder.rglob("*") if p.is_file())
         assert size <= 16_000_000

@@ -18,7 +18,7 @@ from tests.tiny import dataset
 def evaluated(tiny_run):
     several = {"kind": ["sasrec", "caser"], "settings": {"caser": {"hidden": 16, "epochs": 2}}}
     run = tiny_run(teacher=several, finetune={"epochs": 2, "item_lr": 0.03})
-    rows = evaluate(run, fused=True)
+    rows = evaluate(run, fused=True, zero_shot=True)
     return run, rows
 
 
@@ -26,16 +26,16 @@ def test_the_table_of_a_run(evaluated):
     run, rows = evaluated
     exported, exported_fused = bundle_row(run), fused_row(run)
     assert exported == "DELRec (GGUF f16)"
-    assert {row.model for row in evaluate(run, zero_shot=False)} == {row.model for row in rows} - {
+    assert {row.model for row in evaluate(run)} == {row.model for row in rows} - {
         "LLM zero-shot",
         FUSED,
         exported_fused,
     }
-    assert evaluate(run, fused=True, zero_shot=False, bundle=False)[-1].model == FUSED
+    assert evaluate(run, fused=True, bundle=False)[-1].model == FUSED
     compared = json.loads((run.folder / "comparisons.json").read_text())
     assert {(TRAINED, "SASRec"), (FUSED, "Caser")} <= {(c["model"], c["against"]) for c in compared}
     assert not {exported, exported_fused} & {model for c in compared for model in (c["model"], c["against"])}
-    rows = evaluate(run, fused=True)
+    rows = evaluate(run, fused=True, zero_shot=True)
     names = ["popularity", "SASRec", "Caser", ALL_TEACHERS, "LLM zero-shot", TRAINED, exported, FUSED, exported_fused]
     assert [row.model for row in rows if row.protocol == "full"] == names
     assert [row.model for row in rows if row.protocol == "expected_sampled"] == [
@@ -63,7 +63,7 @@ def test_the_table_of_a_run(evaluated):
 
 def test_an_onnx_bundle_s_row_says_what_it_is(tiny_run, tmp_path):
     run = tiny_run(export={"format": "onnx", "onnx_quant": "int8", "score_correlation": 0.3})
-    rows = evaluate(run, fused=True, zero_shot=False)
+    rows = evaluate(run, fused=True)
     names = {row.model for row in rows if row.model.startswith("DELRec (")}
     assert names == {TRAINED, "DELRec (ONNX int8)", "DELRec (ONNX int8) and teachers fused"}
     assert "GGUF" not in (run.folder / "table.md").read_text()

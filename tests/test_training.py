@@ -184,7 +184,7 @@ def test_validation_keeps_the_weights_that_rank_best(tiny_base, tmp_path, monkey
         kept.append(given.model.offset_in.detach().clone())
         return {"valid_ndcg@10": next(figures), "valid_hr@1": 0.5}
 
-    monkeypatch.setattr(stage2, "_measure", measure)
+    monkeypatch.setattr(stage2, "_validation_metrics", measure)
     report, lines, offsets = fine_tuned(tiny_base, tmp_path)
     asked = [line["step"] for line in lines if "valid_ndcg@10" in line]
     assert report.best_step == asked[1] + 1

@@ -42,5 +42,5 @@ def ablate(
     for protocol in PROTOCOLS:
         rows = [row for row in ablation.rows if row.protocol == protocol]
         if rows:
-            over = f"{setting.title(protocol)}, {rows[0].users} {setting.asked()}, {len(numbers)} seeds"
+            over = f"{setting.title(protocol)}, {rows[0].users} {setting.questions()}, {len(numbers)} seeds"
             console.result(None, [cells(row) for row in rows], header(), title=over)

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from delrec_lite.cli.common import JsonFlag, QuietFlag, make_console
-from delrec_lite.cli.options import DEFAULT_RECIPE, DEFAULT_RUNS, RecipeArgument, RunsOption
+from delrec_lite.cli.options import DEFAULT_RECIPE, DEFAULT_RUNS, RecipeArgument, RunsOption, ZeroShotFlag
 
 EXAMPLE = "Example: `delrec-lite eval ml-100k-cpu --json`"
 
@@ -18,10 +18,7 @@ def eval(  # noqa: A001 - the verb's name
             "--fused", help="Add a row that combines the trained model with its teachers by a learned weight."
         ),
     ] = False,
-    zero_shot: Annotated[
-        bool,
-        typer.Option(help="Add a row of the untrained LLM: about half a second per user on two cores."),
-    ] = True,
+    zero_shot: ZeroShotFlag = False,
     bundle: Annotated[
         bool,
         typer.Option(

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from delrec_lite.cli.common import JsonFlag, QuietFlag, make_console
-from delrec_lite.cli.options import DEFAULT_RECIPE, DEFAULT_RUNS, FreshFlag, RecipeArgument, RunsOption
+from delrec_lite.cli.options import DEFAULT_RECIPE, DEFAULT_RUNS, FreshFlag, RecipeArgument, RunsOption, ZeroShotFlag
 
 EXAMPLE = "Example: `delrec-lite quickstart`, or `delrec-lite quickstart ml-100k-cpu-quick` to train in 25 minutes"
 
@@ -16,12 +16,13 @@ def quickstart(
     train: Annotated[
         bool, typer.Option("--train", help="Train on this machine instead of using the trained weights in the package.")
     ] = False,
+    zero_shot: ZeroShotFlag = False,
     fresh: FreshFlag = False,
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Pull, prepare, teacher, stage 1, stage 2, export, evaluate, recommend: DELRec on real data."""
+    """Pull, prepare, teacher, stage 1, stage 2, export, recommend, evaluate: DELRec on real data."""
     from delrec_lite.config import load_recipe
     from delrec_lite.pipeline.quickstart import quickstart as run_all
 
-    run_all(load_recipe(recipe), runs, make_console(json_output, quiet), fresh, train)
+    run_all(load_recipe(recipe), runs, make_console(json_output, quiet), fresh, train, zero_shot)

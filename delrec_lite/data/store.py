@@ -160,7 +160,7 @@ def load_dataset(folder: Path) -> Dataset:
 
 
 def load_settings(folder: Path) -> tuple[str, Settings]:
-    """A prepared data set's name, and what it was prepared with.
+    """Name and settings of a prepared data set.
 
     Raises:
         DataError: Not a prepared data set.
@@ -169,7 +169,7 @@ def load_settings(folder: Path) -> tuple[str, Settings]:
     try:
         return about["name"], Settings(about["k_core"], about["m"], about["seed"], about["split"])
     except (KeyError, TypeError) as error:
-        raise DataError(f"{folder} does not say what it was prepared with: {error}", _AGAIN) from error
+        raise DataError(f"{folder}/dataset.json has no valid settings: {error}", _AGAIN) from error
 
 
 def load_candidates(folder: Path) -> dict[str, CandidateSets]:
@@ -185,7 +185,7 @@ def load_candidates(folder: Path) -> dict[str, CandidateSets]:
         data = _load(path)
         try:
             items = np.array(data["items"], dtype=np.int64)
-            items = items if items.size else items.reshape(0, about["m"])  # JSON keeps no shape of nothing
+            items = items if items.size else items.reshape(0, about["m"])  # JSON stores no shape
             sets = CandidateSets(split, items, int(data["seed"]))
             fits = data["dataset"] == about["fingerprint"] and sets.items.shape == (
                 about["questions"][split] if "questions" in about else about["users"],

@@ -1,4 +1,4 @@
-"""Two recommenders' scores as one, and the weight at which they predict best together."""
+"""Fuse the scores of a model and its teacher, and find the weight at which the fused scores predict best."""
 
 from collections.abc import Sequence
 
@@ -9,44 +9,44 @@ from delrec_lite.data.types import Floats, Ints
 WEIGHTS = np.linspace(0, 1, 21)
 
 
-def mix(own: Floats, others: Floats, weight: float) -> Floats:
-    """Log-probabilities mixed, in the units of the first one's scores.
+def mix(scores: Floats, teacher_scores: Floats, weight: float) -> Floats:
+    """Weighted mean of log-probabilities, in the units of the model's scores.
 
     Args:
-        own: Scores, float32 ``[n, items]``.
-        others: The other one's scores, float32 ``[n, known]``, of the first ``known`` items alone; of the rest, it is
-            taken to think what the first one thinks.
-        weight: The other one's, 0 to 1.
+        scores: Of the model, float32 ``[n, items]``.
+        teacher_scores: Of the first ``known`` items only, float32 ``[n, known]``; the other items keep the model's
+            scores.
+        weight: Of the teacher, 0 to 1.
 
     Returns:
         float32 ``[n, items]``.
     """
-    known = others.shape[1]
-    mass = logsumexp(own[:, :known]) - logsumexp(others)
-    out: Floats = own.astype(np.float32)
-    out[:, :known] = (1 - weight) * own[:, :known] + weight * (others + mass)
-    return out
+    known = teacher_scores.shape[1]
+    shift = logsumexp(scores[:, :known]) - logsumexp(teacher_scores)
+    mixed: Floats = scores.astype(np.float32)
+    mixed[:, :known] = (1 - weight) * scores[:, :known] + weight * (teacher_scores + shift)
+    return mixed
 
 
-def best_weight(own: Floats, others: Floats, targets: Ints | Sequence[int]) -> float:
-    """The weight, in steps of 0.05, under which the targets are likeliest.
+def best_weight(scores: Floats, teacher_scores: Floats, targets: Ints | Sequence[int]) -> float:
+    """The teacher's weight, in steps of 0.05, that gives the targets the highest likelihood.
 
     Args:
-        own: As in ``mix``.
-        others: As in ``mix``.
+        scores: As in ``mix``.
+        teacher_scores: As in ``mix``.
         targets: Item indices, int64 ``[n]``.
     """
     rows = np.arange(len(targets))
 
     def likelihood(weight: float) -> float:
-        mixed = mix(own, others, weight)
+        mixed = mix(scores, teacher_scores, weight)
         return float((mixed[rows, targets] - logsumexp(mixed)[:, 0]).mean())
 
     return round(float(max(WEIGHTS, key=likelihood)), 2)
 
 
 def logsumexp(scores: Floats) -> Floats:
-    """Of each row: float32 ``[n, 1]``; scores less this are log-probabilities."""
+    """Log-sum-exp of each row, float32 ``[n, 1]``; scores minus this are log-probabilities."""
     highest = scores.max(1, keepdims=True)
     out: Floats = highest + np.log(np.exp(scores - highest).sum(1, keepdims=True))
     return out

@@ -1,4 +1,4 @@
-"""From ranks to figures: HR@k, NDCG@k and MRR, one value a user, and their means."""
+"""Metrics of ranks, one value for each user: HR@k, NDCG@k and MRR."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ NAMES = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10", "MRR")
 
 @dataclass(frozen=True)
 class Ranks:
-    """Where each user's target came, 1 for first.
+    """The rank of each user's target, 1 for first.
 
     Attributes:
         sampled: Among the user's candidate set, int64 ``[users]``.
-        full: Among the whole catalogue without the items of the history, int64 ``[users]``; empty for a model that
-            ranks candidates alone.
+        full: In the whole catalogue without the items of the history, int64 ``[users]``; empty for a model that
+            ranks candidates only.
         seconds: Time to score all users.
-        same_scores: Whether the same scores gave both, so that the metrics expected over all candidate sets follow
-            from ``full``.
-        precision: What a torch LLM was computed in; empty for other models.
+        same_scores: Whether both come from the same scores, so that the metrics expected over all candidate sets
+            follow from ``full``.
+        precision: Precision in which a torch LLM computes; empty for other models.
     """
 
     sampled: Ints
@@ -33,7 +33,7 @@ class Ranks:
 
     @property
     def protocols(self) -> tuple[str, ...]:
-        """Under which the model was asked."""
+        """The protocols that have ranks."""
         return ("sampled", "full") if len(self.full) else ("sampled",)
 
     def of(self, protocol: str) -> Ints:
@@ -42,21 +42,21 @@ class Ranks:
 
     def dump(self) -> dict[str, Any]:
         """As JSON; ``parse`` reads it back."""
-        apart: dict[str, Any] = {} if self.same_scores else {"same_scores": False}
+        optional: dict[str, Any] = {} if self.same_scores else {"same_scores": False}
         if self.precision:
-            apart["precision"] = self.precision
-        return {"sampled": self.sampled.tolist(), "full": self.full.tolist(), "seconds": self.seconds, **apart}
+            optional["precision"] = self.precision
+        return {"sampled": self.sampled.tolist(), "full": self.full.tolist(), "seconds": self.seconds, **optional}
 
     @classmethod
-    def parse(cls, held: Mapping[str, Any]) -> "Ranks":
-        """What ``dump`` gave; raises KeyError, TypeError or ValueError for anything else."""
-        sampled, full = (np.array(held[name], np.int64) for name in ("sampled", "full"))
+    def parse(cls, fields: Mapping[str, Any]) -> "Ranks":
+        """Read the output of ``dump``; raises KeyError, TypeError or ValueError for anything else."""
+        sampled, full = (np.array(fields[name], np.int64) for name in ("sampled", "full"))
         return cls(
             sampled,
             full,
-            float(held["seconds"]),
-            bool(held.get("same_scores", True)),
-            str(held.get("precision", "")),
+            float(fields["seconds"]),
+            bool(fields.get("same_scores", True)),
+            str(fields.get("precision", "")),
         )
 
 

@@ -1,4 +1,4 @@
-"""The simplest row of every table: what most people took, whoever asks."""
+"""The popularity baseline: the same scores for every user, the counts of the training interactions."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from delrec_lite.evaluation.protocol import Scorer
 
 
 def popularity(dataset: Dataset) -> Scorer:
-    """A scorer that gives every item its count in the training part."""
+    """A scorer that scores every item by its count in the training part."""
     counts = dataset.popularity().astype(np.float32)
 
     def scores(histories: Sequence[Ints]) -> Floats:

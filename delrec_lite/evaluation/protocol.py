@@ -1,4 +1,4 @@
-"""The two protocols: rank the target among m candidates, and among the whole catalogue."""
+"""The two protocols: rank the target among m candidates, and in the whole catalogue."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -29,8 +29,8 @@ def rank_all(
         split: Histories and targets.
         candidates: Of the same split and users.
         batch: Users scored together.
-        console: Shows the bar.
-        label: Before the bar.
+        console: Shows the progress bar.
+        label: Of the progress bar.
 
     Raises:
         DataError: No users, candidates of other users, or a score that is not a number.
@@ -63,15 +63,15 @@ def rank_candidates(
     console: Console = QUIET,
     label: str = "evaluate",
 ) -> Ints:
-    """Rank the target under m=15 alone, for a model that can't score a whole catalogue (the likelihood verbalizer).
+    """Rank the target among m candidates only, for a model that can't score a whole catalogue.
 
     Args:
         scorer: Histories and their candidates, int64 ``[histories, m]``, to scores, float32 ``[histories, m]``.
         split: Histories and targets.
         candidates: Of the same split and users.
         batch: Users scored together.
-        console: Shows the bar.
-        label: Before the bar.
+        console: Shows the progress bar.
+        label: Of the progress bar.
 
     Returns:
         Ranks, int64 ``[users]``.
@@ -104,7 +104,7 @@ def rank_chosen(
 
 def _check(split: Split, candidates: CandidateSets) -> None:
     if not len(split):
-        raise DataError(f"the {split.name} split holds no users", "prepare the data set again")
+        raise DataError(f"the {split.name} split has no users", "prepare the data set again")
     if candidates.split != split.name or len(candidates.items) != len(split):
         raise DataError(
             f"{len(candidates.items)} candidate sets of {candidates.split!r} for {len(split)} users of {split.name!r}",
@@ -117,30 +117,36 @@ def candidate_ranks(scores: Floats, items: Ints, targets: Ints) -> Ints:
 
     Args:
         scores: Of the candidates, ``[users, m]``.
-        items: The candidates, ``[users, m]``, each target once among its own.
+        items: The candidates, ``[users, m]``, each target once in its row.
         targets: ``[users]``.
     """
-    at = items == targets[:, None]
-    if not (at.sum(1) == 1).all():
-        raise DataError("a candidate set does not hold its target once", "prepare the data set again")
-    return ranks_of(scores, scores[at], np.ones_like(at))
+    is_target = items == targets[:, None]
+    if not (is_target.sum(1) == 1).all():
+        raise DataError("a candidate set does not contain its target exactly once", "prepare the data set again")
+    return ranks_of(scores, scores[is_target], np.ones_like(is_target))
 
 
 def catalogue_ranks(scores: Floats, histories: Sequence[Ints], targets: Ints) -> Ints:
-    """Ranks of the targets in the catalogue; what a user has already had is left out, save the target itself."""
-    open_ = np.ones(scores.shape, dtype=bool)
+    """Ranks of the targets in the catalogue; items of the history are not ranked, except the target itself."""
+    ranked = np.ones(scores.shape, dtype=bool)
     for row, history in enumerate(histories):
-        open_[row, history] = False
+        ranked[row, history] = False
     users = np.arange(len(targets))
-    open_[users, targets] = True
-    return ranks_of(scores, scores[users, targets], open_)
+    ranked[users, targets] = True
+    return ranks_of(scores, scores[users, targets], ranked)
 
 
-def ranks_of(scores: Floats, wanted: Floats, open_: "np.typing.NDArray[np.bool_]") -> Ints:
-    """1 + items scored above + half of those scored the same, rounded up: equal scores never win by their order."""
+def ranks_of(scores: Floats, target_scores: Floats, ranked: "np.typing.NDArray[np.bool_]") -> Ints:
+    """1 + items scored above + half of those scored the same, rounded up: ties are not broken by order.
+
+    Args:
+        scores: ``[users, n]``.
+        target_scores: ``[users]``.
+        ranked: Which scores take part, bool ``[users, n]``.
+    """
     if not np.isfinite(scores).all():
         raise DataError("a model gave a score that is not a number", "its training went wrong: lower the learning rate")
-    above = ((scores > wanted[:, None]) & open_).sum(1)
-    same = ((scores == wanted[:, None]) & open_).sum(1) - 1
+    above = ((scores > target_scores[:, None]) & ranked).sum(1)
+    same = ((scores == target_scores[:, None]) & ranked).sum(1) - 1
     ranks: Ints = 1 + above + (same + 1) // 2
     return ranks

@@ -1,4 +1,4 @@
-"""The same ranks, for some users apart: those with short histories, those whose next item is seldom seen."""
+"""Metrics by segment of users: short or longer histories, next items seen rarely or often."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,14 +11,14 @@ from delrec_lite.evaluation.metrics import Ranks, per_user
 from delrec_lite.evaluation.setting import Setting
 from delrec_lite.evaluation.table import aligned
 
-# A metric of each protocol: candidate sets are told apart by their first place, the catalogue by its first ten.
+# One metric for each protocol: the first place for candidate sets, the first ten for the catalogue.
 SHOWN = (("sampled", "HR@1"), ("full", "HR@10"))
 
 
 def segments(dataset: Dataset) -> dict[str, npt.NDArray[np.bool_]]:
     """Which test users belong to each segment, in words: bool ``[users]``.
 
-    The bounds are quarters of this data set's own test users.
+    The bounds are the lower quartiles over this data set's test users.
     """
     test = dataset.test()
     lengths = np.array([len(history) for history in test.histories])
@@ -52,15 +52,16 @@ def by_segment(entries: Mapping[str, Ranks], dataset: Dataset) -> list[dict[str,
 
 
 def markdown(rows: list[dict[str, Any]], setting: Setting) -> str:
-    """One aligned table: a line for each model, a column for each segment."""
+    """An aligned table for each metric: a line for each model, a column for each segment."""
     names = list(dict.fromkeys(row["segment"] for row in rows))
     models = list(dict.fromkeys(row["model"] for row in rows))
-    found = {(row["model"], row["segment"]): row for row in rows}
+    cells = {(row["model"], row["segment"]): row for row in rows}
     parts = []
     for protocol, metric in SHOWN:
         key = f"{protocol} {metric}"
         head = [f"{metric}, {f'{setting.candidates} candidates' if protocol == 'sampled' else setting.title(protocol)}"]
-        head += [f"{name} ({found[models[0], name]['users']})" for name in names]
-        those = [m for m in models if key in found[m, names[0]]]
-        parts.append(aligned([head, *([m, *(f"{found[m, n][key]:.3f}" for n in names)] for m in those)]))
+        head += [f"{name} ({cells[models[0], name]['users']})" for name in names]
+        ranked = [model for model in models if key in cells[model, names[0]]]
+        lines = [[model, *(f"{cells[model, name][key]:.3f}" for name in names)] for model in ranked]
+        parts.append(aligned([head, *lines]))
     return "\n\n".join(parts) + "\n"

@@ -1,4 +1,4 @@
-"""What a table's figures are over, in words: how many candidates, and whose next items are asked for."""
+"""How a table was evaluated, in words: how many candidates, and over users or interactions."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ class Setting:
 
     Attributes:
         candidates: m, the size of a candidate set.
-        by_time: The data set is split by time, and each interaction of a part is a question; else each user is one.
+        by_time: The data set is split by time, and each interaction of a part is a question; otherwise each user is.
     """
 
     candidates: int
@@ -25,17 +25,17 @@ class Setting:
         return cls(candidates.items.shape[1], dataset.cuts is not None)
 
     def title(self, protocol: str) -> str:
-        """A protocol as a table is headed: ``15 candidates (1 positive, 14 unseen negatives)``."""
-        more = {
+        """A protocol as the title of a table: ``15 candidates (1 positive, 14 unseen negatives)``."""
+        details = {
             "sampled": f" (1 positive, {self.candidates - 1} unseen negatives)",
             "expected_sampled": ", expected over all candidate sets",
         }
-        return f"{self.candidates} candidates{more[protocol]}" if protocol in more else "whole catalogue"
+        return f"{self.candidates} candidates{details[protocol]}" if protocol in details else "whole catalogue"
 
     def metric(self, name: str, protocol: str = "sampled") -> str:
-        """A metric with what the rank was among: ``HR@1 of 15``, ``HR@10 of all``."""
+        """A metric with the number of ranked items: ``HR@1 of 15``, ``HR@10 of all``."""
         return f"{name} of {'all' if protocol == 'full' else self.candidates}"
 
-    def asked(self, split: str = "test") -> str:
-        """Who or what a split's questions are: ``test users``, or ``test interactions``."""
+    def questions(self, split: str = "test") -> str:
+        """What the questions of a split are: ``test users``, or ``test interactions``."""
         return f"{split} {'interactions' if self.by_time else 'users'}"

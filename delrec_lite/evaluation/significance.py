@@ -1,4 +1,4 @@
-"""How sure a figure is: bootstrap intervals over users, and paired tests between two models."""
+"""Uncertainty of metrics: bootstrap intervals over users, and paired tests between two models."""
 
 from dataclasses import dataclass
 
@@ -16,9 +16,9 @@ class PairedTest:
 
     Attributes:
         difference: Mean of the first minus mean of the second.
-        low: Of the difference's 95% bootstrap interval.
-        high: Of the same.
-        p: Two-sided.
+        low: Lower bound of the difference's 95% bootstrap interval.
+        high: Upper bound of the same.
+        p: Two-sided p-value.
         method: ``mcnemar-exact`` for metrics of 0 and 1, else ``sign-flip permutation``.
     """
 
@@ -32,21 +32,21 @@ class PairedTest:
 def interval(values: Floats, seed: int = 0, n: int = RESAMPLES) -> tuple[float, float]:
     """The 95% percentile bootstrap interval of the mean over users, from ``n`` resamples."""
     rng = np.random.default_rng(seed)
-    sizes = [min(100, n - at) for at in range(0, n, 100)]  # 100 at a time: little memory for many users
+    sizes = [min(100, n - start) for start in range(0, n, 100)]  # 100 at a time saves memory with many users
     means = np.concatenate([values[rng.integers(0, len(values), (size, len(values)))].mean(1) for size in sizes])
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
 
 
 def paired_test(a: Floats, b: Floats, seed: int = 0) -> PairedTest:
-    """Is ``a`` other than ``b``, the users being the same?
+    """Test whether two models differ on the same users.
 
     Metrics of 0 and 1 (HR@k): the exact McNemar test on the users where they differ. Others: a permutation test
     that flips the signs of the users' differences, 10,000 times.
 
     Raises:
-        DataError: The two are not of the same users.
-        MissingPackageError: Metrics of 0 and 1, and scipy is not installed.
+        DataError: The two have different numbers of users.
+        MissingPackageError: The metrics are 0 and 1, and scipy is not installed.
     """
     if len(a) != len(b):
         raise DataError(f"a paired test of {len(a)} users against {len(b)}", "rank the same users with both models")
@@ -70,7 +70,7 @@ def mcnemar(wins: int, losses: int) -> float:
     Raises:
         MissingPackageError: scipy is not installed.
     """
-    if wins == losses:  # also where the two never differ
+    if wins == losses:  # also if the two never differ
         return 1.0
     try:
         from scipy.stats import binomtest

@@ -1,4 +1,4 @@
-"""The table: rows with intervals, as JSON, as Markdown and for the screen, and the raw ranks beside it."""
+"""The results table: rows with intervals as JSON, Markdown and screen rows, and the raw ranks."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,13 +23,12 @@ class Row:
 
     Attributes:
         model: As shown.
-        protocol: ``sampled``, ``full``, or ``expected_sampled``: expected over all sets, see
-            ``evaluation.expected``.
-        users: Questions of the test split, one a user unless the data set is split by time.
+        protocol: ``sampled``, ``full`` or ``expected_sampled`` (over all candidate sets, see ``evaluation.expected``).
+        users: Number of questions of the test split, one for each user unless the data set is split by time.
         metrics: Means over users, by name.
         intervals: 95% bootstrap intervals of the means.
         seconds: Time to score all users once (the protocols share it).
-        precision: What a torch LLM was computed in; empty for other models, and where it was not kept.
+        precision: Precision in which a torch LLM computes; empty for other models, and where it was not recorded.
     """
 
     model: str
@@ -42,9 +41,9 @@ class Row:
 
 
 def protocols_of(ranks: Ranks, expected: ExpectedSampledMetrics | None) -> list[str]:
-    """Those that a model's ranks can be told under."""
-    follow = expected is not None and len(ranks.full) and ranks.same_scores
-    return [p for p in PROTOCOLS if p in ranks.protocols or (p == "expected_sampled" and follow)]
+    """The protocols under which a model has metrics."""
+    has_expected = expected is not None and len(ranks.full) and ranks.same_scores
+    return [p for p in PROTOCOLS if p in ranks.protocols or (p == "expected_sampled" and has_expected)]
 
 
 def values_of(ranks: Ranks, protocol: str, name: str, expected: ExpectedSampledMetrics | None) -> Floats:
@@ -55,7 +54,7 @@ def values_of(ranks: Ranks, protocol: str, name: str, expected: ExpectedSampledM
 
 
 def rows_for(model: str, ranks: Ranks, expected: ExpectedSampledMetrics | None = None) -> list[Row]:
-    """The rows of a model: of every protocol, or one if it ranks candidates alone."""
+    """The rows of a model, one for each of ``protocols_of``."""
     rows = []
     for protocol in protocols_of(ranks, expected):
         values = {name: values_of(ranks, protocol, name, expected) for name in NAMES}
@@ -83,8 +82,8 @@ def write_table(
         folder: Of the run.
         entries: Ranks by model, in the order of the table.
         pairs: Models to compare, first against second, user by user.
-        setting: What the figures are over.
-        expected: How the candidate sets were drawn; None: there is no such row.
+        setting: How the models were evaluated.
+        expected: For the ``expected_sampled`` rows; None: no such rows.
     """
     rows = [row for model, ranks in entries.items() for row in rows_for(model, ranks, expected)]
     comparisons = compare_all(entries, pairs, expected)
@@ -107,23 +106,23 @@ def read_ranks(folder: Path) -> dict[str, Ranks]:
     """The raw ranks that ``write_table`` wrote, by model, in the order of the table.
 
     Raises:
-        DataError: There is no ``ranks.json``, or it is not one of this program's.
+        DataError: There is no ``ranks.json``, or it cannot be read.
     """
     path = folder / "ranks.json"
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-        return {model: Ranks.parse(ranks) for model, ranks in held.items()}
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        return {model: Ranks.parse(ranks) for model, ranks in entries.items()}
     except FileNotFoundError as error:
         raise DataError(f"no ranks at {path}", "`delrec-lite eval` writes them") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} does not read: {error}", "remove it and evaluate again") from error
+        raise DataError(f"{path} cannot be read: {error}", "remove it and evaluate again") from error
 
 
 def compare_all(
     entries: Mapping[str, Ranks], pairs: Sequence[tuple[str, str]], expected: ExpectedSampledMetrics | None = None
 ) -> list[dict[str, Any]]:
-    """Paired tests on HR@1 and NDCG@10 under the protocols that both models know."""
-    out = []
+    """Paired tests on HR@1 and NDCG@10 under the protocols that both models have."""
+    comparisons = []
     for first, second in pairs:
         for protocol in (
             p for p in protocols_of(entries[first], expected) if p in protocols_of(entries[second], expected)
@@ -132,12 +131,13 @@ def compare_all(
                 a, b = (values_of(entries[model], protocol, metric, expected) for model in (first, second))
                 test = asdict(paired_test(a, b))
                 shown = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in test.items()}
-                out.append({"model": first, "against": second, "protocol": protocol, "metric": metric, **shown})
-    return out
+                pair = {"model": first, "against": second, "protocol": protocol, "metric": metric}
+                comparisons.append({**pair, **shown})
+    return comparisons
 
 
 def markdown(rows: Sequence[Row], comparisons: Sequence[Mapping[str, Any]], setting: Setting) -> str:
-    """The table as aligned Markdown, an interval behind every mean."""
+    """The table as aligned Markdown, with an interval after every mean."""
     parts = []
     for protocol in PROTOCOLS:
         chosen = [row for row in rows if row.protocol == protocol]
@@ -147,8 +147,8 @@ def markdown(rows: Sequence[Row], comparisons: Sequence[Mapping[str, Any]], sett
         for row in chosen:
             shown = [f"{row.metrics[n]:.3f} ({row.intervals[n][0]:.3f}-{row.intervals[n][1]:.3f})" for n in NAMES]
             cells.append([row.model, *shown])
-        over = f"**{setting.title(protocol)}**, {chosen[0].users} {setting.asked()}, 95% intervals"
-        parts.append(f"{over}\n\n{aligned(cells)}")
+        caption = f"**{setting.title(protocol)}**, {chosen[0].users} {setting.questions()}, 95% intervals"
+        parts.append(f"{caption}\n\n{aligned(cells)}")
     for protocol in ("sampled", "expected_sampled"):
         tests = [c for c in comparisons if c["metric"] == "HR@1" and c["protocol"] == protocol]
         if not tests:
@@ -163,17 +163,17 @@ def markdown(rows: Sequence[Row], comparisons: Sequence[Mapping[str, Any]], sett
 
 def screen(rows: Sequence[Row], protocol: str) -> tuple[list[list[str]], list[str]]:
     """Rows and header for ``Console.result``: means, and the interval of the first metric."""
-    out = []
+    lines = []
     for row in rows:
         if row.protocol == protocol:
             low, high = row.intervals["HR@1"]
             means = [f"{row.metrics[n]:.3f}" for n in SHOWN]
-            out.append([row.model, *means, f"{low:.3f}-{high:.3f}"])
-    return out, ["model", *SHOWN, "HR@1 95%"]
+            lines.append([row.model, *means, f"{low:.3f}-{high:.3f}"])
+    return lines, ["model", *SHOWN, "HR@1 95%"]
 
 
 def aligned(cells: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose source reads as a table too; the first row is the header, the first column words."""
+    """A Markdown table with aligned columns; the first row is the header, the first column is text."""
     widths = [max(len(row[n]) for row in cells) for n in range(len(cells[0]))]
     lines = []
     for row in cells:

@@ -58,7 +58,7 @@ class ItemLM(nn.Module):
         if start is not None:
             initial = torch.tensor([start[n % len(start)] for n in range(soft)])
         self.soft = nn.Parameter(rows[initial].float().clone())
-        self._soft_index: Any = None  # index of the soft token at each place of the rows that are computed now
+        self._soft_index: Any = None  # soft-token index at each position of the rows being computed
         if deep:
             layers = self.body.layers[FIRST_DEEP:]
             self.deep = nn.Parameter(torch.zeros(len(layers), soft, hidden, device=rows.device))
@@ -128,11 +128,11 @@ class ItemLM(nn.Module):
         return (torch.where(((index >= 0) & (index < count)).unsqueeze(-1), states + vectors, states), *rest)
 
     def checkpoint_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        """What a layer that keeps no activations is computed in, and computed again in during the backward pass.
+        """Contexts of a checkpointed layer: for its forward pass, and for its recomputation in the backward pass.
 
-        By then other forward passes have been made; the second context puts back what this one's layers looked at.
+        Other forward passes may run in between, so the second context restores the soft-token index of this one.
         """
-        return nullcontext(), _SoftPlaces(self, self._soft_index)
+        return nullcontext(), _SoftIndexContext(self, self._soft_index)
 
     def extension(self) -> Any:
         """Input rows of soft tokens and items: shape ``[k + items, hidden]``, float32."""
@@ -164,26 +164,26 @@ class ItemLM(nn.Module):
         Returns:
             float32 ``[reads, hidden]``.
         """
-        with _SoftPlaces(self, ids - self.vocabulary.text):
+        with _SoftIndexContext(self, ids - self.vocabulary.text):
             states = self.body(
                 inputs_embeds=self.embed(ids), position_ids=positions, attention_mask=mask, use_cache=False
             ).last_hidden_state
         return states.flatten(0, 1)[read].float()
 
 
-class _SoftPlaces(AbstractContextManager[None]):
-    """Where soft tokens stand, while the layers of one forward pass are computed; entered again for each recomputation.
+class _SoftIndexContext(AbstractContextManager[None]):
+    """Sets the soft-token index for the layers of one forward pass, and again for each recomputation.
 
     Args:
-        model: Whose layers ask.
-        places: int64 ``[rows, length]``: index of the soft token; outside ``0..k - 1`` there is none.
+        model: The model whose layers read it.
+        index: Soft-token index at each position, int64 ``[rows, length]``; outside ``0..k - 1`` there is none.
     """
 
-    def __init__(self, model: ItemLM, places: Any) -> None:
-        self._model, self._places, self._before = model, places, None
+    def __init__(self, model: ItemLM, index: Any) -> None:
+        self._model, self._index, self._previous = model, index, None
 
     def __enter__(self) -> None:
-        self._before, self._model._soft_index = self._model._soft_index, self._places
+        self._previous, self._model._soft_index = self._model._soft_index, self._index
 
     def __exit__(self, *_: object) -> None:
-        self._model._soft_index, self._before = self._before, None
+        self._model._soft_index, self._previous = self._previous, None

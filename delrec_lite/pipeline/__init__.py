@@ -1,1 +1,1 @@
-"""A run from interactions to a bundle and its table: stages that are made once, in order, and gone on from."""
+"""The pipeline from interactions to bundle and table: its stages are computed once, in order, and can be resumed."""

@@ -1,4 +1,4 @@
-"""`ablate`: the paper's ablations of a recipe and ours, over several seeds, on the same test users and candidates."""
+"""`ablate`: the paper's ablations of a recipe and further ones, over several seeds, same test users and candidates."""
 
 import json
 import shutil
@@ -24,10 +24,10 @@ from delrec_lite.pipeline.run import Run
 from delrec_lite.pipeline.stage import DONE
 from delrec_lite.provenance import stamp
 
-WHOLE = "DELRec"
-# What each variant changes in the recipe. The first nine are the paper's (section 5.3), the others are ours.
+FULL_METHOD = "DELRec"
+# The changes of each variant to the recipe. The first nine are the paper's (section 5.3), the others are not.
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
-    WHOLE: {},
+    FULL_METHOD: {},
     "without soft prompt": {"model": {"pattern_prompt": "none"}},
     "written prompt": {"model": {"pattern_prompt": "words"}},
     "untrained soft prompt (no stage 1)": {"distill": {"epochs": 0.0}},
@@ -40,7 +40,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "truth alone in stage 2": {"finetune": {"teacher_weight": 0.0}},
     "items start from titles": {"model": {"item_start": "titles"}},
     "titles as history": {"model": {"history": "titles"}},
-    # Nothing of language, titles or teacher to begin with: what the pretrained LLM is worth, beside size and training.
+    # Starts without language, titles or teacher: shows the effect of pretraining beyond model size and training.
     "random network trained whole": {
         "model": {"weights": "random", "precision": "auto", "item_start": "random", "pattern_prompt": "none"},
         "distill": {"epochs": 0.0},
@@ -57,11 +57,11 @@ class AblationRow:
         variant: One of ``VARIANTS``.
         protocol: As in ``evaluation.table.Row``.
         users: Questions of the test split, as in ``evaluation.table.Row``.
-        seeds: How many runs the means are over.
+        seeds: Number of runs in the means.
         metrics: Means over users and seeds, by name.
         intervals: 95% bootstrap intervals over users, of their means over seeds.
         by_seed: Means over users, by name, one for each seed.
-        difference: To the whole of DELRec, by name: ``difference``, ``low``, ``high``, ``p``; none for itself.
+        difference: To the full DELRec, by name: ``difference``, ``low``, ``high``, ``p``; none for itself.
     """
 
     variant: str
@@ -76,11 +76,11 @@ class AblationRow:
 
 @dataclass(frozen=True)
 class Ablation:
-    """All variants.
+    """The ablation of a recipe.
 
     Attributes:
         rows: In the order of ``VARIANTS``, protocol by protocol.
-        setting: What the figures are over.
+        setting: Data set, candidate sets and split of the figures.
     """
 
     rows: list[AblationRow]
@@ -96,31 +96,31 @@ def ablate(
 ) -> Ablation:
     """Train every variant once for each seed and rank the test users in training precision.
 
-    Data set, candidate sets and teachers are made once and shared. Every run is kept under
-    ``<runs>/<recipe name>-ablation/``, so a call that was cut short goes on, and a later one adds to it.
+    Data set, candidate sets and teachers are computed once and shared. Every run stays under
+    ``<runs>/<recipe name>-ablation/``, so a later call continues an interrupted one or adds to it.
 
     Args:
-        recipe: The whole method; its seeds are replaced.
+        recipe: The full method; its seeds are replaced.
         runs: Folder of all runs.
         console: Shows progress.
-        variants: Names out of ``VARIANTS``; ``DELRec`` itself is always among them.
-        seeds: Of both stages; the teachers keep theirs.
+        variants: Names out of ``VARIANTS``; ``DELRec`` itself is always included.
+        seeds: Of both stages; the teachers' seed stays.
 
     Returns:
         The rows, also written with raw ranks to ``ablation.json`` and as a table to ``ablation.md``.
 
     Raises:
-        UsageError: No such variant, or no seed.
+        UsageError: An unknown variant, or no seed.
     """
     for name in variants:
         if name not in VARIANTS:
             raise UsageError(f"no variant {name!r}", f"one of: {', '.join(VARIANTS)}")
     if not seeds:
         raise UsageError("no seed", "give at least one")
-    chosen = [name for name in VARIANTS if name in variants or name == WHOLE]
+    chosen = [name for name in VARIANTS if name in variants or name == FULL_METHOD]
     folder = runs / f"{recipe.name}-ablation"
     shared = Run(recipe.model_copy(update={"name": "shared"}), folder, console, shipped=False)
-    recipe = recipe.model_copy(update={"data": shared.recipe.data})  # as the data set says
+    recipe = recipe.model_copy(update={"data": shared.recipe.data})  # with the data set's own settings
     shared.teacher()
     ranks: dict[str, list[Ranks]] = {name: [] for name in chosen}
     precisions: dict[str, list[dict[str, str]]] = {name: [] for name in chosen}
@@ -132,14 +132,14 @@ def ablate(
                 ranks[name].append(training_precision(run))
                 precisions[name].append(run.models.precisions())
     expected = shared.expected(shared.dataset.test())
-    rows = [row for name in chosen for row in _rows(name, ranks[name], ranks[WHOLE], expected)]
+    rows = [row for name in chosen for row in _rows(name, ranks[name], ranks[FULL_METHOD], expected)]
     ablation = Ablation(rows, shared.setting)
     _write(folder, recipe, seeds, ablation, ranks, precisions, expected)
     return ablation
 
 
 def _run(recipe: Recipe, name: str, seed: int, shared: Run, folder: Path, console: Console) -> Run:
-    """A variant's run, with the data set and teachers that all share."""
+    """A variant's run, with the shared data set and teachers."""
     sections = recipe.dump()
     for stage in ("distill", "finetune"):
         sections[stage]["seed"] = seed
@@ -148,29 +148,31 @@ def _run(recipe: Recipe, name: str, seed: int, shared: Run, folder: Path, consol
     slug = "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
     sections["name"] = f"{slug}-{seed}"
     target = folder / sections["name"]
-    lent = [shared.folder / "prepare", shared.folder / "teacher"]
-    if set(VARIANTS[name]) == {"finetune"}:  # stage 1 is that of the whole
-        lent.append(folder / f"{WHOLE.lower()}-{seed}" / "distill")
-    for made in lent:
-        if not (target / made.name / DONE).is_file() and (made / DONE).is_file():
-            shutil.copytree(made, target / made.name, dirs_exist_ok=True)
-    write_whole(target / "recipe.yaml", "")  # a folder with stages and no recipe would be taken for something else
+    shared_stages = [shared.folder / "prepare", shared.folder / "teacher"]
+    if set(VARIANTS[name]) == {"finetune"}:  # stage 1 is the same as in the full method
+        shared_stages.append(folder / f"{FULL_METHOD.lower()}-{seed}" / "distill")
+    for stage_folder in shared_stages:
+        if not (target / stage_folder.name / DONE).is_file() and (stage_folder / DONE).is_file():
+            shutil.copytree(stage_folder, target / stage_folder.name, dirs_exist_ok=True)
+    write_whole(target / "recipe.yaml", "")  # a folder with stages and no recipe would be refused
     return Run(Recipe.model_validate(sections), folder, console, shipped=False)
 
 
 def _rows(
-    name: str, ranks: Sequence[Ranks], whole: Sequence[Ranks], expected: ExpectedSampledMetrics
+    name: str, ranks: Sequence[Ranks], full_ranks: Sequence[Ranks], expected: ExpectedSampledMetrics
 ) -> list[AblationRow]:
     rows = []
     for protocol in protocols_of(ranks[0], expected):
-        mine = {metric: _users(ranks, protocol, metric, expected) for metric in NAMES}
-        metrics = {metric: round(float(values.mean()), 5) for metric, values in mine.items()}
-        intervals = {metric: _rounded(interval(values.mean(0))) for metric, values in mine.items()}
-        by_seed = {metric: [round(float(v), 5) for v in values.mean(1)] for metric, values in mine.items()}
+        values_by_metric = {metric: _users(ranks, protocol, metric, expected) for metric in NAMES}
+        metrics = {metric: round(float(values.mean()), 5) for metric, values in values_by_metric.items()}
+        intervals = {metric: _rounded(interval(values.mean(0))) for metric, values in values_by_metric.items()}
+        by_seed = {metric: [round(float(v), 5) for v in values.mean(1)] for metric, values in values_by_metric.items()}
         difference = {}
-        if name != WHOLE:
+        if name != FULL_METHOD:
             for metric in ("HR@1", "NDCG@10"):
-                test = paired_test(mine[metric].mean(0), _users(whole, protocol, metric, expected).mean(0))
+                test = paired_test(
+                    values_by_metric[metric].mean(0), _users(full_ranks, protocol, metric, expected).mean(0)
+                )
                 difference[metric] = {k: float(f"{v:.4g}") for k, v in vars(test).items() if isinstance(v, float)}
         rows.append(
             AblationRow(name, protocol, len(ranks[0].sampled), len(ranks), metrics, intervals, by_seed, difference)
@@ -180,7 +182,7 @@ def _rows(
 
 def _users(ranks: Sequence[Ranks], protocol: str, metric: str, expected: ExpectedSampledMetrics) -> Floats:
     """A metric for every seed and user: float32 ``[seeds, users]``."""
-    values: Floats = np.stack([values_of(one, protocol, metric, expected) for one in ranks])
+    values: Floats = np.stack([values_of(seed_ranks, protocol, metric, expected) for seed_ranks in ranks])
     return values
 
 
@@ -205,7 +207,7 @@ def _write(
         "precision": precisions,
         "rows": [vars(row) for row in ablation.rows],
         "expected_sampled": expected.dump(),
-        "ranks": {name: [one.dump() for one in of_seeds] for name, of_seeds in ranks.items()},
+        "ranks": {name: [seed_ranks.dump() for seed_ranks in ranks_by_seed] for name, ranks_by_seed in ranks.items()},
     }
     write_whole(folder / "ablation.json", json.dumps(report, ensure_ascii=False) + "\n")
     write_whole(folder / "ablation.md", markdown(ablation))
@@ -219,8 +221,9 @@ def markdown(ablation: Ablation) -> str:
         if not chosen:
             continue
         parts.append(
-            f"**{setting.title(protocol)}**, {chosen[0].users} {setting.asked()}, means over {chosen[0].seeds} seeds, "
-            f"differences to {WHOLE} with 95% intervals\n\n{aligned([header(), *(cells(row) for row in chosen)])}"
+            f"**{setting.title(protocol)}**, {chosen[0].users} {setting.questions()}, "
+            f"means over {chosen[0].seeds} seeds, "
+            f"differences to {FULL_METHOD} with 95% intervals\n\n{aligned([header(), *(cells(row) for row in chosen)])}"
         )
     return "\n\n".join(parts) + "\n"
 
@@ -231,7 +234,7 @@ def header() -> list[str]:
 
 
 def cells(row: AblationRow) -> list[str]:
-    """A row of the table in words."""
+    """A row of the table as text."""
     out = [row.variant, *(f"{row.metrics[name]:.3f}" for name in ("HR@1", "HR@10", "NDCG@10"))]
     for metric in ("HR@1", "NDCG@10"):
         d = row.difference.get(metric)

@@ -1,4 +1,4 @@
-"""Is a base model one that can be trained and exported? Read from small files before anything is computed."""
+"""Checks, before anything is computed, that a base model can be trained and exported; reads small files only."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ def check_folder(folder: Path, onnx: bool = False) -> None:
 
     Args:
         folder: Of the base.
-        onnx: An ONNX file is asked for.
+        onnx: Whether an ONNX file will be written.
 
     Raises:
         ConfigError: A family or a setting that cannot be trained and exported.
@@ -28,15 +28,15 @@ def check_folder(folder: Path, onnx: bool = False) -> None:
 
 
 def check_gguf_base(path: Path) -> None:
-    """Check a GGUF file before it is unpacked; what its config.json says is checked behind that.
+    """Check a GGUF file before it is unpacked; its config.json is checked afterwards.
 
     Raises:
-        ConfigError: A family that is not known, or scaled rotary positions, which `transformers` does not read.
+        ConfigError: An unknown family, or scaled rotary positions, which `transformers` does not read.
     """
     try:
         header = read_header(path)
     except BundleError:
-        return  # a type of tensor that no bundle has; `transformers` says what it cannot read
+        return  # a tensor type that no bundle has; `transformers` reports what it cannot read
     name = getattr(header.values.get("general.architecture"), "value", None)
     if not gguf_architectures(str(name)):
         raise ConfigError(
@@ -48,17 +48,17 @@ def check_gguf_base(path: Path) -> None:
     if scaling != "none" or factors:
         raise ConfigError(
             f"{path} has scaled rotary positions, which are lost when a GGUF file is unpacked",
-            "take the model's Hugging Face folder, or its id of the Hub",
+            "use the model's Hugging Face folder or its Hub id",
         )
 
 
 def check_local(base: str, folders: tuple[Path, ...], onnx: bool = False) -> None:
-    """Check what lies on the disk of a base that is not pulled yet; nothing is downloaded.
+    """Check the files on disk of a base that is not pulled yet; nothing is downloaded.
 
     Args:
-        base: As a recipe names it.
-        folders: Where an unpacked base or the Hub's cache may lie.
-        onnx: An ONNX file is asked for.
+        base: Its name in a recipe.
+        folders: Places of unpacked bases and of the Hub's cache.
+        onnx: Whether an ONNX file will be written.
 
     Raises:
         ConfigError: A family or a setting that cannot be trained and exported.
@@ -75,7 +75,7 @@ def check_local(base: str, folders: tuple[Path, ...], onnx: bool = False) -> Non
 
 
 def need_torch() -> None:
-    """Say in one line what training needs where it is not installed.
+    """Check that the packages for training are installed.
 
     Raises:
         MissingPackageError: No torch or no transformers.

@@ -1,4 +1,4 @@
-"""The bundle of a trained run, in any quantisation, anywhere."""
+"""Writes the bundle of a trained run, in any quantisation, to any folder."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,16 +31,16 @@ def write_bundle(
     measured_quants: "Sequence[QuantRow]" = (),
     merge_base: str = "",
 ) -> "Exported":
-    """A bundle of the trained model, in any quantisation; what export returns, and raises what it raises.
+    """Write a bundle of the trained model, in any quantisation; returns and raises the same as ``export``.
 
     Args:
-        run: Missing stages are made first.
+        run: Missing stages are computed first.
         target: The bundle's folder.
         quants: Of GGUF files; the first is the bundle's default.
         onnx_quants: Of ONNX files.
-        gated: Refuse what does not score as trained.
-        measured_quants: What the quantisation was chosen among.
-        merge_base: What a quantised base's adapter goes onto; default: the recipe's.
+        gated: Raise if the scores differ too much from the trained model's.
+        measured_quants: The quantisations that were compared for the choice.
+        merge_base: The weights that a quantised base's adapter is merged into; default: the recipe's.
 
     Raises:
         ConfigError: An ONNX file cannot hold the recipe's form of prompt.
@@ -75,7 +75,7 @@ def write_bundle(
 
 
 def _provenance(run: ModelStages) -> dict[str, Any]:
-    """What a bundle says of its making."""
+    """Origin of a bundle: versions, machine, recipe, sources and stages."""
     return {
         "delrec_lite": __version__,
         "commit": commit(),
@@ -84,15 +84,15 @@ def _provenance(run: ModelStages) -> dict[str, Any]:
         "recipe": run.recipe.dump(),
         "precision": run.models.precisions(),
         "sources": {p.name: {"mirror": p.mirror, "sha256": p.files} for p in run.pulled.values()},
-        "stages": {name: done.result for name, done in run.stages.items()},
+        "stages": {name: stage.result for name, stage in run.stages.items()},
     }
 
 
 def check_format(run: ModelStages, formats: str) -> None:
-    """Refuse what no file of these formats can hold.
+    """Check that the base and the recipe's form of prompt fit into files of these formats.
 
     Raises:
-        ConfigError: A base, or for an ONNX file a form of prompt, that they cannot hold.
+        ConfigError: They do not.
     """
     check_folder(run.models.base_folder, onnx=formats != "gguf")
     if formats != "gguf" and not run.models.format().only_item_rows:

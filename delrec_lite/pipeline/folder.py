@@ -1,4 +1,4 @@
-"""`RunFolder`: a run's place on the disk, which one process at a time works in."""
+"""`RunFolder`: the folder of a run; a lock lets one process at a time work in it."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ import yaml
 from delrec_lite.config import Recipe
 from delrec_lite.errors import UsageError
 from delrec_lite.files import locked, write_whole
-from delrec_lite.pipeline.stage import Done, is_done
+from delrec_lite.pipeline.stage import FinishedStage, is_done
 from delrec_lite.processes import current
 
 RECIPE = "recipe.yaml"
@@ -21,8 +21,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def holds_folder(method: Callable[Concatenate[Folder, P], T]) -> Callable[Concatenate[Folder, P], T]:
-    """Lock the folder while the method works in it."""
+def with_lock(method: Callable[Concatenate[Folder, P], T]) -> Callable[Concatenate[Folder, P], T]:
+    """Lock the folder while the method runs."""
 
     @wraps(method)
     def locking(self: Folder, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -35,39 +35,39 @@ def holds_folder(method: Callable[Concatenate[Folder, P], T]) -> Callable[Concat
 class RunFolder:
     """The folder of one recipe.
 
-    It is locked only while something is made in it or read from it: two objects of one folder work one after the other
-    in one process, and two processes never at once.
+    It is locked only while a stage is written or read: in one process two objects can use the folder one after the
+    other; two processes cannot use it at once.
 
     Args:
-        folder: Made where it is missing.
-        recipe: Stands in it as ``recipe.yaml``.
+        folder: Created if it is missing.
+        recipe: Written to it as ``recipe.yaml``.
     """
 
     def __init__(self, folder: Path, recipe: Recipe) -> None:
         self.folder = folder
         self.recipe = recipe
-        self.stages: dict[str, Done] = {}
+        self.stages: dict[str, FinishedStage] = {}
         self._is_locked = False
 
     @contextmanager
     def locked(self, fresh: bool = False) -> Iterator[None]:
-        """Keep other processes out of the folder; a ``with`` inside another one changes nothing.
+        """Lock the folder against other processes; a ``with`` inside another one has no effect.
 
-        Stages that another object has made anew for its own recipe since are forgotten, and made again when they are
-        asked for.
+        Stages that another object has overwritten for its recipe are dropped from ``stages``, and computed again when
+        they are needed.
 
         Args:
-            fresh: Remove what was made before.
+            fresh: Delete earlier results.
 
         Raises:
-            UsageError: Another process is working on the folder, or something else lies in it.
+            UsageError: Another process is working on the folder, or it holds something else.
         """
         if self._is_locked:
             yield
             return
         with ExitStack() as stack:
-            kept = current().from_first(lambda: self._enter(stack, fresh))
-            self.stages = {name: self.stages[name] for name in kept}
+            names = current().from_first(lambda: self._enter(stack, fresh))
+            self.stages = {name: self.stages[name] for name in names}
             self._is_locked = True
             try:
                 yield
@@ -75,7 +75,7 @@ class RunFolder:
                 self._is_locked = False
 
     def _enter(self, stack: ExitStack, fresh: bool) -> list[str]:
-        """Lock the folder until ``stack`` ends; the names of stages that are still as they were."""
+        """Lock the folder until ``stack`` ends; the names of the stages that are unchanged."""
         folder = self.folder
         folder.parent.mkdir(parents=True, exist_ok=True)
         stack.enter_context(locked(folder.parent / f".{folder.name}.lock", self._refuse))
@@ -88,5 +88,5 @@ class RunFolder:
         return [name for name, done in self.stages.items() if is_done(done.folder, done.key)]
 
     def _refuse(self) -> None:
-        """Two at once would write into each other's stages."""
+        """Raise: two processes would overwrite each other's stages."""
         raise UsageError(f"another process is working on {self.folder}", "wait for it, or choose another --runs folder")

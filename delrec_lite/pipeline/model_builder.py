@@ -1,4 +1,4 @@
-"""`ModelBuilder`: the models of a run, put together from its recipe and its finished stages."""
+"""`ModelBuilder`: the models of a run, built from its recipe and its finished stages."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # what needs torch is imported where it is used
 
 @dataclass(frozen=True)
 class BuiltModel:
-    """A model and what belongs to it.
+    """A model with its prompts and its base.
 
     Attributes:
         model: The recommender.
@@ -39,12 +39,12 @@ class BuiltModel:
 
 
 class ModelBuilder:
-    """Builds what a recipe describes; stages that are needed for it are made first.
+    """Builds the models of a recipe; missing stages are computed first.
 
-    Weights are computed in this machine's precision, or in one that is given.
+    Weights are in this machine's precision, or in a given one.
 
     Args:
-        run: Whose recipe and stages are read, each time anew.
+        run: Its recipe and stages are read at every call.
     """
 
     def __init__(self, run: Stages) -> None:
@@ -52,10 +52,10 @@ class ModelBuilder:
 
     @cached_property
     def base_folder(self) -> Path:
-        """The base model as a Hugging Face folder, known to be one that can be trained and exported.
+        """The base model as a Hugging Face folder, checked to be one that can be trained and exported.
 
         Raises:
-            ConfigError: It is not; nothing was computed yet.
+            ConfigError: It cannot be; raised before anything is computed.
         """
         run, pulled = self._run, self._run.pulled["model"]
         folder = model_folder(pulled.name, pulled.folder, cache_folder())
@@ -70,17 +70,17 @@ class ModelBuilder:
 
     @cached_property
     def precision(self) -> str:
-        """What trained weights, and stages that are not begun, are computed in here, as ``meaning`` names it."""
-        wanted = self._run.recipe.model
-        if len(possible_precisions(wanted.precision)) == 1:
-            return wanted.precision
+        """The precision of trained weights and of new stages on this machine, as ``meaning`` names it."""
+        settings = self._run.recipe.model
+        if len(possible_precisions(settings.precision)) == 1:
+            return settings.precision
         need_torch()
         from delrec_lite.llm.precision import device_for
 
-        return resolve_precision(wanted.precision, faster_precision(device_for(wanted.device), cache_folder()))
+        return resolve_precision(settings.precision, faster_precision(device_for(settings.device), cache_folder()))
 
     def precisions(self) -> dict[str, str]:
-        """What the recipe asks for, what each training stage was made in, and what trained weights score in here."""
+        """The precisions of the recipe, of each training stage, and of trained weights on this machine."""
         stages = self._run.stages
         trained = {name: stages[name].result["precision"] for name in SHARED_STAGES if name in stages}
         return {"recipe": self._run.recipe.model.precision, **trained, "scores": self.precision}
@@ -130,10 +130,10 @@ class ModelBuilder:
         from delrec_lite.training.distill import load_llm, load_soft
 
         with self._run.locked():
-            done, built = self._run.distill(), self.untrained(precision)
-            load_soft(built.model, done.folder)
+            stage, built = self._run.distill(), self.untrained(precision)
+            load_soft(built.model, stage.folder)
             if self._run.recipe.distill.train_llm:
-                load_llm(built.model, done.folder)
+                load_llm(built.model, stage.folder)
         return built
 
     def trained(self) -> BuiltModel:
@@ -152,9 +152,9 @@ class ModelBuilder:
         """The tasks compiled for a model.
 
         Args:
-            model: Whose vocabulary they are written in.
+            model: Its vocabulary is used.
             base: Its base model.
-            pattern: What tells the LLM of the teacher, see ``model.pattern_prompt`` of a recipe.
+            pattern: Prompt for the teacher's pattern, see ``model.pattern_prompt`` of a recipe.
         """
         from delrec_lite.prompts.tasks import compile_prompts
 
@@ -163,7 +163,7 @@ class ModelBuilder:
         return compile_prompts(domain, model.vocabulary, base.encode, base.bos, pattern, prompt_format, titles)
 
     def format(self, context: int | None = None) -> PromptFormat:
-        """The format of the recipe's prompts, for a base model that reads so many tokens."""
+        """The format of the recipe's prompts, for a base model with this context length, in tokens."""
         settings = self._run.recipe.model
         bounds = [bound for bound in (settings.max_tokens, context) if bound is not None]
         return PromptFormat(
@@ -184,11 +184,11 @@ class ModelBuilder:
         from delrec_lite.teachers.store import load_teacher
 
         with self._run.locked():
-            done = self._run.teacher()
-            return {kind: load_teacher(done.folder / kind) for kind in self._run.recipe.teacher.kinds}
+            stage = self._run.teacher()
+            return {kind: load_teacher(stage.folder / kind) for kind in self._run.recipe.teacher.kinds}
 
     def teacher(self) -> "Teacher | Ensemble":
-        """What is distilled: the fitted teacher, or all of them as one."""
+        """The teacher to distil: the fitted one, or the ensemble of several."""
         from delrec_lite.teachers.ensemble import Ensemble
 
         members = list(self.teachers().values())

@@ -1,4 +1,4 @@
-"""Which model files an export writes: by the quantisations and the format that were asked for, else the recipe's."""
+"""The model files that an export writes: by the given quantisations and format, or by the recipe."""
 
 from collections.abc import Sequence
 
@@ -15,20 +15,20 @@ def files_for(
     """Quantisations of the GGUF and of the ONNX files.
 
     Args:
-        recipe: Gives what was not asked for.
-        quants: Of either format, or ``auto``. One that both have is of the format asked for, of GGUF if none is.
-        formats: ``gguf``, ``onnx`` or ``both``; None: those of the names, and both where the recipe says so.
-        onnx_quants: Of ONNX alone, or ``auto``; they add to what else is written.
+        recipe: Its values are the defaults.
+        quants: Of either format, or ``auto``. A name of both formats is for ``formats``; without it, for GGUF.
+        formats: ``gguf``, ``onnx`` or ``both``; None: the formats of the names, and both if the recipe says so.
+        onnx_quants: Of ONNX alone, or ``auto``; in addition to ``quants``.
 
     Raises:
-        UsageError: An unknown quantisation or format, or one that does not go with the other.
+        UsageError: An unknown quantisation or format, or a quantisation of another format.
     """
     if formats is not None and formats not in {*FORMATS, BOTH}:
         raise UsageError(f"no format {formats!r}", f"one of {', '.join([*FORMATS, BOTH])}")
-    for given, known, what in ((quants, quantisation_names(), ""), (onnx_quants, ONNX.names(), " for ONNX")):
-        for name in given:
-            if name not in {*known, AUTO}:
-                raise UsageError(f"no quantisation{what} {name!r}", f"one of {', '.join([*known, AUTO])}")
+    for names, known_names, what in ((quants, quantisation_names(), ""), (onnx_quants, ONNX.names(), " for ONNX")):
+        for name in names:
+            if name not in {*known_names, AUTO}:
+                raise UsageError(f"no quantisation{what} {name!r}", f"one of {', '.join([*known_names, AUTO])}")
     files: dict[str, list[str]] = {"gguf": [], "onnx": list(onnx_quants)}
     for name in quants:
         kinds = tuple(FORMATS) if name == AUTO else formats_of(name)
@@ -37,17 +37,17 @@ def files_for(
         for kind in kinds:
             files[kind].append(name)
     if formats is None:
-        wanted = {*FORMATS} if recipe.format == BOTH else set() if quants else {recipe.format}
-        wanted |= {kind for kind, names in files.items() if names}
+        chosen_formats = {*FORMATS} if recipe.format == BOTH else set() if quants else {recipe.format}
+        chosen_formats |= {kind for kind, names in files.items() if names}
     else:
-        wanted = {*FORMATS} if formats == BOTH else {formats}
+        chosen_formats = {*FORMATS} if formats == BOTH else {formats}
     for kind, names in files.items():
-        if names and kind not in wanted:
+        if names and kind not in chosen_formats:
             raise UsageError(
                 f"{', '.join(names)}: not a quantisation of {formats} files",
                 "ask for --format both, or leave --format out",
             )
     for kind, default in (("gguf", recipe.quant), ("onnx", recipe.onnx_quant)):
-        if kind in wanted and not files[kind]:
+        if kind in chosen_formats and not files[kind]:
             files[kind] = [default]
     return list(dict.fromkeys(files["gguf"])), list(dict.fromkeys(files["onnx"]))

@@ -12,25 +12,25 @@ from delrec_lite.errors import DataError
 from delrec_lite.files import sha256_of, write_whole
 from delrec_lite.pipeline.reference import FILE, SCHEMA
 from delrec_lite.pipeline.run import Run
-from delrec_lite.pipeline.stage import Done
+from delrec_lite.pipeline.stage import FinishedStage
 
 ADAPTER = "adapter"
-_NOT_SHIPPED = {"done.json", "key.json", "README.md"}  # the last is PEFT's empty form
+_NOT_SHIPPED = {"done.json", "key.json", "README.md"}  # the last is PEFT's empty template
 
 
 def pack(run: Run, target: Path) -> None:
     """Write the trained stages of a finished ``Run`` to ``target``, matrices in half precision.
 
-    A stage that was itself a copy of shipped weights stays one, with the figures and seconds of its training.
+    A stage that is a copy of shipped weights is packed with the figures and seconds of its training.
 
     Raises:
-        DataError: All stages are copies: there is nothing new to ship.
+        DataError: All stages are copies of shipped weights.
     """
-    done = {"teacher": run.teacher(), "distill": run.distill(), "finetune": run.finetune()}
-    if all("shipped" in stage.result for stage in done.values()):
+    stages = {"teacher": run.teacher(), "distill": run.distill(), "finetune": run.finetune()}
+    if all("shipped" in stage.result for stage in stages.values()):
         raise DataError(f"{run.folder} was copied, not trained", "train it: quickstart --train")
     shutil.rmtree(target, ignore_errors=True)
-    for name, stage in done.items():
+    for name, stage in stages.items():
         skipped = shutil.ignore_patterns(*_NOT_SHIPPED)
         shutil.copytree(stage.folder, target / name, ignore=skipped)
     for path in (target / "finetune").rglob("*.safetensors"):
@@ -44,22 +44,22 @@ def pack(run: Run, target: Path) -> None:
         "data": {key: run.prepare().result[key] for key in ("fingerprint", "candidates")},
         "base": run.pulled["model"].files,
         "mirrors": {role: pulled.mirror for role, pulled in run.pulled.items()},
-        "stages": {name: _trained(stage) for name, stage in done.items()},
+        "stages": {name: _trained(stage) for name, stage in stages.items()},
         "files": files,
     }
     write_whole(target / FILE, json.dumps(text, indent=1) + "\n")
 
 
-def _trained(stage: Done) -> dict[str, Any]:
-    """A stage's figures and the seconds that its training took, here or where it was shipped from."""
+def _trained(stage: FinishedStage) -> dict[str, Any]:
+    """A stage's figures and the seconds of its training, here or before it was shipped."""
     result = dict(stage.result)
     return {"seconds": result.pop("shipped", stage.seconds), "result": result}
 
 
 def _name_base(path: Path, base: str) -> None:
-    """The adapter's settings name a folder of the machine that trained it; say which model it was."""
-    held = json.loads(path.read_text(encoding="utf-8"))
-    write_whole(path, json.dumps({**held, "base_model_name_or_path": base}, indent=2, sort_keys=True) + "\n")
+    """Replace the base model's local folder in the adapter's settings by its name."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    write_whole(path, json.dumps({**config, "base_model_name_or_path": base}, indent=2, sort_keys=True) + "\n")
 
 
 def _halve(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a prepared data set says of itself, and a recipe beside one that was prepared before."""
+"""Facts of a prepared data set, and a recipe with the settings of its prepared data set."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,11 +10,11 @@ from delrec_lite.data.types import CandidateSets, Dataset
 from delrec_lite.errors import ConfigError
 
 
-def with_own_data(recipe: Recipe) -> Recipe:
-    """The recipe with what its ``data.folder`` was prepared with, in place of the keys that prepare another one.
+def with_dataset_settings(recipe: Recipe) -> Recipe:
+    """The recipe with the settings that its ``data.folder`` was prepared with.
 
     Raises:
-        ConfigError: The recipe sets one of those keys to something else.
+        ConfigError: The recipe sets one of them to another value.
         DataError: The folder holds no prepared data set.
     """
     data = recipe.data
@@ -29,17 +29,17 @@ def with_own_data(recipe: Recipe) -> Recipe:
         "split": settings.split,
     }
     for key, value in prepared.items():
-        wanted = getattr(data, key)
-        if key in data.model_fields_set and wanted != value:
+        recipe_value = getattr(data, key)
+        if key in data.model_fields_set and recipe_value != value:
             raise ConfigError(
-                f"data.{key} is {wanted} in the recipe, but {data.folder} was prepared with {value}",
-                f"leave data.{key} out, or let `delrec-lite prepare` make the data set again with it",
+                f"data.{key} is {recipe_value} in the recipe, but {data.folder} was prepared with {value}",
+                f"leave data.{key} out, or prepare the data set again with it: `delrec-lite prepare`",
             )
     return recipe.model_copy(update={"data": data.model_copy(update=prepared)})
 
 
-def facts_of(dataset: Dataset, candidates: Mapping[str, CandidateSets]) -> dict[str, Any]:
-    """Sizes, ``fingerprint`` of the sequences, and under ``candidates`` those of the candidate sets by split."""
+def dataset_facts(dataset: Dataset, candidates: Mapping[str, CandidateSets]) -> dict[str, Any]:
+    """Sizes, ``fingerprint`` of the sequences, and ``candidates``: the candidate sets' fingerprints by split."""
     return {
         "users": len(dataset.user_ids),
         "items": len(dataset.catalog),

@@ -1,4 +1,4 @@
-"""The whole road in one call, and one recommendation in words at its end."""
+"""All stages in one call: a bundle, an example recommendation by it, then the table."""
 
 import time
 from pathlib import Path
@@ -9,15 +9,18 @@ from delrec_lite.pipeline.run import Run
 from delrec_lite.pipeline.table import evaluate, show
 
 
-def quickstart(recipe: Recipe, runs: Path, console: Console, fresh: bool = False, train: bool = False) -> Run:
-    """Make every stage of ``recipe`` that is not made yet, print the table and one recommendation.
+def quickstart(
+    recipe: Recipe, runs: Path, console: Console, fresh: bool = False, train: bool = False, zero_shot: bool = False
+) -> Run:
+    """Compute the missing stages of ``recipe``, print one recommendation and then the table.
 
     Args:
-        recipe: What to make.
+        recipe: Of the run.
         runs: Folder of all runs.
         console: Shows progress and prints the table.
-        fresh: Start over.
-        train: Train even where the package carries the trained weights.
+        fresh: Delete earlier results first.
+        train: Train even if the package has the trained weights.
+        zero_shot: Evaluate the untrained LLM too, which takes longer than all other rows together.
     """
     start = time.monotonic()
     run = Run(recipe, runs, console, fresh, shipped=not train)
@@ -25,8 +28,8 @@ def quickstart(recipe: Recipe, runs: Path, console: Console, fresh: bool = False
         console.say(f"  pull: {pulled.name}, {pulled.bytes / 1e6:.0f} MB, {pulled.licence} ({pulled.mirror})")
     with run.locked():
         run.export()
-        show(run, evaluate(run), console)
         example(run, console)
+        show(run, evaluate(run, zero_shot=zero_shot), console)
     minutes = (time.monotonic() - start) / 60
     console.say(f"\n{minutes:.1f} minutes. Table: {run.folder / 'table.md'}. Bundle: {run.bundle}")
     console.say(f'Next: delrec-lite recommend {run.bundle} --history "{run.dataset.catalog.titles[0]}"')
@@ -39,14 +42,14 @@ def quickstart(recipe: Recipe, runs: Path, console: Console, fresh: bool = False
 
 
 def example(run: Run, console: Console) -> None:
-    """Recommend to one test user, through the bundle that serves."""
+    """Recommend to one test user, with the exported bundle."""
     from delrec_lite.runtime.recommender import Recommender
 
     test, catalog = run.dataset.test(), run.dataset.catalog
     history = [catalog.titles[i] for i in test.histories[0][-5:]]
     among = None if run.models.ranks_catalogue else [catalog.titles[i] for i in run.candidates["test"].items[0]]
     with Recommender.load(run.bundle) as recommender:
-        recommender.recommend(history, 5, among)  # warm-up: pages of the model come from the disk
+        recommender.recommend(history, 5, among)  # warm-up: the model is read from disk
         answer = recommender.recommend(history, 5, among)
     console.heading(f"After {', '.join(history)}:")
     for item in answer.items:

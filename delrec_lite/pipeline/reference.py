@@ -1,4 +1,4 @@
-"""Weights that a shipped recipe trained and the package carries, so that a first look does not wait for training."""
+"""Trained weights of shipped recipes in the package, so that a first try needs no training."""
 
 import json
 import shutil
@@ -23,19 +23,19 @@ class Reference:
     """Trained weights of one recipe.
 
     Attributes:
-        folder: Holds a folder for each stage, as a run has it.
-        made_from: What they were trained from; see ``made_from``.
-        stages: Figures and seconds of each stage, as its training left them.
-        mirrors: Who delivered base model and data set, by role.
+        folder: Has a folder for each stage, like a run.
+        training_inputs: See the function ``training_inputs``.
+        stages: Figures and seconds of each stage's training.
+        mirrors: Where base model and data set were pulled from, by role.
     """
 
     folder: Path
-    made_from: dict[str, Any]
+    training_inputs: dict[str, Any]
     stages: dict[str, dict[str, Any]]
     mirrors: dict[str, str]
 
     def fits(self, stage: str, facts: Mapping[str, Any]) -> bool:
-        """Whether training ``stage`` from ``facts`` would be what was done here."""
+        """Whether training ``stage`` from ``facts`` would repeat the training of these weights."""
         needed = ["code", "data", "teacher"]
         if stage != "teacher":
             needed += ["candidates", "domain", "model", "files", "distill"]
@@ -43,33 +43,33 @@ class Reference:
             needed += ["finetune"]
         if "model" in needed and self.precision(stage) not in possible_precisions(facts["model"]["precision"]):
             return False
-        return all(_without_precision(self.made_from[name]) == _without_precision(facts[name]) for name in needed)
+        return all(_without_precision(self.training_inputs[name]) == _without_precision(facts[name]) for name in needed)
 
     def precision(self, stage: str) -> str:
-        """What ``distill`` or ``finetune`` was trained in; older references name it in the recipe alone."""
-        precision: str = self.stages[stage]["result"].get("precision", self.made_from["model"]["precision"])
+        """The precision of training ``distill`` or ``finetune``; older references have it in the recipe only."""
+        precision: str = self.stages[stage]["result"].get("precision", self.training_inputs["model"]["precision"])
         return precision
 
     def copy(self, stage: str, folder: Path) -> dict[str, Any]:
-        """Put a stage's files where training would have left them; returns its figures."""
+        """Copy a stage's files to the folder of the run's stage; returns its figures."""
         shutil.copytree(self.folder / stage, folder, dirs_exist_ok=True)
-        held = self.stages[stage]
+        shipped_stage = self.stages[stage]
         trained = {} if stage == "teacher" else {"precision": self.precision(stage)}
-        return {**held["result"], **trained, "shipped": held["seconds"]}
+        return {**shipped_stage["result"], **trained, "shipped": shipped_stage["seconds"]}
 
 
 def _without_precision(facts: Any) -> Any:
     return {k: v for k, v in facts.items() if k != "precision"} if isinstance(facts, dict) else facts
 
 
-def made_from(recipe: Recipe, prepared: Mapping[str, Any], files: Mapping[str, str], code: int) -> dict[str, Any]:
-    """All that decides what training makes.
+def training_inputs(recipe: Recipe, prepared: Mapping[str, Any], files: Mapping[str, str], code: int) -> dict[str, Any]:
+    """Everything that the result of training depends on.
 
     Args:
         recipe: Of the run.
-        prepared: What the first stage says of the data set.
+        prepared: The result of the stage ``prepare``.
         files: sha256 of the base model's files.
-        code: Version of what the stages compute.
+        code: Version of the stages' code.
     """
     return {
         "code": code,
@@ -82,22 +82,22 @@ def made_from(recipe: Recipe, prepared: Mapping[str, Any], files: Mapping[str, s
 
 
 def reference_for(name: str) -> Reference | None:
-    """The weights shipped for a recipe of this name, if there are any."""
+    """The weights shipped for a recipe of this name, or None."""
     folder = Path(str(resources.files("delrec_lite.recipes"))) / "weights" / name
     return read_reference(folder) if (folder / FILE).is_file() else None
 
 
 def read_reference(folder: Path) -> Reference:
-    """What ``pack`` wrote.
+    """Read what ``pack`` wrote.
 
     Raises:
-        DataError: A file is missing or is not the one that was packed.
+        DataError: A file is missing or differs from the packed one.
     """
-    held = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    # The recipe is read anew: keys that came later stand at their defaults, which change nothing.
-    recipe = Recipe.model_validate(held["recipe"])
-    facts = made_from(recipe, held["data"], held["base"], held["code"])
-    for name, digest in held["files"].items():
+    manifest = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    # The recipe is parsed, so that keys added later get their defaults, which change nothing.
+    recipe = Recipe.model_validate(manifest["recipe"])
+    facts = training_inputs(recipe, manifest["data"], manifest["base"], manifest["code"])
+    for name, digest in manifest["files"].items():
         if not (folder / name).is_file() or sha256_of(folder / name) != digest:
-            raise DataError(f"{folder / name} is not as it was shipped", "install the package again, or use --train")
-    return Reference(folder, facts, held["stages"], held["mirrors"])
+            raise DataError(f"{folder / name} is not the shipped file", "install the package again, or use --train")
+    return Reference(folder, facts, manifest["stages"], manifest["mirrors"])

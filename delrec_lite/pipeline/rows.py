@@ -1,4 +1,4 @@
-"""What each row of the table is made with: one scorer a model, its ranks kept like a stage."""
+"""The rows of the table: a scorer for each model, and its ranks, cached like a stage."""
 
 import json
 import time
@@ -23,11 +23,11 @@ from delrec_lite.teacher_kinds.registry import TEACHERS
 
 POPULARITY, ZERO_SHOT = "popularity", "LLM zero-shot"
 TRAINED = "DELRec (training precision)"
-# Titles of a history in the zero-shot row's prompt, the newest. A title with its year is about 10 tokens; with five of
-# them and 15 candidates a user costs about 220. With ten the 943 users took 371 s on 2 cores.
+# Number of a history's newest titles in the zero-shot row's prompt. A title with its year is about 10 tokens; with
+# five of them and 15 candidates a user costs about 220. With ten the 943 users took 371 s on 2 cores.
 ZERO_SHOT_HISTORY = 5
 FUSED = "DELRec and teachers fused"
-# Rows of a torch LLM, whose precision is this machine's and is kept with the ranks.
+# Rows of a torch LLM, whose precision depends on the machine and is saved with the ranks.
 COMPUTED = (ZERO_SHOT, TRAINED, FUSED)
 ALL_TEACHERS = "teachers together"
 
@@ -38,7 +38,7 @@ RowFactory = tuple[str, Callable[[], Ranks]]
 
 
 def bundle_row(run: Run) -> str:
-    """The exported bundle's row: ``DELRec (GGUF iq4_mix)``, ``DELRec (ONNX int8)``; export is made first."""
+    """The exported bundle's row: ``DELRec (GGUF iq4_mix)``, ``DELRec (ONNX int8)``; exports first if needed."""
     model = _default_model(run)
     return f"DELRec ({model['format'].upper()} {model['quant']})"
 
@@ -49,45 +49,45 @@ def fused_row(run: Run) -> str:
 
 
 def _default_model(run: Run) -> dict[str, Any]:
-    """What export says of the bundle's default model file."""
+    """The export's entry of the bundle's default model file."""
     model: dict[str, Any] = run.export().result["models"][0]
     return model
 
 
-def row_factories(run: Run, fused: bool = False, zero_shot: bool = True, bundle: bool = True) -> dict[str, RowFactory]:
-    """The key and the work of each row, in the order of the table.
+def row_factories(run: Run, fused: bool = False, zero_shot: bool = False, bundle: bool = True) -> dict[str, RowFactory]:
+    """The cache key and the factory of each row, in the order of the table.
 
     Raises:
         UsageError: ``fused`` for a model that ranks candidates alone.
     """
     if fused and not run.models.ranks_catalogue:
         raise UsageError(
-            "a model that ranks candidates alone is not fused with its teachers",
+            "a model that ranks candidates alone cannot be fused with its teachers",
             "leave out --fused, or take title-mean",
         )
-    found: dict[str, RowFactory] = {
+    factories: dict[str, RowFactory] = {
         POPULARITY: ("", lambda: _ranked(run, popularity(run.dataset), POPULARITY)),
-        **_teachers(run),
+        **_teacher_rows(run),
     }
     if zero_shot and run.models.weights_seed is None:
         key = key_of(run.recipe.data.domain, run.pulled["model"].files, ZERO_SHOT_HISTORY)
-        found[ZERO_SHOT] = (key, lambda: _zero_shot(run))
-    found[TRAINED] = (run.finetune().key, lambda: _trained(run))
+        factories[ZERO_SHOT] = (key, lambda: _zero_shot(run))
+    factories[TRAINED] = (run.finetune().key, lambda: _trained(run))
     if bundle:
-        found[bundle_row(run)] = (run.export().key, lambda: _exported(run))
+        factories[bundle_row(run)] = (run.export().key, lambda: _exported(run))
     if fused:
-        found[FUSED] = (run.finetune().key, lambda: _fused(run))
+        factories[FUSED] = (run.finetune().key, lambda: _fused(run))
         if bundle and run.recipe.export.retriever:
-            found[fused_row(run)] = (run.export().key, lambda: _exported(run, fused=True))
-    return found
+            factories[fused_row(run)] = (run.export().key, lambda: _exported(run, fused=True))
+    return factories
 
 
 def teacher_labels(run: Run) -> list[str]:
-    """What the table calls each teacher of the run, in the recipe's order."""
+    """The label of each teacher of the run in the table, in the recipe's order."""
     return [TEACHERS[kind].label for kind in run.recipe.teacher.kinds]
 
 
-def _teachers(run: Run) -> dict[str, RowFactory]:
+def _teacher_rows(run: Run) -> dict[str, RowFactory]:
     """A row for each teacher, and one for all together where there are several."""
     scorers = {TEACHERS[kind].label: partial(_teacher_scores, run, kind) for kind in run.recipe.teacher.kinds}
     if len(scorers) > 1:
@@ -102,9 +102,9 @@ def _teacher_scores(run: Run, kind: str | None, histories: Sequence[Ints]) -> Fl
 
 
 def cached_ranks(run: Run, name: str, key: str, make: Callable[[], Ranks]) -> Ranks:
-    """The ranks of a row, as made before for the same ``key``, data set and candidate sets, or made now."""
+    """The ranks of a row: cached for the same ``key``, data set and candidate sets, or computed now."""
 
-    def made(folder: Path) -> dict[str, Any]:
+    def compute(folder: Path) -> dict[str, Any]:
         ranks = make()
         if name in COMPUTED:
             ranks = replace(ranks, precision=run.models.precision)
@@ -113,9 +113,9 @@ def cached_ranks(run: Run, name: str, key: str, make: Callable[[], Ranks]) -> Ra
 
     slug = "".join(c if c.isalnum() else "-" for c in name.lower()).strip("-")
     with run.locked():
-        done = run_stage(run.folder / "evaluate" / slug, key_of(CODE, run.prepare().key, key), made)
-        ranks = Ranks.parse(json.loads((done.folder / "ranks.json").read_text(encoding="utf-8")))
-    how = f"{done.seconds:.0f} s" if done.again else "as made before"
+        stage = run_stage(run.folder / "evaluate" / slug, key_of(CODE, run.prepare().key, key), compute)
+        ranks = Ranks.parse(json.loads((stage.folder / "ranks.json").read_text(encoding="utf-8")))
+    how = f"{stage.seconds:.0f} s" if stage.computed else "cached"
     run.console.say(f"  evaluate: {name} ({how}{', in ' + ranks.precision if ranks.precision else ''})")
     return ranks
 
@@ -143,7 +143,7 @@ def _zero_shot(run: Run) -> Ranks:
 
 
 def training_precision(run: Run) -> Ranks:
-    """Ranks of the test users by the trained model before export; made once, like a stage."""
+    """Ranks of the test users by the trained model before export; cached like a stage."""
     return cached_ranks(run, TRAINED, run.finetune().key, lambda: _trained(run))
 
 
@@ -158,22 +158,22 @@ def _trained(run: Run) -> Ranks:
 def _fused(run: Run) -> Ranks:
     """Log-probabilities of the trained model and of the teachers, mixed by a weight learned on validation users."""
     from delrec_lite.llm.forward import score_histories
-    from delrec_lite.training.distill import some_users
+    from delrec_lite.training.distill import validation_subsample
 
     built = run.models.trained()
     teacher, length = run.models.teacher(), run.recipe.model.max_history
 
-    def both(histories: Sequence[Ints]) -> tuple[Floats, Floats]:
+    def score_both(histories: Sequence[Ints]) -> tuple[Floats, Floats]:
         return score_histories(built.model, built.prompts, histories, length), teacher.scores(histories)
 
-    asked = run.dataset.valid().take(some_users(len(run.dataset.valid())))
-    parts = [both(asked.histories[at : at + 16]) for at in range(0, len(asked), 16)]
-    own, others = (np.concatenate(part) for part in zip(*parts, strict=True))
-    weight = best_weight(own, others, asked.targets)
+    split = run.dataset.valid().take(validation_subsample(len(run.dataset.valid())))
+    scores = [score_both(split.histories[at : at + 16]) for at in range(0, len(split), 16)]
+    model_scores, teacher_scores = (np.concatenate(column) for column in zip(*scores, strict=True))
+    weight = best_weight(model_scores, teacher_scores, split.targets)
     run.console.say(f"  {FUSED}: the teachers weigh {weight:.2f}")
 
     def scorer(histories: Sequence[Ints]) -> Floats:
-        return mix(*both(histories), weight)
+        return mix(*score_both(histories), weight)
 
     return _ranked(run, scorer, FUSED)
 

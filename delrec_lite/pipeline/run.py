@@ -1,4 +1,4 @@
-"""`Run`: the stages of a recipe, each made at most once, and the data that they are made from."""
+"""`Run`: the stages of a recipe, each computed at most once, and their data."""
 
 from dataclasses import asdict
 from functools import cached_property
@@ -16,41 +16,41 @@ from delrec_lite.hub.base import find_base
 from delrec_lite.hub.cache import Pulled
 from delrec_lite.hub.pull import pull
 from delrec_lite.pipeline.bundle import check_format, write_bundle
-from delrec_lite.pipeline.folder import holds_folder
+from delrec_lite.pipeline.folder import with_lock
 from delrec_lite.pipeline.model_builder import BuiltModel, ModelBuilder
 from delrec_lite.pipeline.model_files import files_for
-from delrec_lite.pipeline.prepared import facts_of, with_own_data
-from delrec_lite.pipeline.reference import made_from, reference_for
-from delrec_lite.pipeline.stage import DONE, Done, key_of
+from delrec_lite.pipeline.prepared import dataset_facts, with_dataset_settings
+from delrec_lite.pipeline.reference import reference_for, training_inputs
+from delrec_lite.pipeline.stage import DONE, FinishedStage, key_of
 from delrec_lite.pipeline.stage_cache import StageCache
-from delrec_lite.pipeline.teacher_stage import fit_teacher, read_beside
+from delrec_lite.pipeline.teacher_stage import external_inputs, fit_teacher
 from delrec_lite.processes import current
 
 if TYPE_CHECKING:  # what needs torch is imported where it is used
     from delrec_lite.training.context import TrainingContext
 
-# Goes into every stage's key: raise it when a stage computes something else from the same recipe.
+# Part of every stage's key: raise it when a change of the code changes the result for the same recipe.
 CODE = 3
-# The same for the first stage alone. 2: its result says which candidate sets there are.
+# The same for the stage `prepare` alone. 2: its result has the fingerprints of the candidate sets.
 PREPARED = 2
-# The same for export alone, so that a bundle is made again and nothing is trained again. 2: the teacher's weight. 3:
-# int8 that cannot saturate, and scaled rotary positions.
+# The same for export alone, so that a bundle is written again without new training. 2: the teacher's weight. 3: int8
+# that cannot saturate, and scaled rotary positions.
 BUNDLE = 3
 
 
 class Run(StageCache):
     """One recipe in one folder, ``<runs>/<recipe name>``.
 
-    A stage is made again when what it reads changes: a training sequence for the teacher, also the candidate sets of
-    the validation users for stages 1 and 2, which report and choose with them, and those of the test users for the
-    bundle, which holds some, and for the table.
+    A stage is computed again when its inputs change. The teacher depends on the training sequences; stages 1 and 2
+    also on the candidate sets of the validation users, for their report and choice; the bundle, which holds some, and
+    the table also on those of the test users.
 
     Args:
-        recipe: What to make; beside data of your own, keys that prepare a data set are taken from that data set.
+        recipe: Of the run; with your own data set, the keys that prepare a data set are read from that data set.
         runs: Folder of all runs.
         console: Shows each stage.
-        fresh: Forget what an earlier call made.
-        shipped: Take trained weights that the package carries where they are what training would make.
+        fresh: Delete earlier results.
+        shipped: Use trained weights of the package if training from the same inputs gave them.
 
     Raises:
         UsageError: The folder holds something else, or another process is working on it.
@@ -62,14 +62,14 @@ class Run(StageCache):
 
     def __init__(self, recipe: Recipe, runs: Path, console: Console, fresh: bool = False, shipped: bool = True) -> None:
         reference = reference_for(recipe.name) if shipped else None
-        super().__init__(runs / recipe.name, with_own_data(recipe), console, reference)
+        super().__init__(runs / recipe.name, with_dataset_settings(recipe), console, reference)
         self.models = ModelBuilder(self)
         with self.locked(fresh):
-            pass  # what is wrong with the folder shows now, not after an hour
+            pass  # errors of the folder appear now, not after an hour
 
     @property
     def bundle(self) -> Path:
-        """Where export writes."""
+        """The folder that export writes."""
         return self.folder / f"{self.recipe.name}.delrec"
 
     @cached_property
@@ -86,7 +86,7 @@ class Run(StageCache):
 
     @cached_property
     def dataset(self) -> Dataset:
-        """As prepared."""
+        """The prepared data set."""
         return load_dataset(self._dataset_folder)
 
     @cached_property
@@ -96,46 +96,46 @@ class Run(StageCache):
 
     @property
     def _dataset_folder(self) -> Path:
-        own = self.recipe.data.folder
-        return self.prepare().folder / "dataset" if own is None else Path(own)
+        folder = self.recipe.data.folder
+        return self.prepare().folder / "dataset" if folder is None else Path(folder)
 
     @cached_property
     def setting(self) -> Setting:
-        """What the figures of every table are over."""
+        """The split and candidate sets of the figures of every table."""
         return Setting.of(self.dataset, self.candidates["test"])
 
     def expected(self, split: Split) -> ExpectedSampledMetrics:
         """How the candidate sets of a split of its data set were drawn."""
         return ExpectedSampledMetrics.of(split, len(self.dataset.catalog), self.candidates[split.name].items.shape[1])
 
-    @holds_folder
-    def prepare(self) -> Done:
-        """Interactions to sequences, splits and candidate sets; your own data set is taken as it is.
+    @with_lock
+    def prepare(self) -> FinishedStage:
+        """Interactions to sequences, splits and candidate sets; your own data set is used as it is.
 
-        The result holds ``fingerprint``, of the sequences, and ``candidates``, those of the sets by split.
+        The result has ``fingerprint``, of the sequences, and ``candidates``, the sets' fingerprints by split.
         """
         data = self.recipe.data
         if data.folder is not None:
-            facts = facts_of(self.dataset, self.candidates)
+            facts = dataset_facts(self.dataset, self.candidates)
             return self._stage("prepare", key_of(CODE, PREPARED, facts), lambda _: facts)
 
         def make(folder: Path) -> dict[str, Any]:
             from delrec_lite.data.prepare import prepare
 
             source, target, m = self.pulled["data"].folder, folder / "dataset", data.candidates
-            made = prepare(data.name, source, target, data.k_core, m, data.seed, self.console, data.split)
-            return facts_of(made, load_candidates(target))
+            dataset = prepare(data.name, source, target, data.k_core, m, data.seed, self.console, data.split)
+            return dataset_facts(dataset, load_candidates(target))
 
         settings = data.model_dump(exclude={"domain", "folder"})
         return self._stage("prepare", key_of(CODE, PREPARED, settings, self.pulled["data"].files), make)
 
-    def _sets(self, split: str) -> str:
+    def _candidates_fingerprint(self, split: str) -> str:
         """Fingerprint of the candidate sets of a split."""
         fingerprint: str = self.prepare().result["candidates"][split]
         return fingerprint
 
-    @holds_folder
-    def teacher(self) -> Done:
+    @with_lock
+    def teacher(self) -> FinishedStage:
         """Fit the conventional recommender."""
         sequences = self.prepare().result["fingerprint"]
 
@@ -144,18 +144,18 @@ class Run(StageCache):
 
             result = {}
             for kind in self.recipe.teacher.kinds:
-                if not (folder / kind / CONFIG).is_file():  # else fitted before this stage was cut short
+                if not (folder / kind / CONFIG).is_file():  # else fitted before an interruption of this stage
                     save_teacher(fit_teacher(self, kind, folder / kind), folder / kind)
                 result[kind] = load_teacher(folder / kind).metrics
             return result
 
         section = self.recipe.teacher
-        return self._stage("teacher", key_of(CODE, sequences, section.model_dump(), *read_beside(section)), make)
+        return self._stage("teacher", key_of(CODE, sequences, section.model_dump(), *external_inputs(section)), make)
 
-    @holds_folder
-    def distill(self) -> Done:
+    @with_lock
+    def distill(self) -> FinishedStage:
         """Stage 1."""
-        _ = self.models.base_folder  # refused before any stage is computed
+        _ = self.models.base_folder  # an error here comes before any stage is computed
         upstream, recipe = self.teacher(), self.recipe
         adapter = recipe.finetune if recipe.distill.train_llm else None
 
@@ -166,11 +166,11 @@ class Run(StageCache):
             written = self.models.prompts(built.model, built.base, "words")
             return asdict(distill(self._context(built, folder), recipe.distill, written, adapter))
 
-        def key_in(precision: str) -> str:
+        def key_for(precision: str) -> str:
             return key_of(
                 CODE,
                 upstream.key,
-                self._sets("valid"),
+                self._candidates_fingerprint("valid"),
                 recipe.data.domain,
                 {**recipe.model.cache_key_fields(), "precision": precision},
                 self.pulled["model"].files,
@@ -178,10 +178,10 @@ class Run(StageCache):
                 *([] if adapter is None else [adapter.cache_key_fields()]),
             )
 
-        return self._training_stage("distill", key_in, make)
+        return self._training_stage("distill", key_for, make)
 
-    @holds_folder
-    def finetune(self) -> Done:
+    @with_lock
+    def finetune(self) -> FinishedStage:
         """Stage 2."""
         upstream = self.distill()
 
@@ -190,12 +190,12 @@ class Run(StageCache):
 
             return asdict(finetune(self._context(self.models.distilled(precision), folder), self.recipe.finetune))
 
-        def key_in(precision: str) -> str:
-            # Stage 1's key names its own precision.
-            own = [] if precision == upstream.result["precision"] else [precision]
-            return key_of(CODE, upstream.key, self.recipe.finetune.cache_key_fields(), *own)
+        def key_for(precision: str) -> str:
+            # The key of stage 1 includes the precision of stage 1.
+            precision_key = [] if precision == upstream.result["precision"] else [precision]
+            return key_of(CODE, upstream.key, self.recipe.finetune.cache_key_fields(), *precision_key)
 
-        return self._training_stage("finetune", key_in, make)
+        return self._training_stage("finetune", key_for, make)
 
     def _context(self, built: BuiltModel, folder: Path) -> "TrainingContext":
         from delrec_lite.training.context import TrainingContext
@@ -211,9 +211,9 @@ class Run(StageCache):
             console=self.console,
         )
 
-    @holds_folder
-    def export(self) -> Done:
-        """Merge, bake, quantise, compare, bundle.
+    @with_lock
+    def export(self) -> FinishedStage:
+        """Merge, bake, quantise, compare and write the bundle.
 
         Raises:
             ConfigError: An ONNX file cannot hold the recipe's form of prompt.
@@ -232,13 +232,13 @@ class Run(StageCache):
                 "precision": self.models.precision,
             }
 
-        key = key_of(CODE, BUNDLE, upstream.key, self._sets("test"), self.recipe.export.model_dump())
+        key = key_of(CODE, BUNDLE, upstream.key, self._candidates_fingerprint("test"), self.recipe.export.model_dump())
         if not (self.bundle / "manifest.json").is_file():
             (self.folder / "export" / DONE).unlink(missing_ok=True)
         return self._stage("export", key, make)
 
-    def _here(self) -> str:
+    def _machine_precision(self) -> str:
         return self.models.precision
 
-    def _made_from(self) -> dict[str, Any]:
-        return made_from(self.recipe, self.prepare().result, self.pulled["model"].files, CODE)
+    def _training_inputs(self) -> dict[str, Any]:
+        return training_inputs(self.recipe, self.prepare().result, self.pulled["model"].files, CODE)

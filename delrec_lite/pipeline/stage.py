@@ -1,4 +1,4 @@
-"""A stage of a run: a folder that is made once for a key, and made again only when the key changes."""
+"""A stage of a run: a folder that is computed once for a key, and again only when the key changes."""
 
 import hashlib
 import json
@@ -23,16 +23,16 @@ SHARED_STAGES = ("distill", "finetune")  # stages whose steps several processes 
 
 
 @dataclass(frozen=True)
-class Done:
+class FinishedStage:
     """A finished stage.
 
     Attributes:
         name: Of the stage.
-        folder: Where its files are.
-        key: What it was made from.
+        folder: Of its files.
+        key: Hash of its inputs.
         result: Its figures, as JSON.
-        seconds: How long the call that finished it took; one cut short before is not counted.
-        again: False if it was found finished.
+        seconds: Duration of the call that finished it, without earlier interrupted calls.
+        computed: Whether this call computed it; False if it was already finished.
     """
 
     name: str
@@ -40,15 +40,15 @@ class Done:
     key: str
     result: dict[str, Any]
     seconds: float
-    again: bool
+    computed: bool
 
 
 class Stages(Protocol):
-    """The stages of a recipe and what they are made from, as `Run` has them."""
+    """The stages of a recipe and their inputs, see `Run`."""
 
     recipe: Recipe
     console: Console
-    stages: dict[str, Done]
+    stages: dict[str, FinishedStage]
 
     def locked(self) -> AbstractContextManager[None]:
         """See ``RunFolder.locked``."""
@@ -65,13 +65,13 @@ class Stages(Protocol):
     def candidates(self) -> dict[str, CandidateSets]:
         """See ``Run.candidates``."""
 
-    def teacher(self) -> Done:
+    def teacher(self) -> FinishedStage:
         """See ``Run.teacher``."""
 
-    def distill(self) -> Done:
+    def distill(self) -> FinishedStage:
         """See ``Run.distill``."""
 
-    def finetune(self) -> Done:
+    def finetune(self) -> FinishedStage:
         """See ``Run.finetune``."""
 
 
@@ -81,8 +81,8 @@ def key_of(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def begun(folder: Path, key: str) -> bool:
-    """Whether the stage in ``folder`` was begun, or finished, for ``key``."""
+def was_started(folder: Path, key: str) -> bool:
+    """Whether the stage in ``folder`` was started or finished for ``key``."""
     path = folder / KEY
     return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["key"] == key
 
@@ -93,42 +93,42 @@ def is_done(folder: Path, key: str) -> bool:
     return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["key"] == key
 
 
-def run_stage(folder: Path, key: str, make: Callable[[Path], dict[str, Any]], together: bool = False) -> Done:
-    """The stage in ``folder``: as found if it is finished for ``key``, else made.
+def run_stage(folder: Path, key: str, make: Callable[[Path], dict[str, Any]], shared: bool = False) -> FinishedStage:
+    """The stage in ``folder``: read if it is finished for ``key``, else computed.
 
-    A stage that was cut short for the same key keeps its files, so that training goes on from its checkpoint.
+    A stage that was interrupted for the same key keeps its files, so that training continues from its checkpoint.
 
     Args:
         folder: The stage's own folder; its name is the stage's.
         key: From ``key_of``.
         make: Fills the folder and returns the stage's figures.
-        together: Where several processes work on the run, all of them make it; else the first does, and the others
-            wait.
+        shared: If several processes work on the run, all of them call ``make``; else only the first does, and the
+            others wait.
     """
-    everyone = current()
-    done = everyone.from_first(lambda: _opened(folder, key))
+    processes = current()
+    done = processes.from_first(lambda: _open_stage(folder, key))
     if done is not None:
         return done
     start = time.monotonic()
-    result = make(folder) if together else everyone.from_first(lambda: make(folder))
-    return everyone.from_first(lambda: _closed(folder, key, result, round(time.monotonic() - start, 1)))
+    result = make(folder) if shared else processes.from_first(lambda: make(folder))
+    return processes.from_first(lambda: _close_stage(folder, key, result, round(time.monotonic() - start, 1)))
 
 
-def _opened(folder: Path, key: str) -> Done | None:
-    """The finished stage, or nothing and a folder to make it in."""
-    done = folder / DONE
-    if done.is_file():
-        held = json.loads(done.read_text(encoding="utf-8"))
-        if held["key"] == key:
-            return Done(folder.name, folder, key, held["result"], held["seconds"], again=False)
-    if done.is_file() or not begun(folder, key):
+def _open_stage(folder: Path, key: str) -> FinishedStage | None:
+    """The finished stage, or None after preparing the folder for it."""
+    finished_path = folder / DONE
+    if finished_path.is_file():
+        finished = json.loads(finished_path.read_text(encoding="utf-8"))
+        if finished["key"] == key:
+            return FinishedStage(folder.name, folder, key, finished["result"], finished["seconds"], computed=False)
+    if finished_path.is_file() or not was_started(folder, key):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         write_whole(folder / KEY, json.dumps({"key": key}) + "\n")
     return None
 
 
-def _closed(folder: Path, key: str, result: dict[str, Any], seconds: float) -> Done:
+def _close_stage(folder: Path, key: str, result: dict[str, Any], seconds: float) -> FinishedStage:
     text = json.dumps({"key": key, "seconds": seconds, "result": result}, indent=2)
     write_whole(folder / DONE, text + "\n")
-    return Done(folder.name, folder, key, result, seconds, again=True)
+    return FinishedStage(folder.name, folder, key, result, seconds, computed=True)

@@ -1,4 +1,4 @@
-"""`StageCache`: the stages of a run, each found as made before, taken as shipped with the package, or made now."""
+"""`StageCache`: the stages of a run, each read from its folder, copied from the package, or computed now."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +11,7 @@ from delrec_lite.console import Console
 from delrec_lite.llm.precision_choice import possible_precisions
 from delrec_lite.pipeline.folder import RunFolder
 from delrec_lite.pipeline.reference import STAGES, Reference
-from delrec_lite.pipeline.stage import DONE, SHARED_STAGES, Done, begun, key_of, run_stage
+from delrec_lite.pipeline.stage import DONE, SHARED_STAGES, FinishedStage, key_of, run_stage, was_started
 from delrec_lite.pipeline.summary import TITLES, summarise
 from delrec_lite.processes import current
 
@@ -23,9 +23,9 @@ class StageCache(RunFolder):
 
     Args:
         folder: Of the run.
-        recipe: What to make.
+        recipe: Of the run.
         console: Shows each stage.
-        reference: Trained weights that the package carries, taken where they are what training would make.
+        reference: Trained weights in the package, used if training from the same inputs gave them.
     """
 
     def __init__(self, folder: Path, recipe: Recipe, console: Console, reference: Reference | None) -> None:
@@ -33,76 +33,76 @@ class StageCache(RunFolder):
         self.console = console
         self.reference = reference
 
-    def _made_from(self) -> dict[str, Any]:
-        """What decides on the trained stages, see ``reference.made_from``."""
+    def _training_inputs(self) -> dict[str, Any]:
+        """The inputs of the trained stages, see ``reference.training_inputs``."""
         raise NotImplementedError
 
-    def _here(self) -> str:
-        """What a stage that is not begun is computed in on this machine."""
+    def _machine_precision(self) -> str:
+        """The precision of new stages on this machine."""
         raise NotImplementedError
 
     def _training_stage(
-        self, name: str, key_in: Callable[[str], str], make: Callable[[Path, str], dict[str, Any]]
-    ) -> Done:
-        """A stage in the precision that it was begun in or shipped in; otherwise in this machine's.
+        self, name: str, key_for: Callable[[str], str], make: Callable[[Path, str], dict[str, Any]]
+    ) -> FinishedStage:
+        """A stage in the precision in which it was started or shipped; otherwise in this machine's.
 
         Args:
             name: Of the stage.
-            key_in: Its key by precision.
-            make: Makes it in a folder and a precision.
+            key_for: Its key by precision.
+            make: Computes it in a folder and a precision.
         """
         if name not in self.stages:
-            precision = current().from_first(lambda: self._precision_of(name, key_in))
-            done = self._stage(
-                name, key_in(precision), lambda folder: {**make(folder, precision), "precision": precision}
+            precision = current().from_first(lambda: self._precision_of(name, key_for))
+            stage = self._stage(
+                name, key_for(precision), lambda folder: {**make(folder, precision), "precision": precision}
             )
-            # Finished before stages named their precision: then it stands in the key alone.
-            self.stages[name] = replace(done, result={**done.result, "precision": precision})
+            # Results of older versions do not have the precision; it is only in the key.
+            self.stages[name] = replace(stage, result={**stage.result, "precision": precision})
         return self.stages[name]
 
-    def _precision_of(self, name: str, key_in: Callable[[str], str]) -> str:
+    def _precision_of(self, name: str, key_for: Callable[[str], str]) -> str:
         for precision in possible_precisions(self.recipe.model.precision):
-            if begun(self.folder / name, key_in(precision)):
+            if was_started(self.folder / name, key_for(precision)):
                 self._say_if_slower(name, precision)
                 return precision
         if self._is_shipped(name):
             return self.reference.precision(name)  # type: ignore[union-attr]
-        return self._here()
+        return self._machine_precision()
 
     def _say_if_slower(self, name: str, precision: str) -> None:
-        if not (self.folder / name / DONE).is_file() and precision != (here := self._here()):
+        if not (self.folder / name / DONE).is_file() and precision != (faster := self._machine_precision()):
             self.console.say(
-                f"  {TITLES[name]}: goes on in {precision}, as it was begun; {here} is faster on this machine: "
-                f"remove {self.folder / name} to begin anew"
+                f"  {TITLES[name]}: continues in {precision}, in which it was started; {faster} is faster on this "
+                f"machine: remove {self.folder / name} to start again"
             )
 
-    def _stage(self, name: str, key: str, make: Make) -> Done:
+    def _stage(self, name: str, key: str, make: Make) -> FinishedStage:
         if name not in self.stages:
-            make = self._announced(name, make)
-            # What was trained here, or is being trained, is never replaced by what was shipped.
-            if name in STAGES and not begun(self.folder / name, key) and self._is_shipped(name):
+            make = self._with_heading(name, make)
+            # Shipped weights never replace a finished or started training of this run.
+            if name in STAGES and not was_started(self.folder / name, key) and self._is_shipped(name):
                 key, make = key_of("shipped", key), partial(self.reference.copy, name)  # type: ignore[union-attr]
-            self.stages[name] = run_stage(self.folder / name, key, make, together=name in SHARED_STAGES)
-            self._tell(self.stages[name])
+            self.stages[name] = run_stage(self.folder / name, key, make, shared=name in SHARED_STAGES)
+            self._show_summary(self.stages[name])
         return self.stages[name]
 
     def _is_shipped(self, name: str) -> bool:
         if self.reference is None:
             return False
-        # A stage behind one that was trained here is trained here too.
-        if any("shipped" not in self.stages[before].result for before in STAGES[: STAGES.index(name)]):
+        # A stage that follows one trained here is trained here too.
+        if any("shipped" not in self.stages[earlier].result for earlier in STAGES[: STAGES.index(name)]):
             return False
-        return self.reference.fits(name, self._made_from())
+        return self.reference.fits(name, self._training_inputs())
 
-    def _announced(self, name: str, make: Make) -> Make:
-        def announced(folder: Path) -> dict[str, Any]:
+    def _with_heading(self, name: str, make: Make) -> Make:
+        def make_with_heading(folder: Path) -> dict[str, Any]:
             self.console.heading(f"{TITLES.get(name, name)} ...")
             return make(folder)
 
-        return announced
+        return make_with_heading
 
-    def _tell(self, done: Done) -> None:
-        how = f"{done.seconds:.0f} s" if done.again else "as made before"
-        if "shipped" in done.result:
-            how = f"shipped with the package; training took {done.result['shipped']:.0f} s"
-        self.console.say(f"  {TITLES.get(done.name, done.name)}: {summarise(done)} ({how})")
+    def _show_summary(self, stage: FinishedStage) -> None:
+        how = f"{stage.seconds:.0f} s" if stage.computed else "cached"
+        if "shipped" in stage.result:
+            how = f"shipped with the package; training took {stage.result['shipped']:.0f} s"
+        self.console.say(f"  {TITLES.get(stage.name, stage.name)}: {summarise(stage)} ({how})")

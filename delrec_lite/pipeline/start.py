@@ -1,4 +1,4 @@
-"""`init`: the recipe that is proven on ML-100K, fitted to another data set's size."""
+"""`init`: the recipe tested on ML-100K, adapted to the size of another data set."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from delrec_lite.files import cache_folder, write_whole
 from delrec_lite.pipeline.base import check_local
 
 PATTERN = "ml-100k-cpu"
-# ml-100k-cpu on two cores: stage 2 reads 250 item tokens a second, stage 1 and the teachers take a third as long again.
+# ml-100k-cpu on two cores: stage 2 reads 250 item tokens a second, stage 1 and the teachers add a third to the time.
 TOKENS_PER_SECOND = 190
 LEAST_EPOCHS = 0.5
 
@@ -23,9 +23,9 @@ class Started:
 
     Attributes:
         path: Its file.
-        recipe: What stands in it.
-        summary: The data set's size, and what training is expected to take.
-        minutes: Expected on two cores.
+        recipe: Its content.
+        summary: The data set's size and the expected training time.
+        minutes: Expected training time on two cores.
     """
 
     path: Path
@@ -41,12 +41,12 @@ def start_recipe(name: str, data: Path, domain: str, base: str, out: Path) -> St
         name: Of the recipe.
         data: A folder that ``delrec-lite prepare`` wrote.
         domain: ``movie``, ``game``, ``artist`` or ``item``.
-        base: The LLM; empty: as ``ml-100k-cpu`` has it.
+        base: The LLM; empty: that of ``ml-100k-cpu``.
         out: The file; it must not exist.
 
     Raises:
         DataError: ``data`` holds no data set.
-        ConfigError: A name or domain that a recipe does not take, or a base on the disk that cannot be trained.
+        ConfigError: An invalid name or domain, or a base on disk that cannot be trained.
         UsageError: ``out`` exists.
         StorageError: It cannot be written.
     """
@@ -69,7 +69,7 @@ def start_recipe(name: str, data: Path, domain: str, base: str, out: Path) -> St
     )
     text = (
         f"# {summary}, with SmolLM2-135M.\n"
-        "# Every key and its default: docs/recipe.md. A changed recipe makes again what the change touches, no more.\n"
+        "# Every key and its default: docs/recipe.md. A change computes only the affected stages again.\n"
         f"{yaml.safe_dump(pattern, sort_keys=False)}"
     )
     recipe = parse(text, str(out))

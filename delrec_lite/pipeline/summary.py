@@ -1,6 +1,6 @@
-"""A finished stage in one line of words."""
+"""The summary line of a finished stage."""
 
-from delrec_lite.pipeline.stage import Done
+from delrec_lite.pipeline.stage import FinishedStage
 
 TITLES = {
     "prepare": "prepare",
@@ -11,30 +11,30 @@ TITLES = {
 }
 
 
-def summarise(done: Done) -> str:
-    """A stage's figures in one line of words."""
-    r = done.result
+def summarise(stage: FinishedStage) -> str:
+    """A stage's figures as one line of text."""
+    r = stage.result
     in_precision = f" in {r['precision']}" if "precision" in r else ""
-    if done.name == "prepare":
+    if stage.name == "prepare":
         return f"{r['users']} users, {r['items']} items, {r['interactions']} interactions"
-    if done.name == "teacher":
+    if stage.name == "teacher":
         return "; ".join(
             f"{kind} validation NDCG@10 {m['ndcg@10']:.4f}, HR@10 {m['hr@10']:.3f}"
             for kind, m in r.items()
             if kind != "shipped"
         )
-    if done.name == "distill":
+    if stage.name == "distill":
         return (
             f"of {r['candidates']} candidates the LLM chooses the teacher's first for "
             f"{r['trained']['agreement']:.1%} of {r['users']} validation histories; "
             f"{r['untrained']['agreement']:.1%} with the untrained soft prompt, "
             f"{r['written']['agreement']:.1%} with a written one, {1 / r['candidates']:.1%} by chance{in_precision}"
         )
-    if done.name == "finetune":
+    if stage.name == "finetune":
         best = f", best at {r['best_step']} (validation NDCG@10 among candidates {r['valid_ndcg']:.4f})"
         chosen = best if r["best_step"] else ""
         return f"{r['steps']} steps{in_precision}, loss {r['loss']:.3f} nats an item at the end{chosen}"
-    if done.name == "export":
+    if stage.name == "export":
         parity = r["parity"]
         return (
             f"{r['quant']}, {r['bytes'] / 1e6:.0f} MB, scores correlate {parity['score_correlation']:.4f} with the "

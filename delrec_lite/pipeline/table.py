@@ -26,21 +26,21 @@ from delrec_lite.pipeline.rows import (
 from delrec_lite.pipeline.run import Run
 from delrec_lite.provenance import stamp
 
-# Of the report, what `write_table` wrote apart.
-PARTS = ("comparisons", "ranks")
+# Parts of the report that `write_table` wrote to separate files.
+REPORT_FILES = ("comparisons", "ranks")
 
 
-def evaluate(run: Run, fused: bool = False, zero_shot: bool = True, bundle: bool = True) -> list[Row]:
+def evaluate(run: Run, fused: bool = False, zero_shot: bool = False, bundle: bool = True) -> list[Row]:
     """Rank the test users with every model and write ``table.json``, ``table.md``, ``ranks.json``.
 
-    Also ``report.json``: all of it with recipe, stages, machine and versions. Each model's ranks are a stage of
-    their own, so an evaluation cut short goes on with the next model.
+    Also ``report.json``: all of it with recipe, stages, machine and versions. Each model's ranks are cached like a
+    stage, so an interrupted evaluation continues with the next model.
 
     Args:
-        run: Missing stages are made first.
+        run: Missing stages are computed first.
         fused: Add rows for the trained model and its teachers together.
-        zero_shot: Keep the row of the untrained LLM, which takes longest.
-        bundle: Keep the rows of the exported bundle.
+        zero_shot: Add a row of the untrained LLM, which takes longest.
+        bundle: Include the rows of the exported bundle.
     """
     with run.locked():
         entries = {
@@ -51,23 +51,25 @@ def evaluate(run: Run, fused: bool = False, zero_shot: bool = True, bundle: bool
         exported = (bundle_row(run), fused_row(run)) if bundle else ()
         pairs = _pairs(list(entries), teacher_labels(run), exported)
         rows = write_table(run.folder, entries, pairs, run.setting, expected)
-        apart = by_segment(entries, run.dataset)
+        segments = by_segment(entries, run.dataset)
         with (run.folder / "table.md").open("a", encoding="utf-8") as file:
-            file.write("\n" + segments_markdown(apart, run.setting))
+            file.write("\n" + segments_markdown(segments, run.setting))
             file.write("\n" + _precisions(run, entries))
-        _write_report(run, rows, apart, expected)
+        _write_report(run, rows, segments, expected)
         return rows
 
 
 def _precisions(run: Run, entries: Mapping[str, Ranks]) -> str:
-    """What training and the rows of a torch LLM were computed in."""
-    made = run.models.precisions()
+    """The precision of training and of the rows of a torch LLM."""
+    trained = run.models.precisions()
     computed = ", ".join(f"{name}: {ranks.precision}" for name, ranks in entries.items() if ranks.precision)
-    return f"Stage 1 trained in {made['distill']}, stage 2 in {made['finetune']}. Scores computed in {computed}.\n"
+    return (
+        f"Stage 1 trained in {trained['distill']}, stage 2 in {trained['finetune']}. Scores computed in {computed}.\n"
+    )
 
 
 def _pairs(names: Sequence[str], labels: Sequence[str], exported: Sequence[str]) -> list[tuple[str, str]]:
-    """Who is compared with whom: the bundle with every row, training precision and fusion with each teacher.
+    """The compared pairs: the bundle with every row, training precision and fusion with each teacher.
 
     Args:
         names: The table's rows.
@@ -76,14 +78,14 @@ def _pairs(names: Sequence[str], labels: Sequence[str], exported: Sequence[str])
     """
     teachers = [name for name in names if name in {*labels, ALL_TEACHERS}]
     pairs = [(exported[0], other) for other in names if other != exported[0]] if exported else []
-    others = (name for name in (TRAINED, FUSED, *exported[1:]) if name in names)
-    return pairs + [(name, teacher) for name in others for teacher in teachers]
+    compared = (name for name in (TRAINED, FUSED, *exported[1:]) if name in names)
+    return pairs + [(name, teacher) for name in compared for teacher in teachers]
 
 
 def _write_report(
-    run: Run, rows: Sequence[Row], apart: Sequence[dict[str, Any]], expected: ExpectedSampledMetrics
+    run: Run, rows: Sequence[Row], segments: Sequence[dict[str, Any]], expected: ExpectedSampledMetrics
 ) -> None:
-    """``report.json``: the table with all that a figure needs to be believed and made again."""
+    """``report.json``: the table with everything needed to check and reproduce its figures."""
     report = {
         **stamp(),
         "recipe": run.recipe.dump(),
@@ -91,10 +93,10 @@ def _write_report(
         "sources": {p.name: {"mirror": p.mirror, "sha256": p.files} for p in run.pulled.values()},
         "stages": {name: {"seconds": done.seconds, **done.result} for name, done in run.stages.items()},
         "rows": [asdict(row) for row in rows],
-        "segments": apart,
+        "segments": segments,
         "setting": asdict(run.setting),
         "expected_sampled": expected.dump(),
-        **{part: json.loads((run.folder / f"{part}.json").read_text(encoding="utf-8")) for part in PARTS},
+        **{part: json.loads((run.folder / f"{part}.json").read_text(encoding="utf-8")) for part in REPORT_FILES},
     }
     write_whole(run.folder / "report.json", json.dumps(report, ensure_ascii=False) + "\n")
 
@@ -107,5 +109,5 @@ def show(run: Run, rows: Sequence[Row], console: Console) -> None:
     for protocol in PROTOCOLS:
         lines, header = screen(rows, protocol)
         console.result(
-            None, lines, header, title=f"{run.setting.title(protocol)}, {rows[0].users} {run.setting.asked()}"
+            None, lines, header, title=f"{run.setting.title(protocol)}, {rows[0].users} {run.setting.questions()}"
         )

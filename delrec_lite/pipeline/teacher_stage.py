@@ -1,4 +1,4 @@
-"""The teachers of a recipe: what decides on them beside the recipe's text, and how each is fitted."""
+"""The teachers of a recipe: fitting each, and their inputs outside the recipe."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,24 +14,24 @@ if TYPE_CHECKING:  # what needs torch is imported where it is used
     from delrec_lite.teachers.contract import Teacher
 
 
-def read_beside(section: TeacherSection) -> list[str]:
-    """What a stage's key needs beside the section: the digest of ranked lists, and settings of kinds from elsewhere.
+def external_inputs(section: TeacherSection) -> list[str]:
+    """The inputs outside the section: the digest of ranked lists, and the settings of kinds of other packages.
 
     Raises:
         DataError: The lists cannot be read.
     """
-    read = [] if section.lists is None else [_digest(Path(section.lists))]
-    # The defaults of a kind from elsewhere may change with its package; those of built-in ones with the key's version.
-    foreign = (TEACHERS[kind] for kind in section.kinds if kind not in TEACHERS.built_in)
-    return read + [kind.configure(**section.settings_of(kind.name)).model_dump_json() for kind in foreign]
+    inputs = [] if section.lists is None else [_digest(Path(section.lists))]
+    # The defaults of a kind of another package change with that package; those of built-in kinds with `CODE`.
+    added_kinds = (TEACHERS[kind] for kind in section.kinds if kind not in TEACHERS.built_in)
+    return inputs + [kind.configure(**section.settings_of(kind.name)).model_dump_json() for kind in added_kinds]
 
 
 def fit_teacher(run: Stages, kind: str, folder: Path) -> "Teacher":
     """Fit one of the recipe's teachers.
 
     Args:
-        run: Whose recipe and data set are read.
-        kind: Out of the recipe's.
+        run: Its recipe and data set are used.
+        kind: One of the recipe's.
         folder: For its log.
 
     Raises:
@@ -51,7 +51,9 @@ def fit_teacher(run: Stages, kind: str, folder: Path) -> "Teacher":
 
     ranked = read_lists(Path(lists), run.dataset)
     if ranked.unknown:
-        run.console.say(f"  {lists}: {ranked.unknown} rows name no user or item of this data set and are left out")
+        run.console.say(
+            f"  {lists}: {ranked.unknown} rows do not name a user and an item of this data set and are left out"
+        )
     return fit_external(config, run.dataset, ranked, run.console, folder, device)
 
 

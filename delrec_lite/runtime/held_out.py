@@ -53,7 +53,7 @@ def held_out(bundle: Bundle, dataset: Path | None = None) -> HeldOut:
             raise DataError(f"{dataset} has no test part to take requests from", "prepare it with another --split")
         chosen = range(0, len(split), -(-len(split) // MOST_REQUESTS))
         split, candidates = split.take(chosen), candidates.take(chosen)
-        source = f"{data.name}, {Setting.of(data, candidates).asked()}"
+        source = f"{data.name}, {Setting.of(data, candidates).questions()}"
     else:
         stored = read_golden(bundle.folder, bundle.trained)
         split = Split("test", stored.histories, stored.targets)

@@ -13,13 +13,13 @@ from delrec_lite.teachers.contract import Network
 class Caser(Network):
     """The newest ``window`` items as an image of L rows, read by horizontal and vertical filters.
 
-    The paper's user vector is left out: a teacher must serve users it was never trained on.
+    Without the paper's user vector: a teacher must score users that were not in its training.
 
-    Every position is trained at once. A horizontal filter of height h slides over the whole sequence, and the
-    maximum over the last ``L - h + 1`` places is what the paper's pooling over one window of L items gives.
+    All positions are trained at once. A horizontal filter of height h slides over the whole sequence; the maximum
+    over the last ``L - h + 1`` places equals the paper's pooling over one window of L items.
 
     Args:
-        config: hidden, window, filters, vertical and dropout count.
+        config: hidden, window, filters, vertical and dropout are used.
         items: Size of the catalogue.
     """
 
@@ -35,7 +35,7 @@ class Caser(Network):
         self.norm = nn.LayerNorm(hidden)
 
     def states(self, items: Any) -> Any:
-        """Shapes as in ``Network``; before the first item stand zeros."""
+        """Shapes as in ``Network``; zeros precede the first item."""
         window = self.config.window
         image = F.pad(self.items[items] * self.config.hidden**0.5, (0, 0, window - 1, 0))
         image = self.drop(image)

@@ -1,4 +1,4 @@
-"""What every teacher is: a causal network over item ids that scores the whole catalogue."""
+"""The contract of every teacher: a causal network over item ids that scores the whole catalogue."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ from delrec_lite.teacher_kinds.settings import TeacherConfig
 class Network(nn.Module):
     """A causal network: a state depends on the items up to its position. Input and output vectors are tied.
 
-    Sequences are padded at their end, so no state that is read ever sees the padding and no mask is needed.
+    Sequences are padded at their end, so states before the padding do not depend on it and no mask is needed.
 
     Args:
         config: Its size.
@@ -37,7 +37,7 @@ class Network(nn.Module):
         return states @ self.items.T
 
     def loss(self, states: Any, targets: Any) -> Any:
-        """What training lowers: the mean cross-entropy of the next items over the whole catalogue.
+        """The training loss: the mean cross-entropy of the next items over the whole catalogue.
 
         Args:
             states: float32 ``[n, hidden]``.
@@ -47,12 +47,12 @@ class Network(nn.Module):
 
 
 class Teacher:
-    """A fitted sequential recommender; an item never seen in training is scored by its untrained vector.
+    """A fitted sequential recommender; an item that is not in the training data is scored by its untrained vector.
 
     Args:
-        network: In its final state; put into evaluation mode.
+        network: Trained; switched to evaluation mode.
         items: Size of the catalogue.
-        metrics: What training measured, kept with the saved teacher.
+        metrics: Validation figures of training, saved with the teacher.
     """
 
     def __init__(self, network: Network, items: int, metrics: dict[str, float] | None = None) -> None:
@@ -90,9 +90,9 @@ class Teacher:
         return self.sequence_scores_many([sequence])[0]
 
     def sequence_scores_many(self, sequences: Sequence[Ints]) -> list[Floats]:
-        """``sequence_scores`` of several sequences at once, the last row of each being what ``scores`` gives.
+        """``sequence_scores`` of several sequences; the last row of each equals the result of ``scores``.
 
-        Beyond ``max_length`` items every row costs a window of its own.
+        Each row beyond ``max_length`` items needs a separate window.
         """
         length = self.config.max_length
         out = [np.empty((len(self._checked(s)), self.items), dtype=np.float32) for s in sequences]
@@ -112,11 +112,11 @@ class Teacher:
         if len(history) == 0:
             raise UsageError("an empty history has no next item", "give at least one item")
         if min(history) < 0 or max(history) >= self.items:
-            raise UsageError(f"a history holds an item outside 0..{self.items - 1}", "use this data set's indices")
+            raise UsageError(f"a history holds an item outside 0..{self.items - 1}", "use the indices of this data set")
         return history
 
     def _batches(self, windows: Sequence[Ints], size: int = 128) -> Any:
-        """Yield places in ``windows`` and their states, windows of similar length together."""
+        """Yield indices into ``windows`` and their states, in batches of windows of similar length."""
         order = sorted(range(len(windows)), key=lambda n: len(windows[n]))
         with torch.inference_mode():
             for at in range(0, len(order), size):
@@ -125,7 +125,7 @@ class Teacher:
 
 
 def pad(windows: Sequence[Ints]) -> Any:
-    """Windows as one int64 tensor ``[windows, longest]``, item 0 behind the end of the shorter ones."""
+    """Windows as one int64 tensor ``[windows, longest]``, shorter ones padded with item 0 at the end."""
     out = torch.zeros(len(windows), max(len(w) for w in windows), dtype=torch.int64)
     for row, window in enumerate(windows):
         out[row, : len(window)] = torch.as_tensor(np.asarray(window, dtype=np.int64))

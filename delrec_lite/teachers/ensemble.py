@@ -1,4 +1,4 @@
-"""Several teachers as one: the mean of their distributions, and their item vectors side by side."""
+"""Several teachers as one: the mean of their distributions, and their concatenated item vectors."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from delrec_lite.teachers.contract import Teacher
 
 
 class Ensemble:
-    """Scores as one ``Teacher`` does: the logarithm of its members' mean probability of each item.
+    """Scores like a single ``Teacher``: the logarithm of its members' mean probability of each item.
 
     Args:
         members: Fitted on the same data set, at least one.
@@ -27,11 +27,11 @@ class Ensemble:
 
     def sequence_scores_many(self, sequences: Sequence[Ints]) -> list[Floats]:
         """See ``Teacher.sequence_scores_many``."""
-        every = [member.sequence_scores_many(sequences) for member in self.members]
-        return [_mixture(of_one) for of_one in zip(*every, strict=True)]
+        scores_by_member = [member.sequence_scores_many(sequences) for member in self.members]
+        return [_mixture(member_scores) for member_scores in zip(*scores_by_member, strict=True)]
 
     def item_vectors(self) -> Floats:
-        """The members' item vectors side by side, each with the same mean norm: float32 ``[items, sum of widths]``."""
+        """The members' item vectors, with equal mean norms, concatenated: float32 ``[items, sum of widths]``."""
         parts = []
         for member in self.members:
             vectors = member.item_vectors()

@@ -1,4 +1,4 @@
-"""The one training loop of teachers: epochs of steps, and the weights of the epoch that validation likes best."""
+"""The training loop of all teachers: it ends with the weights of the epoch with the best validation score."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,16 +16,16 @@ Batch = TypeVar("Batch")
 
 @dataclass(frozen=True)
 class Epochs(Generic[Batch]):
-    """What is learned from, and for how long.
+    """Batches, loss and length of a training.
 
     Attributes:
-        label: What errors call it.
-        count: Most epochs.
-        patience: Epochs without a better one that end training.
+        label: Name in errors.
+        count: Largest number of epochs.
+        patience: Epochs without improvement after which training stops.
         batches: The batches of an epoch, counted from 1.
-        loss: Of a batch: the mean over its targets, and how many targets those are.
+        loss: Of a batch: the mean over its targets, and their number.
         lr: The highest learning rate.
-        lr_factor: What ``lr`` is multiplied with after so many epochs, a fraction within one.
+        lr_factor: Factor of ``lr`` after so many epochs, which may be a fraction.
         clip: Largest norm of a step's gradients.
     """
 
@@ -44,35 +44,35 @@ def train_epochs(
     optimiser: Any,
     epochs: Epochs[Any],
     validate: Callable[[int, float], float],
-    least: float = -math.inf,
+    best_score: float = -math.inf,
     is_over: Callable[[], bool] = lambda: False,
 ) -> int:
-    """Train, and leave the network with the weights of its best epoch, in evaluation mode.
+    """Train the network; at the end it has the weights of its best epoch and is in evaluation mode.
 
-    Torch's random state decides on dropout; the caller sets it.
+    Torch's random state decides dropout; the caller sets it.
 
     Args:
         network: Changed in place.
         optimiser: Over its parameters.
-        epochs: What is learned, how long.
-        validate: How good the network is after an epoch with this mean loss of a target; higher is better.
-        least: What an epoch must be better than; if none is, the weights stay as they were.
-        is_over: Asked after each epoch whether to stop.
+        epochs: Batches, loss and length.
+        validate: Called with the epoch and its mean loss; returns the network's score, higher is better.
+        best_score: The score to beat; if no epoch does, the weights are not changed.
+        is_over: Called after each epoch; true stops training.
 
     Returns:
-        The best epoch; 0 if none was better than ``least``.
+        The best epoch; 0 if none was better than ``best_score``.
 
     Raises:
         DelrecError: The loss is not a number.
     """
-    kept, best = _copy(network), 0
+    best_weights, best = _copy(network), 0
     for epoch in range(1, epochs.count + 1):
         score = validate(epoch, _train_epoch(network, optimiser, epochs, epoch))
-        if score > least:
-            kept, best, least = _copy(network), epoch, score
+        if score > best_score:
+            best_weights, best, best_score = _copy(network), epoch, score
         if epoch - best >= epochs.patience or is_over():
             break
-    network.load_state_dict(kept)
+    network.load_state_dict(best_weights)
     return best
 
 

@@ -13,11 +13,11 @@ from delrec_lite.teachers.contract import Network
 class ESASRec(Network):
     """Item and position vectors, ``layers`` gated blocks of causal self-attention and feed-forward, tied output.
 
-    Unlike the paper's: the negatives of a step are shared by all its positions, which costs a CPU one small matrix
-    product; and without ``negatives`` the softmax runs over the whole catalogue, which is what sampling approximates.
+    Different from the paper: all positions of a step share its negatives, which costs a CPU one small matrix product;
+    and without ``negatives`` the softmax is over the whole catalogue, which sampling approximates.
 
     Args:
-        config: hidden, layers, heads, dropout, max_length and negatives count.
+        config: hidden, layers, heads, dropout, max_length and negatives are used.
         items: Size of the catalogue.
     """
 
@@ -39,22 +39,22 @@ class ESASRec(Network):
         return self.norm(x)
 
     def loss(self, states: Any, targets: Any) -> Any:
-        """Cross-entropy of each target among itself and the negatives drawn, see ``Network.loss``."""
+        """Cross-entropy of each target among itself and random negatives, see ``Network.loss``."""
         count = len(self.items)
         if not 0 < self.config.negatives < count:
             return super().loss(states, targets)
-        drawn = torch.randint(count, (self.config.negatives,), device=states.device)
-        others = states @ self.items[drawn].T
-        # A target that was drawn as a negative would be told to rise and to fall.
-        others = others.masked_fill(drawn == targets[:, None], float("-inf"))
-        own = (states * self.items[targets]).sum(1, keepdim=True)
-        return F.cross_entropy(torch.cat([own, others], 1), torch.zeros_like(targets))
+        negatives = torch.randint(count, (self.config.negatives,), device=states.device)
+        negative_scores = states @ self.items[negatives].T
+        # A target that is also a negative would be pushed up and down at once.
+        negative_scores = negative_scores.masked_fill(negatives == targets[:, None], float("-inf"))
+        target_scores = (states * self.items[targets]).sum(1, keepdim=True)
+        return F.cross_entropy(torch.cat([target_scores, negative_scores], 1), torch.zeros_like(targets))
 
 
 class _Block(nn.Module):
-    """A LiGR block (Borisyuk et al., 2025, arXiv 2502.03417): each half is added through a gate that its input opens.
+    """A LiGR block (Borisyuk et al., 2025, arXiv 2502.03417): a gate that depends on the input scales each half.
 
-    Norms stand before each half. The feed-forward half is a SwiGLU with as many weights as one four times wide.
+    Each half begins with a norm. The feed-forward half is a SwiGLU with the weights of a plain one four times as wide.
     """
 
     def __init__(self, config: ESASRecConfig) -> None:

@@ -1,4 +1,4 @@
-"""Trains a teacher: softmax over the whole catalogue at every position, early stop on validation users."""
+"""Trains a teacher: softmax over the whole catalogue at every position, early stopping on validation users."""
 
 import json
 import math
@@ -26,10 +26,10 @@ from delrec_lite.teachers.epochs import Epochs, train_epochs
 
 METRICS = "metrics.jsonl"
 CHOOSES = "expected_ndcg@10"
-VALIDATION_USERS = 2000  # more would cost time and move the choice of the best epoch little
-# NDCG@10 among so many, expected over all candidate sets, chooses the epoch: it tells two models apart with a quarter
-# of the users that NDCG@10 of the whole catalogue needs (MovieLens-100K, the pairs of 8 models, test users: mean |z|
-# 4.0 against 1.9).
+VALIDATION_USERS = 2000  # more would cost time and hardly change the choice of the best epoch
+# NDCG@10 among so many, expected over all candidate sets, chooses the epoch: to distinguish two models it needs a
+# quarter of the users that NDCG@10 over the whole catalogue needs (MovieLens-100K, the pairs of 8 models, test users:
+# mean |z| 4.0 against 1.9).
 CANDIDATES = 15
 
 
@@ -41,7 +41,7 @@ def fit(
     time_limit_s: float | None = None,
     device: str = "cpu",
 ) -> Teacher:
-    """Train on the training part of every sequence and return the epoch that ranks validation items best.
+    """Train on the training part of every sequence and return the weights of the best epoch on validation items.
 
     The same seed on the same machine gives the same teacher, unless the time limit ends training.
 
@@ -51,11 +51,11 @@ def fit(
         console: Shows the bar: epochs, validation NDCG@10, time left.
         out: Folder for ``metrics.jsonl``, one line an epoch.
         time_limit_s: Training stops after the epoch that passes it.
-        device: Where torch computes; the teacher is handed back on the CPU.
+        device: Where torch computes; the teacher is returned on the CPU.
 
     Returns:
-        The teacher; ``metrics`` holds of its validation users ``expected_ndcg@10`` (among 15
-        candidates, expected over all candidate sets: what chose the epoch), ``ndcg@10`` and ``hr@10`` (whole catalogue
+        The teacher; ``metrics`` has on its validation users ``expected_ndcg@10`` (among 15
+        candidates, expected over all candidate sets: it chose the epoch), ``ndcg@10`` and ``hr@10`` (whole catalogue
         without the history), and ``epoch`` and ``seconds``.
 
     Raises:
@@ -65,17 +65,17 @@ def fit(
     sequences = [s for s in dataset.train() if len(s) > 1]
     if not sequences:
         raise DataError("no training sequence has two items", "use a data set with longer sequences")
-    asked = _some(dataset.valid(), config.seed)
-    expected = ExpectedSampledMetrics.of(asked, len(dataset.catalog), CANDIDATES)
-    began = time.monotonic()
+    validation = _validation_users(dataset.valid(), config.seed)
+    expected = ExpectedSampledMetrics.of(validation, len(dataset.catalog), CANDIDATES)
+    start = time.monotonic()
     with torch.random.fork_rng(devices=[]), console.progress(config.kind, config.epochs) as tick:
         torch.manual_seed(config.seed)
         network = TEACHERS[config.kind].build(config, len(dataset.catalog)).to(device)
         teacher, lines = Teacher(network, len(dataset.catalog)), list[dict[str, float]]()
 
         def validate(epoch: int, loss: float) -> float:
-            figures = _figures(teacher, asked, expected)
-            lines.append({"epoch": epoch, "loss": loss, **figures, "seconds": round(time.monotonic() - began, 2)})
+            figures = _figures(teacher, validation, expected)
+            lines.append({"epoch": epoch, "loss": loss, **figures, "seconds": round(time.monotonic() - start, 2)})
             if out is not None:
                 out.mkdir(parents=True, exist_ok=True)
                 write_whole(out / METRICS, "".join(json.dumps(line) + "\n" for line in lines))
@@ -102,24 +102,24 @@ def fit(
         )
     network.cpu()
     teacher.metrics = {name: value for name, value in lines[best - 1].items() if name != "loss"}
-    teacher.metrics["seconds"] = round(time.monotonic() - began, 2)
+    teacher.metrics["seconds"] = round(time.monotonic() - start, 2)
     return teacher
 
 
 def _loss(network: Network, batch: Sequence[Ints]) -> tuple[Any, int]:
-    """Mean loss of the next item at every place of some windows, and how many places those are."""
+    """Mean loss of the next item at every place of the windows, and the number of places."""
     device = network.items.device
-    wanted = torch.as_tensor(np.concatenate([w[1:] for w in batch])).to(device)
+    targets = torch.as_tensor(np.concatenate([w[1:] for w in batch])).to(device)
     read = pad([np.ones(len(w) - 1, dtype=np.int64) for w in batch]).bool().to(device)
     states = network.states(pad([w[:-1] for w in batch]).to(device))[read]
-    return network.loss(states, wanted), len(wanted)
+    return network.loss(states, targets), len(targets)
 
 
 def _batches(sequences: Sequence[Ints], config: TeacherConfig, epoch: int) -> Iterator[list[Ints]]:
-    """Windows of ``max_length`` steps, each cut elsewhere in every epoch, of similar length together."""
+    """Windows of ``max_length`` steps, cut at other places in every epoch, in batches of similar length."""
     rng = np.random.default_rng([config.seed, epoch])
     pool = windows(sequences, config.max_length, rng)
-    # Sorting noisy lengths keeps padding low without showing the same neighbours in every epoch.
+    # Sorting noisy lengths keeps padding low without the same batches in every epoch.
     order = np.argsort([len(w) * rng.uniform(0.8, 1.25) for w in pool])
     starts = np.arange(0, len(pool), config.batch)
     rng.shuffle(starts)
@@ -136,7 +136,7 @@ def _factor(epochs_done: float, epochs: int) -> float:
 
 
 def _groups(network: Network) -> list[dict[str, Any]]:
-    """Weight decay for matrices only; norms and biases are left free."""
+    """Parameter groups: weight decay for matrices, none for norms and biases."""
     decayed = [p for p in network.parameters() if p.dim() > 1]
     free = [p for p in network.parameters() if p.dim() < 2]
     return [
@@ -145,9 +145,9 @@ def _groups(network: Network) -> list[dict[str, Any]]:
     ]
 
 
-def _figures(teacher: Teacher, asked: Split, expected: ExpectedSampledMetrics) -> dict[str, float]:
-    """What validation users get."""
-    full = catalogue_ranks(teacher.scores(asked.histories), asked.histories, asked.targets)
+def _figures(teacher: Teacher, validation: Split, expected: ExpectedSampledMetrics) -> dict[str, float]:
+    """Figures on the validation users."""
+    full = catalogue_ranks(teacher.scores(validation.histories), validation.histories, validation.targets)
     return {
         CHOOSES: float(expected.per_user(full, "NDCG@10").mean()),
         "ndcg@10": float(per_user(full, "NDCG@10").mean()),
@@ -155,7 +155,7 @@ def _figures(teacher: Teacher, asked: Split, expected: ExpectedSampledMetrics) -
     }
 
 
-def _some(split: Split, seed: int) -> Split:
+def _validation_users(split: Split, seed: int) -> Split:
     if len(split) <= VALIDATION_USERS:
         return split
     users = np.random.default_rng(seed).choice(len(split), VALIDATION_USERS, replace=False)

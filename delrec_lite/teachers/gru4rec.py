@@ -11,10 +11,10 @@ from delrec_lite.teachers.contract import Network
 class GRU4Rec(Network):
     """Item vectors, ``layers`` GRU layers, a linear map back to item vectors, tied output.
 
-    The paper samples negatives from the mini-batch; here the softmax runs over the whole catalogue.
+    The paper samples negatives from the mini-batch; here the softmax is over the whole catalogue.
 
     Args:
-        config: hidden, layers and dropout count.
+        config: hidden, layers and dropout are used.
         items: Size of the catalogue.
     """
 

@@ -13,10 +13,10 @@ from delrec_lite.teachers.contract import Network
 class SASRec(Network):
     """Item and position vectors, ``layers`` blocks of causal self-attention and feed-forward, tied output.
 
-    Unlike the paper's: norms stand before each half of a block, and the feed-forward part is four times wide.
+    Different from the paper: each half of a block begins with a norm, and the feed-forward part is four times as wide.
 
     Args:
-        config: hidden, layers, heads, dropout and max_length count.
+        config: hidden, layers, heads, dropout and max_length are used.
         items: Size of the catalogue.
     """
 

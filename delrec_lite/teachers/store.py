@@ -22,7 +22,7 @@ _REMEDY = "train it again: delrec-lite train --stage teacher"
 
 
 def save_teacher(teacher: Teacher, folder: Path) -> None:
-    """Write ``teacher.json`` and ``teacher.safetensors``, each whole or not at all.
+    """Write ``teacher.json`` and ``teacher.safetensors``; an interrupted write leaves no partial file.
 
     Raises:
         StorageError: The folder cannot be written.
@@ -39,7 +39,7 @@ def save_teacher(teacher: Teacher, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=".part-", dir=folder))
         save_file(tensors, part / WEIGHTS)
-        # A kill between the two renames leaves new weights beside old settings: the digest tells.
+        # A kill between the two renames leaves new weights beside old settings; the digest shows it.
         text["sha256"] = sha256_of(part / WEIGHTS)
         (part / CONFIG).write_text(json.dumps(text, indent=2) + "\n", encoding="utf-8")
         (part / WEIGHTS).replace(folder / WEIGHTS)
@@ -55,12 +55,14 @@ def load_teacher(folder: Path) -> Teacher:
     """Read what ``save_teacher`` wrote; scores are the same to the last bit.
 
     Raises:
-        BundleError: A file is missing, cut short, foreign or of another schema; names the file.
+        BundleError: A file is missing, incomplete, of another program or of another schema; names the file.
     """
     text = _settings(folder / CONFIG)
     try:
         if sha256_of(folder / WEIGHTS) != text.get("sha256"):
-            raise BundleError(f"{folder / WEIGHTS} is not what {CONFIG} beside it names: sha256 differs", _REMEDY)
+            raise BundleError(
+                f"{folder / WEIGHTS} is not the file that {CONFIG} beside it names: sha256 differs", _REMEDY
+            )
     except OSError as error:
         raise BundleError(f"{folder / WEIGHTS} cannot be read: {error}", _REMEDY) from error
     try:

@@ -1,4 +1,4 @@
-"""What learns of the LLM in stage 2: LoRA, DoRA and AdaLoRA through PEFT, or all of it; and how it is kept."""
+"""The trainable weights of the LLM in stage 2: LoRA, DoRA and AdaLoRA through PEFT, or all; and their files."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ from delrec_lite.prompts.tasks import Prompts
 
 ADAPTER = "adapter"
 ITEMS = "items.safetensors"
-BODY = "body.safetensors"  # in the adapter's place, where there is none
+BODY = "body.safetensors"  # instead of the adapter, where all weights are trained
 # AdaLoRA (arXiv 2303.10512) begins with half as many directions again and drops the least important ones between
-# these shares of the steps; the remaining steps train what is left.
+# these shares of the steps; the last steps train the remaining ones.
 START_RANK = 1.5
 PRUNING = (0.1, 0.7)
 ORTHOGONALITY = 0.1
@@ -36,8 +36,7 @@ def add_adapter(model: ItemLM, recipe: FinetuneSection, steps: int) -> None:
     Args:
         model: Its ``lm`` is replaced.
         recipe: Kind, rank, modules.
-        steps: Optimiser steps of stage 2, also where the adapter learns in stage 1 already; AdaLoRA plans its ranks by
-            them.
+        steps: Optimiser steps of stage 2, also where stage 1 trains the adapter; AdaLoRA plans its ranks by them.
 
     Raises:
         ConfigError: Too few steps for AdaLoRA.
@@ -51,7 +50,7 @@ def add_adapter(model: ItemLM, recipe: FinetuneSection, steps: int) -> None:
         "target_modules": list(find_architecture(model.lm.config.model_type).adapted(recipe.modules)),
     }
     if recipe.adapter == "adalora":
-        steps = steps or FEWEST_STEPS  # nothing is going to be trained
+        steps = steps or FEWEST_STEPS  # nothing will be trained
         begin, end = (round(share * steps) for share in PRUNING)
         if steps < FEWEST_STEPS:
             raise ConfigError(f"adalora cannot plan its ranks over {steps} steps", "raise finetune.epochs, or use lora")
@@ -68,7 +67,7 @@ def add_adapter(model: ItemLM, recipe: FinetuneSection, steps: int) -> None:
     else:
         config = LoraConfig(r=recipe.rank, use_dora=recipe.adapter == "dora", **shared)
     model.lm = get_peft_model(model.lm, config)
-    # PEFT divides by the rank, a constant that it does not save; beside a bf16 base it becomes trainable by mistake
+    # PEFT divides by the rank, a constant that it does not save; with a bf16 base it becomes trainable by mistake
     # (0.21: moved to the base's dtype as a new parameter), and the weights as read back would score otherwise.
     for name, p in model.lm.named_parameters():
         if ".ranknum." in name:
@@ -76,11 +75,11 @@ def add_adapter(model: ItemLM, recipe: FinetuneSection, steps: int) -> None:
 
 
 def unfreeze(model: ItemLM, rows: bool) -> None:
-    """Let all weights of the network learn, in float32: in bf16 a step is smaller than what a weight can hold.
+    """Make all weights of the network trainable, in float32: a step is smaller than the resolution of bf16.
 
     Args:
         model: Not quantised, without adapter.
-        rows: The token rows too; where items are one token each, a prompt has no more than a sentence of others.
+        rows: The token embeddings too. Not needed where each item is one token: then a prompt has few text tokens.
     """
     frozen = set() if rows else {id(p) for p in model.body.embed_tokens.parameters()}
     for p in model.body.parameters():
@@ -100,14 +99,14 @@ def orthogonality(lm: Any) -> Any:
 
 
 class RankAllocation:
-    """AdaLoRA's work after each step, with all it remembers, so that a checkpoint can hold it."""
+    """AdaLoRA's choice of ranks after each step; its state can be saved in a checkpoint."""
 
     def __init__(self, lm: Any) -> None:
         self._tuner = lm.base_model
         self._config = lm.peft_config[lm.active_adapter]
 
     def __call__(self, step: int) -> None:
-        """After the optimiser's step ``step``, from 0; the gradients are still there."""
+        """Call it after the optimiser's step ``step``, from 0, before the gradients are cleared."""
         self._tuner.update_and_allocate(step)
 
     @property
@@ -117,14 +116,14 @@ class RankAllocation:
 
     def state(self) -> dict[str, Any]:
         """Tensors by name."""
-        held = {f"{kind}/{name}": t for kind, tensors in self._memory.items() for name, t in tensors.items()}
-        kept = self._config.rank_pattern or {}
-        return held | {f"kept/{name}": torch.tensor(mask) for name, mask in kept.items()}
+        statistics = {f"{kind}/{name}": t for kind, tensors in self._memory.items() for name, t in tensors.items()}
+        masks = self._config.rank_pattern or {}
+        return statistics | {f"kept/{name}": torch.tensor(mask) for name, mask in masks.items()}
 
-    def load(self, held: Mapping[str, Any]) -> None:
-        """Put back what ``state`` gave."""
+    def load(self, tensors: Mapping[str, Any]) -> None:
+        """Restore what ``state`` returned."""
         device = next(self._tuner.parameters()).device
-        for key, tensor in held.items():
+        for key, tensor in tensors.items():
             kind, name = key.split("/", 1)
             if kind == "kept":
                 self._config.rank_pattern = {**(self._config.rank_pattern or {}), name: tensor.tolist()}
@@ -133,14 +132,14 @@ class RankAllocation:
 
 
 def save_adapter(lm: Any, learned: Mapping[str, Any], folder: Path) -> None:
-    """Write the adapter, or the weights themselves where there is none.
+    """Write the adapter, or all trained weights where there is none.
 
-    AdaLoRA's dropped directions stay in as zeros: the weights that are kept may be older than the last choice of
-    directions, so they are not cut by it.
+    AdaLoRA's dropped directions are written as zeros: the best weights may be older than the last choice of
+    directions, so that choice is not applied to them.
 
     Args:
         lm: The LLM, with or without adapter.
-        learned: Its parameters that learned, by name.
+        learned: Its trained parameters, by name.
         folder: Of the stage.
     """
     if not hasattr(lm, "peft_config"):
@@ -153,7 +152,7 @@ def save_adapter(lm: Any, learned: Mapping[str, Any], folder: Path) -> None:
 
 
 def load_finetuned(model: ItemLM, folder: Path) -> None:
-    """Put the adapter, or all weights, and the item vectors that stage 2 wrote into ``model``."""
+    """Load the adapter, or all weights, and the item vectors that stage 2 wrote into ``model``."""
     if (folder / BODY).is_file():
         for name, tensor in load_file(folder / BODY).items():
             p = model.lm.get_parameter(name)
@@ -162,9 +161,9 @@ def load_finetuned(model: ItemLM, folder: Path) -> None:
         from peft import PeftModel
 
         model.lm = PeftModel.from_pretrained(model.lm, str(folder / ADAPTER)).eval()
-    held = load_file(folder / ITEMS)
+    vectors = load_file(folder / ITEMS)
     with torch.no_grad():
-        for name, tensor in held.items():
+        for name, tensor in vectors.items():
             getattr(model, name).copy_(tensor)
     model.requires_grad_(False)
 
@@ -189,35 +188,35 @@ class MergeDelta:
 def merge_deltas(
     model: ItemLM, base: Base, prompts: Prompts, histories: Sequence[Ints], max_history: int
 ) -> dict[str, MergeDelta]:
-    """What merging costs, by what the adapter is merged onto; ``model`` stays as it is.
+    """How merging changes the scores, by the weights that the adapter is merged into; ``model`` is not changed.
 
     Args:
-        model: As trained, its base quantised or not.
+        model: The trained model, its base quantised or not.
         base: Its base model; ``original`` reads the weights of ``base.folder`` again.
         prompts: The compiled tasks.
-        histories: Some requests.
+        histories: Histories to score.
         max_history: Items that the prompt holds.
 
     Returns:
-        ``dequant``: onto the weights that training saw; ``original``: onto the weights as they were pulled.
+        ``dequant``: merged into the weights that training used; ``original``: into the weights as they were pulled.
     """
     trained = score_all(model, prompts, histories, max_history)
     makers: dict[str, Callable[[], Any]] = {
         "dequant": lambda: plain_copy(model.lm),
         "original": lambda: load_base(base.name, base.folder, torch.float32).model,
     }
-    found = {}
-    kept = model.lm
+    deltas = {}
+    trained_lm = model.lm
     try:
         for name, make in makers.items():
-            model.lm = merged(kept, make()).to(model.soft.device).eval()
+            model.lm = merged(trained_lm, make()).to(model.soft.device).eval()
             scores = score_all(model, prompts, histories, max_history)
-            model.lm = kept
+            model.lm = trained_lm
             first, second = (np.argsort(-s, axis=1)[:, :10] for s in (trained, scores))
             same = np.mean([len(np.intersect1d(a, b)) / len(a) for a, b in zip(first, second, strict=True)])
-            apart = np.abs(trained - scores)
+            differences = np.abs(trained - scores)
             correlation = float(np.corrcoef(trained.ravel(), scores.ravel())[0, 1])
-            found[name] = MergeDelta(float(apart.mean()), float(apart.max()), correlation, float(same))
+            deltas[name] = MergeDelta(float(differences.mean()), float(differences.max()), correlation, float(same))
     finally:
-        model.lm = kept
-    return found
+        model.lm = trained_lm
+    return deltas

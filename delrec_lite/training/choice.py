@@ -1,4 +1,4 @@
-"""Training where the answer is one of some candidates: each window asks one question, at a place from the seed."""
+"""Training on candidate sets: each window gives one question, at a random place that the seed decides."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from delrec_lite.teachers.contract import Teacher
 from delrec_lite.teachers.ensemble import Ensemble
 from delrec_lite.training.context import TrainingContext
 
-TOP = 10  # h: how many of the teacher's first stand among the candidates of pattern simulating (section 5.1)
+TOP = 10  # h: how many of the teacher's first items are candidates in pattern simulating (section 5.1)
 
 
 @dataclass(frozen=True)
@@ -25,21 +25,21 @@ class CandidateBatch:
     Attributes:
         histories: Item indices, oldest first.
         candidates: int64 ``[questions, m]``.
-        places: Where among its candidates each question's answer is, int64 ``[questions]``.
+        places: Index of the answer among each question's candidates, int64 ``[questions]``.
     """
 
     histories: list[Ints]
     candidates: Ints
     places: Ints
 
-    def each(self) -> list["Example"]:
+    def examples(self) -> list["Example"]:
         """The questions one by one."""
         return list(zip(self.histories, self.candidates, self.places.tolist(), strict=True))
 
     @staticmethod
     def of(questions: Sequence["Example"]) -> "CandidateBatch":
-        """Questions put together again."""
-        return _asked([history for history, _, _ in questions], [(chosen, place) for _, chosen, place in questions])
+        """A batch of these questions."""
+        return _candidate_batch([history for history, _, _ in questions], [(c, place) for _, c, place in questions])
 
 
 Example = tuple[Ints, Ints, int]
@@ -60,14 +60,14 @@ class Sampler:
     seed: int
 
     def next_item(self, step: int, batch: Sequence[Ints]) -> CandidateBatch:
-        """What came next at a random place of each window; the other candidates are none of the window's items."""
+        """The next item at a random place of each window; the negatives are items that the window does not hold."""
         rng = np.random.default_rng([self.seed, step, 0])
         cuts = [int(rng.integers(1, len(window))) for window in batch]
-        sets = [self._around(rng, int(w[cut]), w) for w, cut in zip(batch, cuts, strict=True)]
-        return _asked([w[:cut] for w, cut in zip(batch, cuts, strict=True)], sets)
+        sets = [self._with_negatives(rng, int(w[cut]), w) for w, cut in zip(batch, cuts, strict=True)]
+        return _candidate_batch([w[:cut] for w, cut in zip(batch, cuts, strict=True)], sets)
 
     def pattern(self, step: int, batch: Sequence[Ints], teacher: Teacher | Ensemble) -> tuple[CandidateBatch, Floats]:
-        """The teacher's first few after a random place of each window among others; the answer is its very first.
+        """The teacher's first items after a random place of each window, and random negatives; its first is the answer.
 
         Returns:
             The questions, and the teacher's scores of their candidates: float32 ``[questions, m]``.
@@ -79,77 +79,78 @@ class Sampler:
         for row in scores:
             order = np.argsort(-row, kind="stable")
             top = min(TOP, self.m - 1)
-            others = rng.choice(order[top:], self.m - top, replace=False)
-            sets.append(_shuffled(rng, int(order[0]), np.concatenate([order[1:top], others])))
-        asked = _asked(histories, sets)
-        return asked, np.take_along_axis(scores, asked.candidates, 1)
+            negatives = rng.choice(order[top:], self.m - top, replace=False)
+            sets.append(_shuffled(rng, int(order[0]), np.concatenate([order[1:top], negatives])))
+        questions = _candidate_batch(histories, sets)
+        return questions, np.take_along_axis(scores, questions.candidates, 1)
 
     def temporal(self, step: int, batch: Sequence[Ints]) -> CandidateBatch:
-        """The hidden item of temporal analysis, each window's second-last; the ``histories`` are whole windows."""
+        """The hidden item of temporal analysis, the last but one of each window; ``histories`` are the full windows."""
         rng = np.random.default_rng([self.seed, step, 2])
-        return _asked(list(batch), [self._around(rng, int(window[-2]), window) for window in batch])
+        return _candidate_batch(list(batch), [self._with_negatives(rng, int(window[-2]), window) for window in batch])
 
-    def _around(self, rng: Any, target: int, seen: Ints) -> tuple[Ints, int]:
+    def _with_negatives(self, rng: Any, target: int, seen: Ints) -> tuple[Ints, int]:
         pool = np.setdiff1d(np.arange(self.items), seen)
         if len(pool) < self.m - 1:
             raise DataError(
-                f"a window leaves {len(pool)} items of the catalogue unseen, {self.m - 1} negatives are wanted",
+                f"a window leaves {len(pool)} items of the catalogue unseen, {self.m - 1} negatives are needed",
                 "ask for fewer candidates (data.candidates) or a shorter model.max_history",
             )
         return _shuffled(rng, target, rng.choice(pool, self.m - 1, replace=False))
 
 
-def _shuffled(rng: Any, target: int, others: Ints) -> tuple[Ints, int]:
-    """A set with its target at a random place, and that place."""
-    place = int(rng.integers(len(others) + 1))
-    return np.insert(rng.permutation(others), place, target), place
+def _shuffled(rng: Any, target: int, negatives: Ints) -> tuple[Ints, int]:
+    """The candidate set with its target at a random place, and that place."""
+    place = int(rng.integers(len(negatives) + 1))
+    return np.insert(rng.permutation(negatives), place, target), place
 
 
-def _asked(histories: list[Ints], sets: Sequence[tuple[Ints, int]]) -> CandidateBatch:
+def _candidate_batch(histories: list[Ints], sets: Sequence[tuple[Ints, int]]) -> CandidateBatch:
     return CandidateBatch(histories, np.stack([s for s, _ in sets]), np.array([place for _, place in sets]))
 
 
-def next_logits(context: TrainingContext, asked: CandidateBatch) -> Any:
-    """Scores of the candidates of what comes next: float32 ``[questions, m]``, with gradients."""
-    prompts, pairs = context.prompts, zip(asked.histories, asked.candidates, strict=True)
+def next_logits(context: TrainingContext, questions: CandidateBatch) -> Any:
+    """Scores of the candidates for the next item: float32 ``[questions, m]``, with gradients."""
+    prompts, pairs = context.prompts, zip(questions.histories, questions.candidates, strict=True)
     return next_scores(context.model, prompts, [next_question(prompts, h, c, context.max_history) for h, c in pairs])
 
 
-def temporal_logits(context: TrainingContext, asked: CandidateBatch) -> Any:
+def temporal_logits(context: TrainingContext, questions: CandidateBatch) -> Any:
     """Scores of the candidates of temporal analysis: float32 ``[questions, m]``, with gradients."""
-    prompts, pairs = context.prompts, zip(asked.histories, asked.candidates, strict=True)
+    prompts, pairs = context.prompts, zip(questions.histories, questions.candidates, strict=True)
     return temporal_scores(context.model, prompts, [temporal_question(prompts, w, c) for w, c in pairs])
 
 
-def cross_entropy(logits: Any, asked: CandidateBatch) -> Any:
+def cross_entropy(logits: Any, questions: CandidateBatch) -> Any:
     """Mean cross-entropy of the answers, nats a question."""
-    return F.cross_entropy(logits, torch.from_numpy(asked.places).to(logits.device))
+    return F.cross_entropy(logits, torch.from_numpy(questions.places).to(logits.device))
 
 
-def divergence(logits: Any, wanted: Floats, temperature: float = 1.0) -> Any:
+def divergence(logits: Any, teacher_scores: Floats, temperature: float = 1.0) -> Any:
     """Mean KL from the teacher's distribution over the candidates to the model's, nats a question."""
-    target = F.log_softmax(torch.from_numpy(wanted).to(logits.device) / temperature, 1)
+    target = F.log_softmax(torch.from_numpy(teacher_scores).to(logits.device) / temperature, 1)
     return F.kl_div(F.log_softmax(logits, 1), target, reduction="batchmean", log_target=True)
 
 
 def next_item_loss(
-    context: TrainingContext, asked: CandidateBatch, teacher_weight: float
+    context: TrainingContext, questions: CandidateBatch, teacher_weight: float
 ) -> tuple[Any, dict[str, float]]:
-    """Stage 2 among candidates: cross-entropy of what came next, mixed with the divergence from the teacher.
+    """Stage 2 on candidates: cross-entropy of the next item, mixed with the divergence from the teacher.
 
     Args:
-        context: Its teacher is asked only where it weighs something.
-        asked: From ``Sampler.next_item``.
+        context: Its teacher is used only if ``teacher_weight`` is above 0.
+        questions: From ``Sampler.next_item``.
         teacher_weight: The teacher's share of the target.
 
     Returns:
-        The loss, nats a question, and its parts by name.
+        The loss, nats a question, and its terms by name.
     """
-    logits = next_logits(context, asked)
-    loss = cross_entropy(logits, asked)
+    logits = next_logits(context, questions)
+    loss = cross_entropy(logits, questions)
     figures = {"next_item": loss.item()}
     if teacher_weight > 0:
-        kl = divergence(logits, np.take_along_axis(context.teacher.scores(asked.histories), asked.candidates, 1))
+        teacher_scores = context.teacher.scores(questions.histories)
+        kl = divergence(logits, np.take_along_axis(teacher_scores, questions.candidates, 1))
         figures["teacher"] = kl.item()
         loss = (1 - teacher_weight) * loss + teacher_weight * kl
     return loss, figures

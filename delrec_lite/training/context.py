@@ -1,4 +1,4 @@
-"""What both stages of training work with: the model, its prompts, the teacher, the data, and where results go."""
+"""The inputs of both training stages: the model, its prompts, the teacher, the data and the output folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +15,13 @@ from delrec_lite.training.windows import steps_for
 
 @dataclass(frozen=True)
 class TrainingContext:
-    """All that a stage is given beside its section of the recipe.
+    """The inputs of a stage, without its section of the recipe.
 
     Attributes:
-        model: What is trained, in place.
+        model: Trained in place.
         prompts: The compiled tasks.
         teacher: Fitted on the same data set.
-        dataset: Only its training part is learned from; some validation users choose weights and make the report.
+        dataset: Stages train on its training part; a part of its validation users chooses weights and gives the report.
         candidates: Of the validation users.
         max_history: Items of a history that the prompt holds, and inputs of a training window.
         out: The stage's folder, for checkpoint, metrics and results.
@@ -44,5 +44,5 @@ class TrainingContext:
         return count
 
     def steps(self, recipe: OptimSection) -> int:
-        """Optimiser steps of a stage with this section of the recipe, if nothing ends it before."""
+        """Optimiser steps of a stage with this section of the recipe, unless it stops early."""
         return steps_for(recipe.epochs, self.dataset.train(), recipe.tokens_per_step)

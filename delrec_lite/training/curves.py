@@ -21,11 +21,11 @@ Points = list[tuple[float, float]]
 def draw_curves(folder: Path, title: str = "", console: Console = QUIET) -> Path | None:
     """Write ``curves.svg`` beside ``metrics.jsonl``.
 
-    Every figure has a panel: each step faint, the mean of a fiftieth of all steps around it strong; figures of a
-    validation (``valid_...``) as points.
+    Every figure has a panel: a faint line of all steps and a strong one of the mean over a fiftieth of the steps;
+    validation figures (``valid_...``) are points.
 
     Returns:
-        The picture, or None where nothing was logged, or where matplotlib is missing, which ``console`` says.
+        The picture, or None if nothing was logged or matplotlib is missing; the console then says so.
     """
     log = folder / "metrics.jsonl"
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.is_file() else []
@@ -61,8 +61,8 @@ def _draw_panel(panel: Any, name: str, label: str, points: Points, steps: int) -
         panel.plot(*zip(*_thin(_smooth(points)), strict=True), color=LINE, linewidth=1.8, gid=f"{name}-mean")
     best, last = max(points, key=lambda p: p[1]), _smooth(points)[-1]
     panel.set_title(label, loc="left", fontsize=10, fontweight="bold")
-    said = f"best {best[1]:.4g} after {best[0]:.0f}" if validated else f"at the end {last[1]:.4g}"
-    panel.set_title(said, loc="right", fontsize=9)
+    figure_text = f"best {best[1]:.4g} after {best[0]:.0f}" if validated else f"at the end {last[1]:.4g}"
+    panel.set_title(figure_text, loc="right", fontsize=9)
     panel.set_xlabel("steps")
     panel.set_xlim(1, max(2, steps))
     panel.locator_params(axis="x", integer=True, nbins=6)
@@ -73,11 +73,11 @@ def _smooth(points: Points) -> Points:
     half = len(points) // 100
     out = []
     for n, (step, _) in enumerate(points):
-        near = points[max(0, n - half) : n + half + 1]
-        out.append((step, sum(value for _, value in near) / len(near)))
+        neighbours = points[max(0, n - half) : n + half + 1]
+        out.append((step, sum(value for _, value in neighbours) / len(neighbours)))
     return out
 
 
 def _thin(points: Points) -> Points:
-    every = max(1, len(points) // MOST_POINTS)
-    return points[::every]
+    stride = max(1, len(points) // MOST_POINTS)
+    return points[::stride]

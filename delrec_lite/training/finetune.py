@@ -23,10 +23,10 @@ from delrec_lite.prompts.tasks import Prompts
 from delrec_lite.training.adapters import ITEMS, RankAllocation, add_adapter, orthogonality, save_adapter, unfreeze
 from delrec_lite.training.choice import CandidateBatch, Example, Sampler, next_item_loss
 from delrec_lite.training.context import TrainingContext
-from delrec_lite.training.distill import some_users
-from delrec_lite.training.loop import Group, LossOf, Schedule, Validation, finished, train
+from delrec_lite.training.distill import validation_subsample
+from delrec_lite.training.loop import Group, LossOf, Schedule, Validation, finish_stage, train
 from delrec_lite.training.memory import enable_gradient_checkpointing
-from delrec_lite.training.parts import micro_batches
+from delrec_lite.training.micro_batches import micro_batch_losses
 from delrec_lite.training.ranking import ranked
 from delrec_lite.training.tasks import teacher_distribution, truncate_to_context
 from delrec_lite.training.windows import StepPlan, steps_for
@@ -34,14 +34,15 @@ from delrec_lite.training.windows import StepPlan, steps_for
 
 @dataclass(frozen=True)
 class Finetuned:
-    """What stage 2 shows.
+    """The report of stage 2.
 
     Attributes:
         loss: Mean over the last tenth of the steps, nats an item.
         steps: Optimiser steps planned.
-        best_step: After how many steps the weights that are kept stood; 0: no validation, the last are kept.
-        valid_ndcg: NDCG@10 of those among m candidates, expected over all candidate sets, or over the sampled sets
-            where the prompt format cannot rank the catalogue; some validation users; 0 without validation.
+        best_step: Steps after which the saved weights were reached; 0: no validation, the last weights are saved.
+        valid_ndcg: NDCG@10 of the saved weights among m candidates, expected over all candidate sets, or over the
+            sampled sets where the prompt format cannot rank the catalogue; on a part of the validation users; 0
+            without validation.
         valid_hr1: HR@1, the same.
     """
 
@@ -55,11 +56,10 @@ class Finetuned:
 def finetune(context: TrainingContext, recipe: FinetuneSection) -> Finetuned:
     """Learn LoRA matrices and item vectors on the next item at every item boundary, over the whole catalogue.
 
-    The target is the item that came, mixed with the teacher's distribution where the recipe says so
-    (``teacher_weight``).
+    The target is the next item, mixed with the teacher's distribution if the recipe sets ``teacher_weight``.
 
     Args:
-        context: Its model has the soft prompt of stage 1, and its LLM gets the adapter in place; the teacher is asked
+        context: Its model has the soft prompt of stage 1, and its LLM gets the adapter in place; the teacher is used
             only if ``teacher_weight`` is above 0.
         recipe: Stage 2 of the recipe.
     """
@@ -67,7 +67,7 @@ def finetune(context: TrainingContext, recipe: FinetuneSection) -> Finetuned:
     out.mkdir(parents=True, exist_ok=True)
     model.requires_grad_(False)
     plan = context.steps(recipe)
-    if hasattr(model.lm, "peft_config"):  # stage 1 has trained it already
+    if hasattr(model.lm, "peft_config"):  # stage 1 has trained it
         for name, p in model.lm.named_parameters():
             p.requires_grad_("lora_" in name)
     elif recipe.adapter == "full":
@@ -86,21 +86,21 @@ def finetune(context: TrainingContext, recipe: FinetuneSection) -> Finetuned:
     model.train()
     validation = None
     if recipe.valid_every:
-        every = steps_for(recipe.valid_every, context.dataset.train(), recipe.tokens_per_step)
-        validation = Validation(partial(_measure, context), every, recipe.patience)
+        interval = steps_for(recipe.valid_every, context.dataset.train(), recipe.tokens_per_step)
+        validation = Validation(partial(_validation_metrics, context), interval, recipe.patience)
     means = {"next_item": 0.0}
-    parts = recipe.gradient_accumulation_steps * current().count
+    micro_batch_count = recipe.gradient_accumulation_steps * current().count
     if plan:
         means = train(
             groups,
-            losses(context, recipe, parts),
+            losses(context, recipe, micro_batch_count),
             Schedule(plan, recipe.warmup),
             out,
             context.console,
             "stage 2",
             recipe.seed,
             validation,
-            parts=parts,
+            micro_batch_count=micro_batch_count,
             after_step=RankAllocation(model.lm) if recipe.adapter == "adalora" else None,
             optimiser_name=recipe.optimiser,
             average=recipe.average,
@@ -112,17 +112,17 @@ def finetune(context: TrainingContext, recipe: FinetuneSection) -> Finetuned:
         save_adapter(model.lm, learned, out)
         save_file({name: p.detach().clone() for name, p in items.items()}, out / ITEMS)
         (out / "finetune.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
-        finished(out, context.console)
+        finish_stage(out, context.console)
     return report
 
 
-def losses(context: TrainingContext, recipe: FinetuneSection, parts: int) -> LossOf:
-    """What stage 2 minimises, a part of a step at a time; the mean over the parts is the step's, whatever their number.
+def losses(context: TrainingContext, recipe: FinetuneSection, micro_batch_count: int) -> LossOf:
+    """The loss of stage 2 by micro-batch; the mean over a step's micro-batches does not depend on their number.
 
     Args:
         context: Its model has the adapter.
         recipe: Stage 2 of the recipe.
-        parts: Into how many a step is divided.
+        micro_batch_count: Micro-batches of a step.
     """
     model, prompts, max_history = context.model, context.prompts, context.max_history
     plan = context.steps(recipe)
@@ -132,7 +132,7 @@ def losses(context: TrainingContext, recipe: FinetuneSection, parts: int) -> Los
     def windows(step: int) -> list[Ints]:
         return truncate_to_context(prompts, batches.at(step), max_history)
 
-    def next_items(examples: Sequence[Ints], step: int) -> tuple[Any, dict[str, float]]:
+    def window_loss(examples: Sequence[Ints], step: int) -> tuple[Any, dict[str, float]]:
         inputs = [window[:-1] for window in examples]
         segments = [window_segment(prompts, window) for window in inputs]
         scores = catalogue_scores(model, prompts, read_states(model, prompts.next_prefix, segments))
@@ -140,67 +140,68 @@ def losses(context: TrainingContext, recipe: FinetuneSection, parts: int) -> Los
         loss = F.cross_entropy(scores, truth)
         figures = {"next_item": loss.item()}
         if recipe.teacher_weight > 0:
-            wanted = teacher_distribution(context.teacher, inputs, 1.0).to(scores.device)
-            kl = F.kl_div(F.log_softmax(scores, 1), wanted, reduction="batchmean", log_target=True)
+            teacher_log_probs = teacher_distribution(context.teacher, inputs, 1.0).to(scores.device)
+            kl = F.kl_div(F.log_softmax(scores, 1), teacher_log_probs, reduction="batchmean", log_target=True)
             figures["teacher"] = kl.item()
             weight = teacher_weight(recipe, step / plan)
             loss = (1 - weight) * loss + weight * kl
         return loss, figures
 
     def questions(step: int) -> list[Example]:
-        return sampler.next_item(step, batches.at(step)).each()
+        return sampler.next_item(step, batches.at(step)).examples()
 
-    def choices(examples: Sequence[Example], step: int) -> tuple[Any, dict[str, float]]:
+    def question_loss(examples: Sequence[Example], step: int) -> tuple[Any, dict[str, float]]:
         weight = teacher_weight(recipe, step / plan)
         return next_item_loss(context, CandidateBatch.of(examples), weight)
 
     if prompts.format.ranks_catalogue:
-        shares = micro_batches(next_items, windows, lambda window: len(window) - 1, parts)
+        loss_of = micro_batch_losses(window_loss, windows, lambda window: len(window) - 1, micro_batch_count)
     else:
-        shares = micro_batches(choices, questions, lambda _: 1, parts)
+        loss_of = micro_batch_losses(question_loss, questions, lambda _: 1, micro_batch_count)
     if recipe.adapter != "adalora":
-        return shares
+        return loss_of
 
-    def regularised(part: int) -> tuple[Any, dict[str, float]]:
-        loss, figures = shares(part)
+    def regularised(index: int) -> tuple[Any, dict[str, float]]:
+        loss, figures = loss_of(index)
         return loss + orthogonality(model.lm), figures
 
     return regularised
 
 
-def teacher_weight(recipe: FinetuneSection, done: float) -> float:
-    """The teacher's share of the target when the share ``done`` of the steps is made."""
-    if done <= recipe.teacher_until:
+def teacher_weight(recipe: FinetuneSection, progress: float) -> float:
+    """The teacher's share of the target after the share ``progress`` of the steps."""
+    if progress <= recipe.teacher_until:
         return recipe.teacher_weight
-    return recipe.teacher_weight * (1 - done) / (1 - recipe.teacher_until)
+    return recipe.teacher_weight * (1 - progress) / (1 - recipe.teacher_until)
 
 
-def _measure(context: TrainingContext) -> dict[str, float]:
-    """NDCG@10, which chooses, and HR@1 among candidates, of some validation users.
+def _validation_metrics(context: TrainingContext) -> dict[str, float]:
+    """NDCG@10, which chooses the weights, and HR@1 among candidates, on a part of the validation users.
 
-    Expected over all candidate sets, for a model that can rank the catalogue: that tells two steps apart with a
-    quarter of the users that NDCG@10 of the whole catalogue needs.
+    Expected over all candidate sets, for a model that can rank the catalogue: to distinguish two steps it needs a
+    quarter of the users that NDCG@10 over the whole catalogue needs.
     """
     valid = context.dataset.valid()
-    some = some_users(len(valid))
-    split, sets = valid.take(some), context.candidates.take(some)
+    users = validation_subsample(len(valid))
+    split, sets = valid.take(users), context.candidates.take(users)
     context.model.eval()
     ranks = ranked(context.model, context.prompts, split, sets, context.max_history)
     context.model.train()
     expected = ExpectedSampledMetrics.of(split, len(context.dataset.catalog), context.m)
-    known = protocols_of(ranks, expected)
-    asked = [
-        ("valid_", "expected_sampled" if "expected_sampled" in known else "sampled", name)
+    protocols = protocols_of(ranks, expected)
+    figures = [
+        ("valid_", "expected_sampled" if "expected_sampled" in protocols else "sampled", name)
         for name in ("NDCG@10", "HR@1")
     ]
-    if "full" in known:
-        asked.append(("valid_full_", "full", "NDCG@10"))
+    if "full" in protocols:
+        figures.append(("valid_full_", "full", "NDCG@10"))
     return {
-        head + name.lower(): float(values_of(ranks, protocol, name, expected).mean()) for head, protocol, name in asked
+        head + name.lower(): float(values_of(ranks, protocol, name, expected).mean())
+        for head, protocol, name in figures
     }
 
 
 def learned_vectors(model: ItemLM, prompts: Prompts) -> dict[str, torch.nn.Parameter]:
-    """What learns beside the adapter: of the item vectors those that this form of prompt and answer reads."""
+    """What is trained beside the adapter: the item vectors that this form of prompt and answer uses."""
     items = {"offset_in": model.offset_in} if prompts.format.history_format.item_rows else {}
     return items | verbalizer_of(prompts).learned(model)

@@ -20,18 +20,18 @@ from delrec_lite.processes import current
 from delrec_lite.training.curves import draw_curves
 from delrec_lite.training.ema import ExponentialMovingAverage
 from delrec_lite.training.memory import memory_advice
-from delrec_lite.training.optimisers import make_optimiser, put_back, state_tensors
+from delrec_lite.training.optimisers import make_optimiser, restore_state, state_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
 BEST = "best.safetensors"
-VALID = "valid_"  # figures of a validation begin so in the log
+VALID = "valid_"  # prefix of validation figures in the log
 METRICS = "metrics.jsonl"
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters that share a learning rate, by the name under which a checkpoint holds them."""
+    """Parameters that share a learning rate, by their names in a checkpoint."""
 
     parameters: Mapping[str, nn.Parameter]
     lr: float
@@ -40,13 +40,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How many steps, and the share of them in which the learning rate rises; it falls to 0 as a cosine."""
+    """Number of steps, and the share of them in which the learning rate rises; then it falls to 0 as a cosine."""
 
     steps: int
     warmup: float
 
     def factor(self, step: int) -> float:
-        """What the learning rate is multiplied with at ``step``, from 0."""
+        """The factor of the learning rate at ``step``, from 0."""
         rise = max(1, round(self.steps * self.warmup))
         if step < rise:
             return (step + 1) / rise
@@ -55,12 +55,12 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Validation:
-    """Asks now and then how good the weights are, keeps the best, and stops when they get no better.
+    """Measures the weights at intervals, saves the best, and stops training when they no longer improve.
 
     Attributes:
-        measure: Figures to log; the first one decides, higher is better.
-        every: Steps between two; the last step is always asked.
-        patience: How many without a better one end training.
+        measure: Returns figures to log; the first decides, higher is better.
+        every: Steps between two validations; the last step is always validated.
+        patience: Validations without improvement after which training stops.
     """
 
     measure: Callable[[], dict[str, float]]
@@ -69,16 +69,16 @@ class Validation:
 
 
 class AfterStep(Protocol):
-    """What is done after each step of the optimiser, and what it remembers between two."""
+    """Work after each step of the optimiser, with a state between steps."""
 
     def __call__(self, step: int) -> None:
-        """After ``step``, from 0; the gradients are still there."""
+        """Called after ``step``, from 0, before the gradients are cleared."""
 
     def state(self) -> dict[str, Any]:
         """Tensors that a checkpoint must hold."""
 
-    def load(self, held: Mapping[str, Any]) -> None:
-        """Put back what ``state`` gave."""
+    def load(self, tensors: Mapping[str, Any]) -> None:
+        """Restore what ``state`` returned."""
 
 
 LossOf = Callable[[int], tuple[Any, dict[str, float]]]
@@ -93,35 +93,36 @@ def train(
     label: str,
     seed: int,
     validation: Validation | None = None,
-    parts: int = 1,
+    micro_batch_count: int = 1,
     after_step: AfterStep | None = None,
     optimiser_name: str = "adamw",
     average: float = 0.0,
 ) -> dict[str, float]:
-    """Minimise ``loss_of``; called again after a kill, it goes on from the last checkpoint in ``out``.
+    """Minimise ``loss_of``; called again after an interruption, it continues from the last checkpoint in ``out``.
 
-    The random state is set from ``seed`` and the step, so a resumed run computes what an unbroken one would. Where
-    several processes work on the run, each calls this with the same arguments and computes its share of each step's
-    parts; all hold the same weights after each step, and the first one validates and writes.
+    The random state is set from ``seed`` and the step, so a resumed run computes the same as an uninterrupted one.
+    If several processes share the run, each calls this with the same arguments and computes its share of each step's
+    micro-batches; all have the same weights after each step, and the first process validates and writes.
 
     Args:
-        groups: What learns.
-        loss_of: The loss of a step (from 0) and figures to log; must depend on the step alone.
+        groups: Trained parameters.
+        loss_of: The loss of a micro-batch (counted from 0 over all steps) and figures to log; must depend on that
+            number alone.
         schedule: Length and learning rate.
         out: Folder for the checkpoint and ``metrics.jsonl``.
         console: Shows the bar.
         label: Before the bar.
         seed: For dropout.
-        validation: Decides which step's weights are left at the end; without one, the last.
-        parts: In how many parts a step is computed, by all processes together; ``loss_of`` is then asked for part 0,
-            1, 2 ... of all steps, and the mean of a step's parts is its loss.
+        validation: Decides which step's weights remain at the end; without it, the last.
+        micro_batch_count: Micro-batches of a step, of all processes together; the mean of their losses is the step's
+            loss.
         after_step: Called after each step.
         optimiser_name: See ``make_optimiser``.
-        average: Decay of a running mean of the weights, which is what is validated and left at the end; 0: none.
+        average: Decay of a running mean of the weights, which is validated and remains at the end; 0: no mean.
 
     Returns:
-        The means of the logged figures over the last tenth of the steps; with ``validation`` also what it measured
-        of the weights that are left, and ``best_step``, how many steps they took.
+        The means of the logged figures over the last tenth of the steps; with ``validation`` also its figures for
+        the weights that remain, and ``best_step``, the number of steps after which they were reached.
 
     Raises:
         DelrecError: The loss is not a number.
@@ -136,27 +137,27 @@ def train(
     )
     means = ExponentialMovingAverage(named, average)
     start = _resume(out, named, optimiser, means, after_step)
-    everyone = current()
+    processes = current()
     # The same lines in all processes, so that all stop at the same step.
-    kept = everyone.from_first(lambda: _kept_lines(out / METRICS, start))
-    everyone.broadcast([p.detach() for p in named.values()])
-    everyone.wait()  # all have read the checkpoint before the first one writes another
-    saved = time.monotonic()
+    lines = processes.from_first(lambda: _saved_lines(out / METRICS, start))
+    processes.broadcast([p.detach() for p in named.values()])
+    processes.wait()  # all processes have read the checkpoint before the first one writes another
+    last_checkpoint = time.monotonic()
     with (
         memory_advice(label),
-        (out / METRICS if everyone.first else Path(os.devnull)).open("a", encoding="utf-8") as log,
+        (out / METRICS if processes.first else Path(os.devnull)).open("a", encoding="utf-8") as log,
         console.progress(label, schedule.steps) as tick,
     ):
         tick(start)
         for step in range(start, schedule.steps):
-            if validation is not None and _tired(kept, validation):
+            if validation is not None and _patience_exhausted(lines, validation):
                 break
-            torch.manual_seed((everyone.index << 48) + (seed << 24) + step)
-            began = time.monotonic()
+            torch.manual_seed((processes.index << 48) + (seed << 24) + step)
+            step_start = time.monotonic()
             for settings, group in zip(optimiser.param_groups, groups, strict=True):
                 settings["lr"] = group.lr * schedule.factor(step)
             optimiser.zero_grad(set_to_none=True)
-            value, figures = _backward(named, loss_of, step, parts)
+            value, figures = _backward(named, loss_of, step, micro_batch_count)
             nn.utils.clip_grad_norm_(named.values(), 1.0)
             optimiser.step()
             if after_step is not None:
@@ -166,78 +167,79 @@ def train(
                 "step": step,
                 "loss": value,
                 **figures,
-                "seconds": round(time.monotonic() - began, 3),
+                "seconds": round(time.monotonic() - step_start, 3),
             }
-            asked = validation is not None and ((step + 1) % validation.every == 0 or step + 1 == schedule.steps)
-            if validation is not None and asked:
+            validates = validation is not None and ((step + 1) % validation.every == 0 or step + 1 == schedule.steps)
+            if validation is not None and validates:
                 with means.in_place():
-                    line |= everyone.from_first(validation.measure)
-            kept.append(line)
+                    line |= processes.from_first(validation.measure)
+            lines.append(line)
             log.write(json.dumps(line) + "\n")
             log.flush()
             tick(1, f"loss {value:.3f}")
-            if not everyone.first:
+            if not processes.first:
                 continue
-            # The best weights before the checkpoint: a resumed run never finds them missing.
-            if asked and _best(kept)["step"] == step:
+            # The best weights are written before the checkpoint, so that a resumed run always has them.
+            if validates and _best(lines)["step"] == step:
                 chosen = {name: p.detach() for name, p in named.items()} | means.values
                 _write(out / BEST, {f"value/{name}": t for name, t in chosen.items()}, step + 1)
-            if asked or time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
+            if validates or time.monotonic() - last_checkpoint > SECONDS_BETWEEN_CHECKPOINTS:
                 _save(out, named, optimiser, means, step + 1, after_step)
-                saved = time.monotonic()
-    tail = kept[-max(1, len(kept) // 10) :]
+                last_checkpoint = time.monotonic()
+    tail = lines[-max(1, len(lines) // 10) :]
     common = set(tail[0]).intersection(*tail) - {"step", "seconds"}
     figures = {key: sum(line[key] for line in tail) / len(tail) for key in tail[0] if key in common}
     if validation is None:
-        means.put(means.values)
+        means.write(means.values)
         return figures
-    best = _best(kept)
-    everyone.wait()
+    best = _best(lines)
+    processes.wait()
     _restore(out / BEST, named)
-    everyone.wait()  # all have read it before the stage is finished and it goes
+    processes.wait()  # all processes have read it before it is deleted
     return figures | {key: v for key, v in best.items() if key.startswith(VALID)} | {"best_step": best["step"] + 1}
 
 
 def _backward(
-    named: Mapping[str, nn.Parameter], loss_of: LossOf, step: int, parts: int
+    named: Mapping[str, nn.Parameter], loss_of: LossOf, step: int, micro_batch_count: int
 ) -> tuple[float, dict[str, float]]:
-    """Gradients of a step, left in the parameters; its loss and figures. Of all processes together."""
-    everyone = current()
+    """Compute the gradients of a step, in ``p.grad``; its loss and figures. Summed over all processes."""
+    processes = current()
     total, sums = 0.0, dict[str, float]()
-    for part in range(step * parts + everyone.index, (step + 1) * parts, everyone.count):
-        loss, figures = loss_of(part)
+    first = step * micro_batch_count
+    for micro_batch in range(first + processes.index, first + micro_batch_count, processes.count):
+        loss, figures = loss_of(micro_batch)
         if not torch.isfinite(loss):
             raise DelrecError(f"the loss of step {step} is not a number", "lower the learning rate in the recipe")
-        (loss / parts).backward()
-        total += loss.item() / parts
+        (loss / micro_batch_count).backward()
+        total += loss.item() / micro_batch_count
         for name, value in figures.items():
-            sums[name] = sums.get(name, 0.0) + value / parts
-    return _added(named, {"loss": total, **sums})
+            sums[name] = sums.get(name, 0.0) + value / micro_batch_count
+    return _all_reduced(named, {"loss": total, **sums})
 
 
-def _added(named: Mapping[str, nn.Parameter], figures: dict[str, float]) -> tuple[float, dict[str, float]]:
-    """Gradients and figures, each process's share added up; the loss apart."""
-    everyone = current()
-    if everyone.count > 1:
+def _all_reduced(named: Mapping[str, nn.Parameter], figures: dict[str, float]) -> tuple[float, dict[str, float]]:
+    """Sum gradients and figures over the processes; returns the loss and the other figures."""
+    processes = current()
+    if processes.count > 1:
         for p in named.values():
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         values = torch.tensor(list(figures.values()), device=next(iter(named.values())).device)
-        everyone.all_reduce([*(p.grad for p in named.values()), values])
+        processes.all_reduce([*(p.grad for p in named.values()), values])
         figures = dict(zip(figures, values.tolist(), strict=True))
     return figures.pop("loss"), figures
 
 
-def _tired(lines: Sequence[Mapping[str, float]], validation: Validation) -> bool:
-    """Whether the best is too long ago."""
+def _patience_exhausted(lines: Sequence[Mapping[str, float]], validation: Validation) -> bool:
+    """Whether the last ``patience`` validations brought no improvement."""
     if not any(key.startswith(VALID) for line in lines for key in line):
         return False
     return lines[-1]["step"] - _best(lines)["step"] >= validation.patience * validation.every
 
 
 def _best(lines: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
-    """The validated line whose first figure is highest; of equals, the first."""
-    asked = [line for line in lines if any(key.startswith(VALID) for key in line)]
-    return max(asked, key=lambda line: next(v for key, v in line.items() if key.startswith(VALID)))
+    """The validated line whose first figure is highest; the earliest of equal ones."""
+    validated = [line for line in lines if any(key.startswith(VALID) for key in line)]
+    return max(validated, key=lambda line: next(v for key, v in line.items() if key.startswith(VALID)))
 
 
 def _restore(path: Path, named: Mapping[str, nn.Parameter]) -> None:
@@ -246,15 +248,15 @@ def _restore(path: Path, named: Mapping[str, nn.Parameter]) -> None:
             p.copy_(file.get_tensor(f"value/{name}"))
 
 
-def finished(out: Path, console: Console) -> None:
-    """The stage has written its result: its curves are drawn, its checkpoints are not needed any more."""
+def finish_stage(out: Path, console: Console) -> None:
+    """Draw the curves of a stage that has written its result, and delete its checkpoints."""
     draw_curves(out, console=console)
     for name in (CHECKPOINT, BEST):
         (out / name).unlink(missing_ok=True)
 
 
-def _kept_lines(path: Path, start: int) -> list[dict[str, float]]:
-    """Log lines before step ``start``; those after it were computed but never saved, and will be again."""
+def _saved_lines(path: Path, start: int) -> list[dict[str, float]]:
+    """Log lines before step ``start``; the later steps are not in the checkpoint and are computed again."""
     lines = path.read_text(encoding="utf-8").splitlines()[:start] if start and path.is_file() else []
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     return [json.loads(line) for line in lines]
@@ -276,9 +278,9 @@ def _save(
 
 
 def _write(path: Path, tensors: Mapping[str, Any], step: int) -> None:
-    part = path.with_name(path.name + ".part")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, part, metadata={"step": str(step)})
-    part.rename(path)
+    temporary = path.with_name(path.name + ".part")
+    save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata={"step": str(step)})
+    temporary.rename(path)
 
 
 def _resume(
@@ -293,13 +295,13 @@ def _resume(
         return 0
     with safe_open(path, framework="pt") as file, torch.no_grad():
         step = int(file.metadata()["step"])
-        held = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     with torch.no_grad():
         for name, p in named.items():
-            p.copy_(held.pop(f"value/{name}"))
+            p.copy_(tensors.pop(f"value/{name}"))
         for name, mean in means.values.items():
-            mean.copy_(held.pop(f"mean/{name}"))
+            mean.copy_(tensors.pop(f"mean/{name}"))
     if after_step is not None:
-        after_step.load({key.removeprefix("after/"): t for key, t in held.items() if key.startswith("after/")})
-    put_back(optimiser, named, held, step)
+        after_step.load({key.removeprefix("after/"): t for key, t in tensors.items() if key.startswith("after/")})
+    restore_state(optimiser, named, tensors, step)
     return step

@@ -1,4 +1,4 @@
-"""Memory in training: activations computed again instead of kept, and what to do when it runs out."""
+"""Memory in training: gradient checkpointing, and advice for when memory runs out."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,12 +13,12 @@ def enable_gradient_checkpointing(model: ItemLM) -> None:
     base.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": model.checkpoint_contexts})
     for module in base.modules():
         if getattr(module, "gradient_checkpointing", False):
-            module.training = True  # layers look at this; what is inside them keeps its mode, an adapter's dropout too
+            module.training = True  # layers check this; their submodules keep their own mode
 
 
 @contextmanager
 def memory_advice(stage: str) -> Iterator[None]:
-    """Turn an allocation that failed, on a card or on the CPU, into an error that says what to change.
+    """Turn a failed allocation, on a card or on the CPU, into an error that says what to change.
 
     Raises:
         OutOfMemoryError: Instead of torch's and Python's own.

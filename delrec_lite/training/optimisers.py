@@ -1,4 +1,4 @@
-"""The optimisers: AdamW, and its paged form with 8-bit states; and their states by name, for checkpoints."""
+"""The optimisers AdamW and paged 8-bit AdamW, and their states by name, for checkpoints."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -37,7 +37,7 @@ def make_optimiser(name: str, settings: list[dict[str, Any]], device: str) -> An
 
 
 def state_tensors(optimiser: Any, named: Mapping[str, nn.Parameter]) -> dict[str, Any]:
-    """What the optimiser remembers of each parameter, as ``kind/parameter``; not the count of steps."""
+    """The optimiser's state of each parameter, as ``kind/parameter``, without the count of steps."""
     return {
         f"{kind}/{name}": tensor
         for name, p in named.items()
@@ -46,19 +46,19 @@ def state_tensors(optimiser: Any, named: Mapping[str, nn.Parameter]) -> dict[str
     }
 
 
-def put_back(optimiser: Any, named: Mapping[str, nn.Parameter], held: Mapping[str, Any], step: int) -> None:
-    """Let the optimiser remember what ``state_tensors`` gave, after ``step`` steps."""
+def restore_state(optimiser: Any, named: Mapping[str, nn.Parameter], tensors: Mapping[str, Any], step: int) -> None:
+    """Restore what ``state_tensors`` returned after ``step`` steps."""
     places = {p: (g, i) for g, group in enumerate(optimiser.param_groups) for i, p in enumerate(group["params"])}
     for name, p in named.items():
-        mine = {key.split("/", 1)[0]: t for key, t in held.items() if key.split("/", 1)[1] == name}
-        if not mine:
+        state = {key.split("/", 1)[0]: t for key, t in tensors.items() if key.split("/", 1)[1] == name}
+        if not state:
             continue
         if hasattr(optimiser, "init_state"):  # bitsandbytes lays out its own buffers, some of them paged
             group, index = places[p]
             optimiser.init_state(optimiser.param_groups[group], p, group, index)
             optimiser.state[p]["step"] = step
-            for kind, tensor in mine.items():
+            for kind, tensor in state.items():
                 optimiser.state[p][kind].copy_(tensor)
         else:
-            on_device = {kind: tensor.to(p.device) for kind, tensor in mine.items()}
+            on_device = {kind: tensor.to(p.device) for kind, tensor in state.items()}
             optimiser.state[p] = {"step": torch.tensor(float(step)), **on_device}

@@ -1,4 +1,4 @@
-"""The memory plan: what training needs, term by term, and which batch, precision and checkpointing fit a card."""
+"""The memory plan: bytes of training by term, and the batch, precision and checkpointing that fit a card."""
 
 import math
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from delrec_lite.training.shapes import Shape
 
 # Bytes of a linear weight. NF4: 4 bits, a scale in 8 bits for 64 weights and a float32 for 256 of those.
 WEIGHT_BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0, "nf4": (4 + 8 / 64 + 32 / (64 * 256)) / 8}
-# float32 value, gradient and two moments; and what the optimiser's step holds beside them.
+# float32 value, gradient and two moments, and the buffers of the optimiser's step.
 TRAINED_BYTES = {"adamw": 20.0, "paged_adamw_8bit": 10.1}
-# Float32 copies of the scores that a step keeps or makes at once: scores, log-softmax and its gradient for the truth;
-# as much again and the teacher's distribution where there is a teacher.
+# Float32 copies of the scores in memory at once: scores, log-softmax, gradients for the true items; with a teacher
+# the same again, and its distribution.
 SCORE_COPIES, TEACHER_COPIES = 4, 5
-# Float32 copies of the item vectors in a step beside those that are trained: titles, sums, their gradients.
+# Float32 copies of the item vectors in a step beside the trained ones: titles, sums, their gradients.
 ITEM_COPIES = 7
 CUDA_CONTEXT = 0.45e9
 USABLE = 0.93  # of a card; the rest is lost between blocks
@@ -26,7 +26,7 @@ ROW_TOKENS = 200  # see llm.forward
 
 @dataclass(frozen=True)
 class Training:
-    """What is asked for.
+    """Settings of training that decide its memory.
 
     Attributes:
         precision: Of the base.
@@ -36,8 +36,8 @@ class Training:
         items: In the catalogue.
         soft: Soft tokens.
         rank: Of the adapter.
-        modules: That get one.
-        teacher: Whether the target holds the teacher's distribution.
+        modules: Linear layers that get an adapter.
+        teacher: Whether the target includes the teacher's distribution.
         optimiser: See ``training.optimisers``.
     """
 
@@ -54,14 +54,14 @@ class Training:
 
     @property
     def positions(self) -> int:
-        """Tokens that pass the model: item tokens packed into rows, each with its own prompt."""
+        """Tokens that the model computes: item tokens packed into rows, each with its own prompt."""
         row = max(ROW_TOKENS, self.context)
         return math.ceil(self.tokens / row) * (PROMPT_WORDS + self.soft) + self.tokens
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes at the peak of a step, by what they are for."""
+    """Bytes at the peak of a step, by use."""
 
     weights: float
     trained: float
@@ -73,13 +73,13 @@ class Memory:
 
     @property
     def total(self) -> float:
-        """All together."""
+        """The sum of all terms."""
         return float(sum(asdict(self).values()))
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A way to train that fits: ``tokens_per_step`` in so many parts."""
+    """A fitting setting: ``tokens_per_step`` in ``gradient_accumulation_steps`` micro-batches."""
 
     precision: str
     checkpointing: bool
@@ -91,17 +91,17 @@ def saved_bytes(shape: Shape, training: Training) -> float:
     """Activations that a layer keeps for the backward pass, per token.
 
     Frozen linear layers keep nothing; a norm keeps its float32 input; rotary embedding and attention keep queries,
-    keys, values and result; the gated part keeps gate, its activation and the other factor. An adapted module keeps
-    its input, once as it came and once in bf16.
+    keys, values and result; the gated part keeps the gate, its activation and the other factor. An adapted module keeps
+    its input twice: in its own type and in bf16.
     """
-    wide = 4.0 if training.precision == "fp32" else 2.0
+    element_bytes = 4.0 if training.precision == "fp32" else 2.0
     q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     family = find_architecture(shape.family)
     norms = 4.0 * ((4 if family.sandwich_norms else 2) * shape.hidden + (q + kv if family.qk_norm else 0))
-    attention = wide * (2 * q + 2 * q) + 4.0 * shape.heads  # keys and values are repeated for every query head
-    gated = 3 * wide * shape.intermediate
+    attention = element_bytes * (2 * q + 2 * q) + 4.0 * shape.heads  # keys and values are repeated for every query head
+    gated = 3 * element_bytes * shape.intermediate
     linear = shape.linear()
-    adapters = sum(wide * (linear[name][0] + training.rank) for name in family.adapted(training.modules))
+    adapters = sum(element_bytes * (linear[name][0] + training.rank) for name in family.adapted(training.modules))
     return norms + attention + gated + adapters
 
 
@@ -113,16 +113,16 @@ def estimate(shape: Shape, training: Training, cuda: bool = True) -> Memory:
         training: The settings.
         cuda: On a card: its context is counted.
     """
-    wide = 4.0 if training.precision == "fp32" else 2.0
-    weights = shape.linear_parameters * WEIGHT_BYTES[training.precision] + shape.other_parameters * wide
+    element_bytes = 4.0 if training.precision == "fp32" else 2.0
+    weights = shape.linear_parameters * WEIGHT_BYTES[training.precision] + shape.other_parameters * element_bytes
     linear = shape.linear()
     adapted = find_architecture(shape.family).adapted(training.modules)
     adapter = shape.layers * training.rank * sum(sum(linear[name]) for name in adapted)
     vectors = 2 * training.items * shape.hidden
     per_token = saved_bytes(shape, training)
-    wide_grads = wide * (3 * shape.intermediate + 4 * shape.hidden) * training.positions
+    working = element_bytes * (3 * shape.intermediate + 4 * shape.hidden) * training.positions
     if training.checkpointing:
-        activations = training.positions * (shape.layers * wide * shape.hidden + per_token)
+        activations = training.positions * (shape.layers * element_bytes * shape.hidden + per_token)
     else:
         activations = training.positions * shape.layers * per_token
     copies = SCORE_COPIES + (TEACHER_COPIES if training.teacher else 0)
@@ -134,7 +134,7 @@ def estimate(shape: Shape, training: Training, cuda: bool = True) -> Memory:
         ITEM_COPIES * 4.0 * training.items * shape.hidden,
         activations,
         copies * 4.0 * training.tokens * training.items,
-        wide_grads + unpacked,
+        working + unpacked,
         CUDA_CONTEXT if cuda else 0.0,
     )
 
@@ -146,60 +146,60 @@ def choices(
     precisions: Sequence[str] = ("bf16", "nf4"),
     cuda: bool = True,
 ) -> list[Choice]:
-    """What fits, the fastest and most exact first.
+    """The settings that fit, the fastest and most exact first.
 
-    Parts cost next to nothing, so they come before checkpointing (about a third more time), and that before NF4.
+    Micro-batches cost almost no time, so they come before checkpointing (about a third more time), and that before NF4.
 
     Args:
         shape: Of the base.
         memory: Bytes of the card.
-        training: Its ``tokens`` are those of a whole step.
+        training: Its ``tokens`` are those of a step.
         precisions: In the order of preference.
         cuda: On a card.
     """
-    found = []
+    fitting = []
     for precision in precisions:
         for checkpointing in (False, True):
             for gradient_accumulation_steps in (1, 2, 4, 8, 16):
-                asked = {
+                settings = {
                     **asdict(training),
                     "precision": precision,
                     "checkpointing": checkpointing,
                     "tokens": math.ceil(training.tokens / gradient_accumulation_steps),
                 }
-                needed = estimate(shape, Training(**asked), cuda)
+                needed = estimate(shape, Training(**settings), cuda)
                 if needed.total <= memory * USABLE:
-                    found.append(Choice(precision, checkpointing, gradient_accumulation_steps, needed))
+                    fitting.append(Choice(precision, checkpointing, gradient_accumulation_steps, needed))
                     break
-    return found
+    return fitting
 
 
 def parse_bytes(text: str) -> float:
     """``8GB``, ``7.5 GiB``, ``512MB`` in bytes; a number alone is GB.
 
     Raises:
-        UsageError: Not such a size.
+        UsageError: Not a size of memory.
     """
     import re
 
     from delrec_lite.errors import UsageError
 
-    met = re.fullmatch(r"\s*([0-9.]+)\s*([KMGT]i?B|[KMGT])?\s*", text, re.IGNORECASE)
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([KMGT]i?B|[KMGT])?\s*", text, re.IGNORECASE)
     units = {"K": 1, "M": 2, "G": 3, "T": 4}
     try:
-        value = float(met.group(1)) if met else math.nan
+        value = float(match.group(1)) if match else math.nan
     except ValueError:
         value = math.nan
-    if met is None or not value > 0:
-        raise UsageError(f"{text!r} is no size of memory", "such as 8GB or 24GiB")
-    unit = (met.group(2) or "GB").upper()
+    if match is None or not value > 0:
+        raise UsageError(f"{text!r} is not a size of memory", "such as 8GB or 24GiB")
+    unit = (match.group(2) or "GB").upper()
     return value * float((1024 if "I" in unit else 1000) ** units[unit[0]])
 
 
 def plan(
     model: str, memory: str, context: int, items: int, tokens: int, folders: tuple[Any, ...] = ()
 ) -> dict[str, Any]:
-    """What ``delrec-lite plan`` prints: every way that fits, and what the smallest of all would need.
+    """The output of ``delrec-lite plan``: every setting that fits, and the memory of the smallest one.
 
     Args:
         model: Name, Hub id, folder or config.json.
@@ -212,21 +212,23 @@ def plan(
     from delrec_lite.training.shapes import find_shape
 
     shape, source = find_shape(model, folders)
-    room = parse_bytes(memory)
-    asked = Training(context=context, items=items, tokens=tokens)
-    found = choices(shape, room, asked)
-    least = Training(**{**asdict(asked), "precision": "nf4", "checkpointing": True, "tokens": math.ceil(tokens / 16)})
-    smallest = estimate(shape, least)
+    available = parse_bytes(memory)
+    training = Training(context=context, items=items, tokens=tokens)
+    fitting = choices(shape, available, training)
+    smallest_settings = Training(
+        **{**asdict(training), "precision": "nf4", "checkpointing": True, "tokens": math.ceil(tokens / 16)}
+    )
+    smallest = estimate(shape, smallest_settings)
     return {
         "model": model,
         "shape": {**asdict(shape), "source": source},
         "parameters": shape.linear_parameters + shape.other_parameters,
-        "gpu_memory": room,
+        "gpu_memory": available,
         "context": context,
         "items": items,
-        "fits": bool(found),
-        "recommended": _told(found[0], tokens) if found else None,
-        "choices": [_told(choice, tokens) for choice in found],
+        "fits": bool(fitting),
+        "recommended": _summary(fitting[0], tokens) if fitting else None,
+        "choices": [_summary(choice, tokens) for choice in fitting],
         "least": {**asdict(smallest), "total": smallest.total},
         "measured": MEASURED,
     }
@@ -238,7 +240,7 @@ MEASURED = (
 )
 
 
-def _told(choice: Choice, tokens: int) -> dict[str, Any]:
+def _summary(choice: Choice, tokens: int) -> dict[str, Any]:
     return {
         "model.precision": choice.precision,
         "finetune.checkpointing": choice.checkpointing,

@@ -1,4 +1,4 @@
-"""Rank a split's targets with the model in training precision, under the protocols that its form of prompt allows."""
+"""Rank a split's targets with the model in training precision, by the protocols that its form of prompt allows."""
 
 from functools import partial
 
@@ -21,7 +21,7 @@ def ranked(
     console: Console = QUIET,
     label: str = "evaluate",
 ) -> Ranks:
-    """Where each target came; a form that knows candidates alone leaves ``Ranks.full`` empty.
+    """The rank of each target; a form that ranks candidates alone leaves ``Ranks.full`` empty.
 
     Args:
         model: With or without adapter.

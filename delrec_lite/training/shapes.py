@@ -13,7 +13,7 @@ from delrec_lite.errors import DataError, UsageError
 
 @dataclass(frozen=True)
 class Shape:
-    """What decides how much memory a decoder-only model takes; names as in ``transformers``.
+    """The sizes that decide the memory of a decoder-only model; names as in ``transformers``.
 
     Attributes:
         family: Model type; see ``architectures``.
@@ -25,7 +25,7 @@ class Shape:
         intermediate: Width of the gated feed-forward part.
         vocabulary: Rows of the embedding.
         tied: Whether the LM head is the embedding.
-        bias: Whether query, key and value have one.
+        bias: Whether query, key and value have a bias.
     """
 
     family: str
@@ -51,11 +51,11 @@ class Shape:
 
     @property
     def other_parameters(self) -> int:
-        """Embedding, head if it is one of its own, norms."""
+        """Embedding, LM head if it is not the embedding, norms."""
         return self.vocabulary * self.hidden * (1 if self.tied else 2) + (4 * self.layers + 1) * self.hidden
 
 
-# As published in each model's own config.json.
+# As published in each model's config.json.
 SHAPES: dict[str, Shape] = {
     "smollm2-135m": Shape("llama", 576, 30, 9, 3, 64, 1536, 49152),
     "qwen2.5-0.5b": Shape("qwen2", 896, 24, 14, 2, 64, 4864, 151936, bias=True),
@@ -75,36 +75,36 @@ def find_shape(model: str, folders: tuple[Path, ...] = ()) -> tuple[Shape, str]:
 
     Raises:
         ConfigError: A family or a setting that cannot be trained and exported.
-        DataError: A configuration that is no decoder-only model's.
-        UsageError: Neither on the disk nor among the built-in shapes.
+        DataError: A configuration that is not of a decoder-only model.
+        UsageError: Neither on disk nor built in.
     """
     if path := find_config(model, folders):
         return read_shape(json.loads(path.read_text(encoding="utf-8")), str(path)), str(path)
     name = re.sub(r"-(instruct|it|chat|base|pt)$", "", model.rpartition("/")[2].partition("@")[0].lower())
     if name not in SHAPES:
         raise UsageError(
-            f"the shape of {model!r} is not known here",
+            f"the shape of {model!r} is not known",
             f"one of {', '.join(SHAPES)}, or a folder or config.json of the model: its config.json is enough",
         )
     return SHAPES[name], "as published"
 
 
 def find_config(model: str, folders: tuple[Path, ...] = ()) -> Path | None:
-    """The config.json of a model where one lies on the disk; arguments as in ``find_shape``."""
+    """The config.json of a model if it is on disk; arguments as in ``find_shape``."""
     path = Path(model).expanduser()
     if path.is_file():
         return path
-    wanted = "models--" + model.partition("@")[0].replace("/", "--")
+    cache_name = "models--" + model.partition("@")[0].replace("/", "--")
     cached = (
         config
         for folder in folders
-        for config in (*sorted(folder.glob(f"{wanted}/snapshots/*/config.json")), folder / model / "config.json")
+        for config in (*sorted(folder.glob(f"{cache_name}/snapshots/*/config.json")), folder / model / "config.json")
     )
     return next((config for config in (path / "config.json", *cached) if config.is_file()), None)
 
 
 def read_shape(config: Mapping[str, Any], where: str) -> Shape:
-    """The shape in the text of a config.json.
+    """The shape in a config.json.
 
     Raises:
         ConfigError: A family or a setting that cannot be trained and exported.
@@ -115,9 +115,7 @@ def read_shape(config: Mapping[str, Any], where: str) -> Shape:
         numbers = [int(config[key]) for key in ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size")]
         family = find_architecture(config["model_type"], where)
     except KeyError as error:
-        raise DataError(
-            f"{where} has no {error.args[0]!r}", "it has to be the config.json of a decoder-only model"
-        ) from error
+        raise DataError(f"{where} has no {error.args[0]!r}", "give the config.json of a decoder-only model") from error
     check_base(config, where)
     hidden, layers, intermediate, vocabulary = numbers
     return Shape(

@@ -26,98 +26,98 @@ from delrec_lite.training.choice import (
 )
 from delrec_lite.training.context import TrainingContext
 from delrec_lite.training.loop import LossOf
-from delrec_lite.training.parts import micro_batches
+from delrec_lite.training.micro_batches import micro_batch_losses
 from delrec_lite.training.windows import StepPlan
 
 SHORTEST_TEMPORAL = 8  # an example of four, then a question of four
 
 
-def task_losses(context: TrainingContext, recipe: DistillSection, parts: int) -> dict[str, LossOf]:
-    """The losses of the tasks that the recipe has, a part of a step at a time.
+def task_losses(context: TrainingContext, recipe: DistillSection, micro_batch_count: int) -> dict[str, LossOf]:
+    """The losses of the recipe's tasks, by micro-batch.
 
     Args:
-        context: What is trained, and from what; a form that cannot rank the catalogue asks about as many candidates
-            as its sets have.
+        context: Model and data; a form that cannot rank the catalogue gets questions with as many candidates as the
+            context's sets have.
         recipe: Stage 1 of the recipe.
-        parts: Into how many a step is divided.
+        micro_batch_count: Micro-batches of a step.
 
     Returns:
         By name, ``pattern`` before ``temporal``.
     """
     model, prompts, train = context.model, context.prompts, context.dataset.train()
-    shared = round(recipe.tokens_per_step * recipe.temporal_share)
-    pattern = StepPlan(train, context.max_history, recipe.tokens_per_step - shared, recipe.seed)
+    temporal_tokens = round(recipe.tokens_per_step * recipe.temporal_share)
+    pattern = StepPlan(train, context.max_history, recipe.tokens_per_step - temporal_tokens, recipe.seed)
     long_enough = [s for s in train if len(s) >= SHORTEST_TEMPORAL]
-    temporal = StepPlan(long_enough, context.max_history, shared, recipe.seed + 1)
+    temporal = StepPlan(long_enough, context.max_history, temporal_tokens, recipe.seed + 1)
     sampler = Sampler(len(context.dataset.catalog), context.m, recipe.seed)
 
     def pattern_windows(step: int) -> list[Ints]:
         return truncate_to_context(prompts, pattern.at(step), context.max_history)
 
-    def pattern_on(batch: Sequence[Ints], _: int) -> tuple[Any, dict[str, float]]:
+    def pattern_window_loss(batch: Sequence[Ints], _: int) -> tuple[Any, dict[str, float]]:
         return pattern_loss(context, batch, recipe), {}
 
     def pattern_questions(step: int) -> list[tuple[Example, Floats]]:
-        asked, wanted = sampler.pattern(step, pattern.at(step), context.teacher)
-        return list(zip(asked.each(), wanted, strict=True))
+        questions, teacher_scores = sampler.pattern(step, pattern.at(step), context.teacher)
+        return list(zip(questions.examples(), teacher_scores, strict=True))
 
-    def pattern_choices(examples: Sequence[tuple[Example, Floats]], _: int) -> tuple[Any, dict[str, float]]:
-        asked = CandidateBatch.of([question for question, _ in examples])
-        logits = next_logits(context, asked)
+    def pattern_question_loss(examples: Sequence[tuple[Example, Floats]], _: int) -> tuple[Any, dict[str, float]]:
+        questions = CandidateBatch.of([question for question, _ in examples])
+        logits = next_logits(context, questions)
         if recipe.pattern_loss == "top1":
-            return cross_entropy(logits, asked), {}
-        return divergence(logits, np.stack([wanted for _, wanted in examples]), recipe.temperature), {}
+            return cross_entropy(logits, questions), {}
+        return divergence(logits, np.stack([teacher_scores for _, teacher_scores in examples]), recipe.temperature), {}
 
     def temporal_windows(step: int) -> list[Ints]:
         return [window for window in temporal.at(step) if len(window) >= SHORTEST_TEMPORAL]
 
-    def temporal_on(batch: Sequence[Ints], _: int) -> tuple[Any, dict[str, float]]:
+    def temporal_window_loss(batch: Sequence[Ints], _: int) -> tuple[Any, dict[str, float]]:
         return temporal_loss(context, batch) if batch else model.soft.sum() * 0.0, {}
 
     def temporal_questions(step: int) -> list[Example]:
         batch = temporal_windows(step)
-        return sampler.temporal(step, batch).each() if batch else []
+        return sampler.temporal(step, batch).examples() if batch else []
 
-    def temporal_choices(examples: Sequence[Example], _: int) -> tuple[Any, dict[str, float]]:
+    def temporal_question_loss(examples: Sequence[Example], _: int) -> tuple[Any, dict[str, float]]:
         if not examples:
             return model.soft.sum() * 0.0, {}
-        asked = CandidateBatch.of(examples)
-        return cross_entropy(temporal_logits(context, asked), asked), {}
+        questions = CandidateBatch.of(examples)
+        return cross_entropy(temporal_logits(context, questions), questions), {}
 
-    found: dict[str, LossOf] = {}
-    whole = prompts.format.ranks_catalogue
-    if shared < recipe.tokens_per_step:
-        found["pattern"] = (
-            micro_batches(pattern_on, pattern_windows, lambda window: len(window) - 1, parts)
-            if whole
-            else micro_batches(pattern_choices, pattern_questions, lambda _: 1, parts)
+    losses: dict[str, LossOf] = {}
+    ranks_catalogue = prompts.format.ranks_catalogue
+    if temporal_tokens < recipe.tokens_per_step:
+        losses["pattern"] = (
+            micro_batch_losses(pattern_window_loss, pattern_windows, lambda window: len(window) - 1, micro_batch_count)
+            if ranks_catalogue
+            else micro_batch_losses(pattern_question_loss, pattern_questions, lambda _: 1, micro_batch_count)
         )
-    if shared:
-        found["temporal"] = (
-            micro_batches(temporal_on, temporal_windows, lambda _: 1, parts)
-            if whole
-            else micro_batches(temporal_choices, temporal_questions, lambda _: 1, parts)
+    if temporal_tokens:
+        losses["temporal"] = (
+            micro_batch_losses(temporal_window_loss, temporal_windows, lambda _: 1, micro_batch_count)
+            if ranks_catalogue
+            else micro_batch_losses(temporal_question_loss, temporal_questions, lambda _: 1, micro_batch_count)
         )
-    return found
+    return losses
 
 
 def pattern_loss(context: TrainingContext, batch: Sequence[Ints], recipe: DistillSection) -> Any:
-    """Over all item boundaries of the windows: mean KL from the teacher's distribution to the model's.
+    """Mean KL from the teacher's distribution to the model's, over all item boundaries of the windows.
 
-    With the paper's ``top1``: mean cross-entropy of the teacher's first item.
+    With ``top1``, as in the paper: mean cross-entropy of the teacher's first item.
     """
     model, prompts = context.model, context.prompts
     inputs = [window[:-1] for window in truncate_to_context(prompts, batch, context.max_history)]
-    wanted = teacher_distribution(context.teacher, inputs, recipe.temperature)
+    teacher_log_probs = teacher_distribution(context.teacher, inputs, recipe.temperature)
     states = read_states(model, prompts.next_prefix, [window_segment(prompts, window) for window in inputs])
-    wanted, scores = wanted.to(states.device), catalogue_scores(model, prompts, states)
+    teacher_log_probs, scores = teacher_log_probs.to(states.device), catalogue_scores(model, prompts, states)
     if recipe.pattern_loss == "top1":
-        return F.cross_entropy(scores, wanted.argmax(1))
-    return F.kl_div(F.log_softmax(scores, 1), wanted, reduction="batchmean", log_target=True)
+        return F.cross_entropy(scores, teacher_log_probs.argmax(1))
+    return F.kl_div(F.log_softmax(scores, 1), teacher_log_probs, reduction="batchmean", log_target=True)
 
 
 def truncate_to_context(prompts: Prompts, batch: Sequence[Ints], max_history: int) -> list[Ints]:
-    """Windows whose inputs the prompt has room for: long ones lose their oldest items."""
+    """The windows without the oldest items that do not fit into the prompt."""
     return [window[-len(prompts.newest(window[:-1], max_history)) - 1 :] for window in batch]
 
 

@@ -1,4 +1,4 @@
-"""How the losses of stage 1 become one: by uncertainty, by gradient norm, or as they are."""
+"""The weights of the stage 1 losses in their sum: by uncertainty, by gradient norm, or all 1."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ class TaskWeights(nn.Module):
 
     ``uncertainty``: the sum of ``exp(-s) loss + s`` with learned s (Kendall et al., arXiv 1705.07115).
     ``gradient-norm``: each loss is weighted so that its gradient on the shared parameter has the mean norm of all
-    (the balance that GradNorm aims at, Chen et al., arXiv 1711.02257, set anew at every step instead of learned).
+    (the aim of GradNorm, Chen et al., arXiv 1711.02257; computed at every step instead of learned).
     ``fixed``: the sum.
 
     Args:
@@ -28,7 +28,7 @@ class TaskWeights(nn.Module):
         self.log_variance = nn.Parameter(torch.zeros(tasks), requires_grad=weighting == "uncertainty")
 
     def forward(self, losses: Sequence[Any], shared: Any) -> Any:
-        """One loss out of many; ``shared`` is the parameter whose gradients are balanced."""
+        """The weighted sum of the losses; ``shared`` is the parameter whose gradients are balanced."""
         stacked = torch.stack(list(losses))
         if self.weighting == "gradient-norm" and len(losses) > 1:
             return (balance(losses, shared) * stacked).sum()
@@ -38,12 +38,14 @@ class TaskWeights(nn.Module):
 def balance(losses: Sequence[Any], shared: Any) -> Any:
     """Weights under which all gradients on ``shared`` have the same norm, their mean; 0 where there is no gradient.
 
-    All are 1 where no loss has one: a prompt without soft tokens, whose losses reach other parameters alone.
+    All are 1 if no loss has a gradient: with a prompt without soft tokens, only other parameters are trained.
     """
     gradients = [torch.autograd.grad(loss, shared, retain_graph=True)[0] for loss in losses]
-    current().all_reduce(gradients)  # where several processes share a step, each has a part of it
+    current().all_reduce(gradients)  # each of several processes has the gradient of its share
     norms = torch.stack([gradient.norm() for gradient in gradients])
-    there = norms > 0
-    if not there.any():
+    nonzero = norms > 0
+    if not nonzero.any():
         return torch.ones_like(norms)
-    return torch.where(there, norms[there].mean() / norms.where(there, torch.ones_like(norms)), torch.zeros_like(norms))
+    return torch.where(
+        nonzero, norms[nonzero].mean() / norms.where(nonzero, torch.ones_like(norms)), torch.zeros_like(norms)
+    )

@@ -1,4 +1,4 @@
-"""Windows of training sequences, put together into steps; all from a seed."""
+"""Windows of training sequences, grouped into steps; a seed decides all of it."""
 
 from collections.abc import Iterator, Sequence
 
@@ -16,29 +16,29 @@ def steps(sequences: Sequence[Ints], length: int, tokens: int, seed: int) -> Ite
         pool = windows(sequences, length, rng)
         rng.shuffle(pool)
         batch: list[Ints] = []
-        count, whole = 0, False
+        count, full_step_seen = 0, False
         for window in pool:
             batch.append(window)
             count += len(window) - 1
             if count >= tokens:
                 yield batch
-                batch, count, whole = [], 0, True
-        if not whole:
-            yield pool  # a data set smaller than a step
-        epoch += 1  # else the last, short step of an epoch is dropped; its windows return in the next
+                batch, count, full_step_seen = [], 0, True
+        if not full_step_seen:
+            yield pool  # the data set is smaller than a step
+        epoch += 1  # the last, short step of an epoch is dropped; its windows are in the next epoch again
 
 
 def steps_for(epochs: float, sequences: Sequence[Ints], tokens: int) -> int:
-    """How many steps make so many passes over the training interactions; at least one, unless none are asked for."""
+    """Number of steps of ``epochs`` passes over the training interactions; at least one, unless ``epochs`` is 0."""
     return 0 if epochs == 0 else max(1, round(epochs * sum(max(0, len(s) - 1) for s in sequences) / tokens))
 
 
 class StepPlan:
-    """The windows of any step, the same whichever step was asked for before; so a resumed run sees what it would have.
+    """The windows of any step; they depend on the step alone, so a resumed run gets the same ones.
 
     Args:
         sequences: Training sequences.
-        length: Most inputs of a window.
+        length: Largest number of inputs of a window.
         tokens: Inputs of a step.
         seed: Decides cuts and order.
     """
