@@ -22,7 +22,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-# Seconds between two lines of progress where stderr is a file or a pipe.
+# Seconds between two progress lines if stderr is a file or a pipe.
 LINE_INTERVAL = 15.0
 
 
@@ -97,7 +97,7 @@ class Console:
     def progress(self, label: str, total: int) -> Iterator[Tick]:
         """Progress on stderr with count, elapsed and remaining time; yields the function that advances it.
 
-        On a terminal it is a bar; in a file or pipe a line every ``LINE_INTERVAL`` seconds.
+        On a terminal a bar; in a file or pipe a line every ``LINE_INTERVAL`` seconds.
         """
         if self.mode != "quiet" and not self.shows_bars:
             with self._progress_lines(label, total) as tick_lines:
@@ -136,10 +136,10 @@ class Console:
         def write_lines() -> None:
             while not finished.wait(LINE_INTERVAL):
                 seconds = time.monotonic() - start
-                left = f", about {seconds / done * (total - done):.0f} s left" if 0 < done < total else ""
+                remaining = f", about {seconds / done * (total - done):.0f} s left" if 0 < done < total else ""
                 share = f" ({done / total:.0%})" if total else ""
-                about = f", {last_note}" if last_note else ""
-                self.say(f"  {label}: {done} of {total}{share}, {seconds:.0f} s{left}{about}")
+                suffix = f", {last_note}" if last_note else ""
+                self.say(f"  {label}: {done} of {total}{share}, {seconds:.0f} s{remaining}{suffix}")
 
         writer = threading.Thread(target=write_lines, name="delrec-progress", daemon=True)
         writer.start()

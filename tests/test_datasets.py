@@ -84,7 +84,7 @@ def test_one_record_is_pulled_prepared_and_named_in_a_recipe(shop, tiny_base, tm
 
 def test_a_name_that_cannot_be_pulled_is_refused_where_the_recipe_is_read(shop):
     for text in ("name: r\ndata: {name: lamps}\n", "name: r\ndata: {name: smollm2-135m-instruct}\n"):
-        with pytest.raises(ConfigError, match=r"data: .*no data set to pull: one of ml-100k; or set folder"):
+        with pytest.raises(ConfigError, match=r"data: .*not a data set to pull: use one of ml-100k, or set folder"):
             parse(text, "r.yaml")
     assert parse("name: r\ndata: {name: mine, folder: data/mine}\n", "r.yaml").data.name == "mine"
     register_dataset(shop)
