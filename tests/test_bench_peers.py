@@ -107,7 +107,7 @@ def test_peers_that_cannot_be_asked_are_left_out_with_the_reason(taught, tmp_pat
     chosen, base = _peers([taught[0]], Console())
     assert "optimum, ONNX" in chosen
     assert base == {"folder": str(tmp_path / "tiny-bf16"), "onnx": str(tmp_path / "tiny-onnx")}
-    monkeypatch.setattr("delrec_lite.cli.bench._optimum_is_here", lambda: False)
+    monkeypatch.setattr("delrec_lite.cli.bench._has_optimum", lambda: False)
     assert "optimum, ONNX" not in _peers([taught[0]], Console())[0]
     assert 'optimum, ONNX is left out: not installed: pip install "delrec-lite[peers]"' in capsys.readouterr().err
 

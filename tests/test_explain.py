@@ -141,7 +141,7 @@ def test_the_report_on_explanations(tiny_bundle, tmp_path, monkeypatch, capsys):
     data = make_dataset("ring", data.catalog, data.user_ids, data.sequences)
     save_dataset(data, {s: candidates(s) for s in ("valid", "test")}, Settings(2, 5, 3), tmp_path / "ring")
     out = tmp_path / "faithfulness.json"
-    monkeypatch.setattr("sys.argv", ["explain", str(tiny_bundle), str(tmp_path / "ring"), str(out)])
+    monkeypatch.setattr("sys.argv", ["explain", str(tiny_bundle), "--dataset", str(tmp_path / "ring"), "--out", str(out)])
     report.main()
     report = json.loads(out.read_text())
     assert report["users"] == len(data.user_ids)
