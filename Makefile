@@ -26,10 +26,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/delrec-lite quickstart
 
-# The stand-in for a card must be known to torch before the first backward pass of a process, so its tests have their own.
 test: $(STAMP)
-	$(BIN)/python -m pytest --ignore=tests/test_devices.py
-	$(BIN)/python -m pytest tests/test_devices.py
+	$(BIN)/python -m pytest
 
 # The tests in which torch computes, once more as on a common laptop: no AVX512, no native bf16. About 4 minutes on 2 cores.
 test-avx2: $(STAMP)

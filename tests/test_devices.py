@@ -1,229 +1,40 @@
-"""A card computes what the CPU computes: every stage on another device, and nothing mixed with the CPU's tensors.
+"""Training, export and evaluation on another device than the CPU, in a process of their own.
 
-``strict`` is the stand-in of ``tests/strict_device.py``; the same tests run on a CUDA card where there is one.
+Torch counts the devices at the first backward pass of a process, so the stand-in must be there before it; and no other
+test should run where torch knows of a device that nobody has.
 """
 
-import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import backend_registration
-from transformers import PreTrainedModel
 
-from delrec_lite.config import DistillSection, FinetuneSection
-from delrec_lite.console import QUIET
-from delrec_lite.llm import precision
-from delrec_lite.llm.load import load_base
-from delrec_lite.llm.model import ItemLM
-from delrec_lite.pipeline.model_builder import ModelBuilder
-from delrec_lite.pipeline.rows import TRAINED
-from delrec_lite.pipeline.table import evaluate
-from delrec_lite.prompts.domain import DOMAINS
-from delrec_lite.prompts.tasks import compile_prompts
-from delrec_lite.teacher_kinds.registry import TEACHERS
-from delrec_lite.teachers.contract import Teacher
-from delrec_lite.teachers.fit import fit
-from delrec_lite.training import distill as stage1
-from delrec_lite.training import finetune as stage2
-from delrec_lite.training import loop
-from delrec_lite.training.adapters import ADAPTER
-from tests.strict_device import NAME, strict_device
-from tests.tiny import ITEMS, context, dataset, write_base
+from tests.strict_device import NAME
 
+CASES = Path(__file__).with_name("device_cases.py")
+ROOT = CASES.parents[1]
+STAND_IN = pytest.param(
+    NAME,
+    marks=pytest.mark.skipif(
+        not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
+        reason="this torch has no devices made in Python",
+    ),
+)
 CARD = pytest.param(
     "cuda",
     marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA card")],
 )
-# A card adds up in another order.
-ATOL = {NAME: 1e-5, "cuda": 2e-2}
 
 
-@pytest.fixture(scope="module")
-def tiny_base(tmp_path_factory):
-    """With a third layer, before which a deep prompt has something to say."""
-    return write_base(tmp_path_factory.mktemp("three") / "base", layers=3)
-
-
-@pytest.fixture(params=[NAME, CARD])
-def device(request, monkeypatch):
-    if request.param == NAME:
-        if not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"):
-            pytest.skip("this torch has no devices made in Python")
-        strict_device()
-        move = PreTrainedModel.to
-
-        def keep_tied(model, *args, **settings):
-            """Here a moved parameter is another object, and two modules that shared one would not any more."""
-            moved = move(model, *args, **settings)
-            moved.tie_weights()
-            return moved
-
-        monkeypatch.setattr(PreTrainedModel, "to", keep_tied)
-    with sdpa_kernel(SDPBackend.MATH):  # the same attention on both sides
-        yield request.param
-
-
-def test_the_stand_in_refuses_what_a_card_refuses(device):
-    here, there = torch.ones(2, 2), torch.ones(2, 2).to(device)
-    mixtures = {
-        "product": lambda: here @ there,
-        "sum": lambda: there + here,
-        "index": lambda: here[there[0].long()],
-        "values": lambda: there.index_put_((torch.tensor([0]),), here[0]),
-        "numpy": lambda: there.numpy(),
-        "array": lambda: np.asarray(there),
-    }
-    for mixture in mixtures.values():
-        with pytest.raises((RuntimeError, TypeError)):
-            mixture()
-    with pytest.raises(RuntimeError, match="generator"):
-        torch.randn(2, device=device, generator=torch.Generator())
-    assert (there * torch.tensor(2.0))[torch.tensor([1])].tolist() == [[2.0, 2.0]]  # as a card allows
-
-
-@pytest.mark.parametrize("kind", ["sasrec", "gru4rec", "caser", "esasrec"])
-def test_a_teacher(device, kind):
-    config = TEACHERS[kind].configure(hidden=8, max_length=8, epochs=2, dropout=0.0)
-    histories = dataset().test().histories
-    here, there = (fit(config, dataset(), QUIET, device=where) for where in ("cpu", device))
-    np.testing.assert_allclose(there.scores(histories), here.scores(histories), atol=ATOL[device])
-    moved = Teacher(TEACHERS[kind].build(config, ITEMS).to(device), ITEMS)
-    moved.network.load_state_dict(here.network.state_dict())
-    np.testing.assert_allclose(moved.scores(histories), here.scores(histories), atol=ATOL[device])
-    for a, b in zip(moved.sequence_scores_many(histories), here.sequence_scores_many(histories), strict=True):
-        np.testing.assert_allclose(a, b, atol=ATOL[device])
-    np.testing.assert_array_equal(moved.item_vectors(), here.item_vectors())
-
-
-def on_both(tiny_run, tiny_base, device, monkeypatch, **sections):
-    """Runs of the same recipe, on the CPU and on the device."""
-    for where in ("cpu", device):
-
-        def base(models, wanted=None, at=where):
-            return load_base("tiny", tiny_base, wanted or models.precision, at, init_seed=models.weights_seed)
-
-        monkeypatch.setattr(ModelBuilder, "base", base)
-        monkeypatch.setattr(precision, "device_for", lambda choice, at=where: at)
-        yield tiny_run(runs=where, **sections)
-
-
-FORMS = {
-    "items": {},
-    "titles": {"model": {"history": "titles"}},
-    "letters": {
-        "model": {
-            "history": "titles",
-            "verbalizer": "letter",
-            "candidates_in_prompt": True,
-            "soft_start": "words",
-            "item_start": "titles",
-        },
-        "distill": {"pattern_loss": "top1"},
-    },
-    "likelihood": {"model": {"verbalizer": "likelihood"}},
-    "deep": {"model": {"soft_layers": "all"}},
-    "random": {
-        "model": {"weights": "random", "item_start": "random", "pattern_prompt": "none"},
-        "distill": {"epochs": 0.0},
-        "finetune": {"adapter": "full"},
-    },
-}
-
-
-SLOW = ("titles", "likelihood", "random")
-
-
-@pytest.mark.parametrize(
-    "form", [pytest.param(form, marks=pytest.mark.slow) if form in SLOW else form for form in FORMS]
-)
-def test_a_run_from_its_teacher_to_its_table(tiny_run, tiny_base, device, monkeypatch, form):
-    """Both stages with validation, merge, export past its gate, and the rows of the table, zero-shot too."""
-    sections = dict(FORMS[form])
-    if form != "likelihood":  # a forward for each question
-        sections["finetune"] = sections.get("finetune", {}) | {"valid_every": 0.2}
-    made = []
-    for run in on_both(tiny_run, tiny_base, device, monkeypatch, **sections):
-        rows = evaluate(run, zero_shot=form == "items")
-        vectors = load_file(run.distill().folder / "soft.safetensors")
-        vectors |= load_file(run.finetune().folder / "items.safetensors")
-        ranks = json.loads((run.folder / "ranks.json").read_text())
-        made.append((rows, vectors, ranks, json.loads((run.bundle / "manifest.json").read_text())["model"]))
-    (rows, vectors, ranks, model), (there, their_vectors, their_ranks, their_model) = made
-    assert [(row.model, row.protocol) for row in there] == [(row.model, row.protocol) for row in rows]
-    assert vectors.keys() == their_vectors.keys()
-    for name, tensor in vectors.items():
-        torch.testing.assert_close(their_vectors[name], tensor, atol=ATOL[device], rtol=0, msg=name)
-    for name, of_model in ranks.items():
-        same = np.mean(np.array(of_model["sampled"]) == np.array(their_ranks[name]["sampled"]))
-        assert same > (0.95 if device == NAME else 0.7), name
-    assert TRAINED in ranks
-    assert their_model["soft_words"] == model["soft_words"]
-
-
-def load(folder, device, dtype=torch.float32):
-    base = load_base("tiny", folder, dtype, device)
-    model = ItemLM(base, dataset().catalog.titles, 4, deep=True)
-    return model, compile_prompts(DOMAINS["movie"], model.vocabulary, base.encode, base.bos)
-
-
-class Killed(Exception):
-    pass
-
-
-def distilled(model, prompts, folder, **changed):
-    recipe = DistillSection(epochs=1, tokens_per_step=100, **changed)
-    torch.manual_seed(0)
-    sasrec = TEACHERS["sasrec"]
-    teacher = Teacher(sasrec.build(sasrec.configure(hidden=8, max_length=8), ITEMS), ITEMS)
-    stage1.distill(context(model, prompts, folder, teacher), recipe, prompts)
-    return load_file(folder / stage1.SOFT)
-
-
-def finetuned(model, prompts, folder, **changed):
-    settings = {"epochs": 2, "tokens_per_step": 100, "rank": 4, "alpha": 8, "valid_every": 0.7, "average": 0.9}
-    recipe = FinetuneSection(**settings | changed)
-    stage2.finetune(context(model, prompts, folder), recipe)
-    adapter = folder / ADAPTER / "adapter_model.safetensors"
-    return load_file(folder / stage2.ITEMS) | load_file(adapter)
-
-
-STAGES = {
-    "stage 1": (distilled, {}),
-    "gradient norms": (distilled, {"weighting": "gradient-norm"}),
-    "recomputed": (distilled, {"checkpointing": True}),
-    "lora": (finetuned, {"gradient_accumulation_steps": 2}),
-    "dora": (finetuned, {"adapter": "dora"}),
-    "adalora": (finetuned, {"adapter": "adalora", "epochs": 5, "valid_every": 2.0}),
-}
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_killed_stage_goes_on_to_the_cpu_s_weights(tiny_base, tmp_path, device, monkeypatch, stage):
-    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
-    make, settings = STAGES[stage]
-    here = make(*load(tiny_base, "cpu"), tmp_path / "cpu", **settings)
-    save = loop._save
-
-    def save_then_die(out, named, optimiser, means, step, *rest):
-        save(out, named, optimiser, means, step, *rest)
-        if step >= 2:
-            raise Killed
-
-    monkeypatch.setattr(loop, "_save", save_then_die)
-    with pytest.raises(Killed):
-        make(*load(tiny_base, device), tmp_path / "card", **settings)
-    monkeypatch.setattr(loop, "_save", save)
-    there = make(*load(tiny_base, device), tmp_path / "card", **settings)
-    assert here.keys() == there.keys()
-    for name, tensor in here.items():
-        torch.testing.assert_close(there[name], tensor, atol=ATOL[device], rtol=0, msg=name)
-
-
-def test_bf16_with_autocast(tiny_base, tmp_path, device):
-    model, prompts = load(tiny_base, device, dtype=torch.bfloat16)
-    weights = finetuned(model, prompts, tmp_path)
-    assert all(tensor.isfinite().all() for tensor in weights.values())
-    assert any(tensor.count_nonzero() for name, tensor in weights.items() if "lora_B" in name)
+@pytest.mark.parametrize("which", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("device", [STAND_IN, CARD])
+def test_a_device_computes_what_the_cpu_computes(device, which):
+    command = [sys.executable, "-m", "pytest", str(CASES), "-m", which, "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"DELREC_TEST_DEVICE": device}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-20000:]
