@@ -62,7 +62,8 @@ def _pictures(report: Report) -> list[str]:
 
 
 def _name(r: Result) -> str:
-    return f"{r.bundle}, {r.threads} threads"
+    beside = f", {r.busy_processes} busy processes" if r.busy_processes else ""
+    return f"{r.bundle}, {r.threads} threads{beside}"
 
 
 def _ticks(axis: Any, low: float, high: float) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from delrec_lite.errors import DelrecError, UsageError
+from delrec_lite.spinning import users_environment
 
 PEERS = {
     "transformers fp32": "one forward pass over the paper's prompt, title-mean of the last position",
@@ -57,7 +58,12 @@ class PeerServing:
         command = [sys.executable, "-m", "delrec_lite.bench.peer_process"]
         quant = bundle.manifest["model"].get("quant") if bundle.holds_gguf else None  # else the bundle's first
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=users_environment(),
         )
         try:
             facts = self._ask(

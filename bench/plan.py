@@ -23,6 +23,7 @@ class Plan:
         roofline: Measure the machine's ceilings too.
         engine: Name of an engine, or ``auto``; see ``open_engine``.
         quants: Quantisations out of each bundle, a configuration each; none: its first.
+        busy: Numbers of busy processes beside what is timed; everything is timed beside each.
     """
 
     workloads: Sequence[str]
@@ -34,6 +35,7 @@ class Plan:
     roofline: bool = False
     engine: str = AUTO
     quants: Sequence[str] = ()
+    busy: Sequence[int] = (0,)
 
 
 def check_plan(bundles: Sequence[Path], plan: Plan) -> None:
@@ -46,6 +48,8 @@ def check_plan(bundles: Sequence[Path], plan: Plan) -> None:
         raise UsageError("no bundle to time", "give one or more bundle folders")
     if plan.repeats < 1 or not plan.threads or min(plan.threads) < 1 or plan.users < 0:
         raise UsageError("repeats, threads and users are at least 1", "try -r 20 --threads 1,2")
+    if not plan.busy or min(plan.busy) < 0:
+        raise UsageError("the number of busy processes is at least 0", "try --busy 0,1,2")
     unknown = set(plan.workloads) - set(WORKLOADS)
     if unknown or not plan.workloads:
         raise UsageError(f"no workload is called {', '.join(sorted(unknown))!r}", f"one of {', '.join(WORKLOADS)}")

@@ -39,6 +39,7 @@ class Result:
         accuracy: ``protocol``, ``candidates`` of a set (``sampled``), ``requests``, ``HR@1``, ``NDCG@10``; empty for
             ``load``.
         samples_ms: Every timed sample, in order.
+        busy_processes: How many computed without a pause beside it.
     """
 
     workload: str
@@ -53,6 +54,7 @@ class Result:
     artifact_bytes: int
     accuracy: dict[str, Any]
     samples_ms: list[float]
+    busy_processes: int = 0
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ def latency_summary(samples: Sequence[float]) -> dict[str, float]:
 def table_rows(report: Report) -> tuple[list[list[str]], list[str]]:
     """The table's cells and header."""
     out = []
+    beside = any(r.busy_processes for r in report.results)
     for r in report.results:
         name = f"{r.workload} {r.users}" if r.workload == "batch" else r.workload
         out.append(
@@ -108,6 +111,7 @@ def table_rows(report: Report) -> tuple[list[list[str]], list[str]]:
                 f"{r.artifact_bytes / 1e6:.0f}",
                 str(r.threads),
                 name,
+                *([str(r.busy_processes)] if beside else []),
                 f"{r.tokens:.0f}",
                 *(f"{r.ms[p]:.1f}" for p in ("p50", "p95", "p99")),
                 f"{r.ms['mean']:.1f} ± {r.ms['sigma']:.1f}",
@@ -116,7 +120,8 @@ def table_rows(report: Report) -> tuple[list[list[str]], list[str]]:
                 *(f"{r.accuracy[m]:.3f}" if r.accuracy else "-" for m in ACCURACY),
             ]
         )
-    return out, [*HEADER, *ACCURACY]
+    after = HEADER.index("workload") + 1
+    return out, [*HEADER[:after], *(["busy processes"] if beside else []), *HEADER[after:], *ACCURACY]
 
 
 def footnotes(report: Report) -> list[str]:
@@ -144,7 +149,8 @@ def footnotes(report: Report) -> list[str]:
     for r in report.results:
         if r.phases:
             phases = ", ".join(f"{name} {ms:.1f}" for name, ms in r.phases.items())
-            lines.append(f"{r.workload}, {r.bundle}, {r.threads} threads: {phases} ms")
+            beside = f", {r.busy_processes} busy processes" if r.busy_processes else ""
+            lines.append(f"{r.workload}, {r.bundle}, {r.threads} threads{beside}: {phases} ms")
     return lines
 
 
@@ -160,7 +166,7 @@ def _floors(report: Report) -> list[str]:
     ]
     for r in report.results:
         floor = report.roofline["bundles"].get(r.bundle)
-        if r.workload == "cold" and floor and r.threads == c["threads"]:
+        if r.workload == "cold" and floor and r.threads == c["threads"] and not r.busy_processes:
             lines.append(
                 f"{r.bundle}, cold: at least {floor['work']['gop']:.2f} Gop and {floor['work']['gb']:.3f} GB, "
                 f"so {floor['floor_ms']:.1f} ms; measured {r.ms['p50']:.1f} ms, {r.ms['p50'] / floor['floor_ms']:.1f} "
@@ -183,7 +189,19 @@ def as_markdown(report: Report) -> str:
 def as_csv(report: Report) -> str:
     """One line a result, without the raw samples."""
     out = io.StringIO()
-    columns = ["workload", "bundle", "threads", "users", "samples", "tokens", "p50_ms", "p95_ms", "p99_ms", "mean_ms"]
+    columns = [
+        "workload",
+        "bundle",
+        "threads",
+        "busy_processes",
+        "users",
+        "samples",
+        "tokens",
+        "p50_ms",
+        "p95_ms",
+        "p99_ms",
+        "mean_ms",
+    ]
     columns += [
         "sigma_ms",
         "per_second",
@@ -239,6 +257,7 @@ class Ratio:
         bundle: Its name.
         threads: Of the engine.
         users: In one sample.
+        busy_processes: Beside it.
         p50: Of the median time.
         p95: Of the 95th percentile.
         rss: Of the peak memory.
@@ -249,6 +268,7 @@ class Ratio:
     bundle: str
     threads: int
     users: int
+    busy_processes: int
     p50: float
     p95: float
     rss: float
@@ -280,9 +300,9 @@ def comparison_warnings(before: Report, after: Report) -> list[str]:
     """Lines on what only one of two runs timed, on different machines and on busy ones."""
     old, new = {_key(r) for r in before.results}, {_key(r) for r in after.results}
     lines = [
-        f"only in the {which} run: {w}, {b}, {t} threads, {u} users"
+        f"only in the {which} run: {w}, {b}, {t} threads, {u} users" + (f", {n} busy processes" if n else "")
         for which, keys in (("first", old - new), ("second", new - old))
-        for w, b, t, u in sorted(keys)
+        for w, b, t, u, n in sorted(keys)
     ]
     if before.machine != after.machine:
         lines.append(f"different machines: {before.machine['cpu']} and {after.machine['cpu']}")
@@ -294,5 +314,5 @@ def comparison_warnings(before: Report, after: Report) -> list[str]:
     return lines
 
 
-def _key(r: Result) -> tuple[str, str, int, int]:
-    return r.workload, r.bundle, r.threads, r.users
+def _key(r: Result) -> tuple[str, str, int, int, int]:
+    return r.workload, r.bundle, r.threads, r.users, r.busy_processes

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from delrec_lite.bench.accuracy import measure_accuracy
+from delrec_lite.bench.busy_processes import BusyProcesses
 from delrec_lite.bench.configurations import Configuration, LoadBundle, opened, report_left_out
 from delrec_lite.bench.peers import PeerServing
 from delrec_lite.bench.plan import Plan, check_plan
@@ -54,7 +55,7 @@ def bench(
         load = partial(Recommender.load, engine=plan.engine)
     probe = probe or new_process
     load_before = load_average()
-    with opened(bundles, plan, load, console) as configurations:
+    with BusyProcesses(max(plan.busy)) as others, opened(bundles, plan, load, console) as configurations:
         requests = requests_of(configurations[0].serving.bundle, dataset)
         users = _batch_size(plan.users, len(requests))
         report_left_out(configurations, plan.workloads, console)
@@ -64,7 +65,7 @@ def bench(
         for workload in plan.workloads:
             timer = Timer(workload, requests, users, probe, plan.engine)
             able = [c for c in configurations if workload in c.workloads]
-            results += timer.run(able, plan.repeats, console)
+            results += timer.run(able, plan.repeats, console, others, plan.busy)
         floors = _roofline(configurations, requests, max(plan.threads)) if plan.roofline else {}
     facts = {c.name: c.facts for c in configurations}
     source = {"source": requests.source, "requests": len(requests), "history": HISTORY}

@@ -3,10 +3,12 @@
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import product
 from typing import Any
 
 import numpy as np
 
+from delrec_lite.bench.busy_processes import BusyProcesses
 from delrec_lite.bench.configurations import Configuration
 from delrec_lite.bench.peers import PeerServing
 from delrec_lite.bench.probe import Probe
@@ -35,18 +37,41 @@ class Timer:
         self.engine = engine
         self.together = [requests.of("batch", n) for n in range(users)]
 
-    def run(self, configurations: Sequence[Configuration], repeats: int, console: Console) -> list[Result]:
-        """Warm up, then one sample of each configuration in turn, ``repeats`` times; then their memory."""
-        samples: list[list[Timing]] = [[] for _ in configurations]
+    def run(
+        self,
+        configurations: Sequence[Configuration],
+        repeats: int,
+        console: Console,
+        others: BusyProcesses,
+        busy: Sequence[int] = (0,),
+    ) -> list[Result]:
+        """Warm up, then one sample of each configuration in turn, ``repeats`` times; then their memory.
+
+        Args:
+            configurations: Able to do the workload.
+            repeats: Samples of each.
+            console: Shows the bar.
+            others: The busy processes, started.
+            busy: How many of them run; each round takes every number in turn.
+        """
+        numbers = list(dict.fromkeys(busy))
+        samples: dict[tuple[int, int], list[Timing]] = {key: [] for key in product(range(len(configurations)), numbers)}
         warm = 1 if self.workload in {"load", "batch"} else WARM_UP
-        with console.progress(self.workload, (warm + repeats) * len(configurations)) as tick:
+        with console.progress(self.workload, (warm + repeats) * len(samples)) as tick:
             for n in range(-warm, repeats):
-                for which, configuration in enumerate(configurations):
-                    sample = self._sample(configuration, n)
-                    if n >= 0:
-                        samples[which].append(sample)
-                    tick(1, configuration.name)
-        return [self._result(c, s) for c, s in zip(configurations, samples, strict=True)]
+                for number in numbers:
+                    others.run(number)
+                    for which, configuration in enumerate(configurations):
+                        sample = self._sample(configuration, n)
+                        if n >= 0:
+                            samples[which, number].append(sample)
+                        tick(1, configuration.name)
+        others.run(0)
+        memory = [self._memory(c, samples[which, numbers[0]]) for which, c in enumerate(configurations)]
+        return [
+            self._result(configurations[which], timings, memory[which], number)
+            for (which, number), timings in samples.items()
+        ]
 
     def _sample(self, configuration: Configuration, n: int) -> Timing:
         time.sleep(SETTLE_S)
@@ -74,23 +99,25 @@ class Timer:
             "requests": [asdict(request) for request in (self.together if batch else requests)],
         }
 
-    def _result(self, configuration: Configuration, samples: Sequence[Timing]) -> Result:
-        times = [sample.ms for sample in samples]
-        tokens = round(float(np.mean([sample.tokens for sample in samples])), 1)
+    def _memory(self, configuration: Configuration, samples: Sequence[Timing]) -> int:
+        """Peak resident bytes of a process that does only this workload."""
         if isinstance(configuration.serving, PeerServing):
-            return self._peer_result(configuration, configuration.serving, times, tokens)
-        phases = {name: float(np.mean([sample.phases[name] for sample in samples])) for name in samples[0].phases}
+            return configuration.serving.peak_rss_bytes()
         if self.workload == "load":
-            memory = int(phases.pop("peak_rss_bytes"))
-        else:
-            memory = int(self.probe(self._job(configuration, PROBE_REQUESTS))["peak_rss_bytes"])
+            return int(np.mean([sample.phases["peak_rss_bytes"] for sample in samples]))
+        return int(self.probe(self._job(configuration, PROBE_REQUESTS))["peak_rss_bytes"])
+
+    def _result(self, configuration: Configuration, samples: Sequence[Timing], memory: int, busy: int) -> Result:
+        times = [sample.ms for sample in samples]
+        names = [name for name in samples[0].phases if name != "peak_rss_bytes"]
+        phases = {name: float(np.mean([sample.phases[name] for sample in samples])) for name in names}
         users = self.users if self.workload == "batch" else 1
         return Result(
             workload=self.workload,
             bundle=configuration.name,
             threads=configuration.threads,
             users=users,
-            tokens=tokens,
+            tokens=round(float(np.mean([sample.tokens for sample in samples])), 1),
             ms=latency_summary(times),
             per_second=round(1e3 * users * len(times) / sum(times), 2),
             phases={name: round(ms, 3) for name, ms in phases.items()},
@@ -98,22 +125,5 @@ class Timer:
             artifact_bytes=configuration.facts["bytes"],
             accuracy={} if self.workload == "load" else configuration.accuracy[self.workload],
             samples_ms=[round(ms, 4) for ms in times],
-        )
-
-    def _peer_result(
-        self, configuration: Configuration, peer: PeerServing, times: list[float], tokens: float
-    ) -> Result:
-        return Result(
-            workload=self.workload,
-            bundle=configuration.name,
-            threads=configuration.threads,
-            users=1,
-            tokens=tokens,
-            ms=latency_summary(times),
-            per_second=round(1e3 * len(times) / sum(times), 2),
-            phases={},
-            peak_rss_bytes=peer.peak_rss_bytes(),
-            artifact_bytes=configuration.facts["bytes"],
-            accuracy=configuration.accuracy[self.workload],
-            samples_ms=[round(ms, 4) for ms in times],
+            busy_processes=busy,
         )

@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from delrec_lite import machine
+from delrec_lite import machine, spinning
 from delrec_lite.errors import DelrecError
+from delrec_lite.export.quantisation_choice import describe_choice
 from delrec_lite.files import cache_folder
 from delrec_lite.hub.pull import cached
 from delrec_lite.hub.registry import ASSETS, DATASETS, DEFAULT
@@ -182,6 +183,17 @@ def _machine(figures: dict[str, Any], cache: Path) -> Iterator[Check]:
     precision = describe(features, limits(), cached_timing(cache))
     yield Check("precision", "ok", precision, "training and evaluation, model.precision: auto")
     yield Check("cores allowed", "ok", str(figures["cores"]), "threads")
+    polite, spins = spinning.describe()
+    yield Check(
+        "waiting threads",
+        "ok" if polite else "warning",
+        spins,
+        "serving beside other programs",
+        ""
+        if polite
+        else "load the bundle before importing that package, or set GOMP_SPINCOUNT=10000 before Python starts",
+    )
+    yield Check("quantisation", "ok", describe_choice(cache), "export --quant auto")
     memory = figures["memory_bytes"]
     small = 0 < memory < 4e9
     yield Check(

@@ -44,7 +44,7 @@ def machine() -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that affect figures."""
     packages = {"delrec-lite": __version__, "python": platform.python_version()}
-    for package in ("numpy", "llama-cpp-python", "torch", "transformers", "peft"):
+    for package in ("numpy", "llama-cpp-python", "onnxruntime", "torch", "transformers", "peft"):
         try:
             packages[package] = version(package)
         except PackageNotFoundError:

@@ -62,11 +62,10 @@ def quantise(
         UsageError: No quantisation has this name.
     """
     import gguf
-    import llama_cpp
 
     from delrec_lite.runtime.engines.llama_context import import_llama_cpp
 
-    import_llama_cpp()
+    llama_cpp = import_llama_cpp()
     quantisation = GGUF[quant]
     intended = _intended_types(gguf.GGUFReader(source), quantisation)
     unfit = {name: kind for name, (kind, width) in intended.items() if width % _block(gguf, kind)}

@@ -44,6 +44,10 @@ def bench(
         list[Workload] | None, typer.Option("--workload", "-w", help="Repeatable; default: all.")
     ] = None,
     threads: Annotated[str, typer.Option(help="Thread counts, such as 1,2; default: the cores allowed.")] = "",
+    busy: Annotated[
+        str,
+        typer.Option(help="Processes that keep a core busy beside what is timed, such as 0,1,2: beside each number."),
+    ] = "0",
     repeats: Annotated[int, typer.Option("--repeats", "-r", help="Timed samples of each workload.")] = 20,
     users: Annotated[int, typer.Option(min=0, help="Users in a batch; 0: 64, or all if fewer.")] = 0,
     peers: Annotated[
@@ -84,12 +88,16 @@ def bench(
     from delrec_lite.bench import report
     from delrec_lite.bench.plan import Plan
     from delrec_lite.bench.runner import bench as run
+    from delrec_lite.machine import cores_allowed
 
     if out is not None:
         _require_writable(out.parent)  # before minutes of timing, not after
     chosen, base = _peers(bundles or [], console) if peers else ((), {})
     workloads = [w.value for w in workload or Workload]
-    plan = Plan(workloads, _threads(threads), repeats, users, chosen, base, roofline, engine, names_in(quant))
+    counts = _numbers("--threads", threads) or [cores_allowed()]
+    plan = Plan(
+        workloads, counts, repeats, users, chosen, base, roofline, engine, names_in(quant), _numbers("--busy", busy)
+    )
     results = run(bundles or [], plan, dataset, console)
     if out is not None:
         report.write_report(results, out)
@@ -174,14 +182,13 @@ def _require_writable(folder: Path) -> None:
         )
 
 
-def _threads(text: str) -> list[int]:
+def _numbers(option: str, text: str) -> list[int]:
     from delrec_lite.errors import UsageError
-    from delrec_lite.machine import cores_allowed
 
     try:
-        return [int(part) for part in names_in(text)] or [cores_allowed()]
+        return [int(part) for part in names_in(text)]
     except ValueError as error:
-        raise UsageError(f"--threads is {text!r}", "give numbers separated by commas: --threads 1,2") from error
+        raise UsageError(f"{option} is {text!r}", f"give numbers separated by commas: {option} 1,2") from error
 
 
 def _compare(paths: tuple[Path, Path], threshold: float, console: Console) -> None:
@@ -196,12 +203,13 @@ def _compare(paths: tuple[Path, Path], threshold: float, console: Console) -> No
             r.workload,
             r.bundle,
             str(r.threads),
+            str(r.busy_processes),
             *(f"{v:.3f}" for v in (r.p50, r.p95, r.rss)),
             "slower" if r.regression else "",
         ]
         for r in ratios
     ]
-    header = ("workload", "bundle", "threads", "p50", "p95", "RSS", f"beyond {threshold:.2f}")
+    header = ("workload", "bundle", "threads", "busy processes", "p50", "p95", "RSS", f"beyond {threshold:.2f}")
     console.result([asdict(r) for r in ratios], shown, header, title="second run over first")
     for line in report.comparison_warnings(before, after):
         console.say(line)

@@ -63,6 +63,8 @@ def export(
     from delrec_lite.bench.quantisations import choose_quant
     from delrec_lite.config import load_recipe
     from delrec_lite.errors import UsageError
+    from delrec_lite.export.quantisation_choice import store_choice
+    from delrec_lite.files import cache_folder
     from delrec_lite.pipeline.bundle import write_bundle
     from delrec_lite.pipeline.model_files import files_for
     from delrec_lite.pipeline.run import Run
@@ -102,6 +104,8 @@ def export(
             best, measured = choose_quant(run, auto_candidates(kind), budget / 100)
             rows += [row for row in measured if row.quant not in {earlier.quant for earlier in rows}]
             console.say(f"  auto: {best}")
+            times = {row.quant: row.p50_ms for row in measured if row.quant != BASELINE}
+            store_choice(best, times, budget / 100, loaded.name, cache_folder())
             names[:] = dict.fromkeys(best if name == AUTO else name for name in names)
     exported = write_bundle(run, out, quants, onnx_quants, gate, rows, merge_base)
     result = {"bundle": str(out), "bytes": exported.bytes, "quant": exported.quant, "parity": exported.parity.dump()}

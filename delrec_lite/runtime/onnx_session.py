@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from delrec_lite import spinning
 from delrec_lite.data.types import Ints
 from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, install_line
 from delrec_lite.runtime.manifest import REMEDY
@@ -36,6 +37,8 @@ def open_session(path: Path, threads: int) -> Any:
     options.inter_op_num_threads = 1
     # Threads that spin after an answer keep a core busy: beside them llama.cpp took 82 ms instead of 28.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    for name, value in spinning.ONNX_RUNTIME.items():
+        options.add_session_config_entry(name, value)
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the package has a class for each of a dozen error codes

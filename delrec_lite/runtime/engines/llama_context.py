@@ -18,6 +18,7 @@ from delrec_lite.runtime.gguf.checks import check_gguf
 from delrec_lite.runtime.gguf.rows import TokenRows
 from delrec_lite.runtime.manifest import DEEP, REMEDY
 from delrec_lite.runtime.prompting.encoder import Token
+from delrec_lite.spinning import bounded
 
 # A sequence, the position of the first token in it, and the tokens to evaluate there.
 Work = tuple[int, int, Sequence[Token]]
@@ -26,14 +27,18 @@ _log_callback: Any = None
 
 
 def import_llama_cpp() -> Any:
-    """Import ``llama_cpp`` and turn off llama.cpp's log.
+    """Import ``llama_cpp`` with threads that spin for a bounded while, and turn off llama.cpp's log.
 
     Raises:
         MissingPackageError: It is not installed.
     """
-    global _log_callback
-    try:
+    if _log_callback is not None:
         import llama_cpp
+
+        return llama_cpp
+    try:
+        with bounded():
+            return _start_llama_cpp()
     except ImportError as error:
         raise MissingPackageError(
             "serving a GGUF bundle needs llama-cpp-python, which is not installed", install_line("llama_cpp")
@@ -43,10 +48,18 @@ def import_llama_cpp() -> Any:
             f"llama-cpp-python does not load: {str(error).splitlines()[0]}",
             "pip install --force-reinstall --no-cache-dir llama-cpp-python",
         ) from error
-    if _log_callback is None:
-        _log_callback = llama_cpp.llama_log_callback(lambda level, text, data: None)  # C holds only its address
-        llama_cpp.llama_log_set(_log_callback, ctypes.c_void_p(0))
-        llama_cpp.llama_backend_init()
+
+
+def _start_llama_cpp() -> Any:
+    global _log_callback
+    import llama_cpp
+
+    callback = llama_cpp.llama_log_callback(lambda level, text, data: None)
+    llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
+    llama_cpp.llama_backend_init()  # sets KMP_BLOCKTIME to 200 in C's environment, unless it is set
+    # LLVM's and Intel's runtimes read their settings at their first call. A library without OpenMP has no such name.
+    getattr(llama_cpp.llama_cpp._lib, "omp_get_max_threads", int)()
+    _log_callback = callback  # C holds only its address
     return llama_cpp
 
 
