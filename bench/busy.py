@@ -125,7 +125,7 @@ def measure_busy(
     if own := spinning.users_setting():
         names = ", ".join(own)
         raise UsageError(f"{names} set in the environment would decide instead", f"unset {names.replace(',', '')}")
-    opened = Bundle.open(bundle, quant)
+    opened = Bundle.open(bundle, quant=quant)
     requests = requests_of(opened)
     samples = {(s, w, n): list[float]() for w in WORKLOADS for n in counts for s in settings}
     job = {"bundle": str(bundle), "engine": engine, "quant": quant, "threads": threads}

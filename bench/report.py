@@ -64,7 +64,7 @@ class Report:
     Attributes:
         created: UTC.
         commit: Of the program; None outside a checkout.
-        machine: Processor, its features, cores allowed.
+        machine: Processor, its features, cores allowed, what llama.cpp is built for.
         versions: Of the packages that compute.
         asked: Where the requests come from, and how many there are.
         repeats: Timed samples each.
@@ -304,7 +304,7 @@ def comparison_warnings(before: Report, after: Report) -> list[str]:
         for which, keys in (("first", old - new), ("second", new - old))
         for w, b, t, u, n in sorted(keys)
     ]
-    if before.machine != after.machine:
+    if any(before.machine[key] != after.machine[key] for key in before.machine.keys() & after.machine.keys()):
         lines.append(f"different machines: {before.machine['cpu']} and {after.machine['cpu']}")
     lines += [
         f"{which} run: {busy_warning(r)}"

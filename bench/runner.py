@@ -1,5 +1,6 @@
 """Time the workloads: every configuration in turn, round after round, so that a slow minute is shared by all."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -69,7 +70,19 @@ def bench(
         floors = _roofline(configurations, requests, max(plan.threads)) if plan.roofline else {}
     facts = {c.name: c.facts for c in configurations}
     source = {"source": requests.source, "requests": len(requests), "history": HISTORY}
-    return Report(now(), commit(), machine(), versions(), source, plan.repeats, load_before, facts, results, floors)
+    of_machine = machine() | {"llama_cpp": llama_cpp_features()}
+    return Report(now(), commit(), of_machine, versions(), source, plan.repeats, load_before, facts, results, floors)
+
+
+def llama_cpp_features() -> list[str]:
+    """What the loaded llama.cpp is built for, such as ``AVX2``; empty where it is not loaded."""
+    llama_cpp = sys.modules.get("llama_cpp")
+    if llama_cpp is None:
+        return []
+    # ``CPU : SSE3 = 1 | AVX2 = 1 |``
+    features: str = llama_cpp.llama_print_system_info().decode().rpartition(":")[2]
+    pairs = (part.split("=") for part in features.split("|") if "=" in part)
+    return [name.strip() for name, value in pairs if value.strip() != "0"]
 
 
 def _batch_size(users: int, available: int) -> int:

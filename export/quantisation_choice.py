@@ -41,11 +41,11 @@ def describe_choice(cache: Path) -> str:
     """A line on what was measured on this machine last."""
     entries = [entry for entry in _entries(cache / FILE) if entry.get("machine") == machine()]
     try:
-        last = max(entries, key=lambda entry: str(entry["created"]))
+        last = entries[-1]
         fastest_first = sorted(last["ms"].items(), key=lambda item: float(item[1]))
         times = ", ".join(f"{name} {float(ms):.0f} ms" for name, ms in fastest_first)
         return f"{last['quant']} at most {100 * float(last['budget']):g} points below bf16, {last['recipe']}: {times}"
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (IndexError, ValueError, KeyError, TypeError, AttributeError):
         return "not measured on this machine: the recipe's is taken, unless export --quant auto measures"
 
 

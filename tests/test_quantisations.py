@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from delrec_lite.bench.quantisations import choose_quant, compare_quants, fastest_within
+from delrec_lite.doctor import examine
 from delrec_lite.evaluation.setting import Setting
 from delrec_lite.export.pareto import quant_picture, quant_section
+from delrec_lite.export.quantisation_choice import store_choice
 from delrec_lite.export.quantise import quantise
 from delrec_lite.pipeline.bundle import write_bundle
 from delrec_lite.quantisations import GGUF
@@ -72,6 +74,24 @@ def test_auto_exports_its_choice_with_the_reasons(tiny_run, tmp_path):
     assert f"**{quant}**" in readme
     assert "quantisations.svg" in Bundle.open(written.path).manifest["files"]
     assert Bundle.open(written.path).manifest["gated"] is False
+
+
+def test_doctor_shows_what_auto_chose_on_this_machine_last(tmp_path, monkeypatch):
+    def line():
+        return next(check.value for check in examine(tmp_path).checks if check.name == "quantisation")
+
+    assert line().startswith("not measured on this machine")
+    store_choice("iq4_nl", {"q8_0": 55.2, "iq4_nl": 34.8}, 0.005, "films", tmp_path)
+    assert line() == "iq4_nl at most 0.5 points below bf16, films: iq4_nl 35 ms, q8_0 55 ms"
+    store_choice("int8", {"int8": 19.0}, 0.01, "films", tmp_path)
+    store_choice("q8_0", {"q8_0": 54.0, "iq4_nl": 36.0}, 0.0, "films", tmp_path)
+    entries = json.loads((tmp_path / "quantisations.json").read_text())
+    assert [entry["quant"] for entry in entries] == ["int8", "q8_0"], "the same quantisations again replace the first"
+    monkeypatch.setattr("delrec_lite.export.quantisation_choice.machine", lambda: {"cpu": "another"})
+    assert line().startswith("not measured on this machine")
+    for broken in ("{", "[1]", '[{"machine": {"cpu": "another"}, "created": 1, "ms": 3}]', '{"quant": 1}'):
+        (tmp_path / "quantisations.json").write_text(broken)
+        assert line().startswith("not measured on this machine")
 
 
 def test_onnx_stands_beside_gguf(tiny_run, tmp_path):

@@ -32,10 +32,6 @@ def import_llama_cpp() -> Any:
     Raises:
         MissingPackageError: It is not installed.
     """
-    if _log_callback is not None:
-        import llama_cpp
-
-        return llama_cpp
     try:
         with bounded():
             return _start_llama_cpp()
@@ -54,6 +50,8 @@ def _start_llama_cpp() -> Any:
     global _log_callback
     import llama_cpp
 
+    if _log_callback is not None:
+        return llama_cpp
     callback = llama_cpp.llama_log_callback(lambda level, text, data: None)
     llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()  # sets KMP_BLOCKTIME to 200 in C's environment, unless it is set
