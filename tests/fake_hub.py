@@ -10,7 +10,7 @@ REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 
 class FakeHub:
-    """One repository, ``owner/thing``; ``files`` by name, and every request with its token in ``asked``."""
+    """One repository, ``owner/thing``; ``files`` by name, and every request for it with its token in ``asked``."""
 
     def __init__(self, files):
         self.files, self.asked = dict(files), []
@@ -31,10 +31,18 @@ class FakeHub:
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
     def answer(self, request):
-        self.asked.append((request.command, request.path, request.headers.get("Authorization")))
+        if "/owner/thing" in request.path:  # huggingface_hub 2 has a question of its own
+            self.asked.append((request.command, request.path, request.headers.get("Authorization")))
         if re.match(rf"/api/models/owner/thing/revision/({REVISION}|main)", request.path):
             listed = [{"rfilename": name} for name in self.files]
             self.send(request, json.dumps({"id": "owner/thing", "sha": REVISION, "siblings": listed}).encode())
+            return
+        if re.match(rf"/api/models/owner/thing/tree/{REVISION}", request.path):  # huggingface_hub 1.33 and later
+            entries = [
+                {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+                for name, data in self.files.items()
+            ]
+            self.send(request, json.dumps(entries).encode())
             return
         found = re.fullmatch(rf"/owner/thing/resolve/(?:{REVISION}|main)/([\w.]+)", request.path)
         if found is None or found[1] not in self.files:
