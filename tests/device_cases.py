@@ -28,8 +28,8 @@ from delrec_lite.teachers.contract import Teacher
 from delrec_lite.teachers.fit import fit
 from delrec_lite.training import distill as stage1
 from delrec_lite.training import finetune as stage2
-from delrec_lite.training import loop
 from delrec_lite.training.adapters import ADAPTER
+from tests.resuming import killed_then_resumed
 from tests.strict_device import NAME, strict_device
 from tests.tiny import ITEMS, context, dataset, write_base
 
@@ -164,10 +164,6 @@ def load(folder, device, dtype=torch.float32):
     return model, compile_prompts(DOMAINS["movie"], model.vocabulary, base.encode, base.bos)
 
 
-class Killed(Exception):
-    pass
-
-
 def distilled(model, prompts, folder, **changed):
     recipe = DistillSection(epochs=1, tokens_per_step=100, **changed)
     torch.manual_seed(0)
@@ -197,21 +193,9 @@ STAGES = {
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_killed_stage_goes_on_to_the_cpu_s_weights(tiny_base, tmp_path, device, monkeypatch, stage):
-    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     make, settings = STAGES[stage]
     here = make(*load(tiny_base, "cpu"), tmp_path / "cpu", **settings)
-    save = loop._save
-
-    def save_then_die(out, named, optimiser, means, step, *rest):
-        save(out, named, optimiser, means, step, *rest)
-        if step >= 2:
-            raise Killed
-
-    monkeypatch.setattr(loop, "_save", save_then_die)
-    with pytest.raises(Killed):
-        make(*load(tiny_base, device), tmp_path / "card", **settings)
-    monkeypatch.setattr(loop, "_save", save)
-    there = make(*load(tiny_base, device), tmp_path / "card", **settings)
+    there = killed_then_resumed(monkeypatch, 2, lambda: make(*load(tiny_base, device), tmp_path / "card", **settings))
     assert here.keys() == there.keys()
     for name, tensor in here.items():
         torch.testing.assert_close(there[name], tensor, atol=ATOL[device], rtol=0, msg=name)

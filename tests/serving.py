@@ -3,14 +3,12 @@
 import json
 import os
 import subprocess
-import sys
 import time
 import urllib.request
-from pathlib import Path
 
 from tests.bundles import TITLES, tiny_bundle
+from tests.command import PROGRAM
 
-PROGRAM = Path(sys.executable).parent / "delrec-lite"
 MARKUP = "<img src=x onerror=document.title='broken'> & Sons"
 
 

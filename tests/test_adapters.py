@@ -15,6 +15,7 @@ from delrec_lite.llm.precision import merged
 from delrec_lite.training import finetune as stage2
 from delrec_lite.training import loop
 from delrec_lite.training.adapters import ADAPTER, ITEMS, load_finetuned
+from tests.resuming import killed_then_resumed
 from tests.tiny import context, dataset, make_model
 
 KINDS = ("lora", "dora", "adalora")
@@ -79,27 +80,6 @@ def test_adalora_ends_with_the_rank_asked_for(tiny_base, tmp_path):
 def test_adalora_needs_steps_to_plan_its_ranks(tiny_base, tmp_path):
     with pytest.raises(ConfigError, match="plan its ranks"):
         tuned(tiny_base, tmp_path, adapter="adalora", epochs=0.1, tokens_per_step=1000)
-
-
-class Killed(Exception):
-    pass
-
-
-def killed_then_resumed(monkeypatch, at, go):
-    """Run ``go`` until the checkpoint of step ``at``, then again."""
-    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
-    save = loop._save
-
-    def save_then_die(out, named, optimiser, means, step, *rest):
-        save(out, named, optimiser, means, step, *rest)
-        if step == at:
-            raise Killed
-
-    monkeypatch.setattr(loop, "_save", save_then_die)
-    with pytest.raises(Killed):
-        go()
-    monkeypatch.setattr(loop, "_save", save)
-    return go()
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,7 @@ from delrec_lite.runtime.gguf.header import read_header
 from delrec_lite.runtime.recommender import Recommender
 from delrec_lite.runtime.verify import verify
 from tests.conftest import export_tiny
-from tests.test_forms import CHOOSING, FORMS
-from tests.test_titles import trained
+from tests.formats import CANDIDATES_ONLY, FORMATS, make_scrambled
 from tests.tiny import candidates, dataset, write_base
 
 TITLES = dataset().catalog.titles
@@ -28,12 +27,12 @@ HISTORIES = [h[-(10, 4, 1)[n % 3] :] for n, h in enumerate(dataset().test().hist
 SETS = candidates().items
 
 
-@pytest.fixture(scope="module", params=CHOOSING)
+@pytest.fixture(scope="module", params=CANDIDATES_ONLY)
 def exported(request, tmp_path_factory):
     """The bundle, the trained model's scores of ``HISTORIES`` and ``SETS``, the form."""
-    prompt_format, folder = FORMS[request.param], tmp_path_factory.mktemp("choosing")
+    prompt_format, folder = FORMATS[request.param], tmp_path_factory.mktemp("choosing")
     base_folder = write_base(folder / "base", [" watermelon elephants umbrella"] * 50)  # words that no title needs
-    model, prompts, base = trained(base_folder, prompt_format)
+    model, prompts, base = make_scrambled(base_folder, prompt_format)
     scores = score_candidates(model, prompts, HISTORIES, SETS, 10)
     target = folder / "x.delrec"
     sets = {split: candidates(split) for split in ("valid", "test")}

@@ -5,28 +5,14 @@ import os
 import resource
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import typer
 
 from delrec_lite.cli.app import VERBS, app
+from tests.command import PROGRAM, run
 from tests.tiny import dataset
 from tests.unprivileged import without_privileges
-
-PROGRAM = Path(sys.executable).parent / "delrec-lite"
-
-
-def run(*arguments, how=None, cwd=None, **environment):
-    return subprocess.run(
-        [PROGRAM, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "COLUMNS": "100", "NO_COLOR": "1", **environment},
-        preexec_fn=how,
-        cwd=cwd,
-    )
 
 
 def computing(*command):
@@ -169,7 +155,7 @@ def test_a_folder_that_cannot_be_written_is_named(tiny_bundle_made, own, tmp_pat
     folder = tmp_path / "locked"
     folder.mkdir(mode=0o500)
     said = [str(tiny_bundle_made) if a == "BUNDLE" else a.replace("FOLDER", str(folder)) for a in arguments]
-    done = run(*said, cwd=own, how=without_privileges, DELREC_CACHE=str(folder / "cache"))
+    done = run(*said, cwd=own, preexec=without_privileges, DELREC_CACHE=str(folder / "cache"))
     assert done.returncode == 8, done.stderr
     assert str(folder) in done.stderr
     assert "Traceback" not in done.stderr

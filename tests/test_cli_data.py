@@ -15,7 +15,7 @@ from delrec_lite import machine
 from delrec_lite.data.store import load_dataset
 from delrec_lite.errors import DataError, FetchError, UsageError
 from delrec_lite.hub.cache import Pulled
-from tests.test_data import recbole
+from tests.logs import write_recbole
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def run():
 @pytest.fixture
 def pulled(tmp_path, monkeypatch):
     """`pull` finds a small log in the layout of the real one."""
-    folder = recbole(tmp_path / "src")
+    folder = write_recbole(tmp_path / "src")
 
     def fake(name, *_):
         return Pulled(name, folder, "a mirror", False, {"x.inter": "0" * 64}, "terms", 12)

@@ -18,57 +18,7 @@ from delrec_lite.data.readers import Columns, Interactions, parse_columns, read_
 from delrec_lite.data.store import Settings, load_candidates, load_dataset
 from delrec_lite.data.titles import readable_title, unique_titles
 from delrec_lite.errors import DataError, StorageError, UsageError
-
-FILMS = [
-    ("1", "Toy Story", "1995"),
-    ("2", "Matrix, The", "1999"),
-    ("3", "Blue Angel, The (Blaue Engel, Der)", "1930"),
-    ("4", "Misérables, Les", "1995"),
-    ("5", "Land Before Time III: The Time of the Great Giving (1995)", "V"),
-    ("6", "unkonwn", "unkonwn"),
-    ("7", "Chasing Amy", "1997"),
-    ("8", "Chasing Amy", "1997"),
-]
-READABLE = (
-    "Toy Story (1995)",
-    "The Matrix (1999)",
-    "The Blue Angel (Der Blaue Engel) (1930)",
-    "Les Misérables (1995)",
-    "Land Before Time III: The Time of the Great Giving (1995)",
-    "unknown",
-)
-
-
-def log_rows():
-    """Twelve users, each with 6 of the 8 films, at times that are not in the order of the file."""
-    rng = np.random.default_rng(5)
-    rows = []
-    for user in range(1, 13):
-        for film in rng.permutation(8)[:6]:
-            rows.append((str(user), FILMS[film][0], "4", str(int(rng.integers(100, 110)))))
-    return rows
-
-
-def recbole(folder):
-    folder.mkdir()
-    head = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
-    (folder / "x.inter").write_text(head + "".join("\t".join(r) + "\n" for r in log_rows()), encoding="utf-8")
-    head = "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
-    rows = "".join(f"{i}\t{title}\t{year}\tDrama\n" for i, title, year in FILMS)
-    (folder / "x.item").write_text(head + rows, encoding="utf-8")
-    return folder
-
-
-def grouplens(folder):
-    folder.mkdir()
-    (folder / "u.data").write_text("".join("\t".join(r) + "\n" for r in log_rows()))
-    rows = []
-    for number, title, year in FILMS:
-        whole = "unknown" if title == "unkonwn" else f"{title} ({year})"
-        release = "" if title == "unkonwn" else "01-Jan-1995"
-        rows.append(f"{number}|{whole}|{release}||http://x|" + "|".join("0" * 19) + "\n")
-    (folder / "u.item").write_text("".join(rows), encoding="latin-1")
-    return folder
+from tests.logs import READABLE, write_grouplens, write_recbole
 
 
 @pytest.mark.parametrize(
@@ -109,8 +59,8 @@ def test_items_of_the_same_title_are_told_apart_and_the_most_used_keeps_it():
 
 
 def test_both_layouts_of_movielens_give_the_same_data_set(tmp_path):
-    ours = prepare("ml-100k", recbole(tmp_path / "a"), tmp_path / "out-a", k_core=2, m=3)
-    theirs = prepare("ml-100k", grouplens(tmp_path / "b"), tmp_path / "out-b", k_core=2, m=3)
+    ours = prepare("ml-100k", write_recbole(tmp_path / "a"), tmp_path / "out-a", k_core=2, m=3)
+    theirs = prepare("ml-100k", write_grouplens(tmp_path / "b"), tmp_path / "out-b", k_core=2, m=3)
     assert ours.fingerprint == theirs.fingerprint
     assert ours.catalog.titles[:6] == READABLE
     assert set(ours.catalog.titles[6:]) == {"Chasing Amy (1997)", "Chasing Amy [2] (1997)"}
@@ -151,7 +101,9 @@ def test_users_too_short_for_leave_one_out_are_left_out():
 
 @pytest.fixture
 def prepared(tmp_path):
-    return prepare("ml-100k", recbole(tmp_path / "src"), tmp_path / "out", k_core=2, m=3, seed=7), tmp_path / "out"
+    return prepare(
+        "ml-100k", write_recbole(tmp_path / "src"), tmp_path / "out", k_core=2, m=3, seed=7
+    ), tmp_path / "out"
 
 
 def test_candidates_hold_the_positive_once_and_no_item_the_user_has_seen(prepared):
@@ -237,7 +189,7 @@ def test_preparing_again_replaces_and_a_foreign_folder_is_left_alone(prepared, t
     ],
 )
 def test_a_malformed_row_is_named_with_file_and_number(tmp_path, row, says):
-    folder = recbole(tmp_path / "src")
+    folder = write_recbole(tmp_path / "src")
     with (folder / "x.inter").open("a") as file:
         file.write(row + "\n")
     with pytest.raises(DataError, match=says):
@@ -248,7 +200,7 @@ def test_a_malformed_row_is_named_with_file_and_number(tmp_path, row, says):
 def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(DataError, match="neither u.data nor one .inter file"):
         prepare("ml-100k", tmp_path, tmp_path / "out")
-    folder = recbole(tmp_path / "src")
+    folder = write_recbole(tmp_path / "src")
     with pytest.raises(DataError, match="ml-100k has no interactions after the 50-core"):
         prepare("ml-100k", folder, tmp_path / "out", k_core=50)
     (folder / "x.item").write_text("item_id:token\tmovie_title:token_seq\trelease_year:token\n1\tToy Story\t1995\n")

@@ -30,37 +30,17 @@ from delrec_lite.pipeline.table import evaluate
 from delrec_lite.prompts.domain import DOMAINS
 from delrec_lite.prompts.format import PromptFormat
 from delrec_lite.prompts.history import HISTORIES
-from delrec_lite.prompts.tasks import compile_prompts
 from delrec_lite.prompts.verbalizer import VERBALIZERS
 from delrec_lite.prompts.verbalizers.letter import LETTERS, letter_ids
 from delrec_lite.training import distill as stage1
 from delrec_lite.training import finetune as stage2
-from delrec_lite.training import loop
 from delrec_lite.training.adapters import add_adapter, load_finetuned
 from delrec_lite.training.choice import Sampler
 from delrec_lite.training.ranking import ranked
 from delrec_lite.training.weighting import TaskWeights, balance
+from tests.formats import FORMATS, make_formatted
+from tests.resuming import killed_then_resumed
 from tests.tiny import ITEMS, Ring, candidates, context, dataset, make_model
-
-# Every form that is not the default; the default's are the other test files.
-FORMS = {
-    "titles": PromptFormat(history="titles"),
-    "title-mean, candidates": PromptFormat(history="titles", candidates=True),
-    "letter, titles": PromptFormat(history="titles", verbalizer="letter", candidates=True),
-    "letter, items": PromptFormat(verbalizer="letter", candidates=True),
-    "likelihood": PromptFormat(history="titles", verbalizer="likelihood"),
-    "likelihood, items, candidates": PromptFormat(verbalizer="likelihood", candidates=True),
-}
-CHOOSING = [name for name, prompt_format in FORMS.items() if not prompt_format.ranks_catalogue]
-
-
-def made(base_folder, prompt_format, soft=4):
-    model, prompts, base = make_model(base_folder, soft)
-    titles = dataset().catalog.titles
-    prompts = compile_prompts(
-        DOMAINS["movie"], model.vocabulary, base.encode, base.bos, prompt_format=prompt_format, titles=titles
-    )
-    return model, prompts, base
 
 
 def decode(base_folder, ids):
@@ -73,7 +53,7 @@ def decode(base_folder, ids):
 
 
 def test_a_history_of_titles_is_read_at_the_end_of_each(tiny_base):
-    _, prompts, _ = made(tiny_base, FORMS["titles"])
+    _, prompts, _ = make_formatted(tiny_base, FORMATS["titles"])
     ids, ends = prompts.history([3, 0, 7])
     titles = dataset().catalog.titles
     assert decode(tiny_base, ids) == "".join(f" {titles[i]}\n" for i in (3, 0, 7))
@@ -85,7 +65,7 @@ def test_a_history_of_titles_is_read_at_the_end_of_each(tiny_base):
 
 def test_items_are_one_token_each_as_ever(tiny_base):
     _, plain, base = make_model(tiny_base)
-    _, prompts, _ = made(tiny_base, PromptFormat())
+    _, prompts, _ = make_formatted(tiny_base, PromptFormat())
     assert prompts.next_prefix == plain.next_prefix
     assert prompts.history([3, 0]) == ([plain.vocabulary.item_base + 3, plain.vocabulary.item_base], [0, 1])
     assert prompts.question([5, 6], [1, 2]) == [5, 6]
@@ -93,7 +73,7 @@ def test_items_are_one_token_each_as_ever(tiny_base):
 
 
 def test_long_titles_are_cut(tiny_base):
-    _, prompts, base = made(tiny_base, PromptFormat(history="titles", title_tokens=2))
+    _, prompts, base = make_formatted(tiny_base, PromptFormat(history="titles", title_tokens=2))
     whole = base.encode(" " + dataset().catalog.titles[4])
     assert len(whole) > 2
     assert prompts.item(4)[:2] == tuple(whole[:2])
@@ -102,34 +82,38 @@ def test_long_titles_are_cut(tiny_base):
 
 @pytest.mark.parametrize("history", ["items", "titles"])
 def test_a_prompt_without_room_loses_its_oldest_items_and_nothing_else(tiny_base, history):
-    _, free, _ = made(tiny_base, PromptFormat(history=history, candidates=True))
+    _, free, _ = make_formatted(tiny_base, PromptFormat(history=history, candidates=True))
     sequence, chosen = dataset().sequences[0][:9], np.array([1, 2, 3])
     whole = next_question(free, sequence, chosen, 50)
     size = len(free.next_prefix) + len(whole.ids)
     lost = len(free.item(int(sequence[0]))) + 1  # one token less than the newest eight need
-    _, bound, _ = made(tiny_base, PromptFormat(history=history, candidates=True, context=size - lost))
+    _, bound, _ = make_formatted(tiny_base, PromptFormat(history=history, candidates=True, context=size - lost))
     cut = next_question(bound, sequence, chosen, 50)
     assert cut.ids == next_question(free, sequence[2:], chosen, 50).ids
     assert len(bound.next_prefix) + len(cut.ids) <= size - lost
-    _, tight, _ = made(tiny_base, PromptFormat(history=history, candidates=True, context=len(free.next_prefix) + 5))
+    _, tight, _ = make_formatted(
+        tiny_base, PromptFormat(history=history, candidates=True, context=len(free.next_prefix) + 5)
+    )
     with pytest.raises(ConfigError, match="no room"):
         next_question(tight, sequence, chosen, 50)
 
 
 def test_temporal_analysis_keeps_its_example_and_its_hidden_item(tiny_base):
-    _, free, _ = made(tiny_base, FORMS["titles"])
+    _, free, _ = make_formatted(tiny_base, FORMATS["titles"])
     sequence = dataset().sequences[0][:10].tolist()
     ids, reads, hidden = free.temporal(sequence)
     assert [decode(tiny_base, ids[: r + 1])[-10:] for r in reads] == [" hidden is"] * 2
     assert hidden == [sequence[2], sequence[-2]]
-    _, bound, _ = made(tiny_base, PromptFormat(history="titles", context=len(free.temporal_prefix) + len(ids) - 1))
+    _, bound, _ = make_formatted(
+        tiny_base, PromptFormat(history="titles", context=len(free.temporal_prefix) + len(ids) - 1)
+    )
     shorter, _, still = bound.temporal(sequence)
     assert still == hidden
     assert shorter == free.temporal(sequence[:4] + sequence[5:])[0]
 
 
 def test_candidates_stand_lettered_in_the_prompt(tiny_base):
-    _, prompts, _ = made(tiny_base, FORMS["letter, titles"])
+    _, prompts, _ = make_formatted(tiny_base, FORMATS["letter, titles"])
     ids = next_question(prompts, np.array([0]), np.array([4, 2]), 50).ids
     titles = dataset().catalog.titles
     assert decode(tiny_base, ids).endswith(f":\nA. {titles[4]}\nB. {titles[2]}\nAnswer:")
@@ -147,9 +131,9 @@ def test_letters_are_single_tokens_or_refused():
 # --- the contract of all verbalizers ---
 
 
-@pytest.fixture(params=FORMS, ids=FORMS)
+@pytest.fixture(params=FORMATS, ids=FORMATS)
 def formed(request, tiny_base):
-    return made(tiny_base, FORMS[request.param])
+    return make_formatted(tiny_base, FORMATS[request.param])
 
 
 def asked(prompts, n=4):
@@ -209,14 +193,14 @@ def test_every_verbalizer_can_be_taught(formed):
 
 
 def test_all_verbalizers_and_history_formats_are_under_contract():
-    assert {prompt_format.verbalizer for prompt_format in FORMS.values()} == set(VERBALIZERS.built_in)
-    assert {prompt_format.history for prompt_format in FORMS.values()} == set(HISTORIES.built_in)
+    assert {prompt_format.verbalizer for prompt_format in FORMATS.values()} == set(VERBALIZERS.built_in)
+    assert {prompt_format.history for prompt_format in FORMATS.values()} == set(HISTORIES.built_in)
     for registry in (VERBALIZERS, HISTORIES):
         assert {registry[name].name for name in registry.built_in} == set(registry.built_in)
 
 
 def test_title_mean_scores_candidates_as_the_catalogue(tiny_base):
-    model, prompts, _ = made(tiny_base, FORMS["titles"])
+    model, prompts, _ = make_formatted(tiny_base, FORMATS["titles"])
     histories, sets = dataset().test().histories, candidates().items
     whole = score_all(model, prompts, histories, 10)
     some = score_candidates(model, prompts, histories, sets, 10)
@@ -224,7 +208,7 @@ def test_title_mean_scores_candidates_as_the_catalogue(tiny_base):
 
 
 def test_title_form_reads_at_every_item_what_each_shorter_history_reads(tiny_base):
-    model, prompts, _ = made(tiny_base, FORMS["titles"])
+    model, prompts, _ = make_formatted(tiny_base, FORMATS["titles"])
     window = dataset().sequences[1][:6]
     with torch.no_grad():
         states = read_states(model, prompts.next_prefix, [window_segment(prompts, window)])
@@ -234,7 +218,7 @@ def test_title_form_reads_at_every_item_what_each_shorter_history_reads(tiny_bas
 
 
 def test_likelihood_is_the_sum_of_the_title_s_log_probabilities(tiny_base):
-    model, prompts, _ = made(tiny_base, FORMS["likelihood"])
+    model, prompts, _ = make_formatted(tiny_base, FORMATS["likelihood"])
     history, chosen = dataset().sequences[0][:4], np.array([8, 3])
     found = score_candidates(model, prompts, [history], chosen[None], 50)[0]
     for score, item in zip(found, chosen, strict=True):
@@ -247,7 +231,7 @@ def test_likelihood_is_the_sum_of_the_title_s_log_probabilities(tiny_base):
 
 
 def test_letter_scores_are_the_logits_of_the_letters(tiny_base):
-    model, prompts, base = made(tiny_base, FORMS["letter, titles"])
+    model, prompts, base = make_formatted(tiny_base, FORMATS["letter, titles"])
     history, chosen = dataset().sequences[0][:4], np.array([8, 3, 5])
     ids = [*prompts.next_prefix, *next_question(prompts, history, chosen, 50).ids]
     with torch.no_grad():
@@ -258,7 +242,7 @@ def test_letter_scores_are_the_logits_of_the_letters(tiny_base):
 
 
 def test_more_candidates_than_letters_are_refused(tiny_base):
-    model, prompts, _ = made(tiny_base, FORMS["letter, items"])
+    model, prompts, _ = make_formatted(tiny_base, FORMATS["letter, items"])
     with pytest.raises(ConfigError, match="27 candidates"):
         score_candidates(model, prompts, [np.array([1])], np.arange(27)[None], 50)
 
@@ -320,7 +304,7 @@ def figures(folder, name):
 
 @pytest.mark.parametrize("name", ["titles", "letter, titles", "likelihood"])
 def test_both_stages_learn_in_every_form(tiny_base, tmp_path, name):
-    model, prompts, _ = made(tiny_base, FORMS[name])
+    model, prompts, _ = make_formatted(tiny_base, FORMATS[name])
     first = DistillSection(epochs=1, tokens_per_step=100, weighting="gradient-norm", pattern_loss="top1")
     report = stage1.distill(context(model, prompts, tmp_path / "1"), first, prompts)
     assert 0 <= report.trained.agreement <= 1
@@ -331,7 +315,7 @@ def test_both_stages_learn_in_every_form(tiny_base, tmp_path, name):
     stage2.finetune(context(model, prompts, tmp_path / "2"), second)
     before, after = figures(tmp_path / "2", "next_item")
     assert after < before - 0.05
-    again, _, _ = made(tiny_base, FORMS[name])
+    again, _, _ = make_formatted(tiny_base, FORMATS[name])
     stage1.load_soft(again, tmp_path / "1")
     load_finetuned(again, tmp_path / "2")
     split, asked_about = dataset().test(), candidates()
@@ -340,32 +324,17 @@ def test_both_stages_learn_in_every_form(tiny_base, tmp_path, name):
     assert same[0].protocols == (("sampled", "full") if prompts.format.ranks_catalogue else ("sampled",))
 
 
-class Killed(Exception):
-    pass
-
-
 def test_a_killed_stage_among_candidates_ends_with_the_same_weights(tiny_base, tmp_path, monkeypatch):
     """Candidate sets and balanced gradients come from the step alone."""
-    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     recipe = DistillSection(epochs=2, tokens_per_step=100, weighting="gradient-norm")
 
     def go(folder):
-        model, prompts, _ = made(tiny_base, FORMS["letter, items"])
+        model, prompts, _ = make_formatted(tiny_base, FORMATS["letter, items"])
         stage1.distill(context(model, prompts, folder), recipe, prompts)
         return model.soft.detach()
 
-    unbroken, save = go(tmp_path / "unbroken"), loop._save
-
-    def save_then_die(out, named, optimiser, means, step, *rest):
-        save(out, named, optimiser, means, step, *rest)
-        if step == 2:
-            raise Killed
-
-    with monkeypatch.context() as patched:
-        patched.setattr(loop, "_save", save_then_die)
-        with pytest.raises(Killed):
-            go(tmp_path / "broken")
-    assert torch.equal(go(tmp_path / "broken"), unbroken)
+    unbroken = go(tmp_path / "unbroken")
+    assert torch.equal(killed_then_resumed(monkeypatch, 2, lambda: go(tmp_path / "broken")), unbroken)
 
 
 # --- recipes and runs ---

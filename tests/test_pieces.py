@@ -17,10 +17,14 @@ from delrec_lite.prompts.tokenizer import open_tokenizer
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.recommender import Recommender
 from tests.conftest import export_tiny
-from tests.test_prune import NEW
-from tests.tiny import dataset, make_model
+from tests.tiny import UNSEEN_TEXTS, dataset, make_model
 
-TEXTS = [*dataset().catalog.titles, *(f" {title}" for title in dataset().catalog.titles), "Silent  Winter\n\nred", *NEW]
+TEXTS = [
+    *dataset().catalog.titles,
+    *(f" {title}" for title in dataset().catalog.titles),
+    "Silent  Winter\n\nred",
+    *UNSEEN_TEXTS,
+]
 
 
 def write_pieces(folder, prefix=False):
@@ -138,7 +142,7 @@ def test_pruned_pieces_split_what_is_known_as_before_and_spell_the_rest(pieces, 
     assert len(made.kept) < made.before
     assert after.token_to_id("<unused0>") is None
     assert encoded(after, known) == [made.ids(ids) for ids in encoded(before, known)]
-    for text in NEW:
+    for text in UNSEEN_TEXTS:
         assert after.decode(encoded(after, [text])[0], skip_special_tokens=False) == text
 
 
@@ -165,7 +169,7 @@ def test_the_real_gemma_splits_titles_as_llama_cpp_does(tmp_path):
 
     found = find_base("gemma-3-270m", QUIET, cache_folder())
     path = unpack(found.name, found.folder, cache_folder()) / "tokenizer.json"
-    texts = [" The Matrix (1999)", " Amélie (2001)", "A Clockwork Orange (1971)", "Was  watched\n\nby", *NEW]
+    texts = [" The Matrix (1999)", " Amélie (2001)", "A Clockwork Orange (1971)", "Was  watched\n\nby", *UNSEEN_TEXTS]
     tokenizer = open_tokenizer(path)
     assert encoded(tokenizer, texts) == splits(next(found.folder.glob("*.gguf")), texts)
     made = prune(path, texts, [2], tokenizer.get_vocab_size())

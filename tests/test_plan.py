@@ -11,8 +11,8 @@ from delrec_lite.errors import DataError, UsageError
 from delrec_lite.training.curves import draw_curves
 from delrec_lite.training.plan import WEIGHT_BYTES, Training, choices, estimate, parse_bytes, plan, saved_bytes
 from delrec_lite.training.shapes import SHAPES, Shape, find_shape
+from tests.command import run
 from tests.pictures import drawn
-from tests.test_cli import run
 
 SMALL = {
     "llama": Shape("llama", 256, 2, 8, 2, 32, 768, 300),

@@ -18,7 +18,7 @@ from delrec_lite.data.store import Settings, make_dataset, save_dataset
 from delrec_lite.training import finetune as stage2
 from delrec_lite.training.tasks import task_losses
 from tests.conftest import SECTIONS
-from tests.test_forms import FORMS, made
+from tests.formats import FORMATS, make_formatted
 from tests.tiny import candidates, context, dataset
 
 ROOT = Path(__file__).parents[1]
@@ -170,7 +170,7 @@ def agree(one, other):
 @pytest.mark.parametrize("parts", [3, 40])
 def test_the_parts_of_a_step_are_the_step(tiny_base, tmp_path, prompt_format, parts):
     """Also where a step asks at random places, or has fewer windows than parts."""
-    model, prompts, _ = made(tiny_base, FORMS[prompt_format])
+    model, prompts, _ = make_formatted(tiny_base, FORMATS[prompt_format])
     model.soft.requires_grad_(True)
     recipe = FinetuneSection(tokens_per_step=100, teacher_weight=0.3)
     given = context(model, prompts, tmp_path)
@@ -184,7 +184,7 @@ def test_the_parts_of_a_step_are_the_step(tiny_base, tmp_path, prompt_format, pa
 
 def test_adalora_is_regularised_in_every_form(tiny_base, tmp_path):
     """A model that chooses among candidates keeps its factors as near to orthogonal as one that ranks the catalogue."""
-    model, prompts, _ = made(tiny_base, FORMS["letter, items"])
+    model, prompts, _ = make_formatted(tiny_base, FORMATS["letter, items"])
     recipe = FinetuneSection(epochs=3, tokens_per_step=80, rank=2, adapter="adalora")
     stage2.finetune(context(model, prompts, tmp_path), recipe)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

@@ -12,9 +12,7 @@ from delrec_lite.prompts.tokenizer import open_tokenizer
 from delrec_lite.runtime.recommender import Recommender
 from tests.conftest import export_tiny
 from tests.families import scramble
-from tests.tiny import dataset, make_model, write_base
-
-NEW = ["Zebra's café — 東京 ☃ <|im_start|>", " a", "\n", "Red River (1950)"]
+from tests.tiny import UNSEEN_TEXTS, dataset, make_model, write_base
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +40,7 @@ def test_known_texts_encode_to_the_same_tokens(some):
 
 def test_any_text_still_encodes_and_comes_back(some):
     _, _, after, _ = some
-    for text in NEW:
+    for text in UNSEEN_TEXTS:
         assert after.decode(after.encode(text, add_special_tokens=False).ids, skip_special_tokens=False) == text
 
 
@@ -112,7 +110,7 @@ def test_the_real_vocabulary_loses_most_of_itself_and_no_title_changes():
     for text in titles:
         ids = before.encode(text, add_special_tokens=False).ids
         assert after.encode(text, add_special_tokens=False).ids == made.ids(ids)
-    for text in NEW:
+    for text in UNSEEN_TEXTS:
         assert after.decode(after.encode(text, add_special_tokens=False).ids, skip_special_tokens=False) == text
 
 

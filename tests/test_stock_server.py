@@ -17,8 +17,7 @@ from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.llama_context import import_llama_cpp
 from delrec_lite.runtime.recommender import Recommender
 from tests.conftest import export_tiny
-from tests.families import scramble
-from tests.test_forms import made
+from tests.formats import make_scrambled
 from tests.tiny import candidates, dataset
 
 # The server's process refuses to import anything of this project.
@@ -34,8 +33,7 @@ runpy.run_module("llama_cpp.server", run_name="__main__")
 
 
 def export_form(tiny_base, target, prompt_format):
-    model, prompts, base = made(tiny_base, prompt_format)
-    scramble(model)
+    model, prompts, base = make_scrambled(tiny_base, prompt_format)
     sets = {split: candidates(split) for split in ("valid", "test")}
     return export_tiny(tiny_base, target, "f16", (model, prompts, base), prune_vocab=True, candidates=sets).path
 

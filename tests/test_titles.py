@@ -16,24 +16,17 @@ from delrec_lite.runtime.explain import explain, faithfulness
 from delrec_lite.runtime.recommender import Recommender
 from delrec_lite.runtime.verify import verify
 from tests.conftest import export_tiny
-from tests.families import scramble
-from tests.test_forms import made
+from tests.formats import make_scrambled
 from tests.tiny import dataset
 
 TITLES = dataset().catalog.titles
 HISTORIES = [*dataset().test().histories, *(h[-n:] for n in (1, 3) for h in dataset().test().histories)]
 
 
-def trained(base_folder, prompt_format):
-    model, prompts, base = made(base_folder, prompt_format)
-    scramble(model)
-    return model, prompts, base
-
-
 @pytest.fixture(scope="module", params=[False, True], ids=["whole", "pruned"])
 def exported(request, tiny_base, tmp_path_factory):
     """The bundle, and the trained model's scores of ``HISTORIES``."""
-    model, prompts, base = trained(tiny_base, PromptFormat(history="titles", title_tokens=8))
+    model, prompts, base = make_scrambled(tiny_base, PromptFormat(history="titles", title_tokens=8))
     scores = score_all(model, prompts, HISTORIES, 10)
     target = tmp_path_factory.mktemp("titles") / "x.delrec"
     export_tiny(tiny_base, target, "f16", (model, prompts, base), prune_vocab=request.param)
@@ -82,7 +75,7 @@ def test_one_item_more_costs_its_own_tokens(exported, recommender):
 
 
 def test_a_history_that_does_not_fit_loses_its_oldest_items(tiny_base, tmp_path):
-    model, prompts, base = trained(tiny_base, PromptFormat(history="titles", title_tokens=8, context=60))
+    model, prompts, base = make_scrambled(tiny_base, PromptFormat(history="titles", title_tokens=8, context=60))
     long = [h for h in dataset().test().histories if len(h) > 9]
     scores = score_all(model, prompts, long, 10)
     exported = export_tiny(tiny_base, tmp_path / "x.delrec", "f16", (model, prompts, base))

@@ -15,8 +15,8 @@ from delrec_lite.pipeline.rows import TRAINED, ZERO_SHOT
 from delrec_lite.pipeline.table import evaluate
 from delrec_lite.runtime.recommender import Recommender
 from delrec_lite.training.adapters import BODY, unfreeze
-from tests.test_adapters import killed_then_resumed
-from tests.test_forms import FORMS, made
+from tests.formats import FORMATS, make_formatted
+from tests.resuming import killed_then_resumed
 from tests.tiny import dataset, make_model
 
 RANDOM = VARIANTS["random network trained whole"]
@@ -71,7 +71,7 @@ def test_all_weights_learn_and_come_back(tiny_run):
 
 def test_token_rows_learn_where_the_prompt_reads_titles(tiny_base):
     for prompt_format, rows in (("titles", True), ("letter, items", False)):
-        model, prompts, _ = made(tiny_base, FORMS[prompt_format])
+        model, prompts, _ = make_formatted(tiny_base, FORMATS[prompt_format])
         model.requires_grad_(False)
         unfreeze(model.to(torch.bfloat16), rows=prompts.format.history_format.titles)
         assert model.body.embed_tokens.weight.requires_grad == rows

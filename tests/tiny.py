@@ -18,6 +18,8 @@ from delrec_lite.training.context import TrainingContext
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 ITEMS, USERS = 30, 24
+# Not in the tokenizer's corpus, but for the last one.
+UNSEEN_TEXTS = ["Zebra's café — 東京 ☃ <|im_start|>", " a", "\n", "Red River (1950)"]
 
 
 @cache
