@@ -29,7 +29,7 @@ def export_tiny(base_folder, target, quant="f16", model=None, formats="gguf", on
     from delrec_lite.export.request import ExportRequest
     from delrec_lite.export.write import export
 
-    made, prompts, base = make_model(base_folder) if model is None else model
+    item_lm, prompts, base = make_model(base_folder) if model is None else model
     sets = changed.pop("candidates", {"test": candidates()})
     console = changed.pop("console", QUIET)
     settings = {
@@ -44,24 +44,24 @@ def export_tiny(base_folder, target, quant="f16", model=None, formats="gguf", on
         **changed,
     }
     request = ExportRequest(
-        model=made, base=base, prompts=prompts, dataset=dataset(), candidates=sets, target=target, **settings
+        model=item_lm, base=base, prompts=prompts, dataset=dataset(), candidates=sets, target=target, **settings
     )
     return export(request, console)
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle_made(tiny_base, tmp_path_factory):
+def shared_tiny_bundle(tiny_base, tmp_path_factory):
     return export_tiny(tiny_base, tmp_path_factory.mktemp("bundle") / "tiny.delrec").path
 
 
 @pytest.fixture
-def tiny_bundle(tiny_bundle_made, tmp_path):
+def tiny_bundle(shared_tiny_bundle, tmp_path):
     """A copy that a test may spoil."""
-    return shutil.copytree(tiny_bundle_made, tmp_path / "tiny.delrec")
+    return shutil.copytree(shared_tiny_bundle, tmp_path / "tiny.delrec")
 
 
 @pytest.fixture(scope="session")
-def taught(tiny_base, tmp_path_factory):
+def teacher_bundle(tiny_base, tmp_path_factory):
     """A bundle with a teacher of random weights, and that teacher; nobody changes it."""
     import torch
 

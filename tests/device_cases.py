@@ -62,43 +62,43 @@ def device(monkeypatch):
 
 
 def test_the_stand_in_refuses_what_a_card_refuses(device):
-    here, there = torch.ones(2, 2), torch.ones(2, 2).to(device)
+    on_cpu, on_device = torch.ones(2, 2), torch.ones(2, 2).to(device)
     mixtures = {
-        "product": lambda: here @ there,
-        "sum": lambda: there + here,
-        "index": lambda: here[there[0].long()],
-        "values": lambda: there.index_put_((torch.tensor([0]),), here[0]),
-        "numpy": lambda: there.numpy(),
-        "array": lambda: np.asarray(there),
+        "product": lambda: on_cpu @ on_device,
+        "sum": lambda: on_device + on_cpu,
+        "index": lambda: on_cpu[on_device[0].long()],
+        "values": lambda: on_device.index_put_((torch.tensor([0]),), on_cpu[0]),
+        "numpy": lambda: on_device.numpy(),
+        "array": lambda: np.asarray(on_device),
     }
     for mixture in mixtures.values():
         with pytest.raises((RuntimeError, TypeError)):
             mixture()
     with pytest.raises(RuntimeError, match="generator"):
         torch.randn(2, device=device, generator=torch.Generator())
-    assert (there * torch.tensor(2.0))[torch.tensor([1])].tolist() == [[2.0, 2.0]]  # as a card allows
+    assert (on_device * torch.tensor(2.0))[torch.tensor([1])].tolist() == [[2.0, 2.0]]  # as a card allows
 
 
 @pytest.mark.parametrize("kind", ["sasrec", "gru4rec", "caser", "esasrec"])
 def test_a_teacher(device, kind):
     config = TEACHERS[kind].configure(hidden=8, max_length=8, epochs=2, dropout=0.0)
     histories = dataset().test().histories
-    here, there = (fit(config, dataset(), QUIET, device=where) for where in ("cpu", device))
-    np.testing.assert_allclose(there.scores(histories), here.scores(histories), atol=ATOL[device])
+    on_cpu, on_device = (fit(config, dataset(), QUIET, device=where) for where in ("cpu", device))
+    np.testing.assert_allclose(on_device.scores(histories), on_cpu.scores(histories), atol=ATOL[device])
     moved = Teacher(TEACHERS[kind].build(config, ITEMS).to(device), ITEMS)
-    moved.network.load_state_dict(here.network.state_dict())
-    np.testing.assert_allclose(moved.scores(histories), here.scores(histories), atol=ATOL[device])
-    for a, b in zip(moved.sequence_scores_many(histories), here.sequence_scores_many(histories), strict=True):
+    moved.network.load_state_dict(on_cpu.network.state_dict())
+    np.testing.assert_allclose(moved.scores(histories), on_cpu.scores(histories), atol=ATOL[device])
+    for a, b in zip(moved.sequence_scores_many(histories), on_cpu.sequence_scores_many(histories), strict=True):
         np.testing.assert_allclose(a, b, atol=ATOL[device])
-    np.testing.assert_array_equal(moved.item_vectors(), here.item_vectors())
+    np.testing.assert_array_equal(moved.item_vectors(), on_cpu.item_vectors())
 
 
 def on_both(tiny_run, tiny_base, device, monkeypatch, **sections):
     """Runs of the same recipe, on the CPU and on the device."""
     for where in ("cpu", device):
 
-        def base(models, wanted=None, at=where):
-            return load_base("tiny", tiny_base, wanted or models.precision, at, init_seed=models.weights_seed)
+        def base(models, dtype=None, at=where):
+            return load_base("tiny", tiny_base, dtype or models.precision, at, init_seed=models.weights_seed)
 
         monkeypatch.setattr(ModelBuilder, "base", base)
         monkeypatch.setattr(precision, "device_for", lambda choice, at=where: at)
@@ -139,23 +139,23 @@ def test_a_run_from_its_teacher_to_its_table(tiny_run, tiny_base, device, monkey
     sections = dict(FORMS[form])
     if form != "likelihood":  # a forward for each question
         sections["finetune"] = sections.get("finetune", {}) | {"valid_every": 0.2}
-    made = []
+    outputs = []
     for run in on_both(tiny_run, tiny_base, device, monkeypatch, **sections):
         rows = evaluate(run, zero_shot=form == "items")
         vectors = load_file(run.distill().folder / "soft.safetensors")
         vectors |= load_file(run.finetune().folder / "items.safetensors")
         ranks = json.loads((run.folder / "ranks.json").read_text())
-        made.append((rows, vectors, ranks, json.loads((run.bundle / "manifest.json").read_text())["model"]))
-    (rows, vectors, ranks, model), (there, their_vectors, their_ranks, their_model) = made
-    assert [(row.model, row.protocol) for row in there] == [(row.model, row.protocol) for row in rows]
-    assert vectors.keys() == their_vectors.keys()
+        outputs.append((rows, vectors, ranks, json.loads((run.bundle / "manifest.json").read_text())["model"]))
+    (rows, vectors, ranks, model), (device_rows, device_vectors, device_ranks, device_model) = outputs
+    assert [(row.model, row.protocol) for row in device_rows] == [(row.model, row.protocol) for row in rows]
+    assert vectors.keys() == device_vectors.keys()
     for name, tensor in vectors.items():
-        torch.testing.assert_close(their_vectors[name], tensor, atol=ATOL[device], rtol=0, msg=name)
+        torch.testing.assert_close(device_vectors[name], tensor, atol=ATOL[device], rtol=0, msg=name)
     for name, of_model in ranks.items():
-        same = np.mean(np.array(of_model["sampled"]) == np.array(their_ranks[name]["sampled"]))
-        assert same > (0.95 if device == NAME else 0.7), name
+        equal_share = np.mean(np.array(of_model["sampled"]) == np.array(device_ranks[name]["sampled"]))
+        assert equal_share > (0.95 if device == NAME else 0.7), name
     assert TRAINED in ranks
-    assert their_model["soft_words"] == model["soft_words"]
+    assert device_model["soft_words"] == model["soft_words"]
 
 
 def load(folder, device, dtype=torch.float32):
@@ -194,11 +194,11 @@ STAGES = {
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_killed_stage_goes_on_to_the_cpu_s_weights(tiny_base, tmp_path, device, monkeypatch, stage):
     make, settings = STAGES[stage]
-    here = make(*load(tiny_base, "cpu"), tmp_path / "cpu", **settings)
-    there = killed_then_resumed(monkeypatch, 2, lambda: make(*load(tiny_base, device), tmp_path / "card", **settings))
-    assert here.keys() == there.keys()
-    for name, tensor in here.items():
-        torch.testing.assert_close(there[name], tensor, atol=ATOL[device], rtol=0, msg=name)
+    expected = make(*load(tiny_base, "cpu"), tmp_path / "cpu", **settings)
+    resumed = killed_then_resumed(monkeypatch, 2, lambda: make(*load(tiny_base, device), tmp_path / "card", **settings))
+    assert expected.keys() == resumed.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(resumed[name], tensor, atol=ATOL[device], rtol=0, msg=name)
 
 
 def test_bf16_with_autocast(tiny_base, tmp_path, device):

@@ -41,7 +41,7 @@ class StrictTensor(torch.Tensor):
 
     @staticmethod
     def __new__(cls, inner: torch.Tensor) -> "StrictTensor":
-        made = torch.Tensor._make_wrapper_subclass(
+        wrapper = torch.Tensor._make_wrapper_subclass(
             cls,
             inner.size(),
             strides=inner.stride(),
@@ -50,8 +50,8 @@ class StrictTensor(torch.Tensor):
             device=torch.device(NAME, 0),
             requires_grad=False,
         )
-        made.inner = inner
-        return made
+        wrapper.inner = inner
+        return wrapper
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 
@@ -105,8 +105,8 @@ def _refuse_mixture(func: Any, args: Any, kwargs: Any) -> None:
     if func in INDEXING and isinstance(args[0], StrictTensor):
         args = (args[0], *args[2:])
     flat = pytree.tree_leaves((args, kwargs))
-    apart = [x for x in flat if isinstance(x, torch.Tensor) and not isinstance(x, StrictTensor) and x.dim()]
-    if apart:
+    unwrapped = [x for x in flat if isinstance(x, torch.Tensor) and not isinstance(x, StrictTensor) and x.dim()]
+    if unwrapped:
         raise RuntimeError(
             f"Expected all tensors to be on the same device, but found at least two devices, cpu and {NAME}:0! ({func})"
         )
@@ -232,7 +232,7 @@ def strict_device() -> str:
     library.impl("_copy_from", _copy_from, "PrivateUse1")
     for name in LOWERED:
         library.impl(name, partial(_lowered, getattr(torch.ops.aten, name)), "AutocastPrivateUse1")
-    others = torch.library.Library("_", "IMPL")
-    others.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
-    strict_device.libraries = library, others  # type: ignore[attr-defined]
+    fallthrough = torch.library.Library("_", "IMPL")
+    fallthrough.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+    strict_device.libraries = library, fallthrough  # type: ignore[attr-defined]
     return NAME

@@ -50,15 +50,15 @@ def test_every_variant_trains_and_stands_in_the_table(tiny_run, tmp_path):
 
 def test_seeds_are_averaged_and_what_is_made_is_kept(tiny_run, tmp_path, monkeypatch):
     chosen = ["without stage 2"]
-    one = ablate(tiny_run.recipe(), tmp_path, QUIET, chosen, (1,)).rows
+    single_seed = ablate(tiny_run.recipe(), tmp_path, QUIET, chosen, (1,)).rows
     monkeypatch.setattr("delrec_lite.teachers.fit.fit", None)  # shared: never fitted again
-    two = ablate(tiny_run.recipe(), tmp_path, QUIET, chosen, (1, 2)).rows
-    three = ["sampled", "expected_sampled", "full"]
-    assert [(row.variant, row.protocol) for row in two] == [(name, p) for name in (FULL_METHOD, *chosen) for p in three]
-    for before, after in zip(one, two, strict=True):
+    two_seeds = ablate(tiny_run.recipe(), tmp_path, QUIET, chosen, (1, 2)).rows
+    expected = [(name, p) for name in (FULL_METHOD, *chosen) for p in ("sampled", "expected_sampled", "full")]
+    assert [(row.variant, row.protocol) for row in two_seeds] == expected
+    for before, after in zip(single_seed, two_seeds, strict=True):
         assert after.by_seed["MRR"][0] == before.by_seed["MRR"][0]
         assert after.metrics["MRR"] == pytest.approx(np.mean(after.by_seed["MRR"]), abs=1e-4)
-    assert two[0].by_seed["MRR"][0] != two[0].by_seed["MRR"][1]
+    assert two_seeds[0].by_seed["MRR"][0] != two_seeds[0].by_seed["MRR"][1]
 
 
 def test_wrong_variants_and_seeds_are_refused(tiny_run, tmp_path):

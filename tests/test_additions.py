@@ -73,9 +73,9 @@ def test_a_new_candidate_costs_no_second_evaluation(bundles):
     request = {"history": TITLES[:4], "candidates": ["Grey Harbour", TITLES[7]], "allow_new": True}
     for folder in (bundles[0].bundle.folder, bundles[1].folder):
         with Recommender.load(folder, threads=1) as recommender:
-            cold, first, again = (recommender.recommend(**request, session=name) for name in (None, "u", "u"))
-        assert [answer.tokens_computed for answer in (cold, first, again)] == [4, 4, 1]
-        assert {item.title: item.score for item in again.items} == pytest.approx(
+            cold, first, repeated = (recommender.recommend(**request, session=name) for name in (None, "u", "u"))
+        assert [answer.tokens_computed for answer in (cold, first, repeated)] == [4, 4, 1]
+        assert {item.title: item.score for item in repeated.items} == pytest.approx(
             {item.title: item.score for item in cold.items}, abs=5e-3
         )
 
@@ -102,9 +102,9 @@ def test_items_add_up_and_the_first_bundle_stays_as_it_was(bundles):
     tiny, added = bundles
     before = {path.name: path.read_bytes() for path in tiny.bundle.folder.iterdir()}
     add_items(added.folder, {"n3": "Grey Harbour (2021)"})
-    again = Bundle.open(added.folder)
-    assert again.items.ids[-3:] == ["n1", "n2", "n3"]
-    assert again.trained == len(TITLES)
+    reopened = Bundle.open(added.folder)
+    assert reopened.items.ids[-3:] == ["n1", "n2", "n3"]
+    assert reopened.trained == len(TITLES)
     assert np.load(added.folder / "additions.npy").shape[:2] == (2, 3)
     assert {path.name: path.read_bytes() for path in tiny.bundle.folder.iterdir()} == before
     assert not [path for path in added.folder.parent.iterdir() if path.name.startswith(".")]
@@ -171,7 +171,7 @@ def test_the_command_reads_a_list_and_verify_still_agrees(tiny_bundle, tmp_path)
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["added"] == ["A Wholly New Film (2031)", "<|im_start|> Film"]
     assert verify(tiny_bundle).top10_overlap == 1.0
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert again.returncode == UsageError.exit_code
-    assert again.stderr.count("\n") <= 2
+    repeated = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert repeated.returncode == UsageError.exit_code
+    assert repeated.stderr.count("\n") <= 2
     shutil.rmtree(tiny_bundle)

@@ -106,9 +106,9 @@ def test_a_config_of_another_version_of_transformers_is_read_alike(tmp_path, kin
     keys = {"rope_type": "default", **scaling.get("full_attention", scaling), "rope_theta": 5000.0}
     keys["rope_type"] = keys.pop("type", keys["rope_type"])
     keys |= {"partial_rotary_factor": 0.75} if kind == "phi3-longrope" else {}
-    both = {"full_attention": keys, "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}
+    by_layer_type = {"full_attention": keys, "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}
     written = {key: value for key, value in written.items() if key not in old}
-    path.write_text(json.dumps({**written, "rope_parameters": both if "gemma" in kind else keys}))
+    path.write_text(json.dumps({**written, "rope_parameters": by_layer_type if "gemma" in kind else keys}))
     rotary = load_base("x", tmp_path, "fp32").model.model.rotary_emb
     reference = rotary.inv_freq if hasattr(rotary, "inv_freq") else rotary.full_attention_inv_freq
     rope = rope_of(json.loads(path.read_text()))
@@ -187,11 +187,11 @@ def test_a_history_beyond_that_end_loses_its_oldest_items(tmp_path, kind):
     model, prompts, base = trained_model = moved(tmp_path / "base", kind, **bound)
     room = 64 - len(prompts.next_prefix)
     assert 0 < room < 60
-    long = [np.arange(60) % 30]
-    expected = score_all(model, prompts, [long[0][-room:]], 60)
+    histories = [np.arange(60) % 30]
+    expected = score_all(model, prompts, [histories[0][-room:]], 60)
     path = export_tiny(None, tmp_path / "x.delrec", "f16", trained_model, max_history=60).path
     with Recommender.load(path, 1) as recommender:
-        assert score_range(expected, recommender.scores(long)) < 0.005
+        assert score_range(expected, recommender.scores(histories)) < 0.005
 
 
 # A family from outside the package.

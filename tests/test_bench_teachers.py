@@ -26,5 +26,5 @@ def test_validation_chooses_and_test_users_are_ranked_with_the_chosen_alone(tiny
             assert abs(per_user(ranks, "NDCG@10").mean() - row["metrics"]["NDCG@10"]) < 1e-4
     monkeypatch.setattr(bench, "fit", None)  # trained teachers are read back
     bench.main(["r", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "again.json")])
-    again = json.loads((tmp_path / "again.json").read_text())
-    assert again["ranks"]["eSASRec"]["full"] == report["ranks"]["eSASRec"]["full"]
+    repeated = json.loads((tmp_path / "again.json").read_text())
+    assert repeated["ranks"]["eSASRec"]["full"] == report["ranks"]["eSASRec"]["full"]

@@ -87,14 +87,14 @@ def test_requests_leave_no_trace(recommender):
 
 def test_without_candidates_there_is_one_clear_error(exported, recommender):
     history = [TITLES[3]]
-    for ask in (
+    for call in (
         lambda: recommender.recommend(history),
         lambda: recommender.recommend(history, session="u"),
         lambda: recommender.recommend_batch([history]),
         lambda: explain(recommender, history),
     ):
         with pytest.raises(UsageError, match="ranks candidates and no other items") as error:
-            ask()
+            call()
         assert "--candidates" in error.value.hint
     answer = CliRunner().invoke(app, ["recommend", str(exported[0]), "--history", TITLES[3]])
     assert isinstance(answer.exception, UsageError)

@@ -42,8 +42,8 @@ def test_help_is_quick_and_has_an_example(verb, python_alone):
 def test_every_verb_that_prints_results_has_json():
     commands = typer.main.get_command(app).commands
     leaves = {name: list(getattr(c, "commands", {"": c}).values()) for name, c in commands.items() if name != "serve"}
-    for name, found in leaves.items():
-        for command in found:
+    for name, subcommands in leaves.items():
+        for command in subcommands:
             assert any("--json" in parameter.opts for parameter in command.params), name
 
 
@@ -62,8 +62,8 @@ def test_the_library_imports_no_heavy_package():
 def test_recommend_prints_a_table_and_keeps_the_rest_off_stdout(tiny_bundle):
     done = run("recommend", tiny_bundle, "--history", "red river", "-k", 3)
     assert done.returncode == 0, done.stderr
-    shown = [title for title in dataset().catalog.titles if title in done.stdout]
-    assert len(shown) == 3
+    titles = [title for title in dataset().catalog.titles if title in done.stdout]
+    assert len(titles) == 3
     assert "red river -> Red River (1950)" in done.stderr
     assert " ms (" in done.stderr
 
@@ -82,8 +82,8 @@ def test_candidates_and_new_titles(tiny_bundle):
     assert len(json.loads(run(*arguments).stdout)["items"]) == 1
     refused = run(*arguments, "--candidates", "Purple Cactus")
     assert refused.returncode == 2
-    taken = json.loads(run(*arguments, "--candidates", "Purple Cactus", "--allow-new").stdout)
-    assert {"Purple Cactus", "Blue Garden (1964)"} == {item["title"] for item in taken["items"]}
+    accepted = json.loads(run(*arguments, "--candidates", "Purple Cactus", "--allow-new").stdout)
+    assert {"Purple Cactus", "Blue Garden (1964)"} == {item["title"] for item in accepted["items"]}
 
 
 @pytest.mark.parametrize(
@@ -124,18 +124,18 @@ def test_a_corrupt_bundle_is_named(tiny_bundle):
     assert "model-f16.gguf" in done.stderr
 
 
-OWN = ["prepare", "own", "--interactions", "log.csv", "--items", "items.csv", "--k-core", "1", "--candidates", "3"]
+PREPARE = ["prepare", "own", "--interactions", "log.csv", "--items", "items.csv", "--k-core", "1", "--candidates", "3"]
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory):
+def own_data(tmp_path_factory):
     """A folder with a log, its items, new items, and the data set made of them."""
     folder = tmp_path_factory.mktemp("own")
     log = "".join(f"u{user},i{item},{item}\n" for user in range(6) for item in range(user, user + 5))
     (folder / "log.csv").write_text("user_id,item_id,timestamp\n" + log)
     (folder / "items.csv").write_text("item_id,title\n" + "".join(f"i{n},Item {n}\n" for n in range(10)))
     (folder / "new.csv").write_text("item_id,title\nx1,Purple Cactus\n")
-    assert run(*OWN, "--out", "data", cwd=folder).returncode == 0
+    assert run(*PREPARE, "--out", "data", cwd=folder).returncode == 0
     return folder
 
 
@@ -143,7 +143,7 @@ def own(tmp_path_factory):
     "arguments",
     [
         ["train", "ml-100k-cpu", "--runs", "FOLDER/runs"],
-        [*OWN, "--out", "FOLDER/data"],
+        [*PREPARE, "--out", "FOLDER/data"],
         ["init", "own", "--data", "data", "--out", "FOLDER/own.yaml"],
         ["bench", "BUNDLE", "-w", "cold", "-r", "1", "--out", "FOLDER/report.json"],
         ["catalog", "add", "BUNDLE", "new.csv", "--out", "FOLDER/more.delrec"],
@@ -151,11 +151,11 @@ def own(tmp_path_factory):
     ],
     ids=lambda arguments: arguments[0],
 )
-def test_a_folder_that_cannot_be_written_is_named(tiny_bundle_made, own, tmp_path, arguments):
+def test_a_folder_that_cannot_be_written_is_named(shared_tiny_bundle, own_data, tmp_path, arguments):
     folder = tmp_path / "locked"
     folder.mkdir(mode=0o500)
-    said = [str(tiny_bundle_made) if a == "BUNDLE" else a.replace("FOLDER", str(folder)) for a in arguments]
-    done = run(*said, cwd=own, preexec=without_privileges, DELREC_CACHE=str(folder / "cache"))
+    command = [str(shared_tiny_bundle) if a == "BUNDLE" else a.replace("FOLDER", str(folder)) for a in arguments]
+    done = run(*command, cwd=own_data, preexec=without_privileges, DELREC_CACHE=str(folder / "cache"))
     assert done.returncode == 8, done.stderr
     assert str(folder) in done.stderr
     assert "Traceback" not in done.stderr

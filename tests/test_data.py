@@ -54,16 +54,16 @@ def test_titles_are_written_as_a_person_would(title, year, readable):
 
 def test_items_of_the_same_title_are_told_apart_and_the_most_used_keeps_it():
     titles = ["Amy (1997)", "Amy (1997)", "Amy (1997)", "Solo", "Solo", "Amy [2] (1997)"]
-    made = unique_titles(titles, [1, 5, 1, 2, 2, 0])
-    assert made == ("Amy [3] (1997)", "Amy (1997)", "Amy [4] (1997)", "Solo", "Solo [2]", "Amy [2] (1997)")
+    unique = unique_titles(titles, [1, 5, 1, 2, 2, 0])
+    assert unique == ("Amy [3] (1997)", "Amy (1997)", "Amy [4] (1997)", "Solo", "Solo [2]", "Amy [2] (1997)")
 
 
 def test_both_layouts_of_movielens_give_the_same_data_set(tmp_path):
-    ours = prepare("ml-100k", write_recbole(tmp_path / "a"), tmp_path / "out-a", k_core=2, m=3)
-    theirs = prepare("ml-100k", write_grouplens(tmp_path / "b"), tmp_path / "out-b", k_core=2, m=3)
-    assert ours.fingerprint == theirs.fingerprint
-    assert ours.catalog.titles[:6] == READABLE
-    assert set(ours.catalog.titles[6:]) == {"Chasing Amy (1997)", "Chasing Amy [2] (1997)"}
+    recbole = prepare("ml-100k", write_recbole(tmp_path / "a"), tmp_path / "out-a", k_core=2, m=3)
+    grouplens = prepare("ml-100k", write_grouplens(tmp_path / "b"), tmp_path / "out-b", k_core=2, m=3)
+    assert recbole.fingerprint == grouplens.fingerprint
+    assert recbole.catalog.titles[:6] == READABLE
+    assert set(recbole.catalog.titles[6:]) == {"Chasing Amy (1997)", "Chasing Amy [2] (1997)"}
     for name in ("candidates-valid.json", "candidates-test.json", "catalog.json", "users.json"):
         assert (tmp_path / "out-a" / name).read_bytes() == (tmp_path / "out-b" / name).read_bytes()
 
@@ -72,9 +72,9 @@ def test_k_core_is_repeated_until_both_sides_hold():
     # Item 3 has one interaction; without it user 2 has two, and without user 2 item 2 has two.
     users = np.array([0, 0, 0, 1, 1, 1, 3, 3, 3, 2, 2, 2])
     items = np.array([0, 1, 4, 0, 1, 4, 0, 1, 4, 2, 0, 3])
-    kept = k_core_rows(users, items, 3)
-    assert sorted(set(users[kept])) == [0, 1, 3]
-    assert sorted(set(items[kept])) == [0, 1, 4]
+    core = k_core_rows(users, items, 3)
+    assert sorted(set(users[core])) == [0, 1, 3]
+    assert sorted(set(items[core])) == [0, 1, 4]
     assert not k_core_rows(users, items, 4).any()
 
 
@@ -133,9 +133,9 @@ def test_too_few_unseen_items_name_the_user(prepared):
 
 def test_a_stored_data_set_reads_back_equal(prepared):
     data, folder = prepared
-    again = load_dataset(folder)
-    assert dataclasses.replace(again, sequences=()) == dataclasses.replace(data, sequences=())
-    assert all((a == b).all() for a, b in zip(again.sequences, data.sequences, strict=True))
+    loaded = load_dataset(folder)
+    assert dataclasses.replace(loaded, sequences=()) == dataclasses.replace(data, sequences=())
+    assert all((a == b).all() for a, b in zip(loaded.sequences, data.sequences, strict=True))
     about = json.loads((folder / "dataset.json").read_text())
     assert (about["users"], about["k_core"], about["m"], about["seed"]) == (12, 2, 3, 7)
     assert sorted(p.name for p in folder.parent.iterdir()) == ["out", "src"]
@@ -295,8 +295,8 @@ def test_dropped_rows_are_counted_and_the_first_shown(tmp_path):
 @pytest.mark.parametrize("cut", [1, 40, 200])
 def test_a_broken_parquet_file_is_one_clear_error(tmp_path, cut):
     shop(tmp_path, ".parquet", write_parquet)
-    whole = (tmp_path / "log.parquet").read_bytes()
-    (tmp_path / "log.parquet").write_bytes(whole[:-cut])
+    content = (tmp_path / "log.parquet").read_bytes()
+    (tmp_path / "log.parquet").write_bytes(content[:-cut])
     with pytest.raises(DataError, match="log.parquet"):
         read_interactions(tmp_path / "log.parquet")
 
@@ -307,19 +307,19 @@ def test_a_split_by_time_learns_nothing_that_happened_later(tmp_path):
     log = Interactions.of(users, items, rng.integers(0, 500, 2000))
     titles = {str(n): f"T{n}" for n in range(400)}
     data = prepare_tables("t", log, titles, tmp_path / "out", Settings(1, 5, 1, "chronological"))
-    again = load_dataset(tmp_path / "out")
-    assert again.fingerprint == data.fingerprint
-    assert (again.cuts == data.cuts).all()
-    asked = {part: getattr(again, part)() for part in ("valid", "test")}
-    counts = [sum(map(len, again.train())), len(asked["valid"]), len(asked["test"])]
+    loaded = load_dataset(tmp_path / "out")
+    assert loaded.fingerprint == data.fingerprint
+    assert (loaded.cuts == data.cuts).all()
+    splits = {part: getattr(loaded, part)() for part in ("valid", "test")}
+    counts = [sum(map(len, loaded.train())), len(splits["valid"]), len(splits["test"])]
     assert np.abs(np.array(counts) / 2000 - [0.8, 0.1, 0.1]).max() < 0.01
     times = {u: np.sort(log.times[log.users == n]) for n, u in enumerate(log.user_ids)}
-    last = max(times[u][cut - 1] for u, cut in zip(again.user_ids, again.cuts[:, 0], strict=True) if cut)
-    first = min(times[again.user_ids[u]][place] for u, place in again.questions("test"))
+    last = max(times[u][cut - 1] for u, cut in zip(loaded.user_ids, loaded.cuts[:, 0], strict=True) if cut)
+    first = min(times[loaded.user_ids[u]][place] for u, place in loaded.questions("test"))
     assert last < first
     for part, sets in load_candidates(tmp_path / "out").items():
-        assert sets.items.shape == (len(asked[part]), 5)
-        assert ((sets.items == asked[part].targets[:, None]).sum(1) == 1).all()
+        assert sets.items.shape == (len(splits[part]), 5)
+        assert ((sets.items == splits[part].targets[:, None]).sum(1) == 1).all()
     with pytest.raises(DataError, match="split by time, has no interactions in training"):
         build_dataset("t", dataclasses.replace(log, times=np.zeros(2000)), titles, 1, "chronological")
 

@@ -85,9 +85,9 @@ def test_the_kept_state_is_that_of_these_vectors(deep, tmp_path, monkeypatch):
     monkeypatch.setenv("DELREC_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(prompt_state, "MIN_BYTES", 0)
     path, _, _ = deep
-    other = rewritten(path, tmp_path / "y.delrec", np.load(path / DEEP) * np.float16(-1))
+    negated = rewritten(path, tmp_path / "y.delrec", np.load(path / DEEP) * np.float16(-1))
     scores = []
-    for folder in (path, other, path, other):
+    for folder in (path, negated, path, negated):
         with Recommender.load(folder, threads=1) as recommender:
             scores.append(recommender.scores(HISTORIES))
     np.testing.assert_array_equal(scores[0], scores[2])
@@ -129,8 +129,8 @@ def test_an_onnx_file_holds_them_in_its_prefix(deep, tmp_path):
     with Recommender.load(exported, threads=1) as recommender:
         assert compare(scores, recommender.scores(HISTORIES)).score_correlation > 0.9999
     session = onnxruntime.InferenceSession(exported / "model-fp32.onnx")  # and in any runtime
-    alone = session.run(["scores"], {"items": HISTORIES[0][None, -10:]})[0]
-    np.testing.assert_allclose(alone[0], scores[0], atol=0.02)
+    onnx_scores = session.run(["scores"], {"items": HISTORIES[0][None, -10:]})[0]
+    np.testing.assert_allclose(onnx_scores[0], scores[0], atol=0.02)
 
 
 def test_a_deep_recipe_goes_the_whole_road(tiny_run):

@@ -20,9 +20,9 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 def script(name):
     spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    return made
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 reference, figures = script("reference"), script("figures")
@@ -40,9 +40,9 @@ def test_tables_of_figures_are_those_of_the_reports(page):
 
 
 def test_every_report_is_described_and_shown():
-    held = {path.name for path in figures.RESULTS.glob("*.json")}
+    reports = {path.name for path in figures.RESULTS.glob("*.json")}
     described = set(re.findall(r"^\| `([\w.-]+\.json)`", (figures.RESULTS / "README.md").read_text(), re.MULTILINE))
-    assert held <= described
+    assert reports <= described
 
 
 @pytest.mark.parametrize("page", sorted(p.name for p in DOCS.glob("*.md")))

@@ -90,9 +90,9 @@ class TestContract:
     def test_histories_with_shared_beginnings_are_scored_as_alone(self, engine):
         history = [3, 1, 4, 2, 0]
         requests = [history, *(history[:n] + history[n + 1 :] for n in range(len(history))), history[:2], history]
-        alone = np.concatenate([engine.scores([request]) for request in requests])
-        np.testing.assert_allclose(engine.scores(requests), alone, atol=5e-3)
-        assert np.abs(alone[0] - alone[1]).max() > 0.01
+        separate_scores = np.concatenate([engine.scores([request]) for request in requests])
+        np.testing.assert_allclose(engine.scores(requests), separate_scores, atol=5e-3)
+        assert np.abs(separate_scores[0] - separate_scores[1]).max() > 0.01
 
     def test_a_request_leaves_no_trace_for_the_next(self, engine):
         first = engine.scores([[1, 2, 3]])
@@ -102,9 +102,9 @@ class TestContract:
         np.testing.assert_allclose(engine.scores([[1, 2, 3]]), first, atol=1e-4)
 
     def test_only_the_newest_items_are_read(self, engine):
-        long = list(range(ITEMS))
-        np.testing.assert_allclose(engine.scores([long]), engine.scores([long[-MOST:]]), atol=1e-4)
-        assert engine.count_tokens(long) == (MOST, MOST)
+        history = list(range(ITEMS))
+        np.testing.assert_allclose(engine.scores([history]), engine.scores([history[-MOST:]]), atol=1e-4)
+        assert engine.count_tokens(history) == (MOST, MOST)
         assert engine.count_tokens([1, 2]) == (2, 2)
 
     def test_output_rows_times_the_state_are_the_scores(self, engine, bundle):
@@ -120,11 +120,11 @@ class TestContract:
         assert tokens == sum(engine.count_tokens(history)[1] for history in HISTORIES)
         engine.score_session("u", [3, 1])
         for history, cost in (([3, 1, 4], 1), ([3, 1, 4, 5, 6], 2), ([3, 1, 4, 5, 6], 1)):
-            within = engine.evaluate([history], "u")
-            alone = engine.evaluate([history])
-            assert within.tokens == cost
-            np.testing.assert_allclose(within.scores, alone.scores, atol=0.03)
-            np.testing.assert_allclose(within.states, alone.states, atol=0.03)
+            in_session = engine.evaluate([history], "u")
+            without_session = engine.evaluate([history])
+            assert in_session.tokens == cost
+            np.testing.assert_allclose(in_session.scores, without_session.scores, atol=0.03)
+            np.testing.assert_allclose(in_session.states, without_session.states, atol=0.03)
         assert engine.score_session("u", [3, 1, 4, 5, 6, 7])[1] == 1
 
     def test_a_session_costs_what_is_new_and_answers_the_same(self, engine):
@@ -181,16 +181,16 @@ class TestContract:
     def test_a_vector_in_a_session_is_kept_and_told_from_others(self, engine, bundle):
         vector = items_of(bundle, "token_embd.weight")[5]
         engine.score_session("u", [1, vector])
-        again, computed = engine.score_session("u", [1, vector, 2])
+        scores, computed = engine.score_session("u", [1, vector, 2])
         assert computed == 1
-        other, computed = engine.score_session("u", [1, vector + 1, 2])
+        changed_scores, computed = engine.score_session("u", [1, vector + 1, 2])
         assert computed == 2
-        assert np.abs(other - again).max() > 1e-3
+        assert np.abs(changed_scores - scores).max() > 1e-3
 
     @pytest.mark.parametrize("history", [[], [-1], [ITEMS], [np.zeros(3, np.float32)], [1, "2"]])
     def test_what_is_no_history_is_refused_and_changes_nothing(self, engine, history):
         before = engine.scores([[1, 2]])
-        for ask in (
+        for call in (
             lambda: engine.scores([[1], history]),
             lambda: engine.hidden_states([[1], history]),
             lambda: engine.evaluate([[1], history]),
@@ -199,7 +199,7 @@ class TestContract:
             lambda: engine.count_tokens(history),
         ):
             with pytest.raises(UsageError):
-                ask()
+                call()
         np.testing.assert_allclose(engine.scores([[1, 2]]), before, atol=1e-4)
 
     def test_candidates_alone_are_not_for_a_bundle_that_ranks_the_catalogue(self, engine):
@@ -217,21 +217,21 @@ class TestContract:
         scores, states = engine.scores(histories), engine.hidden_states(histories)
         wrong = []
 
-        def ask(n):
+        def query(n):
             for turn in range(6):
                 try:
                     if turn % 3 == 0:
-                        same = np.allclose(engine.scores([histories[n]])[0], scores[n], atol=0.03)
+                        equal = np.allclose(engine.scores([histories[n]])[0], scores[n], atol=0.03)
                     elif turn % 3 == 1:
-                        same = np.allclose(engine.score_session(f"u{n}", histories[n])[0], scores[n], atol=0.03)
+                        equal = np.allclose(engine.score_session(f"u{n}", histories[n])[0], scores[n], atol=0.03)
                     else:
-                        same = np.allclose(engine.hidden_states([histories[n]])[0], states[n], atol=0.03)
-                    if not same:
+                        equal = np.allclose(engine.hidden_states([histories[n]])[0], states[n], atol=0.03)
+                    if not equal:
                         wrong.append((n, turn))
                 except Exception as error:
                     wrong.append(repr(error))
 
-        threads = [threading.Thread(target=ask, args=(n,)) for n in range(8)]
+        threads = [threading.Thread(target=query, args=(n,)) for n in range(8)]
         for t in threads:
             t.start()
         for t in threads:
@@ -244,13 +244,13 @@ class TestContract:
         engine.close()
         engine.close()
         engine.forget("u")
-        for ask in (
+        for call in (
             lambda: engine.scores([[1]]),
             lambda: engine.evaluate([[1]]),
             lambda: engine.score_session("u", [1]),
         ):
             with pytest.raises(DelrecError, match="closed"):
-                ask()
+                call()
 
     def test_no_thread_at_all_is_refused(self, bundle, name):
         with pytest.raises(UsageError, match="threads"):
@@ -296,9 +296,9 @@ def test_built_in_engines_agree(bundle):
 
 
 @pytest.fixture(scope="module")
-def alone(tiny_base, tmp_path_factory):
+def single_format_bundles(tiny_base, tmp_path_factory):
     """A bundle of each format alone."""
-    folder = tmp_path_factory.mktemp("alone")
+    folder = tmp_path_factory.mktemp("single")
     gguf = export_tiny(tiny_base, folder / "g.delrec").path
     return gguf, export_tiny(tiny_base, folder / "o.delrec", formats="onnx", onnx_quant="int8_block").path
 
@@ -308,20 +308,21 @@ def opened(path, name="auto"):
         return type(recommender.engine).__name__
 
 
-def test_auto_takes_the_first_that_reads_the_bundle_and_is_installed(bundle, alone, monkeypatch):
-    assert [opened(path) for path in (bundle.folder, *alone)] == ["LlamaEngine", "LlamaEngine", "OnnxEngine"]
+def test_auto_takes_the_first_that_reads_the_bundle_and_is_installed(bundle, single_format_bundles, monkeypatch):
+    paths = (bundle.folder, *single_format_bundles)
+    assert [opened(path) for path in paths] == ["LlamaEngine", "LlamaEngine", "OnnxEngine"]
     assert opened(bundle.folder, "onnxruntime") == "OnnxEngine"
     assert opened(bundle.folder, "decay") == "DecayEngine"
     with pytest.raises(BundleError, match="holds no GGUF file"):
-        opened(alone[1], "llama.cpp")
+        opened(single_format_bundles[1], "llama.cpp")
     with pytest.raises(UsageError, match="no engine 'tensor'") as unknown:
         opened(bundle.folder, "tensor")
     assert unknown.value.hint == "one of llama.cpp, onnxruntime, decay"
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
-    assert [opened(path) for path in (bundle.folder, alone[0])] == ["OnnxEngine", "DecayEngine"]
+    assert [opened(path) for path in (bundle.folder, single_format_bundles[0])] == ["OnnxEngine", "DecayEngine"]
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingPackageError, match="onnxruntime, which is not installed") as error:
-        opened(alone[1])
+        opened(single_format_bundles[1])
     assert "delrec-lite[onnx]" in error.value.hint
 
 
@@ -338,8 +339,8 @@ def test_a_name_that_is_built_in_cannot_be_registered():
     with pytest.raises(UsageError, match=r"'llama\.cpp' comes with delrec-lite"):
         register_engine(EngineKind("llama.cpp", "gguf", DecayEngine))
     register_engine(EngineKind("mine", "gguf", DecayEngine))
-    again = register_engine(EngineKind("mine", "onnx", DecayEngine))
-    assert ENGINES["mine"] is again
+    kind = register_engine(EngineKind("mine", "onnx", DecayEngine))
+    assert ENGINES["mine"] is kind
     ENGINES.unregister("mine")
     assert "mine" not in ENGINES
 
@@ -359,10 +360,10 @@ def installed(tmp_path):
     ENGINES.unregister("installed")
 
 
-def test_the_engine_of_an_installed_package_serves_and_is_timed(installed, alone):
+def test_the_engine_of_an_installed_package_serves_and_is_timed(installed, single_format_bundles):
     root = Path(__file__).parent.parent
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(installed)])}
-    command = [sys.executable, "-m", "delrec_lite", "bench", str(alone[0]), "--engine", "installed"]
+    command = [sys.executable, "-m", "delrec_lite", "bench", str(single_format_bundles[0]), "--engine", "installed"]
     command += ["-w", "cold", "-r", "1", "--threads", "1", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr

@@ -61,6 +61,8 @@ for package in {packages!r}:
             changed = {{name for name in set(before) | set(os.environ) if before.get(name) != os.environ.get(name)}}
             assert not changed, (module.name, changed)
 """
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TQDM_"))}
-    done = subprocess.run([sys.executable, "-c", code], env=kept, cwd=ROOT, capture_output=True, text=True, check=False)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TQDM_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr

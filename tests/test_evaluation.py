@@ -48,14 +48,14 @@ def test_both_protocols_from_one_scoring():
     split = Split("test", (np.array([0]), np.array([1, 2])), np.array([2, 0]))
     sets = CandidateSets("test", np.array([[2, 3], [4, 0]]), 0)
     table = np.array([[9, 1, 5, 7, 0], [3, 9, 9, 4, 1]], np.float32)
-    asked = []
+    batch_sizes = []
 
     def scorer(histories):
-        asked.append(len(histories))
-        return table[: len(histories)] if len(asked) == 1 else table[1:]
+        batch_sizes.append(len(histories))
+        return table[: len(histories)] if len(batch_sizes) == 1 else table[1:]
 
     ranks = rank_all(scorer, split, sets, batch=2)
-    assert asked == [2]
+    assert batch_sizes == [2]
     assert ranks.sampled.tolist() == [2, 1]
     assert ranks.full.tolist() == [2, 2]
 
@@ -63,17 +63,17 @@ def test_both_protocols_from_one_scoring():
 def test_candidates_alone_rank_as_they_do_from_the_whole_catalogue():
     test, sets = dataset().test(), candidates()
     table = np.random.default_rng(5).random((len(test), ITEMS)).astype(np.float32)
-    at = {tuple(history): n for n, history in enumerate(test.histories)}
+    row_of = {tuple(history): n for n, history in enumerate(test.histories)}
 
-    def whole(histories):
-        return table[[at[tuple(h)] for h in histories]]
+    def score_catalogue(histories):
+        return table[[row_of[tuple(h)] for h in histories]]
 
-    def some(histories, items):
+    def score_sets(histories, items):
         assert items.shape == (len(histories), sets.items.shape[1])
-        return np.take_along_axis(whole(histories), items, 1)
+        return np.take_along_axis(score_catalogue(histories), items, 1)
 
-    ranks = rank_candidates(some, test, sets, batch=7)
-    assert ranks.tolist() == rank_all(whole, test, sets, batch=5).sampled.tolist()
+    ranks = rank_candidates(score_sets, test, sets, batch=7)
+    assert ranks.tolist() == rank_all(score_catalogue, test, sets, batch=5).sampled.tolist()
     assert len(set(ranks)) > 2
 
 
@@ -146,8 +146,8 @@ def test_the_interval_covers_the_mean_and_narrows():
 
 def test_the_interval_covers_the_true_mean_as_often_as_it_says():
     rng = np.random.default_rng(8)
-    held = [interval((rng.random(300) < 0.3).astype(np.float32), n=300) for _ in range(200)]
-    assert 0.9 <= np.mean([low <= 0.3 <= high for low, high in held]) <= 0.99
+    intervals = [interval((rng.random(300) < 0.3).astype(np.float32), n=300) for _ in range(200)]
+    assert 0.9 <= np.mean([low <= 0.3 <= high for low, high in intervals]) <= 0.99
 
 
 def test_a_paired_test_of_other_users_is_refused():

@@ -95,9 +95,9 @@ def test_search_finds_titles_by_words_and_the_popular_by_none(recommender):
 
 
 @pytest.fixture(scope="module")
-def opened(taught):
+def opened(teacher_bundle):
     """The bundle with its teacher, loaded."""
-    path, teacher = taught
+    path, teacher = teacher_bundle
     with Recommender.load(path, threads=1) as loaded:
         yield loaded, teacher
 

@@ -74,42 +74,42 @@ def test_items_are_one_token_each_as_ever(tiny_base):
 
 def test_long_titles_are_cut(tiny_base):
     _, prompts, base = make_formatted(tiny_base, PromptFormat(history="titles", title_tokens=2))
-    whole = base.encode(" " + dataset().catalog.titles[4])
-    assert len(whole) > 2
-    assert prompts.item(4)[:2] == tuple(whole[:2])
+    title_ids = base.encode(" " + dataset().catalog.titles[4])
+    assert len(title_ids) > 2
+    assert prompts.item(4)[:2] == tuple(title_ids[:2])
     assert len(prompts.item(4)) == 2 + len(prompts.separator)
 
 
 @pytest.mark.parametrize("history", ["items", "titles"])
 def test_a_prompt_without_room_loses_its_oldest_items_and_nothing_else(tiny_base, history):
-    _, free, _ = make_formatted(tiny_base, PromptFormat(history=history, candidates=True))
+    _, unlimited, _ = make_formatted(tiny_base, PromptFormat(history=history, candidates=True))
     sequence, chosen = dataset().sequences[0][:9], np.array([1, 2, 3])
-    whole = next_question(free, sequence, chosen, 50)
-    size = len(free.next_prefix) + len(whole.ids)
-    lost = len(free.item(int(sequence[0]))) + 1  # one token less than the newest eight need
-    _, bound, _ = make_formatted(tiny_base, PromptFormat(history=history, candidates=True, context=size - lost))
-    cut = next_question(bound, sequence, chosen, 50)
-    assert cut.ids == next_question(free, sequence[2:], chosen, 50).ids
-    assert len(bound.next_prefix) + len(cut.ids) <= size - lost
-    _, tight, _ = make_formatted(
-        tiny_base, PromptFormat(history=history, candidates=True, context=len(free.next_prefix) + 5)
+    uncut = next_question(unlimited, sequence, chosen, 50)
+    size = len(unlimited.next_prefix) + len(uncut.ids)
+    oldest = len(unlimited.item(int(sequence[0]))) + 1  # one token less than the newest eight need
+    _, limited, _ = make_formatted(tiny_base, PromptFormat(history=history, candidates=True, context=size - oldest))
+    cut = next_question(limited, sequence, chosen, 50)
+    assert cut.ids == next_question(unlimited, sequence[2:], chosen, 50).ids
+    assert len(limited.next_prefix) + len(cut.ids) <= size - oldest
+    _, too_short, _ = make_formatted(
+        tiny_base, PromptFormat(history=history, candidates=True, context=len(unlimited.next_prefix) + 5)
     )
     with pytest.raises(ConfigError, match="no room"):
-        next_question(tight, sequence, chosen, 50)
+        next_question(too_short, sequence, chosen, 50)
 
 
 def test_temporal_analysis_keeps_its_example_and_its_hidden_item(tiny_base):
-    _, free, _ = make_formatted(tiny_base, FORMATS["titles"])
+    _, unlimited, _ = make_formatted(tiny_base, FORMATS["titles"])
     sequence = dataset().sequences[0][:10].tolist()
-    ids, reads, hidden = free.temporal(sequence)
+    ids, reads, hidden = unlimited.temporal(sequence)
     assert [decode(tiny_base, ids[: r + 1])[-10:] for r in reads] == [" hidden is"] * 2
     assert hidden == [sequence[2], sequence[-2]]
-    _, bound, _ = make_formatted(
-        tiny_base, PromptFormat(history="titles", context=len(free.temporal_prefix) + len(ids) - 1)
+    _, limited, _ = make_formatted(
+        tiny_base, PromptFormat(history="titles", context=len(unlimited.temporal_prefix) + len(ids) - 1)
     )
-    shorter, _, still = bound.temporal(sequence)
-    assert still == hidden
-    assert shorter == free.temporal(sequence[:4] + sequence[5:])[0]
+    shorter, _, hidden_when_cut = limited.temporal(sequence)
+    assert hidden_when_cut == hidden
+    assert shorter == unlimited.temporal(sequence[:4] + sequence[5:])[0]
 
 
 def test_candidates_stand_lettered_in_the_prompt(tiny_base):
@@ -136,7 +136,7 @@ def formed(request, tiny_base):
     return make_formatted(tiny_base, FORMATS[request.param])
 
 
-def asked(prompts, n=4):
+def candidate_questions(prompts, n=4):
     sets = candidates().items
     return [
         next_question(prompts, s[:k], sets[u], 50)
@@ -146,7 +146,7 @@ def asked(prompts, n=4):
 
 def test_every_verbalizer_scores_each_candidate_whatever_it_is_packed_with(formed):
     model, prompts, _ = formed
-    questions = asked(prompts)
+    questions = candidate_questions(prompts)
     together = next_scores(model, prompts, questions).detach()
     assert together.shape == (4, 5)
     assert together.dtype == torch.float32
@@ -160,7 +160,7 @@ def test_every_verbalizer_lets_the_soft_prompt_learn_from_both_tasks(formed):
     model, prompts, _ = formed
     window, chosen = dataset().sequences[0][:9], candidates().items[0]
     for scores in (
-        next_scores(model, prompts, asked(prompts, 2)),
+        next_scores(model, prompts, candidate_questions(prompts, 2)),
         temporal_scores(model, prompts, [temporal_question(prompts, window, chosen)]),
     ):
         (gradient,) = torch.autograd.grad(scores[:, 0].sum(), model.soft)
@@ -170,9 +170,10 @@ def test_every_verbalizer_lets_the_soft_prompt_learn_from_both_tasks(formed):
 def test_a_candidate_keeps_its_score_wherever_it_stands_unless_the_prompt_lists_it(formed):
     model, prompts, _ = formed
     history, chosen = dataset().sequences[0][:6], np.array([1, 9, 20, 4])
-    one, other = (score_candidates(model, prompts, [history], c[None], 50)[0] for c in (chosen, chosen[::-1]))
-    same = np.allclose(one, other[::-1], atol=2e-5)
-    assert same != prompts.format.candidates
+    orders = np.stack([chosen, chosen[::-1]])
+    scores, reversed_scores = (score_candidates(model, prompts, [history], order[None], 50)[0] for order in orders)
+    equal = np.allclose(scores, reversed_scores[::-1], atol=2e-5)
+    assert equal != prompts.format.candidates
 
 
 def test_every_verbalizer_can_be_taught(formed):
@@ -181,7 +182,7 @@ def test_every_verbalizer_can_be_taught(formed):
     add_adapter(model, FinetuneSection(rank=8, alpha=16), steps=1)
     learning = [p for name, p in model.lm.named_parameters() if "lora_" in name]
     optimiser = torch.optim.AdamW(learning, lr=1e-2)
-    questions, places = asked(prompts), torch.tensor([4, 0, 2, 1])
+    questions, places = candidate_questions(prompts), torch.tensor([4, 0, 2, 1])
     losses = []
     for _ in range(15):
         loss = torch.nn.functional.cross_entropy(next_scores(model, prompts, questions), places)
@@ -202,9 +203,9 @@ def test_all_verbalizers_and_history_formats_are_under_contract():
 def test_title_mean_scores_candidates_as_the_catalogue(tiny_base):
     model, prompts, _ = make_formatted(tiny_base, FORMATS["titles"])
     histories, sets = dataset().test().histories, candidates().items
-    whole = score_all(model, prompts, histories, 10)
-    some = score_candidates(model, prompts, histories, sets, 10)
-    np.testing.assert_allclose(some, np.take_along_axis(whole, sets, 1), atol=2e-5)
+    catalogue = score_all(model, prompts, histories, 10)
+    among_candidates = score_candidates(model, prompts, histories, sets, 10)
+    np.testing.assert_allclose(among_candidates, np.take_along_axis(catalogue, sets, 1), atol=2e-5)
 
 
 def test_title_form_reads_at_every_item_what_each_shorter_history_reads(tiny_base):
@@ -212,16 +213,16 @@ def test_title_form_reads_at_every_item_what_each_shorter_history_reads(tiny_bas
     window = dataset().sequences[1][:6]
     with torch.no_grad():
         states = read_states(model, prompts.next_prefix, [window_segment(prompts, window)])
-        every = catalogue_scores(model, prompts, states).numpy()
-    alone = score_histories(model, prompts, [window[: n + 1] for n in range(6)], 50)
-    np.testing.assert_allclose(every, alone, atol=3e-5)
+        at_every_item = catalogue_scores(model, prompts, states).numpy()
+    separate_scores = score_histories(model, prompts, [window[: n + 1] for n in range(6)], 50)
+    np.testing.assert_allclose(at_every_item, separate_scores, atol=3e-5)
 
 
 def test_likelihood_is_the_sum_of_the_title_s_log_probabilities(tiny_base):
     model, prompts, _ = make_formatted(tiny_base, FORMATS["likelihood"])
     history, chosen = dataset().sequences[0][:4], np.array([8, 3])
-    found = score_candidates(model, prompts, [history], chosen[None], 50)[0]
-    for score, item in zip(found, chosen, strict=True):
+    scores = score_candidates(model, prompts, [history], chosen[None], 50)[0]
+    for score, item in zip(scores, chosen, strict=True):
         before = [*prompts.next_prefix, *prompts.history(history.tolist())[0]]
         ids = torch.tensor([before + list(prompts.titles[item])])
         with torch.no_grad():
@@ -237,8 +238,8 @@ def test_letter_scores_are_the_logits_of_the_letters(tiny_base):
     with torch.no_grad():
         logits = model.lm(inputs_embeds=model.embed(torch.tensor([ids]))).logits[0, -1]
     expected = [float(logits[base.encode(letter)[0]]) for letter in "ABC"]
-    found = score_candidates(model, prompts, [history], chosen[None], 50)[0]
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    scores = score_candidates(model, prompts, [history], chosen[None], 50)[0]
+    np.testing.assert_allclose(scores, expected, atol=1e-4)
 
 
 def test_more_candidates_than_letters_are_refused(tiny_base):
@@ -254,8 +255,8 @@ def test_candidate_sets_for_training():
     windows = [s[:10] for s in dataset().sequences]
     sampler = Sampler(ITEMS, 6, seed=3)
     next_item = sampler.next_item(5, windows)
-    again = Sampler(ITEMS, 6, seed=3).next_item(5, windows)
-    assert (next_item.candidates == again.candidates).all()
+    repeated = Sampler(ITEMS, 6, seed=3).next_item(5, windows)
+    assert (next_item.candidates == repeated.candidates).all()
     assert not (next_item.candidates == sampler.next_item(6, windows).candidates).all()
     for window, history, chosen, place in zip(
         windows, next_item.histories, next_item.candidates, next_item.places, strict=True
@@ -270,14 +271,14 @@ def test_candidate_sets_for_training():
 
 def test_pattern_simulating_asks_about_the_teacher_s_first_ten():
     windows = [s[:10] for s in dataset().sequences]
-    found, wanted = Sampler(ITEMS, 15, seed=3).pattern(0, windows, Ring())
-    scores = Ring().scores(found.histories)
-    for row, chosen, place, mine in zip(scores, found.candidates, found.places, wanted, strict=True):
+    batch, teacher_scores = Sampler(ITEMS, 15, seed=3).pattern(0, windows, Ring())
+    scores = Ring().scores(batch.histories)
+    for row, chosen, place, expected in zip(scores, batch.candidates, batch.places, teacher_scores, strict=True):
         best = np.argsort(-row, kind="stable")
         assert chosen[place] == best[0]
         assert set(best[:10].tolist()) <= set(chosen.tolist())
         assert len(set(chosen.tolist())) == 15
-        assert (mine == row[chosen]).all()
+        assert (expected == row[chosen]).all()
 
 
 def test_gradients_of_the_tasks_are_balanced():
@@ -315,13 +316,13 @@ def test_both_stages_learn_in_every_form(tiny_base, tmp_path, name):
     stage2.finetune(context(model, prompts, tmp_path / "2"), second)
     before, after = figures(tmp_path / "2", "next_item")
     assert after < before - 0.05
-    again, _, _ = make_formatted(tiny_base, FORMATS[name])
-    stage1.load_soft(again, tmp_path / "1")
-    load_finetuned(again, tmp_path / "2")
-    split, asked_about = dataset().test(), candidates()
-    same = [ranked(m, prompts, split, asked_about, 10) for m in (model, again)]
-    assert (same[0].sampled == same[1].sampled).all()
-    assert same[0].protocols == (("sampled", "full") if prompts.format.ranks_catalogue else ("sampled",))
+    reloaded, _, _ = make_formatted(tiny_base, FORMATS[name])
+    stage1.load_soft(reloaded, tmp_path / "1")
+    load_finetuned(reloaded, tmp_path / "2")
+    split, sets = dataset().test(), candidates()
+    both_ranks = [ranked(m, prompts, split, sets, 10) for m in (model, reloaded)]
+    assert (both_ranks[0].sampled == both_ranks[1].sampled).all()
+    assert both_ranks[0].protocols == (("sampled", "full") if prompts.format.ranks_catalogue else ("sampled",))
 
 
 def test_a_killed_stage_among_candidates_ends_with_the_same_weights(tiny_base, tmp_path, monkeypatch):
@@ -379,11 +380,11 @@ def test_the_paper_s_path_end_to_end(tiny_run, verbalizer):
         (bundle_row(run), "SASRec", "sampled")
     }
     assert not [c for c in report["comparisons"] if c["protocol"] == "full"]
-    mine = [s for s in report["segments"] if s["model"] == TRAINED]
-    assert mine
-    assert all("sampled HR@1" in s and "full HR@10" not in s for s in mine)
-    whole, _, _ = (run.folder / "table.md").read_text().partition("HR@1, 5 candidates")
-    assert TRAINED not in whole.partition("**whole catalogue**")[2]
+    segments = [s for s in report["segments"] if s["model"] == TRAINED]
+    assert segments
+    assert all("sampled HR@1" in s and "full HR@10" not in s for s in segments)
+    lines, _, _ = (run.folder / "table.md").read_text().partition("HR@1, 5 candidates")
+    assert TRAINED not in lines.partition("**whole catalogue**")[2]
     example(run, QUIET)
     with pytest.raises(ConfigError, match="ONNX") as error:
         write_bundle(run, run.folder / "x.delrec", "f16", "onnx")
@@ -422,9 +423,9 @@ def test_the_paper_s_recipe_runs_on_a_small_model(tiny_run, tmp_path):
     sections["finetune"] |= {"epochs": 4, "tokens_per_step": 60, "lr": 1e-2, "rank": 4}
     run = Run(Recipe.model_validate(sections), tmp_path / "runs", QUIET)
     rows = evaluate(run)
-    mine = [row for row in rows if row.model == TRAINED]
-    assert [row.protocol for row in mine] == ["sampled"]
-    assert mine[0].users == len(data.test()) == 20 + sum(lengths[:6] - 2)
+    trained_rows = [row for row in rows if row.model == TRAINED]
+    assert [row.protocol for row in trained_rows] == ["sampled"]
+    assert trained_rows[0].users == len(data.test()) == 20 + sum(lengths[:6] - 2)
     over = f"**5 candidates (1 positive, 4 unseen negatives)**, {len(data.test())} test interactions"
     assert over in (run.folder / "table.md").read_text()
     adapter = load_file(run.finetune().folder / "adapter/adapter_model.safetensors")

@@ -74,13 +74,13 @@ def two(recipe, tmp_path_factory):
 
 
 def test_two_processes_make_the_weights_of_one(recipe, two, tmp_path):
-    alone = train(recipe, tmp_path)
-    assert alone.wait(900) == 0
-    one, other = weights(tmp_path), weights(two[0])
-    assert one.keys() == other.keys()
-    for name, tensor in one.items():
-        torch.testing.assert_close(other[name], tensor, atol=2e-4, rtol=1e-3)
-    assert any(torch.count_nonzero(tensor) for name, tensor in one.items() if "lora_B" in name)
+    process = train(recipe, tmp_path)
+    assert process.wait(900) == 0
+    expected, result = weights(tmp_path), weights(two[0])
+    assert expected.keys() == result.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(result[name], tensor, atol=2e-4, rtol=1e-3)
+    assert any(torch.count_nonzero(tensor) for name, tensor in expected.items() if "lora_B" in name)
 
 
 def test_the_first_process_alone_speaks_and_writes(two):
@@ -101,9 +101,9 @@ def test_a_run_whose_process_was_killed_goes_on_in_all(recipe, two, tmp_path):
     psutil.Process(launcher.pid).children()[-1].kill()
     assert launcher.wait(120) != 0
     assert not (stage / "done.json").exists()
-    again = train(recipe, tmp_path, TWO)
-    _, errors = again.communicate(timeout=900)
-    assert again.returncode == 0, errors.decode()
+    second_launcher = train(recipe, tmp_path, TWO)
+    _, errors = second_launcher.communicate(timeout=900)
+    assert second_launcher.returncode == 0, errors.decode()
     unbroken, resumed = weights(two[0]), weights(tmp_path)
     for name, tensor in unbroken.items():
         torch.testing.assert_close(resumed[name], tensor, rtol=0, atol=0)
@@ -112,8 +112,8 @@ def test_a_run_whose_process_was_killed_goes_on_in_all(recipe, two, tmp_path):
 
 
 def test_a_process_alone_pays_nothing():
-    asked = "[name in sys.modules for name in ('accelerate', 'torch')]"
-    code = f"import sys; from delrec_lite.processes import join; print(join(), {asked})"
+    imported = "[name in sys.modules for name in ('accelerate', 'torch')]"
+    code = f"import sys; from delrec_lite.processes import join; print(join(), {imported})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "Processes(count=1, index=0) [False, False]"
 
@@ -148,7 +148,7 @@ tell("before")
 # --- the parts of a step ---
 
 
-def whole(loss_of, model, parts, step=2):
+def accumulated(loss_of, model, parts, step=2):
     """Loss and gradients of a step in so many parts."""
     model.zero_grad()
     total = 0.0
@@ -159,11 +159,11 @@ def whole(loss_of, model, parts, step=2):
     return total, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def agree(one, other):
-    assert one[0] == pytest.approx(other[0], rel=1e-5)
-    assert one[1].keys() == other[1].keys()
-    for name, gradient in one[1].items():
-        torch.testing.assert_close(other[1][name], gradient, atol=1e-5, rtol=1e-3)
+def assert_same_step(step, expected):
+    assert step[0] == pytest.approx(expected[0], rel=1e-5)
+    assert step[1].keys() == expected[1].keys()
+    for name, gradient in step[1].items():
+        torch.testing.assert_close(expected[1][name], gradient, atol=1e-5, rtol=1e-3)
 
 
 @pytest.mark.parametrize("prompt_format", ["titles", "letter, items"])
@@ -173,13 +173,13 @@ def test_the_parts_of_a_step_are_the_step(tiny_base, tmp_path, prompt_format, pa
     model, prompts, _ = make_formatted(tiny_base, FORMATS[prompt_format])
     model.soft.requires_grad_(True)
     recipe = FinetuneSection(tokens_per_step=100, teacher_weight=0.3)
-    given = context(model, prompts, tmp_path)
-    found = [whole(stage2.losses(given, recipe, n), model, n) for n in (1, parts)]
-    agree(*found)
+    stage_context = context(model, prompts, tmp_path)
+    steps = [accumulated(stage2.losses(stage_context, recipe, n), model, n) for n in (1, parts)]
+    assert_same_step(*steps)
     first = DistillSection(tokens_per_step=100, temporal_share=0.5)
     for task in ("pattern", "temporal"):
-        by_parts = [task_losses(given, first, n)[task] for n in (1, parts)]
-        agree(*(whole(loss_of, model, n) for loss_of, n in zip(by_parts, (1, parts), strict=True)))
+        by_parts = [task_losses(stage_context, first, n)[task] for n in (1, parts)]
+        assert_same_step(*(accumulated(loss_of, model, n) for loss_of, n in zip(by_parts, (1, parts), strict=True)))
 
 
 def test_adalora_is_regularised_in_every_form(tiny_base, tmp_path):

@@ -91,8 +91,8 @@ def post(url, body):
 
 def histories():
     """Fifty users' histories, of every length the prompt holds."""
-    every = [h[-n:] for n in (10, 4, 1) for h in dataset().test().histories]
-    return [h.tolist() for h in every[:50]]
+    all_lengths = [h[-n:] for n in (10, 4, 1) for h in dataset().test().histories]
+    return [h.tolist() for h in all_lengths[:50]]
 
 
 # Both runtimes compute in F16, in batches of other shapes; scores of one request span about 10.
@@ -111,8 +111,8 @@ def check_ranking(bundle, server):
         request = {"prompt": text["stock"] + listed, "max_tokens": 1, "logprobs": 10}
         answer = post(f"{server}/v1/completions", {**request, "temperature": 0.0})
         ranked = sorted(answer["logprobs"]["top_logprobs"][0].items(), key=lambda pair: -pair[1])
-        own_scores = np.array([scores[titles.index(title)] for title, _ in ranked[:10]])
-        np.testing.assert_allclose(own_scores, -np.sort(-scores)[:10], atol=TIE)
+        runtime_scores = np.array([scores[titles.index(title)] for title, _ in ranked[:10]])
+        np.testing.assert_allclose(runtime_scores, -np.sort(-scores)[:10], atol=TIE)
         assert scores[titles.index(answer["text"])] > scores.max() - TIE
 
 

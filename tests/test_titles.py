@@ -76,15 +76,15 @@ def test_one_item_more_costs_its_own_tokens(exported, recommender):
 
 def test_a_history_that_does_not_fit_loses_its_oldest_items(tiny_base, tmp_path):
     model, prompts, base = make_scrambled(tiny_base, PromptFormat(history="titles", title_tokens=8, context=60))
-    long = [h for h in dataset().test().histories if len(h) > 9]
-    scores = score_all(model, prompts, long, 10)
+    histories = [h for h in dataset().test().histories if len(h) > 9]
+    scores = score_all(model, prompts, histories, 10)
     exported = export_tiny(tiny_base, tmp_path / "x.delrec", "f16", (model, prompts, base))
     with Recommender.load(exported.path, threads=1) as recommender:
-        read, tokens = recommender.engine.count_tokens(long[0].tolist())
+        read, tokens = recommender.engine.count_tokens(histories[0].tolist())
         assert read < 10
         assert len(prompts.next_prefix) + tokens <= 60
-        assert compare(scores, recommender.scores(long)).score_correlation > 0.9999
-        explanation = explain(recommender, [TITLES[i] for i in long[0]])
+        assert compare(scores, recommender.scores(histories)).score_correlation > 0.9999
+        explanation = explain(recommender, [TITLES[i] for i in histories[0]])
         assert sum(contribution.read for contribution in explanation.contributions) == read
 
 

@@ -28,14 +28,16 @@ def of_random(**finetune):
 
 
 def test_a_random_base_has_the_shape_and_none_of_the_weights(tiny_base):
-    real, one, same, other = (load_base("tiny", tiny_base, torch.float32, init_seed=d).model for d in (None, 1, 1, 2))
-    assert one.config.num_hidden_layers == real.config.num_hidden_layers
-    for name, p in one.named_parameters():
-        assert torch.equal(p, same.get_parameter(name))
+    pretrained, random_base, same_seed, other_seed = (
+        load_base("tiny", tiny_base, torch.float32, init_seed=seed).model for seed in (None, 1, 1, 2)
+    )
+    assert random_base.config.num_hidden_layers == pretrained.config.num_hidden_layers
+    for name, p in random_base.named_parameters():
+        assert torch.equal(p, same_seed.get_parameter(name))
         if "norm" not in name:
-            assert not torch.allclose(p, real.get_parameter(name), atol=1e-3)
-            assert not torch.allclose(p, other.get_parameter(name), atol=1e-3)
-            assert p.std().item() == pytest.approx(real.config.initializer_range, rel=0.1)
+            assert not torch.allclose(p, pretrained.get_parameter(name), atol=1e-3)
+            assert not torch.allclose(p, other_seed.get_parameter(name), atol=1e-3)
+            assert p.std().item() == pytest.approx(pretrained.config.initializer_range, rel=0.1)
 
 
 def test_items_that_begin_as_strangers(tiny_base):
@@ -44,8 +46,8 @@ def test_items_that_begin_as_strangers(tiny_base):
     model.start_random(3)
     vectors, answers = model.extension()[4:], model.head()
     assert vectors.norm(dim=1).median().item() == pytest.approx(model.input_norm, rel=0.1)
-    for made_of_titles, mine in ((titles, vectors), (model.titles_out, answers)):
-        cosine = torch.nn.functional.cosine_similarity(made_of_titles, mine)
+    for title_vectors, random_vectors in ((titles, vectors), (model.titles_out, answers)):
+        cosine = torch.nn.functional.cosine_similarity(title_vectors, random_vectors)
         assert cosine.abs().mean() < 0.3
     similarity = torch.nn.functional.cosine_similarity(vectors[:-1], vectors[1:]).abs().mean()
     assert similarity < 0.2
@@ -56,11 +58,11 @@ def test_all_weights_learn_and_come_back(tiny_run):
     before = run.models.untrained().model
     built = run.models.trained()
     model, prompts = built.model, built.prompts
-    held = load_file(run.finetune().folder / BODY)
+    saved = load_file(run.finetune().folder / BODY)
     assert not (run.finetune().folder / "adapter").exists()
     names = {name for name, _ in before.lm.named_parameters()}
-    assert held.keys() == names - {"model.embed_tokens.weight"}
-    for name, tensor in held.items():
+    assert saved.keys() == names - {"model.embed_tokens.weight"}
+    for name, tensor in saved.items():
         assert torch.equal(model.lm.get_parameter(name), tensor)
         assert not torch.equal(before.lm.get_parameter(name), tensor), name
     test = dataset().test()
@@ -88,11 +90,11 @@ def test_a_random_network_is_trained_evaluated_and_exported(tiny_run):
     built = run.models.trained()
     model, prompts = built.model, built.prompts
     test = dataset().test()
-    wanted = score_all(model, prompts, test.histories, 10)
+    expected = score_all(model, prompts, test.histories, 10)
     with Recommender.load(run.bundle) as recommender:
         served = recommender.scores(test.histories)
-    assert np.corrcoef(wanted.ravel(), served.ravel())[0, 1] > 0.99
-    assert (wanted.argmax(1) == served.argmax(1)).mean() > 0.9
+    assert np.corrcoef(expected.ravel(), served.ravel())[0, 1] > 0.99
+    assert (expected.argmax(1) == served.argmax(1)).mean() > 0.9
     with pytest.raises(ConfigError, match="no adapter"):
         write_bundle(run, run.folder / "other.delrec", "f16", merge_base="original")
 
