@@ -61,7 +61,7 @@ def device(monkeypatch):
         yield name
 
 
-def test_the_stand_in_refuses_what_a_card_refuses(device):
+def test_the_strict_device_refuses_mixed_devices_as_cuda_does(device):
     on_cpu, on_device = torch.ones(2, 2), torch.ones(2, 2).to(device)
     mixtures = {
         "product": lambda: on_cpu @ on_device,
@@ -192,7 +192,7 @@ STAGES = {
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_killed_stage_goes_on_to_the_cpu_s_weights(tiny_base, tmp_path, device, monkeypatch, stage):
+def test_a_killed_stage_resumes_to_the_weights_of_the_cpu(tiny_base, tmp_path, device, monkeypatch, stage):
     make, settings = STAGES[stage]
     expected = make(*load(tiny_base, "cpu"), tmp_path / "cpu", **settings)
     resumed = killed_then_resumed(monkeypatch, 2, lambda: make(*load(tiny_base, device), tmp_path / "card", **settings))

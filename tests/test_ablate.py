@@ -22,7 +22,7 @@ def prefix(tiny_run, pattern):
     return tiny_run(runs=pattern, model={"pattern_prompt": pattern}).models.untrained().prompts
 
 
-def test_the_pattern_stands_as_soft_tokens_as_words_or_not_at_all(tiny_run):
+def test_the_pattern_prompt_is_soft_tokens_words_or_absent(tiny_run):
     soft, words, none = (prefix(tiny_run, pattern) for pattern in ("soft", "words", "none"))
     assert set(soft.vocabulary.soft_ids) <= set(soft.next_prefix)
     for prompts in (words, none):
@@ -32,7 +32,7 @@ def test_the_pattern_stands_as_soft_tokens_as_words_or_not_at_all(tiny_run):
     assert "order matters" in words.text["instruction"]
 
 
-def test_every_variant_trains_and_stands_in_the_table(tiny_run, tmp_path):
+def test_every_variant_is_trained_and_in_the_table(tiny_run, tmp_path):
     learning = {"epochs": 1, "lr": 1e-3, "item_lr": 1e-2, "teacher_weight": 0.5}
     recipe = tiny_run.recipe(distill={"epochs": 3, "lr": 0.3}, finetune=learning)
     rows = ablate(recipe, tmp_path, QUIET, seeds=(1,)).rows
@@ -48,7 +48,7 @@ def test_every_variant_trains_and_stands_in_the_table(tiny_run, tmp_path):
     assert all(row.difference or row.variant == FULL_METHOD for row in rows)
 
 
-def test_seeds_are_averaged_and_what_is_made_is_kept(tiny_run, tmp_path, monkeypatch):
+def test_seeds_are_averaged_and_finished_runs_are_reused(tiny_run, tmp_path, monkeypatch):
     chosen = ["without stage 2"]
     single_seed = ablate(tiny_run.recipe(), tmp_path, QUIET, chosen, (1,)).rows
     monkeypatch.setattr("delrec_lite.teachers.fit.fit", None)  # shared: never fitted again

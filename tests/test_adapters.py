@@ -62,14 +62,14 @@ def test_each_kind_learns_reloads_and_merges(tiny_base, tmp_path, kind):
     assert set(written(tmp_path)) > {"offset_in"}
 
 
-def test_only_the_modules_asked_for_get_an_adapter(tiny_base, tmp_path):
+def test_only_the_chosen_modules_get_an_adapter(tiny_base, tmp_path):
     for modules, expected in (("qv", {"q_proj", "v_proj"}), ("attention", {f"{c}_proj" for c in "qkvo"})):
         tuned(tiny_base, tmp_path / modules, modules=modules, epochs=0.1)
         names = load_file(tmp_path / modules / ADAPTER / "adapter_model.safetensors")
         assert {name.split(".")[-3] for name in names} == expected
 
 
-def test_adalora_ends_with_the_rank_asked_for(tiny_base, tmp_path):
+def test_adalora_ends_with_the_configured_rank(tiny_base, tmp_path):
     tuned(tiny_base, tmp_path, adapter="adalora", epochs=6)
     tensors = load_file(tmp_path / ADAPTER / "adapter_model.safetensors")
     nonzero_ranks = [int((t != 0).sum()) for name, t in tensors.items() if "lora_E" in name]
@@ -105,7 +105,7 @@ def test_a_killed_run_ends_with_the_same_weights(tiny_base, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     "changes", [{"gradient_accumulation_steps": 3}, {"checkpointing": True}, {"gradient_accumulation_steps": 40}]
 )
-def test_parts_and_checkpointing_change_memory_and_nothing_else(tiny_base, tmp_path, changes):
+def test_micro_batches_and_checkpointing_leave_the_losses_unchanged(tiny_base, tmp_path, changes):
     """40 parts are more than a step has windows."""
     fixed = {"dropout": 0.0, "epochs": 2}
     tuned(tiny_base, tmp_path / "whole", **fixed)
@@ -144,7 +144,7 @@ def test_the_paged_optimiser_is_refused_without_cuda(tiny_base, tmp_path):
         tuned(tiny_base, tmp_path, optimiser="paged_adamw_8bit")
 
 
-def test_8_bit_states_survive_a_kill(tmp_path, monkeypatch):
+def test_8_bit_optimiser_states_are_resumed(tmp_path, monkeypatch):
     """Bitsandbytes' own layout of states, here on the CPU, where it does not page."""
     from bitsandbytes.optim import AdamW8bit
 
@@ -171,7 +171,7 @@ def test_8_bit_states_survive_a_kill(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "error", [MemoryError(), torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")]
 )
-def test_no_memory_left_says_what_to_change(tmp_path, error):
+def test_an_out_of_memory_error_names_the_settings_to_change(tmp_path, error):
     p = torch.nn.Parameter(torch.ones(()))
 
     def loss_of(_):
@@ -183,7 +183,7 @@ def test_no_memory_left_says_what_to_change(tmp_path, error):
     assert "stage 2" in caught.value.message
 
 
-def test_other_errors_stay_what_they_are(tmp_path):
+def test_other_errors_are_raised_unchanged(tmp_path):
     p = torch.nn.Parameter(torch.ones(()))
 
     def loss_of(_):

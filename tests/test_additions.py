@@ -98,7 +98,7 @@ def test_a_server_answers_and_counts_sessions_of_a_bundle_with_additions(bundles
     assert "delrec_session_hits_total 1.0" in text
 
 
-def test_items_add_up_and_the_first_bundle_stays_as_it_was(bundles):
+def test_adding_twice_keeps_all_items_and_leaves_the_first_bundle_unchanged(bundles):
     tiny, added = bundles
     before = {path.name: path.read_bytes() for path in tiny.bundle.folder.iterdir()}
     add_items(added.folder, {"n3": "Grey Harbour (2021)"})
@@ -110,7 +110,7 @@ def test_items_add_up_and_the_first_bundle_stays_as_it_was(bundles):
     assert not [path for path in added.folder.parent.iterdir() if path.name.startswith(".")]
 
 
-def test_what_cannot_be_added_is_said(bundles, tmp_path):
+def test_items_that_cannot_be_added_are_refused(bundles, tmp_path):
     tiny, added = bundles
     with pytest.raises(UsageError, match="1 of the items are in the catalogue, the first is 'n2'"):
         add_items(added.folder, {"n2": "Something else"})

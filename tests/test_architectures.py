@@ -68,7 +68,7 @@ def test_every_runtime_scores_as_torch(tmp_path, kind):
         assert score_range(scaled, unscaled) > 5 * ARCHITECTURES[model.lm.config.model_type].tolerance
 
 
-def test_every_family_and_kind_of_scaling_is_tried():
+def test_every_family_and_kind_of_scaling_is_tested():
     tried = {(family, (more.get("rope_scaling") or {}).get("rope_type", "")) for family, more in SETTINGS.values()}
     tried |= {("phi3", LONGROPE["type"])}
     for record in ARCHITECTURES:
@@ -153,7 +153,7 @@ def test_a_config_that_cannot_be_exported_is_refused(settings, words):
     assert error.value.hint
 
 
-def test_refusals_name_what_is_known():
+def test_refusals_list_the_supported_families():
     with pytest.raises(ConfigError) as error:
         check_base(config("mamba"))
     assert all(name in error.value.hint for name in ARCHITECTURES.names())
@@ -163,7 +163,7 @@ def test_refusals_name_what_is_known():
     assert "gemma3" not in error.value.hint
 
 
-def test_adapters_go_where_queries_and_values_are():
+def test_adapters_are_on_the_query_and_value_modules():
     assert ARCHITECTURES["llama"].adapted("qv") == ("q_proj", "v_proj")
     assert ARCHITECTURES["phi3"].adapted("qv") == ("qkv_proj",)
     assert ARCHITECTURES["phi3"].adapted("all") == ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
@@ -171,7 +171,7 @@ def test_adapters_go_where_queries_and_values_are():
         Architecture("x", gguf="llama", interleaved_rope=True, qkv=("qkv_proj",))
 
 
-def test_prompts_end_where_runtimes_would_differ():
+def test_the_context_length_ends_before_runtimes_differ():
     assert context_length(config()) == 256
     assert context_length(config("mistral", sliding_window=100)) == 100
     assert context_length(config("mistral", sliding_window=None)) == 256
@@ -181,7 +181,7 @@ def test_prompts_end_where_runtimes_would_differ():
 
 
 @pytest.mark.parametrize("kind", ["mistral", "phi3-longrope"])
-def test_a_history_beyond_that_end_loses_its_oldest_items(tmp_path, kind):
+def test_a_history_beyond_the_context_length_loses_its_oldest_items(tmp_path, kind):
     """Bound to a few items, so that a window or the second list of factors would show."""
     bound = {"sliding_window": 64} if kind == "mistral" else {"original_max_position_embeddings": 64}
     model, prompts, base = trained_model = moved(tmp_path / "base", kind, **bound)
@@ -206,6 +206,6 @@ def toy():
     ARCHITECTURES.unregister("ernie4_5")
 
 
-def test_a_family_registered_from_outside_goes_the_whole_way(tmp_path, toy):
+def test_a_family_registered_from_outside_is_exported_and_served(tmp_path, toy):
     trained_model = moved(tmp_path / "base", "ernie4_5", head_dim=16)
     exports_as_trained(tmp_path / "base", tmp_path / "x.delrec", trained_model)

@@ -43,7 +43,7 @@ def test_the_bundles_own_gguf_answers_as_our_runtime_does(teacher_bundle):
     assert memory > 10e6
 
 
-def test_the_teacher_is_the_floor(teacher_bundle):
+def test_the_teacher_alone_is_a_peer(teacher_bundle):
     path, teacher = teacher_bundle
     items, tokens, _ = ask_peer(path, "teacher, ONNX")
     scores = teacher.scores([np.array([3, 1, 4])])[0]
@@ -95,7 +95,7 @@ def test_llama_cpp_reads_the_papers_prompt_in_words(teacher_bundle, name):
     assert answer.tokens_computed > 30
 
 
-def test_peers_that_cannot_be_asked_are_left_out_with_the_reason(teacher_bundle, tmp_path, monkeypatch, capsys):
+def test_unavailable_peers_are_skipped_with_the_reason(teacher_bundle, tmp_path, monkeypatch, capsys):
     from delrec_lite.cli.bench import _peers
 
     monkeypatch.setenv("DELREC_CACHE", str(tmp_path))
@@ -132,7 +132,7 @@ def report(teacher_bundle):
     return bench([teacher_bundle[0]], plan)
 
 
-def test_peers_stand_in_the_report_with_their_accuracy(report, teacher_bundle):
+def test_the_report_has_peers_with_their_accuracy(report, teacher_bundle):
     names = [(r.workload, r.bundle) for r in report.results]
     assert names == [
         ("cold", "tiny f16"),
@@ -164,7 +164,7 @@ def test_the_floor_of_an_onnx_bundle_is_that_of_the_same_network(teacher_bundle,
     assert gguf.gb / 3 < onnx.gb < gguf.gb  # eight bits and a scale for 32 weights, against sixteen bits
 
 
-def test_ceilings_are_measured_and_told(report):
+def test_ceilings_are_measured_and_reported(report):
     ceilings = measure_ceilings(1)
     assert ceilings.read_gb_s > 0.1
     assert ceilings.fp32_gop_s > 0.1

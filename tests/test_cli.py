@@ -112,7 +112,7 @@ def test_bad_input_is_one_clear_line(tiny_bundle, tmp_path, monkeypatch, argumen
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.yaml", "tiny.delrec"]
 
 
-def test_a_traceback_only_when_asked_for(tmp_path):
+def test_a_traceback_is_shown_only_with_the_debug_switch(tmp_path):
     assert "Traceback" in run("recommend", tmp_path / "no", "--history", "x", DELREC_DEBUG="1").stderr
 
 
@@ -166,7 +166,7 @@ def test_shell_completion_is_offered():
     assert "--install-completion" in run("--help").stdout
 
 
-def test_an_interrupt_says_that_the_same_command_goes_on(tmp_path):
+def test_an_interrupt_says_that_the_same_command_resumes(tmp_path):
     """Ctrl-C while a run waits for its data."""
     code = (
         "import os, signal\n"

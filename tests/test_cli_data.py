@@ -74,7 +74,7 @@ def test_prepare_pulls_and_writes_a_data_set(run, pulled, tmp_path):
     assert (repeated.stdout, repeated.stderr) == ("", "")
 
 
-def test_prepare_takes_ones_own_log(run, tmp_path):
+def test_prepare_reads_a_log_with_other_column_names(run, tmp_path):
     rows = "".join(f"{user},{item},{user * 10 + item}\n" for user in range(9) for item in range(4 + user % 2))
     (tmp_path / "log.csv").write_text("uid,sku,ts\n" + rows)
     (tmp_path / "items.csv").write_text("sku,title\n" + "".join(f"{n},Lamp {n}\n" for n in range(9)))
@@ -86,7 +86,7 @@ def test_prepare_takes_ones_own_log(run, tmp_path):
     assert load_dataset(tmp_path / "out").catalog.titles[0] == "Lamp 0"
 
 
-def test_prepare_drops_malformed_rows_when_told_and_counts_them(run, tmp_path):
+def test_prepare_drops_and_counts_malformed_rows_on_request(run, tmp_path):
     rows = "".join(f"{user},{(user + n) % 9},{n}\n" for user in range(10) for n in range(4))
     (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n" + rows + "1,2\n3,99,5\n")
     (tmp_path / "items.csv").write_text("item_id,title\n" + "".join(f"{n},Lamp {n}\n" for n in range(9)))
@@ -106,7 +106,7 @@ def test_prepare_refuses_a_model(run):
     run("prepare", "smollm2-135m-instruct", fails=UsageError)
 
 
-def test_doctor_says_what_is_missing_and_the_command_that_mends_it(run, tmp_path, monkeypatch):
+def test_doctor_names_missing_packages_and_the_command_that_installs_them(run, tmp_path, monkeypatch):
     real = importlib.metadata.version
 
     def without_torch(name):

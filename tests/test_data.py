@@ -48,11 +48,11 @@ from tests.logs import READABLE, write_grouplens, write_recbole
         ("unknown", "", "unknown"),
     ],
 )
-def test_titles_are_written_as_a_person_would(title, year, readable):
+def test_titles_are_made_readable(title, year, readable):
     assert readable_title(title, year) == readable
 
 
-def test_items_of_the_same_title_are_told_apart_and_the_most_used_keeps_it():
+def test_equal_titles_get_numbers_and_the_most_used_keeps_its_own():
     titles = ["Amy (1997)", "Amy (1997)", "Amy (1997)", "Solo", "Solo", "Amy [2] (1997)"]
     unique = unique_titles(titles, [1, 5, 1, 2, 2, 0])
     assert unique == ("Amy [3] (1997)", "Amy (1997)", "Amy [4] (1997)", "Solo", "Solo [2]", "Amy [2] (1997)")
@@ -68,7 +68,7 @@ def test_both_layouts_of_movielens_give_the_same_data_set(tmp_path):
         assert (tmp_path / "out-a" / name).read_bytes() == (tmp_path / "out-b" / name).read_bytes()
 
 
-def test_k_core_is_repeated_until_both_sides_hold():
+def test_k_core_is_repeated_until_users_and_items_satisfy_it():
     # Item 3 has one interaction; without it user 2 has two, and without user 2 item 2 has two.
     users = np.array([0, 0, 0, 1, 1, 1, 3, 3, 3, 2, 2, 2])
     items = np.array([0, 1, 4, 0, 1, 4, 0, 1, 4, 2, 0, 3])
@@ -94,7 +94,7 @@ def test_numbers_order_ids_as_numbers():
     assert (data.catalog.ids, data.user_ids) == (("1", "9", "10", "100"), ("2", "10"))
 
 
-def test_users_too_short_for_leave_one_out_are_left_out():
+def test_users_too_short_for_leave_one_out_are_dropped():
     log = Interactions.of(("a", "a", "b", "b", "b"), ("x", "y", "x", "y", "x"), np.arange(5.0))
     assert build_dataset("t", log, {"x": "X", "y": "Y"}, 1).user_ids == ("b",)
 
@@ -152,7 +152,7 @@ def test_a_damaged_data_set_is_refused(prepared, name):
         load_dataset(prepared[1])
 
 
-def test_a_title_changed_by_hand_is_noticed(prepared):
+def test_a_title_changed_by_hand_is_refused(prepared):
     path = prepared[1] / "catalog.json"
     path.write_text(path.read_text(encoding="utf-8").replace("1995", "1996"), encoding="utf-8")
     with pytest.raises(DataError, match="fingerprint differs"):
@@ -167,7 +167,7 @@ def test_candidates_of_another_data_set_are_refused(prepared):
         load_candidates(prepared[1])
 
 
-def test_preparing_again_replaces_and_a_foreign_folder_is_left_alone(prepared, tmp_path):
+def test_preparing_again_replaces_and_another_folder_is_not_overwritten(prepared, tmp_path):
     prepare("ml-100k", tmp_path / "src", prepared[1], k_core=2, m=2)
     assert load_candidates(prepared[1])["test"].items.shape == (12, 2)
     foreign = tmp_path / "mine"
@@ -211,7 +211,7 @@ def test_what_is_missing_is_named(tmp_path):
         prepare("ml-100k", folder, tmp_path / "out")
 
 
-def test_a_csv_of_ones_own_with_ones_own_column_names(tmp_path):
+def test_a_csv_file_with_other_column_names(tmp_path):
     (tmp_path / "log.csv").write_text("ts,sku,uid\n" + "".join(f"{t},s{t % 4},u{t // 4}\n" for t in range(8)))
     (tmp_path / "items.csv").write_text("sku,name\n" + "".join(f's{n},"Lamp, small {n}"\n' for n in range(4)))
     columns = parse_columns("user=uid, item=sku,time=ts,title=name")
@@ -301,7 +301,7 @@ def test_a_broken_parquet_file_is_one_clear_error(tmp_path, cut):
         read_interactions(tmp_path / "log.parquet")
 
 
-def test_a_split_by_time_learns_nothing_that_happened_later(tmp_path):
+def test_a_chronological_split_trains_only_on_earlier_interactions(tmp_path):
     rng = np.random.default_rng(3)
     users, items = [str(n) for n in rng.integers(0, 30, 2000)], [str(n) for n in rng.integers(0, 400, 2000)]
     log = Interactions.of(users, items, rng.integers(0, 500, 2000))

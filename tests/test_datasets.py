@@ -106,7 +106,7 @@ def test_a_name_that_cannot_be_pulled_is_refused_where_the_recipe_is_read(shop):
         ({"name": "ml-100k"}, "'ml-100k' comes with delrec-lite"),
     ],
 )
-def test_what_is_no_data_set_of_its_own_cannot_be_registered(changed, words):
+def test_invalid_records_cannot_be_registered(changed, words):
     fields = {"name": "x", "kind": "dataset", "licence": "", "homepage": "", "mirrors": (), "reader": "lamps:read"}
     with pytest.raises(UsageError, match=words):
         register_dataset(Asset(**fields | changed))

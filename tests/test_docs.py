@@ -46,7 +46,7 @@ def test_every_report_is_described_and_shown():
 
 
 @pytest.mark.parametrize("page", sorted(p.name for p in DOCS.glob("*.md")))
-def test_links_lead_somewhere(page):
+def test_links_have_targets(page):
     text = (DOCS / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", text):
         assert (DOCS / target).exists(), f"{page} links to {target}"

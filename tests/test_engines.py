@@ -76,7 +76,7 @@ class TestContract:
         for session in ("u", "v", *(f"u{n}" for n in range(40))):
             engines[name].forget(session)
 
-    def test_many_at_once_are_answered_as_one_by_one(self, bundle, name):
+    def test_batches_score_as_single_requests(self, bundle, name):
         histories = [list(range(n % 7, n % 7 + 1 + n % 9)) for n in range(150)]
         engine = open_engine(bundle, name, threads=2)
         together = engine.scores(histories)
@@ -94,7 +94,7 @@ class TestContract:
         np.testing.assert_allclose(engine.scores(requests), separate_scores, atol=5e-3)
         assert np.abs(separate_scores[0] - separate_scores[1]).max() > 0.01
 
-    def test_a_request_leaves_no_trace_for_the_next(self, engine):
+    def test_a_request_does_not_change_the_next(self, engine):
         first = engine.scores([[1, 2, 3]])
         engine.scores([[9, 8, 7, 6]] * 20)
         engine.hidden_states([[9, 8]])
@@ -146,7 +146,7 @@ class TestContract:
             ([3, 1, 4, 8, 9], 2),
         ],
     )
-    def test_what_two_histories_begin_with_is_kept(self, engine, second, cost):
+    def test_the_shared_beginning_of_two_histories_is_cached(self, engine, second, cost):
         engine.score_session("u", [3, 1, 4])
         scores, computed = engine.score_session("u", second)
         assert computed == cost
@@ -178,7 +178,7 @@ class TestContract:
             np.testing.assert_allclose(engine.hidden_states([request]), states, atol=0.03)
             np.testing.assert_allclose(engine.score_session("u", request)[0], expected, atol=0.03)
 
-    def test_a_vector_in_a_session_is_kept_and_told_from_others(self, engine, bundle):
+    def test_a_vector_in_a_session_is_cached_and_compared_by_value(self, engine, bundle):
         vector = items_of(bundle, "token_embd.weight")[5]
         engine.score_session("u", [1, vector])
         scores, computed = engine.score_session("u", [1, vector, 2])
@@ -188,7 +188,7 @@ class TestContract:
         assert np.abs(changed_scores - scores).max() > 1e-3
 
     @pytest.mark.parametrize("history", [[], [-1], [ITEMS], [np.zeros(3, np.float32)], [1, "2"]])
-    def test_what_is_no_history_is_refused_and_changes_nothing(self, engine, history):
+    def test_invalid_histories_are_refused_and_change_nothing(self, engine, history):
         before = engine.scores([[1, 2]])
         for call in (
             lambda: engine.scores([[1], history]),
@@ -202,7 +202,7 @@ class TestContract:
                 call()
         np.testing.assert_allclose(engine.scores([[1, 2]]), before, atol=1e-4)
 
-    def test_candidates_alone_are_not_for_a_bundle_that_ranks_the_catalogue(self, engine):
+    def test_candidates_are_refused_by_a_bundle_that_ranks_the_catalogue(self, engine):
         with pytest.raises(UsageError):
             engine.score_candidates([1, 2], [3, 4])
 
@@ -212,7 +212,7 @@ class TestContract:
         with pytest.raises(BundleError):
             engine.token_vector([10**6])
 
-    def test_threads_get_their_own_answers(self, engine):
+    def test_concurrent_threads_get_the_right_answers(self, engine):
         histories = [[n, n + 1] for n in range(8)]
         scores, states = engine.scores(histories), engine.hidden_states(histories)
         wrong = []
@@ -252,7 +252,7 @@ class TestContract:
             with pytest.raises(DelrecError, match="closed"):
                 call()
 
-    def test_no_thread_at_all_is_refused(self, bundle, name):
+    def test_zero_threads_are_refused(self, bundle, name):
         with pytest.raises(UsageError, match="threads"):
             open_engine(bundle, name, threads=0)
 
@@ -370,7 +370,7 @@ def test_the_engine_of_an_installed_package_serves_and_is_timed(installed, singl
     assert json.loads(done.stdout)["results"][0]["peak_rss_bytes"] > 0
 
 
-def test_a_package_that_does_not_deliver_its_engine_is_named(installed, bundle, monkeypatch):
+def test_a_package_without_its_engine_is_named(installed, bundle, monkeypatch):
     monkeypatch.syspath_prepend(str(installed))
     assert {"installed", "broken", "wrong"} <= set(ENGINES.names())
     with pytest.raises(UsageError, match="engine 'broken' of toy-engine cannot be loaded"):

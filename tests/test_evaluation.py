@@ -37,7 +37,7 @@ def test_a_constant_scorer_is_no_better_than_chance():
     assert per_user(ranks, "HR@1").mean() == 0
 
 
-def test_the_history_is_left_out_but_not_the_target():
+def test_the_history_is_excluded_but_not_the_target():
     scores = np.array([[5, 4, 3, 2, 1]], np.float32)
     assert catalogue_ranks(scores, [np.array([0, 1])], np.array([3])).tolist() == [2]
     assert catalogue_ranks(scores, [np.array([], int)], np.array([3])).tolist() == [4]
@@ -87,7 +87,7 @@ def test_candidates_of_another_split_or_of_other_users_are_refused():
         rank_all(scorer, Split("test", (), np.array([], int)), CandidateSets("test", np.empty((0, 5), int), 0))
 
 
-def test_numbers_that_are_none_and_sets_without_target_are_refused():
+def test_nan_scores_and_sets_without_target_are_refused():
     with pytest.raises(DataError, match="not a number"):
         candidate_ranks(np.array([[np.nan, 1]], np.float32), np.array([[0, 1]]), np.array([0]))
     with pytest.raises(DataError, match="target"):
@@ -122,7 +122,7 @@ def test_without_scipy_the_exact_test_says_how_to_get_it(monkeypatch):
     assert mcnemar(0, 0) == 1
 
 
-def test_paired_tests_tell_better_from_same():
+def test_paired_tests_find_a_difference_only_where_there_is_one():
     rng = np.random.default_rng(0)
     base = rng.random(500).astype(np.float32)
     better = paired_test(base + 0.1, base)
@@ -181,7 +181,7 @@ def test_the_table_is_a_list_of_rows_and_keeps_the_raw_ranks(tmp_path):
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_ranks_read_back_as_they_were_and_nothing_else_does(tmp_path):
+def test_ranks_are_read_back_and_invalid_files_are_refused(tmp_path):
     ranks = Ranks(np.array([1, 4]), np.array([7, 900]), 0.25)
     write_table(tmp_path / "new", {"B": ranks, "A": ranks}, [], Setting(5))
     read = read_ranks(tmp_path / "new")

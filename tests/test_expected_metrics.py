@@ -17,7 +17,7 @@ from tests.tiny import dataset
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("pool", [2, 4, 7])  # 2: fewer unseen items than are to be drawn
-def test_it_is_the_mean_over_every_set_that_could_be_drawn(name, pool):
+def test_expected_metrics_are_the_mean_over_every_candidate_set(name, pool):
     negatives, ranks = 4, np.arange(1, pool + 2)
     metrics = ExpectedSampledMetrics(np.full(len(ranks), pool), negatives).per_user(ranks, name)
     for rank, value in zip(ranks.tolist(), metrics, strict=True):
@@ -28,20 +28,20 @@ def test_it_is_the_mean_over_every_set_that_could_be_drawn(name, pool):
         assert value == pytest.approx(per_user(np.array(places), name).mean(), abs=1e-6)
 
 
-def test_many_draws_come_near_it_and_vary_around_it():
+def test_sampled_metrics_vary_around_the_expected_ones():
     data, rng = dataset(), np.random.default_rng(0)
     scores = rng.normal(size=(len(data.user_ids), len(data.catalog))).astype(np.float32)
     sets = [sample_candidates(data, "test", 6, seed) for seed in range(300)]
-    ranks = [rank_all(lambda _: scores, data.test(), one, batch=len(scores)) for one in sets]
+    ranks = [rank_all(lambda _: scores, data.test(), candidate_sets, batch=len(scores)) for candidate_sets in sets]
     expected_metrics = ExpectedSampledMetrics.of(data.test(), len(data.catalog), 6)
     for name in ("HR@1", "NDCG@5", "MRR"):
-        means = np.array([per_user(one.sampled, name).mean() for one in ranks])
+        means = np.array([per_user(of_sets.sampled, name).mean() for of_sets in ranks])
         expected = expected_metrics.per_user(ranks[0].full, name).mean()
         assert abs(means.mean() - expected) < 4 * means.std() / len(means) ** 0.5
         assert means.std() > 0.01
 
 
-def test_the_pool_is_what_the_ranking_of_the_catalogue_leaves():
+def test_the_pool_is_the_unseen_items():
     data = dataset()
     unseen = [len(data.catalog) - len(set(s.tolist())) for s in data.sequences]
     expected_metrics = ExpectedSampledMetrics.of(data.test(), len(data.catalog), 5)
@@ -51,7 +51,7 @@ def test_the_pool_is_what_the_ranking_of_the_catalogue_leaves():
     assert ExpectedSampledMetrics.of(seen_targets, len(data.catalog), 5).pools.tolist() == pools
 
 
-def test_it_stands_in_the_table_between_the_drawn_sets_and_the_catalogue(tmp_path):
+def test_the_table_has_expected_metrics_between_sampled_and_full(tmp_path):
     rng = np.random.default_rng(2)
     entries = {name: Ranks(rng.integers(1, 16, 60), rng.integers(1, 300, 60), 1.5) for name in ("A", "B")}
     entries["C"] = Ranks(entries["A"].sampled, np.empty(0, np.int64), 1.0)  # ranks candidates alone

@@ -32,15 +32,15 @@ def engine_scores(path, histories):
         engine.close()
 
 
-@pytest.mark.parametrize(("quant", "least"), [("f16", 0.99999), ("q8_0", 0.999), ("iq4_nl", 0.9)])
-def test_exported_scores_are_the_trained_ones(tiny_base, tmp_path, quant, least):
+@pytest.mark.parametrize(("quant", "min_correlation"), [("f16", 0.99999), ("q8_0", 0.999), ("iq4_nl", 0.9)])
+def test_exported_scores_are_the_trained_ones(tiny_base, tmp_path, quant, min_correlation):
     model, prompts, base = make_model(tiny_base)
     scramble(model)
     histories = dataset().test().histories
     trained = score_all(model, prompts, histories, 10)
     exported = export_tiny(tiny_base, tmp_path / "x.delrec", quant, (model, prompts, base))
     parity = compare(trained, engine_scores(exported.path, [h.tolist() for h in histories]))
-    assert parity.score_correlation > least
+    assert parity.score_correlation > min_correlation
     if quant == "f16":
         assert parity.top10_overlap > 0.99
         assert parity.top1_same == 1.0
@@ -102,7 +102,7 @@ def test_a_failed_gate_leaves_no_bundle_and_keeps_the_old_one(tiny_base, tmp_pat
     assert [p.name for p in tmp_path.iterdir()] == ["x.delrec"]
 
 
-def test_the_manifest_tells_types_and_parity(tiny_base, tmp_path):
+def test_the_manifest_records_types_and_parity(tiny_base, tmp_path):
     exported = export_tiny(tiny_base, tmp_path / "x.delrec", "q8_0")
     manifest = json.loads((exported.path / "manifest.json").read_text())
     assert manifest["gated"] is True
@@ -122,7 +122,7 @@ def test_a_bundle_stores_as_many_requests_as_the_docs_say(users, stored):
     assert "64 histories" in (Path(__file__).parents[1] / "docs" / "errors.md").read_text()
 
 
-def test_compare_sees_a_difference():
+def test_compare_finds_a_difference():
     rng = np.random.default_rng(0)
     a = rng.normal(size=(8, 40)).astype(np.float32)
     assert compare(a, a).score_correlation == pytest.approx(1)
@@ -149,13 +149,13 @@ def test_a_title_that_is_a_word_of_the_base_model_is_exported(tiny_base, tmp_pat
     assert engine_scores(exported.path, [[1, 2]]).shape == (1, len(dataset().catalog))
 
 
-def test_what_a_killed_export_left_is_cleared_away(tiny_base, tmp_path):
+def test_leftovers_of_a_killed_export_are_removed(tiny_base, tmp_path):
     (tmp_path / ".x.delrec.1.part.trial").mkdir()
     export_tiny(tiny_base, tmp_path / "x.delrec")
     assert [p.name for p in tmp_path.iterdir()] == ["x.delrec"]
 
 
-def test_a_tokenizer_that_no_bundle_holds_is_refused_at_once(tiny_base, tmp_path):
+def test_an_unsupported_tokenizer_is_refused_before_export(tiny_base, tmp_path):
     folder = shutil.copytree(tiny_base, tmp_path / "base")
     model_parts = make_model(folder)
     tokenizer = json.loads((folder / "tokenizer.json").read_text())

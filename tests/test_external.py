@@ -54,13 +54,13 @@ def test_lists_are_read_in_any_order_with_and_without_scores(tmp_path):
         ("user_id,rank,item_id\n0,1\n", "2 fields instead of 3"),
     ],
 )
-def test_lists_that_do_not_read_are_refused(tmp_path, text, says):
+def test_invalid_lists_are_refused(tmp_path, text, says):
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(DataError, match=says):
         read_lists(tmp_path / "a.csv", circle())
 
 
-def test_the_stand_in_learns_the_lists_and_not_the_data(tmp_path):
+def test_the_external_teacher_learns_the_lists_and_not_the_data(tmp_path):
     data = circle()
     lists = read_lists(write_csv(tmp_path / "a.csv", rows(data)), data)
     teacher = fit_external(tiny("external"), data, lists, QUIET)
@@ -70,7 +70,7 @@ def test_the_stand_in_learns_the_lists_and_not_the_data(tmp_path):
     assert (refitted.scores(data.test().histories) == teacher.scores(data.test().histories)).all()
 
 
-def test_lists_that_know_the_answer_are_pointed_out_and_too_few_refused(tmp_path, capsys):
+def test_lists_with_the_targets_give_a_warning_and_too_few_are_refused(tmp_path, capsys):
     data = circle()
     lists = read_lists(write_csv(tmp_path / "a.csv", rows(data, jump=1)), data)
     fit_external(tiny("external", epochs=1), data, lists, Console())
@@ -87,7 +87,7 @@ def test_a_recipe_names_the_lists_with_the_kind():
             parse(f"name: a\nteacher: {text}", "a")
 
 
-def test_a_run_goes_on_from_the_lists(tiny_run, tmp_path):
+def test_a_run_trains_from_the_lists(tiny_run, tmp_path):
     make = tiny_run
     data = make(teacher={"settings": {"epochs": 1, "hidden": 8, "max_length": 8}}).dataset
     list_rows = [

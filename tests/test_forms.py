@@ -63,7 +63,7 @@ def test_a_history_of_titles_is_read_at_the_end_of_each(tiny_base):
     assert ends[-1] == len(ids) - 1
 
 
-def test_items_are_one_token_each_as_ever(tiny_base):
+def test_items_are_one_token_each(tiny_base):
     _, plain, base = make_model(tiny_base)
     _, prompts, _ = make_formatted(tiny_base, PromptFormat())
     assert prompts.next_prefix == plain.next_prefix
@@ -81,7 +81,7 @@ def test_long_titles_are_cut(tiny_base):
 
 
 @pytest.mark.parametrize("history", ["items", "titles"])
-def test_a_prompt_without_room_loses_its_oldest_items_and_nothing_else(tiny_base, history):
+def test_a_full_prompt_drops_only_its_oldest_items(tiny_base, history):
     _, unlimited, _ = make_formatted(tiny_base, PromptFormat(history=history, candidates=True))
     sequence, chosen = dataset().sequences[0][:9], np.array([1, 2, 3])
     uncut = next_question(unlimited, sequence, chosen, 50)
@@ -112,7 +112,7 @@ def test_temporal_analysis_keeps_its_example_and_its_hidden_item(tiny_base):
     assert shorter == unlimited.temporal(sequence[:4] + sequence[5:])[0]
 
 
-def test_candidates_stand_lettered_in_the_prompt(tiny_base):
+def test_candidates_have_letters_in_the_prompt(tiny_base):
     _, prompts, _ = make_formatted(tiny_base, FORMATS["letter, titles"])
     ids = next_question(prompts, np.array([0]), np.array([4, 2]), 50).ids
     titles = dataset().catalog.titles
@@ -132,7 +132,7 @@ def test_letters_are_single_tokens_or_refused():
 
 
 @pytest.fixture(params=FORMATS, ids=FORMATS)
-def formed(request, tiny_base):
+def formatted(request, tiny_base):
     return make_formatted(tiny_base, FORMATS[request.param])
 
 
@@ -144,8 +144,8 @@ def candidate_questions(prompts, n=4):
     ]
 
 
-def test_every_verbalizer_scores_each_candidate_whatever_it_is_packed_with(formed):
-    model, prompts, _ = formed
+def test_every_verbalizer_scores_a_candidate_alike_in_every_batch(formatted):
+    model, prompts, _ = formatted
     questions = candidate_questions(prompts)
     together = next_scores(model, prompts, questions).detach()
     assert together.shape == (4, 5)
@@ -156,8 +156,8 @@ def test_every_verbalizer_scores_each_candidate_whatever_it_is_packed_with(forme
         torch.testing.assert_close(next_scores(model, prompts, [question]).detach()[0], row, atol=2e-5, rtol=1e-4)
 
 
-def test_every_verbalizer_lets_the_soft_prompt_learn_from_both_tasks(formed):
-    model, prompts, _ = formed
+def test_every_verbalizer_lets_the_soft_prompt_learn_from_both_tasks(formatted):
+    model, prompts, _ = formatted
     window, chosen = dataset().sequences[0][:9], candidates().items[0]
     for scores in (
         next_scores(model, prompts, candidate_questions(prompts, 2)),
@@ -167,8 +167,8 @@ def test_every_verbalizer_lets_the_soft_prompt_learn_from_both_tasks(formed):
         assert gradient.abs().sum(1).min() > 0
 
 
-def test_a_candidate_keeps_its_score_wherever_it_stands_unless_the_prompt_lists_it(formed):
-    model, prompts, _ = formed
+def test_the_order_of_candidates_matters_only_where_the_prompt_lists_them(formatted):
+    model, prompts, _ = formatted
     history, chosen = dataset().sequences[0][:6], np.array([1, 9, 20, 4])
     orders = np.stack([chosen, chosen[::-1]])
     scores, reversed_scores = (score_candidates(model, prompts, [history], order[None], 50)[0] for order in orders)
@@ -176,9 +176,9 @@ def test_a_candidate_keeps_its_score_wherever_it_stands_unless_the_prompt_lists_
     assert equal != prompts.format.candidates
 
 
-def test_every_verbalizer_can_be_taught(formed):
+def test_every_verbalizer_can_be_trained(formatted):
     """A few answers learned by heart through the adapter: the loss is the softmax over the candidates' scores."""
-    model, prompts, _ = formed
+    model, prompts, _ = formatted
     add_adapter(model, FinetuneSection(rank=8, alpha=16), steps=1)
     learning = [p for name, p in model.lm.named_parameters() if "lora_" in name]
     optimiser = torch.optim.AdamW(learning, lr=1e-2)
@@ -193,7 +193,7 @@ def test_every_verbalizer_can_be_taught(formed):
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_all_verbalizers_and_history_formats_are_under_contract():
+def test_all_verbalizers_and_history_formats_are_tested():
     assert {prompt_format.verbalizer for prompt_format in FORMATS.values()} == set(VERBALIZERS.built_in)
     assert {prompt_format.history for prompt_format in FORMATS.values()} == set(HISTORIES.built_in)
     for registry in (VERBALIZERS, HISTORIES):
@@ -208,7 +208,7 @@ def test_title_mean_scores_candidates_as_the_catalogue(tiny_base):
     np.testing.assert_allclose(among_candidates, np.take_along_axis(catalogue, sets, 1), atol=2e-5)
 
 
-def test_title_form_reads_at_every_item_what_each_shorter_history_reads(tiny_base):
+def test_titles_are_scored_at_every_item_as_each_shorter_history(tiny_base):
     model, prompts, _ = make_formatted(tiny_base, FORMATS["titles"])
     window = dataset().sequences[1][:6]
     with torch.no_grad():
@@ -269,7 +269,7 @@ def test_candidate_sets_for_training():
         Sampler(12, 6, 0).next_item(0, [np.arange(10)])
 
 
-def test_pattern_simulating_asks_about_the_teacher_s_first_ten():
+def test_pattern_simulating_has_the_first_ten_of_the_teacher():
     windows = [s[:10] for s in dataset().sequences]
     batch, teacher_scores = Sampler(ITEMS, 15, seed=3).pattern(0, windows, Ring())
     scores = Ring().scores(batch.histories)
@@ -354,7 +354,7 @@ def test_a_soft_prompt_that_starts_from_words(tiny_run):
     assert torch.equal(model.soft[len(words)], rows[words[0]])
 
 
-def test_letters_want_candidates_in_the_prompt():
+def test_letters_need_candidates_in_the_prompt():
     with pytest.raises(ConfigError, match="candidates_in_prompt"):
         parse("name: x\nmodel: {verbalizer: letter}", "f")
 
@@ -426,8 +426,8 @@ def test_the_paper_s_recipe_runs_on_a_small_model(tiny_run, tmp_path):
     trained_rows = [row for row in rows if row.model == TRAINED]
     assert [row.protocol for row in trained_rows] == ["sampled"]
     assert trained_rows[0].users == len(data.test()) == 20 + sum(lengths[:6] - 2)
-    over = f"**5 candidates (1 positive, 4 unseen negatives)**, {len(data.test())} test interactions"
-    assert over in (run.folder / "table.md").read_text()
+    heading = f"**5 candidates (1 positive, 4 unseen negatives)**, {len(data.test())} test interactions"
+    assert heading in (run.folder / "table.md").read_text()
     adapter = load_file(run.finetune().folder / "adapter/adapter_model.safetensors")
     assert {name.split("self_attn.")[1].split(".")[0] for name in adapter} == {"q_proj", "v_proj"}
     assert any("lora_E" in name for name in adapter)
@@ -463,7 +463,7 @@ def test_adalora_without_the_steps_to_plan_is_refused_before_stage_1(tiny_run):
     assert not (run.folder / "distill" / "metrics.jsonl").exists()
 
 
-def test_an_llm_trained_in_stage_1_goes_on_in_stage_2(tiny_run):
+def test_an_llm_trained_in_stage_1_continues_in_stage_2(tiny_run):
     run = tiny_run(distill={"train_llm": True, "epochs": 1}, finetune={"epochs": 0, "lr": 1e-2})
     plain = tiny_run(runs="plain", distill={"epochs": 1}, finetune={"epochs": 0, "lr": 1e-2})
     adapter = "adapter/adapter_model.safetensors"

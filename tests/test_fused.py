@@ -31,7 +31,7 @@ def test_scores_are_mixed_as_log_probabilities():
     np.testing.assert_allclose(softmax(mix(scores, teacher_scores, 0.3)), expected, atol=1e-6)
 
 
-def test_an_item_that_the_other_does_not_know_keeps_its_share():
+def test_items_without_teacher_scores_keep_their_probability():
     scores = np.array([[2.0, 1.0, 0.0, 1.5]], np.float32)
     mixed = mix(scores, np.array([[0.0, 3.0]], np.float32), 1.0)
     np.testing.assert_allclose(mixed[:, 2:], scores[:, 2:])
@@ -39,7 +39,7 @@ def test_an_item_that_the_other_does_not_know_keeps_its_share():
     assert mixed[0, 1] - mixed[0, 0] == pytest.approx(3.0, abs=1e-6)
 
 
-def test_the_weight_goes_to_who_knows():
+def test_the_best_weight_favours_the_better_scorer():
     rng = np.random.default_rng(1)
     targets = rng.integers(0, 8, 50)
     knowing = np.eye(8, dtype=np.float32)[targets] * 5
@@ -65,7 +65,7 @@ def test_export_keeps_the_weight_that_validation_users_chose(teacher_bundle):
     assert weight == best_weight(scores, teacher.scores(valid.histories), valid.targets)
 
 
-def test_the_answers_are_those_of_both_with_a_session_and_without(teacher_bundle, tmp_path):
+def test_hybrid_answers_mix_both_with_and_without_a_session(teacher_bundle, tmp_path):
     path, teacher = teacher_bundle
     path = with_weight(path, tmp_path / "t.delrec", 0.4)
     histories = dataset().test().histories[:6]
@@ -81,7 +81,7 @@ def test_the_answers_are_those_of_both_with_a_session_and_without(teacher_bundle
         assert np.abs(expected - model.scores(histories)).max() > 0.1
 
 
-def test_what_the_teacher_does_not_know_is_the_models_affair(teacher_bundle, tmp_path):
+def test_items_unknown_to_the_teacher_keep_the_scores_of_the_model(teacher_bundle, tmp_path):
     path = with_weight(teacher_bundle[0], tmp_path / "t.delrec", 0.5)
     new = add_items(path, {"n1": "Violet Forest (2020)"}, tmp_path / "more.delrec").folder
     with Recommender.load(new, threads=1) as model, Recommender.load(new, threads=1, fused=True) as hybrid:
@@ -109,7 +109,7 @@ def test_tokens_are_counted_once_through_both_wrappers(teacher_bundle, tmp_path)
     assert counts == [(7, prefix), (1, prefix + 7), (1, prefix + 7)]
 
 
-def test_without_a_teacher_or_a_weight_it_is_refused(teacher_bundle, tiny_bundle, tmp_path):
+def test_mixing_without_a_teacher_or_a_weight_is_refused(teacher_bundle, tiny_bundle, tmp_path):
     with pytest.raises(UsageError, match="no teacher to mix with"):
         Recommender.load(tiny_bundle, fused=True)
     for n, (weight, error) in enumerate([(None, UsageError), ("much", BundleError), (1.5, BundleError)]):
@@ -117,7 +117,7 @@ def test_without_a_teacher_or_a_weight_it_is_refused(teacher_bundle, tiny_bundle
             Recommender.load(with_weight(teacher_bundle[0], tmp_path / f"{n}.delrec", weight), fused=True)
 
 
-def test_the_program_mixes_when_it_is_told_to(teacher_bundle, tmp_path, capsys):
+def test_the_command_mixes_with_fused(teacher_bundle, tmp_path, capsys):
     from typer.testing import CliRunner
 
     from delrec_lite.cli.app import app
@@ -131,7 +131,7 @@ def test_the_program_mixes_when_it_is_told_to(teacher_bundle, tmp_path, capsys):
     assert answers[0] != answers[1]
 
 
-def test_the_server_mixes_when_it_is_told_to(teacher_bundle, tmp_path):
+def test_the_server_mixes_with_fused(teacher_bundle, tmp_path):
     from delrec_lite.server.serve import Settings, load
 
     path = with_weight(teacher_bundle[0], tmp_path / "t.delrec", 0.5)

@@ -96,7 +96,7 @@ def encoded(tokenizer, texts):
     return [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
 
 
-def test_two_ways_to_a_token_stand_in_the_order_of_its_score():
+def test_merges_of_one_token_are_ordered_by_score():
     vocab = {"a": 0, "b": 1, "c": 2, "bc": 3, "ab": 4, "abc": 5}
     scores = {token: float(-i) for token, i in vocab.items()}
     assert merges(scores, vocab) == [("b", "c"), ("a", "b"), ("a", "bc"), ("ab", "c")]
@@ -110,7 +110,7 @@ def test_a_title_in_the_bundle_is_split_as_in_llama_cpp(pieces, bundle):
     assert max(map(len, expected)) > 10
 
 
-def test_a_space_in_front_of_every_text_is_put_there_by_llama_cpp_too(tmp_path):
+def test_llama_cpp_adds_the_space_in_front_of_every_text(tmp_path):
     path = export_tiny(write_pieces(tmp_path / "base", prefix=True), tmp_path / "x.delrec", prune_vocab=False).path
     texts = [text for text in TEXTS if text.strip() not in dataset().catalog.titles]
     expected = encoded(open_tokenizer(tmp_path / "base" / "tokenizer.json"), texts)

@@ -52,7 +52,7 @@ def kept_by_backward(shape, training):
 @pytest.mark.parametrize("family", SMALL)
 @pytest.mark.parametrize("precision", ["bf16", "fp32", "nf4"])
 @pytest.mark.parametrize("modules", ["attention", "all", "qv"])
-def test_a_layer_keeps_what_the_plan_says(family, precision, modules):
+def test_planned_activations_are_those_that_autograd_keeps(family, precision, modules):
     """Two depths, so that all but a layer's own activations falls out."""
     training = Training(precision=precision, modules=modules, tokens=200, items=20, soft=4, rank=8, teacher=False)
     shape = SMALL[family]
@@ -69,13 +69,13 @@ def test_the_count_of_parameters_is_the_published_one():
         assert shape.linear_parameters + shape.other_parameters == pytest.approx(count, rel=0.002), name
 
 
-def test_nf4_weights_take_what_qlora_says():
+def test_nf4_weights_take_the_bytes_of_the_qlora_paper():
     assert WEIGHT_BYTES["nf4"] * 8 == pytest.approx(4.127, abs=1e-3)
     weight_bytes = estimate(SHAPES["qwen2.5-7b"], Training(precision="nf4")).weights
     assert weight_bytes == pytest.approx(6.526e9 * 4.127 / 8 + 2 * 1.09e9, rel=0.01)
 
 
-def test_what_saves_memory_is_planned_as_less():
+def test_settings_that_save_memory_lower_the_estimate():
     shape = SHAPES["qwen2.5-0.5b"]
     default = estimate(shape, Training())
     assert estimate(shape, Training(checkpointing=True)).activations < 0.15 * default.activations
@@ -115,7 +115,7 @@ def test_sizes(text, size):
 
 
 @pytest.mark.parametrize("text", ["", "much", "-3GB", "8 apples", "1.2.3GB"])
-def test_sizes_that_are_none(text):
+def test_invalid_sizes_are_refused(text):
     with pytest.raises(UsageError, match="size of memory"):
         parse_bytes(text)
 

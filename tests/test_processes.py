@@ -65,7 +65,7 @@ def weights(runs):
 
 
 @pytest.fixture(scope="module")
-def two(recipe, tmp_path_factory):
+def two_processes(recipe, tmp_path_factory):
     runs = tmp_path_factory.mktemp("two")
     process = train(recipe, runs, TWO)
     out, errors = process.communicate(timeout=900)
@@ -73,30 +73,30 @@ def two(recipe, tmp_path_factory):
     return runs, out
 
 
-def test_two_processes_make_the_weights_of_one(recipe, two, tmp_path):
+def test_two_processes_train_the_weights_of_one(recipe, two_processes, tmp_path):
     process = train(recipe, tmp_path)
     assert process.wait(900) == 0
-    expected, result = weights(tmp_path), weights(two[0])
+    expected, result = weights(tmp_path), weights(two_processes[0])
     assert expected.keys() == result.keys()
     for name, tensor in expected.items():
         torch.testing.assert_close(result[name], tensor, atol=2e-4, rtol=1e-3)
     assert any(torch.count_nonzero(tensor) for name, tensor in expected.items() if "lora_B" in name)
 
 
-def test_the_first_process_alone_speaks_and_writes(two):
-    runs, out = two
+def test_only_the_first_process_prints_and_writes(two_processes):
+    runs, out = two_processes
     assert json.loads(out).keys() == {"prepare", "teacher", "distill", "finetune"}
     lines = [json.loads(line) for line in (runs / "r/finetune/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(len(lines)))
 
 
-def test_a_run_whose_process_was_killed_goes_on_in_all(recipe, two, tmp_path):
+def test_a_killed_run_resumes_in_all_processes(recipe, two_processes, tmp_path):
     launcher = train(recipe, tmp_path, TWO)
     stage = tmp_path / "r" / "finetune"
-    until = time.monotonic() + 900
+    deadline = time.monotonic() + 900
     while not (stage / "checkpoint.safetensors").is_file():
         assert launcher.poll() is None, launcher.stderr.read().decode()
-        assert time.monotonic() < until
+        assert time.monotonic() < deadline
         time.sleep(0.01)
     psutil.Process(launcher.pid).children()[-1].kill()
     assert launcher.wait(120) != 0
@@ -104,21 +104,21 @@ def test_a_run_whose_process_was_killed_goes_on_in_all(recipe, two, tmp_path):
     second_launcher = train(recipe, tmp_path, TWO)
     _, errors = second_launcher.communicate(timeout=900)
     assert second_launcher.returncode == 0, errors.decode()
-    unbroken, resumed = weights(two[0]), weights(tmp_path)
+    unbroken, resumed = weights(two_processes[0]), weights(tmp_path)
     for name, tensor in unbroken.items():
         torch.testing.assert_close(resumed[name], tensor, rtol=0, atol=0)
     steps = [json.loads(line)["step"] for line in (stage / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(len(steps)))
 
 
-def test_a_process_alone_pays_nothing():
+def test_a_single_process_imports_neither_accelerate_nor_torch():
     imported = "[name in sys.modules for name in ('accelerate', 'torch')]"
     code = f"import sys; from delrec_lite.processes import join; print(join(), {imported})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "Processes(count=1, index=0) [False, False]"
 
 
-def test_no_thread_of_the_group_outlives_it(tmp_path):
+def test_no_thread_of_the_process_group_remains(tmp_path):
     """One that does ends its process with an abort now and then."""
     script = tmp_path / "joins.py"
     script.write_text(
@@ -168,7 +168,7 @@ def assert_same_step(step, expected):
 
 @pytest.mark.parametrize("prompt_format", ["titles", "letter, items"])
 @pytest.mark.parametrize("parts", [3, 40])
-def test_the_parts_of_a_step_are_the_step(tiny_base, tmp_path, prompt_format, parts):
+def test_micro_batches_add_up_to_the_step(tiny_base, tmp_path, prompt_format, parts):
     """Also where a step asks at random places, or has fewer windows than parts."""
     model, prompts, _ = make_formatted(tiny_base, FORMATS[prompt_format])
     model.soft.requires_grad_(True)

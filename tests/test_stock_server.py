@@ -134,11 +134,11 @@ def test_the_stock_server_reads_titles_by_their_words(title_bundle, title_server
     check_ranking(title_bundle, title_server)
 
 
-def test_chat_puts_the_soft_prompt_in_by_itself(bundle, server):
+def test_the_chat_template_adds_the_soft_prompt(bundle, server):
     check_chat(bundle, server)
 
 
-def test_chat_puts_titles_as_they_were_trained(title_bundle, title_server):
+def test_the_chat_template_writes_titles_as_trained(title_bundle, title_server):
     check_chat(title_bundle, title_server)
 
 
@@ -203,6 +203,6 @@ def test_the_words_of_the_prompt_become_the_trained_ids(bundle):
     assert ids[len(opened.prompt.prefix) :][: len(items)] == items
 
 
-def test_a_title_that_would_cut_the_prompt_or_play_a_special_token_is_told_apart():
+def test_titles_that_equal_prompt_words_or_special_tokens_are_changed():
     texts = token_texts(["next", "<|im_start|>", "Alien", "Alien"], ["1", "2", "3", "4"], {"Alien"}, "What is next?")
     assert texts == ["next [1]", "< |im_start|>", "Alien [3]", "Alien [4]"]

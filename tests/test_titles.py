@@ -88,7 +88,7 @@ def test_a_history_that_does_not_fit_loses_its_oldest_items(tiny_base, tmp_path)
         assert sum(contribution.read for contribution in explanation.contributions) == read
 
 
-def test_many_sessions_share_what_memory_there_is(exported, monkeypatch):
+def test_many_sessions_share_a_limited_memory(exported, monkeypatch):
     """More tokens than fit: the oldest sessions go, nobody gets another's answer."""
     monkeypatch.setattr("delrec_lite.runtime.engines.llama_cpp.SESSION_TOKENS", 100)  # one history and no more
     with Recommender.load(exported[0], threads=1) as recommender:
@@ -138,7 +138,7 @@ def test_every_item_of_a_history_is_explained(recommender):
 
 
 @pytest.mark.parametrize("entry", [(), (10**6,), (-1,), np.zeros(64, np.float32), "Alien", 30])
-def test_what_is_no_title_is_refused(recommender, entry):
+def test_invalid_entries_are_refused(recommender, entry):
     with pytest.raises(UsageError):
         recommender.engine.scores([[1, entry]])
 

@@ -40,7 +40,7 @@ def test_a_random_base_has_the_shape_and_none_of_the_weights(tiny_base):
             assert p.std().item() == pytest.approx(pretrained.config.initializer_range, rel=0.1)
 
 
-def test_items_that_begin_as_strangers(tiny_base):
+def test_random_item_vectors_are_unlike_their_titles(tiny_base):
     model, _, _ = make_model(tiny_base)
     titles = model.titles_in.clone()
     model.start_random(3)
@@ -53,7 +53,7 @@ def test_items_that_begin_as_strangers(tiny_base):
     assert similarity < 0.2
 
 
-def test_all_weights_learn_and_come_back(tiny_run):
+def test_all_weights_are_trained_and_reloaded(tiny_run):
     run = tiny_run(**LEARNING)
     before = run.models.untrained().model
     built = run.models.trained()
@@ -117,12 +117,12 @@ def test_a_killed_run_of_all_weights_ends_with_the_same(tiny_run, monkeypatch):
         ("distill: {train_llm: true}\nfinetune: {adapter: full}", "needs an adapter"),
     ],
 )
-def test_what_cannot_be_trained_whole_is_refused(text, words):
+def test_invalid_recipes_of_full_training_are_refused(text, words):
     with pytest.raises(ConfigError, match=words):
         parse(f"name: x\n{text}", "f")
 
 
-def test_a_key_that_came_later_changes_nothing_that_was_made():
+def test_a_new_key_leaves_earlier_cache_keys_unchanged():
     assert "weights" not in ModelSection().cache_key_fields()
     assert ModelSection(weights="random").cache_key_fields()["weights"] == "random"
     assert FinetuneSection().cache_key_fields()["adapter"] == "lora"
