@@ -24,7 +24,7 @@ def one_thread():
 
 
 def export_tiny(base_folder, target, quant="f16", model=None, formats="gguf", onnx_quant="int8", **changed):
-    """A bundle of the tiny model, quantisations with commas; returns what export returns."""
+    """Export the tiny model, in precisions separated by commas; returns what ``export`` returns."""
     from delrec_lite.console import QUIET
     from delrec_lite.export.request import ExportRequest
     from delrec_lite.export.write import export
@@ -56,13 +56,13 @@ def shared_tiny_bundle(tiny_base, tmp_path_factory):
 
 @pytest.fixture
 def tiny_bundle(shared_tiny_bundle, tmp_path):
-    """A copy that a test may spoil."""
+    """A copy that a test may change."""
     return shutil.copytree(shared_tiny_bundle, tmp_path / "tiny.delrec")
 
 
 @pytest.fixture(scope="session")
 def teacher_bundle(tiny_base, tmp_path_factory):
-    """A bundle with a teacher of random weights, and that teacher; nobody changes it."""
+    """The path of a bundle that has a teacher of random weights, and that teacher; not to be changed."""
     import torch
 
     from delrec_lite.teacher_kinds.registry import TEACHERS

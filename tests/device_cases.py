@@ -33,13 +33,13 @@ from tests.resuming import killed_then_resumed
 from tests.strict_device import NAME, strict_device
 from tests.tiny import ITEMS, context, dataset, write_base
 
-# A card adds up in another order.
+# A GPU sums in another order.
 ATOL = {NAME: 1e-5, "cuda": 2e-2}
 
 
 @pytest.fixture(scope="module")
 def tiny_base(tmp_path_factory):
-    """With a third layer, before which a deep prompt has something to say."""
+    """With three layers: a deep prompt has vectors before the third."""
     return write_base(tmp_path_factory.mktemp("three") / "base", layers=3)
 
 
@@ -51,7 +51,7 @@ def device(monkeypatch):
         move = PreTrainedModel.to
 
         def keep_tied(model, *args, **settings):
-            """Here a moved parameter is another object, and two modules that shared one would not any more."""
+            """On the strict device a moved parameter is a new object: tied modules must be tied again."""
             moved = move(model, *args, **settings)
             moved.tie_weights()
             return moved

@@ -43,9 +43,9 @@ def matrix(bundle, name):
 
 
 class DecayEngine:
-    """Keeps the contract with little: a state is the last input row, and half of the state before it.
+    """A small engine that keeps the contract: a state is the last input row plus half of the state before it.
 
-    Nothing of the model but its input and output rows is read, so it is fast to write and recommends nothing useful.
+    It reads only the input and output rows of the model; its recommendations are not useful.
     """
 
     def __init__(self, bundle, threads=None):

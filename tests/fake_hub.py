@@ -1,4 +1,4 @@
-"""A web server with the few answers of the Hugging Face Hub that a download asks for."""
+"""A web server with those responses of the Hugging Face Hub that a download needs."""
 
 import hashlib
 import http.server

@@ -18,7 +18,7 @@ def marks(picture: Element | ElementTree, what: str) -> dict[str, list[Element]]
 
 
 def quant_row(quant, ms, hr_drop):
-    """A precision that takes `ms` and loses so much HR@1."""
+    """A precision that takes ``ms`` and loses ``hr_drop`` of HR@1."""
     sampled = {"HR@1": 0.9, "NDCG@10": 0.9}  # with the sets that were drawn
     metrics = {
         "sampled": sampled,

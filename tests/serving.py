@@ -13,7 +13,7 @@ MARKUP = "<img src=x onerror=document.title='broken'> & Sons"
 
 
 class Served:
-    """A server on a free port, over a bundle that a test may spoil; by default one that it makes."""
+    """A server on a free port, with its own tiny bundle or with ``bundle``."""
 
     def __init__(self, folder, *options, bundle=None, preexec=None, **environment):
         self.bundle = bundle or tiny_bundle(folder, titles=(*TITLES[:-1], MARKUP)).bundle.folder

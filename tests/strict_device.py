@@ -1,4 +1,4 @@
-"""A stand-in for a CUDA card: a torch device that computes on the CPU, but is kept apart from it as strictly as CUDA.
+"""A stand-in for a CUDA card: a torch device that computes on the CPU, but refuses mixed operands as CUDA does.
 
 ``strict:0`` is torch's device type for backends of one's own, taken by a Python one. A tensor there wraps a CPU tensor.
 An operation on tensors of both sides is refused, as torch refuses it with a card, and so is ``numpy()`` without
@@ -113,7 +113,7 @@ def _refuse_mixture(func: Any, args: Any, kwargs: Any) -> None:
 
 
 def _on_cpu(func: Any, args: Any, kwargs: dict[str, Any], wraps: bool) -> Any:
-    """Compute with the wrapped tensors; results are wrapped, those that are changed in place stay themselves."""
+    """Compute with the wrapped tensors; results are wrapped, and tensors changed in place stay the same objects."""
     wrappers = {id(x.inner): x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, StrictTensor)}
     args, kwargs = pytree.tree_map_only(StrictTensor, lambda x: x.inner, (args, kwargs))
     if "device" in kwargs:
@@ -168,7 +168,7 @@ OF_CARDS = {
 
 
 def _lowered(func: Any, *args: Any, **kwargs: Any) -> Any:
-    """Autocast: a product in the precision that was asked for."""
+    """Autocast: a product in the precision of autocast."""
     dtype = torch.get_autocast_dtype(NAME)
 
     def cast(x: torch.Tensor) -> torch.Tensor:

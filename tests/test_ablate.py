@@ -1,4 +1,4 @@
-"""Ablations: each variant trains another model, all on the same users, and a call cut short goes on."""
+"""Ablations: each variant trains another model, all on the same users, and an interrupted call resumes."""
 
 import json
 
@@ -14,7 +14,7 @@ from tests.tiny import write_base
 
 @pytest.fixture(scope="module")
 def tiny_base(tmp_path_factory):
-    """With a third layer, before which a deep prompt has something to say."""
+    """With three layers: a deep prompt has vectors before the third."""
     return write_base(tmp_path_factory.mktemp("three") / "base", layers=3)
 
 

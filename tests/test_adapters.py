@@ -1,4 +1,4 @@
-"""Adapters: each kind learns, resumes exactly, reloads, merges; steps in parts; 8-bit optimiser states."""
+"""Adapters: each kind learns, resumes exactly, reloads, merges; micro-batches; 8-bit optimiser states."""
 
 import json
 
@@ -106,7 +106,7 @@ def test_a_killed_run_ends_with_the_same_weights(tiny_base, tmp_path, monkeypatc
     "changes", [{"gradient_accumulation_steps": 3}, {"checkpointing": True}, {"gradient_accumulation_steps": 40}]
 )
 def test_micro_batches_and_checkpointing_leave_the_losses_unchanged(tiny_base, tmp_path, changes):
-    """40 parts are more than a step has windows."""
+    """40 micro-batches are more than a step has windows."""
     fixed = {"dropout": 0.0, "epochs": 2}
     tuned(tiny_base, tmp_path / "whole", **fixed)
     tuned(tiny_base, tmp_path / "other", **fixed, **changes)

@@ -1,4 +1,4 @@
-"""Items added after training: scored and read from their titles, the trained ones as before."""
+"""Items added after training: scored and read from their titles, while trained items keep their scores."""
 
 import json
 import shutil

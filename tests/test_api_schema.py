@@ -1,4 +1,4 @@
-"""What the OpenAPI document promises holds for whatever fits it, and for what does not."""
+"""Responses agree with the OpenAPI document, for valid and for invalid requests."""
 
 from contextlib import suppress
 

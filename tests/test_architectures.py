@@ -1,4 +1,4 @@
-"""The contract of every family: torch, llama.cpp and ONNX Runtime give the same scores; a plan and checks know it."""
+"""The contract of every family: all runtimes score as torch; the memory plan and the checks support it."""
 
 import json
 import re
@@ -182,7 +182,7 @@ def test_the_context_length_ends_before_runtimes_differ():
 
 @pytest.mark.parametrize("kind", ["mistral", "phi3-longrope"])
 def test_a_history_beyond_the_context_length_loses_its_oldest_items(tmp_path, kind):
-    """Bound to a few items, so that a window or the second list of factors would show."""
+    """The context is short, so that a window or the second list of factors would change the scores."""
     bound = {"sliding_window": 64} if kind == "mistral" else {"original_max_position_embeddings": 64}
     model, prompts, base = trained_model = moved(tmp_path / "base", kind, **bound)
     room = 64 - len(prompts.next_prefix)

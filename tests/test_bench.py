@@ -1,4 +1,4 @@
-"""The bench: requests, statistics, turns, output forms, comparison; a recommender made up, and one real run."""
+"""The bench: requests, statistics, order, output formats, comparison; with a fake recommender and one real bundle."""
 
 import csv
 import io
@@ -28,7 +28,7 @@ ITEMS, USERS, M = 40, 12, 15
 
 
 class Fake:
-    """A recommender whose favourite is always the item after the last; it writes down what it is asked."""
+    """A recommender that ranks the item after the last one first, and logs its requests."""
 
     def __init__(self, folder, name="fake", quant="f16", threads=1, wait=0.0, log=None, ids=None):
         self.name, self.threads, self.wait, self.closed = name, threads, wait, False
@@ -70,7 +70,7 @@ class Fake:
 
 
 def golden(folder, **changes):
-    """Half of the users go on to the next item, the others to the one after."""
+    """The target is the next item for half of the users, the one after it for the others."""
     folder.mkdir(exist_ok=True)
     histories = [[(u + n) % ITEMS for n in range(5 + 3 * u)][:35] for u in range(USERS)]
     targets = [(h[-1] + 1 + u % 2) % ITEMS for u, h in enumerate(histories)]

@@ -1,4 +1,4 @@
-"""A bundle is what was exported, or it is refused; replacing one never loses it."""
+"""A changed bundle is refused; a failed replacement keeps the old one."""
 
 import json
 import os
@@ -130,7 +130,7 @@ def test_an_invalid_prompt_is_refused(folder, changes):
 
 
 def test_a_model_that_llama_cpp_cannot_load_is_one_quiet_error(tmp_path):
-    """Its hash and form are right, so only llama.cpp can tell; it must not speak on the terminal."""
+    """Its hash and form are right, so only llama.cpp can tell; it must not print."""
     tiny = make(tmp_path)
     staging = tmp_path / "staging"
     tiny.bundle.folder.rename(staging)

@@ -1,4 +1,4 @@
-"""The bundle's README: what it says runs as it stands."""
+"""The bundle's README: its code runs unchanged."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""Bundles that rank candidates alone: letters, likelihoods and listed titles, as llama.cpp and as torch score them."""
+"""Bundles that rank candidates alone: letters, likelihoods and listed titles, llama.cpp scores them as torch does."""
 
 import json
 
@@ -29,9 +29,9 @@ SETS = candidates().items
 
 @pytest.fixture(scope="module", params=CANDIDATES_ONLY)
 def exported(request, tmp_path_factory):
-    """The bundle, the trained model's scores of ``HISTORIES`` and ``SETS``, the form."""
+    """The bundle, the trained model's scores of ``HISTORIES`` and ``SETS``, the prompt format."""
     prompt_format, folder = FORMATS[request.param], tmp_path_factory.mktemp("choosing")
-    base_folder = write_base(folder / "base", [" watermelon elephants umbrella"] * 50)  # words that no title needs
+    base_folder = write_base(folder / "base", [" watermelon elephants umbrella"] * 50)  # words that are in no title
     model, prompts, base = make_scrambled(base_folder, prompt_format)
     scores = score_candidates(model, prompts, HISTORIES, SETS, 10)
     target = folder / "x.delrec"

@@ -1,4 +1,4 @@
-"""The command line as people meet it: help, errors, exit codes, where output goes."""
+"""The command line: help, errors, exit codes, where output goes."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from tests.unprivileged import without_privileges
 
 
 def computing(*command):
-    """Seconds of computing: what else the machine does is not counted."""
+    """CPU seconds of a command, and the finished process."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "100"})
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -30,7 +30,7 @@ def python_alone():
 
 @pytest.mark.parametrize("verb", ["", *VERBS])
 def test_help_is_quick_and_has_an_example(verb, python_alone):
-    """Half a second, or on a slow machine so many starts of Python alone (0.02 s where this was set)."""
+    """At most half a second, or on a slow machine 22 starts of Python alone (0.02 s each where this was set)."""
     tries = [computing(PROGRAM, *([verb] if verb else []), "--help") for _ in range(3)]
     done = tries[0][1]
     assert done.returncode == 0

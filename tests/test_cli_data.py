@@ -1,4 +1,4 @@
-"""The verbs pull, prepare and doctor as a user types them, and what the machine room reads."""
+"""The commands pull, prepare and doctor, and what ``delrec_lite.machine`` reads."""
 
 import importlib
 import importlib.metadata

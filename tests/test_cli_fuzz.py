@@ -1,4 +1,4 @@
-"""Odd arguments by the hundred: every call ends with an exit code of ours and a clear line, never a traceback."""
+"""Hundreds of calls with random arguments: each ends with a documented exit code, and no traceback."""
 
 import random
 import signal

@@ -33,7 +33,7 @@ def shop_files():
 
 @pytest.fixture
 def lamps(page_module):
-    """The module of the page on extending; what it registers is forgotten again."""
+    """The module of the page on extending; what it registers is removed again."""
     module = page_module("lamps")
     DATASETS.unregister("lamps")
     return module
@@ -41,7 +41,7 @@ def lamps(page_module):
 
 @pytest.fixture
 def shop(tmp_path, monkeypatch, lamps):
-    """The record of that page, delivered by a web server on this machine."""
+    """The record of that page, served by a web server on this machine."""
     for name in ("http_proxy", "HTTP_PROXY", "DELREC_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DELREC_CACHE", str(tmp_path / "cache"))

@@ -24,7 +24,7 @@ HISTORIES = dataset().test().histories
 
 
 def trained(folder):
-    """A model whose soft prompt says something between the layers, and its scores."""
+    """A model with random vectors between its layers, and its scores."""
     model_parts = make_model(folder, deep=True)
     scramble(model_parts[0])
     torch.manual_seed(5)
@@ -35,7 +35,7 @@ def trained(folder):
 
 @pytest.fixture(scope="module")
 def tiny_base(tmp_path_factory):
-    """With two layers that a deep prompt has something to say before."""
+    """With four layers: a deep prompt has vectors before the third and the fourth."""
     return write_base(tmp_path_factory.mktemp("four") / "base", layers=4)
 
 
@@ -47,7 +47,7 @@ def deep(tmp_path_factory):
 
 
 def rewritten(path, target, vectors):
-    """The bundle with other vectors, its manifest made to fit; without any for None."""
+    """A copy of the bundle with other vectors (none for None) and a matching manifest."""
     copy = shutil.copytree(path, target)
     manifest = json.loads((copy / MANIFEST).read_text())
     if vectors is None:

@@ -1,4 +1,4 @@
-"""Documentation that is made from code is what the code makes now, and every link leads somewhere."""
+"""Generated pages are up to date, every link has a target, and the examples run."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""One contract for every engine, those of other packages included; and how an engine is found and chosen."""
+"""One contract for every engine, also for those of other packages; how an engine is chosen."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def trained(model):
 
 @pytest.fixture(scope="module")
 def bundle(tiny_base, model, trained, tmp_path_factory):
-    """Of both formats; exporting uses the model up, so it is asked first."""
+    """A bundle of both formats. Export changes the model, so ``trained`` must be computed before."""
     return Bundle.open(both_formats(tiny_base, tmp_path_factory.mktemp("both") / "tiny.delrec", model))
 
 
@@ -57,7 +57,7 @@ def items_of(bundle, name):
 
 @pytest.fixture(scope="module")
 def engines(bundle):
-    """Engines by name, opened when they are first asked for."""
+    """Engines by name, opened on first use."""
     opened = {}
     yield opened
     for engine in opened.values():
@@ -66,7 +66,7 @@ def engines(bundle):
 
 @pytest.mark.parametrize("name", [*ENGINES.names(), DECAY.name])
 class TestContract:
-    """Asks what ``Engine`` has and nothing else."""
+    """Uses only the methods of ``Engine``."""
 
     @pytest.fixture
     def engine(self, engines, bundle, name):
@@ -139,10 +139,10 @@ class TestContract:
     @pytest.mark.parametrize(
         ("second", "cost"),
         [
-            ([3, 1, 4], 1),  # the same again: only the last is evaluated
+            ([3, 1, 4], 1),  # equal: only the last item is evaluated
             ([3, 1], 1),  # shorter
-            ([3, 1, 7, 8], 2),  # other from the third on
-            ([9, 1, 4], 3),  # other from the first
+            ([3, 1, 7, 8], 2),  # differs from the third item on
+            ([9, 1, 4], 3),  # differs from the first item on
             ([3, 1, 4, 8, 9], 2),
         ],
     )
@@ -167,7 +167,7 @@ class TestContract:
         engine.scores([[7, 8, 9]] * 20)
         for name, history in histories.items():
             scores, computed = engine.score_session(name, [*history, 20])
-            assert computed in {1, 3}  # 3: others made it leave
+            assert computed in {1, 3}  # 3: the session was evicted
             np.testing.assert_allclose(scores, engine.scores([[*history, 20]])[0], atol=0.03)
 
     def test_a_vector_in_a_history_is_the_item_it_is_the_row_of(self, engine, bundle):

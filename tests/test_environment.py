@@ -1,4 +1,4 @@
-"""Switches in the environment, read alike everywhere; and an environment that no import changes."""
+"""Environment switches have one meaning everywhere, and no import changes the environment."""
 
 import os
 import re

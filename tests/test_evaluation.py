@@ -1,4 +1,4 @@
-"""Ranks, metrics, intervals and paired tests against values worked out by hand."""
+"""Ranks, metrics, intervals and paired tests against values computed by hand."""
 
 import json
 import sys
@@ -109,7 +109,7 @@ def test_mcnemar_against_the_binomial():
 def test_mcnemar_over_many_users_is_exact_and_takes_no_minutes():
     start = time.process_time()
     p = mcnemar(10_100, 9_900)
-    assert time.process_time() - start < 60  # sums over all outcomes took 330
+    assert time.process_time() - start < 60  # a sum over all outcomes took 330 s
     corrected = erfc((200 - 1) / sqrt(20_000) / sqrt(2))  # the normal distribution, close by for so many
     assert p == pytest.approx(corrected, rel=1e-4)
 

@@ -1,4 +1,4 @@
-"""Metrics among m candidates as the mean over all sets that could have been drawn."""
+"""Metrics among m candidates as the mean over all possible candidate sets."""
 
 from dataclasses import replace
 from itertools import combinations
@@ -46,7 +46,9 @@ def test_the_pool_is_the_unseen_items():
     unseen = [len(data.catalog) - len(set(s.tolist())) for s in data.sequences]
     expected_metrics = ExpectedSampledMetrics.of(data.test(), len(data.catalog), 5)
     assert (expected_metrics.pools.tolist(), expected_metrics.negatives) == (unseen, 4)
-    seen_targets = replace(data.test(), targets=np.array([h[0] for h in data.test().histories]))  # had before
+    seen_targets = replace(
+        data.test(), targets=np.array([h[0] for h in data.test().histories])
+    )  # the first item, which is in the history
     pools = [len(data.catalog) - len(set(s[:-1].tolist())) for s in data.sequences]
     assert ExpectedSampledMetrics.of(seen_targets, len(data.catalog), 5).pools.tolist() == pools
 

@@ -1,4 +1,4 @@
-"""Explanations: contributions are falls of log-probability, measured here by hand, and they are faithful."""
+"""Explanations: contributions are differences of log-probability, computed here by hand, and they are faithful."""
 
 import json
 
@@ -96,7 +96,7 @@ def test_search_finds_titles_by_words_and_the_popular_by_none(recommender):
 
 @pytest.fixture(scope="module")
 def recommender_and_teacher(teacher_bundle):
-    """The bundle with its teacher, loaded."""
+    """A recommender over the bundle with a teacher, and that teacher."""
     path, teacher = teacher_bundle
     with Recommender.load(path, threads=1) as loaded:
         yield loaded, teacher
@@ -150,4 +150,4 @@ def test_the_report_on_explanations(tiny_bundle, tmp_path, capsys):
     )
     printed = capsys.readouterr()
     assert "random" in printed.err
-    assert printed.out == ""  # where the report goes that has no file
+    assert printed.out == ""  # only a report without --out is printed there

@@ -1,4 +1,4 @@
-"""What is exported scores as what was trained, and a failed gate leaves nothing."""
+"""An exported model scores as the trained one, and a failed gate leaves no bundle."""
 
 import json
 import shutil

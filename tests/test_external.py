@@ -1,4 +1,4 @@
-"""Another recommender's lists as teacher: read, refused, and learned by the stand-in."""
+"""Another recommender's lists as teacher: read, refused, and learned by the external teacher."""
 
 import pyarrow
 import pyarrow.parquet
@@ -15,7 +15,7 @@ JUMP = 7
 
 
 def rows(data, jump=JUMP, scored=False):
-    """The lists of somebody who believes that everyone jumps: after item i come i + 7 and i + 8."""
+    """Lists of a recommender for which items i + 7 and i + 8 follow item i."""
     out = []
     for user, history in zip(data.user_ids, data.train(), strict=True):
         for rank, item in enumerate((history[-1] + jump, history[-1] + jump + 1), 1):

@@ -1,4 +1,4 @@
-"""Forms of prompts: histories as titles or items, candidates in the prompt, three verbalizers behind one contract."""
+"""Prompt formats: histories as titles or items, candidates in the prompt, one contract for all verbalizers."""
 
 import json
 
@@ -177,7 +177,7 @@ def test_the_order_of_candidates_matters_only_where_the_prompt_lists_them(format
 
 
 def test_every_verbalizer_can_be_trained(formatted):
-    """A few answers learned by heart through the adapter: the loss is the softmax over the candidates' scores."""
+    """The adapter overfits a few answers: the loss is the softmax over the candidates' scores."""
     model, prompts, _ = formatted
     add_adapter(model, FinetuneSection(rank=8, alpha=16), steps=1)
     learning = [p for name, p in model.lm.named_parameters() if "lora_" in name]
@@ -326,7 +326,7 @@ def test_both_stages_learn_in_every_form(tiny_base, tmp_path, name):
 
 
 def test_a_killed_stage_among_candidates_ends_with_the_same_weights(tiny_base, tmp_path, monkeypatch):
-    """Candidate sets and balanced gradients come from the step alone."""
+    """Candidate sets and balanced gradients depend only on the number of the step."""
     recipe = DistillSection(epochs=2, tokens_per_step=100, weighting="gradient-norm")
 
     def go(folder):
@@ -444,7 +444,7 @@ def test_titles_rank_the_whole_catalogue_and_are_exported(tiny_run):
 
 
 def test_adalora_plans_its_ranks_over_the_steps_that_stage_2_makes(tiny_run):
-    """Also where the adapter learns in stage 1 already: at the end of stage 2 it has the rank that was asked for."""
+    """Also where the adapter learns in stage 1 already: at the end of stage 2 it has the configured rank."""
     changed = {"adapter": "adalora", "epochs": 6, "rank": 2, "lr": 1e-2}
     run = tiny_run(distill={"train_llm": True, "epochs": 1}, finetune=changed)
     steps = run.finetune().result["steps"]

@@ -1,4 +1,4 @@
-"""The model and the teacher in its bundle as one: mixed by the weight that validation users chose."""
+"""The scores of a model mixed with those of its bundle's teacher, by the weight chosen on validation users."""
 
 import json
 import shutil
@@ -86,7 +86,9 @@ def test_items_unknown_to_the_teacher_keep_the_scores_of_the_model(teacher_bundl
     new = add_items(path, {"n1": "Violet Forest (2020)"}, tmp_path / "more.delrec").folder
     with Recommender.load(new, threads=1) as model, Recommender.load(new, threads=1, fused=True) as hybrid:
         added = len(model.bundle.items.ids) - 1
-        np.testing.assert_array_equal(hybrid.scores([[added]]), model.scores([[added]]))  # it knows nothing of that
+        np.testing.assert_array_equal(
+            hybrid.scores([[added]]), model.scores([[added]])
+        )  # the teacher does not know this item
         np.testing.assert_allclose(hybrid.scores([[3, added]])[0, added], model.scores([[3, added]])[0, added])
         assert np.abs(hybrid.scores([[3, added]]) - model.scores([[3, added]])).max() > 0.01
         request = {"history": ["Purple Cactus"], "allow_new": True}

@@ -1,4 +1,4 @@
-"""SentencePiece vocabularies (Gemma's): read from GGUF, written to GGUF, pruned; llama.cpp splits texts as we do."""
+"""SentencePiece vocabularies (Gemma's): read from GGUF, written to GGUF, pruned; llama.cpp encodes alike."""
 
 import json
 
@@ -28,9 +28,9 @@ TEXTS = [
 
 
 def write_pieces(folder, prefix=False):
-    """A small Gemma with SentencePiece's vocabulary, as a Hugging Face folder; some tokens come about in two ways.
+    """A small Gemma with SentencePiece's vocabulary, as a Hugging Face folder; some tokens have two merges.
 
-    With ``prefix`` it is a Mistral, whose tokenizer puts a space in front of every text.
+    With ``prefix`` it is a Mistral, whose tokenizer adds a space in front of every text.
     """
     import transformers
 

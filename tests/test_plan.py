@@ -53,7 +53,7 @@ def kept_by_backward(shape, training):
 @pytest.mark.parametrize("precision", ["bf16", "fp32", "nf4"])
 @pytest.mark.parametrize("modules", ["attention", "all", "qv"])
 def test_planned_activations_are_those_that_autograd_keeps(family, precision, modules):
-    """Two depths, so that all but a layer's own activations falls out."""
+    """The difference of two depths leaves only the activations of a layer."""
     training = Training(precision=precision, modules=modules, tokens=200, items=20, soft=4, rank=8, teacher=False)
     shape = SMALL[family]
     two, four = (kept_by_backward(replace(shape, layers=n), training) for n in (2, 4))

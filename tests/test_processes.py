@@ -1,4 +1,4 @@
-"""Several processes on one run: the steps of one process, one writer, and a run that goes on after a kill."""
+"""Several processes on one run: the steps of one process, one writer, and a killed run that resumes."""
 
 import json
 import os
@@ -28,7 +28,7 @@ WEIGHTS = ("distill/soft.safetensors", "finetune/items.safetensors", "finetune/a
 
 @pytest.fixture(scope="module")
 def recipe(tiny_base, tmp_path_factory):
-    """A recipe whose stages have more windows than processes, with everything drawn at random that a step draws."""
+    """A recipe with more windows than processes, and with all the random choices that a step can make."""
     folder = tmp_path_factory.mktemp("recipe")
     data = dataset()
     data = make_dataset("ring", data.catalog, data.user_ids, data.sequences)
@@ -119,7 +119,7 @@ def test_a_single_process_imports_neither_accelerate_nor_torch():
 
 
 def test_no_thread_of_the_process_group_remains(tmp_path):
-    """One that does ends its process with an abort now and then."""
+    """A remaining thread makes the process abort now and then."""
     script = tmp_path / "joins.py"
     script.write_text(
         """
@@ -149,7 +149,7 @@ tell("before")
 
 
 def accumulated(loss_of, model, parts, step=2):
-    """Loss and gradients of a step in so many parts."""
+    """Loss and gradients of a step in ``parts`` micro-batches."""
     model.zero_grad()
     total = 0.0
     for part in range(step * parts, (step + 1) * parts):
@@ -169,7 +169,7 @@ def assert_same_step(step, expected):
 @pytest.mark.parametrize("prompt_format", ["titles", "letter, items"])
 @pytest.mark.parametrize("parts", [3, 40])
 def test_micro_batches_add_up_to_the_step(tiny_base, tmp_path, prompt_format, parts):
-    """Also where a step asks at random places, or has fewer windows than parts."""
+    """Also with random positions, and with fewer windows than micro-batches."""
     model, prompts, _ = make_formatted(tiny_base, FORMATS[prompt_format])
     model.soft.requires_grad_(True)
     recipe = FinetuneSection(tokens_per_step=100, teacher_weight=0.3)

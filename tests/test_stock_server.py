@@ -1,4 +1,4 @@
-"""Any stock llama.cpp server is a recommender: the same first ten as our runtime, with none of our code in it."""
+"""Any stock llama.cpp server is a recommender: the same first ten as our runtime, without any code of this project."""
 
 import json
 import socket
@@ -100,7 +100,7 @@ TIE = 0.02
 
 
 def check_ranking(bundle, server):
-    """The same first ten for every history, save for ties, and the first of them as the answer."""
+    """The same first ten for every history, except for ties, and the first of them as the answer."""
     text = json.loads((bundle / "prompt.json").read_text())["text"]
     before, after = text["item"]
     titles = dataset().catalog.titles
@@ -150,7 +150,7 @@ LISTED = {
 
 @pytest.mark.parametrize("answer", LISTED)
 def test_the_stock_server_answers_with_a_candidate(tiny_base, tmp_path, answer):
-    """Its letter, or its title's token: the one that our runtime ranks first. The grammar lets no other through."""
+    """Its letter, or its title's token: the one that our runtime ranks first. The grammar allows no other token."""
     bundle = export_form(tiny_base, tmp_path / "x.delrec", LISTED[answer])
     text = json.loads((bundle / "prompt.json").read_text())["text"]
     before, after = text["item"]

@@ -1,4 +1,4 @@
-"""Bundles that read titles: what llama.cpp computes is what was trained, and an item more costs its words."""
+"""Bundles that read titles: llama.cpp scores as trained, and another item costs the tokens of its title."""
 
 import json
 import shutil
@@ -89,8 +89,8 @@ def test_a_history_that_does_not_fit_loses_its_oldest_items(tiny_base, tmp_path)
 
 
 def test_many_sessions_share_a_limited_memory(exported, monkeypatch):
-    """More tokens than fit: the oldest sessions go, nobody gets another's answer."""
-    monkeypatch.setattr("delrec_lite.runtime.engines.llama_cpp.SESSION_TOKENS", 100)  # one history and no more
+    """More tokens than fit: the oldest sessions are evicted, and every session gets its own answer."""
+    monkeypatch.setattr("delrec_lite.runtime.engines.llama_cpp.SESSION_TOKENS", 100)  # room for one history
     with Recommender.load(exported[0], threads=1) as recommender:
         histories = [[(n + k) % 30 for k in range(10)] for n in range(20)]
         costs = [recommender.engine.count_tokens(history)[1] for history in histories]

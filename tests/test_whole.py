@@ -1,4 +1,4 @@
-"""The whole network trained, from pretrained or random weights: what learns, what is kept, what is refused."""
+"""Training of the whole network, from pretrained or random weights: what is trained, saved and refused."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A language model and a data set small enough to train in a test, built on the spot."""
+"""A language model and a data set small enough to train in a test, built when a test needs them."""
 
 from collections.abc import Sequence
 from functools import cache
