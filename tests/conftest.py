@@ -72,7 +72,7 @@ def teacher_bundle(tiny_base, tmp_path_factory):
     items = len(dataset().catalog)
     sasrec = TEACHERS["sasrec"]
     teacher = Teacher(sasrec.build(sasrec.configure(hidden=8, max_length=8), items), items)
-    return export_tiny(tiny_base, tmp_path_factory.mktemp("taught") / "t.delrec", teacher=teacher).path, teacher
+    return export_tiny(tiny_base, tmp_path_factory.mktemp("teacher") / "t.delrec", teacher=teacher).path, teacher
 
 
 SECTIONS = {
