@@ -54,9 +54,7 @@ def test_the_zero_shot_row_is_the_whole_base(tiny_run, monkeypatch):
 
 
 def test_an_adapter_is_merged_into_the_original_layers(tiny_run):
-    run = tiny_run(
-        model={"layers": 1, "precision": "nf4"}, export={"merge_base": "original", "score_correlation": 0.2}
-    )
+    run = tiny_run(model={"layers": 1, "precision": "nf4"}, export={"merge_base": "original", "score_correlation": 0.2})
     run.export()
     assert read_header(run.bundle / "model-f16.gguf").values["llama.block_count"].value == 1
 
