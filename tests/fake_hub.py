@@ -10,7 +10,7 @@ REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 
 class FakeHub:
-    """One repository, ``owner/thing``; ``files`` by name, and every request for it with its token in ``requests``."""
+    """One repository, ``owner/thing``; ``files`` by name, and every request with its token in ``requests``."""
 
     def __init__(self, files):
         self.files, self.requests = dict(files), []
@@ -31,8 +31,7 @@ class FakeHub:
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
     def answer(self, request):
-        if "/owner/thing" in request.path:  # huggingface_hub 2 has a question of its own
-            self.requests.append((request.command, request.path, request.headers.get("Authorization")))
+        self.requests.append((request.command, request.path, request.headers.get("Authorization")))
         if re.match(rf"/api/models/owner/thing/revision/({REVISION}|main)", request.path):
             listed = [{"rfilename": name} for name in self.files]
             self.send(request, json.dumps({"id": "owner/thing", "sha": REVISION, "siblings": listed}).encode())
