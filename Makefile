@@ -11,7 +11,7 @@ SETUP := $(VENV)/.setup-$(COMPILER)
 DEV := $(VENV)/.dev
 PEERS := build/peers/.installed
 NUMERIC := $(addprefix tests/test_,$(addsuffix .py,adapters onnx_int8 packing precision precision_choice real reference training whole))
-TRANSFORMERS := $(addprefix tests/test_,$(addsuffix .py,TTT))
+TRANSFORMERS := $(addprefix tests/test_,$(addsuffix .py,adapters base_check bench_peers export families huggingface pieces plan precision reference training))
 
 .PHONY: setup dev demo test test-avx2 test-transformers4 wheel-test browser docs lint links imports typecheck audit bench peers bench-peers lock clean
 

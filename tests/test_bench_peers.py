@@ -4,6 +4,7 @@ import os
 import re
 import signal
 from dataclasses import replace
+from importlib.metadata import version
 from typing import ClassVar
 from xml.etree import ElementTree
 
@@ -68,7 +69,8 @@ def test_transformers_rank_candidates_with_the_papers_prompt(teacher_bundle, tin
 
 
 def test_optimum_exports_the_base_once_and_ranks_as_transformers_does(teacher_bundle, tiny_base, tmp_path):
-    pytest.importorskip("optimum.onnxruntime")
+    if not version("transformers").startswith("4."):
+        pytest.skip("optimum needs transformers 4.57: make test-transformers4")
     base = {"folder": str(tiny_base), "onnx": str(tmp_path / "tiny-onnx")}
     answers = []
     for name in ("transformers fp32", "optimum, ONNX", "optimum, ONNX"):
