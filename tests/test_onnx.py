@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from delrec_lite.errors import BundleError, GateError, UsageError
-from delrec_lite.export.parity import compare
+from delrec_lite.export.parity import compare_scores
 from delrec_lite.files import sha256_of
 from delrec_lite.llm.forward import score_all
 from delrec_lite.runtime.bundle import Bundle
@@ -50,7 +50,7 @@ def test_every_quantisation_scores_as_trained(tiny_base, tmp_path, quant, least)
     with Recommender.load(exported.path, 1) as recommender:
         together = recommender.scores(histories)
         alone = np.concatenate([recommender.scores([h]) for h in histories])
-    assert compare(trained, together).score_correlation > least
+    assert compare_scores(trained, together).score_correlation > least
     np.testing.assert_allclose(together, alone, atol=1e-4, err_msg="who else is asked changes an answer")
     entry = json.loads((exported.path / "manifest.json").read_text())["model"]["onnx"]
     kinds = {"int8": {"int8": 6, "int8_block": 2}, "int4": {"int4_block": 8}}

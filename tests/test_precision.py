@@ -103,7 +103,7 @@ def test_qlora_trains_reloads_and_merges(tiny_base, tmp_path, precision, adapter
 
 
 def test_an_nf4_run_is_exported_onto_either_base(tiny_base, tmp_path):
-    from delrec_lite.export.parity import compare
+    from delrec_lite.export.parity import compare_scores
     from delrec_lite.runtime.recommender import Recommender
     from tests.conftest import export_tiny
 
@@ -118,7 +118,7 @@ def test_an_nf4_run_is_exported_onto_either_base(tiny_base, tmp_path):
             tiny_base, folder / "x.delrec", "f16", (model, prompts, base), merge_base=merge_base, score_correlation=0.5
         )
         with Recommender.load(made.path) as recommender:
-            correlation[merge_base] = compare(trained, recommender.scores(histories)).score_correlation
+            correlation[merge_base] = compare_scores(trained, recommender.scores(histories)).score_correlation
     assert correlation["dequant"] > 0.999
     assert correlation["original"] < correlation["dequant"]
 

@@ -21,10 +21,10 @@ def mix(scores: Floats, teacher_scores: Floats, weight: float) -> Floats:
     Returns:
         float32 ``[n, items]``.
     """
-    known = teacher_scores.shape[1]
-    shift = logsumexp(scores[:, :known]) - logsumexp(teacher_scores)
+    teacher_items = teacher_scores.shape[1]
+    shift = logsumexp(scores[:, :teacher_items]) - logsumexp(teacher_scores)
     mixed: Floats = scores.astype(np.float32)
-    mixed[:, :known] = (1 - weight) * scores[:, :known] + weight * (teacher_scores + shift)
+    mixed[:, :teacher_items] = (1 - weight) * scores[:, :teacher_items] + weight * (teacher_scores + shift)
     return mixed
 
 

@@ -8,7 +8,7 @@ import yaml
 from delrec_lite.config import Recipe, load_recipe, parse
 from delrec_lite.data.store import load_dataset
 from delrec_lite.errors import StorageError, UsageError
-from delrec_lite.files import cache_folder, write_whole
+from delrec_lite.files import cache_folder, write_atomic
 from delrec_lite.pipeline.base import check_local
 
 PATTERN = "ml-100k-cpu"
@@ -75,7 +75,7 @@ def start_recipe(name: str, data: Path, domain: str, base: str, out: Path) -> St
     recipe = parse(text, str(out))
     check_local(recipe.model.base, (cache_folder() / "hub", cache_folder() / "models"))
     try:
-        write_whole(out, text)
+        write_atomic(out, text)
     except OSError as error:
         raise StorageError(f"cannot write {out}: {error}", "choose another with --out") from error
     return Started(out, recipe, summary, minutes)
