@@ -44,7 +44,7 @@ def main() -> int:
     vulnerabilities = [(pin["name"], pin["version"], bug["id"]) for pin in answered for bug in pin["vulns"]]
     for name, version, bug in vulnerabilities:
         print(f"{name} {version}: {bug}")
-    print(f"{len(answered)} pinned versions audited by {service}: {len(found)} known vulnerabilities")
+    print(f"{len(answered)} pinned versions audited by {service}: {len(vulnerabilities)} known vulnerabilities")
     return 1 if vulnerabilities else 0
 
 

@@ -25,7 +25,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def start(monkeypatch):
-    """Open a bundle; returns whether it evaluated the prompt, and its scores, session scores and states as one vector."""
+    """Open a bundle; returns whether it evaluated the prompt, and scores and states in one vector."""
     real = llama_cpp.llama_decode
 
     def open_bundle(bundle):

@@ -14,7 +14,7 @@ def mix(scores: Floats, teacher_scores: Floats, weight: float) -> Floats:
 
     Args:
         scores: Of the model, float32 ``[n, items]``.
-        teacher_scores: Of the first ``known`` items only, float32 ``[n, known]``; the other items keep the model's
+        teacher_scores: Of the first ``teacher_items`` items, float32 ``[n, teacher_items]``; the other items keep the model's
             scores.
         weight: Of the teacher, 0 to 1.
 

@@ -66,7 +66,7 @@ def verify(path: str | os.PathLike[str], threads: int | None = None) -> Verifica
     if golden.top is None or golden.scores is None:
         raise BundleError(f"{bundle.folder} stores no answers to compare with", "export the run again")
     models = bundle.models
-    stored = {models[0].files[0]: (golden.top, golden.scores), **golden.others}
+    stored = {models[0].files[0]: (golden.top, golden.scores), **golden.other_models}
     lowest, largest = 1.0, 0.0
     unopened: dict[str, str] = {}
     for model in models:
