@@ -104,8 +104,9 @@ def tiny_run(tiny_base, tmp_path, monkeypatch):
     pulled = Pulled("tiny", tiny_base, "here", True, {"model": "abc"}, "none", 1)
     monkeypatch.setattr(Run, "pulled", {"model": pulled})
 
-    def base(self, precision=None):
-        return load_base("tiny", tiny_base, precision or self.precision, init_seed=self.weights_seed)
+    def base(self, precision=None, whole=False):
+        layers = None if whole else self._run.recipe.model.layers
+        return load_base("tiny", tiny_base, precision or self.precision, init_seed=self.weights_seed, layers=layers)
 
     monkeypatch.setattr(model_builder.ModelBuilder, "base", base)
 

@@ -97,7 +97,7 @@ def on_both(tiny_run, tiny_base, device, monkeypatch, **sections):
     """Runs of the same recipe, on the CPU and on the device."""
     for where in ("cpu", device):
 
-        def base(models, wanted=None, at=where):
+        def base(models, wanted=None, whole=False, at=where):
             return load_base("tiny", tiny_base, wanted or models.precision, at, init_seed=models.weights_seed)
 
         monkeypatch.setattr(ModelBuilder, "base", base)
