@@ -15,10 +15,10 @@ HISTORIES = [np.array([3, 4, 5]), np.array([7])]
 
 
 def test_the_first_layers_are_loaded_and_no_others(tiny_base):
-    whole, first = (load_base("tiny", tiny_base, torch.float32, layers=n).model for n in (None, 1))
-    assert (len(whole.model.layers), len(first.model.layers), first.config.num_hidden_layers) == (2, 1, 1)
+    full, first = (load_base("tiny", tiny_base, torch.float32, layers=n).model for n in (None, 1))
+    assert (len(full.model.layers), len(first.model.layers), first.config.num_hidden_layers) == (2, 1, 1)
     for name, weight in first.state_dict().items():
-        assert torch.equal(weight, whole.state_dict()[name]), name
+        assert torch.equal(weight, full.state_dict()[name]), name
 
 
 def test_a_run_with_fewer_layers_serves_what_it_trained(tiny_run):
@@ -54,9 +54,7 @@ def test_the_zero_shot_row_is_the_whole_base(tiny_run, monkeypatch):
 
 
 def test_an_adapter_is_merged_into_the_original_layers(tiny_run):
-    run = tiny_run(
-        model={"layers": 1, "precision": "nf4"}, export={"merge_base": "original", "score_correlation": 0.2}
-    )
+    run = tiny_run(model={"layers": 1, "precision": "nf4"}, export={"merge_base": "original", "score_correlation": 0.2})
     run.export()
     assert read_header(run.bundle / "model-f16.gguf").values["llama.block_count"].value == 1
 

@@ -14,8 +14,8 @@ def mix(scores: Floats, teacher_scores: Floats, weight: float) -> Floats:
 
     Args:
         scores: Of the model, float32 ``[n, items]``.
-        teacher_scores: Of the first ``teacher_items`` items, float32 ``[n, teacher_items]``; the other items keep the model's
-            scores.
+        teacher_scores: Of the first ``teacher_items`` items, float32 ``[n, teacher_items]``; the other items keep
+            the model's scores.
         weight: Of the teacher, 0 to 1.
 
     Returns:

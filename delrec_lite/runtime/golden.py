@@ -52,23 +52,21 @@ def answers(recommender: "Recommender", golden: Golden) -> Floats:
     return scores
 
 
-def write_golden(
-    folder: Path, golden: Golden, scores: Floats, other_scores: Mapping[str, Floats] | None = None
-) -> None:
+def write_golden(folder: Path, golden: Golden, scores: Floats, more_scores: Mapping[str, Floats] | None = None) -> None:
     """Write the requests with the answers that the scores give.
 
     Args:
         folder: Of the bundle.
         golden: The requests.
         scores: Of the default model, float32 ``[users, items]``, as ``answers`` gives them.
-        other_scores: Of the bundle's other models, by the name of their file.
+        more_scores: Of the bundle's other models, by the name of their file.
     """
     content: dict[str, Any] = {
         "histories": [history.tolist() for history in golden.histories],
         "targets": golden.targets.tolist(),
         "candidates": golden.candidates.tolist(),
         **_top_and_scores(scores),
-        "others": {file: _top_and_scores(other) for file, other in (other_scores or {}).items()},
+        "others": {file: _top_and_scores(other) for file, other in (more_scores or {}).items()},
     }
     (folder / FILE).write_text(json.dumps(content), encoding="utf-8")
 
