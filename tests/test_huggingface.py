@@ -95,13 +95,13 @@ def test_a_pull_uses_endpoint_token_and_cache_of_the_user(hub, call, tmp_path):
     pulled = call(PULL, pinned(), str(tmp_path / "cache"))
     assert pulled == {"files": {name: sha(data) for name, data in FILES.items()}, "cached": False}
     assert (tmp_path / "cache/models/thing/model.safetensors").read_bytes() == FILES["model.safetensors"]
-    assert {token for _, _, token in hub.asked} == {"Bearer hf_secret"}
-    assert all(REVISION in path for _, path, _ in hub.asked)
-    hub.asked.clear()
+    assert {token for _, _, token in hub.requests} == {"Bearer hf_secret"}
+    assert all(REVISION in path for _, path, _ in hub.requests)
+    hub.requests.clear()
     assert call(PULL, pinned(), str(tmp_path / "cache"))["cached"] is True
     repeated = call(PULL, pinned(), str(tmp_path / "another"))  # files in the cache of the Hub are not fetched again
     assert repeated["files"] == pulled["files"]
-    assert hub.asked == []
+    assert hub.requests == []
 
 
 @pytest.mark.parametrize(
@@ -126,14 +126,14 @@ def test_a_base_of_the_hub_is_read_from_the_same_cache_also_offline(hub, call, t
     hub.files |= {"tokenizer.json": b"{}", "pytorch_model.bin": b"never asked for"}
     nothing = call(BASE, base, str(tmp_path), DELREC_OFFLINE="1")["error"]
     assert "not in the cache and DELREC_OFFLINE" in nothing
-    assert hub.asked == []
+    assert hub.requests == []
     resolved = call(BASE, base, str(tmp_path), DELREC_OFFLINE="0")
     assert resolved["name"] == "thing"
     assert set(resolved["files"]) == {"config.json", "model.safetensors", "tokenizer.json"}
     assert Path(resolved["folder"]).is_relative_to(tmp_path / "home")
-    hub.asked.clear()
+    hub.requests.clear()
     assert call(BASE, base, str(tmp_path), DELREC_OFFLINE="yes") == resolved
-    assert hub.asked == []
+    assert hub.requests == []
 
 
 def test_without_huggingface_hub_the_next_mirror_is_tried_and_the_error_says_what_to_install(tmp_path, monkeypatch):
@@ -172,4 +172,4 @@ def test_no_stage_sends_requests_to_the_hub_or_shows_a_progress_bar_of_a_library
     code = f"import sys; from delrec_lite.cli.app import main; sys.argv[1:] = {arguments!r}; main()"
     call(code, DELREC_CACHE=str(tmp_path / "cache"))  # with nothing on stderr
     assert (tmp_path / "runs/r/finetune/done.json").is_file()
-    assert hub.asked == []
+    assert hub.requests == []

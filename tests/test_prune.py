@@ -12,9 +12,7 @@ from delrec_lite.prompts.tokenizer import open_tokenizer
 from delrec_lite.runtime.recommender import Recommender
 from tests.conftest import export_tiny
 from tests.families import scramble
-from tests.tiny import dataset, make_model, write_base
-
-NEW = ["Zebra's café — 東京 ☃ <|im_start|>", " a", "\n", "Red River (1950)"]
+from tests.tiny import UNSEEN_TEXTS, dataset, make_model, write_base
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +40,7 @@ def test_known_texts_encode_to_the_same_tokens(pruned_tokenizer):
 
 def test_any_text_still_encodes_and_decodes_to_itself(pruned_tokenizer):
     _, _, after, _ = pruned_tokenizer
-    for text in NEW:
+    for text in UNSEEN_TEXTS:
         assert after.decode(after.encode(text, add_special_tokens=False).ids, skip_special_tokens=False) == text
 
 
@@ -115,7 +113,7 @@ def test_the_real_vocabulary_becomes_much_smaller_and_titles_encode_the_same():
     for text in titles:
         ids = before.encode(text, add_special_tokens=False).ids
         assert after.encode(text, add_special_tokens=False).ids == pruned.ids(ids)
-    for text in NEW:
+    for text in UNSEEN_TEXTS:
         assert after.decode(after.encode(text, add_special_tokens=False).ids, skip_special_tokens=False) == text
 
 
