@@ -173,11 +173,13 @@ def peers(report: Report) -> str:
                     r["bundle"],
                     facts.get("peer", "this runtime"),
                     f"{r['tokens']:.0f}",
-                    f"{r['ms']['p50']:.1f}",
+                    f"{r['ms']['p50']:.1f}" if r["ms"] else "-",
                     f"{r['peak_rss_bytes'] / 1e6:.0f}",
                 )
             )
-    return _table(("what", "how", "tokens", "ms", "peak MB"), sorted(rows, key=lambda row: float(row[3])))
+    return _table(
+        ("what", "how", "tokens", "ms", "peak MB"), sorted(rows, key=lambda row: float(row[3].replace("-", "inf")))
+    )
 
 
 def phases(report: Report) -> str:
