@@ -17,6 +17,7 @@ from delrec_lite.hub.cache import Pulled
 from delrec_lite.hub.pull import pull
 from delrec_lite.pipeline.bundle import check_format, write_bundle
 from delrec_lite.pipeline.folder import with_lock
+from delrec_lite.pipeline.machine_check import check_machine
 from delrec_lite.pipeline.model_builder import BuiltModel, ModelBuilder
 from delrec_lite.pipeline.model_files import files_for
 from delrec_lite.pipeline.prepared import dataset_facts, with_dataset_settings
@@ -155,6 +156,8 @@ class Run(StageCache):
     @with_lock
     def distill(self) -> FinishedStage:
         """Stage 1."""
+        if self.reference is None and not (self.folder / "teacher" / DONE).is_file():
+            self._check_machine()  # before the base is pulled and the teachers are fitted
         _ = self.models.base_folder  # an error here comes before any stage is computed
         upstream, recipe = self.teacher(), self.recipe
         adapter = recipe.finetune if recipe.distill.train_llm else None
@@ -162,6 +165,7 @@ class Run(StageCache):
         def make(folder: Path, precision: str) -> dict[str, Any]:
             from delrec_lite.training.distill import distill
 
+            self._check_machine()
             built = self.models.untrained(precision)
             written = self.models.prompts(built.model, built.base, "words")
             return asdict(distill(self._context(built, folder), recipe.distill, written, adapter))
@@ -188,6 +192,7 @@ class Run(StageCache):
         def make(folder: Path, precision: str) -> dict[str, Any]:
             from delrec_lite.training.finetune import finetune
 
+            self._check_machine()
             return asdict(finetune(self._context(self.models.distilled(precision), folder), self.recipe.finetune))
 
         def key_for(precision: str) -> str:
@@ -196,6 +201,10 @@ class Run(StageCache):
             return key_of(CODE, upstream.key, self.recipe.finetune.cache_key_fields(), *precision_key)
 
         return self._training_stage("finetune", key_for, make)
+
+    def _check_machine(self) -> None:
+        """Refuse, before anything is loaded, a training that needs more memory than there is."""
+        current().from_first(lambda: check_machine(self, self.models))
 
     def _context(self, built: BuiltModel, folder: Path) -> "TrainingContext":
         from delrec_lite.training.context import TrainingContext
