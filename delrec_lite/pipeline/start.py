@@ -76,7 +76,7 @@ def start_recipe(
     pattern["name"] = name
     pattern["data"] = {"name" if pulled else "folder": str(data), "domain": domain}
     if base:
-        pattern["model"] = {**pattern.get("model", {}), "base": base}
+        pattern.setdefault("model", {})["base"] = base
     count = f"{len(dataset.user_ids)} users, {items} items, {interactions} interactions"
     if gpu:
         summary, minutes = _fit_card(pattern, out, gpu, interactions, items)
@@ -119,7 +119,7 @@ def _fit_card(pattern: dict[str, Any], out: Path, gpu: str, interactions: int, i
     settings = fit_card(recipe, shape, items, gpu)
     for key, value in settings.items():
         section, _, name = key.partition(".")
-        pattern[section] = {**pattern[section], name: value}
+        pattern.setdefault(section, {})[name] = value
     pattern["model"]["device"] = "cuda"
     planned = parse(yaml.safe_dump(pattern), str(out))
     stages = trainings(planned, items, settings["model.precision"])
