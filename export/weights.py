@@ -74,7 +74,8 @@ def merge_and_prune(request: ExportRequest, reference: ReferenceScores, staging:
     if reference.candidates is None:
         _write_new_items(request, states, staging)
     original = request.merge_base == "original"
-    plain = load_base(request.base.name, request.base.folder, "fp32").model if original else None
+    layers = request.base.model.config.num_hidden_layers
+    plain = load_base(request.base.name, request.base.folder, "fp32", layers=layers).model if original else None
     merged, served = _pruned(request, merge(model, states, prompts, plain), staging / TOKENIZER)
     deep = model.soft_prompt().get("deep")
     return merged, ServedModel(

@@ -6,7 +6,7 @@ from delrec_lite import cards
 from delrec_lite.config import load_recipe
 from delrec_lite.errors import OutOfMemoryError
 from delrec_lite.pipeline import machine_check, memory, teacher_stage
-from delrec_lite.pipeline.memory import Place, check_memory, trainings
+from delrec_lite.pipeline.memory import Place, RecipeCheck, check_memory, trainings
 from delrec_lite.pipeline.model_builder import ModelBuilder
 from delrec_lite.training.shapes import SHAPES
 
@@ -92,9 +92,17 @@ def test_training_says_once_why_a_card_is_not_used(tiny_run, monkeypatch):
     monkeypatch.setattr(machine_check, "problem_here", lambda: problem)
     run, lines = tiny_run(), []
     monkeypatch.setattr(run.console, "say", lines.append)
-    monkeypatch.setattr(memory.machine, "memory_limit_bytes", lambda: 4 * 10**8)
-    with pytest.raises(OutOfMemoryError):
-        run.finetune()
+    run.finetune()
     assert [line for line in lines if "CUDA" in line] == [
         f"  training on the CPU: {problem.message}; install the driver"
     ]
+
+
+def test_a_base_cut_to_few_layers_needs_less(monkeypatch):
+    whole = load_recipe("ml-100k-cpu")
+    cut = whole.model_copy(update={"model": whole.model.model_copy(update={"layers": 8, "device": "cpu"})})
+    monkeypatch.setattr(memory.machine, "memory_limit_bytes", lambda: 2 * 10**9)
+    check = RecipeCheck.of(cut, "8GB", 1349, ())
+    assert check.shape.layers == 8
+    check_memory(cut, check.shape, 1349, "fp32", check.place)
+    refused(whole, SMALL, "fp32", check.place)

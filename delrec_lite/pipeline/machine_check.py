@@ -31,7 +31,8 @@ def check_machine(run: Stages, models: ModelBuilder) -> None:
     if device == "cpu" and recipe.model.device == "auto" and (problem := problem_here()):
         run.console.say(f"  training on the CPU: {problem.message}; {problem.hint}")
     items = len(run.dataset.catalog)
-    check_memory(recipe, _shape(models, recipe.model.base), items, models.precision, place_of(device), current().count)
+    shape = _shape(models, recipe.model.base).cut(recipe.model.layers)
+    check_memory(recipe, shape, items, models.precision, place_of(device), current().count)
 
 
 def _shape(models: ModelBuilder, base: str) -> Shape:

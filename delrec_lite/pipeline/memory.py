@@ -89,7 +89,7 @@ class RecipeCheck:
         place = Place(f"a card of {gpu_memory}", parse_bytes(gpu_memory), cuda=True)
         if recipe.model.device == "cpu":
             place = place_of("cpu")
-        return cls(recipe, shape, items, place)
+        return cls(recipe, shape.cut(recipe.model.layers), items, place)
 
     def run(self) -> None:
         """See ``check_memory``."""

@@ -157,7 +157,7 @@ class Run(StageCache):
     def distill(self) -> FinishedStage:
         """Stage 1."""
         if self.reference is None and not (self.folder / "teacher" / DONE).is_file():
-            self._check_machine()  # before the base is pulled and the teachers are fitted
+            _ = self._machine_fits  # before the base is pulled and the teachers are fitted
         _ = self.models.base_folder  # an error here comes before any stage is computed
         upstream, recipe = self.teacher(), self.recipe
         adapter = recipe.finetune if recipe.distill.train_llm else None
@@ -165,7 +165,7 @@ class Run(StageCache):
         def make(folder: Path, precision: str) -> dict[str, Any]:
             from delrec_lite.training.distill import distill
 
-            self._check_machine()
+            _ = self._machine_fits
             built = self.models.untrained(precision)
             written = self.models.prompts(built.model, built.base, "words")
             return asdict(distill(self._context(built, folder), recipe.distill, written, adapter))
@@ -192,7 +192,7 @@ class Run(StageCache):
         def make(folder: Path, precision: str) -> dict[str, Any]:
             from delrec_lite.training.finetune import finetune
 
-            self._check_machine()
+            _ = self._machine_fits
             return asdict(finetune(self._context(self.models.distilled(precision), folder), self.recipe.finetune))
 
         def key_for(precision: str) -> str:
@@ -202,9 +202,11 @@ class Run(StageCache):
 
         return self._training_stage("finetune", key_for, make)
 
-    def _check_machine(self) -> None:
-        """Refuse, before anything is loaded, a training that needs more memory than there is."""
-        current().from_first(lambda: check_machine(self, self.models))
+    @cached_property
+    def _machine_fits(self) -> bool:
+        """Checked once, by every process: an error comes before anything is loaded."""
+        check_machine(self, self.models)
+        return True
 
     def _context(self, built: BuiltModel, folder: Path) -> "TrainingContext":
         from delrec_lite.training.context import TrainingContext

@@ -230,6 +230,7 @@ def plan(
     tokens: int,
     folders: tuple[Any, ...] = (),
     cpu_memory: int = 0,
+    layers: int | None = None,
 ) -> dict[str, Any]:
     """The output of ``delrec-lite plan``: every setting that fits, and the memory of the smallest one.
 
@@ -241,11 +242,12 @@ def plan(
         tokens: Item tokens of a step.
         folders: Where cached configurations may lie.
         cpu_memory: Bytes that a process on this machine's CPU may use; 0 if unknown.
+        layers: Only the first so many layers of the model; None: all.
     """
     from delrec_lite.training.shapes import find_shape
 
     shape, source = find_shape(model, folders)
-    available = parse_bytes(memory)
+    shape, available = shape.cut(layers), parse_bytes(memory)
     training = Training(context=context, items=items, tokens=tokens)
     fitting = choices(shape, available, training)
     least = smallest(shape, training)
