@@ -15,11 +15,13 @@ from delrec_lite.config import Recipe, load_recipe
 from delrec_lite.console import QUIET
 from delrec_lite.data.candidates import SPLITS, sample_candidates
 from delrec_lite.data.store import Settings, load_dataset, save_dataset
-from delrec_lite.errors import ConfigError, UsageError
+from delrec_lite.errors import ConfigError, OutOfMemoryError, UsageError
+from delrec_lite.pipeline.memory import RecipeCheck
 from delrec_lite.pipeline.rows import TRAINED, bundle_row
 from delrec_lite.pipeline.run import Run
 from delrec_lite.pipeline.start import start_recipe
 from delrec_lite.pipeline.table import evaluate
+from delrec_lite.training.plan import plan
 from tests.serving import PROGRAM, Served
 from tests.tiny import candidates
 
@@ -109,6 +111,38 @@ def test_a_recipe_is_sized_to_its_data_and_never_overwritten(shop, monkeypatch):
     assert larger.recipe.finetune.epochs == pytest.approx(3600 * 0.1 / 320, abs=0.01)
     with pytest.raises(UsageError, match="exists"):
         start_recipe("shop", Path("data/shop"), "item", "", out)
+
+
+def test_a_recipe_for_a_card_holds_what_the_plan_finds(shop, monkeypatch):
+    prepared(shop)
+    monkeypatch.chdir(shop)
+    base = "Qwen/Qwen2.5-7B-Instruct"
+    started = start_recipe("card", Path("data/shop"), "item", base, shop / "card.yaml", gpu="12GB")
+    planned = plan(base, "12GB", 50, len(load_dataset(Path("data/shop")).catalog), 800)["recommended"]
+    for key in ("model.precision", "finetune.checkpointing", "finetune.gradient_accumulation_steps"):
+        section, name = key.split(".")
+        assert getattr(getattr(started.recipe, section), name) == planned[key], key
+    assert (started.recipe.model.precision, started.recipe.model.device, started.recipe.model.base) == ("nf4", "cuda", base)
+    RecipeCheck.of(started.recipe, "12GB", 0, ()).run()
+    assert started.minutes >= 1
+    assert "no card was measured" in started.summary
+    smaller = start_recipe("card", Path("data/shop"), "item", base, shop / "smaller.yaml", gpu="8GB").recipe
+    RecipeCheck.of(smaller, "8GB", 0, ()).run()
+    with pytest.raises(OutOfMemoryError, match="of card needs"):
+        RecipeCheck.of(started.recipe, "8GB", 0, ()).run()
+    with pytest.raises(OutOfMemoryError, match="no setting of Qwen/Qwen2.5-7B-Instruct fits a card of 4GB"):
+        start_recipe("card", Path("data/shop"), "item", base, shop / "none.yaml", gpu="4GB")
+    assert not (shop / "none.yaml").exists()
+
+
+def test_a_recipe_for_a_data_set_that_can_be_pulled(shop, monkeypatch):
+    prepared(shop)
+    monkeypatch.chdir(shop)
+    monkeypatch.setattr("delrec_lite.pipeline.start._counted", lambda name, _: load_dataset(Path("data/shop")))
+    started = start_recipe("films", Path("ml-100k"), "movie", "", shop / "films.yaml", gpu="12GB")
+    assert (started.recipe.data.name, started.recipe.data.folder) == ("ml-100k", None)
+    assert started.recipe.model.precision == "bf16"
+    assert load_recipe(str(started.path)) == started.recipe
 
 
 def test_init_asks_for_missing_arguments(shop):

@@ -17,6 +17,7 @@ from delrec_lite.hub.cache import Pulled
 from delrec_lite.hub.pull import pull
 from delrec_lite.pipeline.bundle import check_format, write_bundle
 from delrec_lite.pipeline.folder import with_lock
+from delrec_lite.pipeline.machine_check import check_machine
 from delrec_lite.pipeline.model_builder import BuiltModel, ModelBuilder
 from delrec_lite.pipeline.model_files import files_for, without_llama_cpp
 from delrec_lite.pipeline.prepared import dataset_facts, with_dataset_settings
@@ -155,6 +156,8 @@ class Run(StageCache):
     @with_lock
     def distill(self) -> FinishedStage:
         """Stage 1."""
+        if self.reference is None and not (self.folder / "teacher" / DONE).is_file():
+            _ = self._machine_fits  # before the base is pulled and the teachers are fitted
         _ = self.models.base_folder  # an error here comes before any stage is computed
         upstream, recipe = self.teacher(), self.recipe
         adapter = recipe.finetune if recipe.distill.train_llm else None
@@ -162,6 +165,7 @@ class Run(StageCache):
         def make(folder: Path, precision: str) -> dict[str, Any]:
             from delrec_lite.training.distill import distill
 
+            _ = self._machine_fits
             built = self.models.untrained(precision)
             written = self.models.prompts(built.model, built.base, "words")
             return asdict(distill(self._context(built, folder), recipe.distill, written, adapter))
@@ -188,6 +192,7 @@ class Run(StageCache):
         def make(folder: Path, precision: str) -> dict[str, Any]:
             from delrec_lite.training.finetune import finetune
 
+            _ = self._machine_fits
             return asdict(finetune(self._context(self.models.distilled(precision), folder), self.recipe.finetune))
 
         def key_for(precision: str) -> str:
@@ -196,6 +201,12 @@ class Run(StageCache):
             return key_of(CODE, upstream.key, self.recipe.finetune.cache_key_fields(), *precision_key)
 
         return self._training_stage("finetune", key_for, make)
+
+    @cached_property
+    def _machine_fits(self) -> bool:
+        """Checked once, by every process: an error comes before anything is loaded."""
+        check_machine(self, self.models)
+        return True
 
     def _context(self, built: BuiltModel, folder: Path) -> "TrainingContext":
         from delrec_lite.training.context import TrainingContext
