@@ -39,6 +39,7 @@ class _Section(BaseModel):
 class DataSection(_Section):
     """Which interactions, and how they become sequences and candidate sets."""
 
+    default_compatible: ClassVar[frozenset[str]] = frozenset({"text_columns"})
     name: str = Field("ml-100k", description=f"a data set to pull: {', '.join(DATASETS.built_in)}")
     folder: str | None = Field(
         None,
@@ -51,6 +52,10 @@ class DataSection(_Section):
     seed: int = 2024
     split: Literal["leave-one-out", "chronological"] = Field(
         "leave-one-out", description="each user's last item is the test; or 8:1:1 by time, the same moments for all"
+    )
+
+    text_columns: tuple[str, ...] = Field(
+        (), description="side text that is kept beside the titles for `model.item_text`; `genres` of ml-100k"
     )
 
     @model_validator(mode="after")

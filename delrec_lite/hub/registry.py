@@ -1,6 +1,6 @@
 """The models and data sets that can be pulled: records with mirrors, sha256, licence and home page."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -71,6 +71,8 @@ class Asset:
         mirrors: Tried in order.
         reader: Of a data set: function from the folder with a mirror's files to ``data.readers.Interactions`` and the
             title of each item id, equal for all mirrors; or ``module:function``, imported on first use.
+        text_reader: Of a data set with side text: function from this folder and names of columns to the side text of
+            each item id; or ``module:function``.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Asset:
     homepage: str
     mirrors: tuple[Mirror, ...]
     reader: str | Callable[[Path], Any] = ""
+    text_reader: str | Callable[[Path, Sequence[str]], Any] = ""
 
 
 _SMOLLM2_REVISION = "12fd25f77366fa6b3b4b768ec3050bf629380bac"
@@ -175,6 +178,7 @@ _ML_100K = Asset(
     licence="GroupLens terms: research use, no redistribution",
     homepage="https://grouplens.org/datasets/movielens/100k/",
     reader="delrec_lite.data.movielens:read_movielens",
+    text_reader="delrec_lite.data.movielens:read_genres",
     mirrors=(
         Mirror(
             name="files.grouplens.org",

@@ -123,10 +123,12 @@ class Run(StageCache):
             from delrec_lite.data.prepare import prepare
 
             source, target, m = self.pulled["data"].folder, folder / "dataset", data.candidates
-            dataset = prepare(data.name, source, target, data.k_core, m, data.seed, self.console, data.split)
+            dataset = prepare(
+                data.name, source, target, data.k_core, m, data.seed, self.console, data.split, data.text_columns
+            )
             return dataset_facts(dataset, load_candidates(target))
 
-        settings = data.model_dump(exclude={"domain", "folder"})
+        settings = {k: v for k, v in data.cache_key_fields().items() if k not in {"domain", "folder"}}
         return self._stage("prepare", key_of(CODE, PREPARED, settings, self.pulled["data"].files), make)
 
     def _candidates_fingerprint(self, split: str) -> str:
