@@ -18,13 +18,14 @@ from delrec_lite.export.prune import prune
 from delrec_lite.export.reference_scores import ReferenceScores
 from delrec_lite.export.request import ExportRequest
 from delrec_lite.export.states import answer_states, training_states
+from delrec_lite.export.text_items import text_item_maps
 from delrec_lite.llm.items import title_vectors
 from delrec_lite.llm.load import load_base
 from delrec_lite.llm.model import ItemLM
 from delrec_lite.llm.verbalizer import verbalizer_of
 from delrec_lite.prompts.tasks import TITLE_PREFIX, Prompts
 from delrec_lite.prompts.tokenizer import open_tokenizer
-from delrec_lite.runtime.manifest import NEW_ITEMS
+from delrec_lite.runtime.manifest import ITEM_TEXT, NEW_ITEMS
 
 TOKENIZER = "tokenizer.json"
 
@@ -59,7 +60,7 @@ class ServedModel:
 
 
 def merge_and_prune(request: ExportRequest, reference: ReferenceScores, staging: Path) -> tuple[Merged, ServedModel]:
-    """Compute the weights; writes ``tokenizer.json``, and ``new-items.npy`` if the whole catalogue is ranked.
+    """Compute the weights; writes ``tokenizer.json``, and the maps for new items if the whole catalogue is ranked.
 
     The model's LLM is changed: afterwards it is on the CPU in float32, without adapter.
     """
@@ -97,7 +98,9 @@ def _pruned(request: ExportRequest, merged: Merged, tokenizer: Path) -> tuple[Me
     if not request.prune_vocab or request.prompts.format.verbalizer_kind.all_text:
         shutil.copyfile(request.tokenizer_json, tokenizer)
         return merged, served
-    titles = [before + title for title in request.dataset.catalog.titles for before in ("", TITLE_PREFIX)]
+    catalog = request.dataset.catalog
+    descriptions = catalog.descriptions if request.model.text is not None else ()
+    titles = [before + title for title in (*catalog.titles, *descriptions) for before in ("", TITLE_PREFIX)]
     text_ids = [i for i in served.used() if i < served.vocabulary.text]
     texts = [*titles, *request.prompts.text.values()]
     pruned = prune(request.tokenizer_json, texts, text_ids, served.vocabulary.text)
@@ -109,6 +112,9 @@ def _write_new_items(request: ExportRequest, states: Any, staging: Path) -> None
     model = request.model
     rows = model.body.embed_tokens.weight[: model.vocabulary.text]
     titles = title_vectors(rows, request.dataset.catalog.titles, request.base.encode)
+    if model.text is not None:
+        np.save(staging / ITEM_TEXT, text_item_maps(model, titles).cpu().numpy().astype(np.float16), allow_pickle=False)
+        return
     fitted = fit_new_items(titles.cpu(), verbalizer_of(request.prompts).item_rows(model).cpu(), states.cpu())
     np.save(staging / NEW_ITEMS, fitted.numpy().astype(np.float16), allow_pickle=False)
 

@@ -7,14 +7,18 @@ from safetensors.torch import load_file
 
 from delrec_lite.config import FinetuneSection, Recipe
 from delrec_lite.errors import DataError
-from delrec_lite.llm.forward import score_all
+from delrec_lite.export.text_items import new_rows, text_item_maps
+from delrec_lite.llm.forward import last_states, score_all
 from delrec_lite.llm.item_text import half_whitening, item_text, state_means
 from delrec_lite.llm.items import title_vectors
 from delrec_lite.llm.load import load_base
 from delrec_lite.llm.model import ItemLM
 from delrec_lite.prompts.domain import DOMAINS
 from delrec_lite.prompts.tasks import compile_prompts
+from delrec_lite.runtime.additions import add_items
+from delrec_lite.runtime.recommender import Recommender
 from delrec_lite.training import finetune as stage2
+from tests.conftest import export_tiny
 from tests.tiny import ITEMS, context, dataset
 
 SEEN = torch.arange(ITEMS) > 1
@@ -192,3 +196,46 @@ def test_own_vectors_are_features(tiny_run, tmp_path):
     np.save(tmp_path / "v.npy", np.zeros((3, 5)))
     with pytest.raises(DataError, match=rf"not \[{ITEMS}, width\]"):
         tiny_run(model={"item_text": "file", "item_vectors": str(tmp_path / "v.npy")}).text()
+
+
+@pytest.mark.parametrize("formats", ["gguf", "onnx"])
+def test_a_bundle_scores_as_the_model_and_makes_new_items_by_its_maps(tiny_base, text, tmp_path, formats):
+    model, prompts, base = model_of(tiny_base, text)
+    histories = dataset().test().histories[:4]
+    scores = score_all(model, prompts, histories, 10)
+    names = ("Violet Garden (2020)", "Last Harbour (2021)")
+    said = ("Violet Garden (2020), dry", "Last Harbour (2021), wet River")
+    rows, text_rows = (title_vectors(model.body.embed_tokens.weight, t, base.encode) for t in (names, said))
+    with torch.no_grad():
+        features = text.of_rows(text_rows)
+        inputs = rows * (model.input_norm / rows.norm(dim=1, keepdim=True)) + features @ model.text_in
+        outputs = model.log_scale.exp() * (rows + features @ model.text_out)
+    path = export_tiny(
+        tiny_base, tmp_path / "t.delrec", model=(model, prompts, base), formats=formats, onnx_quant="fp32"
+    ).path
+    texts = {"n0": "dry", "n1": "wet River"}
+    added = add_items(path, dict(zip(texts, names, strict=True)), tmp_path / "more.delrec", texts)
+    with Recommender.load(path) as recommender:
+        assert recommender.bundle.new_items is None
+        np.testing.assert_allclose(recommender.scores(histories), scores, atol=0.05)
+        for n, name in enumerate(names):
+            first, second = recommender.new_item(name, texts[f"n{n}"])
+            np.testing.assert_allclose(first, inputs[n], atol=0.01)
+            np.testing.assert_allclose(second, outputs[n], atol=0.01)
+            assert np.abs(recommender.new_item(name)[1] - second).max() > 0.1  # without its side text
+    with Recommender.load(added.folder) as recommender:
+        states = last_states(*model_of(tiny_base, text)[:2], histories, 10)
+        np.testing.assert_allclose(recommender.scores(histories)[:, ITEMS:], states @ outputs.T, atol=0.05)
+
+
+def test_maps_give_the_trained_vectors_without_offsets(tiny_base, text):
+    model, _, base = model_of(tiny_base, text)
+    titles, texts = (
+        title_vectors(model.body.embed_tokens.weight, t, base.encode) for t in (dataset().catalog.titles, TEXTS)
+    )
+    inputs, outputs = new_rows(model, titles, texts, text_item_maps(model, titles))
+    with torch.no_grad():
+        model.offset_in.zero_()
+        model.offset_out.zero_()
+        torch.testing.assert_close(inputs, model.extension()[4:], atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(outputs, model.head(), atol=1e-3, rtol=1e-3)
