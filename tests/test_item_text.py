@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from delrec_lite.config import FinetuneSection, Recipe
 from delrec_lite.errors import DataError
-from delrec_lite.export.text_items import new_rows, text_item_maps
+from delrec_lite.export.text_items import LOST, bearable_boost, new_item_boost, new_rows, text_item_maps
 from delrec_lite.llm.forward import last_states, score_all
 from delrec_lite.llm.item_text import half_whitening, item_text, state_means
 from delrec_lite.llm.items import title_vectors
@@ -210,6 +210,7 @@ def test_a_bundle_scores_as_the_model_and_makes_new_items_by_its_maps(tiny_base,
         features = text.of_rows(text_rows)
         inputs = rows * (model.input_norm / rows.norm(dim=1, keepdim=True)) + features @ model.text_in
         outputs = model.log_scale.exp() * (rows + features @ model.text_out)
+    boost, vector = new_item_boost(model, prompts, dataset(), 10)
     path = export_tiny(
         tiny_base, tmp_path / "t.delrec", model=(model, prompts, base), formats=formats, onnx_quant="fp32"
     ).path
@@ -218,6 +219,8 @@ def test_a_bundle_scores_as_the_model_and_makes_new_items_by_its_maps(tiny_base,
     with Recommender.load(path) as recommender:
         assert recommender.bundle.new_items is None
         np.testing.assert_allclose(recommender.scores(histories), scores, atol=0.05)
+        outputs = outputs + vector
+        assert recommender.bundle.manifest["model"]["new_item_boost"] == pytest.approx(boost, abs=1e-3)
         for n, name in enumerate(names):
             first, second = recommender.new_item(name, texts[f"n{n}"])
             np.testing.assert_allclose(first, inputs[n], atol=0.01)
@@ -239,3 +242,27 @@ def test_maps_give_the_trained_vectors_without_offsets(tiny_base, text):
         model.offset_out.zero_()
         torch.testing.assert_close(inputs, model.extension()[4:], atol=1e-3, rtol=1e-3)
         torch.testing.assert_close(outputs, model.head(), atol=1e-3, rtol=1e-3)
+
+
+def test_the_boost_of_new_items_is_as_much_as_the_first_ten_bear():
+    torch.manual_seed(2)
+    scores = torch.randn(200, 300) * 2
+    text_alone = torch.randn(200, 300) - 3  # below the trained ones
+    boost = bearable_boost(scores, text_alone, torch.ones(200))
+    assert boost > 0
+
+    def lost(added):
+        """The probability that leaves the first ten when the items of a fold are scored as new ones."""
+        probability, gone, total = scores.softmax(1), 0.0, 0.0
+        for n in range(10):
+            new = torch.arange(300) % 10 == n
+            before = scores.masked_fill(new, -torch.inf).topk(10, 1).indices
+            after = torch.where(new, text_alone + added, scores).topk(10, 1).indices
+            missing = ~(before[:, :, None] == after[:, None, :]).any(2)
+            share = probability.gather(1, before)
+            gone, total = gone + share[missing].sum().item(), total + share.sum().item()
+        return gone / total
+
+    assert lost(boost) == pytest.approx(LOST, rel=0.2)
+    assert lost(boost + 1) > 2 * LOST
+    assert bearable_boost(scores, text_alone + 10, torch.ones(200)) == pytest.approx(boost - 10, abs=1e-2)

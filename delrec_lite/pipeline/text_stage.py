@@ -28,7 +28,7 @@ def text_features(run: Stages, models: ModelBuilder) -> "ItemText":
     need_torch()
     import torch
 
-    from delrec_lite.llm.item_text import encoder_means, item_text, state_means
+    from delrec_lite.llm.item_text import ItemText, encoder_means, item_text, state_means
 
     base, dataset = models.base("fp32"), run.dataset
     texts, kind, vectors = dataset.catalog.descriptions, run.recipe.text_features, None
@@ -38,7 +38,8 @@ def text_features(run: Stages, models: ModelBuilder) -> "ItemText":
         vectors = encoder_means(run.encoder.folder, texts)
     elif kind == "file":
         vectors = torch.from_numpy(read_vectors(Path(run.recipe.model.item_vectors or ""), len(texts)))
-    return item_text(base, texts, torch.from_numpy(dataset.popularity() > 0), vectors)
+    features: ItemText = item_text(base, texts, torch.from_numpy(dataset.popularity() > 0), vectors)
+    return features
 
 
 def read_vectors(path: Path, items: int) -> Any:

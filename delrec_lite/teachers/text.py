@@ -19,7 +19,7 @@ class _WithText(Network):
     shared: Any
 
     @property
-    def items(self) -> Any:  # type: ignore[override]
+    def items(self) -> Any:
         """The item vectors, float32 ``[items, hidden]``."""
         return self.text_offsets + self.text_map(self.text_features) if self.shared is None else self.shared
 
