@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from delrec_lite.config import FinetuneSection, Recipe
+from delrec_lite.console import QUIET
 from delrec_lite.errors import DataError
 from delrec_lite.export.text_items import LOST, bearable_boost, new_item_boost, new_rows, text_item_maps
 from delrec_lite.llm.forward import last_states, score_all
@@ -17,6 +18,10 @@ from delrec_lite.prompts.domain import DOMAINS
 from delrec_lite.prompts.tasks import compile_prompts
 from delrec_lite.runtime.additions import add_items
 from delrec_lite.runtime.recommender import Recommender
+from delrec_lite.teacher_kinds.registry import TEACHERS
+from delrec_lite.teachers.fit import fit
+from delrec_lite.teachers.store import load_teacher, save_teacher
+from delrec_lite.teachers.text import add_text, bake_text, shared_vectors
 from delrec_lite.training import finetune as stage2
 from tests.conftest import export_tiny
 from tests.tiny import ITEMS, context, dataset
@@ -266,3 +271,35 @@ def test_the_boost_of_new_items_is_as_much_as_the_first_ten_bear():
     assert lost(boost) == pytest.approx(LOST, rel=0.2)
     assert lost(boost + 1) > 2 * LOST
     assert bearable_boost(scores, text_alone + 10, torch.ones(200)) == pytest.approx(boost - 10, abs=1e-2)
+
+
+@pytest.mark.parametrize("kind", ["sasrec", "gru4rec", "caser", "esasrec"])
+def test_a_teacher_of_any_kind_learns_from_text_and_keeps_its_scores_on_disk(text, tmp_path, kind):
+    config = TEACHERS[kind].configure(hidden=8, max_length=8, epochs=2, lr=0.01)
+    teacher = fit(config, dataset(), QUIET, features=text.features)
+    plain = fit(config, dataset(), QUIET)
+    assert type(teacher.network) is type(plain.network)
+    assert set(teacher.network.state_dict()) == set(plain.network.state_dict())
+    histories = dataset().test().histories
+    scores = teacher.scores(histories)
+    assert np.abs(scores - plain.scores(histories)).max() > 1e-3
+    save_teacher(teacher, tmp_path / kind)
+    np.testing.assert_array_equal(load_teacher(tmp_path / kind).scores(histories), scores)
+
+
+def test_items_with_text_are_the_sums_that_baking_keeps(text):
+    torch.manual_seed(0)
+    config = TEACHERS["sasrec"].configure(hidden=8, max_length=8)
+    network = TEACHERS["sasrec"].build(config, ITEMS).eval()
+    offsets = network.items.detach().clone()
+    add_text(network, text.features)
+    torch.testing.assert_close(network.items, offsets + text.features @ network.text_map.weight.T)
+    with shared_vectors(network):
+        assert network.items is network.items
+        network.loss(network.states(torch.tensor([[1, 2]]))[0], torch.tensor([2, 3])).backward()
+    assert network.text_map.weight.grad.abs().max() > 0
+    states = network.states(torch.tensor([[1, 2, 3]]))
+    vectors = network.items.detach().clone()
+    bake_text(network)
+    assert torch.equal(network.items, vectors)
+    assert torch.equal(network.states(torch.tensor([[1, 2, 3]])), states)
