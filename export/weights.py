@@ -119,7 +119,7 @@ def _write_new_items(request: ExportRequest, states: Any, staging: Path) -> floa
         boost, vector = new_item_boost(model, request.prompts, request.dataset, request.max_history)
         maps = text_item_maps(model, titles, vector).cpu().numpy()
         np.save(staging / ITEM_TEXT, maps.astype(np.float16), allow_pickle=False)
-        return boost
+        return float(boost)
     fitted = fit_new_items(titles.cpu(), verbalizer_of(request.prompts).item_rows(model).cpu(), states.cpu())
     np.save(staging / NEW_ITEMS, fitted.numpy().astype(np.float16), allow_pickle=False)
     return None
