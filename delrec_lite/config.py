@@ -19,6 +19,7 @@ from delrec_lite.errors import ConfigError
 from delrec_lite.hub.registry import DATASETS
 from delrec_lite.prompts.history import HISTORIES
 from delrec_lite.prompts.verbalizer import VERBALIZERS
+from delrec_lite.prompts.vocabulary import FIRST_DEEP
 from delrec_lite.quantisations import GGUF, ONNX
 from delrec_lite.teacher_kinds.registry import TEACHERS
 
@@ -72,13 +73,18 @@ class ModelSection(_Section):
     """The base language model and the form of its prompt."""
 
     runtime_only: ClassVar[frozenset[str]] = frozenset({"device"})
-    default_compatible: ClassVar[frozenset[str]] = frozenset({"weights", "soft_layers", "item_text", "item_vectors"})
+    default_compatible: ClassVar[frozenset[str]] = frozenset(
+        {"weights", "soft_layers", "layers", "item_text", "item_vectors"}
+    )
     base: str = Field(
         "smollm2-135m-instruct",
         description="name to pull, folder or .gguf file, or Hub id; of a family in docs/base-models.md",
     )
     weights: Literal["pretrained", "random"] = Field(
         "pretrained", description="random: the same network with untrained weights (ablation)"
+    )
+    layers: int | None = Field(
+        None, ge=1, description="only the first so many layers of the base are trained and served; null: all"
     )
     precision: Literal["auto", "bf16", "fp32", "nf4", "int8"] = Field(
         "auto",
@@ -133,6 +139,12 @@ class ModelSection(_Section):
             raise ValueError(
                 f"verbalizer {self.verbalizer} names the candidates in the prompt: set candidates_in_prompt: true"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _deep_prompt_has_layers(self) -> "ModelSection":
+        if self.soft_layers == "all" and self.layers is not None and self.layers <= FIRST_DEEP:
+            raise ValueError(f"soft_layers all needs more than {FIRST_DEEP} layers: raise layers")
         return self
 
 

@@ -76,7 +76,8 @@ def merge_and_prune(request: ExportRequest, reference: ReferenceScores, staging:
             states = answer_states(model, prompts, reference.histories, reference.candidates, request.max_history)
     boost = _write_new_items(request, states, staging) if reference.candidates is None else None
     original = request.merge_base == "original"
-    plain = load_base(request.base.name, request.base.folder, "fp32").model if original else None
+    layers = request.base.model.config.num_hidden_layers
+    plain = load_base(request.base.name, request.base.folder, "fp32", layers=layers).model if original else None
     merged, served = _pruned(request, merge(model, states, prompts, plain), staging / TOKENIZER)
     deep = model.soft_prompt().get("deep")
     return merged, ServedModel(

@@ -19,7 +19,7 @@ from delrec_lite.errors import UsageError
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.recommender import Recommender
 from tests.conftest import export_tiny
-from tests.pictures import drawn
+from tests.pictures import marks
 from tests.tiny import dataset
 
 
@@ -34,17 +34,17 @@ def ask_peer(path, name, base=()):
         assert peer._process.poll() == 0
 
 
-def test_the_bundles_own_gguf_answers_as_our_runtime_does(taught):
-    items, tokens, memory = ask_peer(taught[0], "llama-cpp-python, bundle")
-    with Recommender.load(taught[0], threads=1) as recommender:
+def test_the_bundles_own_gguf_answers_as_our_runtime_does(teacher_bundle):
+    items, tokens, memory = ask_peer(teacher_bundle[0], "llama-cpp-python, bundle")
+    with Recommender.load(teacher_bundle[0], threads=1) as recommender:
         scores = recommender.scores([[3, 1, 4]])[0]
     assert items == [recommender.bundle.items.titles[i] for i in np.argsort(-scores)[:5]]
     assert tokens == len(recommender.bundle.prompt.prefix) + 3
     assert memory > 10e6
 
 
-def test_the_teacher_is_the_floor(taught):
-    path, teacher = taught
+def test_the_teacher_alone_is_a_peer(teacher_bundle):
+    path, teacher = teacher_bundle
     items, tokens, _ = ask_peer(path, "teacher, ONNX")
     scores = teacher.scores([np.array([3, 1, 4])])[0]
     assert items == [dataset().catalog.titles[i] for i in np.argsort(-scores)[:5]]
@@ -52,8 +52,8 @@ def test_the_teacher_is_the_floor(taught):
 
 
 @pytest.mark.parametrize("name", ["transformers fp32", "transformers generate"])
-def test_transformers_rank_candidates_with_the_papers_prompt(taught, tiny_base, name):
-    peer = PeerServing(name, Bundle.open(taught[0]), {"folder": str(tiny_base)}, [1])
+def test_transformers_rank_candidates_with_the_papers_prompt(teacher_bundle, tiny_base, name):
+    peer = PeerServing(name, Bundle.open(teacher_bundle[0]), {"folder": str(tiny_base)}, [1])
     titles = peer.bundle.items.titles
     try:
         answer = peer.recommend(titles[:3], candidates=titles[5:9])
@@ -63,11 +63,11 @@ def test_transformers_rank_candidates_with_the_papers_prompt(taught, tiny_base, 
     assert answer.tokens_computed > len(titles[:3]) * 2
 
 
-def test_optimum_exports_the_base_once_and_ranks_as_transformers_does(taught, tiny_base, tmp_path):
+def test_optimum_exports_the_base_once_and_ranks_as_transformers_does(teacher_bundle, tiny_base, tmp_path):
     base = {"folder": str(tiny_base), "onnx": str(tmp_path / "tiny-onnx")}
     answers = []
     for name in ("transformers fp32", "optimum, ONNX", "optimum, ONNX"):
-        peer = PeerServing(name, Bundle.open(taught[0]), base, [1])
+        peer = PeerServing(name, Bundle.open(teacher_bundle[0]), base, [1])
         titles = peer.bundle.items.titles
         try:
             ranking = peer.recommend(titles[:3], k=30)
@@ -83,8 +83,9 @@ def test_optimum_exports_the_base_once_and_ranks_as_transformers_does(taught, ti
 
 
 @pytest.mark.parametrize("name", ["llama-cpp-python, base", "llama.cpp, titles"])
-def test_llama_cpp_reads_the_papers_prompt_in_words(taught, name):
-    peer = PeerServing(name, Bundle.open(taught[0]), {"gguf": str(Bundle.open(taught[0]).model_path)}, [1])
+def test_llama_cpp_reads_the_papers_prompt_in_words(teacher_bundle, name):
+    bundle = Bundle.open(teacher_bundle[0])
+    peer = PeerServing(name, bundle, {"gguf": str(bundle.model_path)}, [1])
     titles = peer.bundle.items.titles
     try:
         answer = peer.recommend(titles[:3], candidates=titles[5:9])
@@ -94,21 +95,21 @@ def test_llama_cpp_reads_the_papers_prompt_in_words(taught, name):
     assert answer.tokens_computed > 30
 
 
-def test_peers_that_cannot_be_asked_are_left_out_with_the_reason(taught, tmp_path, monkeypatch, capsys):
+def test_unavailable_peers_are_skipped_with_the_reason(teacher_bundle, tmp_path, monkeypatch, capsys):
     from delrec_lite.cli.bench import _peers
 
     monkeypatch.setenv("DELREC_CACHE", str(tmp_path))
-    chosen, base = _peers([taught[0]], Console())
+    chosen, base = _peers([teacher_bundle[0]], Console())
     assert (set(chosen), base) == ({"llama-cpp-python, bundle", "llama.cpp, titles", "teacher, ONNX"}, {})
-    said = capsys.readouterr().err
-    assert "llama-cpp-python, base is left out: no GGUF file" in said
-    assert "optimum, ONNX is left out: tiny is not unpacked" in said
+    messages = capsys.readouterr().err
+    assert "llama-cpp-python, base is left out: no GGUF file" in messages
+    assert "optimum, ONNX is left out: tiny is not unpacked" in messages
     (tmp_path / "tiny-bf16").mkdir()
-    chosen, base = _peers([taught[0]], Console())
+    chosen, base = _peers([teacher_bundle[0]], Console())
     assert "optimum, ONNX" in chosen
     assert base == {"folder": str(tmp_path / "tiny-bf16"), "onnx": str(tmp_path / "tiny-onnx")}
     monkeypatch.setattr("delrec_lite.cli.bench._has_optimum", lambda: False)
-    assert "optimum, ONNX" not in _peers([taught[0]], Console())[0]
+    assert "optimum, ONNX" not in _peers([teacher_bundle[0]], Console())[0]
     assert 'optimum, ONNX is left out: not installed: pip install "delrec-lite[peers]"' in capsys.readouterr().err
 
 
@@ -118,20 +119,20 @@ def test_the_prompt_holds_history_and_candidates_in_order():
     assert "Candidates" not in prompt(["A"], None)
 
 
-def test_a_peer_without_its_files_says_what_is_missing(taught):
+def test_a_peer_without_its_files_says_what_is_missing(teacher_bundle):
     with pytest.raises(UsageError, match="base model is not in the cache"):
-        PeerServing("transformers bf16", Bundle.open(taught[0]), {}, [1])
+        PeerServing("transformers bf16", Bundle.open(teacher_bundle[0]), {}, [1])
     with pytest.raises(UsageError, match="no peer is called"):
-        PeerServing("abacus", Bundle.open(taught[0]), {}, [1])
+        PeerServing("abacus", Bundle.open(teacher_bundle[0]), {}, [1])
 
 
 @pytest.fixture(scope="module")
-def report(taught):
+def report(teacher_bundle):
     plan = Plan(["cold", "rerank"], [1], 3, peers=["teacher, ONNX"], roofline=True)
-    return bench([taught[0]], plan)
+    return bench([teacher_bundle[0]], plan)
 
 
-def test_peers_stand_in_the_report_with_their_accuracy(report, taught):
+def test_the_report_has_peers_with_their_accuracy(report, teacher_bundle):
     names = [(r.workload, r.bundle) for r in report.results]
     assert names == [
         ("cold", "tiny f16"),
@@ -146,24 +147,24 @@ def test_peers_stand_in_the_report_with_their_accuracy(report, taught):
     assert any("the floor" in line for line in footnotes(report))
 
 
-def test_the_floor_is_counted_from_the_model_file(taught):
-    work = work_of(Bundle.open(taught[0]), 20)
-    size = Bundle.open(taught[0]).model_path.stat().st_size
+def test_the_floor_is_counted_from_the_model_file(teacher_bundle):
+    work = work_of(Bundle.open(teacher_bundle[0]), 20)
+    size = Bundle.open(teacher_bundle[0]).model_path.stat().st_size
     assert 0 < work.gb * 1e9 < size
-    assert work_of(Bundle.open(taught[0]), 40).gop == pytest.approx(2 * work.gop, rel=0.3)
+    assert work_of(Bundle.open(teacher_bundle[0]), 40).gop == pytest.approx(2 * work.gop, rel=0.3)
     slow = Ceilings(1, read_gb_s=1.0, fp32_gop_s=1.0, int8_gop_s=None)
     assert work.floor_ms(slow) == pytest.approx(1e3 * max(work.gop, work.gb))
     assert work.floor_ms(replace(slow, int8_gop_s=1e9, read_gb_s=1e9)) < 1e-3
 
 
-def test_the_floor_of_an_onnx_bundle_is_that_of_the_same_network(taught, tiny_base, tmp_path):
+def test_the_floor_of_an_onnx_bundle_is_that_of_the_same_network(teacher_bundle, tiny_base, tmp_path):
     exported = export_tiny(tiny_base, tmp_path / "o.delrec", formats="onnx", onnx_quant="int8_block")
-    onnx, gguf = work_of(Bundle.open(exported.path), 20), work_of(Bundle.open(taught[0]), 20)
+    onnx, gguf = work_of(Bundle.open(exported.path), 20), work_of(Bundle.open(teacher_bundle[0]), 20)
     assert onnx.gop == pytest.approx(gguf.gop)
     assert gguf.gb / 3 < onnx.gb < gguf.gb  # eight bits and a scale for 32 weights, against sixteen bits
 
 
-def test_ceilings_are_measured_and_told(report):
+def test_ceilings_are_measured_and_reported(report):
     ceilings = measure_ceilings(1)
     assert ceilings.read_gb_s > 0.1
     assert ceilings.fp32_gop_s > 0.1
@@ -178,5 +179,5 @@ def test_the_page_shows_every_row_and_loads_nothing(report):
     for picture in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
         ElementTree.fromstring(picture)
     first = ElementTree.fromstring(re.findall(r"<svg.*?</svg>", page, re.DOTALL)[0])
-    dots = sum(len(row) for row in drawn(first, "samples").values())
+    dots = sum(len(row) for row in marks(first, "samples").values())
     assert dots == sum(len(r.samples_ms) for r in report.results if r.workload == "cold")

@@ -95,13 +95,13 @@ def test_a_pull_asks_the_user_s_endpoint_with_the_user_s_token_and_fills_the_use
     pulled = call(PULL, pinned(), str(tmp_path / "cache"))
     assert pulled == {"files": {name: sha(data) for name, data in FILES.items()}, "cached": False}
     assert (tmp_path / "cache/models/thing/model.safetensors").read_bytes() == FILES["model.safetensors"]
-    assert {token for _, _, token in hub.asked} == {"Bearer hf_secret"}
-    assert all(REVISION in path for _, path, _ in hub.asked)
-    hub.asked.clear()
+    assert {token for _, _, token in hub.requests} == {"Bearer hf_secret"}
+    assert all(REVISION in path for _, path, _ in hub.requests)
+    hub.requests.clear()
     assert call(PULL, pinned(), str(tmp_path / "cache"))["cached"] is True
     again = call(PULL, pinned(), str(tmp_path / "another"))  # what lies in the Hub's cache is not fetched again
     assert again["files"] == pulled["files"]
-    assert hub.asked == []
+    assert hub.requests == []
 
 
 @pytest.mark.parametrize(("part", "says"), [(slice(None, None, -1), "wrong sha256"), (slice(100), "truncated at 100")])
@@ -124,14 +124,14 @@ def test_a_base_of_the_hub_comes_from_the_same_cache_also_offline(hub, call, tmp
     hub.files |= {"tokenizer.json": b"{}", "pytorch_model.bin": b"never asked for"}
     nothing = call(BASE, base, str(tmp_path), DELREC_OFFLINE="1")["error"]
     assert "not in the cache and DELREC_OFFLINE" in nothing
-    assert hub.asked == []
+    assert hub.requests == []
     found = call(BASE, base, str(tmp_path), DELREC_OFFLINE="0")
     assert found["name"] == "thing"
     assert set(found["files"]) == {"config.json", "model.safetensors", "tokenizer.json"}
     assert Path(found["folder"]).is_relative_to(tmp_path / "home")
-    hub.asked.clear()
+    hub.requests.clear()
     assert call(BASE, base, str(tmp_path), DELREC_OFFLINE="yes") == found
-    assert hub.asked == []
+    assert hub.requests == []
 
 
 def test_without_huggingface_hub_the_next_mirror_is_tried_and_the_error_says_what_to_install(tmp_path, monkeypatch):
@@ -168,4 +168,4 @@ def test_no_stage_asks_the_hub_or_shows_another_s_bar(hub, call, tiny_base, tmp_
     code = f"import sys; from delrec_lite.cli.app import main; sys.argv[1:] = {arguments!r}; main()"
     call(code, DELREC_CACHE=str(tmp_path / "cache"))  # with nothing on stderr
     assert (tmp_path / "runs/r/finetune/done.json").is_file()
-    assert hub.asked == []
+    assert hub.requests == []

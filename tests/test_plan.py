@@ -11,8 +11,8 @@ from delrec_lite.errors import DataError, UsageError
 from delrec_lite.training.curves import draw_curves
 from delrec_lite.training.plan import WEIGHT_BYTES, Training, choices, estimate, parse_bytes, plan, saved_bytes
 from delrec_lite.training.shapes import SHAPES, Shape, find_shape
-from tests.pictures import drawn
-from tests.test_cli import run
+from tests.command import run
+from tests.pictures import marks
 
 SMALL = {
     "llama": Shape("llama", 256, 2, 8, 2, 32, 768, 300),
@@ -36,24 +36,24 @@ def kept_by_backward(shape, training):
     add_adapter(model, FinetuneSection(rank=training.rank, modules=training.modules), steps=1)
     model.train()
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    held = {}
+    storages = {}
 
     def pack(tensor):
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
-            held[storage.data_ptr()] = (storage.nbytes(), tensor)  # kept alive, so that no address comes twice
+            storages[storage.data_ptr()] = (storage.nbytes(), tensor)  # kept alive, so that no address comes twice
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         _loss(model, training)
-    return sum(size for size, _ in held.values())
+    return sum(size for size, _ in storages.values())
 
 
 @pytest.mark.parametrize("family", SMALL)
 @pytest.mark.parametrize("precision", ["bf16", "fp32", "nf4"])
 @pytest.mark.parametrize("modules", ["attention", "all", "qv"])
-def test_a_layer_keeps_what_the_plan_says(family, precision, modules):
-    """Two depths, so that all but a layer's own activations falls out."""
+def test_planned_activations_are_those_that_autograd_keeps(family, precision, modules):
+    """The difference of two depths leaves only the activations of a layer."""
     training = Training(precision=precision, modules=modules, tokens=200, items=20, soft=4, rank=8, teacher=False)
     shape = SMALL[family]
     two, four = (kept_by_backward(replace(shape, layers=n), training) for n in (2, 4))
@@ -69,27 +69,27 @@ def test_the_count_of_parameters_is_the_published_one():
         assert shape.linear_parameters + shape.other_parameters == pytest.approx(count, rel=0.002), name
 
 
-def test_nf4_weights_take_what_qlora_says():
+def test_nf4_weights_take_the_bytes_of_the_qlora_paper():
     assert WEIGHT_BYTES["nf4"] * 8 == pytest.approx(4.127, abs=1e-3)
-    held = estimate(SHAPES["qwen2.5-7b"], Training(precision="nf4")).weights
-    assert held == pytest.approx(6.526e9 * 4.127 / 8 + 2 * 1.09e9, rel=0.01)
+    weight_bytes = estimate(SHAPES["qwen2.5-7b"], Training(precision="nf4")).weights
+    assert weight_bytes == pytest.approx(6.526e9 * 4.127 / 8 + 2 * 1.09e9, rel=0.01)
 
 
-def test_what_saves_memory_is_planned_as_less():
+def test_settings_that_save_memory_lower_the_estimate():
     shape = SHAPES["qwen2.5-0.5b"]
-    whole = estimate(shape, Training())
-    assert estimate(shape, Training(checkpointing=True)).activations < 0.15 * whole.activations
-    assert estimate(shape, Training(tokens=200)).activations == pytest.approx(whole.activations / 4, rel=0.05)
-    assert estimate(shape, Training(precision="nf4")).weights < 0.65 * whole.weights
-    assert estimate(shape, Training(optimiser="paged_adamw_8bit")).trained < 0.6 * whole.trained
-    assert estimate(shape, Training(items=50_000)).scores > 30 * whole.scores
+    default = estimate(shape, Training())
+    assert estimate(shape, Training(checkpointing=True)).activations < 0.15 * default.activations
+    assert estimate(shape, Training(tokens=200)).activations == pytest.approx(default.activations / 4, rel=0.05)
+    assert estimate(shape, Training(precision="nf4")).weights < 0.65 * default.weights
+    assert estimate(shape, Training(optimiser="paged_adamw_8bit")).trained < 0.6 * default.trained
+    assert estimate(shape, Training(items=50_000)).scores > 30 * default.scores
 
 
 def test_choices_fit_and_prefer_what_changes_least():
     for name, shape in SHAPES.items():
         for memory in (4e9, 8e9, 24e9, 80e9):
-            found = choices(shape, memory, Training())
-            assert all(c.memory.total <= memory for c in found), name
+            fitting = choices(shape, memory, Training())
+            assert all(c.memory.total <= memory for c in fitting), name
     first = choices(SHAPES["smollm2-135m"], 8e9, Training())[0]
     assert (first.precision, first.checkpointing) == ("bf16", False)
     assert choices(SHAPES["qwen2.5-7b"], 8e9, Training())[0].precision == "nf4"
@@ -115,21 +115,21 @@ def test_sizes(text, size):
 
 
 @pytest.mark.parametrize("text", ["", "much", "-3GB", "8 apples", "1.2.3GB"])
-def test_sizes_that_are_none(text):
+def test_invalid_sizes_are_refused(text):
     with pytest.raises(UsageError, match="size of memory"):
         parse_bytes(text)
 
 
 def test_the_command_says_what_fits_and_what_was_not_measured():
     done = run("plan", "--model", "Qwen/Qwen2.5-1.5B-Instruct", "--gpu-memory", "8GB", "--json")
-    made = json.loads(done.stdout)
-    assert made["fits"]
-    assert made == plan("Qwen/Qwen2.5-1.5B-Instruct", "8GB", 50, 1349, 800)
-    assert made["recommended"] == made["choices"][0]
-    assert "not yet measured" in made["measured"]
-    shown = run("plan", "--model", "qwen2.5-7b", "--gpu-memory", "2GB")
-    assert "does not fit" in shown.stdout
-    assert "not yet measured" in shown.stderr
+    report = json.loads(done.stdout)
+    assert report["fits"]
+    assert report == plan("Qwen/Qwen2.5-1.5B-Instruct", "8GB", 50, 1349, 800)
+    assert report["recommended"] == report["choices"][0]
+    assert "not yet measured" in report["measured"]
+    table = run("plan", "--model", "qwen2.5-7b", "--gpu-memory", "2GB")
+    assert "does not fit" in table.stdout
+    assert "not yet measured" in table.stderr
     assert run("plan", "--model", "no-such-model").returncode == 2
 
 
@@ -138,15 +138,15 @@ def test_curves_show_every_figure(tmp_path):
     for n in (49, 99):
         lines[n]["valid_ndcg@10"] = 0.05 + n / 1000
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    made = draw_curves(tmp_path, "stage 2")
-    tree = ElementTree.parse(made)
+    picture = draw_curves(tmp_path, "stage 2")
+    tree = ElementTree.parse(picture)
     text = " ".join(tree.getroot().itertext())
     for name in ("loss", "next_item", "valid_ndcg@10"):
         assert f"stage 2: {name}" in text
     assert "seconds" not in text
     assert "best 0.149 after 100" in text
-    assert drawn(tree, "steps").keys() == drawn(tree, "mean").keys() == {"loss", "next_item"}
-    assert {name: len(dots) for name, dots in drawn(tree, "points").items()} == {"valid_ndcg@10": 2}
+    assert marks(tree, "steps").keys() == marks(tree, "mean").keys() == {"loss", "next_item"}
+    assert {name: len(dots) for name, dots in marks(tree, "points").items()} == {"valid_ndcg@10": 2}
 
 
 def test_curves_of_one_step_and_of_none(tmp_path):

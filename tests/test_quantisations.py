@@ -14,7 +14,7 @@ from delrec_lite.pipeline.bundle import write_bundle
 from delrec_lite.quantisations import GGUF
 from delrec_lite.runtime.bundle import Bundle
 from tests.conftest import export_tiny
-from tests.pictures import drawn, quant_row
+from tests.pictures import marks, quant_row
 from tests.tiny import write_base
 
 
@@ -53,7 +53,7 @@ def test_what_it_was_chosen_among_stands_in_the_readme():
     assert "| HR@1 of 8 | NDCG@10 of 8 |" in text
     assert "on validation interactions" in text
     picture = ElementTree.fromstring(quant_picture(rows, "q4_0", Setting(8)))
-    dots = {quant: dot for quant, (dot,) in drawn(picture, "dot").items()}
+    dots = {quant: dot for quant, (dot,) in marks(picture, "dot").items()}
     assert {quant: dot.get("style").partition(";")[0] for quant, dot in dots.items()} == {
         "bf16": "fill: #4a7fb5",
         "q4_0": "fill: #d9822b",

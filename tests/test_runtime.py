@@ -76,7 +76,7 @@ def test_groups_hold_every_request_once_in_order():
         ({"prefix": []}, "outside the vocabulary"),
         ({"max_history": 1000}, "tokens; .* reads 256"),
         ({"max_history": 0}, "max_history"),
-        ({"hidden_told": 65}, "has width 64"),
+        ({"declared_hidden": 65}, "has width 64"),
     ],
 )
 def test_a_model_that_does_not_fit_its_prompt_is_refused(tmp_path, changed, message):

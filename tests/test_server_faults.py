@@ -160,7 +160,7 @@ def test_it_serves_where_nothing_can_be_written(tmp_path, monkeypatch):
         folder.chmod(0o500)
     monkeypatch.chdir(home)
     places = {"HOME": str(home), "DELREC_CACHE": str(home / "cache")}
-    with Served(tmp_path, bundle=bundle, how=without_privileges, **places) as served:
+    with Served(tmp_path, bundle=bundle, preexec=without_privileges, **places) as served:
         assert served.post({"history": TITLES[:2]})["items"]
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

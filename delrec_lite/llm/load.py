@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from delrec_lite.architectures import check_layers
 from delrec_lite.console import QUIET, Console
 from delrec_lite.hub.base import gguf_file, model_folder
 from delrec_lite.llm.precision import keep_layout, loading_options
@@ -75,6 +76,7 @@ def load_base(
     precision: torch.dtype | str = torch.bfloat16,
     device: str = "cpu",
     init_seed: int | None = None,
+    layers: int | None = None,
 ) -> Base:
     """Load the weights of ``folder``, frozen.
 
@@ -85,8 +87,10 @@ def load_base(
             and norms are never quantised, because item vectors are made of their rows.
         device: ``cpu`` or ``cuda``.
         init_seed: Initialise the weights at random with this seed instead of reading those of ``folder``.
+        layers: Load only the first so many layers, followed by the final norm; None: all.
 
     Raises:
+        ConfigError: The base has fewer layers.
         MissingPackageError: NF4 or int8 without bitsandbytes.
     """
     import transformers
@@ -94,6 +98,8 @@ def load_base(
     _silence_transformers()
     options = loading_options(precision, device) if isinstance(precision, str) else {"dtype": precision}
     config = _read_config(folder)
+    if layers is not None:
+        _keep_first_layers(config, layers)
     if init_seed is None:
         model = transformers.AutoModelForCausalLM.from_pretrained(
             folder, config=config, attn_implementation="sdpa", local_files_only=True, **options
@@ -136,6 +142,14 @@ def _read_config(folder: Path) -> Any:
             setattr(config, name, value)
     config.rope_scaling = keys if keys.get("rope_type", "default") != "default" else None
     return config
+
+
+def _keep_first_layers(config: Any, layers: int) -> None:
+    """Set the configuration to the first ``layers`` layers; the weights of the others are then not loaded."""
+    check_layers(layers, config)
+    config.num_hidden_layers = layers
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:layers]
 
 
 def _silence_transformers() -> None:

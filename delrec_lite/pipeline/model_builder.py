@@ -66,7 +66,7 @@ class ModelBuilder:
             from delrec_lite.llm.load import unpack
 
             folder = current().from_first(lambda: unpack(pulled.name, pulled.folder, cache_folder(), run.console))
-        check_folder(folder, onnx=run.recipe.export.format != "gguf")
+        check_folder(folder, onnx=run.recipe.export.format != "gguf", layers=run.recipe.model.layers)
         return folder
 
     @cached_property
@@ -86,8 +86,12 @@ class ModelBuilder:
         trained = {name: stages[name].result["precision"] for name in SHARED_STAGES if name in stages}
         return {"recipe": self._run.recipe.model.precision, **trained, "scores": self.precision}
 
-    def base(self, precision: str | None = None) -> "Base":
+    def base(self, precision: str | None = None, whole: bool = False) -> "Base":
         """The base model as pulled, unpacked and loaded.
+
+        Args:
+            precision: Of its weights; None: this machine's.
+            whole: All layers, also where the recipe uses fewer.
 
         Raises:
             ConfigError: It cannot be trained and exported.
@@ -98,7 +102,8 @@ class ModelBuilder:
         from delrec_lite.llm.precision import device_for
 
         name, device = self._run.pulled["model"].name, device_for(self._run.recipe.model.device)
-        return load_base(name, self.base_folder, precision or self.precision, device, self.weights_seed)
+        layers = None if whole else self._run.recipe.model.layers
+        return load_base(name, self.base_folder, precision or self.precision, device, self.weights_seed, layers)
 
     @property
     def weights_seed(self) -> int | None:

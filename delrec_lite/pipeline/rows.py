@@ -132,7 +132,7 @@ def _ranked(run: Run, scorer: Scorer, label: str) -> Ranks:
 def _zero_shot(run: Run) -> Ranks:
     from delrec_lite.llm.zeroshot import zero_shot
 
-    base = run.models.base()
+    base = run.models.base(whole=True)
     test, candidates = run.dataset.test(), run.candidates["test"]
     domain = DOMAINS[run.recipe.data.domain]
     start = time.monotonic()
