@@ -12,7 +12,7 @@ import numpy as np
 
 from delrec_lite.errors import UsageError
 from delrec_lite.evaluation.table import aligned
-from delrec_lite.files import write_whole
+from delrec_lite.files import write_atomic
 
 SCHEMA = 1
 # Other programs used at least half a core: two threads that wait for each other then take many times as long.
@@ -216,7 +216,7 @@ def as_csv(report: Report) -> str:
 
 def write_report(report: Report, path: Path) -> None:
     """The whole report with raw samples, as JSON."""
-    write_whole(path, json.dumps(report.dump(), indent=1, ensure_ascii=False) + "\n")
+    write_atomic(path, json.dumps(report.dump(), indent=1, ensure_ascii=False) + "\n")
 
 
 def read_report(path: Path) -> Report:

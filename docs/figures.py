@@ -202,7 +202,7 @@ def start(report: Report) -> str:
         for r in report["results"]
         if r["workload"] == "load" and r["threads"] == 2
     ]
-    return _table(("bundle", "Python", "import", "hash and load", "first answer", "in all (p50)"), rows)
+    return _table(("bundle", "Python", "import", "hash and load", "first answer", "total (p50)"), rows)
 
 
 def roofline(report: Report) -> str:
@@ -266,7 +266,7 @@ def server(report: Report) -> str:
                 f"{grown:+.1f}",
             )
         )
-    header = ("queue", "clients", "answered", "503", "other", "unlike one client's", "a second", "ms p50, p99")
+    header = ("queue", "clients", "answered", "503", "other", "differing answers", "a second", "ms p50, p99")
     return _table((*header, "memory grew, MB"), rows)
 
 
@@ -283,7 +283,7 @@ def catalogue(report: Report) -> str:
         )
         for r in report["rows"]
     ]
-    return _table(("items", "held as", "new user, ms", "load, ms", "peak MB", "on disk MB"), rows)
+    return _table(("items", "stored as", "new user, ms", "load, ms", "peak MB", "on disk MB"), rows)
 
 
 def explanations(report: Report) -> str:
@@ -291,8 +291,8 @@ def explanations(report: Report) -> str:
     test = report["test"]
     rows = [
         ("users", report["users"]),
-        ("fall without the item that contributes most, nats", f"{report['top']:.3f}"),
-        ("fall without a random one", f"{report['random']:.3f}"),
+        ("decrease in log-probability without the top item, nats", f"{report['top']:.3f}"),
+        ("decrease in log-probability without a random item, nats", f"{report['random']:.3f}"),
         ("difference, 95% interval", f"{test['difference']:.3f} ({test['low']:.3f} to {test['high']:.3f})"),
     ]
     if "cost" in report:

@@ -7,9 +7,25 @@ from dataclasses import replace
 import pytest
 import torch
 
+from delrec_lite import needs
+from delrec_lite.config import load_recipe
 from delrec_lite.errors import DataError, UsageError
+from delrec_lite.pipeline.memory import RecipeCheck, fitting_settings
 from delrec_lite.training.curves import draw_curves
-from delrec_lite.training.plan import WEIGHT_BYTES, Training, choices, estimate, parse_bytes, plan, saved_bytes
+from delrec_lite.training.plan import (
+    CPU_PROCESS,
+    USABLE,
+    WEIGHT_BYTES,
+    Training,
+    choices,
+    estimate,
+    minutes_on_card,
+    parse_bytes,
+    plan,
+    saved_bytes,
+    serving_bytes,
+    smallest,
+)
 from delrec_lite.training.shapes import SHAPES, Shape, find_shape
 from tests.command import run
 from tests.pictures import marks
@@ -124,13 +140,63 @@ def test_the_command_says_what_fits_and_what_was_not_measured():
     done = run("plan", "--model", "Qwen/Qwen2.5-1.5B-Instruct", "--gpu-memory", "8GB", "--json")
     report = json.loads(done.stdout)
     assert report["fits"]
-    assert report == plan("Qwen/Qwen2.5-1.5B-Instruct", "8GB", 50, 1349, 800)
+    assert report == plan("Qwen/Qwen2.5-1.5B-Instruct", "8GB", 50, 1349, 800, cpu_memory=report["cpu"]["memory"])
     assert report["recommended"] == report["choices"][0]
     assert "not yet measured" in report["measured"]
     table = run("plan", "--model", "qwen2.5-7b", "--gpu-memory", "2GB")
     assert "does not fit" in table.stdout
     assert "not yet measured" in table.stderr
     assert run("plan", "--model", "no-such-model").returncode == 2
+
+
+def test_what_doctor_says_is_what_the_plan_computes():
+    shape = SHAPES["smollm2-135m"]
+    for (_, said), tokens, checkpointing in zip(needs.CPU_TRAINING, (800, 400, 800), (False, False, True), strict=True):
+        training = Training(precision="fp32", tokens=tokens, checkpointing=checkpointing)
+        assert said == pytest.approx(CPU_PROCESS + estimate(shape, training, cuda=False).total, rel=0.01)
+    for name, said in needs.CARD_LEAST.items():
+        assert said == pytest.approx(smallest(SHAPES[name], Training()).total / USABLE, rel=0.01), name
+    recipe = estimate(SHAPES["qwen2.5-1.5b"], Training(precision="nf4")).total / USABLE
+    assert pytest.approx(recipe, rel=0.01) == needs.CARD_RECIPE
+    assert serving_bytes(shape, 1349) == pytest.approx(needs.SERVING, rel=0.1)
+
+
+@pytest.mark.parametrize(("memory", "fits"), [(8e9, True), (1.3e9, True), (0.5e9, False)])
+def test_the_plan_says_what_fits_the_cpu(memory, fits):
+    made = plan("smollm2-135m-instruct", "8GB", 50, 1349, 800, cpu_memory=int(memory))["cpu"]
+    assert bool(made["choices"]) == fits == (made["least"] <= memory)
+    assert all(c["bytes"]["total"] + made["process"] <= memory for c in made["choices"])
+
+
+def test_ml_100k_gpu_fits_a_card_of_12_gb_as_it_is():
+    recipe, cpu = load_recipe("ml-100k-gpu"), load_recipe("ml-100k-cpu")
+    assert (recipe.model.precision, recipe.model.device) == ("nf4", "cuda")
+    assert recipe.teacher == cpu.teacher
+    check = RecipeCheck.of(recipe, "12GB", 1349, ())
+    check.run()
+    assert fitting_settings(recipe, check.shape, 1349, check.place, precisions=("nf4",))
+    done = run("plan", "ml-100k-gpu", "--gpu-memory", "12GB")
+    assert done.returncode == 0
+    assert "ml-100k-gpu fits a card of 12GB as it is" in done.stderr
+
+
+def test_plan_refuses_a_recipe_that_does_not_fit_the_card():
+    done = run("plan", "ml-100k-gpu", "--gpu-memory", "4GB")
+    assert done.returncode == 10
+    assert "finetune of ml-100k-gpu needs 5.0 GB, and a card of 4GB has 4.0 GB" in done.stderr
+    assert "set finetune.gradient_accumulation_steps: 2" in done.stderr
+    done = run("plan", "ml-100k-gpu", "--gpu-memory", "1GB")
+    assert done.returncode == 10
+    assert "smaller model.base" in done.stderr
+    assert run("plan").returncode == run("plan", "ml-100k-gpu", "--model", "smollm2-135m").returncode == 2
+
+
+def test_minutes_grow_with_the_base_the_passes_and_checkpointing():
+    small, large = SHAPES["smollm2-135m"], SHAPES["qwen2.5-7b"]
+    assert minutes_on_card(large, Training(), 1e5) > 20 * minutes_on_card(small, Training(), 1e5)
+    assert minutes_on_card(large, Training(), 2e5) == pytest.approx(2 * minutes_on_card(large, Training(), 1e5))
+    again = minutes_on_card(large, Training(checkpointing=True), 1e5) / minutes_on_card(large, Training(), 1e5)
+    assert again == pytest.approx(1.5, rel=0.01)
 
 
 def test_curves_show_every_figure(tmp_path):

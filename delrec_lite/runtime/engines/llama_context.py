@@ -13,6 +13,7 @@ from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, in
 from delrec_lite.prompts.vocabulary import FIRST_DEEP
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.llama_batch import BATCH_TOKENS, BatchToken
+from delrec_lite.runtime.engines.llama_instructions import check_instructions
 from delrec_lite.runtime.engines.prompt_state import PromptState
 from delrec_lite.runtime.gguf.checks import check_gguf
 from delrec_lite.runtime.gguf.rows import TokenRows
@@ -29,7 +30,7 @@ def import_llama_cpp() -> Any:
     """Import ``llama_cpp`` and turn off llama.cpp's log.
 
     Raises:
-        MissingPackageError: It is not installed.
+        MissingPackageError: It is not installed, does not load, or was compiled for another processor.
     """
     global _log_callback
     try:
@@ -44,6 +45,7 @@ def import_llama_cpp() -> Any:
             "pip install --force-reinstall --no-cache-dir llama-cpp-python",
         ) from error
     if _log_callback is None:
+        check_instructions(getattr(llama_cpp.llama_cpp, "_lib", None))
         _log_callback = llama_cpp.llama_log_callback(lambda level, text, data: None)  # C holds only its address
         llama_cpp.llama_log_set(_log_callback, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
