@@ -12,7 +12,7 @@ import numpy as np
 
 from delrec_lite.errors import UsageError
 from delrec_lite.evaluation.table import aligned
-from delrec_lite.files import write_whole
+from delrec_lite.files import write_atomic
 
 SCHEMA = 1
 # Other programs used at least half a core: two threads that wait for each other then take many times as long.
@@ -39,6 +39,7 @@ class Result:
         accuracy: ``protocol``, ``candidates`` of a set (``sampled``), ``requests``, ``HR@1``, ``NDCG@10``; empty for
             ``load``.
         samples_ms: Every timed sample, in order.
+        unfinished: What a peer had no time for; without any sample ``ms`` is empty and the other figures are 0.
     """
 
     workload: str
@@ -53,6 +54,7 @@ class Result:
     artifact_bytes: int
     accuracy: dict[str, Any]
     samples_ms: list[float]
+    unfinished: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,24 +101,31 @@ def latency_summary(samples: Sequence[float]) -> dict[str, float]:
 
 def table_rows(report: Report) -> tuple[list[list[str]], list[str]]:
     """The table's cells and header."""
-    out = []
+    out, some_unfinished = [], any(r.unfinished for r in report.results)
     for r in report.results:
         name = f"{r.workload} {r.users}" if r.workload == "batch" else r.workload
         out.append(
             [
                 r.bundle,
-                f"{r.artifact_bytes / 1e6:.0f}",
-                str(r.threads),
+                f"{r.artifact_bytes / 1e6:.0f}" if r.artifact_bytes else "-",
+                str(r.threads or "-"),
                 name,
-                f"{r.tokens:.0f}",
-                *(f"{r.ms[p]:.1f}" for p in ("p50", "p95", "p99")),
-                f"{r.ms['mean']:.1f} ± {r.ms['sigma']:.1f}",
-                f"{r.per_second:.1f}",
-                f"{r.peak_rss_bytes / 1e6:.0f}",
+                *(_times(r) if r.ms else ["-"] * 6),
+                f"{r.peak_rss_bytes / 1e6:.0f}" if r.peak_rss_bytes else "-",
                 *(f"{r.accuracy[m]:.3f}" if r.accuracy else "-" for m in ACCURACY),
+                *([r.unfinished] if some_unfinished else []),
             ]
         )
-    return out, [*HEADER, *ACCURACY]
+    return out, [*HEADER, *ACCURACY, *(["finished only"] if some_unfinished else [])]
+
+
+def _times(r: Result) -> list[str]:
+    return [
+        f"{r.tokens:.0f}",
+        *(f"{r.ms[p]:.1f}" for p in ("p50", "p95", "p99")),
+        f"{r.ms['mean']:.1f} ± {r.ms['sigma']:.1f}",
+        f"{r.per_second:.1f}",
+    ]
 
 
 def footnotes(report: Report) -> list[str]:
@@ -160,7 +169,7 @@ def _floors(report: Report) -> list[str]:
     ]
     for r in report.results:
         floor = report.roofline["bundles"].get(r.bundle)
-        if r.workload == "cold" and floor and r.threads == c["threads"]:
+        if r.workload == "cold" and r.ms and floor and r.threads == c["threads"]:
             lines.append(
                 f"{r.bundle}, cold: at least {floor['work']['gop']:.2f} Gop and {floor['work']['gb']:.3f} GB, "
                 f"so {floor['floor_ms']:.1f} ms; measured {r.ms['p50']:.1f} ms, {r.ms['p50'] / floor['floor_ms']:.1f} "
@@ -194,7 +203,7 @@ def as_csv(report: Report) -> str:
         "requests",
         *ACCURACY,
     ]
-    columns += ["cpu", "commit", "created"]
+    columns += ["unfinished", "cpu", "commit", "created"]
     writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
     for r in report.results:
@@ -207,7 +216,7 @@ def as_csv(report: Report) -> str:
 
 def write_report(report: Report, path: Path) -> None:
     """The whole report with raw samples, as JSON."""
-    write_whole(path, json.dumps(report.dump(), indent=1, ensure_ascii=False) + "\n")
+    write_atomic(path, json.dumps(report.dump(), indent=1, ensure_ascii=False) + "\n")
 
 
 def read_report(path: Path) -> Report:
@@ -263,11 +272,11 @@ def compare_reports(before: Report, after: Report, threshold: float = 1.10) -> l
     """
     if not threshold > 0:
         raise UsageError(f"the threshold is {threshold}", "1.10 allows 10% more time")
-    old = {_key(r): r for r in before.results}
+    old = {_key(r): r for r in before.results if r.ms}
     ratios = []
     for new in after.results:
         earlier = old.get(_key(new))
-        if earlier:
+        if earlier and new.ms:
             p50 = new.ms["p50"] / earlier.ms["p50"]
             rss = new.peak_rss_bytes / earlier.peak_rss_bytes if earlier.peak_rss_bytes else 1.0
             ratios.append(Ratio(*_key(new), p50, new.ms["p95"] / earlier.ms["p95"], rss, p50 > threshold))

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from delrec_lite.bench.configurations import Configuration
-from delrec_lite.bench.peers import PeerServing
+from delrec_lite.bench.peers import BudgetSpentError, PeerServing
 from delrec_lite.bench.probe import Probe
 from delrec_lite.bench.report import Result, latency_summary
 from delrec_lite.bench.workloads import SETTLE_S, Requests, Timing, ask, ask_many
@@ -42,11 +43,12 @@ class Timer:
         with console.progress(self.workload, (warm + repeats) * len(configurations)) as tick:
             for n in range(-warm, repeats):
                 for which, configuration in enumerate(configurations):
-                    sample = self._sample(configuration, n)
-                    if n >= 0:
-                        samples[which].append(sample)
+                    with suppress(BudgetSpentError):  # the row says so
+                        sample = self._sample(configuration, n)
+                        if n >= 0:
+                            samples[which].append(sample)
                     tick(1, configuration.name)
-        return [self._result(c, s) for c, s in zip(configurations, samples, strict=True)]
+        return [self._result(c, s, repeats) for c, s in zip(configurations, samples, strict=True)]
 
     def _sample(self, configuration: Configuration, n: int) -> Timing:
         time.sleep(SETTLE_S)
@@ -74,11 +76,11 @@ class Timer:
             "requests": [asdict(request) for request in (self.together if batch else requests)],
         }
 
-    def _result(self, configuration: Configuration, samples: Sequence[Timing]) -> Result:
+    def _result(self, configuration: Configuration, samples: Sequence[Timing], repeats: int) -> Result:
         times = [sample.ms for sample in samples]
-        tokens = round(float(np.mean([sample.tokens for sample in samples])), 1)
+        tokens = round(float(np.mean([sample.tokens for sample in samples])), 1) if samples else 0.0
         if isinstance(configuration.serving, PeerServing):
-            return self._peer_result(configuration, configuration.serving, times, tokens)
+            return self._peer_result(configuration, configuration.serving, times, tokens, repeats)
         phases = {name: float(np.mean([sample.phases[name] for sample in samples])) for name in samples[0].phases}
         if self.workload == "load":
             memory = int(phases.pop("peak_rss_bytes"))
@@ -101,19 +103,22 @@ class Timer:
         )
 
     def _peer_result(
-        self, configuration: Configuration, peer: PeerServing, times: list[float], tokens: float
+        self, configuration: Configuration, peer: PeerServing, times: list[float], tokens: float, repeats: int
     ) -> Result:
+        missing = [f"{len(times)} of {repeats} samples"] if len(times) < repeats else []
+        missing += [part for part in [configuration.unfinished.get(self.workload)] if part]
         return Result(
             workload=self.workload,
             bundle=configuration.name,
             threads=configuration.threads,
             users=1,
             tokens=tokens,
-            ms=latency_summary(times),
-            per_second=round(1e3 * len(times) / sum(times), 2),
+            ms=latency_summary(times) if times else {},
+            per_second=round(1e3 * len(times) / sum(times), 2) if times else 0.0,
             phases={},
-            peak_rss_bytes=peer.peak_rss_bytes(),
+            peak_rss_bytes=peer.peak_rss_bytes,
             artifact_bytes=configuration.facts["bytes"],
             accuracy=configuration.accuracy[self.workload],
             samples_ms=[round(ms, 4) for ms in times],
+            unfinished=f"{', '.join(missing)} within {peer.seconds:.0f} s" if missing else "",
         )

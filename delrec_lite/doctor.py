@@ -19,7 +19,7 @@ from delrec_lite.files import cache_folder
 from delrec_lite.hub.pull import cached
 from delrec_lite.hub.registry import ASSETS, DATASETS, DEFAULT
 from delrec_lite.llm.precision_choice import cached_timing, describe, limits
-from delrec_lite.runtime.engines.factory import ENGINES
+from delrec_lite.runtime.engines.factory import ENGINES, LLAMA_CPP, ONNX_RUNTIME
 from delrec_lite.version import __version__
 
 # What each package is for. Never imported here: torch alone would take seconds.
@@ -47,6 +47,9 @@ _PURPOSE = {
     "typer": "the command line",
 }
 _REQUIREMENT = re.compile(r"^([\w.-]+)(?:\[[^]]*\])?\s*\(?([^;()]*)\)?\s*(?:;.*extra == ['\"]([\w-]+)['\"])?")
+
+# Where the tests run. Elsewhere the packages have wheels too, except llama-cpp-python.
+_TESTED = {("Linux", "x86_64")}
 
 State = Literal["ok", "missing", "warning"]
 
@@ -109,7 +112,7 @@ def examine(cache: Path | None = None) -> Report:
     python = Check("python", "ok", f"{platform.python_version()} at {sys.executable}", "everything")
     program = Check("delrec-lite", "ok", __version__, "this program")
     folder = cache or cache_folder()
-    checks = [program, python, *_packages(), *_engines(), *_machine(figures, folder)]
+    checks = [program, python, *_packages(), *_engines(), _bundles(), *_machine(figures, folder)]
     checks += [*_gpu(cards, cuda, find_problem(cards, cuda, card_in_slot())), *_cache(folder)]
     return Report(tuple(checks), figures)
 
@@ -148,6 +151,15 @@ def _engines() -> Iterator[Check]:
         yield Check(f"engine {name}", state, package, f"serving {kind.format.upper()} bundles", install)
 
 
+def _bundles() -> Check:
+    """Which bundles export writes and quickstart serves: with llama.cpp, or without a compiler."""
+    formats = [kind.format.upper() for kind in (LLAMA_CPP, ONNX_RUNTIME) if kind.installed]
+    if not formats:
+        return Check("bundles", "warning", "no engine is installed", "export and serving", ONNX_RUNTIME.install)
+    road = "" if LLAMA_CPP.installed else " alone: llama-cpp-python, which has to be compiled, is not installed"
+    return Check("bundles", "ok", " and ".join(formats) + road, "export and serving")
+
+
 def requirements() -> dict[str, str]:
     """Required version range of each package by name, from this installation's metadata, without test packages."""
     try:
@@ -174,6 +186,17 @@ def _in_range(version: str, version_range: str) -> bool:
 
 
 def _machine(figures: dict[str, Any], cache: Path) -> Iterator[Check]:
+    system = platform.system(), platform.machine()
+    tested = system in _TESTED
+    yield Check(
+        "platform",
+        "ok" if tested else "warning",
+        " ".join(system),
+        "packages and kernels",
+        ""
+        if tested
+        else "not tested on this platform: `delrec-lite verify BUNDLE` compares its answers with stored ones",
+    )
     yield Check("CPU", "ok", figures["cpu"], "training and serving")
     features = figures["features"]
     old = machine.runs_x86() and features and "avx2" not in features

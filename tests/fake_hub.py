@@ -36,6 +36,13 @@ class FakeHub:
             listed = [{"rfilename": name} for name in self.files]
             self.send(request, json.dumps({"id": "owner/thing", "sha": REVISION, "siblings": listed}).encode())
             return
+        if re.match(rf"/api/models/owner/thing/tree/{REVISION}", request.path):  # huggingface_hub 1.33 and later
+            entries = [
+                {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+                for name, data in self.files.items()
+            ]
+            self.send(request, json.dumps(entries).encode())
+            return
         match = re.fullmatch(rf"/owner/thing/resolve/(?:{REVISION}|main)/([\w.]+)", request.path)
         if match is None or match[1] not in self.files:
             request.send_error(404)

@@ -1,17 +1,21 @@
 """Peers answer the same requests as we do, floors are counted from the model file, and the page shows every row."""
 
+import os
 import re
+import signal
 from dataclasses import replace
+from typing import ClassVar
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
+from delrec_lite import machine
 from delrec_lite.bench.page import as_html
 from delrec_lite.bench.peer_prompt import prompt
-from delrec_lite.bench.peers import PeerServing
+from delrec_lite.bench.peers import BudgetSpentError, PeerServing, description, torch_precision
 from delrec_lite.bench.plan import Plan
-from delrec_lite.bench.report import footnotes
+from delrec_lite.bench.report import as_csv, as_markdown, compare_reports, footnotes, table_rows
 from delrec_lite.bench.roofline import Ceilings, measure_ceilings, work_of
 from delrec_lite.bench.runner import bench
 from delrec_lite.console import Console
@@ -28,7 +32,7 @@ def ask_peer(path, name, base=()):
     titles = peer.bundle.items.titles
     try:
         answer = peer.recommend([titles[i] for i in (3, 1, 4)], k=5)
-        return [answer.items, answer.tokens_computed, peer.peak_rss_bytes()]
+        return [answer.items, answer.tokens_computed, peer.peak_rss_bytes]
     finally:
         peer.close()
         assert peer._process.poll() == 0
@@ -64,6 +68,7 @@ def test_transformers_rank_candidates_with_the_papers_prompt(teacher_bundle, tin
 
 
 def test_optimum_exports_the_base_once_and_ranks_as_transformers_does(teacher_bundle, tiny_base, tmp_path):
+    pytest.importorskip("optimum.onnxruntime")
     base = {"folder": str(tiny_base), "onnx": str(tmp_path / "tiny-onnx")}
     answers = []
     for name in ("transformers fp32", "optimum, ONNX", "optimum, ONNX"):
@@ -99,6 +104,7 @@ def test_unavailable_peers_are_skipped_with_the_reason(teacher_bundle, tmp_path,
     from delrec_lite.cli.bench import _peers
 
     monkeypatch.setenv("DELREC_CACHE", str(tmp_path))
+    monkeypatch.setattr("delrec_lite.cli.bench._has_optimum", lambda: True)
     chosen, base = _peers([teacher_bundle[0]], Console())
     assert (set(chosen), base) == ({"llama-cpp-python, bundle", "llama.cpp, titles", "teacher, ONNX"}, {})
     messages = capsys.readouterr().err
@@ -124,6 +130,77 @@ def test_a_peer_without_its_files_says_what_is_missing(teacher_bundle):
         PeerServing("transformers bf16", Bundle.open(teacher_bundle[0]), {}, [1])
     with pytest.raises(UsageError, match="no peer is called"):
         PeerServing("abacus", Bundle.open(teacher_bundle[0]), {}, [1])
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bf16_is_for_processors_that_have_it(teacher_bundle, tmp_path, monkeypatch, capsys, native):
+    from delrec_lite.cli.bench import _peers
+
+    monkeypatch.setattr(machine, "cpu_features", lambda: ("avx2", *(["avx512_bf16"] if native else [])))
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    monkeypatch.setenv("DELREC_CACHE", str(tmp_path))
+    (tmp_path / "tiny-bf16").mkdir()
+    chosen, _ = _peers([teacher_bundle[0]], Console())
+    assert ("transformers bf16" in chosen) == native
+    assert ("transformers bf16 is left out: bf16 is not native" in capsys.readouterr().err) != native
+    assert torch_precision("transformers generate") == ("bfloat16" if native else "float32")
+    assert torch_precision("transformers generate") in description("transformers generate")
+    assert torch_precision("transformers fp32") == "float32"
+
+
+def test_a_peer_without_time_for_its_start_is_ended_and_has_no_figures(teacher_bundle, monkeypatch, capsys):
+    monkeypatch.setattr("delrec_lite.bench.configurations.PeerServing", Remembered)
+    report = bench([teacher_bundle[0]], Plan(["cold"], [1], 3, peers=["teacher, ONNX"], peer_seconds=0.01))
+    ours, peer = report.results
+    assert len(ours.samples_ms) == 3
+    assert (peer.ms, peer.samples_ms, peer.accuracy, peer.per_second) == ({}, [], {}, 0.0)
+    count = min(32, report.asked["requests"])
+    assert peer.unfinished == f"0 of 3 samples, accuracy 0 of {count} requests within 0 s"
+    (serving,) = Remembered.made
+    assert serving._process.poll() is not None
+    (cells,) = [row for row in table_rows(report)[0] if row[0] == "teacher, ONNX"]
+    assert set(cells[1:3]) == {"-"}
+    assert cells[-1] == peer.unfinished
+    assert peer.unfinished in as_markdown(report)
+    assert peer.unfinished in as_csv(report)
+    assert peer.unfinished in as_html(report)
+    assert [ratio.bundle for ratio in compare_reports(report, report)] == ["tiny f16"]
+
+
+class Remembered(PeerServing):
+    made: ClassVar[list[PeerServing]] = []
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.made.append(self)
+
+
+def test_a_peer_that_does_not_answer_is_ended_when_its_time_is_spent(teacher_bundle):
+    peer = PeerServing("teacher, ONNX", Bundle.open(teacher_bundle[0]), {}, [1])
+    try:
+        os.kill(peer._process.pid, signal.SIGSTOP)
+        peer.seconds = peer.seconds - peer.seconds_left + 0.5
+        with pytest.raises(BudgetSpentError, match="teacher, ONNX was not done after"):
+            peer.recommend(peer.bundle.items.titles[:3])
+        assert peer._process.wait(timeout=60) == -signal.SIGKILL
+        with pytest.raises(BudgetSpentError, match="no time left"):
+            peer.recommend(peer.bundle.items.titles[:3])
+    finally:
+        peer.close()
+
+
+def test_a_stage_may_use_its_share_of_a_peers_time(teacher_bundle):
+    peer = PeerServing("teacher, ONNX", Bundle.open(teacher_bundle[0]), {}, [1])
+    titles = peer.bundle.items.titles
+    try:
+        peer.start_stage(2)
+        peer._spent += 0.6 * peer.seconds_left
+        with pytest.raises(BudgetSpentError):
+            peer.recommend(titles[:3])
+        peer.start_stage(1)
+        assert peer.recommend(titles[:3]).items
+    finally:
+        peer.close()
 
 
 @pytest.fixture(scope="module")

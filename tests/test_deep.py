@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from delrec_lite.errors import BundleError
-from delrec_lite.export.parity import compare
+from delrec_lite.export.parity import compare_scores
 from delrec_lite.files import sha256_of
 from delrec_lite.llm.forward import score_all
 from delrec_lite.runtime.additions import add_items
@@ -64,10 +64,10 @@ def test_the_bundle_scores_as_trained_and_not_without_the_vectors(deep, tmp_path
     path, scores, _ = deep
     for quant in ("f16", "q8_0"):
         with Recommender.load(path, threads=1, quant=quant) as recommender:
-            parity = compare(scores, recommender.scores(HISTORIES))
+            parity = compare_scores(scores, recommender.scores(HISTORIES))
         assert parity.score_correlation > (0.9999 if quant == "f16" else 0.99)
     with Recommender.load(rewritten(path, tmp_path / "y.delrec", None), threads=1) as recommender:
-        assert compare(scores, recommender.scores(HISTORIES)).score_correlation < 0.998
+        assert compare_scores(scores, recommender.scores(HISTORIES)).score_correlation < 0.998
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3", "phi3", "gemma3"])
@@ -76,7 +76,7 @@ def test_other_families_add_the_vectors_before_the_same_layers(tmp_path, kind):
     assert len(model[0].deep) == 2
     exported = export_tiny(None, tmp_path / "x.delrec", "f16", model, prune_vocab=False)
     with Recommender.load(exported.path, threads=1) as recommender:
-        assert compare(scores, recommender.scores(HISTORIES)).score_correlation > 0.9999
+        assert compare_scores(scores, recommender.scores(HISTORIES)).score_correlation > 0.9999
 
 
 def test_the_cached_prompt_state_depends_on_the_vectors(deep, tmp_path, monkeypatch):
@@ -127,7 +127,7 @@ def test_an_onnx_file_has_the_vectors_in_its_prefix(deep, tmp_path):
     _, scores, model = deep
     exported = export_tiny(None, tmp_path / "x.delrec", model=model, formats="onnx", onnx_quant="fp32").path
     with Recommender.load(exported, threads=1) as recommender:
-        assert compare(scores, recommender.scores(HISTORIES)).score_correlation > 0.9999
+        assert compare_scores(scores, recommender.scores(HISTORIES)).score_correlation > 0.9999
     session = onnxruntime.InferenceSession(exported / "model-fp32.onnx")  # and in any runtime
     onnx_scores = session.run(["scores"], {"items": HISTORIES[0][None, -10:]})[0]
     np.testing.assert_allclose(onnx_scores[0], scores[0], atol=0.02)

@@ -12,7 +12,7 @@ import pytest
 
 from delrec_lite import doctor
 from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, UsageError
-from delrec_lite.export.parity import compare
+from delrec_lite.export.parity import compare_scores
 from delrec_lite.llm.forward import score_all
 from delrec_lite.runtime.additions import add_items
 from delrec_lite.runtime.bundle import Bundle
@@ -275,7 +275,7 @@ class TestContract:
 @pytest.mark.parametrize("name", ENGINES.built_in)
 def test_scores_are_the_trained_model_s(bundle, trained, name):
     engine = open_engine(bundle, name, threads=1)
-    parity = compare(trained, engine.scores(HISTORIES))
+    parity = compare_scores(trained, engine.scores(HISTORIES))
     engine.close()
     assert parity.score_correlation > 0.9999
     assert parity.top10_overlap == 1.0
@@ -285,7 +285,7 @@ def test_built_in_engines_agree(bundle):
     first, second = (open_engine(bundle, name, threads=1) for name in ENGINES.built_in)
     histories = [h.tolist() for h in dataset().test().histories]
     scores = [engine.scores(histories) for engine in (first, second)]
-    assert compare(*scores).top10_overlap > 0.99
+    assert compare_scores(*scores).top10_overlap > 0.99
     np.testing.assert_allclose(*scores, atol=0.03)
     np.testing.assert_allclose(*(engine.hidden_states(HISTORIES) for engine in (first, second)), atol=0.03)
     for engine in (first, second):

@@ -12,7 +12,7 @@ from tokenizers import Regex, pre_tokenizers, trainers
 from delrec_lite.data.types import CandidateSets, Dataset
 from delrec_lite.errors import DelrecError, GateError
 from delrec_lite.export.bundle_files import golden
-from delrec_lite.export.parity import compare
+from delrec_lite.export.parity import compare_scores
 from delrec_lite.export.texts import token_texts
 from delrec_lite.export.tokenizer_file import token_names
 from delrec_lite.llm.forward import score_all
@@ -39,7 +39,7 @@ def test_exported_scores_are_the_trained_ones(tiny_base, tmp_path, quant, min_co
     histories = dataset().test().histories
     trained = score_all(model, prompts, histories, 10)
     exported = export_tiny(tiny_base, tmp_path / "x.delrec", quant, (model, prompts, base))
-    parity = compare(trained, engine_scores(exported.path, [h.tolist() for h in histories]))
+    parity = compare_scores(trained, engine_scores(exported.path, [h.tolist() for h in histories]))
     assert parity.score_correlation > min_correlation
     if quant == "f16":
         assert parity.top10_overlap > 0.99
@@ -125,9 +125,9 @@ def test_a_bundle_stores_as_many_requests_as_the_docs_say(users, stored):
 def test_compare_finds_a_difference():
     rng = np.random.default_rng(0)
     a = rng.normal(size=(8, 40)).astype(np.float32)
-    assert compare(a, a).score_correlation == pytest.approx(1)
-    assert compare(a, a + 5).top10_overlap == 1.0
-    worse = compare(a, a[:, ::-1])
+    assert compare_scores(a, a).score_correlation == pytest.approx(1)
+    assert compare_scores(a, a + 5).top10_overlap == 1.0
+    worse = compare_scores(a, a[:, ::-1])
     assert worse.score_correlation < 0.5
     assert worse.top10_overlap < 0.6
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from delrec_lite.errors import ConfigError
-from delrec_lite.export.parity import compare
+from delrec_lite.export.parity import compare_scores
 from delrec_lite.llm.forward import score_all
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.llama_cpp import LlamaEngine
@@ -25,7 +25,7 @@ def test_exported_scores_are_the_trained_ones(tmp_path, kind, prune):
     engine = LlamaEngine(bundle, threads=1)
     try:
         served = engine.scores([h.tolist() for h in histories])
-        parity = compare(trained, served)
+        parity = compare_scores(trained, served)
         # A vector in a history is read as a row of the vocabulary is.
         row = TokenRows(bundle.model_path).row(bundle.prompt.item_token_base + 4)
         as_vector = engine.scores([[1, 2, row, 3]])[0]

@@ -15,10 +15,10 @@ HISTORIES = [np.array([3, 4, 5]), np.array([7])]
 
 
 def test_the_first_layers_are_loaded_and_no_others(tiny_base):
-    whole, first = (load_base("tiny", tiny_base, torch.float32, layers=n).model for n in (None, 1))
-    assert (len(whole.model.layers), len(first.model.layers), first.config.num_hidden_layers) == (2, 1, 1)
+    full, first = (load_base("tiny", tiny_base, torch.float32, layers=n).model for n in (None, 1))
+    assert (len(full.model.layers), len(first.model.layers), first.config.num_hidden_layers) == (2, 1, 1)
     for name, weight in first.state_dict().items():
-        assert torch.equal(weight, whole.state_dict()[name]), name
+        assert torch.equal(weight, full.state_dict()[name]), name
 
 
 def test_a_run_with_fewer_layers_serves_what_it_trained(tiny_run):

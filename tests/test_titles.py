@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from delrec_lite.errors import BundleError, UsageError
-from delrec_lite.export.parity import compare
+from delrec_lite.export.parity import compare_scores
 from delrec_lite.llm.forward import score_all
 from delrec_lite.prompts.format import PromptFormat
 from delrec_lite.runtime.additions import add_items
@@ -40,7 +40,7 @@ def recommender(exported):
 
 
 def test_a_bundle_that_reads_titles_scores_as_trained(exported, recommender):
-    parity = compare(exported[1], recommender.scores(HISTORIES))
+    parity = compare_scores(exported[1], recommender.scores(HISTORIES))
     assert parity.score_correlation > 0.9999
     assert parity.top10_overlap > 0.99
     assert verify(exported[0]).top10_overlap == 1.0
@@ -83,7 +83,7 @@ def test_a_history_that_does_not_fit_loses_its_oldest_items(tiny_base, tmp_path)
         read, tokens = recommender.engine.count_tokens(histories[0].tolist())
         assert read < 10
         assert len(prompts.next_prefix) + tokens <= 60
-        assert compare(scores, recommender.scores(histories)).score_correlation > 0.9999
+        assert compare_scores(scores, recommender.scores(histories)).score_correlation > 0.9999
         explanation = explain(recommender, [TITLES[i] for i in histories[0]])
         assert sum(contribution.read for contribution in explanation.contributions) == read
 

@@ -17,7 +17,7 @@ from tests.tiny import ITEMS
 
 
 def rewrite(bundle, change):
-    """Change the stored requests, and let the manifest name what is there now."""
+    """Change the stored requests, and correct their hash in the manifest."""
     path = bundle / FILE
     content = json.loads(path.read_text())
     change(content)
@@ -27,7 +27,7 @@ def rewrite(bundle, change):
     (bundle / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_a_bundle_as_exported_is_verified(tiny_bundle):
+def test_an_exported_bundle_is_verified(tiny_bundle):
     result = verify(tiny_bundle, threads=1)
     assert result.top10_overlap == 1.0
     assert result.largest_difference < 0.01
@@ -37,11 +37,11 @@ def test_a_bundle_as_exported_is_verified(tiny_bundle):
     assert (np.diff(golden.scores, axis=1) <= 0).all()
 
 
-def test_json_and_table(tiny_bundle):
-    done = CliRunner().invoke(app, ["verify", str(tiny_bundle), "--threads", "1", "--json"])
-    assert json.loads(done.stdout)["top10_overlap"] == 1.0
-    done = CliRunner().invoke(app, ["verify", str(tiny_bundle), "--threads", "1"])
-    assert "24 answered" in done.stdout
+def test_verify_prints_json_or_a_table(tiny_bundle):
+    process = CliRunner().invoke(app, ["verify", str(tiny_bundle), "--threads", "1", "--json"])
+    assert json.loads(process.stdout)["top10_overlap"] == 1.0
+    process = CliRunner().invoke(app, ["verify", str(tiny_bundle), "--threads", "1"])
+    assert "24 answered" in process.stdout
 
 
 OLD = {"cpu": "Old Xeon", "features": ["avx2", "fma"]}
@@ -129,7 +129,7 @@ def test_each_engine_is_compared(tiny_base, tmp_path):
         (lambda content: content.update(targets="x"), "cannot be read"),
     ],
 )
-def test_other_answers_or_broken_requests_are_told(tiny_bundle, change, words):
+def test_other_answers_or_malformed_requests_are_refused(tiny_bundle, change, words):
     rewrite(tiny_bundle, change)
     with pytest.raises(BundleError, match=words):
         verify(tiny_bundle, threads=1)

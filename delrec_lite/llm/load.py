@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+import warnings
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
@@ -52,8 +53,13 @@ def unpack(name: str, pulled: Path, cache: Path, console: Console = QUIET) -> Pa
     _silence_transformers()
     source: dict[str, Any] = {"gguf_file": source_file.name, "local_files_only": True}
     source_folder = source_file.parent
+    # Newer releases keep the weights in GGUF's blocks unless told otherwise, and cannot save those.
+    config = getattr(transformers, "GgufConfig", None)
+    dense = {"quantization_config": config(dequantize=True)} if config else {}
     with redirect_stderr(StringIO()):  # this progress bar cannot be switched off
-        model = transformers.AutoModelForCausalLM.from_pretrained(source_folder, dtype=torch.bfloat16, **source)
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            source_folder, dtype=torch.bfloat16, **source, **dense
+        )
     model.save_pretrained(staging)
     transformers.AutoTokenizer.from_pretrained(source_folder, **source).save_pretrained(staging)
     tokenizer = staging / "tokenizer.json"
@@ -160,3 +166,5 @@ def _silence_transformers() -> None:
     transformers.logging.set_verbosity_error()
     for package in ("transformers", "bitsandbytes"):  # on a CPU, bitsandbytes warns that a CUDA kernel is missing
         logging.getLogger(package).setLevel(logging.ERROR)
+    # PEFT reads a property that transformers 5 has renamed.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)

@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from delrec_lite.config import Recipe
+from delrec_lite.config import ExportSection, Recipe
 from delrec_lite.console import Console
 from delrec_lite.data.store import load_candidates, load_dataset
 from delrec_lite.data.types import CandidateSets, Dataset, Split
@@ -19,7 +19,7 @@ from delrec_lite.pipeline.bundle import check_format, write_bundle
 from delrec_lite.pipeline.folder import with_lock
 from delrec_lite.pipeline.machine_check import check_machine
 from delrec_lite.pipeline.model_builder import BuiltModel, ModelBuilder
-from delrec_lite.pipeline.model_files import files_for
+from delrec_lite.pipeline.model_files import files_for, without_llama_cpp
 from delrec_lite.pipeline.prepared import dataset_facts, with_dataset_settings
 from delrec_lite.pipeline.reference import reference_for, training_inputs
 from delrec_lite.pipeline.stage import DONE, FinishedStage, key_of
@@ -222,18 +222,25 @@ class Run(StageCache):
             console=self.console,
         )
 
+    @cached_property
+    def export_settings(self) -> ExportSection:
+        """The recipe's; without llama-cpp-python, ONNX instead of GGUF if ONNX can hold the recipe's form of prompt."""
+        settings = self.recipe.export
+        return without_llama_cpp(settings, self.console) if self.models.format().only_item_rows else settings
+
     @with_lock
     def export(self) -> FinishedStage:
         """Merge, bake, quantise, compare and write the bundle.
 
         Raises:
             ConfigError: An ONNX file cannot hold the recipe's form of prompt.
+            MissingPackageError: llama-cpp-python is not installed, and the recipe's form of prompt needs it.
         """
-        check_format(self, self.recipe.export.format)
+        check_format(self, self.export_settings.format)
         upstream = self.finetune()
 
         def make(_: Path) -> dict[str, Any]:
-            exported = write_bundle(self, self.bundle, *files_for(self.recipe.export))
+            exported = write_bundle(self, self.bundle, *files_for(self.export_settings))
             return {
                 "bytes": exported.bytes,
                 "quant": exported.quant,
@@ -243,7 +250,8 @@ class Run(StageCache):
                 "precision": self.models.precision,
             }
 
-        key = key_of(CODE, BUNDLE, upstream.key, self._candidates_fingerprint("test"), self.recipe.export.model_dump())
+        settings = self.export_settings.model_dump()
+        key = key_of(CODE, BUNDLE, upstream.key, self._candidates_fingerprint("test"), settings)
         if not (self.bundle / "manifest.json").is_file():
             (self.folder / "export" / DONE).unlink(missing_ok=True)
         return self._stage("export", key, make)

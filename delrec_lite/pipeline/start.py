@@ -13,7 +13,7 @@ from delrec_lite.data.prepare import prepare
 from delrec_lite.data.store import load_dataset
 from delrec_lite.data.types import Dataset
 from delrec_lite.errors import OutOfMemoryError, StorageError, UsageError
-from delrec_lite.files import cache_folder, write_whole
+from delrec_lite.files import cache_folder, write_atomic
 from delrec_lite.hub.huggingface import hub_folders
 from delrec_lite.hub.pull import pull
 from delrec_lite.hub.registry import DATASETS
@@ -92,7 +92,7 @@ def start_recipe(
     recipe = parse(text, str(out))
     check_local(recipe.model.base, (cache_folder() / "hub", cache_folder() / "models"))
     try:
-        write_whole(out, text)
+        write_atomic(out, text)
     except OSError as error:
         raise StorageError(f"cannot write {out}: {error}", "choose another with --out") from error
     return Started(out, recipe, summary, minutes)

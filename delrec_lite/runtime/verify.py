@@ -125,7 +125,7 @@ def verify(path: str | os.PathLike[str], threads: int | None = None) -> Verifica
         raise BundleError(f"{bundle.folder} stores no answers to compare with", "export the run again")
     exported_on = Processor.of(_exported_on(bundle))
     answered_on = Processor.of({"cpu": machine.cpu_name(), "features": machine.cpu_features()})
-    stored = {bundle.models[0].files[0]: (golden.top, golden.scores), **golden.others}
+    stored = {bundle.models[0].files[0]: (golden.top, golden.scores), **golden.other_models}
     compared: list[Answers] = []
     unopened: dict[str, str] = {}
     for model in bundle.models:

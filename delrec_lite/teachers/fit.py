@@ -18,7 +18,7 @@ from delrec_lite.errors import DataError
 from delrec_lite.evaluation.expected import ExpectedSampledMetrics
 from delrec_lite.evaluation.metrics import per_user
 from delrec_lite.evaluation.protocol import catalogue_ranks
-from delrec_lite.files import write_whole
+from delrec_lite.files import write_atomic
 from delrec_lite.teacher_kinds.registry import TEACHERS
 from delrec_lite.teacher_kinds.settings import TeacherConfig
 from delrec_lite.teachers.contract import Network, Teacher, pad
@@ -78,7 +78,7 @@ def fit(
             lines.append({"epoch": epoch, "loss": loss, **figures, "seconds": round(time.monotonic() - start, 2)})
             if out is not None:
                 out.mkdir(parents=True, exist_ok=True)
-                write_whole(out / METRICS, "".join(json.dumps(line) + "\n" for line in lines))
+                write_atomic(out / METRICS, "".join(json.dumps(line) + "\n" for line in lines))
             tick(1, f"validation NDCG@10 {figures['ndcg@10']:.4f}")
             return figures[CHOOSES]
 
