@@ -13,9 +13,10 @@ import pytest
 
 from delrec_lite.data.badrows import BadRows
 from delrec_lite.data.candidates import sample_candidates
+from delrec_lite.data.movielens import read_genres
 from delrec_lite.data.prepare import build_dataset, k_core_rows, prepare, prepare_tables
-from delrec_lite.data.readers import Columns, Interactions, parse_columns, read_interactions, read_titles
-from delrec_lite.data.store import Settings, load_candidates, load_dataset
+from delrec_lite.data.readers import Columns, Interactions, parse_columns, read_interactions, read_texts, read_titles
+from delrec_lite.data.store import Settings, load_candidates, load_dataset, load_settings
 from delrec_lite.data.titles import readable_title, unique_titles
 from delrec_lite.errors import DataError, StorageError, UsageError
 from tests.logs import READABLE, write_grouplens, write_recbole
@@ -337,3 +338,43 @@ def test_movielens_100k_has_the_known_size(tmp_path):
     assert [t for t in data.catalog.titles if not t.endswith(")")] == ["unknown"]
     # The same whichever mirror delivered it.
     assert data.fingerprint == "edd39bdbf1d1329a3f3e8fbfc9b742f5ead3017ebc84f1d12b6f12d7e1af685e"
+
+
+def test_side_text_is_kept_beside_the_titles_and_without_it_nothing_changes(tmp_path):
+    (tmp_path / "items.csv").write_text(
+        "item_id,title,brand,category\n1,Soap,Acme, Bath \n2,Comb,,Hair\n3,Brush,,\n4,Cup,,\n"
+    )
+    texts = read_texts(tmp_path / "items.csv", ("category", "brand"))
+    assert texts == {"1": "Bath, Acme", "2": "Hair", "3": "", "4": ""}
+    titles = read_titles(tmp_path / "items.csv")
+    log = Interactions.of(["u"] * 3 + ["v"] * 3, ["1", "2", "3", "2", "3", "4"], np.arange(6.0))
+    described = prepare_tables("t", log, titles, tmp_path / "a", Settings(1, 2, 1, text_columns=("x",)), texts=texts)
+    plain = prepare_tables("t", log, titles, tmp_path / "b", Settings(1, 2, 1))
+    assert load_dataset(tmp_path / "a").catalog == described.catalog
+    assert described.catalog.descriptions == ("Soap, Bath, Acme", "Comb, Hair", "Brush", "Cup")
+    assert load_settings(tmp_path / "a")[1].text_columns == ("x",)
+    assert described.fingerprint != plain.fingerprint
+    # The fingerprint of this data set before there was side text, and its files.
+    assert plain.fingerprint == "a32a3da0d56e6a39bcf0a90ba5bd622cacb8c4c2590543e259fb044150b6685a"
+    assert set(json.loads((tmp_path / "b" / "catalog.json").read_text())) == {"ids", "titles"}
+    assert "text_columns" not in json.loads((tmp_path / "b" / "dataset.json").read_text())
+
+
+def test_the_parts_of_a_list_are_joined(tmp_path):
+    rows = {"item_id": ["1", "2"], "tags": [["a", "b"], None]}
+    pyarrow.parquet.write_table(pyarrow.table(rows), tmp_path / "items.parquet")
+    assert read_texts(tmp_path / "items.parquet", ("tags",)) == {"1": "a, b", "2": ""}
+
+
+def test_genres_are_the_side_text_of_movielens_in_both_layouts(tmp_path):
+    (tmp_path / "a").mkdir()
+    flags = ["0"] * 19
+    flags[5] = flags[3] = "1"
+    (tmp_path / "a" / "u.item").write_text("7|X (1995)|01-Jan-1995||http://x|" + "|".join(flags) + "\n")
+    (tmp_path / "b").mkdir()
+    head = "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
+    (tmp_path / "b" / "x.item").write_text(head + "7\tX\t1995\tComedy Animation\n")
+    for layout in "ab":
+        assert read_genres(tmp_path / layout, ("genres",)) == {"7": "Animation, Comedy"}
+    with pytest.raises(UsageError, match="brand"):
+        read_genres(tmp_path / "a", ("brand",))

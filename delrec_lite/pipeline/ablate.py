@@ -42,9 +42,16 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "titles as history": {"model": {"history": "titles"}},
     # Starts without language, titles or teacher: shows the effect of pretraining beyond model size and training.
     "random network trained whole": {
-        "model": {"weights": "random", "precision": "auto", "item_start": "random", "pattern_prompt": "none"},
+        "model": {
+            "weights": "random",
+            "precision": "auto",
+            "item_start": "random",
+            "pattern_prompt": "none",
+            "item_text": "none",
+            "item_vectors": None,
+        },
         "distill": {"epochs": 0.0},
-        "finetune": {"adapter": "full"},
+        "finetune": {"adapter": "full", "offset_dropout": None},
     },
 }
 

@@ -43,6 +43,7 @@ def pack(run: Run, target: Path) -> None:
         "code": run.code,
         "data": {key: run.prepare().result[key] for key in ("fingerprint", "candidates")},
         "base": run.pulled["model"].files,
+        **({"text_sources": sources} if (sources := run.text_sources()) else {}),
         "mirrors": {role: pulled.mirror for role, pulled in run.pulled.items()},
         "stages": {name: _trained(stage) for name, stage in stages.items()},
         "files": files,

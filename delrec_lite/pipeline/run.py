@@ -15,6 +15,7 @@ from delrec_lite.files import cache_folder
 from delrec_lite.hub.base import find_base
 from delrec_lite.hub.cache import Pulled
 from delrec_lite.hub.pull import pull
+from delrec_lite.hub.registry import ENCODER
 from delrec_lite.pipeline.bundle import check_format, write_bundle
 from delrec_lite.pipeline.folder import with_lock
 from delrec_lite.pipeline.machine_check import check_machine
@@ -24,7 +25,7 @@ from delrec_lite.pipeline.prepared import dataset_facts, with_dataset_settings
 from delrec_lite.pipeline.reference import reference_for, training_inputs
 from delrec_lite.pipeline.stage import DONE, FinishedStage, key_of
 from delrec_lite.pipeline.stage_cache import StageCache
-from delrec_lite.pipeline.teacher_stage import external_inputs, fit_teacher
+from delrec_lite.pipeline.teacher_stage import external_inputs, file_digest, fit_teacher
 from delrec_lite.processes import current
 
 if TYPE_CHECKING:  # what needs torch is imported where it is used
@@ -124,16 +125,45 @@ class Run(StageCache):
             from delrec_lite.data.prepare import prepare
 
             source, target, m = self.pulled["data"].folder, folder / "dataset", data.candidates
-            dataset = prepare(data.name, source, target, data.k_core, m, data.seed, self.console, data.split)
+            dataset = prepare(
+                data.name, source, target, data.k_core, m, data.seed, self.console, data.split, data.text_columns
+            )
             return dataset_facts(dataset, load_candidates(target))
 
-        settings = data.model_dump(exclude={"domain", "folder"})
+        settings = {k: v for k, v in data.cache_key_fields().items() if k not in {"domain", "folder"}}
         return self._stage("prepare", key_of(CODE, PREPARED, settings, self.pulled["data"].files), make)
 
     def _candidates_fingerprint(self, split: str) -> str:
         """Fingerprint of the candidate sets of a split."""
         fingerprint: str = self.prepare().result["candidates"][split]
         return fingerprint
+
+    @with_lock
+    def text(self) -> FinishedStage:
+        """Text features of the items, for ``model.item_text`` and ``teacher.text``."""
+        kind, recipe = self.recipe.text_features, self.recipe
+
+        def make(folder: Path) -> dict[str, Any]:
+            from delrec_lite.pipeline.text_stage import text_features
+
+            features = text_features(self, self.models)
+            features.save(folder)
+            return {"source": kind, "items": len(features.features), "width": features.features.shape[1]}
+
+        inputs = [self.prepare().result["fingerprint"], kind, recipe.model.weights, self.pulled["model"].files]
+        return self._stage("text", key_of(CODE, *inputs, *self.text_sources()), make)
+
+    def text_sources(self) -> list[Any]:
+        """The inputs of text features outside the base model and the data set."""
+        if self.recipe.text_features == "encoder":
+            return [self.encoder.files]
+        path = self.recipe.model.item_vectors
+        return [] if path is None else [file_digest(Path(path), "model.item_vectors")]
+
+    @cached_property
+    def encoder(self) -> Pulled:
+        """The sentence encoder of ``model.item_text: encoder``, fetched or from the cache."""
+        return current().from_first(lambda: pull(ENCODER, self.console, cache_folder()))
 
     @with_lock
     def teacher(self) -> FinishedStage:
@@ -151,7 +181,9 @@ class Run(StageCache):
             return result
 
         section = self.recipe.teacher
-        return self._stage("teacher", key_of(CODE, sequences, section.model_dump(), *external_inputs(section)), make)
+        text = [self.text().key] if section.text else []
+        inputs = [section.cache_key_fields(), *external_inputs(section), *text]
+        return self._stage("teacher", key_of(CODE, sequences, *inputs), make)
 
     @with_lock
     def distill(self) -> FinishedStage:
@@ -161,6 +193,7 @@ class Run(StageCache):
         _ = self.models.base_folder  # an error here comes before any stage is computed
         upstream, recipe = self.teacher(), self.recipe
         adapter = recipe.finetune if recipe.distill.train_llm else None
+        text = [self.text().key] if recipe.model.item_text != "none" else []
 
         def make(folder: Path, precision: str) -> dict[str, Any]:
             from delrec_lite.training.distill import distill
@@ -180,6 +213,7 @@ class Run(StageCache):
                 self.pulled["model"].files,
                 recipe.distill.cache_key_fields(),
                 *([] if adapter is None else [adapter.cache_key_fields()]),
+                *text,
             )
 
         return self._training_stage("distill", key_for, make)
@@ -260,4 +294,5 @@ class Run(StageCache):
         return self.models.precision
 
     def _training_inputs(self) -> dict[str, Any]:
-        return training_inputs(self.recipe, self.prepare().result, self.pulled["model"].files, CODE)
+        prepared, files = self.prepare().result, self.pulled["model"].files
+        return training_inputs(self.recipe, prepared, files, CODE, self.text_sources())

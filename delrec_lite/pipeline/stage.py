@@ -50,6 +50,10 @@ class Stages(Protocol):
     console: Console
     stages: dict[str, FinishedStage]
 
+    @property
+    def encoder(self) -> Pulled:
+        """See ``Run.encoder``."""
+
     def locked(self) -> AbstractContextManager[None]:
         """See ``RunFolder.locked``."""
 
@@ -64,6 +68,9 @@ class Stages(Protocol):
     @property
     def candidates(self) -> dict[str, CandidateSets]:
         """See ``Run.candidates``."""
+
+    def text(self) -> FinishedStage:
+        """See ``Run.text``."""
 
     def teacher(self) -> FinishedStage:
         """See ``Run.teacher``."""
