@@ -1,13 +1,25 @@
-# The whole project by name: make setup | demo | test | test-avx2 | wheel-test | browser | docs | lint | typecheck | audit | bench | lock | clean
+# The whole project by name: make setup | dev | demo | test | test-avx2 | test-transformers4 | wheel-test | browser | docs | lint | typecheck |
+# audit | bench | peers | bench-peers | lock | clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+# llama.cpp has no Linux wheel: it is compiled where there is a C++ compiler. COMPILER=no installs from wheels alone, and
+# bundles are ONNX then. What was installed before stays so.
+COMPILER ?= $(or $(lastword $(subst setup-, ,$(wildcard $(VENV)/.setup-*))),$(if $(shell command -v c++ || command -v g++ || \
+	command -v clang++),yes,no))
+SETUP := $(VENV)/.setup-$(COMPILER)
+DEV := $(VENV)/.dev
+PEERS := build/peers/.installed
 NUMERIC := $(addprefix tests/test_,$(addsuffix .py,adapters onnx_int8 packing precision precision_choice real reference training whole))
+TRANSFORMERS := $(addprefix tests/test_,$(addsuffix .py,adapters base_check bench_peers export families huggingface pieces plan precision reference training))
 
-.PHONY: setup demo test test-avx2 wheel-test browser docs lint links imports typecheck audit bench lock clean
+.PHONY: setup dev demo test test-avx2 test-transformers4 wheel-test browser docs lint links imports typecheck audit bench peers bench-peers lock clean
 
-setup: $(STAMP)
+# What a user needs.
+setup: $(SETUP)
+
+# And what tests, lint and types need.
+dev: $(DEV)
 
 # Where pip finds torch. Without an NVIDIA card: PyTorch's own CPU builds, where they can be reached (the default index
 # has builds with gigabytes of CUDA libraries). With a card: the default index. `make setup TORCH_INDEX=` skips this.
@@ -15,23 +27,39 @@ CPU_BUILDS := https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?= $(shell if nvidia-smi -L 2>/dev/null | grep -q GPU; then :; \
 	elif curl -sfI -m 3 $(CPU_BUILDS)/torch/ >/dev/null 2>&1; then echo $(CPU_BUILDS); fi)
 
-# The pinned set; llama-cpp-python has no Linux wheel and is compiled here once (about 5 minutes on 2 cores).
-$(STAMP): pyproject.toml constraints.txt
+INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+COMPILE = $(BIN)/python .ci/compile.py constraints.txt
+
+$(SETUP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
-		--editable ".[train,gguf,serve,dev]"
+	@echo "Installing the pinned packages: 1.7 GB on disk, torch alone 0.8 GB"
+	$(INSTALL) --editable ".[train,onnx,serve]"
+ifeq ($(COMPILER),no)
+	@echo "llama.cpp is left out, because it needs a C++ compiler (or COMPILER=no): bundles are ONNX"
+else
+	$(COMPILE)
+endif
 	touch $@
 
-demo: $(STAMP)
+$(DEV): $(SETUP)
+	$(COMPILE)
+	$(INSTALL) --editable ".[train,gguf,onnx,serve,dev]"
+	touch $@
+
+demo: $(SETUP)
 	$(BIN)/delrec-lite quickstart
 
-test: $(STAMP)
+test: $(DEV)
 	$(BIN)/python -m pytest
 
 # The tests in which torch computes, once more as on a common laptop: no AVX512, no native bf16. About 4 minutes on 2 cores.
-test-avx2: $(STAMP)
+test-avx2: $(DEV)
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest $(NUMERIC)
+
+# The tests of training and export with transformers 4.57, and those of optimum. About 3 minutes on 2 cores.
+test-transformers4: $(DEV) $(PEERS)
+	PYTHONPATH="$(CURDIR)/build/peers" $(BIN)/python -m pytest $(TRANSFORMERS)
 
 # What the test of the page needs, on Debian; it is left out where there is none.
 browser:
@@ -39,11 +67,11 @@ browser:
 	apt-get install --yes --no-install-recommends chromium chromium-driver
 
 # Builds wheel and sdist, installs the wheel with the extra `onnx` alone in a fresh environment and asks it.
-wheel-test: $(STAMP)
+wheel-test: $(DEV)
 	$(BIN)/python -m pytest -m slow tests/test_packaging.py
 
 # The pages that are made from code, and the tables that are made from bench/results.
-docs: $(STAMP)
+docs: $(DEV)
 	$(BIN)/python docs/reference.py
 	$(BIN)/python docs/figures.py
 
@@ -52,7 +80,7 @@ lint: imports
 	$(BIN)/ruff format --check .
 
 # Type and import checkers can't see that export/ and bench/ are sub-packages, so they check a tree of links.
-links: $(STAMP)
+links: $(DEV)
 	rm -rf build/typing && mkdir -p build/typing/delrec_lite
 	for entry in delrec_lite/*; do case $$entry in */export|*/bench) ;; *) ln -s "$(CURDIR)/$$entry" build/typing/delrec_lite/;; esac; done
 	ln -s "$(CURDIR)/export" "$(CURDIR)/bench" build/typing/delrec_lite/
@@ -65,14 +93,25 @@ typecheck: links
 	cd build/typing && "$(CURDIR)/$(BIN)/mypy" --config-file "$(CURDIR)/pyproject.toml" -p delrec_lite
 
 # Fails on a known vulnerability of a pinned version; where no database can be reached it says that nothing was audited.
-audit: $(STAMP)
+audit: $(DEV)
 	test -x build/audit/bin/pip-audit || ($(PYTHON) -m venv build/audit && build/audit/bin/pip install --quiet pip-audit) || true
 	$(BIN)/python .ci/audit.py build/audit/bin/pip-audit constraints.txt
 
-bench: $(STAMP)
+bench: $(SETUP)
 	$(BIN)/delrec-lite bench runs/ml-100k-cpu/ml-100k-cpu.delrec
 
-lock: $(STAMP)
+# optimum and the transformers that it needs, in front of the others: 140 MB.
+peers: $(PEERS)
+
+$(PEERS): constraints-peers.txt | $(SETUP)
+	rm -rf build/peers
+	$(BIN)/python -m pip install --quiet --no-deps --target build/peers --requirement constraints-peers.txt
+	touch $@
+
+bench-peers: $(SETUP) $(PEERS)
+	PYTHONPATH="$(CURDIR)/build/peers" $(BIN)/delrec-lite bench --peers -w cold -w rerank runs/ml-100k-cpu/ml-100k-cpu.delrec
+
+lock: $(DEV)
 	$(BIN)/python -m pip freeze --exclude-editable | grep -viE '^(pip|setuptools|wheel)=' | sed 's/+[a-z0-9.]*$$//' > constraints.txt
 
 clean:

@@ -20,8 +20,8 @@ def ask(program: str, pins: Path, service: str) -> list[dict] | None:
     command = [program, "--requirement", str(pins), "--no-deps", "--disable-pip", "--format", "json"]
     command += ["--progress-spinner", "off", "--vulnerability-service", service]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
-        return json.loads(done.stdout)["dependencies"]
+        process = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
+        return json.loads(process.stdout)["dependencies"]
     except (OSError, subprocess.TimeoutExpired, json.JSONDecodeError, KeyError):
         return None
 
@@ -35,17 +35,17 @@ def main() -> int:
         path = Path(folder) / "pins.txt"
         path.write_text(pins, encoding="utf-8")
         for service in SERVICES:
-            answered = [one for one in ask(program, path, service) or [] if "skip_reason" not in one]
+            answered = [pin for pin in ask(program, path, service) or [] if "skip_reason" not in pin]
             if answered:
                 break
         else:
             print("nothing was audited: pip-audit is missing, or no database of vulnerabilities answers from here")
             return 0
-    found = [(one["name"], one["version"], bug["id"]) for one in answered for bug in one["vulns"]]
-    for name, version, bug in found:
+    vulnerabilities = [(pin["name"], pin["version"], bug["id"]) for pin in answered for bug in pin["vulns"]]
+    for name, version, bug in vulnerabilities:
         print(f"{name} {version}: {bug}")
-    print(f"{len(answered)} pinned versions audited by {service}: {len(found)} known vulnerabilities")
-    return 1 if found else 0
+    print(f"{len(answered)} pinned versions audited by {service}: {len(vulnerabilities)} known vulnerabilities")
+    return 1 if vulnerabilities else 0
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from delrec_lite.bench.peers import PEERS, PeerServing
+from delrec_lite.bench.peers import PeerServing, description
 from delrec_lite.bench.plan import Plan
 from delrec_lite.bench.workloads import CHOOSING, WORKLOADS, Serving
 from delrec_lite.console import Console
@@ -31,6 +31,7 @@ class Configuration:
         facts: Of the bundle, see ``facts_of``.
         quant: Of the model in the bundle; None: its first.
         accuracy: By workload, once it is measured.
+        unfinished: By workload, what a peer had no time for; empty text: nothing.
     """
 
     path: str
@@ -39,7 +40,8 @@ class Configuration:
     serving: Any
     facts: dict[str, Any]
     quant: str | None = None
-    accuracy: dict[str, dict[str, float]] = field(default_factory=dict)
+    accuracy: dict[str, dict[str, Any]] = field(default_factory=dict)
+    unfinished: dict[str, str] = field(default_factory=dict)
 
     @property
     def ranks_catalogue(self) -> bool:
@@ -77,14 +79,15 @@ def opened(bundles: Sequence[Path], plan: Plan, load: LoadBundle, console: Conso
                 if any(c.name == name and c.path != str(path) for c in configurations):
                     name = " ".join([str(path), *([quant] if quant else [])])
                 configurations.append(Configuration(str(path), name, count, serving, facts_of(bundle), quant))
-        for name in plan.peers:
-            console.say(f"  {name}: {PEERS[name]}")
-            counts = list(dict.fromkeys([1, cores_allowed()]))
-            peer = PeerServing(name, configurations[0].serving.bundle, plan.base, counts)
-            stack.callback(peer.close)
-            configurations.append(
-                Configuration("", name, peer.threads, peer, {"bytes": peer.bytes, "peer": PEERS[name]})
-            )
+        counts = list(dict.fromkeys([1, cores_allowed()]))
+        with console.progress("start of peers", len(plan.peers)) as tick:
+            for name in plan.peers:
+                tick(0, name)
+                peer = PeerServing(name, configurations[0].serving.bundle, plan.base, counts, plan.peer_seconds)
+                stack.callback(peer.close)
+                facts = {"bytes": peer.bytes, "peer": description(name)}
+                configurations.append(Configuration("", name, peer.threads, peer, facts))
+                tick(1)
         yield configurations
 
 
@@ -100,6 +103,14 @@ def report_left_out(configurations: Sequence[Configuration], workloads: Sequence
             raise UsageError(f"{c.name} ranks candidates alone", f"time {' or '.join(CHOOSING)} of it")
         if not c.ranks_catalogue and len(able) < len(workloads):
             console.say(f"  {c.name} ranks candidates alone: {', '.join(able)} of it")
+
+
+def start_peer_stage(configurations: Sequence[Configuration], workloads: Sequence[str], workload: str) -> None:
+    """Give each peer its share of its time for a workload that is timed."""
+    planned = [name for name in workloads if name in PEER_WORKLOADS]
+    for c in configurations:
+        if workload in planned and isinstance(c.serving, PeerServing):
+            c.serving.start_stage(len(planned) - planned.index(workload))
 
 
 def facts_of(bundle: Any) -> dict[str, Any]:

@@ -50,8 +50,9 @@ def as_html(report: Report) -> str:
 
 def _pictures(report: Report) -> list[str]:
     parts = []
-    for workload in dict.fromkeys(r.workload for r in report.results):
-        results, title = [r for r in report.results if r.workload == workload], escape(workload)
+    measured = [r for r in report.results if r.ms]
+    for workload in dict.fromkeys(r.workload for r in measured):
+        results, title = [r for r in measured if r.workload == workload], escape(workload)
         parts.append(f"<h2>{title}: every sample, the median marked</h2>{_samples(f'{workload} samples', results)}")
         if any(r.accuracy for r in results):
             parts.append(f"<h2>{title}: accuracy against latency</h2>{_scatter(f'{workload} accuracy', results)}")

@@ -12,6 +12,7 @@ import numpy as np
 from delrec_lite.bench.peer_llama_cpp import Completion, StockCompletion, Words
 from delrec_lite.bench.peer_prompt import Peer
 from delrec_lite.bench.peer_transformers import Generate, Optimum, Transformers
+from delrec_lite.bench.peers import BudgetSpentError, torch_precision
 from delrec_lite.errors import DelrecError, MissingPackageError, UsageError, install_line
 from delrec_lite.machine import peak_rss_bytes
 from delrec_lite.runtime.bundle import Bundle
@@ -54,12 +55,11 @@ def make_peer(job: Mapping[str, Any]) -> tuple[Peer, int]:
     if name.startswith("transformers"):
         folder = _needed(job["base"], "folder")
         size = sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
-        precision = "float32" if name.endswith("fp32") else "bfloat16"
         kind = Generate if name.endswith("generate") else Transformers
-        return kind(folder, titles, precision), size
+        return kind(folder, titles, torch_precision(name)), size
     if name.startswith("optimum"):
         folder, exported = _needed(job["base"], "folder"), _needed(job["base"], "onnx")
-        peer = Optimum(folder, exported, titles)
+        peer = Optimum(folder, exported, titles, job["seconds"])
         return peer, sum(path.stat().st_size for path in Path(exported).glob("*.onnx*"))
     if name == "llama-cpp-python, base":
         gguf = _needed(job["base"], "gguf")
@@ -114,15 +114,12 @@ def main() -> None:
         send({"threads": best_threads(peer, job["threads"], list(popular)), "bytes": size})
     except (DelrecError, ImportError) as error:
         reply = error if isinstance(error, DelrecError) else MissingPackageError(f"{error}", install_line(error.name))
-        send({"error": reply.message, "hint": reply.hint})
+        send({"error": reply.message, "hint": reply.hint, "spent": isinstance(error, BudgetSpentError)})
         return
     for line in sys.stdin:
         request = json.loads(line)
-        if request.get("memory"):
-            send({"peak_rss_bytes": peak_rss_bytes()})
-            continue
         titles, tokens = peer.rank(request["history"], request["candidates"])
-        send({"titles": titles, "tokens": tokens})
+        send({"titles": titles, "tokens": tokens, "peak_rss_bytes": peak_rss_bytes()})
 
 
 if __name__ == "__main__":

@@ -9,7 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from delrec_lite.bench.peer_prompt import ANSWER_TOKENS, prompt
+from delrec_lite.bench.peers import BudgetSpentError
 from delrec_lite.errors import DelrecError
+
+# Of a peer's time; its process removes what an unfinished export has written.
+EXPORT_SHARE = 0.9
 
 
 class Transformers:
@@ -68,13 +72,13 @@ class Generate(Transformers):
 class Optimum:
     """The base model through optimum and ONNX Runtime, one forward pass a request; logits of all positions come out."""
 
-    def __init__(self, folder: str, exported: str, titles: Sequence[str]) -> None:
+    def __init__(self, folder: str, exported: str, titles: Sequence[str], seconds: float) -> None:
         import torch
 
         from delrec_lite.prompts.tasks import TITLE_PREFIX
         from delrec_lite.prompts.tokenizer import open_tokenizer
 
-        _export_once(folder, Path(exported))
+        _export_once(folder, Path(exported), EXPORT_SHARE * seconds)
         self._torch, self._exported, self._titles = torch, exported, list(titles)
         self._tokenizer = open_tokenizer(Path(folder) / "tokenizer.json")
         self._tokens = [self._encode(TITLE_PREFIX + title) for title in titles]
@@ -105,19 +109,27 @@ class Optimum:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
 
-def _export_once(folder: str, target: Path) -> None:
-    """Optimum's own export of a Hugging Face folder, once; in another process, whose memory is not this peer's."""
+def _export_once(folder: str, target: Path, seconds: float) -> None:
+    """Optimum's own export of a Hugging Face folder, once; in another process, whose memory is not this peer's.
+
+    Raises:
+        BudgetSpentError: It takes longer than ``seconds``.
+    """
     if target.is_dir():
         return
     staging = target.with_name(f"{target.name}.{os.getpid()}.part")
     command = [sys.executable, "-m", "optimum.exporters.onnx", "--model", folder, "--dtype", "fp32"]
     command += ["--task", "text-generation-with-past", str(staging)]
     try:
-        export = subprocess.run(command, capture_output=True, text=True, check=False)
+        export = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds)
         if export.returncode != 0:
             why = (export.stderr.strip().splitlines() or ["no message"])[-1]
             raise DelrecError(f"optimum could not export {folder}: {why}", "leave this peer out")
         with suppress(OSError):  # another process was faster
             staging.rename(target)
+    except subprocess.TimeoutExpired as error:
+        raise BudgetSpentError(
+            f"optimum's export was not done after {seconds:.0f} s", "give it more with --peer-seconds"
+        ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)

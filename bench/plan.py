@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from delrec_lite.bench.peers import SECONDS
 from delrec_lite.bench.workloads import WORKLOADS
 from delrec_lite.errors import UsageError
 from delrec_lite.runtime.engines.factory import AUTO
@@ -19,6 +20,7 @@ class Plan:
         repeats: Timed samples of each workload and configuration; a sample is a request, a batch or a process.
         users: Users in a batch; 0 for 64, or all where there are fewer.
         peers: Names from ``delrec_lite.bench.peers.PEERS``, for the workloads that they can do.
+        peer_seconds: That each peer may compute, see ``PeerServing``.
         base: Where the peers find the base model: ``folder`` and ``gguf``.
         roofline: Measure the machine's ceilings too.
         engine: Name of an engine, or ``auto``; see ``open_engine``.
@@ -36,6 +38,7 @@ class Plan:
     engine: str = AUTO
     quants: Sequence[str] = ()
     busy: Sequence[int] = (0,)
+    peer_seconds: float = SECONDS
 
 
 def check_plan(bundles: Sequence[Path], plan: Plan) -> None:

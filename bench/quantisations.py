@@ -15,7 +15,7 @@ from delrec_lite.evaluation.metrics import Ranks, per_user
 from delrec_lite.evaluation.protocol import rank_all
 from delrec_lite.evaluation.significance import paired_test
 from delrec_lite.evaluation.table import protocols_of, values_of
-from delrec_lite.files import write_whole
+from delrec_lite.files import write_atomic
 from delrec_lite.machine import cores_allowed
 from delrec_lite.pipeline.bundle import write_bundle
 from delrec_lite.pipeline.run import Run
@@ -93,7 +93,7 @@ def compare_quants(run: Run, quants: Sequence[str], out: Path, repeats: int = 30
         "load_before": measured.load_before,
         "ranks": {quant: ranks.dump() for quant, ranks in measured.ranks.items()},
     }
-    write_whole(out, json.dumps(report, ensure_ascii=False) + "\n")
+    write_atomic(out, json.dumps(report, ensure_ascii=False) + "\n")
     return measured.rows
 
 

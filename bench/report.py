@@ -12,7 +12,7 @@ import numpy as np
 
 from delrec_lite.errors import UsageError
 from delrec_lite.evaluation.table import aligned
-from delrec_lite.files import write_whole
+from delrec_lite.files import write_atomic
 
 SCHEMA = 1
 # Other programs used at least half a core: two threads that wait for each other then take many times as long.
@@ -40,6 +40,7 @@ class Result:
             ``load``.
         samples_ms: Every timed sample, in order.
         busy_processes: How many computed without a pause beside it.
+        unfinished: What a peer had no time for; without any sample ``ms`` is empty and the other figures are 0.
     """
 
     workload: str
@@ -55,6 +56,7 @@ class Result:
     accuracy: dict[str, Any]
     samples_ms: list[float]
     busy_processes: int = 0
+    unfinished: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,27 +103,35 @@ def latency_summary(samples: Sequence[float]) -> dict[str, float]:
 
 def table_rows(report: Report) -> tuple[list[list[str]], list[str]]:
     """The table's cells and header."""
-    out = []
+    out, some_unfinished = [], any(r.unfinished for r in report.results)
     beside = any(r.busy_processes for r in report.results)
     for r in report.results:
         name = f"{r.workload} {r.users}" if r.workload == "batch" else r.workload
         out.append(
             [
                 r.bundle,
-                f"{r.artifact_bytes / 1e6:.0f}",
-                str(r.threads),
+                f"{r.artifact_bytes / 1e6:.0f}" if r.artifact_bytes else "-",
+                str(r.threads or "-"),
                 name,
                 *([str(r.busy_processes)] if beside else []),
-                f"{r.tokens:.0f}",
-                *(f"{r.ms[p]:.1f}" for p in ("p50", "p95", "p99")),
-                f"{r.ms['mean']:.1f} ± {r.ms['sigma']:.1f}",
-                f"{r.per_second:.1f}",
-                f"{r.peak_rss_bytes / 1e6:.0f}",
+                *(_times(r) if r.ms else ["-"] * 6),
+                f"{r.peak_rss_bytes / 1e6:.0f}" if r.peak_rss_bytes else "-",
                 *(f"{r.accuracy[m]:.3f}" if r.accuracy else "-" for m in ACCURACY),
+                *([r.unfinished] if some_unfinished else []),
             ]
         )
     after = HEADER.index("workload") + 1
-    return out, [*HEADER[:after], *(["busy processes"] if beside else []), *HEADER[after:], *ACCURACY]
+    header = [*HEADER[:after], *(["busy processes"] if beside else []), *HEADER[after:], *ACCURACY]
+    return out, [*header, *(["finished only"] if some_unfinished else [])]
+
+
+def _times(r: Result) -> list[str]:
+    return [
+        f"{r.tokens:.0f}",
+        *(f"{r.ms[p]:.1f}" for p in ("p50", "p95", "p99")),
+        f"{r.ms['mean']:.1f} ± {r.ms['sigma']:.1f}",
+        f"{r.per_second:.1f}",
+    ]
 
 
 def footnotes(report: Report) -> list[str]:
@@ -166,7 +176,8 @@ def _floors(report: Report) -> list[str]:
     ]
     for r in report.results:
         floor = report.roofline["bundles"].get(r.bundle)
-        if r.workload == "cold" and floor and r.threads == c["threads"] and not r.busy_processes:
+        alone = r.threads == c["threads"] and not r.busy_processes
+        if r.workload == "cold" and r.ms and floor and alone:
             lines.append(
                 f"{r.bundle}, cold: at least {floor['work']['gop']:.2f} Gop and {floor['work']['gb']:.3f} GB, "
                 f"so {floor['floor_ms']:.1f} ms; measured {r.ms['p50']:.1f} ms, {r.ms['p50'] / floor['floor_ms']:.1f} "
@@ -212,7 +223,7 @@ def as_csv(report: Report) -> str:
         "requests",
         *ACCURACY,
     ]
-    columns += ["cpu", "commit", "created"]
+    columns += ["unfinished", "cpu", "commit", "created"]
     writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
     for r in report.results:
@@ -225,7 +236,7 @@ def as_csv(report: Report) -> str:
 
 def write_report(report: Report, path: Path) -> None:
     """The whole report with raw samples, as JSON."""
-    write_whole(path, json.dumps(report.dump(), indent=1, ensure_ascii=False) + "\n")
+    write_atomic(path, json.dumps(report.dump(), indent=1, ensure_ascii=False) + "\n")
 
 
 def read_report(path: Path) -> Report:
@@ -283,11 +294,11 @@ def compare_reports(before: Report, after: Report, threshold: float = 1.10) -> l
     """
     if not threshold > 0:
         raise UsageError(f"the threshold is {threshold}", "1.10 allows 10% more time")
-    old = {_key(r): r for r in before.results}
+    old = {_key(r): r for r in before.results if r.ms}
     ratios = []
     for new in after.results:
         earlier = old.get(_key(new))
-        if earlier:
+        if earlier and new.ms:
             p50 = new.ms["p50"] / earlier.ms["p50"]
             rss = new.peak_rss_bytes / earlier.peak_rss_bytes if earlier.peak_rss_bytes else 1.0
             ratios.append(Ratio(*_key(new), p50, new.ms["p95"] / earlier.ms["p95"], rss, p50 > threshold))

@@ -11,7 +11,7 @@ import numpy as np
 
 from delrec_lite.bench.accuracy import measure_accuracy
 from delrec_lite.bench.busy_processes import BusyProcesses
-from delrec_lite.bench.configurations import Configuration, LoadBundle, opened, report_left_out
+from delrec_lite.bench.configurations import Configuration, LoadBundle, opened, report_left_out, start_peer_stage
 from delrec_lite.bench.peers import PeerServing
 from delrec_lite.bench.plan import Plan, check_plan
 from delrec_lite.bench.probe import Probe, new_process
@@ -61,9 +61,10 @@ def bench(
         users = _batch_size(plan.users, len(requests))
         report_left_out(configurations, plan.workloads, console)
         if set(plan.workloads) - {"load"}:
-            measure_accuracy(configurations, requests, console)
+            measure_accuracy(configurations, plan.workloads, requests, console)
         results = []
         for workload in plan.workloads:
+            start_peer_stage(configurations, plan.workloads, workload)
             timer = Timer(workload, requests, users, probe, plan.engine)
             able = [c for c in configurations if workload in c.workloads]
             results += timer.run(able, plan.repeats, console, others, plan.busy)

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from delrec_lite.files import write_whole
+from delrec_lite.files import write_atomic
 
 
 def script_parser(
@@ -47,4 +47,4 @@ def write_json(report: Any, out: Path | None, indent: int | None = 1) -> None:
     if out is None:
         print(text)
     else:
-        write_whole(out, text + "\n")
+        write_atomic(out, text + "\n")

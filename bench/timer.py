@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from itertools import product
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 
 from delrec_lite.bench.busy_processes import BusyProcesses
 from delrec_lite.bench.configurations import Configuration
-from delrec_lite.bench.peers import PeerServing
+from delrec_lite.bench.peers import BudgetSpentError, PeerServing
 from delrec_lite.bench.probe import Probe
 from delrec_lite.bench.report import Result, latency_summary
 from delrec_lite.bench.workloads import SETTLE_S, Requests, Timing, ask, ask_many
@@ -62,14 +63,15 @@ class Timer:
                 for number in numbers:
                     others.run(number)
                     for which, configuration in enumerate(configurations):
-                        sample = self._sample(configuration, n)
-                        if n >= 0:
-                            samples[which, number].append(sample)
+                        with suppress(BudgetSpentError):  # the row says so
+                            sample = self._sample(configuration, n)
+                            if n >= 0:
+                                samples[which, number].append(sample)
                         tick(1, configuration.name)
         others.run(0)
         memory = [self._memory(c, samples[which, numbers[0]]) for which, c in enumerate(configurations)]
         return [
-            self._result(configurations[which], timings, memory[which], number)
+            self._result(configurations[which], timings, memory[which], number, repeats)
             for (which, number), timings in samples.items()
         ]
 
@@ -102,13 +104,18 @@ class Timer:
     def _memory(self, configuration: Configuration, samples: Sequence[Timing]) -> int:
         """Peak resident bytes of a process that does only this workload."""
         if isinstance(configuration.serving, PeerServing):
-            return configuration.serving.peak_rss_bytes()
+            return configuration.serving.peak_rss_bytes
         if self.workload == "load":
             return int(np.mean([sample.phases["peak_rss_bytes"] for sample in samples]))
         return int(self.probe(self._job(configuration, PROBE_REQUESTS))["peak_rss_bytes"])
 
-    def _result(self, configuration: Configuration, samples: Sequence[Timing], memory: int, busy: int) -> Result:
+    def _result(
+        self, configuration: Configuration, samples: Sequence[Timing], memory: int, busy: int, repeats: int
+    ) -> Result:
         times = [sample.ms for sample in samples]
+        tokens = round(float(np.mean([sample.tokens for sample in samples])), 1) if samples else 0.0
+        if isinstance(configuration.serving, PeerServing):
+            return self._peer_result(configuration, configuration.serving, times, tokens, busy, repeats)
         names = [name for name in samples[0].phases if name != "peak_rss_bytes"]
         phases = {name: float(np.mean([sample.phases[name] for sample in samples])) for name in names}
         users = self.users if self.workload == "batch" else 1
@@ -117,7 +124,7 @@ class Timer:
             bundle=configuration.name,
             threads=configuration.threads,
             users=users,
-            tokens=round(float(np.mean([sample.tokens for sample in samples])), 1),
+            tokens=tokens,
             ms=latency_summary(times),
             per_second=round(1e3 * users * len(times) / sum(times), 2),
             phases={name: round(ms, 3) for name, ms in phases.items()},
@@ -126,4 +133,32 @@ class Timer:
             accuracy={} if self.workload == "load" else configuration.accuracy[self.workload],
             samples_ms=[round(ms, 4) for ms in times],
             busy_processes=busy,
+        )
+
+    def _peer_result(
+        self,
+        configuration: Configuration,
+        peer: PeerServing,
+        times: list[float],
+        tokens: float,
+        busy: int,
+        repeats: int,
+    ) -> Result:
+        missing = [f"{len(times)} of {repeats} samples"] if len(times) < repeats else []
+        missing += [part for part in [configuration.unfinished.get(self.workload)] if part]
+        return Result(
+            workload=self.workload,
+            bundle=configuration.name,
+            threads=configuration.threads,
+            users=1,
+            tokens=tokens,
+            ms=latency_summary(times) if times else {},
+            per_second=round(1e3 * len(times) / sum(times), 2) if times else 0.0,
+            phases={},
+            peak_rss_bytes=peer.peak_rss_bytes,
+            artifact_bytes=configuration.facts["bytes"],
+            accuracy=configuration.accuracy[self.workload],
+            samples_ms=[round(ms, 4) for ms in times],
+            busy_processes=busy,
+            unfinished=f"{', '.join(missing)} within {peer.seconds:.0f} s" if missing else "",
         )

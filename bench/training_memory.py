@@ -61,7 +61,8 @@ def random_model(shape: Shape, precision: str, device: str) -> Any:
             setattr(lm.model.layers.get_submodule(parent), child, _quantised_linear(module, precision, device))
     for module in lm.modules():
         if "rotary" in type(module).__name__.lower():
-            module.__init__(config=config, device=torch.device(device))
+            with torch.device(device):
+                module.__init__(config=config)
             continue
         for name, p in list(module.named_parameters(recurse=False)):
             if p.is_meta:

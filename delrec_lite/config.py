@@ -19,6 +19,7 @@ from delrec_lite.errors import ConfigError
 from delrec_lite.hub.registry import DATASETS
 from delrec_lite.prompts.history import HISTORIES
 from delrec_lite.prompts.verbalizer import VERBALIZERS
+from delrec_lite.prompts.vocabulary import FIRST_DEEP
 from delrec_lite.quantisations import GGUF, ONNX
 from delrec_lite.teacher_kinds.registry import TEACHERS
 
@@ -39,6 +40,7 @@ class _Section(BaseModel):
 class DataSection(_Section):
     """Which interactions, and how they become sequences and candidate sets."""
 
+    default_compatible: ClassVar[frozenset[str]] = frozenset({"text_columns"})
     name: str = Field("ml-100k", description=f"a data set to pull: {', '.join(DATASETS.built_in)}")
     folder: str | None = Field(
         None,
@@ -51,6 +53,10 @@ class DataSection(_Section):
     seed: int = 2024
     split: Literal["leave-one-out", "chronological"] = Field(
         "leave-one-out", description="each user's last item is the test; or 8:1:1 by time, the same moments for all"
+    )
+
+    text_columns: tuple[str, ...] = Field(
+        (), description="side text that is kept beside the titles for `model.item_text`; `genres` of ml-100k"
     )
 
     @model_validator(mode="after")
@@ -67,13 +73,18 @@ class ModelSection(_Section):
     """The base language model and the form of its prompt."""
 
     runtime_only: ClassVar[frozenset[str]] = frozenset({"device"})
-    default_compatible: ClassVar[frozenset[str]] = frozenset({"weights", "soft_layers"})
+    default_compatible: ClassVar[frozenset[str]] = frozenset(
+        {"weights", "soft_layers", "layers", "item_text", "item_vectors"}
+    )
     base: str = Field(
         "smollm2-135m-instruct",
         description="name to pull, folder or .gguf file, or Hub id; of a family in docs/base-models.md",
     )
     weights: Literal["pretrained", "random"] = Field(
         "pretrained", description="random: the same network with untrained weights (ablation)"
+    )
+    layers: int | None = Field(
+        None, ge=1, description="only the first so many layers of the base are trained and served; null: all"
     )
     precision: Literal["auto", "bf16", "fp32", "nf4", "int8"] = Field(
         "auto",
@@ -87,6 +98,14 @@ class ModelSection(_Section):
     item_start: Literal["teacher", "titles", "random"] = Field(
         "teacher",
         description="initial item vectors: from titles and the teacher's item similarity, from titles alone, or random",
+    )
+    item_text: Literal["none", "rows", "states", "encoder", "file"] = Field(
+        "none",
+        description="features of title and side text that a learned map adds to an item's vectors: the base's token "
+        "rows, its hidden states, a sentence encoder's vectors, or your own of item_vectors",
+    )
+    item_vectors: str | None = Field(
+        None, description="for `item_text: file`: a .npy file [items, width], rows in the order of catalog.json"
     )
     max_history: int = Field(50, ge=2, description="items of a history that the prompt holds, the newest")
     history: Annotated[str, AfterValidator(HISTORIES.check), HISTORIES] = Field(
@@ -109,6 +128,12 @@ class ModelSection(_Section):
     )
 
     @model_validator(mode="after")
+    def _vectors_need_a_file(self) -> "ModelSection":
+        if (self.item_text == "file") != (self.item_vectors is not None):
+            raise ValueError("item_text: file and item_vectors must be set together")
+        return self
+
+    @model_validator(mode="after")
     def _letters_need_candidates(self) -> "ModelSection":
         if VERBALIZERS[self.verbalizer].listed and not self.candidates_in_prompt:
             raise ValueError(
@@ -116,16 +141,29 @@ class ModelSection(_Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _deep_prompt_has_layers(self) -> "ModelSection":
+        if self.soft_layers == "all" and self.layers is not None and self.layers <= FIRST_DEEP:
+            raise ValueError(f"soft_layers all needs more than {FIRST_DEEP} layers: raise layers")
+        return self
+
 
 class TeacherSection(_Section):
     """The sequential recommender to distil, or several; ``settings`` are those of the teacher's configuration."""
 
+    default_compatible: ClassVar[frozenset[str]] = frozenset({"text"})
     kind: str | list[str] = Field("sasrec", description="with several, their distributions are averaged", min_length=1)
     settings: dict[str, int | float | dict[str, int | float]] = Field(
         default_factory=dict, description="of one kind by name; of several by kind, then by name"
     )
     lists: str | None = Field(
         None, description="for external: another recommender's ranked lists, user_id, rank, item_id[, score]"
+    )
+
+    text: bool = Field(
+        False,
+        description="an item's vector is a learned offset and a linear map of its text features, those of "
+        "`model.item_text` or else `rows`",
     )
 
     @field_validator("kind")
@@ -204,9 +242,22 @@ class DistillSection(OptimSection):
 class FinetuneSection(OptimSection):
     """Stage 2: the soft prompt is frozen, the adapter and the item vectors learn."""
 
+    default_compatible: ClassVar[frozenset[str]] = frozenset(
+        {"text_lr", "offset_dropout", "item_dropout", "state_dropout"}
+    )
     epochs: float = Field(3.0, ge=0, description="0 leaves the LLM as pretrained")
     lr: float = Field(6e-4, gt=0, description="of the adapter")
     item_lr: float = Field(1e-3, gt=0, description="of the item vectors, scale and bias")
+    text_lr: float = Field(1e-3, gt=0, description="of the maps from text features, with `model.item_text`")
+    offset_dropout: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="share of the items that a step represents by their text alone; default 0.2 with "
+        "`model.item_text`, else 0",
+    )
+    item_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the items' input vectors")
+    state_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the hidden states that score the catalogue")
     rank: int = Field(16, ge=1)
     alpha: int = Field(32, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -269,6 +320,19 @@ class Recipe(_Section):
             raise ValueError("finetune.adapter full cannot train quantised weights: set model.precision: auto")
         if full and self.distill.train_llm:
             raise ValueError("distill.train_llm needs an adapter, and finetune.adapter full has none")
+        return self
+
+    @property
+    def text_features(self) -> str | None:
+        """The source of the items' text features that the teacher or the model reads; None: neither does."""
+        if self.model.item_text != "none":
+            return self.model.item_text
+        return "rows" if self.teacher.text else None
+
+    @model_validator(mode="after")
+    def _offsets_have_text(self) -> "Recipe":
+        if self.finetune.offset_dropout and self.model.item_text == "none":
+            raise ValueError("finetune.offset_dropout leaves the text alone: set model.item_text, or leave it out")
         return self
 
     def dump(self) -> dict[str, Any]:

@@ -12,19 +12,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from delrec_lite import machine, spinning
+from delrec_lite import machine, needs, spinning
+from delrec_lite.cards import Card, Problem, card_in_slot, cuda_of_torch, find_cards, find_problem
 from delrec_lite.errors import DelrecError
 from delrec_lite.export.quantisation_choice import describe_choice
 from delrec_lite.files import cache_folder
 from delrec_lite.hub.pull import cached
 from delrec_lite.hub.registry import ASSETS, DATASETS, DEFAULT
 from delrec_lite.llm.precision_choice import cached_timing, describe, limits
-from delrec_lite.runtime.engines.factory import ENGINES
+from delrec_lite.runtime.engines.factory import ENGINES, LLAMA_CPP, ONNX_RUNTIME
 from delrec_lite.version import __version__
 
 # What each package is for. Never imported here: torch alone would take seconds.
 _PURPOSE = {
     "accelerate": "training: loading the base model",
+    "bitsandbytes": "training: bases in NF4 and int8",
     "filelock": "runs and the cache: one process at a time",
     "gguf": "export, and titles outside the catalogue in GGUF bundles",
     "huggingface_hub": "fetching from the Hugging Face Hub",
@@ -46,6 +48,9 @@ _PURPOSE = {
     "typer": "the command line",
 }
 _REQUIREMENT = re.compile(r"^([\w.-]+)(?:\[[^]]*\])?\s*\(?([^;()]*)\)?\s*(?:;.*extra == ['\"]([\w-]+)['\"])?")
+
+# Where the tests run. Elsewhere the packages have wheels too, except llama-cpp-python.
+_TESTED = {("Linux", "x86_64")}
 
 State = Literal["ok", "missing", "warning"]
 
@@ -75,7 +80,7 @@ class Report:
 
     Attributes:
         checks: In display order.
-        machine: ``cpu``, ``features``, ``cores``, ``memory_bytes``.
+        machine: ``cpu``, ``features``, ``cores``, ``memory_bytes``, ``cards``.
     """
 
     checks: tuple[Check, ...]
@@ -103,10 +108,13 @@ def examine(cache: Path | None = None) -> Report:
         "cores": machine.cores_allowed(),
         "memory_bytes": machine.memory_limit_bytes(),
     }
+    cards, cuda = find_cards(), cuda_of_torch()
+    figures["cards"] = [asdict(card) for card in cards]
     python = Check("python", "ok", f"{platform.python_version()} at {sys.executable}", "everything")
     program = Check("delrec-lite", "ok", __version__, "this program")
     folder = cache or cache_folder()
-    checks = [program, python, *_packages(), *_engines(), *_machine(figures, folder), *_cache(folder)]
+    checks = [program, python, *_packages(), *_engines(), _bundles(), *_machine(figures, folder)]
+    checks += [*_gpu(cards, cuda, find_problem(cards, cuda, card_in_slot())), *_cache(folder)]
     return Report(tuple(checks), figures)
 
 
@@ -144,6 +152,15 @@ def _engines() -> Iterator[Check]:
         yield Check(f"engine {name}", state, package, f"serving {kind.format.upper()} bundles", install)
 
 
+def _bundles() -> Check:
+    """Which bundles export writes and quickstart serves: with llama.cpp, or without a compiler."""
+    formats = [kind.format.upper() for kind in (LLAMA_CPP, ONNX_RUNTIME) if kind.installed]
+    if not formats:
+        return Check("bundles", "warning", "no engine is installed", "export and serving", ONNX_RUNTIME.install)
+    road = "" if LLAMA_CPP.installed else " alone: llama-cpp-python, which has to be compiled, is not installed"
+    return Check("bundles", "ok", " and ".join(formats) + road, "export and serving")
+
+
 def requirements() -> dict[str, str]:
     """Required version range of each package by name, from this installation's metadata, without test packages."""
     try:
@@ -170,19 +187,32 @@ def _in_range(version: str, version_range: str) -> bool:
 
 
 def _machine(figures: dict[str, Any], cache: Path) -> Iterator[Check]:
+    system = platform.system(), platform.machine()
+    tested = system in _TESTED
+    yield Check(
+        "platform",
+        "ok" if tested else "warning",
+        " ".join(system),
+        "packages and kernels",
+        ""
+        if tested
+        else "not tested on this platform: `delrec-lite verify BUNDLE` compares its answers with stored ones",
+    )
     yield Check("CPU", "ok", figures["cpu"], "training and serving")
     features = figures["features"]
-    slow = platform.machine() in {"x86_64", "AMD64"} and features and "avx2" not in features
+    old = machine.runs_x86() and features and "avx2" not in features
     yield Check(
         "CPU features",
-        "warning" if slow else "ok",
+        "warning" if old else "ok",
         " ".join(features) or "unknown on this system",
         "quantised and bfloat16 kernels",
-        "this CPU lacks AVX2: expect several times the usual latency" if slow else "",
+        "this CPU lacks AVX2: training and ONNX bundles run, several times slower; GGUF bundles need a llama.cpp that "
+        "was compiled on this machine"
+        if old
+        else "",
     )
     precision = describe(features, limits(), cached_timing(cache))
     yield Check("precision", "ok", precision, "training and evaluation, model.precision: auto")
-    yield Check("cores allowed", "ok", str(figures["cores"]), "threads")
     polite, spins = spinning.describe()
     yield Check(
         "waiting threads",
@@ -194,14 +224,65 @@ def _machine(figures: dict[str, Any], cache: Path) -> Iterator[Check]:
         else "load the bundle before importing that package, or set GOMP_SPINCOUNT=10000 before Python starts",
     )
     yield Check("quantisation", "ok", describe_choice(cache), "export --quant auto")
-    memory = figures["memory_bytes"]
-    small = 0 < memory < 4e9
+    alone = figures["cores"] == 1
     yield Check(
-        "memory",
-        "warning" if small else "ok",
-        f"{memory / 1e9:.1f} GB" if memory else "unknown on this system",
-        "training needs 8 GB, serving 1 GB",
-        "enough for serving; train on a machine with 8 GB" if small else "",
+        "cores allowed",
+        "warning" if alone else "ok",
+        str(figures["cores"]),
+        "threads",
+        "one core: training may take twice the time that recipes name for two; allow this process more if there are"
+        if alone
+        else "",
+    )
+    yield _memory(figures["memory_bytes"])
+
+
+def _memory(memory: int) -> Check:
+    """What fits the memory of this machine."""
+    least, whole = needs.CPU_TRAINING[-1][1], needs.CPU_TRAINING[0][1]
+    purpose = f"training ml-100k-cpu needs {whole / 1e9:.1f} GB, serving its bundle {needs.SERVING / 1e9:.1f} GB"
+    value = f"{memory / 1e9:.1f} GB" if memory else "unknown on this system"
+    if not memory or memory >= whole:
+        return Check("memory", "ok", value, purpose)
+    if memory < needs.SERVING:
+        fix = f"{value} is too little to serve a bundle of SmolLM2-135M, which needs {needs.SERVING / 1e9:.1f} GB"
+        return Check("memory", "warning", value, purpose, fix)
+    fitting = next((setting for setting, needed in needs.CPU_TRAINING if memory >= needed), None)
+    if fitting is None:
+        fix = f"enough to serve a bundle; training SmolLM2-135M needs at least {least / 1e9:.1f} GB"
+    else:
+        fix = f"enough to serve a bundle; training ml-100k-cpu fits with {fitting} (same result)"
+    return Check("memory", "warning", value, purpose, fix)
+
+
+def _gpu(cards: tuple[Card, ...], cuda: str | None, problem: Problem | None) -> Iterator[Check]:
+    """Cards, driver and the CUDA build of torch; one line if there is no card."""
+    fix = f"{problem.message}: {problem.hint}" if problem else ""
+    state: State = "warning" if problem else "ok"
+    if not cards:
+        yield Check("GPU", state, "none, training uses the CPU", "training", fix)
+        return
+    for card in cards:
+        size = f"{card.total_bytes / 1e9:.1f} GB, {card.free_bytes / 1e9:.1f} GB free"
+        small = _too_small(card)
+        yield Check(
+            "GPU", "warning" if small else "ok", f"{card.name}, {size}, driver {card.driver}", "training", small
+        )
+    build = "torch is not installed" if cuda is None else f"torch is built for CUDA {cuda}" if cuda else "a CPU build"
+    yield Check("CUDA build of torch", state, build, "training on the card", fix)
+
+
+def _too_small(card: Card) -> str:
+    """What does not fit a card; empty if `ml-100k-gpu` does."""
+    total = card.total_bytes
+    if total >= needs.CARD_RECIPE:
+        return ""
+    fitting = [base for base, needed in needs.CARD_LEAST.items() if total >= needed]
+    recipe = f"{total / 1e9:.1f} GB is too small for ml-100k-gpu as it is ({needs.CARD_RECIPE / 1e9:.1f} GB)"
+    if not fitting:
+        return f"{recipe} and for every other base: train with model.device: cpu"
+    return (
+        f"{recipe}; bases that fit: {', '.join(fitting)}: delrec-lite init NAME --gpu {total / 1e9:.1f}GB --base BASE"
     )
 
 

@@ -25,7 +25,7 @@ def cache_folder() -> Path:
     return Path(platformdirs.user_cache_dir("delrec-lite"))
 
 
-def write_whole(path: Path, data: str | bytes) -> None:
+def write_atomic(path: Path, data: str | bytes) -> None:
     """Write a file atomically; text is UTF-8."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from delrec_lite.errors import UsageError
@@ -26,6 +26,7 @@ _FEATURES = {
     "bf16": "bf16",
     "sve": "sve",
 }
+_INT8 = frozenset({"avx_vnni", "avx512_vnni", "amx_int8", "dotprod", "i8mm"})
 _ROOT = Path("/")
 # llama.cpp aborts the process if the number of threads exceeds its maximum (512).
 MOST_THREADS = 256
@@ -98,6 +99,20 @@ def cpu_features() -> tuple[str, ...]:
             flags = set(line.partition(":")[2].split())
             return tuple(name for flag, name in _FEATURES.items() if flag in flags)
     return ()
+
+
+def runs_x86() -> bool:
+    """Whether the processor is an x86 of 64 bits."""
+    return platform.machine() in {"x86_64", "AMD64"}
+
+
+def has_vnni(features: Collection[str]) -> bool | None:
+    """Whether int8 products are summed without saturation by VNNI or AMX (Arm: dot product); None if unknown.
+
+    Args:
+        features: Of ``cpu_features``.
+    """
+    return not _INT8.isdisjoint(features) if features else None
 
 
 def _groups(controller: str, root: Path) -> Iterator[Path]:

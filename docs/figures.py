@@ -173,11 +173,13 @@ def peers(report: Report) -> str:
                     r["bundle"],
                     facts.get("peer", "this runtime"),
                     f"{r['tokens']:.0f}",
-                    f"{r['ms']['p50']:.1f}",
+                    f"{r['ms']['p50']:.1f}" if r["ms"] else "-",
                     f"{r['peak_rss_bytes'] / 1e6:.0f}",
                 )
             )
-    return _table(("what", "how", "tokens", "ms", "peak MB"), sorted(rows, key=lambda row: float(row[3])))
+    return _table(
+        ("what", "how", "tokens", "ms", "peak MB"), sorted(rows, key=lambda row: float(row[3].replace("-", "inf")))
+    )
 
 
 def phases(report: Report) -> str:
@@ -200,7 +202,7 @@ def start(report: Report) -> str:
         for r in report["results"]
         if r["workload"] == "load" and r["threads"] == 2
     ]
-    return _table(("bundle", "Python", "import", "hash and load", "first answer", "in all (p50)"), rows)
+    return _table(("bundle", "Python", "import", "hash and load", "first answer", "total (p50)"), rows)
 
 
 def roofline(report: Report) -> str:
@@ -264,7 +266,7 @@ def server(report: Report) -> str:
                 f"{grown:+.1f}",
             )
         )
-    header = ("queue", "clients", "answered", "503", "other", "unlike one client's", "a second", "ms p50, p99")
+    header = ("queue", "clients", "answered", "503", "other", "differing answers", "a second", "ms p50, p99")
     return _table((*header, "memory grew, MB"), rows)
 
 
@@ -281,7 +283,7 @@ def catalogue(report: Report) -> str:
         )
         for r in report["rows"]
     ]
-    return _table(("items", "held as", "new user, ms", "load, ms", "peak MB", "on disk MB"), rows)
+    return _table(("items", "stored as", "new user, ms", "load, ms", "peak MB", "on disk MB"), rows)
 
 
 def explanations(report: Report) -> str:
@@ -289,8 +291,8 @@ def explanations(report: Report) -> str:
     test = report["test"]
     rows = [
         ("users", report["users"]),
-        ("fall without the item that contributes most, nats", f"{report['top']:.3f}"),
-        ("fall without a random one", f"{report['random']:.3f}"),
+        ("decrease in log-probability without the top item, nats", f"{report['top']:.3f}"),
+        ("decrease in log-probability without a random item, nats", f"{report['random']:.3f}"),
         ("difference, 95% interval", f"{test['difference']:.3f} ({test['low']:.3f} to {test['high']:.3f})"),
     ]
     if "cost" in report:

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from delrec_lite.llm.ridge import ridge
+
 # Share of the mean variance. 0.01, 0.03, 0.1 and 0.3 gave HR@10 0.051, 0.054, 0.048 and 0.037 there.
 RIDGE = 0.03
 # The level of a new item: this share of the trained items score lower on average. 0.5, 0.75: 0.001, 0.006.
@@ -39,9 +41,9 @@ def fit_new_items(titles: Any, rows: Any, states: Any) -> Any:
     predicted = torch.empty_like(rows)
     for n in range(FOLDS) if len(rows) >= FOLDS * 2 else ():
         held_out = fold == n
-        matrix, shift = _ridge(titles[~held_out], rows[~held_out])
+        matrix, shift = ridge(titles[~held_out], rows[~held_out], RIDGE)
         predicted[held_out] = titles[held_out] @ matrix + shift
-    matrix, shift = _ridge(titles, rows)
+    matrix, shift = ridge(titles, rows, RIDGE)
     if len(rows) < FOLDS * 2:
         predicted = titles @ matrix + shift
     gain = (_sigma(deviations, rows) / _sigma(deviations, predicted).clamp(min=1e-6)).clamp(1, 10)
@@ -50,16 +52,6 @@ def fit_new_items(titles: Any, rows: Any, states: Any) -> Any:
     along = mean_state / mean_state.square().sum()
     matrix, shift = (part * gain - (part * gain) @ mean_state.outer(along) for part in (matrix, shift))
     return torch.cat([matrix, (shift + level * along)[None]])
-
-
-def _ridge(titles: Any, rows: Any) -> tuple[Any, Any]:
-    """Matrix and shift of the ridge regression from titles to rows."""
-    centre, target = titles.mean(0), rows.mean(0)
-    x, y = titles - centre, rows - target
-    square = x.T @ x
-    square.diagonal().add_(RIDGE * square.diagonal().mean() + 1e-8)
-    matrix = torch.linalg.solve(square, x.T @ y)
-    return matrix, target - centre @ matrix
 
 
 def _sigma(deviations: Any, rows: Any) -> Any:

@@ -160,8 +160,8 @@ class Graph:
             bias: float32 ``[out]``.
         """
         before = self.weights.bytes
-        finer = (kind for pattern, kind in self.quantisation.overrides.items() if re.search(pattern, name))
-        kind = next(finer, self.quantisation.layers)
+        matches = (kind for pattern, kind in self.quantisation.overrides.items() if re.search(pattern, name))
+        kind = next(matches, self.quantisation.layers)
         if kind in BITS:
             y = self._blocks(x, name, weight, BITS[kind])
         elif kind == "int8":

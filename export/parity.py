@@ -32,7 +32,7 @@ class Parity:
         return {key: round(value, 5) for key, value in asdict(self).items()}
 
 
-def compare(trained: Floats, exported: Floats) -> Parity:
+def compare_scores(trained: Floats, exported: Floats) -> Parity:
     """Compare scores of the same histories: both float32 ``[users, items]``."""
     a = trained - trained.mean(1, keepdims=True)
     b = exported - exported.mean(1, keepdims=True)

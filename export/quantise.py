@@ -80,8 +80,8 @@ def quantise(
     params.token_embedding_type = rows
     params.output_tensor_type = rows
     buffers: list[Any] = []  # must stay alive while llama.cpp reads them
-    if finer := _patterns({name: kind for name, kind in requested.items() if kind != quantisation.layers}):
-        buffers.append(_overrides(llama_cpp, gguf, finer))
+    if patterns := _patterns({name: kind for name, kind in requested.items() if kind != quantisation.layers}):
+        buffers.append(_overrides(llama_cpp, gguf, patterns))
         params.tt_overrides = buffers[-1]
     if importance:
         buffers.append(_importance(llama_cpp, importance))
@@ -109,14 +109,14 @@ def _intended_types(reader: Any, quantisation: Quantisation) -> dict[str, tuple[
     """The intended type of every matrix of the transformer, and the width of its rows."""
     layers = int(next(f.contents() for name, f in reader.fields.items() if name.endswith(".block_count")))
     more = "|".join(str(layer) for layer in range(layers) if _more_bits(layer, layers))
-    finer = {
+    overrides = {
         pattern.replace("{last}", str(layers - 1)).replace("{more}", more): kind
         for pattern, kind in quantisation.overrides.items()
     }
     intended = {}
     for tensor in reader.tensors:
         if tensor.name.startswith("blk.") and len(tensor.shape) == 2:
-            kinds = (kind for pattern, kind in finer.items() if re.search(pattern, tensor.name))
+            kinds = (kind for pattern, kind in overrides.items() if re.search(pattern, tensor.name))
             intended[tensor.name] = (next(kinds, quantisation.layers), int(tensor.shape[0]))
     return intended
 
@@ -139,10 +139,10 @@ def _patterns(types: Mapping[str, str]) -> dict[str, str]:
     return {rf"^blk\.({'|'.join(numbers)})\.{re.escape(part)}$": kind for (part, kind), numbers in layers.items()}
 
 
-def _overrides(llama_cpp: Any, gguf: Any, finer: Mapping[str, str]) -> Any:
+def _overrides(llama_cpp: Any, gguf: Any, patterns: Mapping[str, str]) -> Any:
     """A C array that ends with a null pattern."""
-    array = (llama_cpp.llama_model_tensor_override * (len(finer) + 1))()
-    for entry, (pattern, kind) in zip(array, finer.items(), strict=False):
+    array = (llama_cpp.llama_model_tensor_override * (len(patterns) + 1))()
+    for entry, (pattern, kind) in zip(array, patterns.items(), strict=False):
         entry.pattern = pattern.encode()
         entry.type = int(gguf.GGMLQuantizationType[kind.upper()])
     return array

@@ -9,7 +9,7 @@ from delrec_lite.data.types import Floats, subsample
 from delrec_lite.evaluation.fusion import best_weight
 from delrec_lite.export.bundle_files import golden
 from delrec_lite.export.model_files import manifest_model
-from delrec_lite.export.parity import compare, gate
+from delrec_lite.export.parity import compare_scores, gate
 from delrec_lite.export.reference_scores import ReferenceScores
 from delrec_lite.export.request import ExportRequest, ModelFile
 from delrec_lite.export.weights import ServedModel
@@ -69,7 +69,7 @@ def check_models(
         with Recommender(chosen, open_engine(chosen)) as recommender:
             if not checked and request.teacher is not None and reference.candidates is None:
                 shared = {WEIGHT: _teacher_weight(request, recommender)}
-            parity = compare(reference.scores, reference.scores_of(recommender))
+            parity = compare_scores(reference.scores, reference.scores_of(recommender))
             gate(parity, request.score_correlation, model.quant)
             golden_scores.append(answers(recommender, stored))
         checked.append(model.with_facts(parity=parity.dump()))

@@ -18,13 +18,14 @@ from delrec_lite.export.prune import prune
 from delrec_lite.export.reference_scores import ReferenceScores
 from delrec_lite.export.request import ExportRequest
 from delrec_lite.export.states import answer_states, training_states
+from delrec_lite.export.text_items import new_item_boost, text_item_maps
 from delrec_lite.llm.items import title_vectors
 from delrec_lite.llm.load import load_base
 from delrec_lite.llm.model import ItemLM
 from delrec_lite.llm.verbalizer import verbalizer_of
 from delrec_lite.prompts.tasks import TITLE_PREFIX, Prompts
 from delrec_lite.prompts.tokenizer import open_tokenizer
-from delrec_lite.runtime.manifest import NEW_ITEMS
+from delrec_lite.runtime.manifest import ITEM_TEXT, NEW_ITEMS
 
 TOKENIZER = "tokenizer.json"
 
@@ -43,6 +44,7 @@ class ServedModel:
         scale: Of the verbalizer.
         importance: Mean square of each input column by GGUF tensor name.
         soft_words: The nearest tokens of each vector of the soft prompt.
+        new_item_boost: Added to a new item's score at the mean state; None without item text.
         deep: A deep prompt's vectors, float32 ``[layers - 2, k, hidden]``.
     """
 
@@ -55,11 +57,12 @@ class ServedModel:
     scale: float
     importance: Mapping[str, Floats]
     soft_words: list[list[str]]
+    new_item_boost: float | None
     deep: Floats | None
 
 
 def merge_and_prune(request: ExportRequest, reference: ReferenceScores, staging: Path) -> tuple[Merged, ServedModel]:
-    """Compute the weights; writes ``tokenizer.json``, and ``new-items.npy`` if the whole catalogue is ranked.
+    """Compute the weights; writes ``tokenizer.json``, and the maps for new items if the whole catalogue is ranked.
 
     The model's LLM is changed: afterwards it is on the CPU in float32, without adapter.
     """
@@ -71,10 +74,10 @@ def merge_and_prune(request: ExportRequest, reference: ReferenceScores, staging:
             states = training_states(model, prompts, request.dataset)
         else:
             states = answer_states(model, prompts, reference.histories, reference.candidates, request.max_history)
-    if reference.candidates is None:
-        _write_new_items(request, states, staging)
+    boost = _write_new_items(request, states, staging) if reference.candidates is None else None
     original = request.merge_base == "original"
-    plain = load_base(request.base.name, request.base.folder, "fp32").model if original else None
+    layers = request.base.model.config.num_hidden_layers
+    plain = load_base(request.base.name, request.base.folder, "fp32", layers=layers).model if original else None
     merged, served = _pruned(request, merge(model, states, prompts, plain), staging / TOKENIZER)
     deep = model.soft_prompt().get("deep")
     return merged, ServedModel(
@@ -87,6 +90,7 @@ def merge_and_prune(request: ExportRequest, reference: ReferenceScores, staging:
         scale=model.log_scale.exp().item(),
         importance=importance,
         soft_words=soft_words,
+        new_item_boost=boost,
         deep=None if deep is None else deep.detach().float().cpu().numpy(),
     )
 
@@ -97,7 +101,9 @@ def _pruned(request: ExportRequest, merged: Merged, tokenizer: Path) -> tuple[Me
     if not request.prune_vocab or request.prompts.format.verbalizer_kind.all_text:
         shutil.copyfile(request.tokenizer_json, tokenizer)
         return merged, served
-    titles = [before + title for title in request.dataset.catalog.titles for before in ("", TITLE_PREFIX)]
+    catalog = request.dataset.catalog
+    descriptions = catalog.descriptions if request.model.text is not None else ()
+    titles = [before + title for title in (*catalog.titles, *descriptions) for before in ("", TITLE_PREFIX)]
     text_ids = [i for i in served.used() if i < served.vocabulary.text]
     texts = [*titles, *request.prompts.text.values()]
     pruned = prune(request.tokenizer_json, texts, text_ids, served.vocabulary.text)
@@ -105,12 +111,19 @@ def _pruned(request: ExportRequest, merged: Merged, tokenizer: Path) -> tuple[Me
     return pruned.apply(merged), pruned.prompts(served)
 
 
-def _write_new_items(request: ExportRequest, states: Any, staging: Path) -> None:
+def _write_new_items(request: ExportRequest, states: Any, staging: Path) -> float | None:
+    """Write how new items get their vectors; returns the boost of their scores, of a model with item text."""
     model = request.model
     rows = model.body.embed_tokens.weight[: model.vocabulary.text]
     titles = title_vectors(rows, request.dataset.catalog.titles, request.base.encode)
+    if model.text is not None:
+        boost, vector = new_item_boost(model, request.prompts, request.dataset, request.max_history)
+        maps = text_item_maps(model, titles, vector).cpu().numpy()
+        np.save(staging / ITEM_TEXT, maps.astype(np.float16), allow_pickle=False)
+        return float(boost)
     fitted = fit_new_items(titles.cpu(), verbalizer_of(request.prompts).item_rows(model).cpu(), states.cpu())
     np.save(staging / NEW_ITEMS, fitted.numpy().astype(np.float16), allow_pickle=False)
+    return None
 
 
 def nearest_words(model: ItemLM, tokenizer_json: Path, k: int = 3) -> list[list[str]]:

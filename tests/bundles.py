@@ -42,7 +42,7 @@ class Tiny:
         return self.hidden_states(histories) @ self.weights["output.weight"][self.item_base :].T
 
 
-def tiny_bundle(tmp_path: Path, titles=tuple(TITLES), seed=0, hidden_told=HIDDEN, name="tiny", **prompt) -> Tiny:
+def tiny_bundle(tmp_path: Path, titles=tuple(TITLES), seed=0, declared_hidden=HIDDEN, name="tiny", **prompt) -> Tiny:
     """Write ``tmp_path/NAME.delrec``; ``prompt`` overrides keys of prompt.json."""
     vocabulary = SPECIALS + sorted(pre_tokenizers.ByteLevel.alphabet()) + ["".join(pair) for pair in MERGES]
     base = len(vocabulary) + SOFT
@@ -63,7 +63,8 @@ def tiny_bundle(tmp_path: Path, titles=tuple(TITLES), seed=0, hidden_told=HIDDEN
     catalog = {"ids": ids, "titles": list(titles), "popularity": list(range(len(titles), 0, -1))}
     for file, data in (("prompt.json", prompt_json), ("catalog.json", catalog)):
         (staging / file).write_text(json.dumps(data), encoding="utf-8")
-    model = {"base": "random", "architecture": "llama", "hidden": hidden_told, "quant": "f32", "file": "model-f32.gguf"}
+    model = {"base": "random", "architecture": "llama", "hidden": declared_hidden}
+    model |= {"quant": "f32", "file": "model-f32.gguf"}
     target = tmp_path / f"{name}.delrec"
     bundle = finish_bundle(staging, target, name=name, model=model, provenance={}, licences={}, gated=False)
     return Tiny(bundle, weights, prefix, base)

@@ -24,12 +24,12 @@ def one_thread():
 
 
 def export_tiny(base_folder, target, quant="f16", model=None, formats="gguf", onnx_quant="int8", **changed):
-    """A bundle of the tiny model, quantisations with commas; returns what export returns."""
+    """Export the tiny model, in precisions separated by commas; returns what ``export`` returns."""
     from delrec_lite.console import QUIET
     from delrec_lite.export.request import ExportRequest
     from delrec_lite.export.write import export
 
-    made, prompts, base = make_model(base_folder) if model is None else model
+    item_lm, prompts, base = make_model(base_folder) if model is None else model
     sets = changed.pop("candidates", {"test": candidates()})
     console = changed.pop("console", QUIET)
     settings = {
@@ -44,25 +44,25 @@ def export_tiny(base_folder, target, quant="f16", model=None, formats="gguf", on
         **changed,
     }
     request = ExportRequest(
-        model=made, base=base, prompts=prompts, dataset=dataset(), candidates=sets, target=target, **settings
+        model=item_lm, base=base, prompts=prompts, dataset=dataset(), candidates=sets, target=target, **settings
     )
     return export(request, console)
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle_made(tiny_base, tmp_path_factory):
+def shared_tiny_bundle(tiny_base, tmp_path_factory):
     return export_tiny(tiny_base, tmp_path_factory.mktemp("bundle") / "tiny.delrec").path
 
 
 @pytest.fixture
-def tiny_bundle(tiny_bundle_made, tmp_path):
-    """A copy that a test may spoil."""
-    return shutil.copytree(tiny_bundle_made, tmp_path / "tiny.delrec")
+def tiny_bundle(shared_tiny_bundle, tmp_path):
+    """A copy that a test may change."""
+    return shutil.copytree(shared_tiny_bundle, tmp_path / "tiny.delrec")
 
 
 @pytest.fixture(scope="session")
-def taught(tiny_base, tmp_path_factory):
-    """A bundle with a teacher of random weights, and that teacher; nobody changes it."""
+def teacher_bundle(tiny_base, tmp_path_factory):
+    """The path of a bundle that has a teacher of random weights, and that teacher; not to be changed."""
     import torch
 
     from delrec_lite.teacher_kinds.registry import TEACHERS
@@ -72,7 +72,7 @@ def taught(tiny_base, tmp_path_factory):
     items = len(dataset().catalog)
     sasrec = TEACHERS["sasrec"]
     teacher = Teacher(sasrec.build(sasrec.configure(hidden=8, max_length=8), items), items)
-    return export_tiny(tiny_base, tmp_path_factory.mktemp("taught") / "t.delrec", teacher=teacher).path, teacher
+    return export_tiny(tiny_base, tmp_path_factory.mktemp("teacher") / "t.delrec", teacher=teacher).path, teacher
 
 
 SECTIONS = {
@@ -104,8 +104,9 @@ def tiny_run(tiny_base, tmp_path, monkeypatch):
     pulled = Pulled("tiny", tiny_base, "here", True, {"model": "abc"}, "none", 1)
     monkeypatch.setattr(Run, "pulled", {"model": pulled})
 
-    def base(self, precision=None):
-        return load_base("tiny", tiny_base, precision or self.precision, init_seed=self.weights_seed)
+    def base(self, precision=None, whole=False):
+        layers = None if whole else self._run.recipe.model.layers
+        return load_base("tiny", tiny_base, precision or self.precision, init_seed=self.weights_seed, layers=layers)
 
     monkeypatch.setattr(model_builder.ModelBuilder, "base", base)
 

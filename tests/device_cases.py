@@ -28,18 +28,18 @@ from delrec_lite.teachers.contract import Teacher
 from delrec_lite.teachers.fit import fit
 from delrec_lite.training import distill as stage1
 from delrec_lite.training import finetune as stage2
-from delrec_lite.training import loop
 from delrec_lite.training.adapters import ADAPTER
+from tests.resuming import killed_then_resumed
 from tests.strict_device import NAME, strict_device
 from tests.tiny import ITEMS, context, dataset, write_base
 
-# A card adds up in another order.
+# A GPU sums in another order.
 ATOL = {NAME: 1e-5, "cuda": 2e-2}
 
 
 @pytest.fixture(scope="module")
 def tiny_base(tmp_path_factory):
-    """With a third layer, before which a deep prompt has something to say."""
+    """With three layers: a deep prompt has vectors before the third."""
     return write_base(tmp_path_factory.mktemp("three") / "base", layers=3)
 
 
@@ -51,7 +51,7 @@ def device(monkeypatch):
         move = PreTrainedModel.to
 
         def keep_tied(model, *args, **settings):
-            """Here a moved parameter is another object, and two modules that shared one would not any more."""
+            """On the strict device a moved parameter is a new object: tied modules must be tied again."""
             moved = move(model, *args, **settings)
             moved.tie_weights()
             return moved
@@ -61,44 +61,44 @@ def device(monkeypatch):
         yield name
 
 
-def test_the_stand_in_refuses_what_a_card_refuses(device):
-    here, there = torch.ones(2, 2), torch.ones(2, 2).to(device)
+def test_the_strict_device_refuses_mixed_devices_as_cuda_does(device):
+    on_cpu, on_device = torch.ones(2, 2), torch.ones(2, 2).to(device)
     mixtures = {
-        "product": lambda: here @ there,
-        "sum": lambda: there + here,
-        "index": lambda: here[there[0].long()],
-        "values": lambda: there.index_put_((torch.tensor([0]),), here[0]),
-        "numpy": lambda: there.numpy(),
-        "array": lambda: np.asarray(there),
+        "product": lambda: on_cpu @ on_device,
+        "sum": lambda: on_device + on_cpu,
+        "index": lambda: on_cpu[on_device[0].long()],
+        "values": lambda: on_device.index_put_((torch.tensor([0]),), on_cpu[0]),
+        "numpy": lambda: on_device.numpy(),
+        "array": lambda: np.asarray(on_device),
     }
     for mixture in mixtures.values():
         with pytest.raises((RuntimeError, TypeError)):
             mixture()
     with pytest.raises(RuntimeError, match="generator"):
         torch.randn(2, device=device, generator=torch.Generator())
-    assert (there * torch.tensor(2.0))[torch.tensor([1])].tolist() == [[2.0, 2.0]]  # as a card allows
+    assert (on_device * torch.tensor(2.0))[torch.tensor([1])].tolist() == [[2.0, 2.0]]  # as a card allows
 
 
 @pytest.mark.parametrize("kind", ["sasrec", "gru4rec", "caser", "esasrec"])
 def test_a_teacher(device, kind):
     config = TEACHERS[kind].configure(hidden=8, max_length=8, epochs=2, dropout=0.0)
     histories = dataset().test().histories
-    here, there = (fit(config, dataset(), QUIET, device=where) for where in ("cpu", device))
-    np.testing.assert_allclose(there.scores(histories), here.scores(histories), atol=ATOL[device])
+    on_cpu, on_device = (fit(config, dataset(), QUIET, device=where) for where in ("cpu", device))
+    np.testing.assert_allclose(on_device.scores(histories), on_cpu.scores(histories), atol=ATOL[device])
     moved = Teacher(TEACHERS[kind].build(config, ITEMS).to(device), ITEMS)
-    moved.network.load_state_dict(here.network.state_dict())
-    np.testing.assert_allclose(moved.scores(histories), here.scores(histories), atol=ATOL[device])
-    for a, b in zip(moved.sequence_scores_many(histories), here.sequence_scores_many(histories), strict=True):
+    moved.network.load_state_dict(on_cpu.network.state_dict())
+    np.testing.assert_allclose(moved.scores(histories), on_cpu.scores(histories), atol=ATOL[device])
+    for a, b in zip(moved.sequence_scores_many(histories), on_cpu.sequence_scores_many(histories), strict=True):
         np.testing.assert_allclose(a, b, atol=ATOL[device])
-    np.testing.assert_array_equal(moved.item_vectors(), here.item_vectors())
+    np.testing.assert_array_equal(moved.item_vectors(), on_cpu.item_vectors())
 
 
 def on_both(tiny_run, tiny_base, device, monkeypatch, **sections):
     """Runs of the same recipe, on the CPU and on the device."""
     for where in ("cpu", device):
 
-        def base(models, wanted=None, at=where):
-            return load_base("tiny", tiny_base, wanted or models.precision, at, init_seed=models.weights_seed)
+        def base(models, dtype=None, whole=False, at=where):
+            return load_base("tiny", tiny_base, dtype or models.precision, at, init_seed=models.weights_seed)
 
         monkeypatch.setattr(ModelBuilder, "base", base)
         monkeypatch.setattr(precision, "device_for", lambda choice, at=where: at)
@@ -139,33 +139,29 @@ def test_a_run_from_its_teacher_to_its_table(tiny_run, tiny_base, device, monkey
     sections = dict(FORMS[form])
     if form != "likelihood":  # a forward for each question
         sections["finetune"] = sections.get("finetune", {}) | {"valid_every": 0.2}
-    made = []
+    outputs = []
     for run in on_both(tiny_run, tiny_base, device, monkeypatch, **sections):
         rows = evaluate(run, zero_shot=form == "items")
         vectors = load_file(run.distill().folder / "soft.safetensors")
         vectors |= load_file(run.finetune().folder / "items.safetensors")
         ranks = json.loads((run.folder / "ranks.json").read_text())
-        made.append((rows, vectors, ranks, json.loads((run.bundle / "manifest.json").read_text())["model"]))
-    (rows, vectors, ranks, model), (there, their_vectors, their_ranks, their_model) = made
-    assert [(row.model, row.protocol) for row in there] == [(row.model, row.protocol) for row in rows]
-    assert vectors.keys() == their_vectors.keys()
+        outputs.append((rows, vectors, ranks, json.loads((run.bundle / "manifest.json").read_text())["model"]))
+    (rows, vectors, ranks, model), (device_rows, device_vectors, device_ranks, device_model) = outputs
+    assert [(row.model, row.protocol) for row in device_rows] == [(row.model, row.protocol) for row in rows]
+    assert vectors.keys() == device_vectors.keys()
     for name, tensor in vectors.items():
-        torch.testing.assert_close(their_vectors[name], tensor, atol=ATOL[device], rtol=0, msg=name)
+        torch.testing.assert_close(device_vectors[name], tensor, atol=ATOL[device], rtol=0, msg=name)
     for name, of_model in ranks.items():
-        same = np.mean(np.array(of_model["sampled"]) == np.array(their_ranks[name]["sampled"]))
-        assert same > (0.95 if device == NAME else 0.7), name
+        equal_share = np.mean(np.array(of_model["sampled"]) == np.array(device_ranks[name]["sampled"]))
+        assert equal_share > (0.95 if device == NAME else 0.7), name
     assert TRAINED in ranks
-    assert their_model["soft_words"] == model["soft_words"]
+    assert device_model["soft_words"] == model["soft_words"]
 
 
 def load(folder, device, dtype=torch.float32):
     base = load_base("tiny", folder, dtype, device)
     model = ItemLM(base, dataset().catalog.titles, 4, deep=True)
     return model, compile_prompts(DOMAINS["movie"], model.vocabulary, base.encode, base.bos)
-
-
-class Killed(Exception):
-    pass
 
 
 def distilled(model, prompts, folder, **changed):
@@ -196,25 +192,13 @@ STAGES = {
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_killed_stage_goes_on_to_the_cpu_s_weights(tiny_base, tmp_path, device, monkeypatch, stage):
-    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+def test_a_killed_stage_resumes_to_the_weights_of_the_cpu(tiny_base, tmp_path, device, monkeypatch, stage):
     make, settings = STAGES[stage]
-    here = make(*load(tiny_base, "cpu"), tmp_path / "cpu", **settings)
-    save = loop._save
-
-    def save_then_die(out, named, optimiser, means, step, *rest):
-        save(out, named, optimiser, means, step, *rest)
-        if step >= 2:
-            raise Killed
-
-    monkeypatch.setattr(loop, "_save", save_then_die)
-    with pytest.raises(Killed):
-        make(*load(tiny_base, device), tmp_path / "card", **settings)
-    monkeypatch.setattr(loop, "_save", save)
-    there = make(*load(tiny_base, device), tmp_path / "card", **settings)
-    assert here.keys() == there.keys()
-    for name, tensor in here.items():
-        torch.testing.assert_close(there[name], tensor, atol=ATOL[device], rtol=0, msg=name)
+    expected = make(*load(tiny_base, "cpu"), tmp_path / "cpu", **settings)
+    resumed = killed_then_resumed(monkeypatch, 2, lambda: make(*load(tiny_base, device), tmp_path / "card", **settings))
+    assert expected.keys() == resumed.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(resumed[name], tensor, atol=ATOL[device], rtol=0, msg=name)
 
 
 def test_bf16_with_autocast(tiny_base, tmp_path, device):

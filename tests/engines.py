@@ -43,9 +43,9 @@ def matrix(bundle, name):
 
 
 class DecayEngine:
-    """Keeps the contract with little: a state is the last input row, and half of the state before it.
+    """A small engine that keeps the contract: a state is the last input row plus half of the state before it.
 
-    Nothing of the model but its input and output rows is read, so it is fast to write and recommends nothing useful.
+    It reads only the input and output rows of the model; its recommendations are not useful.
     """
 
     def __init__(self, bundle, threads=None):
@@ -104,8 +104,8 @@ class DecayEngine:
         """The state behind some tokens, and how many of them were read: a session keeps the states of its last."""
         names = [token if isinstance(token, int) else token.tobytes() for token in tokens]
         before, states = self._sessions.get(session, ([], [])) if session is not None else ([], [])
-        same = next((n for n, pair in enumerate(zip(before, names[:-1], strict=False)) if pair[0] != pair[1]), None)
-        reused = min(len(before), len(names) - 1) if same is None else same
+        pairs = list(zip(before, names[:-1], strict=False))
+        reused = next((n for n, (old, new) in enumerate(pairs) if old != new), len(pairs))
         states = states[:reused]
         for token in tokens[reused:]:
             states.append(self._next(states[-1] if states else self._start, token))

@@ -1,4 +1,4 @@
-"""A web server with the few answers of the Hugging Face Hub that a download asks for."""
+"""A web server with those responses of the Hugging Face Hub that a download needs."""
 
 import hashlib
 import http.server
@@ -10,10 +10,10 @@ REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 
 class FakeHub:
-    """One repository, ``owner/thing``; ``files`` by name, and every request with its token in ``asked``."""
+    """One repository, ``owner/thing``; ``files`` by name, and every request with its token in ``requests``."""
 
     def __init__(self, files):
-        self.files, self.asked = dict(files), []
+        self.files, self.requests = dict(files), []
         hub = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -31,16 +31,23 @@ class FakeHub:
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
     def answer(self, request):
-        self.asked.append((request.command, request.path, request.headers.get("Authorization")))
+        self.requests.append((request.command, request.path, request.headers.get("Authorization")))
         if re.match(rf"/api/models/owner/thing/revision/({REVISION}|main)", request.path):
             listed = [{"rfilename": name} for name in self.files]
             self.send(request, json.dumps({"id": "owner/thing", "sha": REVISION, "siblings": listed}).encode())
             return
-        found = re.fullmatch(rf"/owner/thing/resolve/(?:{REVISION}|main)/([\w.]+)", request.path)
-        if found is None or found[1] not in self.files:
+        if re.match(rf"/api/models/owner/thing/tree/{REVISION}", request.path):  # huggingface_hub 1.33 and later
+            entries = [
+                {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+                for name, data in self.files.items()
+            ]
+            self.send(request, json.dumps(entries).encode())
+            return
+        match = re.fullmatch(rf"/owner/thing/resolve/(?:{REVISION}|main)/([\w.]+)", request.path)
+        if match is None or match[1] not in self.files:
             request.send_error(404)
             return
-        self.send(request, self.files[found[1]])
+        self.send(request, self.files[match[1]])
 
     def send(self, request, data):
         request.send_response(200)

@@ -78,7 +78,7 @@ def family(folder, kind, **changes):
 
 
 def moved(folder, kind, **changes):
-    """The same with all parts that training changes, norms and biases away from their first values."""
+    """A model of ``family`` whose norms, biases and trained parts are away from their first values."""
     model, prompts, base = make_model(family(folder, kind, **changes))
     torch.manual_seed(3)
     with torch.no_grad():

@@ -7,7 +7,7 @@ from delrec_lite.bench.quantisations import Quantised
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def drawn(picture: Element | ElementTree, what: str) -> dict[str, list[Element]]:
+def marks(picture: Element | ElementTree, what: str) -> dict[str, list[Element]]:
     """Groups named ``NAME-what`` or ``what-NAME``, by name, each with the marks in it."""
     groups = {group.get("id", ""): group for group in picture.iter(f"{SVG}g")}
     return {
@@ -17,12 +17,12 @@ def drawn(picture: Element | ElementTree, what: str) -> dict[str, list[Element]]
     }
 
 
-def quant_row(quant, ms, lost):
-    """A precision that takes `ms` and loses so much HR@1."""
-    by_luck = {"HR@1": 0.9, "NDCG@10": 0.9}  # with the sets that were drawn
+def quant_row(quant, ms, hr_drop):
+    """A precision that takes ``ms`` and loses ``hr_drop`` of HR@1."""
+    sampled = {"HR@1": 0.9, "NDCG@10": 0.9}  # with the sets that were drawn
     metrics = {
-        "sampled": by_luck,
-        "expected_sampled": {"HR@1": 0.5 - lost, "NDCG@10": 0.7},
+        "sampled": sampled,
+        "expected_sampled": {"HR@1": 0.5 - hr_drop, "NDCG@10": 0.7},
         "full": {"HR@1": 0.1, "NDCG@10": 0.2},
     }
-    return Quantised("gguf", quant, int(1e6 * ms), {}, ms, metrics, 0.9, {"difference": 0.4}, {"difference": -lost})
+    return Quantised("gguf", quant, int(1e6 * ms), {}, ms, metrics, 0.9, {"difference": 0.4}, {"difference": -hr_drop})

@@ -3,26 +3,24 @@
 import json
 import os
 import subprocess
-import sys
 import time
 import urllib.request
-from pathlib import Path
 
 from tests.bundles import TITLES, tiny_bundle
+from tests.command import PROGRAM
 
-PROGRAM = Path(sys.executable).parent / "delrec-lite"
 MARKUP = "<img src=x onerror=document.title='broken'> & Sons"
 
 
 class Served:
-    """A server on a free port, over a bundle that a test may spoil; by default one that it makes."""
+    """A server on a free port, with its own tiny bundle or with ``bundle``."""
 
-    def __init__(self, folder, *options, bundle=None, how=None, **environment):
+    def __init__(self, folder, *options, bundle=None, preexec=None, **environment):
         self.bundle = bundle or tiny_bundle(folder, titles=(*TITLES[:-1], MARKUP)).bundle.folder
         self.log = folder / "log"
         command = [PROGRAM, "serve", self.bundle, "--port", "0", "--threads", "1", *options]
         with self.log.open("w") as log:
-            self.process = subprocess.Popen(command, stderr=log, env={**os.environ, **environment}, preexec_fn=how)
+            self.process = subprocess.Popen(command, stderr=log, env={**os.environ, **environment}, preexec_fn=preexec)
         self.address = json.loads(self.wait_for("address"))["address"]
         self.port = int(self.address.rsplit(":", 1)[1])
 

@@ -1,4 +1,4 @@
-"""A stand-in for a CUDA card: a torch device that computes on the CPU, but is kept apart from it as strictly as CUDA.
+"""A stand-in for a CUDA card: a torch device that computes on the CPU, but refuses mixed operands as CUDA does.
 
 ``strict:0`` is torch's device type for backends of one's own, taken by a Python one. A tensor there wraps a CPU tensor.
 An operation on tensors of both sides is refused, as torch refuses it with a card, and so is ``numpy()`` without
@@ -41,7 +41,7 @@ class StrictTensor(torch.Tensor):
 
     @staticmethod
     def __new__(cls, inner: torch.Tensor) -> "StrictTensor":
-        made = torch.Tensor._make_wrapper_subclass(
+        wrapper = torch.Tensor._make_wrapper_subclass(
             cls,
             inner.size(),
             strides=inner.stride(),
@@ -50,8 +50,8 @@ class StrictTensor(torch.Tensor):
             device=torch.device(NAME, 0),
             requires_grad=False,
         )
-        made.inner = inner
-        return made
+        wrapper.inner = inner
+        return wrapper
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 
@@ -105,15 +105,15 @@ def _refuse_mixture(func: Any, args: Any, kwargs: Any) -> None:
     if func in INDEXING and isinstance(args[0], StrictTensor):
         args = (args[0], *args[2:])
     flat = pytree.tree_leaves((args, kwargs))
-    apart = [x for x in flat if isinstance(x, torch.Tensor) and not isinstance(x, StrictTensor) and x.dim()]
-    if apart:
+    unwrapped = [x for x in flat if isinstance(x, torch.Tensor) and not isinstance(x, StrictTensor) and x.dim()]
+    if unwrapped:
         raise RuntimeError(
             f"Expected all tensors to be on the same device, but found at least two devices, cpu and {NAME}:0! ({func})"
         )
 
 
 def _on_cpu(func: Any, args: Any, kwargs: dict[str, Any], wraps: bool) -> Any:
-    """Compute with the wrapped tensors; results are wrapped, those that are changed in place stay themselves."""
+    """Compute with the wrapped tensors; results are wrapped, and tensors changed in place stay the same objects."""
     wrappers = {id(x.inner): x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, StrictTensor)}
     args, kwargs = pytree.tree_map_only(StrictTensor, lambda x: x.inner, (args, kwargs))
     if "device" in kwargs:
@@ -168,7 +168,7 @@ OF_CARDS = {
 
 
 def _lowered(func: Any, *args: Any, **kwargs: Any) -> Any:
-    """Autocast: a product in the precision that was asked for."""
+    """Autocast: a product in the precision of autocast."""
     dtype = torch.get_autocast_dtype(NAME)
 
     def cast(x: torch.Tensor) -> torch.Tensor:
@@ -232,7 +232,7 @@ def strict_device() -> str:
     library.impl("_copy_from", _copy_from, "PrivateUse1")
     for name in LOWERED:
         library.impl(name, partial(_lowered, getattr(torch.ops.aten, name)), "AutocastPrivateUse1")
-    others = torch.library.Library("_", "IMPL")
-    others.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
-    strict_device.libraries = library, others  # type: ignore[attr-defined]
+    fallthrough = torch.library.Library("_", "IMPL")
+    fallthrough.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+    strict_device.libraries = library, fallthrough  # type: ignore[attr-defined]
     return NAME

@@ -1,4 +1,4 @@
-"""Ablations: each variant trains another model, all on the same users, and a call cut short goes on."""
+"""Ablations: each variant trains another model, all on the same users, and an interrupted call resumes."""
 
 import json
 
@@ -14,7 +14,7 @@ from tests.tiny import write_base
 
 @pytest.fixture(scope="module")
 def tiny_base(tmp_path_factory):
-    """With a third layer, before which a deep prompt has something to say."""
+    """With three layers: a deep prompt has vectors before the third."""
     return write_base(tmp_path_factory.mktemp("three") / "base", layers=3)
 
 
@@ -22,7 +22,7 @@ def prefix(tiny_run, pattern):
     return tiny_run(runs=pattern, model={"pattern_prompt": pattern}).models.untrained().prompts
 
 
-def test_the_pattern_stands_as_soft_tokens_as_words_or_not_at_all(tiny_run):
+def test_the_pattern_prompt_is_soft_tokens_words_or_absent(tiny_run):
     soft, words, none = (prefix(tiny_run, pattern) for pattern in ("soft", "words", "none"))
     assert set(soft.vocabulary.soft_ids) <= set(soft.next_prefix)
     for prompts in (words, none):
@@ -32,7 +32,7 @@ def test_the_pattern_stands_as_soft_tokens_as_words_or_not_at_all(tiny_run):
     assert "order matters" in words.text["instruction"]
 
 
-def test_every_variant_trains_and_stands_in_the_table(tiny_run, tmp_path):
+def test_every_variant_is_trained_and_in_the_table(tiny_run, tmp_path):
     learning = {"epochs": 1, "lr": 1e-3, "item_lr": 1e-2, "teacher_weight": 0.5}
     recipe = tiny_run.recipe(distill={"epochs": 3, "lr": 0.3}, finetune=learning)
     rows = ablate(recipe, tmp_path, QUIET, seeds=(1,)).rows
@@ -48,17 +48,17 @@ def test_every_variant_trains_and_stands_in_the_table(tiny_run, tmp_path):
     assert all(row.difference or row.variant == FULL_METHOD for row in rows)
 
 
-def test_seeds_are_averaged_and_what_is_made_is_kept(tiny_run, tmp_path, monkeypatch):
+def test_seeds_are_averaged_and_finished_runs_are_reused(tiny_run, tmp_path, monkeypatch):
     chosen = ["without stage 2"]
-    one = ablate(tiny_run.recipe(), tmp_path, QUIET, chosen, (1,)).rows
+    single_seed = ablate(tiny_run.recipe(), tmp_path, QUIET, chosen, (1,)).rows
     monkeypatch.setattr("delrec_lite.teachers.fit.fit", None)  # shared: never fitted again
-    two = ablate(tiny_run.recipe(), tmp_path, QUIET, chosen, (1, 2)).rows
-    three = ["sampled", "expected_sampled", "full"]
-    assert [(row.variant, row.protocol) for row in two] == [(name, p) for name in (FULL_METHOD, *chosen) for p in three]
-    for before, after in zip(one, two, strict=True):
+    two_seeds = ablate(tiny_run.recipe(), tmp_path, QUIET, chosen, (1, 2)).rows
+    expected = [(name, p) for name in (FULL_METHOD, *chosen) for p in ("sampled", "expected_sampled", "full")]
+    assert [(row.variant, row.protocol) for row in two_seeds] == expected
+    for before, after in zip(single_seed, two_seeds, strict=True):
         assert after.by_seed["MRR"][0] == before.by_seed["MRR"][0]
         assert after.metrics["MRR"] == pytest.approx(np.mean(after.by_seed["MRR"]), abs=1e-4)
-    assert two[0].by_seed["MRR"][0] != two[0].by_seed["MRR"][1]
+    assert two_seeds[0].by_seed["MRR"][0] != two_seeds[0].by_seed["MRR"][1]
 
 
 def test_wrong_variants_and_seeds_are_refused(tiny_run, tmp_path):

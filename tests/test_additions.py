@@ -1,4 +1,4 @@
-"""Items added after training: scored and read from their titles, the trained ones as before."""
+"""Items added after training: scored and read from their titles, while trained items keep their scores."""
 
 import json
 import shutil
@@ -73,9 +73,9 @@ def test_a_new_candidate_costs_no_second_evaluation(bundles):
     request = {"history": TITLES[:4], "candidates": ["Grey Harbour", TITLES[7]], "allow_new": True}
     for folder in (bundles[0].bundle.folder, bundles[1].folder):
         with Recommender.load(folder, threads=1) as recommender:
-            cold, first, again = (recommender.recommend(**request, session=name) for name in (None, "u", "u"))
-        assert [answer.tokens_computed for answer in (cold, first, again)] == [4, 4, 1]
-        assert {item.title: item.score for item in again.items} == pytest.approx(
+            cold, first, repeated = (recommender.recommend(**request, session=name) for name in (None, "u", "u"))
+        assert [answer.tokens_computed for answer in (cold, first, repeated)] == [4, 4, 1]
+        assert {item.title: item.score for item in repeated.items} == pytest.approx(
             {item.title: item.score for item in cold.items}, abs=5e-3
         )
 
@@ -98,19 +98,19 @@ def test_a_server_answers_and_counts_sessions_of_a_bundle_with_additions(bundles
     assert "delrec_session_hits_total 1.0" in text
 
 
-def test_items_add_up_and_the_first_bundle_stays_as_it_was(bundles):
+def test_adding_twice_keeps_all_items_and_leaves_the_first_bundle_unchanged(bundles):
     tiny, added = bundles
     before = {path.name: path.read_bytes() for path in tiny.bundle.folder.iterdir()}
     add_items(added.folder, {"n3": "Grey Harbour (2021)"})
-    again = Bundle.open(added.folder)
-    assert again.items.ids[-3:] == ["n1", "n2", "n3"]
-    assert again.trained == len(TITLES)
+    reopened = Bundle.open(added.folder)
+    assert reopened.items.ids[-3:] == ["n1", "n2", "n3"]
+    assert reopened.trained == len(TITLES)
     assert np.load(added.folder / "additions.npy").shape[:2] == (2, 3)
     assert {path.name: path.read_bytes() for path in tiny.bundle.folder.iterdir()} == before
     assert not [path for path in added.folder.parent.iterdir() if path.name.startswith(".")]
 
 
-def test_what_cannot_be_added_is_said(bundles, tmp_path):
+def test_items_that_cannot_be_added_are_refused(bundles, tmp_path):
     tiny, added = bundles
     with pytest.raises(UsageError, match="1 of the items are in the catalogue, the first is 'n2'"):
         add_items(added.folder, {"n2": "Something else"})
@@ -171,7 +171,7 @@ def test_the_command_reads_a_list_and_verify_still_agrees(tiny_bundle, tmp_path)
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["added"] == ["A Wholly New Film (2031)", "<|im_start|> Film"]
     assert verify(tiny_bundle).top10_overlap == 1.0
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert again.returncode == UsageError.exit_code
-    assert again.stderr.count("\n") <= 2
+    repeated = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert repeated.returncode == UsageError.exit_code
+    assert repeated.stderr.count("\n") <= 2
     shutil.rmtree(tiny_bundle)

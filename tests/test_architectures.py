@@ -1,4 +1,4 @@
-"""The contract of every family: torch, llama.cpp and ONNX Runtime give the same scores; a plan and checks know it."""
+"""The contract of every family: all runtimes score as torch; the memory plan and the checks support it."""
 
 import json
 import re
@@ -68,7 +68,7 @@ def test_every_runtime_scores_as_torch(tmp_path, kind):
         assert score_range(scaled, unscaled) > 5 * ARCHITECTURES[model.lm.config.model_type].tolerance
 
 
-def test_every_family_and_kind_of_scaling_is_tried():
+def test_every_family_and_kind_of_scaling_is_tested():
     tried = {(family, (more.get("rope_scaling") or {}).get("rope_type", "")) for family, more in SETTINGS.values()}
     tried |= {("phi3", LONGROPE["type"])}
     for record in ARCHITECTURES:
@@ -106,9 +106,9 @@ def test_a_config_of_another_version_of_transformers_is_read_alike(tmp_path, kin
     keys = {"rope_type": "default", **scaling.get("full_attention", scaling), "rope_theta": 5000.0}
     keys["rope_type"] = keys.pop("type", keys["rope_type"])
     keys |= {"partial_rotary_factor": 0.75} if kind == "phi3-longrope" else {}
-    both = {"full_attention": keys, "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}
+    by_layer_type = {"full_attention": keys, "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}
     written = {key: value for key, value in written.items() if key not in old}
-    path.write_text(json.dumps({**written, "rope_parameters": both if "gemma" in kind else keys}))
+    path.write_text(json.dumps({**written, "rope_parameters": by_layer_type if "gemma" in kind else keys}))
     rotary = load_base("x", tmp_path, "fp32").model.model.rotary_emb
     reference = rotary.inv_freq if hasattr(rotary, "inv_freq") else rotary.full_attention_inv_freq
     rope = rope_of(json.loads(path.read_text()))
@@ -153,7 +153,7 @@ def test_a_config_that_cannot_be_exported_is_refused(settings, words):
     assert error.value.hint
 
 
-def test_refusals_name_what_is_known():
+def test_refusals_list_the_supported_families():
     with pytest.raises(ConfigError) as error:
         check_base(config("mamba"))
     assert all(name in error.value.hint for name in ARCHITECTURES.names())
@@ -163,7 +163,7 @@ def test_refusals_name_what_is_known():
     assert "gemma3" not in error.value.hint
 
 
-def test_adapters_go_where_queries_and_values_are():
+def test_adapters_are_on_the_query_and_value_modules():
     assert ARCHITECTURES["llama"].adapted("qv") == ("q_proj", "v_proj")
     assert ARCHITECTURES["phi3"].adapted("qv") == ("qkv_proj",)
     assert ARCHITECTURES["phi3"].adapted("all") == ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
@@ -171,7 +171,7 @@ def test_adapters_go_where_queries_and_values_are():
         Architecture("x", gguf="llama", interleaved_rope=True, qkv=("qkv_proj",))
 
 
-def test_prompts_end_where_runtimes_would_differ():
+def test_the_context_length_ends_before_runtimes_differ():
     assert context_length(config()) == 256
     assert context_length(config("mistral", sliding_window=100)) == 100
     assert context_length(config("mistral", sliding_window=None)) == 256
@@ -181,17 +181,17 @@ def test_prompts_end_where_runtimes_would_differ():
 
 
 @pytest.mark.parametrize("kind", ["mistral", "phi3-longrope"])
-def test_a_history_beyond_that_end_loses_its_oldest_items(tmp_path, kind):
-    """Bound to a few items, so that a window or the second list of factors would show."""
+def test_a_history_beyond_the_context_length_loses_its_oldest_items(tmp_path, kind):
+    """The context is short, so that a window or the second list of factors would change the scores."""
     bound = {"sliding_window": 64} if kind == "mistral" else {"original_max_position_embeddings": 64}
     model, prompts, base = trained_model = moved(tmp_path / "base", kind, **bound)
     room = 64 - len(prompts.next_prefix)
     assert 0 < room < 60
-    long = [np.arange(60) % 30]
-    expected = score_all(model, prompts, [long[0][-room:]], 60)
+    histories = [np.arange(60) % 30]
+    expected = score_all(model, prompts, [histories[0][-room:]], 60)
     path = export_tiny(None, tmp_path / "x.delrec", "f16", trained_model, max_history=60).path
     with Recommender.load(path, 1) as recommender:
-        assert score_range(expected, recommender.scores(long)) < 0.005
+        assert score_range(expected, recommender.scores(histories)) < 0.005
 
 
 # A family from outside the package.
@@ -206,6 +206,6 @@ def toy():
     ARCHITECTURES.unregister("ernie4_5")
 
 
-def test_a_family_registered_from_outside_goes_the_whole_way(tmp_path, toy):
+def test_a_family_registered_from_outside_is_exported_and_served(tmp_path, toy):
     trained_model = moved(tmp_path / "base", "ernie4_5", head_dim=16)
     exports_as_trained(tmp_path / "base", tmp_path / "x.delrec", trained_model)

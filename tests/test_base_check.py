@@ -49,7 +49,7 @@ def run_with(tiny_run, tmp_path, monkeypatch):
     ("settings", "words"),
     [({"model_type": "mamba"}, "'mamba'"), (NTK, "'dynamic'"), ({"hidden_act": "gelu"}, "gelu")],
 )
-def test_training_refuses_it_before_any_stage(run_with, changed, stage, settings, words):
+def test_training_refuses_an_unsupported_base_before_any_stage(run_with, changed, stage, settings, words):
     run = run_with(changed(**settings))
     with pytest.raises(ConfigError, match=words) as error:
         getattr(run, stage)()
@@ -57,7 +57,7 @@ def test_training_refuses_it_before_any_stage(run_with, changed, stage, settings
     assert sorted(path.name for path in run.folder.iterdir()) == ["recipe.yaml"]
 
 
-def test_training_refuses_a_family_without_onnx_where_onnx_is_asked_for(run_with, changed):
+def test_training_for_onnx_refuses_a_family_without_onnx(run_with, changed):
     folder = changed(model_type="gemma3_text", hidden_activation="gelu_pytorch_tanh")
     run = run_with(folder, export={"format": "onnx"})
     with pytest.raises(ConfigError, match="cannot be written as ONNX"):
@@ -66,7 +66,7 @@ def test_training_refuses_a_family_without_onnx_where_onnx_is_asked_for(run_with
     assert run_with(folder, runs="others").models.base_folder == folder
 
 
-def test_training_refuses_a_tokenizer_that_no_file_can_hold(run_with, changed):
+def test_training_refuses_an_unsupported_tokenizer(run_with, changed):
     folder = changed()
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     tokenizer["model"]["type"] = "Unigram"
@@ -77,12 +77,12 @@ def test_training_refuses_a_tokenizer_that_no_file_can_hold(run_with, changed):
     assert not (run.folder / "teacher").exists()
 
 
-def test_plan_refuses_it(changed):
+def test_plan_refuses_an_unsupported_base(changed):
     with pytest.raises(ConfigError, match="'dynamic'"):
         plan(str(changed(**NTK)), "8GB", 50, 1349, 800)
 
 
-def test_init_refuses_it_and_writes_no_recipe(changed, tmp_path):
+def test_init_refuses_an_unsupported_base_and_writes_no_recipe(changed, tmp_path):
     sets = {name: candidates(name) for name in ("valid", "test")}
     ring = make_dataset("ring", dataset().catalog, dataset().user_ids, dataset().sequences)
     save_dataset(ring, sets, Settings(2, 5, 3), tmp_path / "ring")

@@ -1,4 +1,4 @@
-"""The bench: requests, statistics, turns, output forms, comparison; a recommender made up, and one real run."""
+"""The bench: requests, statistics, order, output formats, comparison; with a fake recommender and one real bundle."""
 
 import csv
 import io
@@ -28,7 +28,7 @@ ITEMS, USERS, M = 40, 12, 15
 
 
 class Fake:
-    """A recommender whose favourite is always the item after the last; it writes down what it is asked."""
+    """A recommender that ranks the item after the last one first, and logs its requests."""
 
     def __init__(self, folder, name="fake", quant="f16", threads=1, wait=0.0, log=None, ids=None):
         self.name, self.threads, self.wait, self.closed = name, threads, wait, False
@@ -70,7 +70,7 @@ class Fake:
 
 
 def golden(folder, **changes):
-    """Half of the users go on to the next item, the others to the one after."""
+    """The target is the next item for half of the users, the one after it for the others."""
     folder.mkdir(exist_ok=True)
     histories = [[(u + n) % ITEMS for n in range(5 + 3 * u)][:35] for u in range(USERS)]
     targets = [(h[-1] + 1 + u % 2) % ITEMS for u, h in enumerate(histories)]
@@ -106,7 +106,7 @@ def test_summary_against_known_values():
     assert report.latency_summary([3.0])["sigma"] == 0
 
 
-def test_each_workload_asks_what_it_says(tmp_path):
+def test_each_workload_sends_its_own_requests(tmp_path):
     golden(tmp_path / "a.delrec")
     timed, (fake,) = run(tmp_path / "a.delrec", Plan(["cold", "rerank", "batch", "load"], [1], repeats=4))
     cold, rerank, batch, load = timed.results
@@ -129,7 +129,7 @@ def test_each_workload_asks_what_it_says(tmp_path):
     assert fake.closed
 
 
-def test_step_times_the_newest_item_of_a_user_known_before(tmp_path):
+def test_step_times_the_newest_item_of_a_cached_session(tmp_path):
     golden(tmp_path / "a.delrec")
     timed, (fake,) = run(tmp_path / "a.delrec", Plan(["step"], [1], repeats=2))
     lengths = [entry[2] for entry in fake.log]
@@ -151,7 +151,7 @@ def test_memory_is_that_of_a_process_that_does_only_this_workload(tmp_path):
     assert {job["threads"] for job in probe.jobs} == {3}
 
 
-def test_times_are_those_waited_for(tmp_path):
+def test_times_are_those_of_the_recommender(tmp_path):
     golden(tmp_path / "a.delrec")
     timed, _ = run(tmp_path / "a.delrec", Plan(["cold", "batch"], [1], repeats=3), wait=0.02)
     cold, batch = timed.results
@@ -161,7 +161,7 @@ def test_times_are_those_waited_for(tmp_path):
     assert batch.per_second == pytest.approx(1e3 * USERS / batch.ms["mean"], rel=0.01)
 
 
-def test_configurations_take_turns(tmp_path):
+def test_configurations_are_interleaved(tmp_path):
     log = []
     folders = [golden(tmp_path / f"{name}.delrec") for name in "ab"]
 
@@ -176,7 +176,7 @@ def test_configurations_take_turns(tmp_path):
     assert [(r.bundle, r.threads) for r in timed.results] == [("a f16", 1), ("a f16", 2), ("b f16", 1), ("b f16", 2)]
 
 
-def test_accuracy_is_of_the_requests_asked(tmp_path):
+def test_accuracy_is_computed_over_all_requests(tmp_path):
     golden(tmp_path / "a.delrec")
     timed, _ = run(tmp_path / "a.delrec", Plan(["cold", "rerank"], [1], repeats=1))
     cold, rerank = (r.accuracy for r in timed.results)
@@ -186,7 +186,7 @@ def test_accuracy_is_of_the_requests_asked(tmp_path):
     assert (rerank["protocol"], rerank["candidates"], rerank["HR@1"]) == ("sampled", M, 1.0)
 
 
-def test_two_bundles_of_one_name_stay_apart(tmp_path):
+def test_two_bundles_of_one_name_get_different_labels(tmp_path):
     folders = [golden(tmp_path / name) for name in ("x", "y")]
     timed = bench(folders, Plan(["cold"], [1], 1), load=lambda p, t: Fake(Path(p), name="same"), probe=probe)
     assert len({r.bundle for r in timed.results}) == 2
@@ -203,13 +203,13 @@ def test_two_bundles_of_one_name_stay_apart(tmp_path):
         ({"targets": "none"}, BundleError, "cannot be read"),
     ],
 )
-def test_spoilt_requests_are_refused(tmp_path, changes, error, words):
+def test_invalid_requests_are_refused(tmp_path, changes, error, words):
     golden(tmp_path / "a.delrec", **changes)
     with pytest.raises(error, match=words):
         run(tmp_path / "a.delrec", Plan(["cold"], [1], 1))
 
 
-def test_without_requests_a_data_set_is_asked_for(tmp_path):
+def test_a_bundle_without_requests_needs_a_data_set(tmp_path):
     fakes = []
     with pytest.raises(UsageError) as caught:
         run(tmp_path, Plan(["cold"], [1], 1), fakes)
@@ -221,7 +221,7 @@ def test_without_requests_a_data_set_is_asked_for(tmp_path):
     "plan",
     [Plan(["cold"], [1], 0), Plan(["cold"], [0]), Plan(["cold"], []), Plan(["fast"], [1]), Plan([], [1])],
 )
-def test_plans_that_time_nothing_are_refused(tmp_path, plan):
+def test_empty_and_unknown_plans_are_refused(tmp_path, plan):
     with pytest.raises(UsageError):
         run(golden(tmp_path / "a.delrec"), plan)
 
@@ -237,7 +237,7 @@ def test_more_users_than_requests_and_other_catalogues_are_refused(tmp_path):
         bench([], Plan(["cold"], [1], 1), probe=probe)
 
 
-def test_a_prepared_data_set_asks_with_its_own_test_users(tmp_path):
+def test_requests_come_from_the_test_users_of_a_prepared_data_set(tmp_path):
     from delrec_lite.data.store import Settings, make_dataset, save_dataset
     from tests.tiny import candidates, dataset
 
@@ -257,8 +257,8 @@ def test_a_prepared_data_set_asks_with_its_own_test_users(tmp_path):
     assert requests.of("cold", user).candidates is None
 
 
-@pytest.mark.parametrize("each", [0, 3])
-def test_a_split_by_time_asks_its_questions_whatever_the_number_of_users(tmp_path, each):
+@pytest.mark.parametrize("questions_per_user", [0, 3])
+def test_a_chronological_split_gives_a_request_for_each_test_interaction(tmp_path, questions_per_user):
     """Only one user in two has a question, or every user has three."""
     from delrec_lite.data.candidates import sample_candidates
     from delrec_lite.data.store import Settings, make_dataset, save_dataset
@@ -266,14 +266,14 @@ def test_a_split_by_time_asks_its_questions_whatever_the_number_of_users(tmp_pat
 
     tiny = dataset()
     ends = np.array([len(s) for s in tiny.sequences])
-    last = ends - each if each else ends - np.arange(len(ends)) % 2
+    last = ends - questions_per_user if questions_per_user else ends - np.arange(len(ends)) % 2
     data = make_dataset(tiny.name, tiny.catalog, tiny.user_ids, tiny.sequences, np.stack([last - 1, last], 1))
     sets = {split: sample_candidates(data, split, 5, 1) for split in ("valid", "test")}
     save_dataset(data, sets, Settings(1, 5, 1, "chronological"), tmp_path / "data")
     bundle = Fake(tmp_path).bundle
     bundle.items = SimpleNamespace(ids=list(data.catalog.ids), titles=list(data.catalog.titles))
     requests = workloads.requests_of(bundle, tmp_path / "data")
-    assert len(requests) == len(data.test()) == len(ends) * (each or 0.5)
+    assert len(requests) == len(data.test()) == len(ends) * (questions_per_user or 0.5)
     assert (requests.candidates.items == requests.split.targets[:, None]).any(1).all()
 
 
@@ -284,11 +284,11 @@ def test_a_data_set_without_a_test_part_is_refused(tmp_path):
 
     tiny = dataset()
     ends = np.array([len(s) for s in tiny.sequences])
-    nobody = make_dataset(tiny.name, tiny.catalog, tiny.user_ids, tiny.sequences, np.stack([ends, ends], 1))
-    sets = {split: sample_candidates(nobody, split, 5, 3) for split in SPLITS}
-    save_dataset(nobody, sets, Settings(1, 5, 3, "chronological"), tmp_path / "data")
+    data = make_dataset(tiny.name, tiny.catalog, tiny.user_ids, tiny.sequences, np.stack([ends, ends], 1))
+    sets = {split: sample_candidates(data, split, 5, 3) for split in SPLITS}
+    save_dataset(data, sets, Settings(1, 5, 3, "chronological"), tmp_path / "data")
     bundle = Fake(tmp_path).bundle
-    bundle.items = SimpleNamespace(ids=list(nobody.catalog.ids), titles=list(nobody.catalog.titles))
+    bundle.items = SimpleNamespace(ids=list(data.catalog.ids), titles=list(data.catalog.titles))
     with pytest.raises(DataError, match="no test part"):
         workloads.requests_of(bundle, tmp_path / "data")
 
@@ -333,16 +333,16 @@ def test_compare_finds_the_regression_and_no_other(finished):
     assert ratios[0].p50 == pytest.approx(1.2)
     assert not any(r.regression for r in report.compare_reports(finished, slower(finished, 1.2), threshold=1.25))
     assert not any(r.regression for r in report.compare_reports(slower(finished, 1.2), finished))
-    other = replace(finished, results=[replace(r, threads=9) for r in finished.results])
+    other_threads = replace(finished, results=[replace(r, threads=9) for r in finished.results])
     with pytest.raises(UsageError, match="nothing in common"):
-        report.compare_reports(finished, other)
+        report.compare_reports(finished, other_threads)
     with pytest.raises(UsageError, match="threshold"):
         report.compare_reports(finished, finished, 0)
     idle = replace(finished, load_before=0.0)
     assert len(report.comparison_warnings(idle, replace(idle, results=idle.results[:3]))) == 1
 
 
-def test_a_busy_machine_is_told(finished):
+def test_a_busy_machine_is_reported(finished):
     idle, busy = replace(finished, load_before=0.1), replace(finished, load_before=3.5)
     assert "not idle (load average 3.5" in report.as_markdown(busy)
     assert "not idle" not in report.as_markdown(idle)
@@ -350,7 +350,7 @@ def test_a_busy_machine_is_told(finished):
     assert ["second run" in line for line in report.comparison_warnings(idle, busy)] == [True]
 
 
-def test_compare_exits_by_its_verdict(finished, tmp_path):
+def test_compare_exits_with_1_on_a_regression(finished, tmp_path):
     report.write_report(finished, tmp_path / "a.json")
     report.write_report(slower(finished, 1.2), tmp_path / "b.json")
     a, b = str(tmp_path / "a.json"), str(tmp_path / "b.json")
@@ -371,7 +371,7 @@ def test_compare_exits_by_its_verdict(finished, tmp_path):
     assert isinstance(call(app, ["bench", "--compare", a, b]).exception, UsageError)
 
 
-def test_the_word_compare_does_what_the_option_does(finished, tmp_path):
+def test_compare_as_a_word_equals_compare_as_an_option(finished, tmp_path):
     for name, factor in (("a", 1.0), ("b", 1.2)):
         report.write_report(slower(finished, factor), tmp_path / f"{name}.json")
     a, b = str(tmp_path / "a.json"), str(tmp_path / "b.json")
@@ -384,7 +384,7 @@ def test_the_word_compare_does_what_the_option_does(finished, tmp_path):
         assert by_word.stdout == by_option.stdout != ""
 
 
-def test_precisions_of_one_bundle_are_configurations_of_their_own(tmp_path):
+def test_each_precision_of_a_bundle_is_a_configuration(tmp_path):
     folder, log = golden(tmp_path / "a.delrec"), []
 
     def load(path, threads, quant=None):
@@ -398,7 +398,7 @@ def test_precisions_of_one_bundle_are_configurations_of_their_own(tmp_path):
     assert [job["quant"] for job in probe.jobs[-4:]] == ["q4_0", "q4_0", "q8_0", "q8_0"]
 
 
-def test_a_process_that_fails_says_why(tmp_path):
+def test_a_failing_process_reports_its_error(tmp_path):
     job = {"bundle": str(tmp_path / "none"), "threads": 1, "together": False, "requests": []}
     with pytest.raises(DelrecError, match="no bundle at"):
         new_process(job)
@@ -424,10 +424,10 @@ def test_a_real_bundle_from_the_command_line(tiny_bundle, tmp_path):
     assert all(20e6 < r["peak_rss_bytes"] < 4e9 for r in data["results"])
     assert by_name["cold"]["artifact_bytes"] > sum(f.stat().st_size for f in tiny_bundle.glob("*.gguf"))
     assert sum(by_name["load"]["phases"].values()) == pytest.approx(by_name["load"]["ms"]["mean"], rel=0.01)
-    shown = call(tiny_bundle, "-r", 1, "-w", "cold", "--threads", "1")
-    assert shown.stdout.count("\n| tiny f16 ") == 1
-    assert "HR@1" in shown.stdout
-    assert "warm-up left out" in shown.stdout
+    cold_only = call(tiny_bundle, "-r", 1, "-w", "cold", "--threads", "1")
+    assert cold_only.stdout.count("\n| tiny f16 ") == 1
+    assert "HR@1" in cold_only.stdout
+    assert "warm-up left out" in cold_only.stdout
 
 
 @pytest.mark.parametrize(

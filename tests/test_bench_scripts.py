@@ -41,7 +41,7 @@ def test_a_script_names_its_own_command_and_takes_out(name):
 
 
 @pytest.mark.parametrize("line", SHOWN)
-def test_a_command_on_a_page_is_taken_as_it_stands(line):
+def test_commands_in_the_docs_are_accepted(line):
     name, *words = shlex.split(line)
     assert name in SCRIPTS
     if words:  # else the page names the module and not a call of it

@@ -8,7 +8,7 @@ from delrec_lite.bench import teachers as bench
 from delrec_lite.evaluation.metrics import per_user
 
 
-def test_validation_chooses_and_test_users_are_ranked_with_the_chosen_alone(tiny_run, tmp_path, monkeypatch):
+def test_only_the_settings_chosen_on_validation_rank_the_test_users(tiny_run, tmp_path, monkeypatch):
     run = tiny_run()
     tiny = {"hidden": 8, "max_length": 8, "lr": 0.02}
     monkeypatch.setattr(bench, "load_recipe", lambda _: None)
@@ -26,5 +26,5 @@ def test_validation_chooses_and_test_users_are_ranked_with_the_chosen_alone(tiny
             assert abs(per_user(ranks, "NDCG@10").mean() - row["metrics"]["NDCG@10"]) < 1e-4
     monkeypatch.setattr(bench, "fit", None)  # trained teachers are read back
     bench.main(["r", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "again.json")])
-    again = json.loads((tmp_path / "again.json").read_text())
-    assert again["ranks"]["eSASRec"]["full"] == report["ranks"]["eSASRec"]["full"]
+    repeated = json.loads((tmp_path / "again.json").read_text())
+    assert repeated["ranks"]["eSASRec"]["full"] == report["ranks"]["eSASRec"]["full"]

@@ -1,4 +1,4 @@
-"""A bundle is what was exported, or it is refused; replacing one never loses it."""
+"""A changed bundle is refused; a failed replacement keeps the old one."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def refused(folder, words, **options):
     return error.value
 
 
-def test_what_was_written_opens(folder):
+def test_a_written_bundle_opens(folder):
     bundle = Bundle.open(folder)
     assert bundle.name == "tiny"
     assert bundle.items.titles == TITLES
@@ -95,18 +95,18 @@ def test_a_manifest_cannot_point_outside(folder, name):
         {"model": {"file": "README.md"}},
     ],
 )
-def test_a_foreign_manifest_is_refused(folder, changes):
+def test_an_invalid_manifest_is_refused(folder, changes):
     edit(folder / "manifest.json", **changes)
     refused(folder, "manifest|schema|model|README")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "null", b"\xff\xfe"])
-def test_a_manifest_that_is_no_manifest_is_refused(folder, text):
+def test_an_unreadable_manifest_is_refused(folder, text):
     (folder / "manifest.json").write_bytes(text if isinstance(text, bytes) else text.encode())
     refused(folder, "manifest.json")
 
 
-def test_no_bundle_is_said(tmp_path):
+def test_a_missing_bundle_is_reported(tmp_path):
     refused(tmp_path / "nothing", "no bundle")
     (tmp_path / "file").write_text("")
     refused(tmp_path / "file", "no bundle")
@@ -116,21 +116,21 @@ def test_no_bundle_is_said(tmp_path):
     "changes",
     [{"ids": None}, {"titles": ["one"]}, {"popularity": "123"}, {"titles": [5] * len(TITLES)}],
 )
-def test_a_catalogue_that_does_not_hold_together_is_refused(folder, changes):
+def test_an_inconsistent_catalogue_is_refused(folder, changes):
     edit(folder / "catalog.json", **changes)
     with pytest.raises(BundleError, match="catalog.json"):
         _ = Bundle(folder, {"model": {"file": "x"}}).items
 
 
 @pytest.mark.parametrize("changes", [{"prefix": "abc"}, {"new_item": None}, {"max_history": "x"}, {"max_history": 0}])
-def test_a_prompt_that_does_not_read_is_refused(folder, changes):
+def test_an_invalid_prompt_is_refused(folder, changes):
     edit(folder / "prompt.json", **changes)
     with pytest.raises(BundleError, match="prompt.json"):
         _ = Bundle(folder, {"model": {"file": "x"}}).prompt
 
 
 def test_a_model_that_llama_cpp_cannot_load_is_one_quiet_error(tmp_path):
-    """Its hash and form are right, so only llama.cpp can tell; it must not speak on the terminal."""
+    """Its hash and form are right, so only llama.cpp can tell; it must not print."""
     tiny = make(tmp_path)
     staging = tmp_path / "staging"
     tiny.bundle.folder.rename(staging)

@@ -1,4 +1,4 @@
-"""The bundle's README: what it says runs as it stands."""
+"""The bundle's README: its code runs unchanged."""
 
 import re
 import subprocess
@@ -19,21 +19,21 @@ def test_the_front_matter_reads(tiny_bundle):
 
 
 def test_every_python_block_runs_and_both_rank_the_same(tiny_bundle):
-    ours, stock = blocks(tiny_bundle, "python")
-    assert len(stock.splitlines()) <= 10
-    assert "delrec_lite" not in stock
-    told = []
-    for code in (ours, stock):
+    package_code, stock_code = blocks(tiny_bundle, "python")
+    assert len(stock_code.splitlines()) <= 10
+    assert "delrec_lite" not in stock_code
+    outputs = []
+    for code in (package_code, stock_code):
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=tiny_bundle.parent, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
-        told.append(done.stdout)
+        outputs.append(done.stdout)
     titles = Recommender.load(tiny_bundle, threads=1).bundle.items.titles
-    first = [line.split(maxsplit=1)[1] for line in told[1].splitlines()]
+    first = [line.split(maxsplit=1)[1] for line in outputs[1].splitlines()]
     assert len(first) >= 10
     assert set(first) <= set(titles)
-    unseen = [title for title in first if title not in ours]
-    ranked = sorted((told[0].index(title), title) for title in unseen if title in told[0])
-    assert [title for _, title in ranked] == [title for title in unseen if title in told[0]]
+    unseen = [title for title in first if title not in package_code]
+    ranked = sorted((outputs[0].index(title), title) for title in unseen if title in outputs[0])
+    assert [title for _, title in ranked] == [title for title in unseen if title in outputs[0]]
     assert len(ranked) >= 8

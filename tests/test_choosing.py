@@ -1,4 +1,4 @@
-"""Bundles that rank candidates alone: letters, likelihoods and listed titles, as llama.cpp and as torch score them."""
+"""Bundles that rank candidates alone: letters, likelihoods and listed titles, llama.cpp scores them as torch does."""
 
 import json
 
@@ -18,8 +18,7 @@ from delrec_lite.runtime.gguf.header import read_header
 from delrec_lite.runtime.recommender import Recommender
 from delrec_lite.runtime.verify import verify
 from tests.conftest import export_tiny
-from tests.test_forms import CHOOSING, FORMS
-from tests.test_titles import trained
+from tests.formats import CANDIDATES_ONLY, FORMATS, make_scrambled
 from tests.tiny import candidates, dataset, write_base
 
 TITLES = dataset().catalog.titles
@@ -28,12 +27,12 @@ HISTORIES = [h[-(10, 4, 1)[n % 3] :] for n, h in enumerate(dataset().test().hist
 SETS = candidates().items
 
 
-@pytest.fixture(scope="module", params=CHOOSING)
+@pytest.fixture(scope="module", params=CANDIDATES_ONLY)
 def exported(request, tmp_path_factory):
-    """The bundle, the trained model's scores of ``HISTORIES`` and ``SETS``, the form."""
-    prompt_format, folder = FORMS[request.param], tmp_path_factory.mktemp("choosing")
-    base_folder = write_base(folder / "base", [" watermelon elephants umbrella"] * 50)  # words that no title needs
-    model, prompts, base = trained(base_folder, prompt_format)
+    """The bundle, the trained model's scores of ``HISTORIES`` and ``SETS``, the prompt format."""
+    prompt_format, folder = FORMATS[request.param], tmp_path_factory.mktemp("choosing")
+    base_folder = write_base(folder / "base", [" watermelon elephants umbrella"] * 50)  # words that are in no title
+    model, prompts, base = make_scrambled(base_folder, prompt_format)
     scores = score_candidates(model, prompts, HISTORIES, SETS, 10)
     target = folder / "x.delrec"
     sets = {split: candidates(split) for split in ("valid", "test")}
@@ -60,7 +59,7 @@ def test_candidates_score_as_trained(exported, recommender):
     assert verify(exported[0]).top10_overlap == 1.0
 
 
-def test_titles_in_the_ranking_of_scores(exported, recommender):
+def test_titles_are_ranked_by_their_scores(exported, recommender):
     history, chosen = [TITLES[i] for i in HISTORIES[0]], [TITLES[i] for i in SETS[0]]
     answer = recommender.recommend(history, candidates=chosen)
     expected = np.argsort(-recommender.score_candidates([HISTORIES[0]], SETS[:1])[0])
@@ -69,7 +68,7 @@ def test_titles_in_the_ranking_of_scores(exported, recommender):
     assert answer.tokens_avoided == len(recommender.bundle.prompt.prefix)
 
 
-def test_a_session_pays_for_what_is_new(recommender):
+def test_a_session_computes_only_new_tokens(recommender):
     history, chosen = [TITLES[i] for i in HISTORIES[0]], [TITLES[i] for i in SETS[0]]
     recommender.recommend(history[:-1], candidates=chosen, session="u")
     more = recommender.recommend(history, candidates=chosen, session="u")
@@ -80,7 +79,7 @@ def test_a_session_pays_for_what_is_new(recommender):
     assert more.tokens_avoided == plain.tokens_avoided + before
 
 
-def test_requests_leave_no_trace(recommender):
+def test_requests_do_not_affect_each_other(recommender):
     first = recommender.score_candidates(HISTORIES[:3], SETS[:3])
     recommender.score_candidates(HISTORIES[3:9], SETS[3:9])
     np.testing.assert_allclose(recommender.score_candidates(HISTORIES[:3], SETS[:3]), first, atol=1e-3)
@@ -88,14 +87,14 @@ def test_requests_leave_no_trace(recommender):
 
 def test_without_candidates_there_is_one_clear_error(exported, recommender):
     history = [TITLES[3]]
-    for ask in (
+    for call in (
         lambda: recommender.recommend(history),
         lambda: recommender.recommend(history, session="u"),
         lambda: recommender.recommend_batch([history]),
         lambda: explain(recommender, history),
     ):
         with pytest.raises(UsageError, match="ranks candidates and no other items") as error:
-            ask()
+            call()
         assert "--candidates" in error.value.hint
     answer = CliRunner().invoke(app, ["recommend", str(exported[0]), "--history", TITLES[3]])
     assert isinstance(answer.exception, UsageError)
@@ -103,7 +102,7 @@ def test_without_candidates_there_is_one_clear_error(exported, recommender):
         add_items(exported[0], {"n1": "Violet Forest"})
 
 
-def test_a_new_title_can_stand_among_candidates_where_words_score_it(exported, recommender):
+def test_new_titles_can_be_candidates_where_words_score_them(exported, recommender):
     prompt_format = exported[2]
     names = ["Violet Forest (2020)", TITLES[4]]
     kind = prompt_format.verbalizer_kind
@@ -115,13 +114,13 @@ def test_a_new_title_can_stand_among_candidates_where_words_score_it(exported, r
             recommender.recommend([TITLES[3]], candidates=names, allow_new=True)
 
 
-def test_more_than_the_prompt_has_room_for_is_refused(exported, recommender):
+def test_too_many_candidates_for_the_prompt_are_refused(exported, recommender):
     if exported[2].candidates:
         with pytest.raises(DelrecError, match="labels for them|no room|catalogue alone|text tokens"):
             recommender.recommend([TITLES[3]], candidates=[f"Violet Forest {n}" for n in range(200)], allow_new=True)
 
 
-def test_the_bench_times_what_such_a_bundle_can_do(exported):
+def test_the_bench_times_the_workloads_with_candidates(exported):
     def probe(job):
         assert all(request["candidates"] for request in job["requests"])
         return {"total": 5.0, "start": 1.0, "import": 1.0, "load": 2.0, "answer": 1.0, "peak_rss_bytes": 2_000_000}
@@ -133,7 +132,7 @@ def test_the_bench_times_what_such_a_bundle_can_do(exported):
         bench([exported[0]], Plan(["cold"], [1]), probe=probe)
 
 
-def test_only_what_is_read_or_scored_has_a_row(exported, recommender):
+def test_only_tokens_that_are_read_or_scored_have_a_row(exported, recommender):
     facts = json.loads((exported[0] / "manifest.json").read_text())["model"]
     text_rows = facts["text_tokens"]["kept"] + recommender.bundle.prompt.soft_tokens
     rows = text_rows + (len(TITLES) if exported[2].item_tokens else 0)

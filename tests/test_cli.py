@@ -1,36 +1,22 @@
-"""The command line as people meet it: help, errors, exit codes, where output goes."""
+"""The command line: help, errors, exit codes, where output goes."""
 
 import json
 import os
 import resource
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import typer
 
 from delrec_lite.cli.app import VERBS, app
+from tests.command import PROGRAM, run
 from tests.tiny import dataset
 from tests.unprivileged import without_privileges
 
-PROGRAM = Path(sys.executable).parent / "delrec-lite"
-
-
-def run(*arguments, how=None, cwd=None, **environment):
-    return subprocess.run(
-        [PROGRAM, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "COLUMNS": "100", "NO_COLOR": "1", **environment},
-        preexec_fn=how,
-        cwd=cwd,
-    )
-
 
 def computing(*command):
-    """Seconds of computing: what else the machine does is not counted."""
+    """CPU seconds of a command, and the finished process."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "100"})
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -44,7 +30,7 @@ def python_alone():
 
 @pytest.mark.parametrize("verb", ["", *VERBS])
 def test_help_is_quick_and_has_an_example(verb, python_alone):
-    """Half a second, or on a slow machine so many starts of Python alone (0.02 s where this was set)."""
+    """At most half a second, or on a slow machine 22 starts of Python alone (0.02 s each where this was set)."""
     tries = [computing(PROGRAM, *([verb] if verb else []), "--help") for _ in range(3)]
     done = tries[0][1]
     assert done.returncode == 0
@@ -56,8 +42,8 @@ def test_help_is_quick_and_has_an_example(verb, python_alone):
 def test_every_verb_that_prints_results_has_json():
     commands = typer.main.get_command(app).commands
     leaves = {name: list(getattr(c, "commands", {"": c}).values()) for name, c in commands.items() if name != "serve"}
-    for name, found in leaves.items():
-        for command in found:
+    for name, subcommands in leaves.items():
+        for command in subcommands:
             assert any("--json" in parameter.opts for parameter in command.params), name
 
 
@@ -76,8 +62,8 @@ def test_the_library_imports_no_heavy_package():
 def test_recommend_prints_a_table_and_keeps_the_rest_off_stdout(tiny_bundle):
     done = run("recommend", tiny_bundle, "--history", "red river", "-k", 3)
     assert done.returncode == 0, done.stderr
-    shown = [title for title in dataset().catalog.titles if title in done.stdout]
-    assert len(shown) == 3
+    titles = [title for title in dataset().catalog.titles if title in done.stdout]
+    assert len(titles) == 3
     assert "red river -> Red River (1950)" in done.stderr
     assert " ms (" in done.stderr
 
@@ -96,8 +82,8 @@ def test_candidates_and_new_titles(tiny_bundle):
     assert len(json.loads(run(*arguments).stdout)["items"]) == 1
     refused = run(*arguments, "--candidates", "Purple Cactus")
     assert refused.returncode == 2
-    taken = json.loads(run(*arguments, "--candidates", "Purple Cactus", "--allow-new").stdout)
-    assert {"Purple Cactus", "Blue Garden (1964)"} == {item["title"] for item in taken["items"]}
+    accepted = json.loads(run(*arguments, "--candidates", "Purple Cactus", "--allow-new").stdout)
+    assert {"Purple Cactus", "Blue Garden (1964)"} == {item["title"] for item in accepted["items"]}
 
 
 @pytest.mark.parametrize(
@@ -126,7 +112,7 @@ def test_bad_input_is_one_clear_line(tiny_bundle, tmp_path, monkeypatch, argumen
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.yaml", "tiny.delrec"]
 
 
-def test_a_traceback_only_when_asked_for(tmp_path):
+def test_a_traceback_is_shown_only_with_the_debug_switch(tmp_path):
     assert "Traceback" in run("recommend", tmp_path / "no", "--history", "x", DELREC_DEBUG="1").stderr
 
 
@@ -138,18 +124,18 @@ def test_a_corrupt_bundle_is_named(tiny_bundle):
     assert "model-f16.gguf" in done.stderr
 
 
-OWN = ["prepare", "own", "--interactions", "log.csv", "--items", "items.csv", "--k-core", "1", "--candidates", "3"]
+PREPARE = ["prepare", "own", "--interactions", "log.csv", "--items", "items.csv", "--k-core", "1", "--candidates", "3"]
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory):
+def own_data(tmp_path_factory):
     """A folder with a log, its items, new items, and the data set made of them."""
     folder = tmp_path_factory.mktemp("own")
     log = "".join(f"u{user},i{item},{item}\n" for user in range(6) for item in range(user, user + 5))
     (folder / "log.csv").write_text("user_id,item_id,timestamp\n" + log)
     (folder / "items.csv").write_text("item_id,title\n" + "".join(f"i{n},Item {n}\n" for n in range(10)))
     (folder / "new.csv").write_text("item_id,title\nx1,Purple Cactus\n")
-    assert run(*OWN, "--out", "data", cwd=folder).returncode == 0
+    assert run(*PREPARE, "--out", "data", cwd=folder).returncode == 0
     return folder
 
 
@@ -157,7 +143,7 @@ def own(tmp_path_factory):
     "arguments",
     [
         ["train", "ml-100k-cpu", "--runs", "FOLDER/runs"],
-        [*OWN, "--out", "FOLDER/data"],
+        [*PREPARE, "--out", "FOLDER/data"],
         ["init", "own", "--data", "data", "--out", "FOLDER/own.yaml"],
         ["bench", "BUNDLE", "-w", "cold", "-r", "1", "--out", "FOLDER/report.json"],
         ["catalog", "add", "BUNDLE", "new.csv", "--out", "FOLDER/more.delrec"],
@@ -165,11 +151,11 @@ def own(tmp_path_factory):
     ],
     ids=lambda arguments: arguments[0],
 )
-def test_a_folder_that_cannot_be_written_is_named(tiny_bundle_made, own, tmp_path, arguments):
+def test_a_folder_that_cannot_be_written_is_named(shared_tiny_bundle, own_data, tmp_path, arguments):
     folder = tmp_path / "locked"
     folder.mkdir(mode=0o500)
-    said = [str(tiny_bundle_made) if a == "BUNDLE" else a.replace("FOLDER", str(folder)) for a in arguments]
-    done = run(*said, cwd=own, how=without_privileges, DELREC_CACHE=str(folder / "cache"))
+    command = [str(shared_tiny_bundle) if a == "BUNDLE" else a.replace("FOLDER", str(folder)) for a in arguments]
+    done = run(*command, cwd=own_data, preexec=without_privileges, DELREC_CACHE=str(folder / "cache"))
     assert done.returncode == 8, done.stderr
     assert str(folder) in done.stderr
     assert "Traceback" not in done.stderr
@@ -180,7 +166,7 @@ def test_shell_completion_is_offered():
     assert "--install-completion" in run("--help").stdout
 
 
-def test_an_interrupt_says_that_the_same_command_goes_on(tmp_path):
+def test_an_interrupt_says_that_the_same_command_resumes(tmp_path):
     """Ctrl-C while a run waits for its data."""
     code = (
         "import os, signal\n"

@@ -1,4 +1,4 @@
-"""The verbs pull, prepare and doctor as a user types them, and what the machine room reads."""
+"""The commands pull, prepare and doctor, and what ``delrec_lite.machine`` reads."""
 
 import importlib
 import importlib.metadata
@@ -15,7 +15,7 @@ from delrec_lite import machine
 from delrec_lite.data.store import load_dataset
 from delrec_lite.errors import DataError, FetchError, UsageError
 from delrec_lite.hub.cache import Pulled
-from tests.test_data import recbole
+from tests.logs import write_recbole
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def run():
 @pytest.fixture
 def pulled(tmp_path, monkeypatch):
     """`pull` finds a small log in the layout of the real one."""
-    folder = recbole(tmp_path / "src")
+    folder = write_recbole(tmp_path / "src")
 
     def fake(name, *_):
         return Pulled(name, folder, "a mirror", False, {"x.inter": "0" * 64}, "terms", 12)
@@ -70,43 +70,43 @@ def test_prepare_pulls_and_writes_a_data_set(run, pulled, tmp_path):
     data = json.loads(done.stdout)
     assert (data["users"], data["items"], data["interactions"]) == (12, 8, 72)
     assert load_dataset(out).fingerprint == data["fingerprint"]
-    again = run("prepare", "--out", out, "--k-core", 2, "--candidates", 3, "--quiet")
-    assert (again.stdout, again.stderr) == ("", "")
+    repeated = run("prepare", "--out", out, "--k-core", 2, "--candidates", 3, "--quiet")
+    assert (repeated.stdout, repeated.stderr) == ("", "")
 
 
-def test_prepare_takes_ones_own_log(run, tmp_path):
+def test_prepare_reads_a_log_with_other_column_names(run, tmp_path):
     rows = "".join(f"{user},{item},{user * 10 + item}\n" for user in range(9) for item in range(4 + user % 2))
     (tmp_path / "log.csv").write_text("uid,sku,ts\n" + rows)
     (tmp_path / "items.csv").write_text("sku,title\n" + "".join(f"{n},Lamp {n}\n" for n in range(9)))
-    own = ["prepare", "shop", "--interactions", tmp_path / "log.csv", "--columns", "user=uid,item=sku,time=ts"]
-    run(*own, fails=UsageError)
-    own += ["--items", tmp_path / "items.csv", "--k-core", 1, "--out", tmp_path / "out"]
+    command = ["prepare", "shop", "--interactions", tmp_path / "log.csv", "--columns", "user=uid,item=sku,time=ts"]
+    run(*command, fails=UsageError)
+    command += ["--items", tmp_path / "items.csv", "--k-core", 1, "--out", tmp_path / "out"]
     (tmp_path / "log.csv").open("a").write("x,5,1\nx,6,2\nx,7,3\n")
-    run(*own, "--candidates", 4)
+    run(*command, "--candidates", 4)
     assert load_dataset(tmp_path / "out").catalog.titles[0] == "Lamp 0"
 
 
-def test_prepare_drops_malformed_rows_when_told_and_counts_them(run, tmp_path):
+def test_prepare_drops_and_counts_malformed_rows_on_request(run, tmp_path):
     rows = "".join(f"{user},{(user + n) % 9},{n}\n" for user in range(10) for n in range(4))
     (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n" + rows + "1,2\n3,99,5\n")
     (tmp_path / "items.csv").write_text("item_id,title\n" + "".join(f"{n},Lamp {n}\n" for n in range(9)))
-    own = ["prepare", "shop", "--interactions", tmp_path / "log.csv", "--items", tmp_path / "items.csv", "--k-core", 1]
-    own += ["--candidates", 2, "--out", tmp_path / "out"]
-    refused = run(*own, fails=DataError)
+    command = ["prepare", "shop", "--interactions", tmp_path / "log.csv", "--items", tmp_path / "items.csv"]
+    command += ["--k-core", 1, "--candidates", 2, "--out", tmp_path / "out"]
+    refused = run(*command, fails=DataError)
     assert "row 42: 2 fields instead of 3" in str(refused.exception)
     assert not (tmp_path / "out").exists()
-    run(*own, "--on-bad-row", "skip", fails=UsageError)
-    dropped = json.loads(run(*own, "--on-bad-row", "drop", "--json").stdout)["dropped"]
+    run(*command, "--on-bad-row", "skip", fails=UsageError)
+    dropped = json.loads(run(*command, "--on-bad-row", "drop", "--json").stdout)["dropped"]
     assert [(f["malformed"], f["first"]) for f in dropped["files"]] == [(1, [[42, "2 fields instead of 3"]])]
     assert dropped["untitled"] == 1
-    run(*own, "--on-bad-row", "drop", "--split", "random", fails=UsageError)
+    run(*command, "--on-bad-row", "drop", "--split", "random", fails=UsageError)
 
 
 def test_prepare_refuses_a_model(run):
     run("prepare", "smollm2-135m-instruct", fails=UsageError)
 
 
-def test_doctor_says_what_is_missing_and_the_command_that_mends_it(run, tmp_path, monkeypatch):
+def test_doctor_names_missing_packages_and_the_command_that_installs_them(run, tmp_path, monkeypatch):
     real = importlib.metadata.version
 
     def without_torch(name):
@@ -186,9 +186,9 @@ def test_cores_allowed_heeds_the_quota_of_control_groups(tmp_path, sixteen_cores
 
 
 def test_memory_limit_heeds_control_groups(tmp_path):
-    whole = machine.memory_limit_bytes(tmp_path)
+    installed = machine.memory_limit_bytes(tmp_path)
     root = group(tmp_path, {"sys/fs/cgroup/a/memory.max": "1048576", "sys/fs/cgroup/memory.max": "max"}, "0::/a")
-    assert machine.memory_limit_bytes(root) == 1048576 < whole
+    assert machine.memory_limit_bytes(root) == 1048576 < installed
 
 
 def test_peak_memory_grows_with_what_is_filled():

@@ -1,4 +1,4 @@
-"""Odd arguments by the hundred: every call ends with an exit code of ours and a clear line, never a traceback."""
+"""Hundreds of calls with random arguments: each ends with a documented exit code, and no traceback."""
 
 import random
 import signal
@@ -64,35 +64,37 @@ def words(tiny_bundle, tmp_path):
 
 
 def verbs():
-    found = []
+    commands = []
     for name, command in typer.main.get_command(cli.app).commands.items():
         inner = getattr(command, "commands", None)
-        found += [((name, *([] if not inner else [sub])), c) for sub, c in (inner or {"": command}).items()]
-    return found
+        commands += [((name, *([] if not inner else [sub])), c) for sub, c in (inner or {"": command}).items()]
+    return commands
 
 
 def arguments(rng, words):
     path, command = rng.choice(verbs())
     pool = words[""] + (words["bundle"] * 8 if path[0] not in SLOW else [])
-    made = list(path)
+    call_words = list(path)
     for parameter in command.params:
         option = parameter.param_type_name == "option"
         if option and rng.random() < 0.7 or not option and rng.random() < 0.1:
             continue
         if option:
-            made.append(rng.choice(parameter.opts))
+            call_words.append(rng.choice(parameter.opts))
         if not getattr(parameter, "is_flag", False):
-            made.append(rng.choice(words["bundle"] if parameter.name == "bundle" and path[0] not in SLOW else pool))
+            call_words.append(
+                rng.choice(words["bundle"] if parameter.name == "bundle" and path[0] not in SLOW else pool)
+            )
     if rng.random() < 0.1:
-        made.insert(rng.randrange(len(made)), rng.choice([*words[""], "--nonsense"]))
-    return made
+        call_words.insert(rng.randrange(len(call_words)), rng.choice([*words[""], "--nonsense"]))
+    return call_words
 
 
-def call(monkeypatch, made):
+def call(monkeypatch, words):
     def hangs(*_):
-        pytest.fail(f"no end within {SECONDS} seconds: {made}")
+        pytest.fail(f"no end within {SECONDS} seconds: {words}")
 
-    monkeypatch.setattr(sys, "argv", ["delrec-lite", *made])
+    monkeypatch.setattr(sys, "argv", ["delrec-lite", *words])
     before = signal.signal(signal.SIGALRM, hangs)
     signal.alarm(SECONDS)
     try:
@@ -113,14 +115,14 @@ def test_hundreds_of_odd_calls_end_with_a_clear_line(words, tmp_path, monkeypatc
     rng = random.Random(5)
     codes = {}
     for _ in range(CALLS):
-        made = [word.replace("\x00", "") for word in arguments(rng, words)]
-        code = call(monkeypatch, made)
-        told = capsys.readouterr()
-        assert code in CODES, (made, code, told.err)
-        assert "Traceback" not in told.err + told.out, made
-        assert "should not happen" not in told.err, (made, told.err)
+        call_words = [word.replace("\x00", "") for word in arguments(rng, words)]
+        code = call(monkeypatch, call_words)
+        output = capsys.readouterr()
+        assert code in CODES, (call_words, code, output.err)
+        assert "Traceback" not in output.err + output.out, call_words
+        assert "should not happen" not in output.err, (call_words, output.err)
         if code:
-            assert told.err.strip(), made
+            assert output.err.strip(), call_words
         codes[code] = codes.get(code, 0) + 1
     assert codes[0] > CALLS // 20, codes
     assert codes[USAGE] > CALLS // 20, codes

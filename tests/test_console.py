@@ -1,4 +1,4 @@
-"""What the program prints where a table is wider than the place it goes to."""
+"""Tables that are wider than the terminal or go to a file; progress lines."""
 
 import io
 import re

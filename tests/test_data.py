@@ -13,62 +13,13 @@ import pytest
 
 from delrec_lite.data.badrows import BadRows
 from delrec_lite.data.candidates import sample_candidates
+from delrec_lite.data.movielens import read_genres
 from delrec_lite.data.prepare import build_dataset, k_core_rows, prepare, prepare_tables
-from delrec_lite.data.readers import Columns, Interactions, parse_columns, read_interactions, read_titles
-from delrec_lite.data.store import Settings, load_candidates, load_dataset
+from delrec_lite.data.readers import Columns, Interactions, parse_columns, read_interactions, read_texts, read_titles
+from delrec_lite.data.store import Settings, load_candidates, load_dataset, load_settings
 from delrec_lite.data.titles import readable_title, unique_titles
 from delrec_lite.errors import DataError, StorageError, UsageError
-
-FILMS = [
-    ("1", "Toy Story", "1995"),
-    ("2", "Matrix, The", "1999"),
-    ("3", "Blue Angel, The (Blaue Engel, Der)", "1930"),
-    ("4", "Misérables, Les", "1995"),
-    ("5", "Land Before Time III: The Time of the Great Giving (1995)", "V"),
-    ("6", "unkonwn", "unkonwn"),
-    ("7", "Chasing Amy", "1997"),
-    ("8", "Chasing Amy", "1997"),
-]
-READABLE = (
-    "Toy Story (1995)",
-    "The Matrix (1999)",
-    "The Blue Angel (Der Blaue Engel) (1930)",
-    "Les Misérables (1995)",
-    "Land Before Time III: The Time of the Great Giving (1995)",
-    "unknown",
-)
-
-
-def log_rows():
-    """Twelve users, each with 6 of the 8 films, at times that are not in the order of the file."""
-    rng = np.random.default_rng(5)
-    rows = []
-    for user in range(1, 13):
-        for film in rng.permutation(8)[:6]:
-            rows.append((str(user), FILMS[film][0], "4", str(int(rng.integers(100, 110)))))
-    return rows
-
-
-def recbole(folder):
-    folder.mkdir()
-    head = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
-    (folder / "x.inter").write_text(head + "".join("\t".join(r) + "\n" for r in log_rows()), encoding="utf-8")
-    head = "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
-    rows = "".join(f"{i}\t{title}\t{year}\tDrama\n" for i, title, year in FILMS)
-    (folder / "x.item").write_text(head + rows, encoding="utf-8")
-    return folder
-
-
-def grouplens(folder):
-    folder.mkdir()
-    (folder / "u.data").write_text("".join("\t".join(r) + "\n" for r in log_rows()))
-    rows = []
-    for number, title, year in FILMS:
-        whole = "unknown" if title == "unkonwn" else f"{title} ({year})"
-        release = "" if title == "unkonwn" else "01-Jan-1995"
-        rows.append(f"{number}|{whole}|{release}||http://x|" + "|".join("0" * 19) + "\n")
-    (folder / "u.item").write_text("".join(rows), encoding="latin-1")
-    return folder
+from tests.logs import READABLE, write_grouplens, write_recbole
 
 
 @pytest.mark.parametrize(
@@ -98,33 +49,33 @@ def grouplens(folder):
         ("unknown", "", "unknown"),
     ],
 )
-def test_titles_are_written_as_a_person_would(title, year, readable):
+def test_titles_are_made_readable(title, year, readable):
     assert readable_title(title, year) == readable
 
 
-def test_items_of_the_same_title_are_told_apart_and_the_most_used_keeps_it():
+def test_equal_titles_get_numbers_and_the_most_used_keeps_its_own():
     titles = ["Amy (1997)", "Amy (1997)", "Amy (1997)", "Solo", "Solo", "Amy [2] (1997)"]
-    made = unique_titles(titles, [1, 5, 1, 2, 2, 0])
-    assert made == ("Amy [3] (1997)", "Amy (1997)", "Amy [4] (1997)", "Solo", "Solo [2]", "Amy [2] (1997)")
+    unique = unique_titles(titles, [1, 5, 1, 2, 2, 0])
+    assert unique == ("Amy [3] (1997)", "Amy (1997)", "Amy [4] (1997)", "Solo", "Solo [2]", "Amy [2] (1997)")
 
 
 def test_both_layouts_of_movielens_give_the_same_data_set(tmp_path):
-    ours = prepare("ml-100k", recbole(tmp_path / "a"), tmp_path / "out-a", k_core=2, m=3)
-    theirs = prepare("ml-100k", grouplens(tmp_path / "b"), tmp_path / "out-b", k_core=2, m=3)
-    assert ours.fingerprint == theirs.fingerprint
-    assert ours.catalog.titles[:6] == READABLE
-    assert set(ours.catalog.titles[6:]) == {"Chasing Amy (1997)", "Chasing Amy [2] (1997)"}
+    recbole = prepare("ml-100k", write_recbole(tmp_path / "a"), tmp_path / "out-a", k_core=2, m=3)
+    grouplens = prepare("ml-100k", write_grouplens(tmp_path / "b"), tmp_path / "out-b", k_core=2, m=3)
+    assert recbole.fingerprint == grouplens.fingerprint
+    assert recbole.catalog.titles[:6] == READABLE
+    assert set(recbole.catalog.titles[6:]) == {"Chasing Amy (1997)", "Chasing Amy [2] (1997)"}
     for name in ("candidates-valid.json", "candidates-test.json", "catalog.json", "users.json"):
         assert (tmp_path / "out-a" / name).read_bytes() == (tmp_path / "out-b" / name).read_bytes()
 
 
-def test_k_core_is_repeated_until_both_sides_hold():
+def test_k_core_is_repeated_until_users_and_items_satisfy_it():
     # Item 3 has one interaction; without it user 2 has two, and without user 2 item 2 has two.
     users = np.array([0, 0, 0, 1, 1, 1, 3, 3, 3, 2, 2, 2])
     items = np.array([0, 1, 4, 0, 1, 4, 0, 1, 4, 2, 0, 3])
-    kept = k_core_rows(users, items, 3)
-    assert sorted(set(users[kept])) == [0, 1, 3]
-    assert sorted(set(items[kept])) == [0, 1, 4]
+    core = k_core_rows(users, items, 3)
+    assert sorted(set(users[core])) == [0, 1, 3]
+    assert sorted(set(items[core])) == [0, 1, 4]
     assert not k_core_rows(users, items, 4).any()
 
 
@@ -144,14 +95,16 @@ def test_numbers_order_ids_as_numbers():
     assert (data.catalog.ids, data.user_ids) == (("1", "9", "10", "100"), ("2", "10"))
 
 
-def test_users_too_short_for_leave_one_out_are_left_out():
+def test_users_too_short_for_leave_one_out_are_dropped():
     log = Interactions.of(("a", "a", "b", "b", "b"), ("x", "y", "x", "y", "x"), np.arange(5.0))
     assert build_dataset("t", log, {"x": "X", "y": "Y"}, 1).user_ids == ("b",)
 
 
 @pytest.fixture
 def prepared(tmp_path):
-    return prepare("ml-100k", recbole(tmp_path / "src"), tmp_path / "out", k_core=2, m=3, seed=7), tmp_path / "out"
+    return prepare(
+        "ml-100k", write_recbole(tmp_path / "src"), tmp_path / "out", k_core=2, m=3, seed=7
+    ), tmp_path / "out"
 
 
 def test_candidates_hold_the_positive_once_and_no_item_the_user_has_seen(prepared):
@@ -181,9 +134,9 @@ def test_too_few_unseen_items_name_the_user(prepared):
 
 def test_a_stored_data_set_reads_back_equal(prepared):
     data, folder = prepared
-    again = load_dataset(folder)
-    assert dataclasses.replace(again, sequences=()) == dataclasses.replace(data, sequences=())
-    assert all((a == b).all() for a, b in zip(again.sequences, data.sequences, strict=True))
+    loaded = load_dataset(folder)
+    assert dataclasses.replace(loaded, sequences=()) == dataclasses.replace(data, sequences=())
+    assert all((a == b).all() for a, b in zip(loaded.sequences, data.sequences, strict=True))
     about = json.loads((folder / "dataset.json").read_text())
     assert (about["users"], about["k_core"], about["m"], about["seed"]) == (12, 2, 3, 7)
     assert sorted(p.name for p in folder.parent.iterdir()) == ["out", "src"]
@@ -200,7 +153,7 @@ def test_a_damaged_data_set_is_refused(prepared, name):
         load_dataset(prepared[1])
 
 
-def test_a_title_changed_by_hand_is_noticed(prepared):
+def test_a_title_changed_by_hand_is_refused(prepared):
     path = prepared[1] / "catalog.json"
     path.write_text(path.read_text(encoding="utf-8").replace("1995", "1996"), encoding="utf-8")
     with pytest.raises(DataError, match="fingerprint differs"):
@@ -215,7 +168,7 @@ def test_candidates_of_another_data_set_are_refused(prepared):
         load_candidates(prepared[1])
 
 
-def test_preparing_again_replaces_and_a_foreign_folder_is_left_alone(prepared, tmp_path):
+def test_preparing_again_replaces_and_another_folder_is_not_overwritten(prepared, tmp_path):
     prepare("ml-100k", tmp_path / "src", prepared[1], k_core=2, m=2)
     assert load_candidates(prepared[1])["test"].items.shape == (12, 2)
     foreign = tmp_path / "mine"
@@ -237,7 +190,7 @@ def test_preparing_again_replaces_and_a_foreign_folder_is_left_alone(prepared, t
     ],
 )
 def test_a_malformed_row_is_named_with_file_and_number(tmp_path, row, says):
-    folder = recbole(tmp_path / "src")
+    folder = write_recbole(tmp_path / "src")
     with (folder / "x.inter").open("a") as file:
         file.write(row + "\n")
     with pytest.raises(DataError, match=says):
@@ -248,7 +201,7 @@ def test_a_malformed_row_is_named_with_file_and_number(tmp_path, row, says):
 def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(DataError, match="neither u.data nor one .inter file"):
         prepare("ml-100k", tmp_path, tmp_path / "out")
-    folder = recbole(tmp_path / "src")
+    folder = write_recbole(tmp_path / "src")
     with pytest.raises(DataError, match="ml-100k has no interactions after the 50-core"):
         prepare("ml-100k", folder, tmp_path / "out", k_core=50)
     (folder / "x.item").write_text("item_id:token\tmovie_title:token_seq\trelease_year:token\n1\tToy Story\t1995\n")
@@ -259,7 +212,7 @@ def test_what_is_missing_is_named(tmp_path):
         prepare("ml-100k", folder, tmp_path / "out")
 
 
-def test_a_csv_of_ones_own_with_ones_own_column_names(tmp_path):
+def test_a_csv_file_with_other_column_names(tmp_path):
     (tmp_path / "log.csv").write_text("ts,sku,uid\n" + "".join(f"{t},s{t % 4},u{t // 4}\n" for t in range(8)))
     (tmp_path / "items.csv").write_text("sku,name\n" + "".join(f's{n},"Lamp, small {n}"\n' for n in range(4)))
     columns = parse_columns("user=uid, item=sku,time=ts,title=name")
@@ -343,31 +296,31 @@ def test_dropped_rows_are_counted_and_the_first_shown(tmp_path):
 @pytest.mark.parametrize("cut", [1, 40, 200])
 def test_a_broken_parquet_file_is_one_clear_error(tmp_path, cut):
     shop(tmp_path, ".parquet", write_parquet)
-    whole = (tmp_path / "log.parquet").read_bytes()
-    (tmp_path / "log.parquet").write_bytes(whole[:-cut])
+    content = (tmp_path / "log.parquet").read_bytes()
+    (tmp_path / "log.parquet").write_bytes(content[:-cut])
     with pytest.raises(DataError, match="log.parquet"):
         read_interactions(tmp_path / "log.parquet")
 
 
-def test_a_split_by_time_learns_nothing_that_happened_later(tmp_path):
+def test_a_chronological_split_trains_only_on_earlier_interactions(tmp_path):
     rng = np.random.default_rng(3)
     users, items = [str(n) for n in rng.integers(0, 30, 2000)], [str(n) for n in rng.integers(0, 400, 2000)]
     log = Interactions.of(users, items, rng.integers(0, 500, 2000))
     titles = {str(n): f"T{n}" for n in range(400)}
     data = prepare_tables("t", log, titles, tmp_path / "out", Settings(1, 5, 1, "chronological"))
-    again = load_dataset(tmp_path / "out")
-    assert again.fingerprint == data.fingerprint
-    assert (again.cuts == data.cuts).all()
-    asked = {part: getattr(again, part)() for part in ("valid", "test")}
-    counts = [sum(map(len, again.train())), len(asked["valid"]), len(asked["test"])]
+    loaded = load_dataset(tmp_path / "out")
+    assert loaded.fingerprint == data.fingerprint
+    assert (loaded.cuts == data.cuts).all()
+    splits = {part: getattr(loaded, part)() for part in ("valid", "test")}
+    counts = [sum(map(len, loaded.train())), len(splits["valid"]), len(splits["test"])]
     assert np.abs(np.array(counts) / 2000 - [0.8, 0.1, 0.1]).max() < 0.01
     times = {u: np.sort(log.times[log.users == n]) for n, u in enumerate(log.user_ids)}
-    last = max(times[u][cut - 1] for u, cut in zip(again.user_ids, again.cuts[:, 0], strict=True) if cut)
-    first = min(times[again.user_ids[u]][place] for u, place in again.questions("test"))
+    last = max(times[u][cut - 1] for u, cut in zip(loaded.user_ids, loaded.cuts[:, 0], strict=True) if cut)
+    first = min(times[loaded.user_ids[u]][place] for u, place in loaded.questions("test"))
     assert last < first
     for part, sets in load_candidates(tmp_path / "out").items():
-        assert sets.items.shape == (len(asked[part]), 5)
-        assert ((sets.items == asked[part].targets[:, None]).sum(1) == 1).all()
+        assert sets.items.shape == (len(splits[part]), 5)
+        assert ((sets.items == splits[part].targets[:, None]).sum(1) == 1).all()
     with pytest.raises(DataError, match="split by time, has no interactions in training"):
         build_dataset("t", dataclasses.replace(log, times=np.zeros(2000)), titles, 1, "chronological")
 
@@ -385,3 +338,43 @@ def test_movielens_100k_has_the_known_size(tmp_path):
     assert [t for t in data.catalog.titles if not t.endswith(")")] == ["unknown"]
     # The same whichever mirror delivered it.
     assert data.fingerprint == "edd39bdbf1d1329a3f3e8fbfc9b742f5ead3017ebc84f1d12b6f12d7e1af685e"
+
+
+def test_side_text_is_kept_beside_the_titles_and_without_it_nothing_changes(tmp_path):
+    (tmp_path / "items.csv").write_text(
+        "item_id,title,brand,category\n1,Soap,Acme, Bath \n2,Comb,,Hair\n3,Brush,,\n4,Cup,,\n"
+    )
+    texts = read_texts(tmp_path / "items.csv", ("category", "brand"))
+    assert texts == {"1": "Bath, Acme", "2": "Hair", "3": "", "4": ""}
+    titles = read_titles(tmp_path / "items.csv")
+    log = Interactions.of(["u"] * 3 + ["v"] * 3, ["1", "2", "3", "2", "3", "4"], np.arange(6.0))
+    described = prepare_tables("t", log, titles, tmp_path / "a", Settings(1, 2, 1, text_columns=("x",)), texts=texts)
+    plain = prepare_tables("t", log, titles, tmp_path / "b", Settings(1, 2, 1))
+    assert load_dataset(tmp_path / "a").catalog == described.catalog
+    assert described.catalog.descriptions == ("Soap, Bath, Acme", "Comb, Hair", "Brush", "Cup")
+    assert load_settings(tmp_path / "a")[1].text_columns == ("x",)
+    assert described.fingerprint != plain.fingerprint
+    # The fingerprint of this data set before there was side text, and its files.
+    assert plain.fingerprint == "a32a3da0d56e6a39bcf0a90ba5bd622cacb8c4c2590543e259fb044150b6685a"
+    assert set(json.loads((tmp_path / "b" / "catalog.json").read_text())) == {"ids", "titles"}
+    assert "text_columns" not in json.loads((tmp_path / "b" / "dataset.json").read_text())
+
+
+def test_the_parts_of_a_list_are_joined(tmp_path):
+    rows = {"item_id": ["1", "2"], "tags": [["a", "b"], None]}
+    pyarrow.parquet.write_table(pyarrow.table(rows), tmp_path / "items.parquet")
+    assert read_texts(tmp_path / "items.parquet", ("tags",)) == {"1": "a, b", "2": ""}
+
+
+def test_genres_are_the_side_text_of_movielens_in_both_layouts(tmp_path):
+    (tmp_path / "a").mkdir()
+    flags = ["0"] * 19
+    flags[5] = flags[3] = "1"
+    (tmp_path / "a" / "u.item").write_text("7|X (1995)|01-Jan-1995||http://x|" + "|".join(flags) + "\n")
+    (tmp_path / "b").mkdir()
+    head = "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
+    (tmp_path / "b" / "x.item").write_text(head + "7\tX\t1995\tComedy Animation\n")
+    for layout in "ab":
+        assert read_genres(tmp_path / layout, ("genres",)) == {"7": "Animation, Comedy"}
+    with pytest.raises(UsageError, match="brand"):
+        read_genres(tmp_path / "a", ("brand",))

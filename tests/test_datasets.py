@@ -33,7 +33,7 @@ def shop_files():
 
 @pytest.fixture
 def lamps(page_module):
-    """The module of the page on extending; what it registers is forgotten again."""
+    """The module of the page on extending; what it registers is removed again."""
     module = page_module("lamps")
     DATASETS.unregister("lamps")
     return module
@@ -41,22 +41,22 @@ def lamps(page_module):
 
 @pytest.fixture
 def shop(tmp_path, monkeypatch, lamps):
-    """The record of that page, delivered by a web server on this machine."""
+    """The record of that page, served by a web server on this machine."""
     for name in ("http_proxy", "HTTP_PROXY", "DELREC_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DELREC_CACHE", str(tmp_path / "cache"))
     site = tmp_path / "site"
     site.mkdir()
-    whole = io.BytesIO()
-    with zipfile.ZipFile(whole, "w") as out:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as out:
         for name, text in shop_files().items():
             out.writestr(f"lamps/{name}", text)
-    (site / "shop.zip").write_bytes(whole.getvalue())
+    (site / "shop.zip").write_bytes(archive.getvalue())
     handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(site))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    here = {"address": f"http://127.0.0.1:{server.server_port}/shop.zip", "bytes": len(whole.getvalue())}
-    mirror = replace(lamps.LAMPS.mirrors[0], sha256=hashlib.sha256(whole.getvalue()).hexdigest(), **here)
+    location = {"address": f"http://127.0.0.1:{server.server_port}/shop.zip", "bytes": len(archive.getvalue())}
+    mirror = replace(lamps.LAMPS.mirrors[0], sha256=hashlib.sha256(archive.getvalue()).hexdigest(), **location)
     yield replace(lamps.LAMPS, mirrors=(mirror,))
     server.shutdown()
     server.server_close()
@@ -92,9 +92,9 @@ def test_a_name_that_cannot_be_pulled_is_refused_where_the_recipe_is_read(shop):
     DATASETS.unregister("lamps")
     with pytest.raises(UsageError, match="no model or data set 'lamps'"):
         find("lamps")
-    with pytest.raises(UsageError, match="is a model, not a data set") as told:
+    with pytest.raises(UsageError, match="is a model, not a data set") as caught:
         find_dataset("smollm2-135m-instruct")
-    assert told.value.hint == "one of ml-100k"
+    assert caught.value.hint == "one of ml-100k"
 
 
 @pytest.mark.parametrize(
@@ -106,10 +106,10 @@ def test_a_name_that_cannot_be_pulled_is_refused_where_the_recipe_is_read(shop):
         ({"name": "ml-100k"}, "'ml-100k' comes with delrec-lite"),
     ],
 )
-def test_what_is_no_data_set_of_its_own_cannot_be_registered(changed, words):
-    given = {"name": "x", "kind": "dataset", "licence": "", "homepage": "", "mirrors": (), "reader": "lamps:read"}
+def test_invalid_records_cannot_be_registered(changed, words):
+    fields = {"name": "x", "kind": "dataset", "licence": "", "homepage": "", "mirrors": (), "reader": "lamps:read"}
     with pytest.raises(UsageError, match=words):
-        register_dataset(Asset(**given | changed))
+        register_dataset(Asset(**fields | changed))
 
 
 def test_the_data_set_of_an_installed_package_is_known_to_the_command(tmp_path):

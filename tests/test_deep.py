@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from delrec_lite.errors import BundleError
-from delrec_lite.export.parity import compare
+from delrec_lite.export.parity import compare_scores
 from delrec_lite.files import sha256_of
 from delrec_lite.llm.forward import score_all
 from delrec_lite.runtime.additions import add_items
@@ -24,7 +24,7 @@ HISTORIES = dataset().test().histories
 
 
 def trained(folder):
-    """A model whose soft prompt says something between the layers, and its scores."""
+    """A model with random vectors between its layers, and its scores."""
     model_parts = make_model(folder, deep=True)
     scramble(model_parts[0])
     torch.manual_seed(5)
@@ -35,7 +35,7 @@ def trained(folder):
 
 @pytest.fixture(scope="module")
 def tiny_base(tmp_path_factory):
-    """With two layers that a deep prompt has something to say before."""
+    """With four layers: a deep prompt has vectors before the third and the fourth."""
     return write_base(tmp_path_factory.mktemp("four") / "base", layers=4)
 
 
@@ -47,7 +47,7 @@ def deep(tmp_path_factory):
 
 
 def rewritten(path, target, vectors):
-    """The bundle with other vectors, its manifest made to fit; without any for None."""
+    """A copy of the bundle with other vectors (none for None) and a matching manifest."""
     copy = shutil.copytree(path, target)
     manifest = json.loads((copy / MANIFEST).read_text())
     if vectors is None:
@@ -64,30 +64,30 @@ def test_the_bundle_scores_as_trained_and_not_without_the_vectors(deep, tmp_path
     path, scores, _ = deep
     for quant in ("f16", "q8_0"):
         with Recommender.load(path, threads=1, quant=quant) as recommender:
-            parity = compare(scores, recommender.scores(HISTORIES))
+            parity = compare_scores(scores, recommender.scores(HISTORIES))
         assert parity.score_correlation > (0.9999 if quant == "f16" else 0.99)
     with Recommender.load(rewritten(path, tmp_path / "y.delrec", None), threads=1) as recommender:
-        assert compare(scores, recommender.scores(HISTORIES)).score_correlation < 0.998
+        assert compare_scores(scores, recommender.scores(HISTORIES)).score_correlation < 0.998
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3", "phi3", "gemma3"])
-def test_other_families_add_them_at_the_same_place(tmp_path, kind):
+def test_other_families_add_the_vectors_before_the_same_layers(tmp_path, kind):
     model, scores = trained(family(tmp_path / "base", kind, num_hidden_layers=4))
     assert len(model[0].deep) == 2
     exported = export_tiny(None, tmp_path / "x.delrec", "f16", model, prune_vocab=False)
     with Recommender.load(exported.path, threads=1) as recommender:
-        assert compare(scores, recommender.scores(HISTORIES)).score_correlation > 0.9999
+        assert compare_scores(scores, recommender.scores(HISTORIES)).score_correlation > 0.9999
 
 
-def test_the_kept_state_is_that_of_these_vectors(deep, tmp_path, monkeypatch):
+def test_the_cached_prompt_state_depends_on_the_vectors(deep, tmp_path, monkeypatch):
     from delrec_lite.runtime.engines import prompt_state
 
     monkeypatch.setenv("DELREC_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(prompt_state, "MIN_BYTES", 0)
     path, _, _ = deep
-    other = rewritten(path, tmp_path / "y.delrec", np.load(path / DEEP) * np.float16(-1))
+    negated = rewritten(path, tmp_path / "y.delrec", np.load(path / DEEP) * np.float16(-1))
     scores = []
-    for folder in (path, other, path, other):
+    for folder in (path, negated, path, negated):
         with Recommender.load(folder, threads=1) as recommender:
             scores.append(recommender.scores(HISTORIES))
     np.testing.assert_array_equal(scores[0], scores[2])
@@ -106,14 +106,14 @@ def test_added_items_keep_the_vectors(deep, tmp_path):
 
 def test_vectors_that_do_not_fit_are_refused(deep, tmp_path):
     path, _, _ = deep
-    right = np.load(path / DEEP)
-    broken = [right[:-1], right[:, :-1], right[..., :-1], right.astype(np.float32), right * np.float16(np.inf)]
+    valid = np.load(path / DEEP)
+    broken = [valid[:-1], valid[:, :-1], valid[..., :-1], valid.astype(np.float32), valid * np.float16(np.inf)]
     for n, vectors in enumerate(broken):
         with pytest.raises(BundleError, match=DEEP):
             Recommender.load(rewritten(path, tmp_path / f"{n}.delrec", vectors), threads=1)
 
 
-def test_the_readme_sends_nobody_to_a_runtime_that_does_not_know_them(deep):
+def test_the_readme_shows_no_runtime_without_deep_prompts(deep):
     path, _, _ = deep
     text = (path / "README.md").read_text()
     assert "deep-prompt.npy" in text
@@ -121,19 +121,19 @@ def test_the_readme_sends_nobody_to_a_runtime_that_does_not_know_them(deep):
     assert Bundle.open(path).manifest["model"]["soft_layers"] == "all"
 
 
-def test_an_onnx_file_holds_them_in_its_prefix(deep, tmp_path):
+def test_an_onnx_file_has_the_vectors_in_its_prefix(deep, tmp_path):
     import onnxruntime
 
     _, scores, model = deep
     exported = export_tiny(None, tmp_path / "x.delrec", model=model, formats="onnx", onnx_quant="fp32").path
     with Recommender.load(exported, threads=1) as recommender:
-        assert compare(scores, recommender.scores(HISTORIES)).score_correlation > 0.9999
+        assert compare_scores(scores, recommender.scores(HISTORIES)).score_correlation > 0.9999
     session = onnxruntime.InferenceSession(exported / "model-fp32.onnx")  # and in any runtime
-    alone = session.run(["scores"], {"items": HISTORIES[0][None, -10:]})[0]
-    np.testing.assert_allclose(alone[0], scores[0], atol=0.02)
+    onnx_scores = session.run(["scores"], {"items": HISTORIES[0][None, -10:]})[0]
+    np.testing.assert_allclose(onnx_scores[0], scores[0], atol=0.02)
 
 
-def test_a_deep_recipe_goes_the_whole_road(tiny_run):
+def test_a_deep_recipe_is_trained_exported_and_loaded(tiny_run):
     run = tiny_run(model={"soft_layers": "all"}, distill={"lr": 0.3})
     learned = load_file(run.distill().folder / "soft.safetensors")["deep"].numpy()
     assert learned.shape == (2, 3, 64)  # before the third and the fourth layer, of three soft tokens

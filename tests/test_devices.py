@@ -1,7 +1,7 @@
 """Training, export and evaluation on another device than the CPU, in a process of their own.
 
 Torch counts the devices at the first backward pass of a process, so the stand-in must be there before it; and no other
-test should run where torch knows of a device that nobody has.
+test should run where torch knows the stand-in.
 """
 
 import os

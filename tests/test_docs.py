@@ -1,4 +1,4 @@
-"""Documentation that is made from code is what the code makes now, and every link leads somewhere."""
+"""Generated pages are up to date, every link has a target, and the examples run."""
 
 import importlib.util
 import json
@@ -20,9 +20,9 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 def script(name):
     spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    return made
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 reference, figures = script("reference"), script("figures")
@@ -40,13 +40,13 @@ def test_tables_of_figures_are_those_of_the_reports(page):
 
 
 def test_every_report_is_described_and_shown():
-    held = {path.name for path in figures.RESULTS.glob("*.json")}
+    reports = {path.name for path in figures.RESULTS.glob("*.json")}
     described = set(re.findall(r"^\| `([\w.-]+\.json)`", (figures.RESULTS / "README.md").read_text(), re.MULTILINE))
-    assert held <= described
+    assert reports <= described
 
 
 @pytest.mark.parametrize("page", sorted(p.name for p in DOCS.glob("*.md")))
-def test_links_lead_somewhere(page):
+def test_links_have_targets(page):
     text = (DOCS / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", text):
         assert (DOCS / target).exists(), f"{page} links to {target}"

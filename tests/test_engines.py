@@ -1,4 +1,4 @@
-"""One contract for every engine, those of other packages included; and how an engine is found and chosen."""
+"""One contract for every engine, also for those of other packages; how an engine is chosen."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 
 from delrec_lite import doctor
 from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, UsageError
-from delrec_lite.export.parity import compare
+from delrec_lite.export.parity import compare_scores
 from delrec_lite.llm.forward import score_all
 from delrec_lite.runtime.additions import add_items
 from delrec_lite.runtime.bundle import Bundle
@@ -46,7 +46,7 @@ def trained(model):
 
 @pytest.fixture(scope="module")
 def bundle(tiny_base, model, trained, tmp_path_factory):
-    """Of both formats; exporting uses the model up, so it is asked first."""
+    """A bundle of both formats. Export changes the model, so ``trained`` must be computed before."""
     return Bundle.open(both_formats(tiny_base, tmp_path_factory.mktemp("both") / "tiny.delrec", model))
 
 
@@ -57,7 +57,7 @@ def items_of(bundle, name):
 
 @pytest.fixture(scope="module")
 def engines(bundle):
-    """Engines by name, opened when they are first asked for."""
+    """Engines by name, opened on first use."""
     opened = {}
     yield opened
     for engine in opened.values():
@@ -66,7 +66,7 @@ def engines(bundle):
 
 @pytest.mark.parametrize("name", [*ENGINES.names(), DECAY.name])
 class TestContract:
-    """Asks what ``Engine`` has and nothing else."""
+    """Uses only the methods of ``Engine``."""
 
     @pytest.fixture
     def engine(self, engines, bundle, name):
@@ -76,7 +76,7 @@ class TestContract:
         for session in ("u", "v", *(f"u{n}" for n in range(40))):
             engines[name].forget(session)
 
-    def test_many_at_once_are_answered_as_one_by_one(self, bundle, name):
+    def test_batches_score_as_single_requests(self, bundle, name):
         histories = [list(range(n % 7, n % 7 + 1 + n % 9)) for n in range(150)]
         engine = open_engine(bundle, name, threads=2)
         together = engine.scores(histories)
@@ -90,11 +90,11 @@ class TestContract:
     def test_histories_with_shared_beginnings_are_scored_as_alone(self, engine):
         history = [3, 1, 4, 2, 0]
         requests = [history, *(history[:n] + history[n + 1 :] for n in range(len(history))), history[:2], history]
-        alone = np.concatenate([engine.scores([request]) for request in requests])
-        np.testing.assert_allclose(engine.scores(requests), alone, atol=5e-3)
-        assert np.abs(alone[0] - alone[1]).max() > 0.01
+        separate_scores = np.concatenate([engine.scores([request]) for request in requests])
+        np.testing.assert_allclose(engine.scores(requests), separate_scores, atol=5e-3)
+        assert np.abs(separate_scores[0] - separate_scores[1]).max() > 0.01
 
-    def test_a_request_leaves_no_trace_for_the_next(self, engine):
+    def test_a_request_does_not_change_the_next(self, engine):
         first = engine.scores([[1, 2, 3]])
         engine.scores([[9, 8, 7, 6]] * 20)
         engine.hidden_states([[9, 8]])
@@ -102,9 +102,9 @@ class TestContract:
         np.testing.assert_allclose(engine.scores([[1, 2, 3]]), first, atol=1e-4)
 
     def test_only_the_newest_items_are_read(self, engine):
-        long = list(range(ITEMS))
-        np.testing.assert_allclose(engine.scores([long]), engine.scores([long[-MOST:]]), atol=1e-4)
-        assert engine.count_tokens(long) == (MOST, MOST)
+        history = list(range(ITEMS))
+        np.testing.assert_allclose(engine.scores([history]), engine.scores([history[-MOST:]]), atol=1e-4)
+        assert engine.count_tokens(history) == (MOST, MOST)
         assert engine.count_tokens([1, 2]) == (2, 2)
 
     def test_output_rows_times_the_state_are_the_scores(self, engine, bundle):
@@ -120,11 +120,11 @@ class TestContract:
         assert tokens == sum(engine.count_tokens(history)[1] for history in HISTORIES)
         engine.score_session("u", [3, 1])
         for history, cost in (([3, 1, 4], 1), ([3, 1, 4, 5, 6], 2), ([3, 1, 4, 5, 6], 1)):
-            within = engine.evaluate([history], "u")
-            alone = engine.evaluate([history])
-            assert within.tokens == cost
-            np.testing.assert_allclose(within.scores, alone.scores, atol=0.03)
-            np.testing.assert_allclose(within.states, alone.states, atol=0.03)
+            in_session = engine.evaluate([history], "u")
+            without_session = engine.evaluate([history])
+            assert in_session.tokens == cost
+            np.testing.assert_allclose(in_session.scores, without_session.scores, atol=0.03)
+            np.testing.assert_allclose(in_session.states, without_session.states, atol=0.03)
         assert engine.score_session("u", [3, 1, 4, 5, 6, 7])[1] == 1
 
     def test_a_session_costs_what_is_new_and_answers_the_same(self, engine):
@@ -139,14 +139,14 @@ class TestContract:
     @pytest.mark.parametrize(
         ("second", "cost"),
         [
-            ([3, 1, 4], 1),  # the same again: only the last is evaluated
+            ([3, 1, 4], 1),  # equal: only the last item is evaluated
             ([3, 1], 1),  # shorter
-            ([3, 1, 7, 8], 2),  # other from the third on
-            ([9, 1, 4], 3),  # other from the first
+            ([3, 1, 7, 8], 2),  # differs from the third item on
+            ([9, 1, 4], 3),  # differs from the first item on
             ([3, 1, 4, 8, 9], 2),
         ],
     )
-    def test_what_two_histories_begin_with_is_kept(self, engine, second, cost):
+    def test_the_shared_beginning_of_two_histories_is_cached(self, engine, second, cost):
         engine.score_session("u", [3, 1, 4])
         scores, computed = engine.score_session("u", second)
         assert computed == cost
@@ -167,7 +167,7 @@ class TestContract:
         engine.scores([[7, 8, 9]] * 20)
         for name, history in histories.items():
             scores, computed = engine.score_session(name, [*history, 20])
-            assert computed in {1, 3}  # 3: others made it leave
+            assert computed in {1, 3}  # 3: the session was evicted
             np.testing.assert_allclose(scores, engine.scores([[*history, 20]])[0], atol=0.03)
 
     def test_a_vector_in_a_history_is_the_item_it_is_the_row_of(self, engine, bundle):
@@ -178,19 +178,19 @@ class TestContract:
             np.testing.assert_allclose(engine.hidden_states([request]), states, atol=0.03)
             np.testing.assert_allclose(engine.score_session("u", request)[0], expected, atol=0.03)
 
-    def test_a_vector_in_a_session_is_kept_and_told_from_others(self, engine, bundle):
+    def test_a_vector_in_a_session_is_cached_and_compared_by_value(self, engine, bundle):
         vector = items_of(bundle, "token_embd.weight")[5]
         engine.score_session("u", [1, vector])
-        again, computed = engine.score_session("u", [1, vector, 2])
+        scores, computed = engine.score_session("u", [1, vector, 2])
         assert computed == 1
-        other, computed = engine.score_session("u", [1, vector + 1, 2])
+        changed_scores, computed = engine.score_session("u", [1, vector + 1, 2])
         assert computed == 2
-        assert np.abs(other - again).max() > 1e-3
+        assert np.abs(changed_scores - scores).max() > 1e-3
 
     @pytest.mark.parametrize("history", [[], [-1], [ITEMS], [np.zeros(3, np.float32)], [1, "2"]])
-    def test_what_is_no_history_is_refused_and_changes_nothing(self, engine, history):
+    def test_invalid_histories_are_refused_and_change_nothing(self, engine, history):
         before = engine.scores([[1, 2]])
-        for ask in (
+        for call in (
             lambda: engine.scores([[1], history]),
             lambda: engine.hidden_states([[1], history]),
             lambda: engine.evaluate([[1], history]),
@@ -199,10 +199,10 @@ class TestContract:
             lambda: engine.count_tokens(history),
         ):
             with pytest.raises(UsageError):
-                ask()
+                call()
         np.testing.assert_allclose(engine.scores([[1, 2]]), before, atol=1e-4)
 
-    def test_candidates_alone_are_not_for_a_bundle_that_ranks_the_catalogue(self, engine):
+    def test_candidates_are_refused_by_a_bundle_that_ranks_the_catalogue(self, engine):
         with pytest.raises(UsageError):
             engine.score_candidates([1, 2], [3, 4])
 
@@ -212,26 +212,26 @@ class TestContract:
         with pytest.raises(BundleError):
             engine.token_vector([10**6])
 
-    def test_threads_get_their_own_answers(self, engine):
+    def test_concurrent_threads_get_the_right_answers(self, engine):
         histories = [[n, n + 1] for n in range(8)]
         scores, states = engine.scores(histories), engine.hidden_states(histories)
         wrong = []
 
-        def ask(n):
+        def query(n):
             for turn in range(6):
                 try:
                     if turn % 3 == 0:
-                        same = np.allclose(engine.scores([histories[n]])[0], scores[n], atol=0.03)
+                        equal = np.allclose(engine.scores([histories[n]])[0], scores[n], atol=0.03)
                     elif turn % 3 == 1:
-                        same = np.allclose(engine.score_session(f"u{n}", histories[n])[0], scores[n], atol=0.03)
+                        equal = np.allclose(engine.score_session(f"u{n}", histories[n])[0], scores[n], atol=0.03)
                     else:
-                        same = np.allclose(engine.hidden_states([histories[n]])[0], states[n], atol=0.03)
-                    if not same:
+                        equal = np.allclose(engine.hidden_states([histories[n]])[0], states[n], atol=0.03)
+                    if not equal:
                         wrong.append((n, turn))
                 except Exception as error:
                     wrong.append(repr(error))
 
-        threads = [threading.Thread(target=ask, args=(n,)) for n in range(8)]
+        threads = [threading.Thread(target=query, args=(n,)) for n in range(8)]
         for t in threads:
             t.start()
         for t in threads:
@@ -244,15 +244,15 @@ class TestContract:
         engine.close()
         engine.close()
         engine.forget("u")
-        for ask in (
+        for call in (
             lambda: engine.scores([[1]]),
             lambda: engine.evaluate([[1]]),
             lambda: engine.score_session("u", [1]),
         ):
             with pytest.raises(DelrecError, match="closed"):
-                ask()
+                call()
 
-    def test_no_thread_at_all_is_refused(self, bundle, name):
+    def test_zero_threads_are_refused(self, bundle, name):
         with pytest.raises(UsageError, match="threads"):
             open_engine(bundle, name, threads=0)
 
@@ -275,7 +275,7 @@ class TestContract:
 @pytest.mark.parametrize("name", ENGINES.built_in)
 def test_scores_are_the_trained_model_s(bundle, trained, name):
     engine = open_engine(bundle, name, threads=1)
-    parity = compare(trained, engine.scores(HISTORIES))
+    parity = compare_scores(trained, engine.scores(HISTORIES))
     engine.close()
     assert parity.score_correlation > 0.9999
     assert parity.top10_overlap == 1.0
@@ -285,7 +285,7 @@ def test_built_in_engines_agree(bundle):
     first, second = (open_engine(bundle, name, threads=1) for name in ENGINES.built_in)
     histories = [h.tolist() for h in dataset().test().histories]
     scores = [engine.scores(histories) for engine in (first, second)]
-    assert compare(*scores).top10_overlap > 0.99
+    assert compare_scores(*scores).top10_overlap > 0.99
     np.testing.assert_allclose(*scores, atol=0.03)
     np.testing.assert_allclose(*(engine.hidden_states(HISTORIES) for engine in (first, second)), atol=0.03)
     for engine in (first, second):
@@ -296,9 +296,9 @@ def test_built_in_engines_agree(bundle):
 
 
 @pytest.fixture(scope="module")
-def alone(tiny_base, tmp_path_factory):
+def single_format_bundles(tiny_base, tmp_path_factory):
     """A bundle of each format alone."""
-    folder = tmp_path_factory.mktemp("alone")
+    folder = tmp_path_factory.mktemp("single")
     gguf = export_tiny(tiny_base, folder / "g.delrec").path
     return gguf, export_tiny(tiny_base, folder / "o.delrec", formats="onnx", onnx_quant="int8_block").path
 
@@ -308,20 +308,21 @@ def opened(path, name="auto"):
         return type(recommender.engine).__name__
 
 
-def test_auto_takes_the_first_that_reads_the_bundle_and_is_installed(bundle, alone, monkeypatch):
-    assert [opened(path) for path in (bundle.folder, *alone)] == ["LlamaEngine", "LlamaEngine", "OnnxEngine"]
+def test_auto_takes_the_first_that_reads_the_bundle_and_is_installed(bundle, single_format_bundles, monkeypatch):
+    paths = (bundle.folder, *single_format_bundles)
+    assert [opened(path) for path in paths] == ["LlamaEngine", "LlamaEngine", "OnnxEngine"]
     assert opened(bundle.folder, "onnxruntime") == "OnnxEngine"
     assert opened(bundle.folder, "decay") == "DecayEngine"
     with pytest.raises(BundleError, match="holds no GGUF file"):
-        opened(alone[1], "llama.cpp")
+        opened(single_format_bundles[1], "llama.cpp")
     with pytest.raises(UsageError, match="no engine 'tensor'") as unknown:
         opened(bundle.folder, "tensor")
     assert unknown.value.hint == "one of llama.cpp, onnxruntime, decay"
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
-    assert [opened(path) for path in (bundle.folder, alone[0])] == ["OnnxEngine", "DecayEngine"]
+    assert [opened(path) for path in (bundle.folder, single_format_bundles[0])] == ["OnnxEngine", "DecayEngine"]
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingPackageError, match="onnxruntime, which is not installed") as error:
-        opened(alone[1])
+        opened(single_format_bundles[1])
     assert "delrec-lite[onnx]" in error.value.hint
 
 
@@ -338,8 +339,8 @@ def test_a_name_that_is_built_in_cannot_be_registered():
     with pytest.raises(UsageError, match=r"'llama\.cpp' comes with delrec-lite"):
         register_engine(EngineKind("llama.cpp", "gguf", DecayEngine))
     register_engine(EngineKind("mine", "gguf", DecayEngine))
-    again = register_engine(EngineKind("mine", "onnx", DecayEngine))
-    assert ENGINES["mine"] is again
+    kind = register_engine(EngineKind("mine", "onnx", DecayEngine))
+    assert ENGINES["mine"] is kind
     ENGINES.unregister("mine")
     assert "mine" not in ENGINES
 
@@ -359,17 +360,17 @@ def installed(tmp_path):
     ENGINES.unregister("installed")
 
 
-def test_the_engine_of_an_installed_package_serves_and_is_timed(installed, alone):
+def test_the_engine_of_an_installed_package_serves_and_is_timed(installed, single_format_bundles):
     root = Path(__file__).parent.parent
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(installed)])}
-    command = [sys.executable, "-m", "delrec_lite", "bench", str(alone[0]), "--engine", "installed"]
+    command = [sys.executable, "-m", "delrec_lite", "bench", str(single_format_bundles[0]), "--engine", "installed"]
     command += ["-w", "cold", "-r", "1", "--threads", "1", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["results"][0]["peak_rss_bytes"] > 0
 
 
-def test_a_package_that_does_not_deliver_its_engine_is_named(installed, bundle, monkeypatch):
+def test_a_package_without_its_engine_is_named(installed, bundle, monkeypatch):
     monkeypatch.syspath_prepend(str(installed))
     assert {"installed", "broken", "wrong"} <= set(ENGINES.names())
     with pytest.raises(UsageError, match="engine 'broken' of toy-engine cannot be loaded"):

@@ -1,4 +1,4 @@
-"""Switches in the environment, read alike everywhere; and an environment that no import changes."""
+"""Environment switches have one meaning everywhere, and no import changes the environment."""
 
 import os
 import re
@@ -30,7 +30,7 @@ def test_a_switch_means_the_same_everywhere(name, monkeypatch):
         assert flag(name) is True, value
 
 
-def test_every_variable_of_the_program_is_read_by_that_function():
+def test_every_switch_is_read_by_flag():
     text = {path: path.read_text(encoding="utf-8") for path in SOURCES}
     switches = {name for source in text.values() for name in re.findall(r'flag\("(DELREC_\w+)"\)', source)}
     assert switches == set(SWITCHES)
@@ -39,7 +39,7 @@ def test_every_variable_of_the_program_is_read_by_that_function():
 
 
 @pytest.mark.parametrize(("value", "shown"), [("1", True), ("0", False), ("false", False)])
-def test_tracebacks_are_shown_only_where_they_are_asked_for(value, shown):
+def test_tracebacks_are_shown_only_with_the_debug_switch(value, shown):
     command = [sys.executable, "-m", "delrec_lite", "recommend", "no-such-bundle", "--history", "x"]
     done = subprocess.run(
         command, env={**os.environ, "DELREC_DEBUG": value}, cwd=ROOT, capture_output=True, text=True, check=False
@@ -61,6 +61,8 @@ for package in {packages!r}:
             changed = {{name for name in set(before) | set(os.environ) if before.get(name) != os.environ.get(name)}}
             assert not changed, (module.name, changed)
 """
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TQDM_"))}
-    done = subprocess.run([sys.executable, "-c", code], env=kept, cwd=ROOT, capture_output=True, text=True, check=False)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TQDM_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr

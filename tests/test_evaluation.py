@@ -1,4 +1,4 @@
-"""Ranks, metrics, intervals and paired tests against values worked out by hand."""
+"""Ranks, metrics, intervals and paired tests against values computed by hand."""
 
 import json
 import sys
@@ -37,7 +37,7 @@ def test_a_constant_scorer_is_no_better_than_chance():
     assert per_user(ranks, "HR@1").mean() == 0
 
 
-def test_the_history_is_left_out_but_not_the_target():
+def test_the_history_is_excluded_but_not_the_target():
     scores = np.array([[5, 4, 3, 2, 1]], np.float32)
     assert catalogue_ranks(scores, [np.array([0, 1])], np.array([3])).tolist() == [2]
     assert catalogue_ranks(scores, [np.array([], int)], np.array([3])).tolist() == [4]
@@ -48,14 +48,14 @@ def test_both_protocols_from_one_scoring():
     split = Split("test", (np.array([0]), np.array([1, 2])), np.array([2, 0]))
     sets = CandidateSets("test", np.array([[2, 3], [4, 0]]), 0)
     table = np.array([[9, 1, 5, 7, 0], [3, 9, 9, 4, 1]], np.float32)
-    asked = []
+    batch_sizes = []
 
     def scorer(histories):
-        asked.append(len(histories))
-        return table[: len(histories)] if len(asked) == 1 else table[1:]
+        batch_sizes.append(len(histories))
+        return table[: len(histories)] if len(batch_sizes) == 1 else table[1:]
 
     ranks = rank_all(scorer, split, sets, batch=2)
-    assert asked == [2]
+    assert batch_sizes == [2]
     assert ranks.sampled.tolist() == [2, 1]
     assert ranks.full.tolist() == [2, 2]
 
@@ -63,17 +63,17 @@ def test_both_protocols_from_one_scoring():
 def test_candidates_alone_rank_as_they_do_from_the_whole_catalogue():
     test, sets = dataset().test(), candidates()
     table = np.random.default_rng(5).random((len(test), ITEMS)).astype(np.float32)
-    at = {tuple(history): n for n, history in enumerate(test.histories)}
+    row_of = {tuple(history): n for n, history in enumerate(test.histories)}
 
-    def whole(histories):
-        return table[[at[tuple(h)] for h in histories]]
+    def score_catalogue(histories):
+        return table[[row_of[tuple(h)] for h in histories]]
 
-    def some(histories, items):
+    def score_sets(histories, items):
         assert items.shape == (len(histories), sets.items.shape[1])
-        return np.take_along_axis(whole(histories), items, 1)
+        return np.take_along_axis(score_catalogue(histories), items, 1)
 
-    ranks = rank_candidates(some, test, sets, batch=7)
-    assert ranks.tolist() == rank_all(whole, test, sets, batch=5).sampled.tolist()
+    ranks = rank_candidates(score_sets, test, sets, batch=7)
+    assert ranks.tolist() == rank_all(score_catalogue, test, sets, batch=5).sampled.tolist()
     assert len(set(ranks)) > 2
 
 
@@ -87,7 +87,7 @@ def test_candidates_of_another_split_or_of_other_users_are_refused():
         rank_all(scorer, Split("test", (), np.array([], int)), CandidateSets("test", np.empty((0, 5), int), 0))
 
 
-def test_numbers_that_are_none_and_sets_without_target_are_refused():
+def test_nan_scores_and_sets_without_target_are_refused():
     with pytest.raises(DataError, match="not a number"):
         candidate_ranks(np.array([[np.nan, 1]], np.float32), np.array([[0, 1]]), np.array([0]))
     with pytest.raises(DataError, match="target"):
@@ -109,7 +109,7 @@ def test_mcnemar_against_the_binomial():
 def test_mcnemar_over_many_users_is_exact_and_takes_no_minutes():
     start = time.process_time()
     p = mcnemar(10_100, 9_900)
-    assert time.process_time() - start < 60  # sums over all outcomes took 330
+    assert time.process_time() - start < 60  # a sum over all outcomes took 330 s
     corrected = erfc((200 - 1) / sqrt(20_000) / sqrt(2))  # the normal distribution, close by for so many
     assert p == pytest.approx(corrected, rel=1e-4)
 
@@ -122,7 +122,7 @@ def test_without_scipy_the_exact_test_says_how_to_get_it(monkeypatch):
     assert mcnemar(0, 0) == 1
 
 
-def test_paired_tests_tell_better_from_same():
+def test_paired_tests_find_a_difference_only_where_there_is_one():
     rng = np.random.default_rng(0)
     base = rng.random(500).astype(np.float32)
     better = paired_test(base + 0.1, base)
@@ -146,8 +146,8 @@ def test_the_interval_covers_the_mean_and_narrows():
 
 def test_the_interval_covers_the_true_mean_as_often_as_it_says():
     rng = np.random.default_rng(8)
-    held = [interval((rng.random(300) < 0.3).astype(np.float32), n=300) for _ in range(200)]
-    assert 0.9 <= np.mean([low <= 0.3 <= high for low, high in held]) <= 0.99
+    intervals = [interval((rng.random(300) < 0.3).astype(np.float32), n=300) for _ in range(200)]
+    assert 0.9 <= np.mean([low <= 0.3 <= high for low, high in intervals]) <= 0.99
 
 
 def test_a_paired_test_of_other_users_is_refused():
@@ -181,7 +181,7 @@ def test_the_table_is_a_list_of_rows_and_keeps_the_raw_ranks(tmp_path):
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_ranks_read_back_as_they_were_and_nothing_else_does(tmp_path):
+def test_ranks_are_read_back_and_invalid_files_are_refused(tmp_path):
     ranks = Ranks(np.array([1, 4]), np.array([7, 900]), 0.25)
     write_table(tmp_path / "new", {"B": ranks, "A": ranks}, [], Setting(5))
     read = read_ranks(tmp_path / "new")

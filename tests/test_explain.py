@@ -1,4 +1,4 @@
-"""Explanations: contributions are falls of log-probability, measured here by hand, and they are faithful."""
+"""Explanations: contributions are differences of log-probability, computed here by hand, and they are faithful."""
 
 import json
 
@@ -25,20 +25,20 @@ def recommender(tiny):
         yield loaded
 
 
-def logs(scores):
+def log_probabilities(scores):
     return scores - np.log(np.exp(scores).sum(-1, keepdims=True))
 
 
-def test_a_contribution_is_the_fall_without_the_item(tiny, recommender):
+def test_a_contribution_is_the_log_probability_lost_without_the_item(tiny, recommender):
     history = [3, 8, 21]
     explanation = explain(recommender, [TITLES[i] for i in history], TITLES[30])
-    target_log = logs(tiny.scores([history])[0])[30]
+    target = log_probabilities(tiny.scores([history])[0])[30]
     for n, contribution in enumerate(explanation.contributions):
-        without = logs(tiny.scores([history[:n] + history[n + 1 :]])[0])[30]
-        assert contribution.weight == pytest.approx(target_log - without, abs=0.03)
+        without = log_probabilities(tiny.scores([history[:n] + history[n + 1 :]])[0])[30]
+        assert contribution.weight == pytest.approx(target - without, abs=0.03)
         assert contribution.title == TITLES[history[n]]
     assert explanation.title == TITLES[30]
-    assert explanation.probability == pytest.approx(np.exp(target_log), rel=0.05)
+    assert explanation.probability == pytest.approx(np.exp(target), rel=0.05)
 
 
 def test_by_default_the_first_recommendation_is_explained(recommender):
@@ -51,7 +51,7 @@ def test_by_default_the_first_recommendation_is_explained(recommender):
 
 def test_one_item_is_compared_with_an_even_chance(tiny, recommender):
     explanation = explain(recommender, [TITLES[5]], TITLES[6])
-    expected = logs(tiny.scores([[5]])[0])[6] + np.log(len(TITLES))
+    expected = log_probabilities(tiny.scores([[5]])[0])[6] + np.log(len(TITLES))
     assert explanation.contributions[0].weight == pytest.approx(expected, abs=0.03)
 
 
@@ -95,15 +95,15 @@ def test_search_finds_titles_by_words_and_the_popular_by_none(recommender):
 
 
 @pytest.fixture(scope="module")
-def opened(taught):
-    """The bundle with its teacher, loaded."""
-    path, teacher = taught
+def recommender_and_teacher(teacher_bundle):
+    """A recommender over the bundle with a teacher, and that teacher."""
+    path, teacher = teacher_bundle
     with Recommender.load(path, threads=1) as loaded:
         yield loaded, teacher
 
 
-def test_the_teachers_opinion_stands_beside(opened):
-    recommender, teacher = opened
+def test_an_explanation_has_the_ranking_of_the_teacher(recommender_and_teacher):
+    recommender, teacher = recommender_and_teacher
     titles = recommender.bundle.items.titles
     history = [3, 1, 4]
     explanation = explain(recommender, [titles[i] for i in history])
@@ -119,14 +119,14 @@ def test_the_teachers_opinion_stands_beside(opened):
     assert 0 <= explanation.teacher.shared <= 1
 
 
-def test_the_soft_prompt_lies_nearest_to_words(opened):
-    recommender, _ = opened
+def test_the_soft_prompt_lies_nearest_to_words(recommender_and_teacher):
+    recommender, _ = recommender_and_teacher
     words = explain(recommender, [recommender.bundle.items.titles[0]]).soft_words
     assert len(words) == recommender.bundle.prompt.soft_tokens
     assert all(len(nearest) == 3 for nearest in words)
 
 
-def test_without_a_teacher_nobody_is_asked(recommender):
+def test_without_a_teacher_there_is_no_teacher_ranking(recommender):
     assert explain(recommender, TITLES[:2]).teacher is None
     with pytest.raises(UsageError, match="has no teacher that can be run"):
         recommender.teacher_ranking(TITLES[:2])
@@ -150,4 +150,4 @@ def test_the_report_on_explanations(tiny_bundle, tmp_path, capsys):
     )
     printed = capsys.readouterr()
     assert "random" in printed.err
-    assert printed.out == ""  # where the report goes that has no file
+    assert printed.out == ""  # only a report without --out is printed there

@@ -1,4 +1,4 @@
-"""What is exported scores as what was trained, and a failed gate leaves nothing."""
+"""An exported model scores as the trained one, and a failed gate leaves no bundle."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from tokenizers import Regex, pre_tokenizers, trainers
 from delrec_lite.data.types import CandidateSets, Dataset
 from delrec_lite.errors import DelrecError, GateError
 from delrec_lite.export.bundle_files import golden
-from delrec_lite.export.parity import compare
+from delrec_lite.export.parity import compare_scores
 from delrec_lite.export.texts import token_texts
 from delrec_lite.export.tokenizer_file import token_names
 from delrec_lite.llm.forward import score_all
@@ -32,15 +32,15 @@ def engine_scores(path, histories):
         engine.close()
 
 
-@pytest.mark.parametrize(("quant", "least"), [("f16", 0.99999), ("q8_0", 0.999), ("iq4_nl", 0.9)])
-def test_exported_scores_are_the_trained_ones(tiny_base, tmp_path, quant, least):
+@pytest.mark.parametrize(("quant", "min_correlation"), [("f16", 0.99999), ("q8_0", 0.999), ("iq4_nl", 0.9)])
+def test_exported_scores_are_the_trained_ones(tiny_base, tmp_path, quant, min_correlation):
     model, prompts, base = make_model(tiny_base)
     scramble(model)
     histories = dataset().test().histories
     trained = score_all(model, prompts, histories, 10)
-    made = export_tiny(tiny_base, tmp_path / "x.delrec", quant, (model, prompts, base))
-    parity = compare(trained, engine_scores(made.path, [h.tolist() for h in histories]))
-    assert parity.score_correlation > least
+    exported = export_tiny(tiny_base, tmp_path / "x.delrec", quant, (model, prompts, base))
+    parity = compare_scores(trained, engine_scores(exported.path, [h.tolist() for h in histories]))
+    assert parity.score_correlation > min_correlation
     if quant == "f16":
         assert parity.top10_overlap > 0.99
         assert parity.top1_same == 1.0
@@ -57,8 +57,8 @@ def test_scale_and_soft_prompt_are_in_the_bundle(tiny_base, tmp_path):
                 model.soft.mul_(-1)
             if change == "scale":
                 model.log_scale.fill_(0.7)
-        made = export_tiny(tiny_base, tmp_path / f"{change}.delrec", "f16", (model, prompts, base))
-        scores.append(engine_scores(made.path, histories)[0])
+        exported = export_tiny(tiny_base, tmp_path / f"{change}.delrec", "f16", (model, prompts, base))
+        scores.append(engine_scores(exported.path, histories)[0])
     assert not np.allclose(scores[0], scores[1], rtol=1e-2)
     np.testing.assert_allclose(scores[2], scores[0] * np.exp(0.7), rtol=2e-2, atol=2e-2)
 
@@ -78,8 +78,8 @@ def test_text_and_soft_tokens_never_outrank_an_item(tiny_base, tmp_path):
 
     model, prompts, base = make_model(tiny_base)
     scramble(model)
-    made = export_tiny(tiny_base, tmp_path / "x.delrec", "q8_0", (model, prompts, base))
-    bundle, base_id = Bundle.open(made.path), prompts.vocabulary.item_base
+    exported = export_tiny(tiny_base, tmp_path / "x.delrec", "q8_0", (model, prompts, base))
+    bundle, base_id = Bundle.open(exported.path), prompts.vocabulary.item_base
     llama = llama_cpp.Llama(str(bundle.model_path), logits_all=True, verbose=False)
     for history in dataset().test().histories[:8]:
         llama.reset()
@@ -102,12 +102,12 @@ def test_a_failed_gate_leaves_no_bundle_and_keeps_the_old_one(tiny_base, tmp_pat
     assert [p.name for p in tmp_path.iterdir()] == ["x.delrec"]
 
 
-def test_the_manifest_tells_types_and_parity(tiny_base, tmp_path):
-    made = export_tiny(tiny_base, tmp_path / "x.delrec", "q8_0")
-    manifest = json.loads((made.path / "manifest.json").read_text())
+def test_the_manifest_records_types_and_parity(tiny_base, tmp_path):
+    exported = export_tiny(tiny_base, tmp_path / "x.delrec", "q8_0")
+    manifest = json.loads((exported.path / "manifest.json").read_text())
     assert manifest["gated"] is True
     assert set(manifest["model"]["tensor_types"]) == {"F32", "Q8_0"}
-    assert manifest["provenance"]["parity"]["users"] == made.parity.users > 0
+    assert manifest["provenance"]["parity"]["users"] == exported.parity.users > 0
 
 
 @pytest.mark.parametrize(("users", "stored"), [(24, 24), (64, 64), (65, 64), (130, 64), (943, 64)])
@@ -122,12 +122,12 @@ def test_a_bundle_stores_as_many_requests_as_the_docs_say(users, stored):
     assert "64 histories" in (Path(__file__).parents[1] / "docs" / "errors.md").read_text()
 
 
-def test_compare_sees_a_difference():
+def test_compare_finds_a_difference():
     rng = np.random.default_rng(0)
     a = rng.normal(size=(8, 40)).astype(np.float32)
-    assert compare(a, a).score_correlation == pytest.approx(1)
-    assert compare(a, a + 5).top10_overlap == 1.0
-    worse = compare(a, a[:, ::-1])
+    assert compare_scores(a, a).score_correlation == pytest.approx(1)
+    assert compare_scores(a, a + 5).top10_overlap == 1.0
+    worse = compare_scores(a, a[:, ::-1])
     assert worse.score_correlation < 0.5
     assert worse.top10_overlap < 0.6
 
@@ -145,24 +145,24 @@ def test_a_title_that_is_a_word_of_the_base_model_is_exported(tiny_base, tmp_pat
 
     word = max(token_names(tiny_base / "tokenizer.json") - set(SPECIALS), key=len)
     monkeypatch.setattr(texts, "token_texts", lambda t, *rest: token_texts((word, *t[1:]), *rest))
-    made = export_tiny(tiny_base, tmp_path / "x.delrec")
-    assert engine_scores(made.path, [[1, 2]]).shape == (1, len(dataset().catalog))
+    exported = export_tiny(tiny_base, tmp_path / "x.delrec")
+    assert engine_scores(exported.path, [[1, 2]]).shape == (1, len(dataset().catalog))
 
 
-def test_what_a_killed_export_left_is_cleared_away(tiny_base, tmp_path):
+def test_leftovers_of_a_killed_export_are_removed(tiny_base, tmp_path):
     (tmp_path / ".x.delrec.1.part.trial").mkdir()
     export_tiny(tiny_base, tmp_path / "x.delrec")
     assert [p.name for p in tmp_path.iterdir()] == ["x.delrec"]
 
 
-def test_a_tokenizer_that_no_bundle_holds_is_refused_at_once(tiny_base, tmp_path):
+def test_an_unsupported_tokenizer_is_refused_before_export(tiny_base, tmp_path):
     folder = shutil.copytree(tiny_base, tmp_path / "base")
-    made = make_model(folder)
-    held = json.loads((folder / "tokenizer.json").read_text())
-    held["model"]["type"] = "Unigram"
-    (folder / "tokenizer.json").write_text(json.dumps(held))
+    model_parts = make_model(folder)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["model"]["type"] = "Unigram"
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(DelrecError, match="Unigram"):
-        export_tiny(folder, tmp_path / "x.delrec", model=made)
+        export_tiny(folder, tmp_path / "x.delrec", model=model_parts)
     assert {path.name for path in tmp_path.iterdir()} == {"base"}
 
 
@@ -185,11 +185,12 @@ def test_a_text_is_split_as_by_llama_3(tiny_base, tmp_path):
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=340, special_tokens=SPECIALS, initial_alphabet=alphabet)
     tokenizer.train_from_iterator(texts * 9, trainer)
-    held = json.loads(tokenizer.to_str())
-    held["model"]["ignore_merges"] = True
-    (folder / "tokenizer.json").write_text(json.dumps(held))
-    made = export_tiny(folder, tmp_path / "x.delrec")
-    model = llama_cpp.Llama(str(made.path / "model-f16.gguf"), vocab_only=True, verbose=False)
-    ours = open_tokenizer(folder / "tokenizer.json")
+    tokenizer_json = json.loads(tokenizer.to_str())
+    tokenizer_json["model"]["ignore_merges"] = True
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json))
+    exported = export_tiny(folder, tmp_path / "x.delrec")
+    model = llama_cpp.Llama(str(exported.path / "model-f16.gguf"), vocab_only=True, verbose=False)
+    saved_tokenizer = open_tokenizer(folder / "tokenizer.json")
     for text in [*texts, "Silent-Harbour (Golden) in 1954/1950"]:
-        assert model.tokenize(text.encode(), add_bos=False) == ours.encode(text, add_special_tokens=False).ids
+        expected = saved_tokenizer.encode(text, add_special_tokens=False).ids
+        assert model.tokenize(text.encode(), add_bos=False) == expected

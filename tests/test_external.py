@@ -1,4 +1,4 @@
-"""Another recommender's lists as teacher: read, refused, and learned by the stand-in."""
+"""Another recommender's lists as teacher: read, refused, and learned by the external teacher."""
 
 import pyarrow
 import pyarrow.parquet
@@ -15,7 +15,7 @@ JUMP = 7
 
 
 def rows(data, jump=JUMP, scored=False):
-    """The lists of somebody who believes that everyone jumps: after item i come i + 7 and i + 8."""
+    """Lists of a recommender for which items i + 7 and i + 8 follow item i."""
     out = []
     for user, history in zip(data.user_ids, data.train(), strict=True):
         for rank, item in enumerate((history[-1] + jump, history[-1] + jump + 1), 1):
@@ -23,8 +23,8 @@ def rows(data, jump=JUMP, scored=False):
     return out
 
 
-def write_csv(path, found, header="user_id,rank,item_id"):
-    path.write_text("".join(",".join(map(str, row)) + "\n" for row in [(header,), *found]))
+def write_csv(path, lists, header="user_id,rank,item_id"):
+    path.write_text("".join(",".join(map(str, row)) + "\n" for row in [(header,), *lists]))
     return path
 
 
@@ -40,7 +40,7 @@ def test_lists_are_read_in_any_order_with_and_without_scores(tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({name: list(column) for name, column in table}), tmp_path / "a.parquet")
     scored = read_lists(tmp_path / "a.parquet", data)
     assert scored.shares[5] == pytest.approx([0.7311, 0.2689], abs=1e-4)
-    assert [own.tolist() for own in scored.items] == [own.tolist() for own in lists.items]
+    assert [items.tolist() for items in scored.items] == [items.tolist() for items in lists.items]
 
 
 @pytest.mark.parametrize(
@@ -54,23 +54,23 @@ def test_lists_are_read_in_any_order_with_and_without_scores(tmp_path):
         ("user_id,rank,item_id\n0,1\n", "2 fields instead of 3"),
     ],
 )
-def test_lists_that_do_not_read_are_refused(tmp_path, text, says):
+def test_invalid_lists_are_refused(tmp_path, text, says):
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(DataError, match=says):
         read_lists(tmp_path / "a.csv", circle())
 
 
-def test_the_stand_in_learns_the_lists_and_not_the_data(tmp_path):
+def test_the_external_teacher_learns_the_lists_and_not_the_data(tmp_path):
     data = circle()
     lists = read_lists(write_csv(tmp_path / "a.csv", rows(data)), data)
     teacher = fit_external(tiny("external"), data, lists, QUIET)
     assert teacher.metrics["list_top1_before"] < 0.2
     assert teacher.metrics["list_top1"] > 0.7
-    again = fit_external(tiny("external"), data, lists, QUIET)
-    assert (again.scores(data.test().histories) == teacher.scores(data.test().histories)).all()
+    refitted = fit_external(tiny("external"), data, lists, QUIET)
+    assert (refitted.scores(data.test().histories) == teacher.scores(data.test().histories)).all()
 
 
-def test_lists_that_know_the_answer_are_pointed_out_and_too_few_refused(tmp_path, capsys):
+def test_lists_with_the_targets_give_a_warning_and_too_few_are_refused(tmp_path, capsys):
     data = circle()
     lists = read_lists(write_csv(tmp_path / "a.csv", rows(data, jump=1)), data)
     fit_external(tiny("external", epochs=1), data, lists, Console())
@@ -87,23 +87,23 @@ def test_a_recipe_names_the_lists_with_the_kind():
             parse(f"name: a\nteacher: {text}", "a")
 
 
-def test_a_run_goes_on_from_the_lists(tiny_run, tmp_path):
+def test_a_run_trains_from_the_lists(tiny_run, tmp_path):
     make = tiny_run
     data = make(teacher={"settings": {"epochs": 1, "hidden": 8, "max_length": 8}}).dataset
-    found = [
+    list_rows = [
         (user, rank, data.catalog.ids[(history[-1] + 2 + rank) % len(data.catalog)])
         for user, history in zip(data.user_ids, data.train(), strict=True)
         for rank in range(3)
         if len(history)
     ]
-    lists = write_csv(tmp_path / "lists.csv", found)
+    lists = write_csv(tmp_path / "lists.csv", list_rows)
     settings = {"epochs": 1, "hidden": 8, "max_length": 8}
     run = make("first", teacher={"kind": "external", "lists": str(lists), "settings": settings})
     assert run.finetune().result
     assert 0 <= run.teacher().result["external"]["list_top1"] <= 1
     lists.write_text(lists.read_text().replace(",0,", ",5,", 1))
-    again = make("second", teacher={"kind": "external", "lists": str(lists), "settings": settings})
-    assert again.teacher().key != run.teacher().key
+    changed = make("second", teacher={"kind": "external", "lists": str(lists), "settings": settings})
+    assert changed.teacher().key != run.teacher().key
     lists.unlink()
     with pytest.raises(DataError, match="lists.csv cannot be read"):
         make("third", teacher={"kind": "external", "lists": str(lists), "settings": settings}).teacher()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from delrec_lite.errors import ConfigError
-from delrec_lite.export.parity import compare
+from delrec_lite.export.parity import compare_scores
 from delrec_lite.llm.forward import score_all
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.llama_cpp import LlamaEngine
@@ -25,7 +25,7 @@ def test_exported_scores_are_the_trained_ones(tmp_path, kind, prune):
     engine = LlamaEngine(bundle, threads=1)
     try:
         served = engine.scores([h.tolist() for h in histories])
-        parity = compare(trained, served)
+        parity = compare_scores(trained, served)
         # A vector in a history is read as a row of the vocabulary is.
         row = TokenRows(bundle.model_path).row(bundle.prompt.item_token_base + 4)
         as_vector = engine.scores([[1, 2, row, 3]])[0]
@@ -38,14 +38,14 @@ def test_exported_scores_are_the_trained_ones(tmp_path, kind, prune):
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "phi3", "gemma3"])
-def test_the_mix_of_types_knows_the_last_layer(tmp_path, kind):
+def test_mixed_quantisation_knows_the_first_and_the_last_layer(tmp_path, kind):
     exported = export_tiny(
         None, tmp_path / "x.delrec", "iq4_mix", moved(tmp_path / "base", kind), score_correlation=0.5
     )
     assert set(exported.tensor_types) == {"F32", "Q8_0"}  # both layers of the tiny model are first or last
 
 
-def test_a_model_that_would_be_computed_otherwise_leaves_no_bundle(tmp_path):
+def test_a_model_that_gguf_cannot_express_is_not_exported(tmp_path):
     model, prompts, base = moved(tmp_path / "base", "gemma3")
     model.lm.config.query_pre_attn_scalar = 99
     with pytest.raises(ConfigError, match="attention is scaled by 99"):

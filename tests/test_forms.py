@@ -1,4 +1,4 @@
-"""Forms of prompts: histories as titles or items, candidates in the prompt, three verbalizers behind one contract."""
+"""Prompt formats: histories as titles or items, candidates in the prompt, one contract for all verbalizers."""
 
 import json
 
@@ -30,37 +30,17 @@ from delrec_lite.pipeline.table import evaluate
 from delrec_lite.prompts.domain import DOMAINS
 from delrec_lite.prompts.format import PromptFormat
 from delrec_lite.prompts.history import HISTORIES
-from delrec_lite.prompts.tasks import compile_prompts
 from delrec_lite.prompts.verbalizer import VERBALIZERS
 from delrec_lite.prompts.verbalizers.letter import LETTERS, letter_ids
 from delrec_lite.training import distill as stage1
 from delrec_lite.training import finetune as stage2
-from delrec_lite.training import loop
 from delrec_lite.training.adapters import add_adapter, load_finetuned
 from delrec_lite.training.choice import Sampler
 from delrec_lite.training.ranking import ranked
 from delrec_lite.training.weighting import TaskWeights, balance
+from tests.formats import FORMATS, make_formatted
+from tests.resuming import killed_then_resumed
 from tests.tiny import ITEMS, Ring, candidates, context, dataset, make_model
-
-# Every form that is not the default; the default's are the other test files.
-FORMS = {
-    "titles": PromptFormat(history="titles"),
-    "title-mean, candidates": PromptFormat(history="titles", candidates=True),
-    "letter, titles": PromptFormat(history="titles", verbalizer="letter", candidates=True),
-    "letter, items": PromptFormat(verbalizer="letter", candidates=True),
-    "likelihood": PromptFormat(history="titles", verbalizer="likelihood"),
-    "likelihood, items, candidates": PromptFormat(verbalizer="likelihood", candidates=True),
-}
-CHOOSING = [name for name, prompt_format in FORMS.items() if not prompt_format.ranks_catalogue]
-
-
-def made(base_folder, prompt_format, soft=4):
-    model, prompts, base = make_model(base_folder, soft)
-    titles = dataset().catalog.titles
-    prompts = compile_prompts(
-        DOMAINS["movie"], model.vocabulary, base.encode, base.bos, prompt_format=prompt_format, titles=titles
-    )
-    return model, prompts, base
 
 
 def decode(base_folder, ids):
@@ -73,7 +53,7 @@ def decode(base_folder, ids):
 
 
 def test_a_history_of_titles_is_read_at_the_end_of_each(tiny_base):
-    _, prompts, _ = made(tiny_base, FORMS["titles"])
+    _, prompts, _ = make_formatted(tiny_base, FORMATS["titles"])
     ids, ends = prompts.history([3, 0, 7])
     titles = dataset().catalog.titles
     assert decode(tiny_base, ids) == "".join(f" {titles[i]}\n" for i in (3, 0, 7))
@@ -83,9 +63,9 @@ def test_a_history_of_titles_is_read_at_the_end_of_each(tiny_base):
     assert ends[-1] == len(ids) - 1
 
 
-def test_items_are_one_token_each_as_ever(tiny_base):
+def test_items_are_one_token_each(tiny_base):
     _, plain, base = make_model(tiny_base)
-    _, prompts, _ = made(tiny_base, PromptFormat())
+    _, prompts, _ = make_formatted(tiny_base, PromptFormat())
     assert prompts.next_prefix == plain.next_prefix
     assert prompts.history([3, 0]) == ([plain.vocabulary.item_base + 3, plain.vocabulary.item_base], [0, 1])
     assert prompts.question([5, 6], [1, 2]) == [5, 6]
@@ -93,43 +73,47 @@ def test_items_are_one_token_each_as_ever(tiny_base):
 
 
 def test_long_titles_are_cut(tiny_base):
-    _, prompts, base = made(tiny_base, PromptFormat(history="titles", title_tokens=2))
-    whole = base.encode(" " + dataset().catalog.titles[4])
-    assert len(whole) > 2
-    assert prompts.item(4)[:2] == tuple(whole[:2])
+    _, prompts, base = make_formatted(tiny_base, PromptFormat(history="titles", title_tokens=2))
+    title_ids = base.encode(" " + dataset().catalog.titles[4])
+    assert len(title_ids) > 2
+    assert prompts.item(4)[:2] == tuple(title_ids[:2])
     assert len(prompts.item(4)) == 2 + len(prompts.separator)
 
 
 @pytest.mark.parametrize("history", ["items", "titles"])
-def test_a_prompt_without_room_loses_its_oldest_items_and_nothing_else(tiny_base, history):
-    _, free, _ = made(tiny_base, PromptFormat(history=history, candidates=True))
+def test_a_full_prompt_drops_only_its_oldest_items(tiny_base, history):
+    _, unlimited, _ = make_formatted(tiny_base, PromptFormat(history=history, candidates=True))
     sequence, chosen = dataset().sequences[0][:9], np.array([1, 2, 3])
-    whole = next_question(free, sequence, chosen, 50)
-    size = len(free.next_prefix) + len(whole.ids)
-    lost = len(free.item(int(sequence[0]))) + 1  # one token less than the newest eight need
-    _, bound, _ = made(tiny_base, PromptFormat(history=history, candidates=True, context=size - lost))
-    cut = next_question(bound, sequence, chosen, 50)
-    assert cut.ids == next_question(free, sequence[2:], chosen, 50).ids
-    assert len(bound.next_prefix) + len(cut.ids) <= size - lost
-    _, tight, _ = made(tiny_base, PromptFormat(history=history, candidates=True, context=len(free.next_prefix) + 5))
+    uncut = next_question(unlimited, sequence, chosen, 50)
+    size = len(unlimited.next_prefix) + len(uncut.ids)
+    oldest = len(unlimited.item(int(sequence[0]))) + 1  # one token less than the newest eight need
+    _, limited, _ = make_formatted(tiny_base, PromptFormat(history=history, candidates=True, context=size - oldest))
+    cut = next_question(limited, sequence, chosen, 50)
+    assert cut.ids == next_question(unlimited, sequence[2:], chosen, 50).ids
+    assert len(limited.next_prefix) + len(cut.ids) <= size - oldest
+    _, too_short, _ = make_formatted(
+        tiny_base, PromptFormat(history=history, candidates=True, context=len(unlimited.next_prefix) + 5)
+    )
     with pytest.raises(ConfigError, match="no room"):
-        next_question(tight, sequence, chosen, 50)
+        next_question(too_short, sequence, chosen, 50)
 
 
 def test_temporal_analysis_keeps_its_example_and_its_hidden_item(tiny_base):
-    _, free, _ = made(tiny_base, FORMS["titles"])
+    _, unlimited, _ = make_formatted(tiny_base, FORMATS["titles"])
     sequence = dataset().sequences[0][:10].tolist()
-    ids, reads, hidden = free.temporal(sequence)
+    ids, reads, hidden = unlimited.temporal(sequence)
     assert [decode(tiny_base, ids[: r + 1])[-10:] for r in reads] == [" hidden is"] * 2
     assert hidden == [sequence[2], sequence[-2]]
-    _, bound, _ = made(tiny_base, PromptFormat(history="titles", context=len(free.temporal_prefix) + len(ids) - 1))
-    shorter, _, still = bound.temporal(sequence)
-    assert still == hidden
-    assert shorter == free.temporal(sequence[:4] + sequence[5:])[0]
+    _, limited, _ = make_formatted(
+        tiny_base, PromptFormat(history="titles", context=len(unlimited.temporal_prefix) + len(ids) - 1)
+    )
+    shorter, _, hidden_when_cut = limited.temporal(sequence)
+    assert hidden_when_cut == hidden
+    assert shorter == unlimited.temporal(sequence[:4] + sequence[5:])[0]
 
 
-def test_candidates_stand_lettered_in_the_prompt(tiny_base):
-    _, prompts, _ = made(tiny_base, FORMS["letter, titles"])
+def test_candidates_have_letters_in_the_prompt(tiny_base):
+    _, prompts, _ = make_formatted(tiny_base, FORMATS["letter, titles"])
     ids = next_question(prompts, np.array([0]), np.array([4, 2]), 50).ids
     titles = dataset().catalog.titles
     assert decode(tiny_base, ids).endswith(f":\nA. {titles[4]}\nB. {titles[2]}\nAnswer:")
@@ -147,12 +131,12 @@ def test_letters_are_single_tokens_or_refused():
 # --- the contract of all verbalizers ---
 
 
-@pytest.fixture(params=FORMS, ids=FORMS)
-def formed(request, tiny_base):
-    return made(tiny_base, FORMS[request.param])
+@pytest.fixture(params=FORMATS, ids=FORMATS)
+def formatted(request, tiny_base):
+    return make_formatted(tiny_base, FORMATS[request.param])
 
 
-def asked(prompts, n=4):
+def candidate_questions(prompts, n=4):
     sets = candidates().items
     return [
         next_question(prompts, s[:k], sets[u], 50)
@@ -160,9 +144,9 @@ def asked(prompts, n=4):
     ]
 
 
-def test_every_verbalizer_scores_each_candidate_whatever_it_is_packed_with(formed):
-    model, prompts, _ = formed
-    questions = asked(prompts)
+def test_every_verbalizer_scores_a_candidate_alike_in_every_batch(formatted):
+    model, prompts, _ = formatted
+    questions = candidate_questions(prompts)
     together = next_scores(model, prompts, questions).detach()
     assert together.shape == (4, 5)
     assert together.dtype == torch.float32
@@ -172,32 +156,33 @@ def test_every_verbalizer_scores_each_candidate_whatever_it_is_packed_with(forme
         torch.testing.assert_close(next_scores(model, prompts, [question]).detach()[0], row, atol=2e-5, rtol=1e-4)
 
 
-def test_every_verbalizer_lets_the_soft_prompt_learn_from_both_tasks(formed):
-    model, prompts, _ = formed
+def test_every_verbalizer_lets_the_soft_prompt_learn_from_both_tasks(formatted):
+    model, prompts, _ = formatted
     window, chosen = dataset().sequences[0][:9], candidates().items[0]
     for scores in (
-        next_scores(model, prompts, asked(prompts, 2)),
+        next_scores(model, prompts, candidate_questions(prompts, 2)),
         temporal_scores(model, prompts, [temporal_question(prompts, window, chosen)]),
     ):
         (gradient,) = torch.autograd.grad(scores[:, 0].sum(), model.soft)
         assert gradient.abs().sum(1).min() > 0
 
 
-def test_a_candidate_keeps_its_score_wherever_it_stands_unless_the_prompt_lists_it(formed):
-    model, prompts, _ = formed
+def test_the_order_of_candidates_matters_only_where_the_prompt_lists_them(formatted):
+    model, prompts, _ = formatted
     history, chosen = dataset().sequences[0][:6], np.array([1, 9, 20, 4])
-    one, other = (score_candidates(model, prompts, [history], c[None], 50)[0] for c in (chosen, chosen[::-1]))
-    same = np.allclose(one, other[::-1], atol=2e-5)
-    assert same != prompts.format.candidates
+    orders = np.stack([chosen, chosen[::-1]])
+    scores, reversed_scores = (score_candidates(model, prompts, [history], order[None], 50)[0] for order in orders)
+    equal = np.allclose(scores, reversed_scores[::-1], atol=2e-5)
+    assert equal != prompts.format.candidates
 
 
-def test_every_verbalizer_can_be_taught(formed):
-    """A few answers learned by heart through the adapter: the loss is the softmax over the candidates' scores."""
-    model, prompts, _ = formed
+def test_every_verbalizer_can_be_trained(formatted):
+    """The adapter overfits a few answers: the loss is the softmax over the candidates' scores."""
+    model, prompts, _ = formatted
     add_adapter(model, FinetuneSection(rank=8, alpha=16), steps=1)
     learning = [p for name, p in model.lm.named_parameters() if "lora_" in name]
     optimiser = torch.optim.AdamW(learning, lr=1e-2)
-    questions, places = asked(prompts), torch.tensor([4, 0, 2, 1])
+    questions, places = candidate_questions(prompts), torch.tensor([4, 0, 2, 1])
     losses = []
     for _ in range(15):
         loss = torch.nn.functional.cross_entropy(next_scores(model, prompts, questions), places)
@@ -208,36 +193,36 @@ def test_every_verbalizer_can_be_taught(formed):
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_all_verbalizers_and_history_formats_are_under_contract():
-    assert {prompt_format.verbalizer for prompt_format in FORMS.values()} == set(VERBALIZERS.built_in)
-    assert {prompt_format.history for prompt_format in FORMS.values()} == set(HISTORIES.built_in)
+def test_all_verbalizers_and_history_formats_are_tested():
+    assert {prompt_format.verbalizer for prompt_format in FORMATS.values()} == set(VERBALIZERS.built_in)
+    assert {prompt_format.history for prompt_format in FORMATS.values()} == set(HISTORIES.built_in)
     for registry in (VERBALIZERS, HISTORIES):
         assert {registry[name].name for name in registry.built_in} == set(registry.built_in)
 
 
 def test_title_mean_scores_candidates_as_the_catalogue(tiny_base):
-    model, prompts, _ = made(tiny_base, FORMS["titles"])
+    model, prompts, _ = make_formatted(tiny_base, FORMATS["titles"])
     histories, sets = dataset().test().histories, candidates().items
-    whole = score_all(model, prompts, histories, 10)
-    some = score_candidates(model, prompts, histories, sets, 10)
-    np.testing.assert_allclose(some, np.take_along_axis(whole, sets, 1), atol=2e-5)
+    catalogue = score_all(model, prompts, histories, 10)
+    among_candidates = score_candidates(model, prompts, histories, sets, 10)
+    np.testing.assert_allclose(among_candidates, np.take_along_axis(catalogue, sets, 1), atol=2e-5)
 
 
-def test_title_form_reads_at_every_item_what_each_shorter_history_reads(tiny_base):
-    model, prompts, _ = made(tiny_base, FORMS["titles"])
+def test_titles_are_scored_at_every_item_as_each_shorter_history(tiny_base):
+    model, prompts, _ = make_formatted(tiny_base, FORMATS["titles"])
     window = dataset().sequences[1][:6]
     with torch.no_grad():
         states = read_states(model, prompts.next_prefix, [window_segment(prompts, window)])
-        every = catalogue_scores(model, prompts, states).numpy()
-    alone = score_histories(model, prompts, [window[: n + 1] for n in range(6)], 50)
-    np.testing.assert_allclose(every, alone, atol=3e-5)
+        at_every_item = catalogue_scores(model, prompts, states).numpy()
+    separate_scores = score_histories(model, prompts, [window[: n + 1] for n in range(6)], 50)
+    np.testing.assert_allclose(at_every_item, separate_scores, atol=3e-5)
 
 
 def test_likelihood_is_the_sum_of_the_title_s_log_probabilities(tiny_base):
-    model, prompts, _ = made(tiny_base, FORMS["likelihood"])
+    model, prompts, _ = make_formatted(tiny_base, FORMATS["likelihood"])
     history, chosen = dataset().sequences[0][:4], np.array([8, 3])
-    found = score_candidates(model, prompts, [history], chosen[None], 50)[0]
-    for score, item in zip(found, chosen, strict=True):
+    scores = score_candidates(model, prompts, [history], chosen[None], 50)[0]
+    for score, item in zip(scores, chosen, strict=True):
         before = [*prompts.next_prefix, *prompts.history(history.tolist())[0]]
         ids = torch.tensor([before + list(prompts.titles[item])])
         with torch.no_grad():
@@ -247,18 +232,18 @@ def test_likelihood_is_the_sum_of_the_title_s_log_probabilities(tiny_base):
 
 
 def test_letter_scores_are_the_logits_of_the_letters(tiny_base):
-    model, prompts, base = made(tiny_base, FORMS["letter, titles"])
+    model, prompts, base = make_formatted(tiny_base, FORMATS["letter, titles"])
     history, chosen = dataset().sequences[0][:4], np.array([8, 3, 5])
     ids = [*prompts.next_prefix, *next_question(prompts, history, chosen, 50).ids]
     with torch.no_grad():
         logits = model.lm(inputs_embeds=model.embed(torch.tensor([ids]))).logits[0, -1]
     expected = [float(logits[base.encode(letter)[0]]) for letter in "ABC"]
-    found = score_candidates(model, prompts, [history], chosen[None], 50)[0]
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    scores = score_candidates(model, prompts, [history], chosen[None], 50)[0]
+    np.testing.assert_allclose(scores, expected, atol=1e-4)
 
 
 def test_more_candidates_than_letters_are_refused(tiny_base):
-    model, prompts, _ = made(tiny_base, FORMS["letter, items"])
+    model, prompts, _ = make_formatted(tiny_base, FORMATS["letter, items"])
     with pytest.raises(ConfigError, match="27 candidates"):
         score_candidates(model, prompts, [np.array([1])], np.arange(27)[None], 50)
 
@@ -270,8 +255,8 @@ def test_candidate_sets_for_training():
     windows = [s[:10] for s in dataset().sequences]
     sampler = Sampler(ITEMS, 6, seed=3)
     next_item = sampler.next_item(5, windows)
-    again = Sampler(ITEMS, 6, seed=3).next_item(5, windows)
-    assert (next_item.candidates == again.candidates).all()
+    repeated = Sampler(ITEMS, 6, seed=3).next_item(5, windows)
+    assert (next_item.candidates == repeated.candidates).all()
     assert not (next_item.candidates == sampler.next_item(6, windows).candidates).all()
     for window, history, chosen, place in zip(
         windows, next_item.histories, next_item.candidates, next_item.places, strict=True
@@ -284,16 +269,16 @@ def test_candidate_sets_for_training():
         Sampler(12, 6, 0).next_item(0, [np.arange(10)])
 
 
-def test_pattern_simulating_asks_about_the_teacher_s_first_ten():
+def test_pattern_simulating_has_the_first_ten_of_the_teacher():
     windows = [s[:10] for s in dataset().sequences]
-    found, wanted = Sampler(ITEMS, 15, seed=3).pattern(0, windows, Ring())
-    scores = Ring().scores(found.histories)
-    for row, chosen, place, mine in zip(scores, found.candidates, found.places, wanted, strict=True):
+    batch, teacher_scores = Sampler(ITEMS, 15, seed=3).pattern(0, windows, Ring())
+    scores = Ring().scores(batch.histories)
+    for row, chosen, place, expected in zip(scores, batch.candidates, batch.places, teacher_scores, strict=True):
         best = np.argsort(-row, kind="stable")
         assert chosen[place] == best[0]
         assert set(best[:10].tolist()) <= set(chosen.tolist())
         assert len(set(chosen.tolist())) == 15
-        assert (mine == row[chosen]).all()
+        assert (expected == row[chosen]).all()
 
 
 def test_gradients_of_the_tasks_are_balanced():
@@ -320,7 +305,7 @@ def figures(folder, name):
 
 @pytest.mark.parametrize("name", ["titles", "letter, titles", "likelihood"])
 def test_both_stages_learn_in_every_form(tiny_base, tmp_path, name):
-    model, prompts, _ = made(tiny_base, FORMS[name])
+    model, prompts, _ = make_formatted(tiny_base, FORMATS[name])
     first = DistillSection(epochs=1, tokens_per_step=100, weighting="gradient-norm", pattern_loss="top1")
     report = stage1.distill(context(model, prompts, tmp_path / "1"), first, prompts)
     assert 0 <= report.trained.agreement <= 1
@@ -331,41 +316,26 @@ def test_both_stages_learn_in_every_form(tiny_base, tmp_path, name):
     stage2.finetune(context(model, prompts, tmp_path / "2"), second)
     before, after = figures(tmp_path / "2", "next_item")
     assert after < before - 0.05
-    again, _, _ = made(tiny_base, FORMS[name])
-    stage1.load_soft(again, tmp_path / "1")
-    load_finetuned(again, tmp_path / "2")
-    split, asked_about = dataset().test(), candidates()
-    same = [ranked(m, prompts, split, asked_about, 10) for m in (model, again)]
-    assert (same[0].sampled == same[1].sampled).all()
-    assert same[0].protocols == (("sampled", "full") if prompts.format.ranks_catalogue else ("sampled",))
-
-
-class Killed(Exception):
-    pass
+    reloaded, _, _ = make_formatted(tiny_base, FORMATS[name])
+    stage1.load_soft(reloaded, tmp_path / "1")
+    load_finetuned(reloaded, tmp_path / "2")
+    split, sets = dataset().test(), candidates()
+    both_ranks = [ranked(m, prompts, split, sets, 10) for m in (model, reloaded)]
+    assert (both_ranks[0].sampled == both_ranks[1].sampled).all()
+    assert both_ranks[0].protocols == (("sampled", "full") if prompts.format.ranks_catalogue else ("sampled",))
 
 
 def test_a_killed_stage_among_candidates_ends_with_the_same_weights(tiny_base, tmp_path, monkeypatch):
-    """Candidate sets and balanced gradients come from the step alone."""
-    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    """Candidate sets and balanced gradients depend only on the number of the step."""
     recipe = DistillSection(epochs=2, tokens_per_step=100, weighting="gradient-norm")
 
     def go(folder):
-        model, prompts, _ = made(tiny_base, FORMS["letter, items"])
+        model, prompts, _ = make_formatted(tiny_base, FORMATS["letter, items"])
         stage1.distill(context(model, prompts, folder), recipe, prompts)
         return model.soft.detach()
 
-    unbroken, save = go(tmp_path / "unbroken"), loop._save
-
-    def save_then_die(out, named, optimiser, means, step, *rest):
-        save(out, named, optimiser, means, step, *rest)
-        if step == 2:
-            raise Killed
-
-    with monkeypatch.context() as patched:
-        patched.setattr(loop, "_save", save_then_die)
-        with pytest.raises(Killed):
-            go(tmp_path / "broken")
-    assert torch.equal(go(tmp_path / "broken"), unbroken)
+    unbroken = go(tmp_path / "unbroken")
+    assert torch.equal(killed_then_resumed(monkeypatch, 2, lambda: go(tmp_path / "broken")), unbroken)
 
 
 # --- recipes and runs ---
@@ -384,7 +354,7 @@ def test_a_soft_prompt_that_starts_from_words(tiny_run):
     assert torch.equal(model.soft[len(words)], rows[words[0]])
 
 
-def test_letters_want_candidates_in_the_prompt():
+def test_letters_need_candidates_in_the_prompt():
     with pytest.raises(ConfigError, match="candidates_in_prompt"):
         parse("name: x\nmodel: {verbalizer: letter}", "f")
 
@@ -410,11 +380,11 @@ def test_the_paper_s_path_end_to_end(tiny_run, verbalizer):
         (bundle_row(run), "SASRec", "sampled")
     }
     assert not [c for c in report["comparisons"] if c["protocol"] == "full"]
-    mine = [s for s in report["segments"] if s["model"] == TRAINED]
-    assert mine
-    assert all("sampled HR@1" in s and "full HR@10" not in s for s in mine)
-    whole, _, _ = (run.folder / "table.md").read_text().partition("HR@1, 5 candidates")
-    assert TRAINED not in whole.partition("**whole catalogue**")[2]
+    segments = [s for s in report["segments"] if s["model"] == TRAINED]
+    assert segments
+    assert all("sampled HR@1" in s and "full HR@10" not in s for s in segments)
+    lines, _, _ = (run.folder / "table.md").read_text().partition("HR@1, 5 candidates")
+    assert TRAINED not in lines.partition("**whole catalogue**")[2]
     example(run, QUIET)
     with pytest.raises(ConfigError, match="ONNX") as error:
         write_bundle(run, run.folder / "x.delrec", "f16", "onnx")
@@ -453,11 +423,11 @@ def test_the_paper_s_recipe_runs_on_a_small_model(tiny_run, tmp_path):
     sections["finetune"] |= {"epochs": 4, "tokens_per_step": 60, "lr": 1e-2, "rank": 4}
     run = Run(Recipe.model_validate(sections), tmp_path / "runs", QUIET)
     rows = evaluate(run)
-    mine = [row for row in rows if row.model == TRAINED]
-    assert [row.protocol for row in mine] == ["sampled"]
-    assert mine[0].users == len(data.test()) == 20 + sum(lengths[:6] - 2)
-    over = f"**5 candidates (1 positive, 4 unseen negatives)**, {len(data.test())} test interactions"
-    assert over in (run.folder / "table.md").read_text()
+    trained_rows = [row for row in rows if row.model == TRAINED]
+    assert [row.protocol for row in trained_rows] == ["sampled"]
+    assert trained_rows[0].users == len(data.test()) == 20 + sum(lengths[:6] - 2)
+    heading = f"**5 candidates (1 positive, 4 unseen negatives)**, {len(data.test())} test interactions"
+    assert heading in (run.folder / "table.md").read_text()
     adapter = load_file(run.finetune().folder / "adapter/adapter_model.safetensors")
     assert {name.split("self_attn.")[1].split(".")[0] for name in adapter} == {"q_proj", "v_proj"}
     assert any("lora_E" in name for name in adapter)
@@ -474,7 +444,7 @@ def test_titles_rank_the_whole_catalogue_and_are_exported(tiny_run):
 
 
 def test_adalora_plans_its_ranks_over_the_steps_that_stage_2_makes(tiny_run):
-    """Also where the adapter learns in stage 1 already: at the end of stage 2 it has the rank that was asked for."""
+    """Also where the adapter learns in stage 1 already: at the end of stage 2 it has the configured rank."""
     changed = {"adapter": "adalora", "epochs": 6, "rank": 2, "lr": 1e-2}
     run = tiny_run(distill={"train_llm": True, "epochs": 1}, finetune=changed)
     steps = run.finetune().result["steps"]
@@ -493,7 +463,7 @@ def test_adalora_without_the_steps_to_plan_is_refused_before_stage_1(tiny_run):
     assert not (run.folder / "distill" / "metrics.jsonl").exists()
 
 
-def test_an_llm_trained_in_stage_1_goes_on_in_stage_2(tiny_run):
+def test_an_llm_trained_in_stage_1_continues_in_stage_2(tiny_run):
     run = tiny_run(distill={"train_llm": True, "epochs": 1}, finetune={"epochs": 0, "lr": 1e-2})
     plain = tiny_run(runs="plain", distill={"epochs": 1}, finetune={"epochs": 0, "lr": 1e-2})
     adapter = "adapter/adapter_model.safetensors"

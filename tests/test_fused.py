@@ -1,4 +1,4 @@
-"""The model and the teacher in its bundle as one: mixed by the weight that validation users chose."""
+"""The scores of a model mixed with those of its bundle's teacher, by the weight chosen on validation users."""
 
 import json
 import shutil
@@ -26,11 +26,12 @@ def test_scores_are_mixed_as_log_probabilities():
     scores, teacher_scores = rng.normal(size=(3, 6)).astype(np.float32), rng.normal(size=(3, 6)).astype(np.float32)
     np.testing.assert_allclose(mix(scores, teacher_scores, 0.0), scores, atol=1e-6)
     np.testing.assert_allclose(softmax(mix(scores, teacher_scores + 5, 1.0)), softmax(teacher_scores), atol=1e-6)
-    both = softmax(scores) ** 0.7 * softmax(teacher_scores) ** 0.3
-    np.testing.assert_allclose(softmax(mix(scores, teacher_scores, 0.3)), both / both.sum(1, keepdims=True), atol=1e-6)
+    product = softmax(scores) ** 0.7 * softmax(teacher_scores) ** 0.3
+    expected = product / product.sum(1, keepdims=True)
+    np.testing.assert_allclose(softmax(mix(scores, teacher_scores, 0.3)), expected, atol=1e-6)
 
 
-def test_an_item_that_the_other_does_not_know_keeps_its_share():
+def test_items_without_teacher_scores_keep_their_probability():
     scores = np.array([[2.0, 1.0, 0.0, 1.5]], np.float32)
     mixed = mix(scores, np.array([[0.0, 3.0]], np.float32), 1.0)
     np.testing.assert_allclose(mixed[:, 2:], scores[:, 2:])
@@ -38,7 +39,7 @@ def test_an_item_that_the_other_does_not_know_keeps_its_share():
     assert mixed[0, 1] - mixed[0, 0] == pytest.approx(3.0, abs=1e-6)
 
 
-def test_the_weight_goes_to_who_knows():
+def test_the_best_weight_favours_the_better_scorer():
     rng = np.random.default_rng(1)
     targets = rng.integers(0, 8, 50)
     knowing = np.eye(8, dtype=np.float32)[targets] * 5
@@ -55,8 +56,8 @@ def with_weight(folder, target, weight):
     return copy
 
 
-def test_export_keeps_the_weight_that_validation_users_chose(taught):
-    path, teacher = taught
+def test_export_keeps_the_weight_that_validation_users_chose(teacher_bundle):
+    path, teacher = teacher_bundle
     weight = Bundle.open(path).manifest["model"][WEIGHT]
     valid = dataset().valid()
     with Recommender.load(path, threads=1) as recommender:
@@ -64,76 +65,78 @@ def test_export_keeps_the_weight_that_validation_users_chose(taught):
     assert weight == best_weight(scores, teacher.scores(valid.histories), valid.targets)
 
 
-def test_the_answers_are_those_of_both_with_a_session_and_without(taught, tmp_path):
-    path, teacher = taught
+def test_hybrid_answers_mix_both_with_and_without_a_session(teacher_bundle, tmp_path):
+    path, teacher = teacher_bundle
     path = with_weight(path, tmp_path / "t.delrec", 0.4)
     histories = dataset().test().histories[:6]
-    with Recommender.load(path, threads=1) as alone, Recommender.load(path, threads=1, fused=True) as both:
-        expected = mix(alone.scores(histories), teacher.scores(histories), 0.4)
-        np.testing.assert_allclose(both.scores(histories), expected, atol=1e-3)
-        titles = [alone.bundle.items.titles[i] for i in histories[0]]
-        cold, cached = both.recommend(titles), both.recommend(titles, session="u")
+    with Recommender.load(path, threads=1) as model, Recommender.load(path, threads=1, fused=True) as hybrid:
+        expected = mix(model.scores(histories), teacher.scores(histories), 0.4)
+        np.testing.assert_allclose(hybrid.scores(histories), expected, atol=1e-3)
+        titles = [model.bundle.items.titles[i] for i in histories[0]]
+        cold, cached = hybrid.recommend(titles), hybrid.recommend(titles, session="u")
         assert [i.title for i in cold.items] == [i.title for i in cached.items]
         remaining = expected[0].copy()
         remaining[histories[0]] = -np.inf
-        assert [i.title for i in cold.items] == [alone.bundle.items.titles[i] for i in np.argsort(-remaining)[:10]]
-        assert np.abs(expected - alone.scores(histories)).max() > 0.1
+        assert [i.title for i in cold.items] == [model.bundle.items.titles[i] for i in np.argsort(-remaining)[:10]]
+        assert np.abs(expected - model.scores(histories)).max() > 0.1
 
 
-def test_what_the_teacher_does_not_know_is_the_models_affair(taught, tmp_path):
-    path = with_weight(taught[0], tmp_path / "t.delrec", 0.5)
+def test_items_unknown_to_the_teacher_keep_the_scores_of_the_model(teacher_bundle, tmp_path):
+    path = with_weight(teacher_bundle[0], tmp_path / "t.delrec", 0.5)
     new = add_items(path, {"n1": "Violet Forest (2020)"}, tmp_path / "more.delrec").folder
-    with Recommender.load(new, threads=1) as alone, Recommender.load(new, threads=1, fused=True) as both:
-        added = len(alone.bundle.items.ids) - 1
-        np.testing.assert_array_equal(both.scores([[added]]), alone.scores([[added]]))  # it knows nothing of that
-        np.testing.assert_allclose(both.scores([[3, added]])[0, added], alone.scores([[3, added]])[0, added])
-        assert np.abs(both.scores([[3, added]]) - alone.scores([[3, added]])).max() > 0.01
+    with Recommender.load(new, threads=1) as model, Recommender.load(new, threads=1, fused=True) as hybrid:
+        added = len(model.bundle.items.ids) - 1
+        np.testing.assert_array_equal(
+            hybrid.scores([[added]]), model.scores([[added]])
+        )  # the teacher does not know this item
+        np.testing.assert_allclose(hybrid.scores([[3, added]])[0, added], model.scores([[3, added]])[0, added])
+        assert np.abs(hybrid.scores([[3, added]]) - model.scores([[3, added]])).max() > 0.01
         request = {"history": ["Purple Cactus"], "allow_new": True}
-        assert both.recommend(**request).items == alone.recommend(**request).items
+        assert hybrid.recommend(**request).items == model.recommend(**request).items
         # A new candidate is compared with trained ones on one scale.
-        among = {"history": [alone.bundle.items.titles[3]], "candidates": ["Purple Cactus"], "allow_new": True}
-        assert both.recommend(**among).items[0].score == alone.recommend(**among).items[0].score
+        among = {"history": [model.bundle.items.titles[3]], "candidates": ["Purple Cactus"], "allow_new": True}
+        assert hybrid.recommend(**among).items[0].score == model.recommend(**among).items[0].score
 
 
-def test_tokens_are_counted_once_through_both_wrappers(taught, tmp_path):
-    path = with_weight(taught[0], tmp_path / "t.delrec", 0.5)
+def test_tokens_are_counted_once_through_both_wrappers(teacher_bundle, tmp_path):
+    path = with_weight(teacher_bundle[0], tmp_path / "t.delrec", 0.5)
     new = add_items(path, {"n1": "Violet Forest (2020)"}, tmp_path / "more.delrec").folder
-    with Recommender.load(new, threads=1, fused=True) as both:
-        titles = both.bundle.items.titles[:8]
+    with Recommender.load(new, threads=1, fused=True) as hybrid:
+        titles = hybrid.bundle.items.titles[:8]
         request = {"candidates": ["Purple Cactus", titles[0]], "allow_new": True, "session": "u"}
-        answers = [both.recommend(titles[:-1], session="u"), both.recommend(titles, session="u")]
-        answers.append(both.recommend(titles, **request))
-        prefix = len(both.bundle.prompt.prefix)
+        answers = [hybrid.recommend(titles[:-1], session="u"), hybrid.recommend(titles, session="u")]
+        answers.append(hybrid.recommend(titles, **request))
+        prefix = len(hybrid.bundle.prompt.prefix)
     counts = [(answer.tokens_computed, answer.tokens_avoided) for answer in answers]
     assert counts == [(7, prefix), (1, prefix + 7), (1, prefix + 7)]
 
 
-def test_without_a_teacher_or_a_weight_it_is_refused(taught, tiny_bundle, tmp_path):
+def test_mixing_without_a_teacher_or_a_weight_is_refused(teacher_bundle, tiny_bundle, tmp_path):
     with pytest.raises(UsageError, match="no teacher to mix with"):
         Recommender.load(tiny_bundle, fused=True)
     for n, (weight, error) in enumerate([(None, UsageError), ("much", BundleError), (1.5, BundleError)]):
         with pytest.raises(error):
-            Recommender.load(with_weight(taught[0], tmp_path / f"{n}.delrec", weight), fused=True)
+            Recommender.load(with_weight(teacher_bundle[0], tmp_path / f"{n}.delrec", weight), fused=True)
 
 
-def test_the_program_mixes_when_it_is_told_to(taught, tmp_path, capsys):
+def test_the_command_mixes_with_fused(teacher_bundle, tmp_path, capsys):
     from typer.testing import CliRunner
 
     from delrec_lite.cli.app import app
 
-    path = with_weight(taught[0], tmp_path / "t.delrec", 1.0)
-    ask = ["recommend", str(path), "--history", dataset().catalog.titles[3], "--json", "--quiet"]
-    answers = [json.loads(CliRunner().invoke(app, [*ask, *more]).stdout)["items"] for more in ([], ["--fused"])]
-    scores = taught[1].scores([np.array([3])])[0]
+    path = with_weight(teacher_bundle[0], tmp_path / "t.delrec", 1.0)
+    command = ["recommend", str(path), "--history", dataset().catalog.titles[3], "--json", "--quiet"]
+    answers = [json.loads(CliRunner().invoke(app, [*command, *more]).stdout)["items"] for more in ([], ["--fused"])]
+    scores = teacher_bundle[1].scores([np.array([3])])[0]
     scores[3] = -np.inf
     assert answers[1][0]["title"] == dataset().catalog.titles[scores.argmax()]
     assert answers[0] != answers[1]
 
 
-def test_the_server_mixes_when_it_is_told_to(taught, tmp_path):
+def test_the_server_mixes_with_fused(teacher_bundle, tmp_path):
     from delrec_lite.server.serve import Settings, load
 
-    path = with_weight(taught[0], tmp_path / "t.delrec", 0.5)
+    path = with_weight(teacher_bundle[0], tmp_path / "t.delrec", 0.5)
     for fused in (False, True):
         with load(path, Settings(threads=1, fused=fused)) as recommender:
             assert isinstance(recommender.engine, HybridEngine) == fused

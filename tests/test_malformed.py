@@ -1,4 +1,4 @@
-"""Files that are cut short, flipped or foreign are one clear error each: never a crash, a hang or a load."""
+"""Files that are truncated, corrupted or of another format give one clear error: no crash, no hang, no load."""
 
 import json
 import random
@@ -19,11 +19,11 @@ MODEL = "model-f32.gguf"
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
-    return tiny_bundle(tmp_path_factory.mktemp("sound")).bundle.folder
+    return tiny_bundle(tmp_path_factory.mktemp("intact")).bundle.folder
 
 
 @pytest.fixture(scope="module")
-def sound(bundle):
+def intact(bundle):
     return (bundle / MODEL).read_bytes()
 
 
@@ -32,22 +32,22 @@ def header_end(bundle):
     return min(tensor.start for tensor in check_gguf(bundle / MODEL).tensors.values())
 
 
-def test_a_sound_file_passes(bundle):
+def test_an_intact_file_passes(bundle):
     header = check_gguf(bundle / MODEL, "llama")
     assert "token_embd.weight" in header.tensors
 
 
-def test_cut_at_fifty_places_it_is_refused(sound, tmp_path):
+def test_a_file_cut_at_any_of_fifty_places_is_refused(intact, tmp_path):
     path = tmp_path / "cut.gguf"
     for n in range(50):
-        path.write_bytes(sound[: len(sound) * n // 50])
+        path.write_bytes(intact[: len(intact) * n // 50])
         with pytest.raises(BundleError, match=r"cut\.gguf cannot be read"):
             check_gguf(path)
 
 
-def test_an_empty_file_and_a_foreign_one_are_refused(tmp_path, sound):
+def test_an_empty_file_and_files_of_other_formats_are_refused(tmp_path, intact):
     path = tmp_path / "x.gguf"
-    for data in (b"", b"GGUF", b"PK\x03\x04" + bytes(200), b"GGUF" + b"\xff" * 200, sound.replace(b"llama", b"mamba")):
+    for data in (b"", b"GGUF", b"PK\x03\x04" + bytes(200), b"GGUF" + b"\xff" * 200, intact.replace(b"llama", b"mamba")):
         path.write_bytes(data)
         with pytest.raises(BundleError, match="cannot be read|is not a GGUF file"):
             check_gguf(path)
@@ -58,7 +58,7 @@ def test_the_manifest_and_the_file_must_agree(bundle):
         check_gguf(bundle / MODEL, "gemma3_text")
 
 
-# Flips what a process is given in the header, one file after another, and loads what passes the check.
+# Flips one bit of the header at a time, in a process of its own, and loads each file that passes the check.
 LOADER = """
 import json, random, sys
 from pathlib import Path
@@ -67,13 +67,13 @@ from delrec_lite.runtime.recommender import Recommender
 from delrec_lite.files import sha256_of
 folder, end, seed, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 model, manifest = folder / "model-f32.gguf", folder / "manifest.json"
-sound, facts, rng = model.read_bytes(), json.loads(manifest.read_text()), random.Random(seed)
+intact, facts, rng = model.read_bytes(), json.loads(manifest.read_text()), random.Random(seed)
 refused = loaded = 0
 for n in range(count):
     at = rng.randrange(end)
-    spoiled = bytearray(sound)
-    spoiled[at] ^= 1 << rng.randrange(8)
-    model.write_bytes(spoiled)
+    corrupted = bytearray(intact)
+    corrupted[at] ^= 1 << rng.randrange(8)
+    model.write_bytes(corrupted)
     facts["files"][model.name]["sha256"] = sha256_of(model)
     manifest.write_text(json.dumps(facts))
     print("flip", at, flush=True)
@@ -89,30 +89,30 @@ print("refused", refused, "loaded", loaded)
 
 
 def test_bits_flipped_in_the_header_never_crash(bundle, header_end, tmp_path):
-    """The hashes are mended, so that the check of the form alone stands before llama.cpp."""
+    """The hashes are corrected, so only the check of the format protects llama.cpp."""
     copy = tmp_path / "b"
     copy.mkdir()
     for file in bundle.iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
     command = [sys.executable, "-c", LOADER, copy, str(header_end), "7", "150"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stdout[-200:] + done.stderr[-2000:]
-    words = done.stdout.splitlines()[-1].split()
+    process = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert process.returncode == 0, process.stdout[-200:] + process.stderr[-2000:]
+    words = process.stdout.splitlines()[-1].split()
     refused, loaded = int(words[1]), int(words[3])
     assert refused + loaded == 150
-    assert refused > 75  # what passes has another title, another number within bounds
+    assert refused > 75  # the others only have another title or another valid number
 
 
-def test_without_mended_hashes_nothing_loads(bundle, sound, tmp_path):
+def test_a_corrupted_file_with_its_old_hash_is_refused(bundle, intact, tmp_path):
     rng = random.Random(3)
     copy = tmp_path / "b"
     copy.mkdir()
     for file in bundle.iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
     for _ in range(20):
-        spoiled = bytearray(sound)
-        spoiled[rng.randrange(len(sound))] ^= 1 << rng.randrange(8)
-        (copy / MODEL).write_bytes(spoiled)
+        corrupted = bytearray(intact)
+        corrupted[rng.randrange(len(intact))] ^= 1 << rng.randrange(8)
+        (copy / MODEL).write_bytes(corrupted)
         with pytest.raises(BundleError, match="wrong sha256"):
             Bundle.open(copy)
 

@@ -1,4 +1,4 @@
-"""Titles as people type them."""
+"""Titles match as people type them."""
 
 import pytest
 
@@ -33,7 +33,7 @@ def matcher():
 
 
 @pytest.mark.parametrize(
-    ("given", "title"),
+    ("query", "title"),
     [
         ("The Matrix (1999)", "The Matrix (1999)"),
         ("the matrix", "The Matrix (1999)"),
@@ -59,12 +59,12 @@ def matcher():
         ("千と千尋の神隠し", "千と千尋の神隠し (2001)"),
     ],
 )
-def test_a_title_is_found(matcher, given, title):
+def test_a_title_is_found(matcher, query, title):
     if title is None:
         with pytest.raises(UsageError, match="no item is called"):
-            matcher.find(given)
+            matcher.find(query)
     else:
-        assert matcher.find(given).title == title
+        assert matcher.find(query).title == title
 
 
 def test_a_wrong_year_is_not_another_film(matcher):
@@ -72,12 +72,12 @@ def test_a_wrong_year_is_not_another_film(matcher):
         matcher.find("Sabrina (1973)")
 
 
-def test_the_other_meanings_are_told(matcher):
+def test_a_match_lists_the_other_items_of_the_same_name(matcher):
     assert matcher.find("Sabrina").others == ("Sabrina (1954)",)
     assert matcher.find("Sabrina (1954)").others == ()
 
 
-def test_an_unknown_title_offers_the_nearest(matcher):
+def test_the_error_for_an_unknown_title_names_the_nearest_title(matcher):
     with pytest.raises(UsageError) as error:
         matcher.find("Star Trek Wars")
     assert "'Star Wars (1977)'" in error.value.hint

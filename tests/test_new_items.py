@@ -1,4 +1,4 @@
-"""A new item's row: what the trained items tell of titles, spread and levelled like theirs."""
+"""A new item gets a row predicted from its title, with the spread and level of the trained rows."""
 
 import numpy as np
 import pytest
@@ -13,33 +13,33 @@ from tests.tiny import dataset
 
 
 @pytest.fixture
-def world():
-    """Rows that follow from titles by a matrix, and noise; states that have a usual part."""
+def vectors():
+    """Titles, rows (a linear map of the titles plus noise) and states with a common mean."""
     torch.manual_seed(4)
     titles = torch.randn(300, 16)
     rows = titles @ torch.randn(16, 16) + 0.5 * torch.randn(300, 16)
     return titles, rows, torch.randn(200, 16) + 2 * torch.ones(16)
 
 
-def test_a_left_out_item_is_scored_much_as_if_it_had_been_trained(world):
-    titles, rows, states = world
-    truncate_to_context = fit_new_items(titles[:250], rows[:250], states)
-    guessed = titles[250:] @ truncate_to_context[:-1] + truncate_to_context[-1]
-    spread = states - states.mean(0)
-    pairs = zip((spread @ guessed.T).T, (spread @ rows[250:].T).T, strict=True)
+def test_a_left_out_item_scores_nearly_as_its_trained_row_does(vectors):
+    titles, rows, states = vectors
+    matrix = fit_new_items(titles[:250], rows[:250], states)
+    predicted = titles[250:] @ matrix[:-1] + matrix[-1]
+    centred = states - states.mean(0)
+    pairs = zip((centred @ predicted.T).T, (centred @ rows[250:].T).T, strict=True)
     assert np.mean([np.corrcoef(a, b)[0, 1] for a, b in pairs]) > 0.9
-    assert (spread @ guessed.T).std() == pytest.approx((spread @ rows.T).std().item(), rel=0.3)
+    assert (centred @ predicted.T).std() == pytest.approx((centred @ rows.T).std().item(), rel=0.3)
     level = torch.quantile(rows[:250] @ states.mean(0), LEVEL)
-    torch.testing.assert_close(guessed @ states.mean(0), level.expand(50), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(predicted @ states.mean(0), level.expand(50), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("items", [1, 3, 12])
-def test_few_items_are_enough_for_numbers(world, items):
-    titles, rows, states = world
+def test_few_items_give_finite_numbers(vectors, items):
+    titles, rows, states = vectors
     assert torch.isfinite(fit_new_items(titles[:items], rows[:items], states)).all()
 
 
-def test_the_bundle_carries_the_map_and_new_titles_use_it(tiny_base, tmp_path):
+def test_the_bundle_contains_the_matrix_and_new_titles_use_it(tiny_base, tmp_path):
     path = export_tiny(tiny_base, tmp_path / "x.delrec").path
     matrix = np.load(path / NEW_ITEMS)
     assert matrix.dtype == np.float16

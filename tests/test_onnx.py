@@ -1,4 +1,4 @@
-"""The ONNX files and their engine: the same answers as the trained model and the other engine, and honest refusals."""
+"""The ONNX files and their engine: the same answers as the trained model and the other engine, and clear refusals."""
 
 import json
 import re
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from delrec_lite.errors import BundleError, GateError, UsageError
-from delrec_lite.export.parity import compare
+from delrec_lite.export.parity import compare_scores
 from delrec_lite.files import sha256_of
 from delrec_lite.llm.forward import score_all
 from delrec_lite.runtime.bundle import Bundle
@@ -22,27 +22,27 @@ from tests.conftest import export_tiny
 from tests.engines import scrambled
 from tests.tiny import ITEMS, dataset
 
-# Quantisations, and what a bundle says.
+# Quantisations and the README of a bundle.
 
 
 @pytest.fixture(scope="module")
-def onnx_made(tiny_base, tmp_path_factory):
+def exported_onnx(tiny_base, tmp_path_factory):
     target = tmp_path_factory.mktemp("onnx") / "tiny.delrec"
     return export_tiny(tiny_base, target, model=scrambled(tiny_base), formats="onnx", onnx_quant="int8_block")
 
 
 @pytest.fixture
-def onnx_bundle(onnx_made, tmp_path):
+def onnx_bundle(exported_onnx, tmp_path):
     import shutil
 
-    return shutil.copytree(onnx_made.path, tmp_path / "tiny.delrec")
+    return shutil.copytree(exported_onnx.path, tmp_path / "tiny.delrec")
 
 
-LEAST = [("fp32", 0.99999), ("f16", 0.9999), ("int8_block", 0.999), ("int8", 0.99), ("int4", 0.9)]
+MINIMA = [("fp32", 0.99999), ("f16", 0.9999), ("int8_block", 0.999), ("int8", 0.99), ("int4", 0.9)]
 
 
-@pytest.mark.parametrize(("quant", "least"), LEAST)
-def test_every_quantisation_scores_as_trained(tiny_base, tmp_path, quant, least):
+@pytest.mark.parametrize(("quant", "minimum"), MINIMA)
+def test_every_quantisation_scores_as_trained(tiny_base, tmp_path, quant, minimum):
     model = scrambled(tiny_base)
     histories = dataset().test().histories
     trained = score_all(model[0], model[1], histories, 10)
@@ -50,8 +50,8 @@ def test_every_quantisation_scores_as_trained(tiny_base, tmp_path, quant, least)
     with Recommender.load(exported.path, 1) as recommender:
         together = recommender.scores(histories)
         alone = np.concatenate([recommender.scores([h]) for h in histories])
-    assert compare(trained, together).score_correlation > least
-    np.testing.assert_allclose(together, alone, atol=1e-4, err_msg="who else is asked changes an answer")
+    assert compare_scores(trained, together).score_correlation > minimum
+    np.testing.assert_allclose(together, alone, atol=1e-4, err_msg="the other histories of a batch change an answer")
     entry = json.loads((exported.path / "manifest.json").read_text())["model"]["onnx"]
     kinds = {"int8": {"int8": 6, "int8_block": 2}, "int4": {"int4_block": 8}}
     assert entry["layer_types"] == kinds.get(quant, {quant: 8})
@@ -68,21 +68,21 @@ def test_a_failed_gate_of_either_format_leaves_no_bundle(tiny_base, tmp_path):
         assert list(tmp_path.iterdir()) == []
 
 
-def test_the_card_s_lines_for_plain_onnxruntime_run(onnx_bundle):
+def test_the_example_for_plain_onnxruntime_in_the_readme_of_a_bundle_runs(onnx_bundle):
     text = (onnx_bundle / "README.md").read_text()
     assert "llama.cpp" not in text
     code = re.search(r"## In plain ONNX Runtime.*?```python\n(.*?)```", text, re.S).group(1)
     arguments = [sys.executable, "-c", code]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=True, cwd=onnx_bundle.parent)
+    process = subprocess.run(arguments, capture_output=True, text=True, check=True, cwd=onnx_bundle.parent)
     with Recommender.load(onnx_bundle, 1) as recommender:
         order = np.argsort(-recommender.scores([[0, 1]])[0])[:10]
     titles = dataset().catalog.titles
-    assert [line.split("  ", 1)[1] for line in (x.strip() for x in done.stdout.splitlines())] == [
+    assert [line.split("  ", 1)[1] for line in (x.strip() for x in process.stdout.splitlines())] == [
         titles[i] for i in order
     ]
 
 
-def test_groups_hold_every_request_once():
+def test_groups_contain_every_request_once():
     lengths = [3, 1, 50, 2, 2] * 20 + [2000]
     groups = list(_groups(lengths, 16))
     assert sorted(row for group in groups for row in group) == list(range(len(lengths)))
@@ -91,7 +91,7 @@ def test_groups_hold_every_request_once():
         assert len(group) == 1 or len(group) * max(lengths[r] for r in group) <= 512
 
 
-# Bundles that lie.
+# Bundles whose files contradict each other.
 
 
 def rehash(folder):
@@ -116,8 +116,8 @@ def test_files_are_covered_by_hashes(onnx_bundle):
         with pytest.raises(BundleError, match="does not list other"):
             Bundle.open(onnx_bundle)
         (onnx_bundle / "manifest.json").write_text(json.dumps(content))
-    for bad in ([], 5, {"file": "x"}):
-        changed = content | {"model": content["model"] | {"onnx": bad}}
+    for malformed in ([], 5, {"file": "x"}):
+        changed = content | {"model": content["model"] | {"onnx": malformed}}
         (onnx_bundle / "manifest.json").write_text(json.dumps(changed))
         with pytest.raises(BundleError, match="ONNX files"):
             Bundle.open(onnx_bundle)
@@ -167,40 +167,40 @@ from delrec_lite.runtime.retriever import Retriever
 folder, name, kind = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 bundle = Bundle.open(folder)
 path = folder / name
-whole = path.read_bytes()
+intact = path.read_bytes()
 rng = np.random.default_rng(0)
 refused = 0
 for n in range(50):
     if kind == "cut":
-        spoiled = whole[: len(whole) * n // 50]
+        corrupted = intact[: len(intact) * n // 50]
     else:
-        spoiled = bytearray(whole)
+        corrupted = bytearray(intact)
         for _ in range(1 + n % 3):
-            spoiled[int(rng.integers(min(len(whole), 40000)))] ^= 1 << int(rng.integers(8))
-    path.write_bytes(bytes(spoiled))
+            corrupted[int(rng.integers(min(len(intact), 40000)))] ^= 1 << int(rng.integers(8))
+    path.write_bytes(bytes(corrupted))
     print(n, flush=True)
     try:
-        made = Retriever(bundle, 1) if name.startswith("retriever") else OnnxEngine(bundle, 1)
-        made.scores([[1, 2]])
+        engine = Retriever(bundle, 1) if name.startswith("retriever") else OnnxEngine(bundle, 1)
+        engine.scores([[1, 2]])
     except DelrecError:
         refused += 1
-path.write_bytes(whole)
+path.write_bytes(intact)
 print("refused", refused)
 """
 
 
 @pytest.mark.parametrize("kind", ["cut", "flip"])
 @pytest.mark.parametrize("role", ["file", "data", "rows", "retriever"])
-def test_spoiled_files_with_right_hashes_never_crash(with_retriever, tmp_path, role, kind):
+def test_corrupted_files_with_correct_hashes_never_crash(with_retriever, tmp_path, role, kind):
     import shutil
 
     folder = shutil.copytree(with_retriever, tmp_path / "x.delrec")
     entry = json.loads((folder / "manifest.json").read_text())["model"]["onnx"]
     name = entry.get(role, "retriever.onnx")
     arguments = [sys.executable, "-c", FUZZ, str(folder), name, kind]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=100)
-    last = done.stdout.splitlines()[-1:]
-    assert done.returncode == 0, (last, done.stderr[-2000:])
+    process = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=100)
+    last = process.stdout.splitlines()[-1:]
+    assert process.returncode == 0, (last, process.stderr[-2000:])
     refused = int(last[0].split()[1])
     assert refused == 50 if kind == "cut" else refused > 0 or role in {"data", "rows"}
 
@@ -237,12 +237,12 @@ def test_the_retriever_is_the_teacher(with_retriever, teacher):
     assert retriever.kinds == tuple(member.config.kind for member in teacher.members)
     np.testing.assert_allclose(retriever.scores(histories), teacher.scores(histories), atol=1e-4)
     np.testing.assert_allclose(retriever.scores([histories[3]])[0], teacher.scores(histories)[3], atol=1e-4)
-    for bad in ([], [-1], [ITEMS]):
+    for malformed in ([], [-1], [ITEMS]):
         with pytest.raises(UsageError):
-            retriever.scores([[1], bad])
+            retriever.scores([[1], malformed])
 
 
-def test_a_bundle_without_a_teacher_says_so(onnx_bundle):
+def test_a_bundle_without_a_teacher_is_refused(onnx_bundle):
     bundle = Bundle.open(onnx_bundle)
     assert not Retriever.is_in(bundle)
     with pytest.raises(BundleError, match="holds no retriever"):
@@ -260,7 +260,7 @@ def test_the_engine_needs_neither_torch_nor_onnx(onnx_bundle):
         f"r = Recommender.load({str(onnx_bundle)!r}, threads=1)\n"
         "print(r.recommend(['Red River', 'Purple Cactus'], k=2, allow_new=True).items[0].title)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() in dataset().catalog.titles
-    assert done.stderr == "", "ONNX Runtime speaks"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.strip() in dataset().catalog.titles
+    assert process.stderr == "", "ONNX Runtime writes to stderr"

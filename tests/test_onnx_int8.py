@@ -47,7 +47,7 @@ def test_exported_layers_never_saturate(int8_layers):
         assert weights.dtype == np.int8
         activations = worst(weights)
         np.testing.assert_array_equal(vpmaddubsw(activations, weights), exact(activations, weights), err_msg=name)
-        assert np.abs(weights).max() > 64, "as fine as it may be"
+        assert np.abs(weights).max() > 64, "the range is used"
 
 
 @pytest.mark.parametrize("width", [2, 7, 64])
@@ -69,7 +69,7 @@ def test_any_weights_fit(width):
 
 
 def test_the_full_range_would_saturate():
-    """What the test above is worth: the same check on one scale a channel, as is usual."""
+    """The check finds saturation where each channel has one ordinary scale, so the tests above can fail."""
     weight = np.random.default_rng(0).standard_normal((50, 64)).astype(np.float32)
     scales = np.abs(weight).max(1, keepdims=True) / 127
     narrow = np.rint(weight / scales).astype(np.int8).T

@@ -1,4 +1,4 @@
-"""The whole way with a made-up shop, by the commands of docs/own-data.md, on the tiny model."""
+"""From the files of a small shop to recommendations, by the commands of docs/own-data.md, on the tiny model."""
 
 import json
 import os
@@ -15,11 +15,13 @@ from delrec_lite.config import Recipe, load_recipe
 from delrec_lite.console import QUIET
 from delrec_lite.data.candidates import SPLITS, sample_candidates
 from delrec_lite.data.store import Settings, load_dataset, save_dataset
-from delrec_lite.errors import ConfigError, UsageError
+from delrec_lite.errors import ConfigError, OutOfMemoryError, UsageError
+from delrec_lite.pipeline.memory import RecipeCheck
 from delrec_lite.pipeline.rows import TRAINED, bundle_row
 from delrec_lite.pipeline.run import Run
 from delrec_lite.pipeline.start import start_recipe
 from delrec_lite.pipeline.table import evaluate
+from delrec_lite.training.plan import plan
 from tests.serving import PROGRAM, Served
 from tests.tiny import candidates
 
@@ -28,7 +30,7 @@ COLOURS, THINGS = ("red", "blue", "green", "white", "black"), ("lamp", "chair", 
 
 @pytest.fixture
 def shop(tmp_path):
-    """A folder with what a shop would export: users go round the articles in order, with some noise."""
+    """A folder with the files of a shop: users buy the articles in a fixed order, with some noise."""
     rng = np.random.default_rng(7)
     articles = [f"{colour} {thing}" for thing in THINGS for colour in COLOURS]
     rows, moment = [], 0
@@ -46,7 +48,7 @@ def shop(tmp_path):
 
 
 def program(folder, *arguments, code=0):
-    done = subprocess.run(
+    process = subprocess.run(
         [PROGRAM, *map(str, arguments)],
         cwd=folder,
         capture_output=True,
@@ -54,8 +56,8 @@ def program(folder, *arguments, code=0):
         check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1", "DELREC_OFFLINE": "1", "DELREC_CACHE": str(folder / "cache")},
     )
-    assert done.returncode == code, done.stderr
-    return done.stdout
+    assert process.returncode == code, process.stderr
+    return process.stdout
 
 
 COLUMNS = "user=uid,item=sku,time=ts,title=name"
@@ -89,50 +91,83 @@ def test_a_shop_s_files_become_a_bundle_that_answers(shop, tiny_base):
         program(shop, "catalog", "add", bundle, "new.csv", "--columns", COLUMNS)
         served.process.send_signal(signal.SIGHUP)
         served.wait_for('"reload": "done"')
-        asked = {"history": ["id:sku-3"], "candidates": ["golden lamp, large", "red lamp, large"]}
-        assert {item["id"] for item in served.post(asked)["items"]} == {"sku-900", "sku-0"}
-    told = program(
+        body = {"history": ["id:sku-3"], "candidates": ["golden lamp, large", "red lamp, large"]}
+        assert {item["id"] for item in served.post(body)["items"]} == {"sku-900", "sku-0"}
+    ranking = program(
         shop, "recommend", bundle, "--history", "golden lamp large", "--candidates", "blue rug, large", "--json"
     )
-    assert json.loads(told)["items"][0]["id"] == "sku-26"
+    assert json.loads(ranking)["items"][0]["id"] == "sku-26"
 
 
 def test_a_recipe_is_sized_to_its_data_and_never_overwritten(shop, monkeypatch):
     prepared(shop)
     monkeypatch.chdir(shop)
-    out = shop / "mine.yaml"
-    made = start_recipe("mine", Path("data/shop"), "item", "", out)
-    assert load_recipe(str(out)) == made.recipe
-    assert made.recipe.finetune.epochs == load_recipe("ml-100k-cpu").finetune.epochs
+    out = shop / "recipe.yaml"
+    started = start_recipe("shop", Path("data/shop"), "item", "", out)
+    assert load_recipe(str(out)) == started.recipe
+    assert started.recipe.finetune.epochs == load_recipe("ml-100k-cpu").finetune.epochs
     monkeypatch.setattr("delrec_lite.pipeline.start.TOKENS_PER_SECOND", 0.1)
-    larger = start_recipe("mine", Path("data/shop"), "item", "", shop / "larger.yaml")
+    larger = start_recipe("shop", Path("data/shop"), "item", "", shop / "larger.yaml")
     assert larger.recipe.finetune.epochs == pytest.approx(3600 * 0.1 / 320, abs=0.01)
     with pytest.raises(UsageError, match="exists"):
-        start_recipe("mine", Path("data/shop"), "item", "", out)
+        start_recipe("shop", Path("data/shop"), "item", "", out)
 
 
-def test_init_asks_for_what_is_left_out(shop):
-    """At a terminal; an empty answer takes what is offered."""
+def test_a_recipe_for_a_card_holds_what_the_plan_finds(shop, monkeypatch):
     prepared(shop)
-    ours, theirs = pty.openpty()
+    monkeypatch.chdir(shop)
+    base = "Qwen/Qwen2.5-7B-Instruct"
+    started = start_recipe("card", Path("data/shop"), "item", base, shop / "card.yaml", gpu="12GB")
+    planned = plan(base, "12GB", 50, len(load_dataset(Path("data/shop")).catalog), 800)["recommended"]
+    for key in ("model.precision", "finetune.checkpointing", "finetune.gradient_accumulation_steps"):
+        section, name = key.split(".")
+        assert getattr(getattr(started.recipe, section), name) == planned[key], key
+    model = started.recipe.model
+    assert (model.precision, model.device, model.base) == ("nf4", "cuda", base)
+    RecipeCheck.of(started.recipe, "12GB", 0, ()).run()
+    assert started.minutes >= 1
+    assert "no card was measured" in started.summary
+    smaller = start_recipe("card", Path("data/shop"), "item", base, shop / "smaller.yaml", gpu="8GB").recipe
+    RecipeCheck.of(smaller, "8GB", 0, ()).run()
+    with pytest.raises(OutOfMemoryError, match="of card needs"):
+        RecipeCheck.of(started.recipe, "8GB", 0, ()).run()
+    with pytest.raises(OutOfMemoryError, match="no setting of Qwen/Qwen2.5-7B-Instruct fits a card of 4GB"):
+        start_recipe("card", Path("data/shop"), "item", base, shop / "none.yaml", gpu="4GB")
+    assert not (shop / "none.yaml").exists()
+
+
+def test_a_recipe_for_a_data_set_that_can_be_pulled(shop, monkeypatch):
+    prepared(shop)
+    monkeypatch.chdir(shop)
+    monkeypatch.setattr("delrec_lite.pipeline.start._counted", lambda name, _: load_dataset(Path("data/shop")))
+    started = start_recipe("films", Path("ml-100k"), "movie", "", shop / "films.yaml", gpu="12GB")
+    assert (started.recipe.data.name, started.recipe.data.folder) == ("ml-100k", None)
+    assert started.recipe.model.precision == "bf16"
+    assert load_recipe(str(started.path)) == started.recipe
+
+
+def test_init_asks_for_missing_arguments(shop):
+    """At a terminal; an empty answer takes the proposed value."""
+    prepared(shop)
+    master, slave = pty.openpty()
     command = [PROGRAM, "init", "--json"]
-    process = subprocess.Popen(command, cwd=shop, stdin=theirs, stderr=theirs, stdout=subprocess.PIPE, text=True)
-    os.close(theirs)
-    asked = ""
+    process = subprocess.Popen(command, cwd=shop, stdin=slave, stderr=slave, stdout=subprocess.PIPE, text=True)
+    os.close(slave)
+    output = ""
     for question, reply in (("Name", "shop"), ("Prepared data set", ""), ("What is an item", "game")):
-        while question not in asked:
-            asked += os.read(ours, 1024).decode()
-        os.write(ours, f"{reply}\n".encode())
-    told, _ = process.communicate(timeout=60)
-    os.close(ours)
+        while question not in output:
+            output += os.read(master, 1024).decode()
+        os.write(master, f"{reply}\n".encode())
+    result, _ = process.communicate(timeout=60)
+    os.close(master)
     assert process.returncode == 0
-    assert json.loads(told)["path"] == "shop.yaml"
+    assert json.loads(result)["path"] == "shop.yaml"
     recipe = load_recipe(str(shop / "shop.yaml"))
     assert (recipe.name, recipe.data.folder, recipe.data.domain) == ("shop", "data/shop", "game")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         ([], "has no name"),
         (["shop", "--data", "nowhere"], "nowhere"),
@@ -140,55 +175,57 @@ def test_init_asks_for_what_is_left_out(shop):
         (["a/b", "--data", "data/shop"], "name"),
     ],
 )
-def test_init_says_what_it_cannot_do(shop, arguments, says):
+def test_init_refuses_wrong_arguments_with_a_message(shop, arguments, message):
     prepared(shop)
-    done = subprocess.run(
+    process = subprocess.run(
         [PROGRAM, "init", *arguments], cwd=shop, capture_output=True, text=True, stdin=subprocess.DEVNULL
     )
-    assert done.returncode not in (0, 1)
-    assert says in done.stderr
-    assert "Traceback" not in done.stderr
+    assert process.returncode not in (0, 1)
+    assert message in process.stderr
+    assert "Traceback" not in process.stderr
     assert not list(shop.glob("*.yaml"))
 
 
-# --- a recipe beside a data set: the data set says what it is ---
+# --- A recipe and its prepared data set. ---
 
 
-def sampled_again(folder, m, seed=3):
-    """The ring's data set with other candidate sets, as ``prepare`` writes it again."""
+def resample(folder, m, seed=3):
+    """Write other candidate sets into the data set, as a second ``prepare`` does."""
     data = load_dataset(folder)
     sets = {split: sample_candidates(data, split, m, seed) for split in SPLITS}
     save_dataset(data, sets, Settings(2, m, seed), folder)
 
 
-def test_other_candidates_of_the_same_sequences_rank_every_row_again(tiny_run, tmp_path):
+def test_new_candidate_sets_rank_every_row_again(tiny_run, tmp_path):
     first = {row.model: row for row in evaluate(tiny_run()) if row.protocol == "sampled"}
-    sampled_again(tmp_path / "ring", 9)
+    resample(tmp_path / "ring", 9)
     run = tiny_run()
     rows = {row.model: row for row in evaluate(run) if row.protocol == "sampled"}
     assert rows.keys() == first.keys() == {"popularity", "SASRec", TRAINED, bundle_row(run)}
     for name, row in rows.items():
-        assert row.metrics["HR@10"] == 1.0 > row.metrics["HR@1"], name  # of nine, the first ten are all
-        assert row.metrics["HR@5"] < 1.0 == first[name].metrics["HR@5"], name  # of five, the first five were all
-    made = {name: done.computed for name, done in run.stages.items()}
-    assert made == {"prepare": True, "teacher": False, "distill": True, "finetune": True, "export": True}
+        assert row.metrics["HR@10"] == 1.0 > row.metrics["HR@1"], name  # nine candidates are all in the first ten
+        assert row.metrics["HR@5"] < 1.0 == first[name].metrics["HR@5"], (
+            name
+        )  # five candidates were all in the first five
+    computed = {name: stage.computed for name, stage in run.stages.items()}
+    assert computed == {"prepare": True, "teacher": False, "distill": True, "finetune": True, "export": True}
     assert run.distill().result["candidates"] == 9
     assert len(json.loads((run.bundle / "golden.json").read_text())["candidates"][0]) == 9
 
 
-def test_test_sets_alone_train_nothing_again(tiny_run, tmp_path):
+def test_new_candidate_sets_of_the_test_split_train_nothing_again(tiny_run, tmp_path):
     tiny_run().export()
     data = load_dataset(tmp_path / "ring")
     sets = {"valid": candidates("valid"), "test": sample_candidates(data, "test", 5, 9)}
     save_dataset(data, sets, Settings(2, 5, 3), tmp_path / "ring")
     run = tiny_run()
     run.export()
-    made = {name: done.computed for name, done in run.stages.items()}
-    assert made == {"prepare": True, "teacher": False, "distill": False, "finetune": False, "export": True}
+    computed = {name: stage.computed for name, stage in run.stages.items()}
+    assert computed == {"prepare": True, "teacher": False, "distill": False, "finetune": False, "export": True}
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "says"),
+    ("key", "value", "message"),
     [
         ("candidates", 40, "prepared with 5"),
         ("k_core", 5, "prepared with 2"),
@@ -197,16 +234,16 @@ def test_test_sets_alone_train_nothing_again(tiny_run, tmp_path):
         ("name", "ml-100k", "prepared with ring"),
     ],
 )
-def test_a_recipe_that_contradicts_its_data_set_is_refused_by_key(tiny_run, tmp_path, key, value, says):
+def test_a_recipe_that_contradicts_its_data_set_is_refused_by_key(tiny_run, tmp_path, key, value, message):
     recipe = Recipe.model_validate({"name": "r", "data": {"folder": str(tmp_path / "ring"), key: value}})
-    with pytest.raises(ConfigError, match=says) as met:
+    with pytest.raises(ConfigError, match=message) as caught:
         Run(recipe, tmp_path / "runs", QUIET)
-    assert f"data.{key} is {value}" in met.value.message
-    assert str(tmp_path / "ring") in met.value.message
+    assert f"data.{key} is {value}" in caught.value.message
+    assert str(tmp_path / "ring") in caught.value.message
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_written_recipe_says_what_the_data_set_is(tiny_run):
+def test_the_written_recipe_has_the_values_of_the_data_set(tiny_run):
     run = tiny_run()
     written = load_recipe(str(run.folder / "recipe.yaml"))
     assert written == run.recipe
@@ -216,5 +253,5 @@ def test_the_written_recipe_says_what_the_data_set_is(tiny_run):
     manifest = json.loads((run.bundle / "manifest.json").read_text())
     assert manifest["provenance"]["recipe"]["data"] == data.model_dump()
     del run
-    again = Run(written, Path(data.folder).parent / "again", QUIET)  # and reads back as the same run
-    assert again.recipe == written
+    reread = Run(written, Path(data.folder).parent / "again", QUIET)
+    assert reread.recipe == written

@@ -40,7 +40,7 @@ def test_no_token_is_lost_and_padding_is_not_read():
     packed = pack([1, 2], [Segment([10, 11, 12], [2]), Segment([20], [0]), Segment([30, 31], [0, 1])], 4)
     assert packed.ids.flatten()[packed.read].tolist() == [12, 20, 30, 31]
     assert packed.ids.shape == (2, 6)
-    sees = packed.mask[0, 0]
-    assert sees.any(1).all(), "a row of the mask without any place gives NaN"
-    assert not sees[2:5, 5].any()
-    assert not sees[5, 2:5].any(), "a segment sees its neighbour"
+    visible = packed.mask[0, 0]
+    assert visible.any(1).all(), "a row of the mask without any place gives NaN"
+    assert not visible[2:5, 5].any()
+    assert not visible[5, 2:5].any(), "a segment sees its neighbour"

@@ -1,4 +1,4 @@
-"""SentencePiece vocabularies (Gemma's): read from GGUF, written to GGUF, pruned; llama.cpp splits texts as we do."""
+"""SentencePiece vocabularies (Gemma's): read from GGUF, written to GGUF, pruned; llama.cpp encodes alike."""
 
 import json
 
@@ -17,36 +17,40 @@ from delrec_lite.prompts.tokenizer import open_tokenizer
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.recommender import Recommender
 from tests.conftest import export_tiny
-from tests.test_prune import NEW
-from tests.tiny import dataset, make_model
+from tests.tiny import UNSEEN_TEXTS, dataset, make_model
 
-TEXTS = [*dataset().catalog.titles, *(f" {title}" for title in dataset().catalog.titles), "Silent  Winter\n\nred", *NEW]
+TEXTS = [
+    *dataset().catalog.titles,
+    *(f" {title}" for title in dataset().catalog.titles),
+    "Silent  Winter\n\nred",
+    *UNSEEN_TEXTS,
+]
 
 
 def write_pieces(folder, prefix=False):
-    """A small Gemma with SentencePiece's vocabulary, as a Hugging Face folder; some tokens come about in two ways.
+    """A small Gemma with SentencePiece's vocabulary, as a Hugging Face folder; some tokens have two merges.
 
-    With ``prefix`` it is a Mistral, whose tokenizer puts a space in front of every text.
+    With ``prefix`` it is a Mistral, whose tokenizer adds a space in front of every text.
     """
     import transformers
 
-    trained = Tokenizer(models.BPE())
-    trained.normalizer = normalizers.Replace(" ", SPACE)
+    learner = Tokenizer(models.BPE())
+    learner.normalizer = normalizers.Replace(" ", SPACE)
     corpus = [f" {title}" for title in dataset().catalog.titles]
-    trained.train_from_iterator([*corpus, "watermelon elephants umbrella"] * 2, trainers.BpeTrainer(vocab_size=300))
-    model = json.loads(trained.to_str())["model"]
+    learner.train_from_iterator([*corpus, "watermelon elephants umbrella"] * 2, trainers.BpeTrainer(vocab_size=300))
+    model = json.loads(learner.to_str())["model"]
     learned = sorted(model["vocab"], key=model["vocab"].get)
     tokens = ["<pad>", "<eos>", "<bos>", "<unk>", "<unused0>", "\n\n", *(f"<0x{b:02X}>" for b in range(256)), *learned]
     vocab = {token: i for i, token in enumerate(tokens)}
     order = merges({token: float(-i) for token, i in vocab.items() if token in learned}, vocab)
-    made = Tokenizer(models.BPE(vocab, order, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer = Tokenizer(models.BPE(vocab, order, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     spaces = [normalizers.Replace(" ", SPACE)]
-    made.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), *spaces] if prefix else spaces)
-    made.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
-    made.add_special_tokens(["<pad>", "<eos>", "<bos>", "<unk>", "<unused0>"])
-    made.add_tokens([AddedToken("\n\n", normalized=False)])
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), *spaces] if prefix else spaces)
+    tokenizer.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.add_special_tokens(["<pad>", "<eos>", "<bos>", "<unk>", "<unused0>"])
+    tokenizer.add_tokens([AddedToken("\n\n", normalized=False)])
     folder.mkdir()
-    made.save(str(folder / "tokenizer.json"))
+    tokenizer.save(str(folder / "tokenizer.json"))
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(
         "mistral" if prefix else "gemma3_text",
@@ -92,7 +96,7 @@ def encoded(tokenizer, texts):
     return [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
 
 
-def test_two_ways_to_a_token_stand_in_the_order_of_its_score():
+def test_merges_of_one_token_are_ordered_by_score():
     vocab = {"a": 0, "b": 1, "c": 2, "bc": 3, "ab": 4, "abc": 5}
     scores = {token: float(-i) for token, i in vocab.items()}
     assert merges(scores, vocab) == [("b", "c"), ("a", "b"), ("a", "bc"), ("ab", "c")]
@@ -101,16 +105,16 @@ def test_two_ways_to_a_token_stand_in_the_order_of_its_score():
 def test_a_title_in_the_bundle_is_split_as_in_llama_cpp(pieces, bundle):
     texts = [text for text in TEXTS if text.strip() not in dataset().catalog.titles]  # those are tokens by themselves
     words = [title.lower().replace(" ", "  ") for title in dataset().catalog.titles]
-    ours = encoded(open_tokenizer(pieces / "tokenizer.json"), [*texts, *words])
-    assert splits(bundle / "model-f16.gguf", [*texts, *words]) == ours
-    assert max(map(len, ours)) > 10
+    expected = encoded(open_tokenizer(pieces / "tokenizer.json"), [*texts, *words])
+    assert splits(bundle / "model-f16.gguf", [*texts, *words]) == expected
+    assert max(map(len, expected)) > 10
 
 
-def test_a_space_in_front_of_every_text_is_put_there_by_llama_cpp_too(tmp_path):
+def test_llama_cpp_adds_the_space_in_front_of_every_text(tmp_path):
     path = export_tiny(write_pieces(tmp_path / "base", prefix=True), tmp_path / "x.delrec", prune_vocab=False).path
     texts = [text for text in TEXTS if text.strip() not in dataset().catalog.titles]
-    ours = encoded(open_tokenizer(tmp_path / "base" / "tokenizer.json"), texts)
-    assert splits(path / "model-f16.gguf", texts) == ours
+    expected = encoded(open_tokenizer(tmp_path / "base" / "tokenizer.json"), texts)
+    assert splits(path / "model-f16.gguf", texts) == expected
     prompt = Bundle.open(path).prompt
     words = json.loads((path / "prompt.json").read_text())["text"]["stock"]
     assert splits(path / "model-f16.gguf", [words], special=True) == [prompt.prefix]
@@ -118,27 +122,27 @@ def test_a_space_in_front_of_every_text_is_put_there_by_llama_cpp_too(tmp_path):
 
 def test_a_gguf_file_of_pieces_becomes_a_base_that_splits_alike(pieces, bundle, tmp_path):
     folder = unpack("again", bundle / "model-f16.gguf", tmp_path)
-    again = open_tokenizer(folder / "tokenizer.json")
+    unpacked = open_tokenizer(folder / "tokenizer.json")
     assert json.loads((folder / "tokenizer.json").read_text())["model"]["type"] == "BPE"
     # The bundle's own titles are tokens of it: what a text is made of is asked below them.
     texts = [text for text in TEXTS if text.strip() not in dataset().catalog.titles]
-    assert encoded(again, texts) == splits(bundle / "model-f16.gguf", texts)
+    assert encoded(unpacked, texts) == splits(bundle / "model-f16.gguf", texts)
     for text in texts:
-        assert again.decode(encoded(again, [text])[0], skip_special_tokens=False) == text
+        assert unpacked.decode(encoded(unpacked, [text])[0], skip_special_tokens=False) == text
     assert load_base("again", folder).bos == 2
 
 
 def test_pruned_pieces_split_what_is_known_as_before_and_spell_the_rest(pieces, tmp_path, monkeypatch):
     monkeypatch.setattr(pruning, "COMMON", 0)
     before = open_tokenizer(pieces / "tokenizer.json")
-    known = [f" {title}" for title in dataset().catalog.titles[:6]]
-    made = prune(pieces / "tokenizer.json", known, [2], before.get_vocab_size())
-    (tmp_path / "tokenizer.json").write_text(json.dumps(made.tokenizer))
+    corpus = [f" {title}" for title in dataset().catalog.titles[:6]]
+    pruned = prune(pieces / "tokenizer.json", corpus, [2], before.get_vocab_size())
+    (tmp_path / "tokenizer.json").write_text(json.dumps(pruned.tokenizer))
     after = open_tokenizer(tmp_path / "tokenizer.json")
-    assert len(made.kept) < made.before
+    assert len(pruned.kept) < pruned.before
     assert after.token_to_id("<unused0>") is None
-    assert encoded(after, known) == [made.ids(ids) for ids in encoded(before, known)]
-    for text in NEW:
+    assert encoded(after, corpus) == [pruned.ids(ids) for ids in encoded(before, corpus)]
+    for text in UNSEEN_TEXTS:
         assert after.decode(encoded(after, [text])[0], skip_special_tokens=False) == text
 
 
@@ -147,14 +151,15 @@ def test_a_pruned_gemma_answers_as_the_whole_one(pieces, tmp_path, monkeypatch):
     histories = dataset().test().histories
     model, prompts, base = make_model(pieces)
     trained = score_all(model, prompts, histories, 10)
-    made = export_tiny(pieces, tmp_path / "x.delrec", "f16", (model, prompts, base), prune_vocab=True)
-    facts = json.loads((made.path / "manifest.json").read_text())["model"]["text_tokens"]
+    exported = export_tiny(pieces, tmp_path / "x.delrec", "f16", (model, prompts, base), prune_vocab=True)
+    facts = json.loads((exported.path / "manifest.json").read_text())["model"]["text_tokens"]
     assert 256 < facts["kept"] < facts["of"]
-    with Recommender.load(made.path, threads=1) as recommender:
+    with Recommender.load(exported.path, threads=1) as recommender:
         np.testing.assert_allclose(recommender.scores(histories), trained, atol=0.02 * np.ptp(trained))
         assert recommender.recommend(["Zebra's café — 東京 ☃"], allow_new=True).items
     texts = [text for text in TEXTS if text.strip() not in dataset().catalog.titles]
-    assert splits(made.path / "model-f16.gguf", texts) == encoded(open_tokenizer(made.path / "tokenizer.json"), texts)
+    expected = encoded(open_tokenizer(exported.path / "tokenizer.json"), texts)
+    assert splits(exported.path / "model-f16.gguf", texts) == expected
 
 
 @pytest.mark.slow
@@ -163,13 +168,13 @@ def test_the_real_gemma_splits_titles_as_llama_cpp_does(tmp_path):
     from delrec_lite.files import cache_folder
     from delrec_lite.hub.base import find_base
 
-    found = find_base("gemma-3-270m", QUIET, cache_folder())
-    path = unpack(found.name, found.folder, cache_folder()) / "tokenizer.json"
-    texts = [" The Matrix (1999)", " Amélie (2001)", "A Clockwork Orange (1971)", "Was  watched\n\nby", *NEW]
+    base = find_base("gemma-3-270m", QUIET, cache_folder())
+    path = unpack(base.name, base.folder, cache_folder()) / "tokenizer.json"
+    texts = [" The Matrix (1999)", " Amélie (2001)", "A Clockwork Orange (1971)", "Was  watched\n\nby", *UNSEEN_TEXTS]
     tokenizer = open_tokenizer(path)
-    assert encoded(tokenizer, texts) == splits(next(found.folder.glob("*.gguf")), texts)
-    made = prune(path, texts, [2], tokenizer.get_vocab_size())
-    after = type(tokenizer).from_str(json.dumps(made.tokenizer))
+    assert encoded(tokenizer, texts) == splits(next(base.folder.glob("*.gguf")), texts)
+    pruned = prune(path, texts, [2], tokenizer.get_vocab_size())
+    after = type(tokenizer).from_str(json.dumps(pruned.tokenizer))
     after.encode_special_tokens = True
-    assert len(made.kept) < 7000
-    assert encoded(after, texts) == [made.ids(ids) for ids in encoded(tokenizer, texts)]
+    assert len(pruned.kept) < 7000
+    assert encoded(after, texts) == [pruned.ids(ids) for ids in encoded(tokenizer, texts)]

@@ -1,4 +1,4 @@
-"""Stages are made once, gone on from after a kill, and made again exactly when their recipe changed."""
+"""A stage is computed once, resumed after an interruption, and computed again only when its inputs changed."""
 
 import json
 import subprocess
@@ -27,7 +27,7 @@ from delrec_lite.pipeline.table import evaluate
 ROOT = Path(__file__).parents[1]
 
 
-def test_a_stage_is_made_once(tmp_path):
+def test_a_stage_is_computed_once(tmp_path):
     calls = []
 
     def make(folder):
@@ -36,37 +36,38 @@ def test_a_stage_is_made_once(tmp_path):
         return {"n": len(calls)}
 
     first = run_stage(tmp_path / "s", "key", make)
-    again = run_stage(tmp_path / "s", "key", make)
-    assert (first.computed, again.computed, len(calls)) == (True, False, 1)
-    assert again.result == {"n": 1}
+    repeated = run_stage(tmp_path / "s", "key", make)
+    assert (first.computed, repeated.computed, len(calls)) == (True, False, 1)
+    assert repeated.result == {"n": 1}
     other = run_stage(tmp_path / "s", "other key", make)
     assert other.computed
     assert other.result == {"n": 2}
 
 
-def test_a_stage_cut_short_keeps_its_files_for_the_same_key_only(tmp_path):
+def test_an_interrupted_stage_keeps_its_files_for_the_same_key_only(tmp_path):
     def cut(folder):
         (folder / "checkpoint").write_text("half")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run_stage(tmp_path / "s", "key", cut)
-    seen = []
-    run_stage(tmp_path / "s", "key", lambda folder: seen.append((folder / "checkpoint").exists()) or {})
+    existed = []
+    run_stage(tmp_path / "s", "key", lambda folder: existed.append((folder / "checkpoint").exists()) or {})
     with pytest.raises(KeyboardInterrupt):
         run_stage(tmp_path / "s", "second key", cut)
-    run_stage(tmp_path / "s", "third key", lambda folder: seen.append((folder / "checkpoint").exists()) or {})
-    assert seen == [True, False]
+    run_stage(tmp_path / "s", "third key", lambda folder: existed.append((folder / "checkpoint").exists()) or {})
+    assert existed == [True, False]
 
 
 @pytest.fixture
-def made(tiny_base, tmp_path, monkeypatch):
-    """Which stages are made for a recipe, with every stage's work replaced by a note."""
+def computed_stages(tiny_base, tmp_path, monkeypatch):
+    """Names of the stages that a changed recipe computes; a note replaces the work of every stage."""
     notes = []
 
     def fake(self, name, key, make):
         data = self.recipe.data
         prepared = {
+            "items": 1000,
             "fingerprint": f"{data.k_core} {data.split}",
             "candidates": {split: f"{split} {data.candidates} {data.seed}" for split in ("valid", "test")},
         }
@@ -85,7 +86,7 @@ def made(tiny_base, tmp_path, monkeypatch):
     monkeypatch.setattr(Run, "_stage", fake)
     monkeypatch.setattr(Run, "pulled", {"model": pulled, "data": pulled})
 
-    def go(**changes):
+    def export_stages(**changes):
         notes.clear()
         base = Recipe(name="r").model_dump()
         base["model"]["precision"] = "bf16"
@@ -97,25 +98,31 @@ def made(tiny_base, tmp_path, monkeypatch):
         run.export()
         return list(notes)
 
-    return go
+    return export_stages
 
 
-def test_a_changed_recipe_redoes_exactly_the_stages_it_touches(made):
-    assert made() == ["prepare", "teacher", "distill", "finetune", "export"]
-    assert made() == []
-    assert made(export={"quant": "q4_0"}) == ["export"]
-    assert made(export={"quant": "q4_0"}, finetune={"epochs": 9}) == ["finetune", "export"]
-    assert made(distill={"lr": 0.5}, export={"quant": "q4_0"}) == ["distill", "finetune", "export"]
-    assert made(distill={"lr": 0.5}, data={"k_core": 6}) == ["prepare", "teacher", "distill", "finetune", "export"]
+def test_a_changed_recipe_computes_exactly_the_affected_stages(computed_stages):
+    assert computed_stages() == ["prepare", "teacher", "distill", "finetune", "export"]
+    assert computed_stages() == []
+    assert computed_stages(export={"quant": "q4_0"}) == ["export"]
+    assert computed_stages(export={"quant": "q4_0"}, finetune={"epochs": 9}) == ["finetune", "export"]
+    assert computed_stages(distill={"lr": 0.5}, export={"quant": "q4_0"}) == ["distill", "finetune", "export"]
+    assert computed_stages(distill={"lr": 0.5}, data={"k_core": 6}) == [
+        "prepare",
+        "teacher",
+        "distill",
+        "finetune",
+        "export",
+    ]
 
 
-def test_other_candidate_sets_redo_what_reports_chooses_or_ranks_with_them(made):
-    made()
-    assert made(data={"seed": 1}) == ["prepare", "distill", "finetune", "export"]
-    assert made(data={"seed": 1, "candidates": 40}) == ["prepare", "distill", "finetune", "export"]
+def test_other_candidate_sets_compute_the_stages_that_use_them(computed_stages):
+    computed_stages()
+    assert computed_stages(data={"seed": 1}) == ["prepare", "distill", "finetune", "export"]
+    assert computed_stages(data={"seed": 1, "candidates": 40}) == ["prepare", "distill", "finetune", "export"]
 
 
-def test_recipes_in_the_package_read_and_come_back(tmp_path):
+def test_recipes_of_the_package_are_read_and_written_the_same(tmp_path):
     assert "ml-100k-cpu" in shipped_recipes()
     for name in shipped_recipes():
         recipe = load_recipe(name)
@@ -170,15 +177,15 @@ def test_a_new_key_at_its_default_trains_nothing_again():
     assert {"soft_layers", "weights"} <= ModelSection(soft_layers="all", weights="random").cache_key_fields().keys()
 
 
-def test_a_folder_that_is_no_run_is_not_touched(tmp_path):
+def test_a_folder_that_is_no_run_is_not_changed(tmp_path):
     (tmp_path / "r").mkdir()
-    (tmp_path / "r" / "thesis.txt").write_text("mine")
+    (tmp_path / "r" / "thesis.txt").write_text("text")
     with pytest.raises(UsageError, match="not a run"):
         Run(Recipe(name="r"), tmp_path, QUIET, fresh=True)
-    assert (tmp_path / "r" / "thesis.txt").read_text() == "mine"
+    assert (tmp_path / "r" / "thesis.txt").read_text() == "text"
 
 
-def test_a_run_belongs_to_one_process_at_a_time(tmp_path):
+def test_a_run_is_locked_by_one_process_at_a_time(tmp_path):
     code = f"""
 import time
 from pathlib import Path
@@ -189,35 +196,33 @@ with Run(Recipe(name="r"), Path({str(tmp_path)!r}), QUIET).locked():
     print("locked", flush=True)
     time.sleep(600)
 """
-    mine = Run(Recipe(name="r"), tmp_path, QUIET)
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT) as other:
+    run = Run(Recipe(name="r"), tmp_path, QUIET)
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT) as process:
         try:
-            assert other.stdout.readline() == b"locked\n"
-            for work in (mine.prepare, lambda: evaluate(mine), lambda: Run(Recipe(name="r"), tmp_path, QUIET)):
+            assert process.stdout.readline() == b"locked\n"
+            for work in (run.prepare, lambda: evaluate(run), lambda: Run(Recipe(name="r"), tmp_path, QUIET)):
                 with pytest.raises(UsageError, match="another process"):
                     work()
             Run(Recipe(name="other"), tmp_path, QUIET)
         finally:
-            other.kill()
-    with mine.locked(), mine.locked():  # a killed process leaves no lock behind
+            process.kill()
+    with run.locked(), run.locked():  # a killed process leaves no lock behind
         pass
 
 
-def test_two_runs_of_one_folder_work_one_after_the_other_in_one_process(tiny_run):
+def test_two_runs_of_one_folder_take_turns_in_one_process(tiny_run):
     first, second = tiny_run(), tiny_run(teacher={"settings": {"epochs": 2, "hidden": 8, "max_length": 8}})
     first.teacher()
     assert tiny_run().teacher().computed is False
     epochs = 2
     assert second.teacher().computed
     assert second.teacher().folder == first.folder / "teacher"
-    assert first.models.teachers()["sasrec"].config.epochs == 1, (
-        "its own teacher again, not what the second one left there"
-    )
+    assert first.models.teachers()["sasrec"].config.epochs == 1, "not the teacher of the second run"
     assert second.models.teachers()["sasrec"].config.epochs == epochs
     assert yaml.safe_load((second.folder / "recipe.yaml").read_text())["teacher"]["settings"]["epochs"] == epochs
 
 
-def test_a_failed_stage_lets_the_run_go(tiny_run, monkeypatch):
+def test_a_failed_stage_unlocks_the_run(tiny_run, monkeypatch):
     run = tiny_run()
     with monkeypatch.context() as patched:
         patched.setattr("delrec_lite.pipeline.run.fit_teacher", lambda *_: 1 / 0)

@@ -1,4 +1,4 @@
-"""Pictures: the same bytes each time, the user's matplotlib untouched, and left out with a word where it is missing."""
+"""Pictures are reproducible, leave the settings of matplotlib alone, and are left out with a message without it."""
 
 import json
 import subprocess
@@ -32,11 +32,11 @@ def report():
     return read_report(ROOT / "bench" / "results" / "latency-titles-epyc-2-cores.json")
 
 
-def test_a_picture_is_the_same_whatever_the_user_s_settings(stage, monkeypatch):
+def test_a_picture_does_not_depend_on_the_settings_of_the_user(stage, monkeypatch):
     import matplotlib
 
     first = draw_curves(stage).read_bytes()
-    for name, value in {"axes.facecolor": "red", "svg.hashsalt": "mine", "axes.linewidth": 9.0}.items():
+    for name, value in {"axes.facecolor": "red", "svg.hashsalt": "other", "axes.linewidth": 9.0}.items():
         monkeypatch.setitem(matplotlib.rcParams, name, value)
     before = dict(matplotlib.rcParams)
     assert draw_curves(stage).read_bytes() == first
@@ -50,8 +50,8 @@ def test_no_display_and_no_pyplot_is_needed(stage):
     )
     environment = {"PATH": "/nowhere", "MPLBACKEND": "tkagg", "MPLCONFIGDIR": str(stage / "mpl")}
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "False", done.stderr
+    process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert process.stdout.strip() == "False", process.stderr
 
 
 def test_two_pictures_of_one_page_share_no_marks(report):
@@ -78,10 +78,10 @@ def without_matplotlib(monkeypatch):
 def test_without_matplotlib_a_stage_ends_without_its_curves(stage, without_matplotlib, capsys):
     assert draw_curves(stage, console=QUIET) is None
     assert draw_curves(stage, console=Console()) is None
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert "curves.svg is left out" in said
-    assert INSTALL in said
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "curves.svg is left out" in message
+    assert INSTALL in message
     assert not (stage / "curves.svg").exists()
 
 
@@ -93,7 +93,7 @@ def test_without_matplotlib_a_bundle_has_the_table_alone(tmp_path, without_matpl
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_matplotlib_the_page_has_the_table_and_says_what_is_left_out(report, without_matplotlib):
+def test_without_matplotlib_the_page_has_the_table_and_names_what_is_missing(report, without_matplotlib):
     page = as_html(report)
     assert "<svg" not in page
     assert "<table>" in page

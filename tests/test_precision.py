@@ -46,28 +46,28 @@ QUANTISED_KINDS = [
 ]
 
 
-@pytest.mark.parametrize(("precision", "kind", "others"), QUANTISED_KINDS)
-def test_linear_layers_are_quantised_and_nothing_else(tiny_base, precision, kind, others):
+@pytest.mark.parametrize(("precision", "kind", "other_dtype"), QUANTISED_KINDS)
+def test_linear_layers_are_quantised_and_nothing_else(tiny_base, precision, kind, other_dtype):
     lm = load_base("tiny", tiny_base, precision).model
-    found = {name: p.dtype for name, p in lm.named_parameters()}
-    linear = {n for n in found if "proj" in n}
+    dtypes = {name: p.dtype for name, p in lm.named_parameters()}
+    linear = {n for n in dtypes if "proj" in n}
     assert len(linear) == 14
-    assert {found[n] for n in linear} == {kind}
-    assert {dtype for n, dtype in found.items() if n not in linear} == {others}
+    assert {dtypes[n] for n in linear} == {kind}
+    assert {dtype for n, dtype in dtypes.items() if n not in linear} == {other_dtype}
     assert lm.get_input_embeddings().weight.shape == lm.get_output_embeddings().weight.shape
     assert is_quantised(lm)
     assert not is_quantised(load_base("tiny", tiny_base, "fp32").model)
 
 
-@pytest.mark.parametrize(("precision", "least", "most"), [("nf4", 0.02, 0.2), ("int8", 0.0005, 0.02)])
-def test_quantised_layers_are_near_the_original(tiny_base, precision, least, most):
-    plain = plain_copy(load_base("tiny", tiny_base, precision).model)
+@pytest.mark.parametrize(("precision", "minimum", "maximum"), [("nf4", 0.02, 0.2), ("int8", 0.0005, 0.02)])
+def test_quantised_layers_are_close_to_the_original(tiny_base, precision, minimum, maximum):
+    copy = plain_copy(load_base("tiny", tiny_base, precision).model)
     original = load_base("tiny", tiny_base, "fp32").model
-    assert {n for n, _ in plain.named_parameters()} == {n for n, _ in original.named_parameters()}
-    for (name, p), q in zip(plain.named_parameters(), original.parameters(), strict=True):
+    assert {n for n, _ in copy.named_parameters()} == {n for n, _ in original.named_parameters()}
+    for (name, p), q in zip(copy.named_parameters(), original.parameters(), strict=True):
         error = ((p - q).norm() / q.norm()).item()
         if "proj" in name:
-            assert least < error < most, name
+            assert minimum < error < maximum, name
         else:
             assert error < 0.004, name  # bf16
 
@@ -82,28 +82,28 @@ def test_qlora_trains_reloads_and_merges(tiny_base, tmp_path, precision, adapter
     recipe = STAGE_2.model_copy(update={"adapter": adapter, "epochs": 4})
     before = {n: p.clone() for n, p in model.lm.named_parameters() if "proj" in n}
     stage2.finetune(context(model, prompts, tmp_path), recipe)
-    found = losses(tmp_path)
-    assert np.isfinite(found).all()
-    assert np.mean(found[-2:]) < np.mean(found[:2]) - 0.2
+    loss_values = losses(tmp_path)
+    assert np.isfinite(loss_values).all()
+    assert np.mean(loss_values[-2:]) < np.mean(loss_values[:2]) - 0.2
     after = {n.replace("base_model.model.", "").replace(".base_layer", ""): p for n, p in model.lm.named_parameters()}
     assert all(torch.equal(p, after[n]) for n, p in before.items())  # the base stays frozen
 
     histories = dataset().test().histories
     scores = score_all(model, prompts, histories, 10)
-    again, _, _ = item_lm(tiny_base, precision)
-    load_finetuned(again, tmp_path)
-    np.testing.assert_allclose(score_all(again, prompts, histories, 10), scores, atol=1e-5)
+    reloaded, _, _ = item_lm(tiny_base, precision)
+    load_finetuned(reloaded, tmp_path)
+    np.testing.assert_allclose(score_all(reloaded, prompts, histories, 10), scores, atol=1e-5)
 
     deltas = merge_deltas(model, base, prompts, histories, 10)
     assert deltas["dequant"].correlation > 0.999
     assert deltas["dequant"].mean < deltas["original"].mean
-    np.testing.assert_array_equal(score_all(model, prompts, histories, 10), scores)  # and the model is as it was
-    whole = merged(model.lm)
-    assert {p.dtype for p in whole.parameters()} == {torch.float32}
+    np.testing.assert_array_equal(score_all(model, prompts, histories, 10), scores)  # the model is unchanged
+    merged_model = merged(model.lm)
+    assert {p.dtype for p in merged_model.parameters()} == {torch.float32}
 
 
 def test_an_nf4_run_is_exported_onto_either_base(tiny_base, tmp_path):
-    from delrec_lite.export.parity import compare
+    from delrec_lite.export.parity import compare_scores
     from delrec_lite.runtime.recommender import Recommender
     from tests.conftest import export_tiny
 
@@ -114,23 +114,23 @@ def test_an_nf4_run_is_exported_onto_either_base(tiny_base, tmp_path):
         folder = tmp_path / merge_base
         stage2.finetune(context(model, prompts, folder), STAGE_2)
         trained = score_all(model, prompts, histories, 10)
-        made = export_tiny(
+        bundle = export_tiny(
             tiny_base, folder / "x.delrec", "f16", (model, prompts, base), merge_base=merge_base, score_correlation=0.5
         )
-        with Recommender.load(made.path) as recommender:
-            correlation[merge_base] = compare(trained, recommender.scores(histories)).score_correlation
+        with Recommender.load(bundle.path) as recommender:
+            correlation[merge_base] = compare_scores(trained, recommender.scores(histories)).score_correlation
     assert correlation["dequant"] > 0.999
     assert correlation["original"] < correlation["dequant"]
 
 
-def test_without_bitsandbytes_one_line_says_so(tiny_base, monkeypatch):
+def test_without_bitsandbytes_the_error_names_the_extra(tiny_base, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(MissingPackageError, match="needs bitsandbytes") as met:
+    with pytest.raises(MissingPackageError, match="needs bitsandbytes") as caught:
         load_base("tiny", tiny_base, "nf4")
-    assert "delrec-lite[qlora]" in met.value.hint
+    assert "delrec-lite[qlora]" in caught.value.hint
 
 
-def test_the_device_is_what_there_is():
+def test_auto_takes_cuda_where_it_is_available():
     assert device_for("cpu") == "cpu"
     if torch.cuda.is_available():
         assert device_for("auto") == device_for("cuda") == "cuda"
@@ -145,18 +145,18 @@ def test_families_train_both_stages(tmp_path, kind):
     model, prompts, _ = item_lm(family(tmp_path / "base", kind), "fp32")
     histories = dataset().test().histories
 
-    # What packing and embedding by hand compute is what the model computes from its own token ids.
+    # Packing and embedding outside the model give the states that the model computes from token ids.
     ids = torch.tensor([[i for i in prompts.next_prefix if i < model.vocabulary.text]])
     n = ids.shape[1]
     with torch.no_grad():
-        own = model.lm.model(input_ids=ids).last_hidden_state[0, -1]
+        expected = model.lm.model(input_ids=ids).last_hidden_state[0, -1]
         causal = torch.ones(n, n, dtype=torch.bool).tril()[None, None]
-        ours = model.hidden(ids, torch.arange(n)[None], causal, torch.tensor([n - 1]))[0]
-    torch.testing.assert_close(ours, own, atol=1e-4, rtol=1e-4)
+        states = model.hidden(ids, torch.arange(n)[None], causal, torch.tensor([n - 1]))[0]
+    torch.testing.assert_close(states, expected, atol=1e-4, rtol=1e-4)
 
-    two = {"epochs": 0.8, "tokens_per_step": 150}
-    stage1.distill(context(model, prompts, tmp_path / "1"), DistillSection(**two), prompts)
-    recipe = FinetuneSection(**two, modules="all", rank=2)
+    short = {"epochs": 0.8, "tokens_per_step": 150}
+    stage1.distill(context(model, prompts, tmp_path / "1"), DistillSection(**short), prompts)
+    recipe = FinetuneSection(**short, modules="all", rank=2)
     stage2.finetune(context(model, prompts, tmp_path / "2"), recipe)
     assert len(losses(tmp_path / "2")) == 2
     scores = score_all(model, prompts, histories, 10)
@@ -167,10 +167,10 @@ def test_families_train_both_stages(tmp_path, kind):
 
 def test_a_base_is_a_name_a_folder_or_a_file(tiny_base, tmp_path, monkeypatch):
     monkeypatch.setenv("DELREC_OFFLINE", "1")
-    found = find_base(str(tiny_base), QUIET, tmp_path)
-    assert found.folder == tiny_base
-    assert set(found.files) == {"config.json", "model.safetensors", "tokenizer.json"}
-    assert unpack(found.name, found.folder, tmp_path) == tiny_base
+    base_files = find_base(str(tiny_base), QUIET, tmp_path)
+    assert base_files.folder == tiny_base
+    assert set(base_files.files) == {"config.json", "model.safetensors", "tokenizer.json"}
+    assert unpack(base_files.name, base_files.folder, tmp_path) == tiny_base
 
     gguf = tmp_path / "model-f16.gguf"
     gguf.write_bytes(b"GGUF first")
@@ -178,7 +178,7 @@ def test_a_base_is_a_name_a_folder_or_a_file(tiny_base, tmp_path, monkeypatch):
     gguf.write_bytes(b"GGUF second")
     second = find_base(str(gguf), QUIET, tmp_path)
     assert first.folder == gguf
-    assert first.name != second.name  # unpacked apart
+    assert first.name != second.name  # unpacked into different folders
     assert first.files != second.files
 
     (tmp_path / "empty").mkdir()
@@ -188,49 +188,49 @@ def test_a_base_is_a_name_a_folder_or_a_file(tiny_base, tmp_path, monkeypatch):
         ("nonsense", UsageError, "smollm2-135m-instruct"),
         ("nobody/nothing", FetchError, "DELREC_OFFLINE"),
     ]:
-        with pytest.raises(error) as met:
+        with pytest.raises(error) as caught:
             find_base(base, QUIET, tmp_path)
-        assert words in met.value.message + met.value.hint
+        assert words in caught.value.message + caught.value.hint
 
 
 def test_a_gguf_file_becomes_a_base(tiny_base, tmp_path):
-    """The tiny model's own export, read back as somebody's GGUF file."""
+    """The tiny model's own export, read back as a base."""
     from tests.conftest import export_tiny
 
-    made = export_tiny(tiny_base, tmp_path / "x.delrec", "f16", prune_vocab=False)
-    found = find_base(str(next(made.path.glob("*.gguf"))), QUIET, tmp_path / "cache")
+    bundle = export_tiny(tiny_base, tmp_path / "x.delrec", "f16", prune_vocab=False)
+    base_files = find_base(str(next(bundle.path.glob("*.gguf"))), QUIET, tmp_path / "cache")
     (tmp_path / "cache").mkdir()
-    folder = unpack(found.name, found.folder, tmp_path / "cache")
-    again = load_base(found.name, folder, "fp32")
+    folder = unpack(base_files.name, base_files.folder, tmp_path / "cache")
+    reloaded = load_base(base_files.name, folder, "fp32")
     original = load_base("tiny", tiny_base, "fp32")
     text = original.model.get_input_embeddings().weight
-    read = again.model.get_input_embeddings().weight[: len(text)]
-    assert ((text - read).norm() / text.norm()).item() < 0.01
+    embedding = reloaded.model.get_input_embeddings().weight[: len(text)]
+    assert ((text - embedding).norm() / text.norm()).item() < 0.01
     for (name, p), (_, q) in zip(
-        original.model.model.layers.named_parameters(), again.model.model.layers.named_parameters(), strict=True
+        original.model.model.layers.named_parameters(), reloaded.model.model.layers.named_parameters(), strict=True
     ):
         assert ((p - q).norm() / p.norm()).item() < 0.01, name
-    assert again.encode(" Red River") == original.encode(" Red River")
+    assert reloaded.encode(" Red River") == original.encode(" Red River")
 
 
 @pytest.mark.slow
 @pytest.mark.real
-def test_gemma_makes_two_steps(tmp_path):
-    """The real Gemma-3-270M, fetched once, de-quantised to bf16; computed in what this machine is faster in."""
+def test_gemma_trains_two_steps(tmp_path):
+    """The real Gemma-3-270M, fetched once, de-quantised to bf16; in the faster precision of this machine."""
     from delrec_lite.files import cache_folder
     from delrec_lite.llm.precision_choice import faster_precision
 
     precision = faster_precision("cpu", cache_folder())
-    found = find_base("gemma-3-270m", QUIET, cache_folder())
-    model, prompts, _ = item_lm(unpack(found.name, found.folder, cache_folder()), precision)
+    base_files = find_base("gemma-3-270m", QUIET, cache_folder())
+    model, prompts, _ = item_lm(unpack(base_files.name, base_files.folder, cache_folder()), precision)
     recipe = FinetuneSection(epochs=0.9, tokens_per_step=150, modules="qv", rank=2)
     stage2.finetune(context(model, prompts, tmp_path), recipe)
     assert len(losses(tmp_path)) == 2
     assert np.isfinite(losses(tmp_path)).all()
 
 
-def test_nf4_still_learns_after_it_was_asked(tiny_base, tmp_path):
-    """A forward pass without gradients, as validation makes it, must not change the layers' weights."""
+def test_nf4_still_learns_after_scoring(tiny_base, tmp_path):
+    """A forward pass without gradients, as in validation, must not change the layers' weights."""
     model, prompts, _ = item_lm(tiny_base, "nf4")
     model.requires_grad_(False)
     before = plain_copy(model.lm)

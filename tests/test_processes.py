@@ -1,4 +1,4 @@
-"""Several processes on one run: the steps of one process, one writer, and a run that goes on after a kill."""
+"""Several processes on one run: the steps of one process, one writer, and a killed run that resumes."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from delrec_lite.data.store import Settings, make_dataset, save_dataset
 from delrec_lite.training import finetune as stage2
 from delrec_lite.training.tasks import task_losses
 from tests.conftest import SECTIONS
-from tests.test_forms import FORMS, made
+from tests.formats import FORMATS, make_formatted
 from tests.tiny import candidates, context, dataset
 
 ROOT = Path(__file__).parents[1]
@@ -28,7 +28,7 @@ WEIGHTS = ("distill/soft.safetensors", "finetune/items.safetensors", "finetune/a
 
 @pytest.fixture(scope="module")
 def recipe(tiny_base, tmp_path_factory):
-    """A recipe whose stages have more windows than processes, with everything drawn at random that a step draws."""
+    """A recipe with more windows than processes, and with all the random choices that a step can make."""
     folder = tmp_path_factory.mktemp("recipe")
     data = dataset()
     data = make_dataset("ring", data.catalog, data.user_ids, data.sequences)
@@ -65,7 +65,7 @@ def weights(runs):
 
 
 @pytest.fixture(scope="module")
-def two(recipe, tmp_path_factory):
+def two_processes(recipe, tmp_path_factory):
     runs = tmp_path_factory.mktemp("two")
     process = train(recipe, runs, TWO)
     out, errors = process.communicate(timeout=900)
@@ -73,53 +73,53 @@ def two(recipe, tmp_path_factory):
     return runs, out
 
 
-def test_two_processes_make_the_weights_of_one(recipe, two, tmp_path):
-    alone = train(recipe, tmp_path)
-    assert alone.wait(900) == 0
-    one, other = weights(tmp_path), weights(two[0])
-    assert one.keys() == other.keys()
-    for name, tensor in one.items():
-        torch.testing.assert_close(other[name], tensor, atol=2e-4, rtol=1e-3)
-    assert any(torch.count_nonzero(tensor) for name, tensor in one.items() if "lora_B" in name)
+def test_two_processes_train_the_weights_of_one(recipe, two_processes, tmp_path):
+    process = train(recipe, tmp_path)
+    assert process.wait(900) == 0
+    expected, result = weights(tmp_path), weights(two_processes[0])
+    assert expected.keys() == result.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(result[name], tensor, atol=2e-4, rtol=1e-3)
+    assert any(torch.count_nonzero(tensor) for name, tensor in expected.items() if "lora_B" in name)
 
 
-def test_the_first_process_alone_speaks_and_writes(two):
-    runs, out = two
+def test_only_the_first_process_prints_and_writes(two_processes):
+    runs, out = two_processes
     assert json.loads(out).keys() == {"prepare", "teacher", "distill", "finetune"}
     lines = [json.loads(line) for line in (runs / "r/finetune/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(len(lines)))
 
 
-def test_a_run_whose_process_was_killed_goes_on_in_all(recipe, two, tmp_path):
+def test_a_killed_run_resumes_in_all_processes(recipe, two_processes, tmp_path):
     launcher = train(recipe, tmp_path, TWO)
     stage = tmp_path / "r" / "finetune"
-    until = time.monotonic() + 900
+    deadline = time.monotonic() + 900
     while not (stage / "checkpoint.safetensors").is_file():
         assert launcher.poll() is None, launcher.stderr.read().decode()
-        assert time.monotonic() < until
+        assert time.monotonic() < deadline
         time.sleep(0.01)
     psutil.Process(launcher.pid).children()[-1].kill()
     assert launcher.wait(120) != 0
     assert not (stage / "done.json").exists()
-    again = train(recipe, tmp_path, TWO)
-    _, errors = again.communicate(timeout=900)
-    assert again.returncode == 0, errors.decode()
-    unbroken, resumed = weights(two[0]), weights(tmp_path)
+    second_launcher = train(recipe, tmp_path, TWO)
+    _, errors = second_launcher.communicate(timeout=900)
+    assert second_launcher.returncode == 0, errors.decode()
+    unbroken, resumed = weights(two_processes[0]), weights(tmp_path)
     for name, tensor in unbroken.items():
         torch.testing.assert_close(resumed[name], tensor, rtol=0, atol=0)
     steps = [json.loads(line)["step"] for line in (stage / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(len(steps)))
 
 
-def test_a_process_alone_pays_nothing():
-    asked = "[name in sys.modules for name in ('accelerate', 'torch')]"
-    code = f"import sys; from delrec_lite.processes import join; print(join(), {asked})"
+def test_a_single_process_imports_neither_accelerate_nor_torch():
+    imported = "[name in sys.modules for name in ('accelerate', 'torch')]"
+    code = f"import sys; from delrec_lite.processes import join; print(join(), {imported})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "Processes(count=1, index=0) [False, False]"
 
 
-def test_no_thread_of_the_group_outlives_it(tmp_path):
-    """One that does ends its process with an abort now and then."""
+def test_no_thread_of_the_process_group_remains(tmp_path):
+    """A remaining thread makes the process abort now and then."""
     script = tmp_path / "joins.py"
     script.write_text(
         """
@@ -148,8 +148,8 @@ tell("before")
 # --- the parts of a step ---
 
 
-def whole(loss_of, model, parts, step=2):
-    """Loss and gradients of a step in so many parts."""
+def accumulated(loss_of, model, parts, step=2):
+    """Loss and gradients of a step in ``parts`` micro-batches."""
     model.zero_grad()
     total = 0.0
     for part in range(step * parts, (step + 1) * parts):
@@ -159,32 +159,32 @@ def whole(loss_of, model, parts, step=2):
     return total, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def agree(one, other):
-    assert one[0] == pytest.approx(other[0], rel=1e-5)
-    assert one[1].keys() == other[1].keys()
-    for name, gradient in one[1].items():
-        torch.testing.assert_close(other[1][name], gradient, atol=1e-5, rtol=1e-3)
+def assert_same_step(step, expected):
+    assert step[0] == pytest.approx(expected[0], rel=1e-5)
+    assert step[1].keys() == expected[1].keys()
+    for name, gradient in step[1].items():
+        torch.testing.assert_close(expected[1][name], gradient, atol=1e-5, rtol=1e-3)
 
 
 @pytest.mark.parametrize("prompt_format", ["titles", "letter, items"])
 @pytest.mark.parametrize("parts", [3, 40])
-def test_the_parts_of_a_step_are_the_step(tiny_base, tmp_path, prompt_format, parts):
-    """Also where a step asks at random places, or has fewer windows than parts."""
-    model, prompts, _ = made(tiny_base, FORMS[prompt_format])
+def test_micro_batches_add_up_to_the_step(tiny_base, tmp_path, prompt_format, parts):
+    """Also with random positions, and with fewer windows than micro-batches."""
+    model, prompts, _ = make_formatted(tiny_base, FORMATS[prompt_format])
     model.soft.requires_grad_(True)
     recipe = FinetuneSection(tokens_per_step=100, teacher_weight=0.3)
-    given = context(model, prompts, tmp_path)
-    found = [whole(stage2.losses(given, recipe, n), model, n) for n in (1, parts)]
-    agree(*found)
+    stage_context = context(model, prompts, tmp_path)
+    steps = [accumulated(stage2.losses(stage_context, recipe, n), model, n) for n in (1, parts)]
+    assert_same_step(*steps)
     first = DistillSection(tokens_per_step=100, temporal_share=0.5)
     for task in ("pattern", "temporal"):
-        by_parts = [task_losses(given, first, n)[task] for n in (1, parts)]
-        agree(*(whole(loss_of, model, n) for loss_of, n in zip(by_parts, (1, parts), strict=True)))
+        by_parts = [task_losses(stage_context, first, n)[task] for n in (1, parts)]
+        assert_same_step(*(accumulated(loss_of, model, n) for loss_of, n in zip(by_parts, (1, parts), strict=True)))
 
 
 def test_adalora_is_regularised_in_every_form(tiny_base, tmp_path):
     """A model that chooses among candidates keeps its factors as near to orthogonal as one that ranks the catalogue."""
-    model, prompts, _ = made(tiny_base, FORMS["letter, items"])
+    model, prompts, _ = make_formatted(tiny_base, FORMATS["letter, items"])
     recipe = FinetuneSection(epochs=3, tokens_per_step=80, rank=2, adapter="adalora")
     stage2.finetune(context(model, prompts, tmp_path), recipe)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

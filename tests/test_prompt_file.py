@@ -1,4 +1,4 @@
-"""What a bundle's prompt.json says in each form of prompt, byte by byte: older bundles must stay readable."""
+"""The prompt.json of a bundle in each format of prompt, byte by byte: older bundles must stay readable."""
 
 import json
 import string
@@ -16,7 +16,7 @@ from delrec_lite.prompts.vocabulary import Vocabulary
 from delrec_lite.runtime.prompting.prompt import TITLES, parse_prompt, read_titles
 
 PINNED = Path(__file__).parent / "data" / "prompt-files.json"
-FORMS = {
+FORMATS = {
     "items": PromptFormat(),
     "items, candidates": PromptFormat(candidates=True),
     "titles": PromptFormat(history="titles"),
@@ -34,7 +34,7 @@ CATALOGUE = ("Up", "Big Fish", "Heat")
 
 
 def write(folder, prompt_format):
-    """Write the form's prompt.json; returns the prompts in it."""
+    """Write the prompt.json of a format; returns the prompts in it."""
     tokenizer = Tokenizer(models.BPE(vocab={c: n for n, c in enumerate(CHARACTERS)}, merges=[]))
     tokenizer.save(str(folder / "tokenizer.json"))
     vocabulary = Vocabulary(text=len(CHARACTERS), soft=2, items=len(CATALOGUE))
@@ -50,20 +50,20 @@ def write(folder, prompt_format):
     return prompts
 
 
-@pytest.mark.parametrize("name", FORMS)
-def test_the_file_of_each_form_stays_as_it_is(tmp_path, name):
-    write(tmp_path, FORMS[name])
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_file_of_each_format_is_unchanged(tmp_path, name):
+    write(tmp_path, FORMATS[name])
     assert (tmp_path / "prompt.json").read_text(encoding="utf-8") == json.loads(PINNED.read_text())[name]
-    assert (tmp_path / TITLES).is_file() == FORMS[name].written
+    assert (tmp_path / TITLES).is_file() == FORMATS[name].written
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", FORMATS)
 def test_serving_reads_the_prompts_that_were_written(tmp_path, name):
-    prompts = write(tmp_path, FORMS[name])
-    read = parse_prompt(json.loads((tmp_path / "prompt.json").read_text(encoding="utf-8")))
-    titles = read_titles(tmp_path, 3, len(CHARACTERS)) if FORMS[name].written else ()
-    served = read.compiled(3, titles)
-    assert served.format == FORMS[name]
+    prompts = write(tmp_path, FORMATS[name])
+    prompt = parse_prompt(json.loads((tmp_path / "prompt.json").read_text(encoding="utf-8")))
+    titles = read_titles(tmp_path, 3, len(CHARACTERS)) if FORMATS[name].written else ()
+    served = prompt.compiled(3, titles)
+    assert served.format == FORMATS[name]
     assert served.next_prefix == prompts.next_prefix
     assert served.history([2, 0]) == prompts.history([2, 0])
     assert served.question([5], [1, 2]) == prompts.question([5], [1, 2])

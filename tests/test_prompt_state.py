@@ -1,4 +1,4 @@
-"""The evaluated prompt in the cache: a second start does not evaluate it, and answers the same whatever lies there."""
+"""The evaluated prompt in the cache: a second start reads it, and an invalid file never changes the answers."""
 
 from pathlib import Path
 
@@ -25,10 +25,10 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def start(monkeypatch):
-    """Opens a bundle: whether it evaluated the prompt, scores, a session's scores, states."""
+    """Open a bundle; returns whether it evaluated the prompt, and scores and states in one vector."""
     real = llama_cpp.llama_decode
 
-    def opened(bundle):
+    def open_bundle(bundle):
         evaluated = []
 
         def spy(context, batch):
@@ -41,7 +41,7 @@ def start(monkeypatch):
         try:
             answers = (
                 engine.scores(HISTORIES),
-                engine.score_session("me", HISTORIES[1])[0],
+                engine.score_session("session", HISTORIES[1])[0],
                 engine.hidden_states(HISTORIES),
             )
         finally:
@@ -49,7 +49,7 @@ def start(monkeypatch):
         assert evaluated in ([], bundle.prompt.prefix)
         return bool(evaluated), np.concatenate([answer.ravel() for answer in answers])
 
-    return opened
+    return open_bundle
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma3"])
@@ -63,40 +63,40 @@ def test_a_second_start_reads_what_the_first_evaluated(tmp_path, start, kind):
     np.testing.assert_array_equal(first[1], second[1])
 
 
-def test_what_is_cut_changed_or_of_another_is_evaluated_anew_and_mended(tmp_path, start, cache):
+def test_an_invalid_state_is_evaluated_again_and_replaced(tmp_path, start, cache):
     bundle, other = tiny_bundle(tmp_path).bundle, tiny_bundle(tmp_path, seed=1, name="other").bundle
-    truth = start(bundle)[1]
+    expected = start(bundle)[1]
     (path,) = cache.iterdir()
     start(other)
-    (foreign,) = set(cache.iterdir()) - {path}
+    (other_state,) = set(cache.iterdir()) - {path}
     content = path.read_bytes()
     half = len(content) // 2
-    spoilt = [b"", content[:20], content[:half], content + b"\0", content[32:], foreign.read_bytes()]
+    invalid = [b"", content[:20], content[:half], content + b"\0", content[32:], other_state.read_bytes()]
     for at in (0, 32, 40, half, len(content) - 1):
-        spoilt.append(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
-    for data in spoilt:
+        invalid.append(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    for data in invalid:
         path.write_bytes(data)
-        evaluated, answers = start(bundle)
-        assert evaluated
-        np.testing.assert_array_equal(answers, truth)
+        was_evaluated, answers = start(bundle)
+        assert was_evaluated
+        np.testing.assert_array_equal(answers, expected)
         assert path.read_bytes() == content
 
 
-def test_what_llama_cpp_refuses_is_evaluated_anew(tmp_path, start, cache, monkeypatch):
-    """The hash is right, so only llama.cpp can tell."""
+def test_a_state_that_llama_cpp_refuses_is_evaluated_again(tmp_path, start, cache, monkeypatch):
+    """The hash is correct, so only llama.cpp notices the damage."""
     bundle = tiny_bundle(tmp_path).bundle
-    truth = start(bundle)[1]
+    expected = start(bundle)[1]
     (path,) = cache.iterdir()
-    for lie in (lambda state: state[: len(state) // 2], lambda _: bytes(100)):
+    for corrupt in (lambda state: state[: len(state) // 2], lambda _: bytes(100)):
         with monkeypatch.context() as patch:
             patch.setattr(prompt_state.PromptState, "_digest", lambda self, state: bytes(32))
-            path.write_bytes(bytes(32) + lie(path.read_bytes()[32:]))
-            evaluated, answers = start(bundle)
-        assert evaluated
-        np.testing.assert_array_equal(answers, truth)
+            path.write_bytes(bytes(32) + corrupt(path.read_bytes()[32:]))
+            was_evaluated, answers = start(bundle)
+        assert was_evaluated
+        np.testing.assert_array_equal(answers, expected)
 
 
-def test_another_prompt_or_build_has_a_state_of_its_own(tmp_path, start, cache, monkeypatch):
+def test_another_prompt_or_build_has_another_state(tmp_path, start, cache, monkeypatch):
     import llama_cpp
 
     tiny = tiny_bundle(tmp_path)
@@ -108,7 +108,7 @@ def test_another_prompt_or_build_has_a_state_of_its_own(tmp_path, start, cache, 
     assert len(list(cache.iterdir())) == 3
 
 
-def test_a_cache_that_cannot_be_written_is_passed_over(tmp_path, start, cache, monkeypatch, capfd):
+def test_a_cache_that_cannot_be_written_is_ignored(tmp_path, start, cache, monkeypatch, capfd):
     bundle = tiny_bundle(tmp_path).bundle
     (tmp_path / "cache").write_text("a file where the folder should be")
     first = start(bundle)
@@ -128,12 +128,12 @@ def test_a_cache_that_cannot_be_written_is_passed_over(tmp_path, start, cache, m
     assert capfd.readouterr() == ("", "")
 
 
-def test_few_are_kept_and_none_of_a_model_that_is_fast_anyway(tmp_path, start, cache, monkeypatch):
+def test_the_cache_has_few_states_and_none_of_a_small_model(tmp_path, start, cache, monkeypatch):
     monkeypatch.setattr(prompt_state, "MAX_FILES", 2)
     bundles = [tiny_bundle(tmp_path, seed=n, name=f"b{n}").bundle for n in range(3)]
     assert [start(bundle)[0] for bundle in (*bundles, bundles[2], bundles[0])] == [True, True, True, False, True]
     assert len(list(cache.iterdir())) == 2
     monkeypatch.undo()
-    monkeypatch.setenv("DELREC_CACHE", str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("DELREC_CACHE", str(tmp_path / "other"))
     LlamaEngine(bundles[0], threads=1).close()
-    assert not (tmp_path / "elsewhere").exists()
+    assert not (tmp_path / "other").exists()

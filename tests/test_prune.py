@@ -1,4 +1,4 @@
-"""A pruned vocabulary: fewer tokens, the same ids for what is known, every new title still encodes, same answers."""
+"""A pruned vocabulary has fewer tokens, encodes known texts the same, encodes every new title, and answers the same."""
 
 import json
 
@@ -12,9 +12,7 @@ from delrec_lite.prompts.tokenizer import open_tokenizer
 from delrec_lite.runtime.recommender import Recommender
 from tests.conftest import export_tiny
 from tests.families import scramble
-from tests.tiny import dataset, make_model, write_base
-
-NEW = ["Zebra's café — 東京 ☃ <|im_start|>", " a", "\n", "Red River (1950)"]
+from tests.tiny import UNSEEN_TEXTS, dataset, make_model, write_base
 
 
 @pytest.fixture(autouse=True)
@@ -23,48 +21,48 @@ def nothing_common(monkeypatch):
 
 
 @pytest.fixture
-def some(tiny_base, tmp_path):
+def pruned_tokenizer(tiny_base, tmp_path):
     """The tiny tokenizer pruned to the words of four titles."""
     titles = [f" {t}" for t in dataset().catalog.titles[:4]]
-    made = prune(tiny_base / "tokenizer.json", titles, [], make_model(tiny_base)[0].vocabulary.text)
+    pruned = prune(tiny_base / "tokenizer.json", titles, [], make_model(tiny_base)[0].vocabulary.text)
     path = tmp_path / "tokenizer.json"
-    path.write_text(json.dumps(made.tokenizer))
-    return made, open_tokenizer(tiny_base / "tokenizer.json"), open_tokenizer(path), titles
+    path.write_text(json.dumps(pruned.tokenizer))
+    return pruned, open_tokenizer(tiny_base / "tokenizer.json"), open_tokenizer(path), titles
 
 
-def test_known_texts_encode_to_the_same_tokens(some):
-    made, before, after, titles = some
-    assert len(made.kept) < made.before
+def test_known_texts_encode_to_the_same_tokens(pruned_tokenizer):
+    pruned, before, after, titles = pruned_tokenizer
+    assert len(pruned.kept) < pruned.before
     for title in titles:
         assert after.encode(title).tokens == before.encode(title).tokens
-        assert after.encode(title).ids == made.ids(before.encode(title).ids)
+        assert after.encode(title).ids == pruned.ids(before.encode(title).ids)
 
 
-def test_any_text_still_encodes_and_comes_back(some):
-    _, _, after, _ = some
-    for text in NEW:
+def test_any_text_still_encodes_and_decodes_to_itself(pruned_tokenizer):
+    _, _, after, _ = pruned_tokenizer
+    for text in UNSEEN_TEXTS:
         assert after.decode(after.encode(text, add_special_tokens=False).ids, skip_special_tokens=False) == text
 
 
-def test_special_and_extended_ids_move_with_the_vocabulary(some):
-    made, before, after, _ = some
+def test_special_and_extended_ids_move_with_the_vocabulary(pruned_tokenizer):
+    pruned, before, after, _ = pruned_tokenizer
     for name in ("<|endoftext|>", "<|im_start|>", "<|im_end|>"):
-        assert after.token_to_id(name) == made.ids([before.token_to_id(name)])[0]
-    assert made.ids([made.before, made.before + 7]) == [len(made.kept), len(made.kept) + 7]
+        assert after.token_to_id(name) == pruned.ids([before.token_to_id(name)])[0]
+    assert pruned.ids([pruned.before, pruned.before + 7]) == [len(pruned.kept), len(pruned.kept) + 7]
 
 
 def test_other_tokenizers_are_refused(tiny_base, tmp_path):
-    held = json.loads((tiny_base / "tokenizer.json").read_text())
-    held["model"]["type"] = "Unigram"
-    (tmp_path / "t.json").write_text(json.dumps(held))
+    content = json.loads((tiny_base / "tokenizer.json").read_text())
+    content["model"]["type"] = "Unigram"
+    (tmp_path / "t.json").write_text(json.dumps(content))
     with pytest.raises(DelrecError, match="Unigram"):
         prune(tmp_path / "t.json", [], [], 10)
 
 
-def test_a_pruned_bundle_answers_as_the_whole_one(tmp_path):
+def test_a_pruned_bundle_answers_as_the_full_one(tmp_path):
     base_folder = write_base(tmp_path / "base", [" watermelon elephants umbrella"] * 50)
     paths = []
-    for name, pruned in (("whole", False), ("pruned", True)):
+    for name, pruned in (("full", False), ("pruned", True)):
         model, prompts, base = make_model(base_folder)
         scramble(model)
         target = tmp_path / f"{name}.delrec"
@@ -73,30 +71,33 @@ def test_a_pruned_bundle_answers_as_the_whole_one(tmp_path):
     facts = json.loads((paths[1] / "manifest.json").read_text())["model"]["text_tokens"]
     assert 256 < facts["kept"] < facts["of"]
     histories = dataset().test().histories
-    with Recommender.load(paths[0], threads=1) as whole, Recommender.load(paths[1], threads=1) as pruned:
-        a, b = whole.scores(histories), pruned.scores(histories)
+    with Recommender.load(paths[0], threads=1) as full, Recommender.load(paths[1], threads=1) as pruned:
+        a, b = full.scores(histories), pruned.scores(histories)
         np.testing.assert_allclose(a, b, atol=1e-3)
         assert (np.argsort(-a)[:, :10] == np.argsort(-b)[:, :10]).all()
         titles = list(dataset().catalog.titles[:3])
-        asked = {"history": titles, "candidates": [*titles, "Red River (1999)"], "allow_new": True}
-        both = [[(i.title, round(i.score, 2)) for i in one.recommend(**asked).items] for one in (whole, pruned)]
-        assert both[0] == both[1]  # its words are those of known titles
+        request = {"history": titles, "candidates": [*titles, "Red River (1999)"], "allow_new": True}
+        rankings = [
+            [(i.title, round(i.score, 2)) for i in recommender.recommend(**request).items]
+            for recommender in (full, pruned)
+        ]
+        assert rankings[0] == rankings[1]  # the new title has only known words
         assert pruned.recommend(["Zebra's café — 東京 ☃"], allow_new=True).items
 
 
-def test_the_file_s_own_tokenizer_reads_titles_as_the_bundle_does(tiny_base, tmp_path):
+def test_the_tokenizer_of_the_gguf_file_encodes_as_the_bundle_does(tiny_base, tmp_path):
     import llama_cpp
 
-    made = export_tiny(tiny_base, tmp_path / "x.delrec", "f16", prune_vocab=True)
-    tokenizer = open_tokenizer(made.path / "tokenizer.json")
-    llama = llama_cpp.Llama(str(made.path / "model-f16.gguf"), vocab_only=True, verbose=False)
+    bundle = export_tiny(tiny_base, tmp_path / "x.delrec", "f16", prune_vocab=True)
+    tokenizer = open_tokenizer(bundle.path / "tokenizer.json")
+    llama = llama_cpp.Llama(str(bundle.path / "model-f16.gguf"), vocab_only=True, verbose=False)
     for text in ["The Red Garden", "was watched", "café ☃"]:
-        ours = tokenizer.encode(text, add_special_tokens=False).ids
-        assert llama.tokenize(text.encode(), add_bos=False, special=False) == ours
+        expected = tokenizer.encode(text, add_special_tokens=False).ids
+        assert llama.tokenize(text.encode(), add_bos=False, special=False) == expected
 
 
 @pytest.mark.real
-def test_the_real_vocabulary_loses_most_of_itself_and_no_title_changes():
+def test_the_real_vocabulary_becomes_much_smaller_and_titles_encode_the_same():
     from delrec_lite.console import QUIET
     from delrec_lite.files import cache_folder
     from delrec_lite.hub.pull import pull
@@ -106,13 +107,13 @@ def test_the_real_vocabulary_loses_most_of_itself_and_no_title_changes():
     path = unpack(name, pull(name).folder, cache_folder(), QUIET) / "tokenizer.json"
     before = open_tokenizer(path)
     titles = [" The Matrix (1999)", " Amélie (2001)", "A Clockwork Orange (1971)", " What is watched next?"]
-    made = prune(path, titles, [1], before.get_vocab_size())
-    after = type(before).from_str(json.dumps(made.tokenizer))
-    assert len(made.kept) < 500
+    pruned = prune(path, titles, [1], before.get_vocab_size())
+    after = type(before).from_str(json.dumps(pruned.tokenizer))
+    assert len(pruned.kept) < 500
     for text in titles:
         ids = before.encode(text, add_special_tokens=False).ids
-        assert after.encode(text, add_special_tokens=False).ids == made.ids(ids)
-    for text in NEW:
+        assert after.encode(text, add_special_tokens=False).ids == pruned.ids(ids)
+    for text in UNSEEN_TEXTS:
         assert after.decode(after.encode(text, add_special_tokens=False).ids, skip_special_tokens=False) == text
 
 

@@ -1,4 +1,4 @@
-"""`export --compare`: every quantisation on the same users, with its own file, and raw ranks behind the figures."""
+"""`export --compare`: every quantisation on the same users, with its own file, and raw ranks in the report."""
 
 import json
 from xml.etree import ElementTree
@@ -16,7 +16,7 @@ from delrec_lite.pipeline.bundle import write_bundle
 from delrec_lite.quantisations import GGUF
 from delrec_lite.runtime.bundle import Bundle
 from tests.conftest import export_tiny
-from tests.pictures import drawn, quant_row
+from tests.pictures import marks, quant_row
 from tests.tiny import write_base
 
 
@@ -48,14 +48,14 @@ def test_auto_takes_the_fastest_within_the_budget():
     assert fastest_within(rows, ["q4_0"], 0.0) == "q4_0"
 
 
-def test_what_it_was_chosen_among_stands_in_the_readme():
+def test_the_readme_shows_the_compared_quantisations():
     rows = [quant_row("bf16", 9.0, 0.0), quant_row("q4_0", 3.0, 0.02)]
     text = quant_section(rows, "q4_0", Setting(8, by_time=True))
     assert "| **q4_0** | 3.0 | 3.0 | 0.480 | 0.700 | -2.0 | 90.0% |" in text
     assert "| HR@1 of 8 | NDCG@10 of 8 |" in text
     assert "on validation interactions" in text
     picture = ElementTree.fromstring(quant_picture(rows, "q4_0", Setting(8)))
-    dots = {quant: dot for quant, (dot,) in drawn(picture, "dot").items()}
+    dots = {quant: dot for quant, (dot,) in marks(picture, "dot").items()}
     assert {quant: dot.get("style").partition(";")[0] for quant, dot in dots.items()} == {
         "bf16": "fill: #4a7fb5",
         "q4_0": "fill: #d9822b",
@@ -64,7 +64,7 @@ def test_what_it_was_chosen_among_stands_in_the_readme():
     assert float(dots["q4_0"].get("y")) > float(dots["bf16"].get("y"))
 
 
-def test_auto_exports_its_choice_with_the_reasons(tiny_run, tmp_path):
+def test_auto_exports_its_choice_with_the_comparison(tiny_run, tmp_path):
     run = tiny_run()
     quant, rows = choose_quant(run, ["q8_0", "iq4_nl"], 1.0, repeats=2)
     assert quant in {"q8_0", "iq4_nl"}
@@ -94,12 +94,12 @@ def test_doctor_shows_what_auto_chose_on_this_machine_last(tmp_path, monkeypatch
         assert line().startswith("not measured on this machine")
 
 
-def test_onnx_stands_beside_gguf(tiny_run, tmp_path):
+def test_onnx_is_compared_with_gguf(tiny_run, tmp_path):
     rows = compare_quants(tiny_run(), ["int8"], tmp_path / "q.json", repeats=2)
     assert [(r.format, r.quant) for r in rows] == [("gguf", "bf16"), ("onnx", "int8")]
 
 
-def test_the_importance_matrix_moves_the_rounding(tiny_bundle, tmp_path):
+def test_the_importance_matrix_reduces_the_error_of_important_columns(tiny_bundle, tmp_path):
     import gguf
 
     source = tiny_bundle / "model-f16.gguf"
@@ -118,7 +118,7 @@ def test_the_importance_matrix_moves_the_rounding(tiny_bundle, tmp_path):
     assert errors[1] < 0.9 * errors[0]
 
 
-def test_the_first_and_the_last_layer_are_finer_than_those_between(tmp_path):
+def test_the_first_and_the_last_layer_have_more_bits_than_the_others(tmp_path):
     import gguf
 
     source = export_tiny(write_base(tmp_path / "base", layers=3), tmp_path / "x.delrec").path / "model-f16.gguf"
@@ -130,6 +130,6 @@ def test_the_first_and_the_last_layer_are_finer_than_those_between(tmp_path):
 
 
 @pytest.mark.parametrize("quant", GGUF.names())
-def test_every_quantisation_says_what_each_tensor_became(tiny_bundle, tmp_path, quant):
+def test_every_quantisation_returns_the_type_of_each_tensor(tiny_bundle, tmp_path, quant):
     types = quantise(tiny_bundle / "model-f16.gguf", tmp_path / "x.gguf", quant, 1)
     assert sum(types.counts.values()) == len(types.tensors) == 21

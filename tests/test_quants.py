@@ -1,4 +1,4 @@
-"""Several quantisations in one bundle, each chosen by its name; and K-quants, whose blocks do not fit every width."""
+"""Several quantisations in one bundle, chosen by name; and K-quants, whose blocks do not fit every width."""
 
 import ctypes
 import json
@@ -48,31 +48,31 @@ def scores(path, **options):
 
 
 def rehash(folder):
-    held = json.loads((folder / "manifest.json").read_text())
-    for name, facts in held["files"].items():
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for name, facts in manifest["files"].items():
         facts |= {"bytes": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)}
-    (folder / "manifest.json").write_text(json.dumps(held))
+    (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_the_manifest_names_the_default_as_one_model_did_and_the_others_beside_it(several):
-    held = json.loads((several.path / "manifest.json").read_text())
-    assert held["schema"] == 1
-    model = held["model"]
+def test_the_manifest_lists_the_default_model_and_the_others(several):
+    manifest = json.loads((several.path / "manifest.json").read_text())
+    assert manifest["schema"] == 1
+    model = manifest["model"]
     assert (model["file"], model["quant"]) == ("model-iq4_nl.gguf", "iq4_nl")
     assert model["onnx"]["file"] == "model-int8_block.onnx"
     assert [entry["file"] for entry in model["others"]] == FILES[2:]
-    assert [one.files[0] for one in Bundle.open(several.path).models] == FILES
+    assert [opened.files[0] for opened in Bundle.open(several.path).models] == FILES
     assert [entry["file"] for entry in several.models] == [FILES[0], FILES[2], FILES[3], FILES[1], FILES[4]]
-    assert {*FILES, *(f"{name}.data" for name in FILES if name.endswith("onnx"))} <= set(held["files"])
+    assert {*FILES, *(f"{name}.data" for name in FILES if name.endswith("onnx"))} <= set(manifest["files"])
     correlations = [entry["parity"]["score_correlation"] for entry in (model, model["onnx"], *model["others"])]
-    assert correlations[0] == held["provenance"]["parity"]["score_correlation"] == min(correlations)
+    assert correlations[0] == manifest["provenance"]["parity"]["score_correlation"] == min(correlations)
     assert correlations[3] > 0.99999
     assert set(model["tensors"].values()) == set(model["tensor_types"]) == {"F32", "IQ4_NL", "Q8_0"}
-    assert several.bytes == held["files"]["model-iq4_nl.gguf"]["bytes"]
+    assert several.bytes == manifest["files"]["model-iq4_nl.gguf"]["bytes"]
     assert all(f"| `{name}` |" in (several.path / "README.md").read_text() for name in FILES)
 
 
-def test_each_is_chosen_by_name_and_is_the_one_exported_alone(several, tiny_base, tmp_path):
+def test_each_model_is_chosen_by_name_and_equals_its_export_alone(several, tiny_base, tmp_path):
     default, finest = scores(several.path), scores(several.path, quant="f16")
     assert np.abs(default - finest).max() > 1e-3
     for quant in ("iq4_nl", "q8_0", "f16"):
@@ -86,10 +86,10 @@ def test_each_is_chosen_by_name_and_is_the_one_exported_alone(several, tiny_base
         Recommender.load(several.path, quant="int8_block", engine="llama.cpp")
 
 
-def test_an_unknown_one_is_told_what_there_is(several):
-    with pytest.raises(UsageError, match="no model of the quantisation 'q4_0'") as told:
+def test_the_error_for_an_unknown_quantisation_lists_the_models(several):
+    with pytest.raises(UsageError, match="no model of the quantisation 'q4_0'") as caught:
         Recommender.load(several.path, quant="q4_0")
-    assert told.value.hint == "it holds iq4_nl, int8_block, q8_0, f16"
+    assert caught.value.hint == "it holds iq4_nl, int8_block, q8_0, f16"
 
 
 def test_only_the_chosen_model_is_hashed_before_it_is_used(copy):
@@ -105,66 +105,66 @@ def test_only_the_chosen_model_is_hashed_before_it_is_used(copy):
         Recommender.load(copy)
 
 
-def test_verify_opens_every_model_and_asks_each_for_its_own_answers(copy):
-    found = verify(copy, 1)
-    assert (found.models, found.unopened) == (FILES, {})
-    assert found.top10_overlap == 1.0
-    assert found.largest_difference < 0.01
-    held = json.loads((copy / FILE).read_text())
-    held["others"]["model-f16.onnx"]["scores"][3][0] += 2
-    (copy / FILE).write_text(json.dumps(held))
+def test_verify_opens_every_model_and_checks_its_answers(copy):
+    checked = verify(copy, 1)
+    assert (checked.models, checked.unopened) == (FILES, {})
+    assert checked.top10_overlap == 1.0
+    assert checked.largest_difference < 0.01
+    golden = json.loads((copy / FILE).read_text())
+    golden["others"]["model-f16.onnx"]["scores"][3][0] += 2
+    (copy / FILE).write_text(json.dumps(golden))
     rehash(copy)
     with pytest.raises(BundleError, match="model-f16.onnx gives other answers"):
         verify(copy, 1)
-    held["others"]["model-f16.onnx"]["top"].pop()
-    (copy / FILE).write_text(json.dumps(held))
+    golden["others"]["model-f16.onnx"]["top"].pop()
+    (copy / FILE).write_text(json.dumps(golden))
     rehash(copy)
     with pytest.raises(BundleError, match="does not fit"):
         verify(copy, 1)
 
 
-def test_verify_says_which_models_it_cannot_open_here(copy, monkeypatch):
+def test_verify_names_the_models_that_it_cannot_open(copy, monkeypatch):
     from delrec_lite.errors import MissingPackageError
 
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
-    found = verify(copy, 1)
-    assert found.models == [name for name in FILES if name.endswith("onnx")]
-    assert set(found.unopened) == {name for name in FILES if name.endswith("gguf")}
-    shown = CliRunner().invoke(app, ["verify", str(copy), "--threads", "1"]).stdout
-    assert "needs llama-cpp-python, which is not installed" in " ".join(shown.split())
+    checked = verify(copy, 1)
+    assert checked.models == [name for name in FILES if name.endswith("onnx")]
+    assert set(checked.unopened) == {name for name in FILES if name.endswith("gguf")}
+    output = CliRunner().invoke(app, ["verify", str(copy), "--threads", "1"]).stdout
+    assert "needs llama-cpp-python, which is not installed" in " ".join(output.split())
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingPackageError):
         verify(copy, 1)
 
 
 @pytest.mark.parametrize(
-    "others",
+    "entries",
     [5, [5], [{}], [{"format": "gguf"}], [{"format": "exe", "file": "README.md"}], [{"format": "onnx", "file": "a"}]],
 )
-def test_a_manifest_whose_other_models_do_not_read_is_refused(copy, others):
-    held = json.loads((copy / "manifest.json").read_text())
-    held["model"]["others"] = others
-    (copy / "manifest.json").write_text(json.dumps(held))
+def test_a_manifest_with_malformed_other_models_is_refused(copy, entries):
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["model"]["others"] = entries
+    (copy / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match="manifest.json does not name its other models"):
         Bundle.open(copy)
 
 
-def test_a_model_that_is_listed_and_not_there_is_refused(copy):
-    held = json.loads((copy / "manifest.json").read_text())
-    held["model"]["others"][0]["file"] = "model-q9.gguf"
-    (copy / "manifest.json").write_text(json.dumps(held))
+def test_a_listed_model_without_a_file_is_refused(copy):
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["model"]["others"][0]["file"] = "model-q9.gguf"
+    (copy / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match=r"does not list model-q9\.gguf"):
         Bundle.open(copy)
 
 
-def test_one_that_fails_the_gate_leaves_no_bundle(tiny_base, tmp_path):
+def test_a_model_that_fails_the_gate_leaves_no_bundle(tiny_base, tmp_path):
     with pytest.raises(GateError, match="the iq4_nl model's scores correlate"):
         export_tiny(tiny_base, tmp_path / "x.delrec", "f16,iq4_nl", score_correlation=0.99999)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("recipe", "asked", "made"),
+    ("recipe", "options", "expected"),
     [
         ({}, {}, (["q8_0"], [])),
         ({"format": "both"}, {}, (["q8_0"], ["int8"])),
@@ -183,12 +183,12 @@ def test_one_that_fails_the_gate_leaves_no_bundle(tiny_base, tmp_path):
         ({}, {"quants": ["auto", "int8"]}, (["auto"], ["int8"])),
     ],
 )
-def test_what_is_asked_for_decides_which_files_are_written(recipe, asked, made):
-    assert files_for(ExportSection(**recipe), **asked) == made
+def test_recipe_and_options_decide_which_files_are_written(recipe, options, expected):
+    assert files_for(ExportSection(**recipe), **options) == expected
 
 
 @pytest.mark.parametrize(
-    ("asked", "words"),
+    ("options", "words"),
     [
         ({"quants": ["q4_0", "q9"]}, "no quantisation 'q9'"),
         ({"quants": [""]}, "no quantisation ''"),
@@ -199,54 +199,54 @@ def test_what_is_asked_for_decides_which_files_are_written(recipe, asked, made):
         ({"onnx_quants": ["int8"], "formats": "gguf"}, "int8: not a quantisation of gguf"),
     ],
 )
-def test_quantisations_that_do_not_go_together_are_refused(asked, words):
+def test_options_that_contradict_each_other_are_refused(options, words):
     with pytest.raises(UsageError, match=words):
-        files_for(ExportSection(), **asked)
+        files_for(ExportSection(), **options)
 
 
-def test_from_the_command_line(tiny_run, tmp_path):
+def test_several_quantisations_from_the_command_line(tiny_run, tmp_path):
     recipe, out = tmp_path / "r.yaml", tmp_path / "all.delrec"
     recipe.write_text(yaml.safe_dump(tiny_run.recipe().model_dump(mode="json", exclude_unset=True)))
-    arguments = ["export", str(recipe), "--runs", str(tmp_path / "runs"), "--out", str(out), "--json"]
-    done = CliRunner().invoke(app, [*arguments, "--quant", "q8_0, q4_k_m,int8"], catch_exceptions=False)
-    told = json.loads(done.stdout)
-    assert [entry["file"] for entry in told["models"]] == ["model-q8_0.gguf", "model-q4_k_m.gguf", "model-int8.onnx"]
-    assert len(told["models"][1]["tensors"]) > len(told["models"][1]["unfit"]) > 0
+    export = ["export", str(recipe), "--runs", str(tmp_path / "runs"), "--out", str(out), "--json"]
+    process = CliRunner().invoke(app, [*export, "--quant", "q8_0, q4_k_m,int8"], catch_exceptions=False)
+    report = json.loads(process.stdout)
+    assert [entry["file"] for entry in report["models"]] == ["model-q8_0.gguf", "model-q4_k_m.gguf", "model-int8.onnx"]
+    assert len(report["models"][1]["tensors"]) > len(report["models"][1]["unfit"]) > 0
     title = dataset().catalog.titles[2]
     answers = []
     for quant in ("q8_0", "q4_k_m", "int8"):
-        asked = ["recommend", str(out), "--history", title, "--quant", quant, "--json", "--threads", "1"]
-        answers.append(json.loads(CliRunner().invoke(app, asked, catch_exceptions=False).stdout)["items"])
+        arguments = ["recommend", str(out), "--history", title, "--quant", quant, "--json", "--threads", "1"]
+        answers.append(json.loads(CliRunner().invoke(app, arguments, catch_exceptions=False).stdout)["items"])
     assert len({items[0]["score"] for items in answers}) == 3
     timed = ["bench", str(out), "--quant", "q4_k_m,int8", "-w", "cold", "-r", "1", "--threads", "1", "--json"]
-    report = json.loads(CliRunner().invoke(app, timed, catch_exceptions=False).stdout)
-    assert [row["bundle"] for row in report["results"]] == ["r q4_k_m", "r int8"]
-    held = json.loads((out / "manifest.json").read_text())["files"]
-    others = held["model-q8_0.gguf"]["bytes"] + sum(held[f"model-int8.onnx{end}"]["bytes"] for end in ("", ".data"))
-    assert report["results"][0]["artifact_bytes"] == sum(facts["bytes"] for facts in held.values()) - others
-    assert report["bundles"]["r q4_k_m"]["model_sha256"] == held["model-q4_k_m.gguf"]["sha256"]
-    assert report["results"][1]["peak_rss_bytes"] > 0
-    wrong = CliRunner().invoke(app, ["bench", str(out), "--quant", "q5_0", "-w", "cold"])
-    assert isinstance(wrong.exception, UsageError)
+    timings = json.loads(CliRunner().invoke(app, timed, catch_exceptions=False).stdout)
+    assert [row["bundle"] for row in timings["results"]] == ["r q4_k_m", "r int8"]
+    files = json.loads((out / "manifest.json").read_text())["files"]
+    unused = files["model-q8_0.gguf"]["bytes"] + sum(files[f"model-int8.onnx{end}"]["bytes"] for end in ("", ".data"))
+    assert timings["results"][0]["artifact_bytes"] == sum(facts["bytes"] for facts in files.values()) - unused
+    assert timings["bundles"]["r q4_k_m"]["model_sha256"] == files["model-q4_k_m.gguf"]["sha256"]
+    assert timings["results"][1]["peak_rss_bytes"] > 0
+    refused = CliRunner().invoke(app, ["bench", str(out), "--quant", "q5_0", "-w", "cold"])
+    assert isinstance(refused.exception, UsageError)
 
 
 # K-quants.
 
 
 def base_of_width(folder, width, layers=8):
-    """The tiny base with other weights: so wide, and with layers enough for the ends and the thirds between."""
+    """The tiny base with another width, and enough layers for every case of Q4_K_M."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     write_base(folder)
-    held = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text())
     shape = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": layers, "head_dim": width // 4}
     torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(**held | shape)).save_pretrained(folder)
+    LlamaForCausalLM(LlamaConfig(**config | shape)).save_pretrained(folder)
     return folder
 
 
 def types_of_llama_cpp(source, target):
-    """What llama.cpp's own Q4_K_M makes of every tensor."""
+    """The type that the Q4_K_M of llama.cpp gives every tensor."""
     import gguf
     import llama_cpp
 
@@ -257,35 +257,38 @@ def types_of_llama_cpp(source, target):
 
 
 @pytest.mark.parametrize("width", [256, 64, 128])
-def test_q4_k_m_has_the_types_of_llama_cpps_own_and_names_what_did_not_fit(tmp_path, width, capsys):
+def test_q4_k_m_has_the_types_of_llama_cpp_and_lists_tensors_that_do_not_fit(tmp_path, width, capsys):
     settings = {"quant": "f16,q4_k_m", "score_correlation": 0.5, "console": Console()}
-    made = export_tiny(base_of_width(tmp_path / "base", width), tmp_path / "x.delrec", **settings)
-    theirs = types_of_llama_cpp(made.path / "model-f16.gguf", tmp_path / "theirs.gguf")
-    entry = made.models[1]
-    ours = entry["tensors"]
-    layers = {name: kind for name, kind in ours.items() if name.startswith("blk.")}
-    assert layers == {name: kind for name, kind in theirs.items() if name.startswith("blk.")}
-    assert ours["output.weight"] == ours["token_embd.weight"] == "Q8_0"
-    assert sum(entry["tensor_types"].values()) == len(ours)
+    bundle = export_tiny(base_of_width(tmp_path / "base", width), tmp_path / "x.delrec", **settings)
+    expected = types_of_llama_cpp(bundle.path / "model-f16.gguf", tmp_path / "expected.gguf")
+    entry = bundle.models[1]
+    types = entry["tensors"]
+    layers = {name: kind for name, kind in types.items() if name.startswith("blk.")}
+    assert layers == {name: kind for name, kind in expected.items() if name.startswith("blk.")}
+    assert types["output.weight"] == types["token_embd.weight"] == "Q8_0"
+    assert sum(entry["tensor_types"].values()) == len(types)
     matrices = {name for name in layers if not name.endswith("norm.weight")}
-    said = re.sub(r"\s+", " ", capsys.readouterr().err)
+    message = re.sub(r"\s+", " ", capsys.readouterr().err)
     if width == 256:
         assert "unfit" not in entry
-        assert {ours[name] for name in matrices} == {"Q4_K", "Q6_K"}
-        assert "whole blocks" not in said
+        assert {types[name] for name in matrices} == {"Q4_K", "Q6_K"}
+        assert "whole blocks" not in message
     else:
         fits = {name for name in matrices if width == 128 and "ffn_down" in name}  # rows of twice the width
         assert set(entry["unfit"]) == matrices - fits
-        assert {(meant, ours[name]) for name, meant in entry["unfit"].items()} == {("Q4_K", "Q5_0"), ("Q6_K", "Q8_0")}
-        assert f"q4_k_m: {len(matrices - fits)} of {len(matrices)} tensors" in said
-    with Recommender.load(made.path, 1, quant="q4_k_m") as recommender:
+        assert {(intended, types[name]) for name, intended in entry["unfit"].items()} == {
+            ("Q4_K", "Q5_0"),
+            ("Q6_K", "Q8_0"),
+        }
+        assert f"q4_k_m: {len(matrices - fits)} of {len(matrices)} tensors" in message
+    with Recommender.load(bundle.path, 1, quant="q4_k_m") as recommender:
         assert np.isfinite(recommender.scores(HISTORIES)).all()
 
 
-def test_a_type_that_llama_cpp_does_not_give_is_an_error(tiny_bundle, tmp_path, monkeypatch):
+def test_a_tensor_of_another_type_than_requested_is_an_error(tiny_bundle, tmp_path, monkeypatch):
     from delrec_lite.errors import DelrecError
     from delrec_lite.export import quantise as module
 
-    monkeypatch.setattr(module, "_patterns", lambda wanted: {})
+    monkeypatch.setattr(module, "_patterns", lambda types: {})
     with pytest.raises(DelrecError, match="not Q8_0"):
         quantise(tiny_bundle / "model-f16.gguf", tmp_path / "x.gguf", "iq4_mix", 1)

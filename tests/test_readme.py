@@ -1,4 +1,4 @@
-"""Every command of the README is one that exists, and those that ask a bundle are run as they stand."""
+"""Every command of README and docs exists, and the README commands that query a bundle run as written."""
 
 import re
 import shlex
@@ -26,8 +26,8 @@ def commands(text=TEXT):
         yield from (line for line in lines if line.strip() and not line.startswith("#"))
 
 
-def shown():
-    """Every `delrec-lite` line of README and docs that a reader may type, by its page."""
+def documented_commands():
+    """Every `delrec-lite` line of README and docs, by its page."""
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         blocks = re.findall(r"```(?:bash|console)\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
         for line in "".join(blocks).replace("\\\n", " ").splitlines():
@@ -36,15 +36,15 @@ def shown():
                 yield pytest.param(line, id=f"{page.name}: {line[:60]}")
 
 
-@pytest.mark.parametrize("line", list(shown()))
-def test_commands_of_all_pages_have_the_options_they_are_shown_with(line):
+@pytest.mark.parametrize("line", list(documented_commands()))
+def test_commands_of_all_pages_have_the_options_that_they_use(line):
     words, command = shlex.split(line, comments=True)[1:], typer.main.get_command(app)
     while inner := getattr(command, "commands", None):
         command = inner[words.pop(0)]
     command.make_context("delrec-lite", words)
 
 
-def test_the_first_screen_has_three_commands_three_lines_of_python_and_a_small_table():
+def test_the_first_screen_is_short():
     assert len(list(commands(FIRST_SCREEN))) == 3
     (block,) = re.findall(r"```python\n(.*?)```", FIRST_SCREEN, re.DOTALL)
     assert len([line for line in block.splitlines() if line.strip()]) == 3
@@ -77,16 +77,16 @@ def test_make_targets_exist():
 
 @pytest.mark.parametrize("line", [line for line in commands() if line.startswith("delrec-lite ")])
 def test_commands_run_as_written(line, tiny_base, tmp_path):
-    """The demo's bundle is stood in for by a tiny one that knows the README's two films."""
+    """A tiny bundle with the two films of the README replaces the demo bundle."""
     words = shlex.split(line)
-    assert words[1] == "recommend", "this test runs commands that ask a bundle; give others a test of their own"
+    assert words[1] == "recommend", "this test only runs commands that query a bundle"
     bundle = tmp_path / words[2]
     bundle.parent.mkdir(parents=True)
     exported = export_tiny(tiny_base, bundle).path
     rename(exported, {0: "Toy Story (1995)", 1: "Star Wars (1977)"})
-    done = subprocess.run([BIN / words[0], *words[1:]], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert len([row for row in done.stdout.splitlines() if "%" in row]) == 10
+    process = subprocess.run([BIN / words[0], *words[1:]], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    assert len([row for row in process.stdout.splitlines() if "%" in row]) == 10
 
 
 def test_the_notebook_lines_run(tiny_base, tmp_path):
@@ -97,8 +97,8 @@ def test_the_notebook_lines_run(tiny_base, tmp_path):
     rename(export_tiny(tiny_base, bundle).path, {0: "Toy Story (1995)", 1: "Star Wars (1977)"})
     code = block[1] + "\nprint(len(_.items))"
     code = code.replace("recommender.recommend(", "_ = recommender.recommend(")
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "10", done.stderr
+    process = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert process.stdout.strip() == "10", process.stderr
 
 
 def rename(bundle, titles):
@@ -119,6 +119,6 @@ def rename(bundle, titles):
     finish_bundle(staging, bundle, **facts)
 
 
-def test_links_inside_the_repository_lead_somewhere():
+def test_links_inside_the_repository_exist():
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", TEXT):
         assert (ROOT / target).exists(), target

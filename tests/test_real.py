@@ -1,4 +1,4 @@
-"""One pass over the real road: SmolLM2 and MovieLens-100K, two training steps of each stage, export, recommend."""
+"""One pass with the real model and data: SmolLM2 and MovieLens-100K, two steps of each stage, export, recommend."""
 
 import json
 import os
@@ -29,9 +29,9 @@ export: {quant: q8_0}
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    made = Run(parse(RECIPE, "real"), tmp_path_factory.mktemp("runs"), QUIET)
-    made.export()
-    return made
+    run = Run(parse(RECIPE, "real"), tmp_path_factory.mktemp("runs"), QUIET)
+    run.export()
+    return run
 
 
 @pytest.mark.real
@@ -44,7 +44,7 @@ def test_the_data_is_movielens(run):
 
 
 @pytest.mark.real
-def test_both_stages_made_two_steps(run):
+def test_both_stages_trained_two_steps(run):
     assert run.distill().result["steps"] == 2
     assert run.finetune().result["steps"] == 2
     lines = (run.finetune().folder / "metrics.jsonl").read_text().splitlines()
@@ -73,20 +73,20 @@ def test_the_bundle_scores_as_training_precision_does(run):
     cosine = (a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1))
     assert cosine.min() > 0.999
     for user, (x, y) in enumerate(zip(np.argsort(-trained, 1)[:, :10], np.argsort(-served, 1)[:, :10], strict=True)):
-        # The same first ten, but for items that stand level with the tenth in half precision.
+        # The same first ten, except items that tie with the tenth in half precision.
         level = 0.01 * trained[user].std()
         for item in np.setxor1d(x, y):
             assert abs(trained[user, item] - trained[user, x[-1]]) < level
 
 
 @pytest.mark.real
-def test_recommend_answers_in_words(run):
+def test_recommend_prints_titles(run):
     arguments = ["--history", "Toy Story (1995)", "--history", "star wars", "-k", "10", "--json"]
-    done = subprocess.run(
+    process = subprocess.run(
         [PROGRAM, "recommend", run.bundle, *arguments], capture_output=True, text=True, env=os.environ, check=False
     )
-    assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout)
+    assert process.returncode == 0, process.stderr
+    answer = json.loads(process.stdout)
     assert len(answer["items"]) == 10
     assert answer["matched"][1]["title"] == "Star Wars (1977)"
     assert not {"Toy Story (1995)", "Star Wars (1977)"} & {item["title"] for item in answer["items"]}

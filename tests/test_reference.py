@@ -1,4 +1,4 @@
-"""Shipped weights: used where training would make the same, never instead of what was trained here."""
+"""Shipped weights are used where training would give the same, and never replace weights that were trained here."""
 
 import json
 
@@ -17,8 +17,8 @@ from tests.tiny import candidates, dataset
 
 
 @pytest.fixture
-def packed(tiny_run, tmp_path, monkeypatch):
-    """Weights of the tiny recipe, shipped."""
+def shipped(tiny_run, tmp_path, monkeypatch):
+    """The run whose weights are shipped for the tiny recipe."""
     first = tiny_run("first", shipped=False)
     pack(first, tmp_path / "weights")
     monkeypatch.setattr(
@@ -41,14 +41,14 @@ def scores(run):
     return score_all(built.model, built.prompts, run.dataset.test().histories, 10)
 
 
-def test_shipped_weights_score_as_the_run_that_made_them(tiny_run, packed):
+def test_shipped_weights_score_as_the_run_that_trained_them(tiny_run, shipped):
     run = tiny_run()
     assert shipped_stages(run) == ["teacher", "distill", "finetune"]
-    assert run.finetune().result["loss"] == packed.finetune().result["loss"]
-    np.testing.assert_allclose(scores(run), scores(packed), atol=2e-2)  # half precision
+    assert run.finetune().result["loss"] == shipped.finetune().result["loss"]
+    np.testing.assert_allclose(scores(run), scores(shipped), atol=2e-2)  # half precision
     histories = run.dataset.test().histories
-    first, again = (of.models.teacher().scores(histories) for of in (packed, run))
-    np.testing.assert_array_equal(again, first)
+    first, repeated = (source.models.teacher().scores(histories) for source in (shipped, run))
+    np.testing.assert_array_equal(repeated, first)
 
 
 @pytest.mark.parametrize(
@@ -61,77 +61,77 @@ def test_shipped_weights_score_as_the_run_that_made_them(tiny_run, packed):
         ({"teacher": {"settings": {"epochs": 2, "hidden": 8}}}, []),
     ],
 )
-def test_a_changed_recipe_trains_what_it_touches(tiny_run, packed, changes, stages):
+def test_a_changed_recipe_trains_the_affected_stages(tiny_run, shipped, changes, stages):
     assert shipped_stages(tiny_run(**changes)) == stages
 
 
-def test_another_data_set_or_base_model_trains(tiny_run, packed, monkeypatch):
-    held = Run.pulled["model"]
-    other = Pulled("tiny", held.folder, "there", True, {"model": "def"}, "none", 1)
-    monkeypatch.setattr(Run, "pulled", {"model": other})
+def test_another_data_set_or_base_model_trains(tiny_run, shipped, monkeypatch):
+    base = Run.pulled["model"]
+    other_base = Pulled("tiny", base.folder, "mirror", True, {"model": "def"}, "none", 1)
+    monkeypatch.setattr(Run, "pulled", {"model": other_base})
     assert shipped_stages(tiny_run()) == ["teacher"]
 
 
-def test_other_validation_sets_keep_the_teacher_alone(tiny_run, packed, tmp_path):
-    """Stage 1 reports and stage 2 chooses with their candidate sets; the test users' change no weight."""
-    for split, kept in (("test", ["teacher", "distill", "finetune"]), ("valid", ["teacher"])):
-        again = sample_candidates(dataset(), split, 5, seed=9)
+def test_other_validation_sets_only_keep_the_teacher(tiny_run, shipped, tmp_path):
+    """Stages 1 and 2 use the candidate sets of validation; those of the test split change no weight."""
+    for split, expected in (("test", ["teacher", "distill", "finetune"]), ("valid", ["teacher"])):
+        resampled = sample_candidates(dataset(), split, 5, seed=9)
         data = load_dataset(tmp_path / "ring")
-        sets = {name: again if name == split else candidates(name) for name in SPLITS}
+        sets = {name: resampled if name == split else candidates(name) for name in SPLITS}
         save_dataset(data, sets, Settings(2, 5, 3), tmp_path / "ring")
-        assert shipped_stages(tiny_run(split)) == kept
+        assert shipped_stages(tiny_run(split)) == expected
 
 
-def test_what_was_trained_here_is_not_replaced(tiny_run, packed):
+def test_weights_that_were_trained_here_are_not_replaced(tiny_run, shipped):
     tiny_run(shipped=False).teacher()
     run = tiny_run()
     assert shipped_stages(run) == []
 
 
-def test_training_replaces_what_was_shipped(tiny_run, packed):
+def test_training_replaces_shipped_weights(tiny_run, shipped):
     shipped_stages(tiny_run())
     assert shipped_stages(tiny_run(shipped=False)) == []
     assert shipped_stages(tiny_run()) == []
 
 
-def test_shipped_weights_are_not_packed_again(tiny_run, packed, tmp_path):
+def test_shipped_weights_are_not_packed_again(tiny_run, shipped, tmp_path):
     with pytest.raises(DataError, match="copied, not trained"):
-        pack(tiny_run(), tmp_path / "again")
+        pack(tiny_run(), tmp_path / "second")
 
 
-def test_a_stage_trained_behind_shipped_ones_is_packed_with_them(tiny_run, packed, tmp_path):
+def test_a_stage_trained_after_shipped_stages_is_packed_with_them(tiny_run, shipped, tmp_path):
     run = tiny_run(finetune={"lr": 1e-3})
-    pack(run, tmp_path / "again")
-    first, again = (reference.read_reference(tmp_path / name) for name in ("weights", "again"))
-    assert again.stages["distill"] == first.stages["distill"]
+    pack(run, tmp_path / "second")
+    first, second = (reference.read_reference(tmp_path / name) for name in ("weights", "second"))
+    assert second.stages["distill"] == first.stages["distill"]
     adapter = "finetune/adapter/adapter_model.safetensors"
-    assert (again.folder / adapter).read_bytes() != (first.folder / adapter).read_bytes()
-    assert again.training_inputs["finetune"]["lr"] == 1e-3
-    assert (again.folder / "distill" / "soft.safetensors").read_bytes() == (
+    assert (second.folder / adapter).read_bytes() != (first.folder / adapter).read_bytes()
+    assert second.training_inputs["finetune"]["lr"] == 1e-3
+    assert (second.folder / "distill" / "soft.safetensors").read_bytes() == (
         first.folder / "distill" / "soft.safetensors"
     ).read_bytes()
 
 
-def test_a_changed_file_is_refused(tiny_run, packed, tmp_path):
+def test_a_changed_file_is_refused(tiny_run, shipped, tmp_path):
     file = tmp_path / "weights" / "distill" / "soft.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.raises(DataError, match="soft.safetensors"):
         tiny_run("other")
 
 
-def test_the_weights_in_the_package_are_whole_and_of_their_recipe():
+def test_the_weights_in_the_package_are_complete_and_fit_their_recipe():
     from delrec_lite.config import load_recipe, shipped_recipes
 
-    found = [name for name in shipped_recipes() if reference.reference_for(name)]
-    for name in found:
-        held = reference.reference_for(name)
+    names = [name for name in shipped_recipes() if reference.reference_for(name)]
+    for name in names:
+        weights = reference.reference_for(name)
         recipe = load_recipe(name)
         data = {
-            "fingerprint": held.training_inputs["data"],
-            "candidates": {"valid": held.training_inputs["candidates"]},
+            "fingerprint": weights.training_inputs["data"],
+            "candidates": {"valid": weights.training_inputs["candidates"]},
         }
-        facts = reference.training_inputs(recipe, data, held.training_inputs["files"], run_module.CODE)
-        assert held.fits("finetune", facts), name
-        size = sum(p.stat().st_size for p in held.folder.rglob("*") if p.is_file())
+        facts = reference.training_inputs(recipe, data, weights.training_inputs["files"], run_module.CODE)
+        assert weights.fits("finetune", facts), name
+        size = sum(p.stat().st_size for p in weights.folder.rglob("*") if p.is_file())
         assert size <= 16_000_000
-        assert json.loads((held.folder / "finetune" / "finetune.json").read_text())["steps"] > 100
+        assert json.loads((weights.folder / "finetune" / "finetune.json").read_text())["steps"] > 100

@@ -24,9 +24,9 @@ PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 
 @pytest.fixture
 def registered(monkeypatch, tmp_path):
-    """What the page's examples register, known until the test ends."""
-    for known in (VERBALIZERS, HISTORIES):
-        monkeypatch.setattr(known, "_records", dict(known._records))
+    """The examples of the page on extending, registered until the test ends."""
+    for records in (VERBALIZERS, HISTORIES):
+        monkeypatch.setattr(records, "_records", dict(records._records))
     monkeypatch.syspath_prepend(tmp_path)
     for name, code in re.findall(r"```python\n# (\w+)\.py\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
         monkeypatch.delitem(sys.modules, name, raising=False)
@@ -57,44 +57,44 @@ def test_a_registered_verbalizer_is_trained_exported_and_served(tiny_run, regist
 
 
 @pytest.mark.parametrize(
-    ("key", "known"), [("verbalizer", "letter, likelihood, title-mean"), ("history", "items, titles")]
+    ("key", "known_names"), [("verbalizer", "letter, likelihood, title-mean"), ("history", "items, titles")]
 )
-def test_an_unknown_name_is_refused_with_those_that_are_known(key, known):
-    with pytest.raises(ConfigError, match=f"model.{key}.*no .* 'word-mean': one of {known}$"):
+def test_the_error_for_an_unknown_name_lists_the_known_names(key, known_names):
+    with pytest.raises(ConfigError, match=f"model.{key}.*no .* 'word-mean': one of {known_names}$"):
         parse(f"name: x\nmodel: {{{key}: word-mean}}", "f")
 
 
-class Nothing(VerbalizerKind):
+class Constant(VerbalizerKind):
     def score(self, answer, candidates, pieces):
         return np.zeros(len(candidates), np.float32)
 
 
-FAR = Nothing(name="far", training="")
+CONSTANT = Constant(name="constant", training="")
 
 
-def test_a_built_in_name_is_not_given_away():
+def test_a_built_in_name_is_refused():
     with pytest.raises(ConfigError, match="comes with delrec-lite"):
-        register_verbalizer(Nothing(name="letter", training=""))
+        register_verbalizer(Constant(name="letter", training=""))
 
 
-def of_package(monkeypatch, value):
-    """An installed package that names ``value`` as its verbalizer `far`."""
-    entry = EntryPoint("far", value, "delrec_lite.prompts.verbalizers")
+def install_package(monkeypatch, value):
+    """An installed package that names ``value`` as its verbalizer `constant`."""
+    entry = EntryPoint("constant", value, "delrec_lite.prompts.verbalizers")
     monkeypatch.setattr(registry, "entry_points", lambda group: [entry] if group == entry.group else [])
     monkeypatch.setattr(VERBALIZERS, "_records", dict(VERBALIZERS._records))
 
 
-def test_an_installed_package_s_verbalizer_is_found_by_its_name(monkeypatch):
-    of_package(monkeypatch, f"{__name__}:FAR")
-    assert parse("name: x\nmodel: {verbalizer: far}", "f").model.verbalizer == "far"
-    assert VERBALIZERS["far"] is FAR
-    assert "far" in VERBALIZERS.names()
+def test_the_verbalizer_of_an_installed_package_is_found_by_its_name(monkeypatch):
+    install_package(monkeypatch, f"{__name__}:CONSTANT")
+    assert parse("name: x\nmodel: {verbalizer: constant}", "f").model.verbalizer == "constant"
+    assert VERBALIZERS["constant"] is CONSTANT
+    assert "constant" in VERBALIZERS.names()
 
 
 @pytest.mark.parametrize(
     ("value", "words"), [("nowhere:KIND", "cannot be loaded"), (f"{__name__}:np", "is not its record")]
 )
-def test_a_package_that_does_not_deliver_its_verbalizer_is_named(monkeypatch, value, words):
-    of_package(monkeypatch, value)
-    with pytest.raises(ConfigError, match=f"'far'.*{words}"):
-        VERBALIZERS["far"]
+def test_a_package_without_its_verbalizer_is_named(monkeypatch, value, words):
+    install_package(monkeypatch, value)
+    with pytest.raises(ConfigError, match=f"'constant'.*{words}"):
+        VERBALIZERS["constant"]

@@ -41,7 +41,7 @@ def test_engine_computes_the_llama_of_the_file(engine, tiny):
         np.testing.assert_allclose(engine.scores(HISTORIES), tiny.scores(HISTORIES), atol=0.02)
 
 
-def test_what_histories_begin_with_is_there_once_in_a_batch():
+def test_a_common_beginning_of_histories_is_evaluated_once():
     vector = np.ones(3, np.float32)
     batch, ends = merge_histories([[5, 6, 7], [5, 6, 8], [5, 6], [6, 5], [vector, 6], [vector.copy(), 6, 7], [5, 6, 7]])
     tokens = [(t.token if isinstance(t.token, int) else "v", t.position, t.sequences) for t in batch]
@@ -59,7 +59,7 @@ def test_what_histories_begin_with_is_there_once_in_a_batch():
     assert ends == [2, 3, 1, 5, 7, 8, 2]
 
 
-def test_groups_hold_every_request_once_in_order():
+def test_groups_contain_every_request_once_in_order():
     lengths = [1] * (SEQUENCES + 3) + [BATCH_TOKENS - 1, 2, 2 * BATCH_TOKENS, 1]
     groups = list(group_rows(lengths))
     assert [row for group in groups for row in group] == list(range(len(lengths)))
@@ -76,7 +76,7 @@ def test_groups_hold_every_request_once_in_order():
         ({"prefix": []}, "outside the vocabulary"),
         ({"max_history": 1000}, "tokens; .* reads 256"),
         ({"max_history": 0}, "max_history"),
-        ({"hidden_told": 65}, "has width 64"),
+        ({"declared_hidden": 65}, "has width 64"),
     ],
 )
 def test_a_model_that_does_not_fit_its_prompt_is_refused(tmp_path, changed, message):
@@ -84,7 +84,7 @@ def test_a_model_that_does_not_fit_its_prompt_is_refused(tmp_path, changed, mess
         Recommender.load(tiny_bundle(tmp_path, **changed).bundle.folder)
 
 
-def test_a_library_that_is_missing_or_broken_is_told(tiny, monkeypatch):
+def test_a_missing_library_is_a_clear_error(tiny, monkeypatch):
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
     with pytest.raises(MissingPackageError) as error:
         LlamaEngine(tiny.bundle)
@@ -94,7 +94,7 @@ def test_a_library_that_is_missing_or_broken_is_told(tiny, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["F32", "F16", "Q8_0", "Q4_0", "BF16"])
-def test_rows_are_those_that_the_format_s_own_package_reads(tmp_path, kind):
+def test_rows_equal_those_that_the_gguf_package_reads(tmp_path, kind):
     import gguf
 
     kind = gguf.GGMLQuantizationType[kind]
@@ -111,11 +111,11 @@ def test_rows_are_those_that_the_format_s_own_package_reads(tmp_path, kind):
     writer.write_tensors_to_file()
     writer.close()
     expected = gguf.quants.dequantize(packed, kind)
-    read = TokenRows(tmp_path / "x.gguf")
-    np.testing.assert_array_equal(np.stack([read.row(i) for i in range(9)]), expected)
-    np.testing.assert_allclose(read.mean([1, 4, 4]), expected[[1, 4, 4]].mean(0), rtol=1e-5, atol=1e-7)
+    token_rows = TokenRows(tmp_path / "x.gguf")
+    np.testing.assert_array_equal(np.stack([token_rows.row(i) for i in range(9)]), expected)
+    np.testing.assert_allclose(token_rows.mean([1, 4, 4]), expected[[1, 4, 4]].mean(0), rtol=1e-5, atol=1e-7)
     with pytest.raises(BundleError, match="none for token 9"):
-        read.row(9)
+        token_rows.row(9)
     content = (tmp_path / "x.gguf").read_bytes()
     for cut in (3, 20, 60, 200, len(content) - 100):
         (tmp_path / "cut.gguf").write_bytes(content[:cut])
@@ -123,7 +123,7 @@ def test_rows_are_those_that_the_format_s_own_package_reads(tmp_path, kind):
             TokenRows(tmp_path / "cut.gguf").row(0)
 
 
-def test_nothing_left_to_rank_is_said(tiny):
+def test_a_request_without_items_to_rank_is_refused(tiny):
     with Recommender.load(tiny.bundle.folder, threads=1) as recommender:
         with pytest.raises(UsageError, match="whole catalogue"):
             recommender.recommend(TITLES)
@@ -135,7 +135,7 @@ def test_nothing_left_to_rank_is_said(tiny):
         assert len(twice.items) == 2
 
 
-def test_a_batch_is_each_history_alone(tiny):
+def test_a_batch_recommends_as_single_requests(tiny):
     with Recommender.load(tiny.bundle.folder, threads=1) as recommender:
         histories = [[TITLES[i] for i in h] for h in HISTORIES]
         for history, answer in zip(histories, recommender.recommend_batch(histories, k=5), strict=True):
@@ -143,12 +143,12 @@ def test_a_batch_is_each_history_alone(tiny):
             assert [i.title for i in answer] == [i.title for i in alone]
             assert [i.score for i in answer] == pytest.approx([i.score for i in alone], abs=0.02)
             assert not {i.title for i in answer} & set(history)
-        for bad, k in (([[]], 3), (histories, 0), ([["no such thing at all"]], 3)):
+        for malformed, k in (([[]], 3), (histories, 0), ([["no such thing at all"]], 3)):
             with pytest.raises(UsageError):
-                recommender.recommend_batch(bad, k)
+                recommender.recommend_batch(malformed, k)
 
 
-def test_history_beyond_what_the_prompt_holds_still_is_excluded(tiny):
+def test_items_of_a_long_history_beyond_the_prompt_are_still_excluded(tiny):
     with Recommender.load(tiny.bundle.folder, threads=1) as recommender:
         answer = recommender.recommend(TITLES[: MAX_HISTORY + 5], k=99)
         assert {i.title for i in answer.items} == set(TITLES[MAX_HISTORY + 5 :])
@@ -160,7 +160,7 @@ def recommender(tiny_bundle):
         yield loaded
 
 
-def test_many_at_once_equal_one_by_one(recommender):
+def test_a_batch_scores_as_single_requests(recommender):
     histories = [s[: 1 + n % 12] for n, s in enumerate(dataset().sequences)] * 2
     together = recommender.scores(histories)
     alone = np.concatenate([recommender.scores([h]) for h in histories])
@@ -168,11 +168,11 @@ def test_many_at_once_equal_one_by_one(recommender):
     assert (together.argmax(1) == alone.argmax(1)).mean() > 0.95
 
 
-def test_order_and_every_item_of_a_history_count(recommender):
+def test_order_and_every_item_of_a_history_change_the_scores(recommender):
     history = list(range(6))
-    plain, turned, shorter = (recommender.scores([h])[0] for h in (history, history[::-1], history[1:]))
-    assert np.abs(plain - turned).max() > 0.05
-    assert np.abs(plain - shorter).max() > 0.01
+    forward, backward, shorter = (recommender.scores([h])[0] for h in (history, history[::-1], history[1:]))
+    assert np.abs(forward - backward).max() > 0.05
+    assert np.abs(forward - shorter).max() > 0.01
 
 
 def test_recommend_ranks_the_catalogue_without_the_history(recommender):
@@ -197,13 +197,13 @@ def test_candidates_are_all_ranked_and_nothing_else(recommender):
         assert item.score == pytest.approx(float(expected[titles.index(item.title)]), abs=1e-4)
 
 
-def test_a_new_title_is_taken_by_its_words(recommender):
+def test_a_new_title_is_encoded_by_its_words(recommender):
     titles = dataset().catalog.titles
     with pytest.raises(UsageError, match="Purple Cactus"):
         recommender.recommend(["Purple Cactus"])
-    plain = recommender.recommend([titles[0], "Purple Cactus"], allow_new=True, k=3)
-    assert plain.matched[1].item == -1
-    # An untrained item is its title: passing a known title's words as new gives the item's own scores.
+    answer = recommender.recommend([titles[0], "Purple Cactus"], allow_new=True, k=3)
+    assert answer.matched[1].item == -1
+    # An untrained item is its title: the words of a known title give the scores of its item.
     vector = recommender.new_item(titles[7])[0]
     np.testing.assert_allclose(recommender.engine.scores([[0, vector]]), recommender.scores([[0, 7]]), atol=3e-2)
     answer = recommender.recommend([titles[0]], candidates=["Purple Cactus", titles[2]], allow_new=True)
@@ -232,7 +232,7 @@ def test_bad_requests_are_refused(recommender, arguments, message):
         recommender.recommend(**arguments)
 
 
-def test_threads_get_their_own_answers(recommender):
+def test_each_thread_gets_the_answer_to_its_request(recommender):
     histories = [[n, n + 1] for n in range(8)]
     expected = recommender.scores(histories)
     scores = {}
@@ -261,7 +261,7 @@ def test_serving_needs_no_torch(tiny_bundle):
         f"r = Recommender.load({str(tiny_bundle)!r}, threads=1)\n"
         "print(r.recommend(['Red River'], k=2).items[0].title)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() in dataset().catalog.titles
-    assert done.stderr == "", "llama.cpp speaks"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.strip() in dataset().catalog.titles
+    assert process.stderr == "", "llama.cpp writes to stderr"

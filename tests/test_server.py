@@ -1,4 +1,4 @@
-"""The HTTP API: its contract, its limits, and that nothing a caller sends makes it fail."""
+"""The HTTP API: its contract and limits, and no request makes it fail."""
 
 import json
 import random
@@ -57,16 +57,16 @@ def test_candidates_exclusions_and_new_titles(client):
     assert answer.json()["matched"][0]["item"] == -1
 
 
-def test_a_session_pays_for_what_is_new(client):
-    client.post("/v1/recommend", json={"history": TITLES[:4], "session": "me"})
-    answer = client.post("/v1/recommend", json={"history": TITLES[:5], "session": "me"}).json()
+def test_a_session_only_computes_new_items(client):
+    client.post("/v1/recommend", json={"history": TITLES[:4], "session": "user"})
+    answer = client.post("/v1/recommend", json={"history": TITLES[:5], "session": "user"}).json()
     assert answer["tokens_computed"] == 1
     text = client.get("/metrics").text
     assert "delrec_session_hits_total 1.0" in text
     assert 'delrec_requests_total{path="/v1/recommend",status="200"}' in text
 
 
-def test_a_wrong_count_of_tokens_is_no_reason_to_refuse_an_answer():
+def test_a_negative_count_of_tokens_is_not_counted():
     metrics = Metrics(lambda: 0)
     metrics.tokens(-1, -5, prefix=7)
     metrics.tokens(3, 7, prefix=7)
@@ -81,9 +81,9 @@ def test_batch_explain_items_health(client, recommender):
     assert [[i["title"] for i in ranking] for ranking in answer] == [
         [i.title for i in ranking] for ranking in recommender.recommend_batch([TITLES[:2], TITLES[2:4]], 3)
     ]
-    why = client.post("/v1/explain", json={"history": TITLES[:3], "item": TITLES[9]}).json()
-    assert why["title"] == TITLES[9]
-    assert len(why["contributions"]) == 3
+    explanation = client.post("/v1/explain", json={"history": TITLES[:3], "item": TITLES[9]}).json()
+    assert explanation["title"] == TITLES[9]
+    assert len(explanation["contributions"]) == 3
     matches = client.get("/v1/items", params={"query": "red rivr", "limit": 3}).json()
     assert matches[0]["title"] == "Red River (1950)"
     assert client.get("/healthz").json() == {"status": "ok"}
@@ -108,14 +108,14 @@ def test_batch_explain_items_health(client, recommender):
         ({}, 422, "history"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_with_a_remedy(client, body, status, words):
+def test_an_invalid_request_is_refused_with_a_hint(client, body, status, words):
     answer = client.post("/v1/recommend", content=json.dumps(body), headers={"Content-Type": "application/json"})
     assert answer.status_code == status, answer.text
     assert words in answer.json()["error"]
     assert answer.json()["hint"]
 
 
-def test_bodies_are_limited_however_they_come(client):
+def test_bodies_are_limited_with_and_without_a_length(client):
     answer = client.post("/v1/recommend", content=b"x" * (BODY_BYTES + 1))
     assert answer.status_code == 413
     answer = client.post("/v1/recommend", content=(b"x" * 100_000 for _ in range(BODY_BYTES // 100_000 + 1)))
@@ -125,19 +125,19 @@ def test_bodies_are_limited_however_they_come(client):
     assert client.get("/v1/recommend").status_code == 405
 
 
-def test_a_key_is_asked_for_where_one_is_set(bundle):
+def test_a_configured_key_is_required(bundle):
     with TestClient(make_api(Worker(Recommender.load(bundle, threads=1)), key="schlüssel")) as client:
         body = {"history": TITLES[:1]}
         assert client.post("/v1/recommend", json=body).status_code == 401
         assert client.post("/v1/recommend", json=body, headers={"Authorization": "Bearer no"}).status_code == 401
-        right = {"Authorization": "Bearer schlüssel".encode()}
-        assert client.post("/v1/recommend", json=body, headers=right).status_code == 200
+        headers = {"Authorization": "Bearer schlüssel".encode()}
+        assert client.post("/v1/recommend", json=body, headers=headers).status_code == 200
         assert client.get("/metrics").status_code == 401
         assert client.get("/healthz").status_code == 200
 
 
 class Slow:
-    """Stands in for a recommender: answers when it is let."""
+    """A recommender whose answers wait for ``go``."""
 
     def __init__(self):
         self.go, self.closed = threading.Event(), False
@@ -146,18 +146,18 @@ class Slow:
         self.closed = True
 
 
-def test_a_full_queue_refuses_and_what_waits_is_answered_before_the_end():
+def test_a_full_queue_refuses_and_waiting_requests_are_answered_before_closing():
     slow = Slow()
     worker = Worker(slow, waiting=2)
-    begun = threading.Event()
+    started = threading.Event()
 
     def work(recommender):
-        begun.set()
+        started.set()
         recommender.go.wait(10)
         return "done"
 
     futures = [worker.ask(work)]
-    begun.wait(10)
+    started.wait(10)
     futures += [worker.ask(work), worker.ask(work)]
     with pytest.raises(QueueFull):
         worker.ask(work)
@@ -171,28 +171,28 @@ def test_a_full_queue_refuses_and_what_waits_is_answered_before_the_end():
     worker.close()
 
 
-def test_what_waited_too_long_or_was_given_up_is_not_begun():
+def test_expired_and_cancelled_requests_are_not_started():
     slow = Slow()
     worker = Worker(slow, waiting=5, seconds=0.05)
-    begun, ran = threading.Event(), []
+    started, calls = threading.Event(), []
 
     def first(recommender):
-        begun.set()
+        started.set()
         recommender.go.wait(10)
 
     worker.ask(first)
-    begun.wait(10)
-    late, gone = worker.ask(ran.append), worker.ask(ran.append)
-    assert gone.cancel()
+    started.wait(10)
+    expired, cancelled = worker.ask(calls.append), worker.ask(calls.append)
+    assert cancelled.cancel()
     time.sleep(0.1)
     slow.go.set()
     with pytest.raises(DeadlineExceeded):
-        late.result(5)
+        expired.result(5)
     worker.close()
-    assert ran == []
+    assert calls == []
 
 
-def test_an_error_in_one_request_leaves_the_next_alone():
+def test_an_error_in_one_request_does_not_affect_the_next():
     worker = Worker(Slow())
     with pytest.raises(ZeroDivisionError):
         worker.ask(lambda _: 1 / 0).result(5)
@@ -200,17 +200,17 @@ def test_an_error_in_one_request_leaves_the_next_alone():
     worker.close()
 
 
-def test_a_full_server_says_503_and_when_to_come_back(bundle):
+def test_a_full_server_answers_503_with_retry_after(bundle):
     worker = Worker(Recommender.load(bundle, threads=1), waiting=1)
-    go, begun = threading.Event(), threading.Event()
+    release, started = threading.Event(), threading.Event()
     with TestClient(make_api(worker)) as client:
-        worker.ask(lambda _: (begun.set(), go.wait(10)))
-        begun.wait(10)
+        worker.ask(lambda _: (started.set(), release.wait(10)))
+        started.wait(10)
         worker.ask(lambda _: None)
         answer = client.post("/v1/recommend", json={"history": TITLES[:1]})
         assert answer.status_code == 503
         assert answer.headers["Retry-After"] == "1"
-        go.set()
+        release.set()
         for _ in range(100):
             if worker.waiting() == 0:
                 break
@@ -218,18 +218,18 @@ def test_a_full_server_says_503_and_when_to_come_back(bundle):
         assert client.post("/v1/recommend", json={"history": TITLES[:1]}).status_code == 200
 
 
-def test_a_newer_bundle_takes_over_between_two_requests(bundle, tmp_path):
+def test_a_newer_bundle_replaces_the_old_one_between_two_requests(bundle, tmp_path):
     worker = Worker(Recommender.load(bundle, threads=1))
-    other = Recommender.load(tiny_bundle(tmp_path, seed=9, name="other").bundle.folder, threads=1)
+    newer = Recommender.load(tiny_bundle(tmp_path, seed=9, name="other").bundle.folder, threads=1)
     with TestClient(make_api(worker)) as client:
         before = client.post("/v1/recommend", json={"history": TITLES[:2]}).json()["items"]
-        worker.replace(other)
+        worker.replace(newer)
         assert client.get("/readyz").json()["bundle"] == "other"
         after = client.post("/v1/recommend", json={"history": TITLES[:2]}).json()["items"]
         assert [i["score"] for i in before] != [i["score"] for i in after]
 
 
-def test_titles_are_data(client):
+def test_titles_are_never_markup_or_special_tokens(client):
     answer = client.post("/v1/recommend", json={"history": [MARKUP], "k": 3})
     assert answer.status_code == 200
     assert answer.json()["matched"][0]["title"] == MARKUP
@@ -239,8 +239,8 @@ def test_titles_are_data(client):
     assert "innerHTML" not in page.text
 
 
-def junk(rng):
-    """Some JSON, more or less like a request."""
+def random_body(rng):
+    """Random JSON, often similar to a request."""
     strings = ["", " ", *TITLES[:3], "id:0", "id:", MARKUP, "\x00", "\u202e", "a" * 600, "é" * 40, "../../etc/passwd"]
     leaf = [None, True, False, 0, -1, 1e300, 10**30, 5, 0.5, [], {}, *strings]
 
@@ -261,40 +261,40 @@ def junk(rng):
     return body
 
 
-def test_five_thousand_odd_bodies_and_never_a_failure_of_ours(client):
+def test_five_thousand_random_bodies_never_give_a_server_error(client):
     rng = random.Random(1)
-    seen = set()
+    statuses = set()
     for n in range(5000):
         path = rng.choice(["/v1/recommend", "/v1/recommend", "/v1/batch", "/v1/explain", "/v1/teacher"])
-        content = json.dumps(junk(rng)).encode()
-        if n % 10 == 0:  # broken bytes
+        content = json.dumps(random_body(rng)).encode()
+        if n % 10 == 0:  # one random byte
             cut = rng.randrange(len(content))
             content = content[:cut] + bytes([rng.randrange(256)]) + content[cut + 1 :]
         start = time.monotonic()
         answer = client.post(path, content=content, headers={"Content-Type": "application/json"})
-        seen.add(answer.status_code)
+        statuses.add(answer.status_code)
         assert time.monotonic() - start < 30, (path, content)
         assert answer.status_code < 500, (path, content, answer.text)
         if answer.status_code != 200:
             assert set(answer.json()) == {"error", "hint"}
-    assert {200, 400, 422} <= seen
+    assert {200, 400, 422} <= statuses
 
 
-def test_odd_searches(client):
+def test_unusual_searches_are_answered(client):
     for query in ["", " ", "\x00", "%", "a" * 500, MARKUP, "東京", "id:3"]:
         assert client.get("/v1/items", params={"query": query}).status_code == 200
     assert client.get("/v1/items", params={"limit": 0}).status_code == 422
 
 
 def test_the_documented_paths_are_those_of_the_api(client):
-    """Of docs/serving.md; what each takes and gives is in the OpenAPI document."""
+    """The paths in docs/serving.md; requests and answers are in the OpenAPI document."""
     page = (Path(__file__).parents[1] / "docs" / "serving.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(?:GET|POST) (\S+?)\??(?:query=)?`((?:, `\S+?`)*)", page, re.MULTILINE)
     documented = {path for first, more in rows for path in (first, *re.findall(r"`(\S+?)`", more))}
     assert documented - {"/", "/docs"} == set(client.get("/openapi.json").json()["paths"])
 
 
-def test_a_missing_teacher_is_said_to_be_missing(client):
+def test_a_request_to_a_missing_teacher_is_refused(client):
     answer = client.post("/v1/teacher", json={"history": [TITLES[0]]})
     assert answer.status_code == 400
     assert "teacher" in answer.json()["error"]

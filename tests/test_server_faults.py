@@ -1,4 +1,4 @@
-"""What goes wrong around a server: killed, told to stop, left by its callers, nowhere to write."""
+"""Faults around a server: it is killed or stopped, callers disconnect or are slow, and nothing can be written."""
 
 import hashlib
 import json
@@ -46,27 +46,27 @@ def status(connection):
     return int(re.match(rb"HTTP/1.1 (\d+)", connection.recv(65536))[1])
 
 
-def waiting(port):
+def count_waiting(port):
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         return float(re.search(r"^delrec_waiting (\S+)", answer.read().decode(), re.MULTILINE)[1])
 
 
 def readable(connection):
-    """Whether an answer comes; a caller whose request had not been read yet is hung up on."""
+    """Whether an answer comes; the server closes connections whose request it has not read."""
     try:
         return bool(connection.recv(1, socket.MSG_PEEK))
     except ConnectionResetError:
         return False
 
 
-def until(true, seconds=10.0):
+def wait_until(condition, seconds=10.0):
     end = time.monotonic() + seconds
-    while not true():
+    while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
 
 
-def test_kill_9_loses_nothing(tmp_path):
+def test_a_killed_server_leaves_its_bundle_intact(tmp_path):
     with Served(tmp_path) as served:
         before, hashes = served.post({"history": TITLES[:2]})["items"], digests(served.bundle)
         callers = [send(served.port, request("/v1/recommend", BODY)) for _ in range(8)]
@@ -75,59 +75,59 @@ def test_kill_9_loses_nothing(tmp_path):
         for caller in callers:
             caller.close()
     assert digests(served.bundle) == hashes
-    with Served(tmp_path, bundle=served.bundle) as again:
-        assert again.post({"history": TITLES[:2]})["items"] == before
+    with Served(tmp_path, bundle=served.bundle) as restarted:
+        assert restarted.post({"history": TITLES[:2]})["items"] == before
 
 
-def test_what_is_in_flight_is_answered_before_it_stops(tmp_path):
-    many = json.dumps({"histories": [TITLES[n % 30 : n % 30 + 10] for n in range(400)], "k": 5}).encode()
+def test_requests_in_progress_are_answered_before_the_server_stops(tmp_path):
+    batch = json.dumps({"histories": [TITLES[n % 30 : n % 30 + 10] for n in range(400)], "k": 5}).encode()
     with Served(tmp_path, "--deadline", "120") as served:
-        callers = [send(served.port, request("/v1/batch", many)) for _ in range(6)]
-        until(lambda: waiting(served.port) >= 2, 30)  # one is being answered, others wait for their turn
+        callers = [send(served.port, request("/v1/batch", batch)) for _ in range(6)]
+        wait_until(lambda: count_waiting(served.port) >= 2, 30)  # one is being answered, the others wait
         served.process.send_signal(signal.SIGTERM)
-        answered = [status(caller) for caller in callers if readable(caller)]
+        statuses = [status(caller) for caller in callers if readable(caller)]
         served.process.wait(60)
-    assert len(answered) >= 3
-    assert set(answered) == {200}
+    assert len(statuses) >= 3
+    assert set(statuses) == {200}
 
 
 @pytest.fixture
 def blocked(tmp_path):
-    """A real server whose one worker is kept busy until ``go``; its queue has two places."""
+    """A server whose worker is busy until ``go`` is set; its queue has two places."""
     worker = Worker(Recommender.load(tiny_bundle(tmp_path).bundle.folder, threads=1), waiting=2)
     listening = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(make_api(worker), log_level="warning"))
     running = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     running.start()
-    worker.go, begun = threading.Event(), threading.Event()
-    worker.ask(lambda _: (begun.set(), worker.go.wait(30)))
+    worker.go, started = threading.Event(), threading.Event()
+    worker.ask(lambda _: (started.set(), worker.go.wait(30)))
     worker.port = listening.getsockname()[1]
-    begun.wait(10)
+    started.wait(10)
     yield worker
     worker.go.set()
     server.should_exit = True
     running.join()
 
 
-def test_a_caller_who_has_gone_gives_the_place_back(blocked):
-    gone = [send(blocked.port, request("/v1/recommend", BODY)) for _ in range(2)]
-    until(lambda: blocked.waiting() == 2, 30)
+def test_a_closed_connection_frees_its_place_in_the_queue(blocked):
+    abandoned = [send(blocked.port, request("/v1/recommend", BODY)) for _ in range(2)]
+    wait_until(lambda: blocked.waiting() == 2, 30)
     refused = send(blocked.port, request("/v1/recommend", BODY))
     assert status(refused) == 503
-    for caller in gone:
+    for caller in abandoned:
         caller.close()
-    until(lambda: blocked.waiting() == 0, 30)
-    patient = [send(blocked.port, request("/v1/recommend", BODY)) for _ in range(2)]
-    until(lambda: blocked.waiting() == 2, 30)
+    wait_until(lambda: blocked.waiting() == 0, 30)
+    remaining = [send(blocked.port, request("/v1/recommend", BODY)) for _ in range(2)]
+    wait_until(lambda: blocked.waiting() == 2, 30)
     blocked.go.set()
-    assert [status(caller) for caller in patient] == [200, 200]
+    assert [status(caller) for caller in remaining] == [200, 200]
     with urllib.request.urlopen(f"http://127.0.0.1:{blocked.port}/metrics") as answer:
         text = answer.read().decode()
     assert 'path="/v1/recommend",status="499"} 2.0' in text
-    assert "delrec_tokens_computed_total 4.0" in text  # two requests of two items: nothing was done for those gone
+    assert "delrec_tokens_computed_total 4.0" in text  # nothing for closed connections
 
 
-def test_a_slow_caller_holds_up_nobody_and_is_told_so(blocked, monkeypatch):
+def test_a_slow_caller_gets_408_and_delays_nobody(blocked, monkeypatch):
     monkeypatch.setattr(guard, "BODY_SECONDS", 1.0)
     blocked.go.set()
     slow = send(blocked.port, request("/v1/recommend", BODY[:10], len(BODY)))
@@ -151,54 +151,54 @@ def test_keys_and_histories_stay_out_of_the_log(tmp_path):
     assert json.loads(line["body"]) == body
 
 
-def test_it_serves_where_nothing_can_be_written(tmp_path, monkeypatch):
-    """Bundle, cache, home and working folder read-only, and a full disk under the log."""
+def test_a_server_answers_where_nothing_can_be_written(tmp_path, monkeypatch):
+    """Bundle, cache, home and working folder are read-only, and the disk of the log is full."""
     bundle = tiny_bundle(tmp_path).bundle.folder
     home = tmp_path / "home"
     home.mkdir()
     for folder in (bundle, home):
         folder.chmod(0o500)
     monkeypatch.chdir(home)
-    places = {"HOME": str(home), "DELREC_CACHE": str(home / "cache")}
-    with Served(tmp_path, bundle=bundle, how=without_privileges, **places) as served:
+    environment = {"HOME": str(home), "DELREC_CACHE": str(home / "cache")}
+    with Served(tmp_path, bundle=bundle, preexec=without_privileges, **environment) as served:
         assert served.post({"history": TITLES[:2]})["items"]
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with Path("/dev/full").open("w") as full:
         server = subprocess.Popen([PROGRAM, "serve", bundle, "--port", str(port), "--threads", "1"], stderr=full)
     try:
-        until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, 60)
+        wait_until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, 60)
         assert status(send(port, request("/v1/recommend", BODY))) == 200
     finally:
         server.kill()
         server.wait()
 
 
-def test_a_file_that_cannot_grow_leaves_the_old_bundle(tmp_path):
-    """A disk that is full in the middle of writing, as the system's own limit on files makes it."""
+def test_a_full_disk_leaves_the_old_bundle(tmp_path):
+    """The limit on file sizes stops a write in the middle, as a full disk does."""
     bundle = tiny_bundle(tmp_path).bundle.folder
     items, hashes = tmp_path / "new.csv", digests(bundle)
     items.write_text("item_id,title\nx1,Purple Cactus (1999)\n")
-    done = subprocess.run(
+    process = subprocess.run(
         [PROGRAM, "catalog", "add", bundle, items],
         capture_output=True,
         text=True,
         check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)),
     )
-    assert done.returncode == 8, done.stderr
-    assert "free space" in done.stderr
-    assert len(done.stderr.splitlines()) == 2
+    assert process.returncode == 8, process.stderr
+    assert "free space" in process.stderr
+    assert len(process.stderr.splitlines()) == 2
     assert digests(bundle) == hashes
     assert sorted(file.name for file in tmp_path.iterdir()) == [items.name, bundle.name]
 
 
-def test_a_full_disk_under_the_answer_is_one_line(tmp_path):
+def test_an_answer_that_cannot_be_written_is_one_clear_error(tmp_path):
     bundle = tiny_bundle(tmp_path).bundle.folder
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
+        process = subprocess.run(
             [PROGRAM, "recommend", bundle, "--history", TITLES[0]], stdout=full, stderr=subprocess.PIPE, text=True
         )
-    assert done.returncode == 8
-    assert "no space left" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert process.returncode == 8
+    assert "no space left" in process.stderr
+    assert "Traceback" not in process.stderr

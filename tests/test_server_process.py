@@ -1,4 +1,4 @@
-"""`serve` as a process: one clear line when it cannot, reload on SIGHUP, a graceful end, and its page in a browser."""
+"""`serve` as a process: clear errors at the start, reload on SIGHUP, a clean end, and its page in a browser."""
 
 import json
 import shutil
@@ -18,46 +18,46 @@ from tests.serving import MARKUP, PROGRAM, Served
 
 @pytest.fixture
 def served(tmp_path):
-    with Served(tmp_path) as made:
-        yield made
+    with Served(tmp_path) as server:
+        yield server
 
 
-def test_a_quantisation_that_the_bundle_lacks_is_one_line(tiny_bundle):
-    done = subprocess.run(
+def test_a_quantisation_that_the_bundle_lacks_is_one_clear_error(tiny_bundle):
+    process = subprocess.run(
         [PROGRAM, "serve", tiny_bundle, "--port", "0", "--quant", "q8_0"], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 2
-    assert "no model of the quantisation 'q8_0'" in done.stderr
-    assert "it holds f16" in done.stderr
+    assert process.returncode == 2
+    assert "no model of the quantisation 'q8_0'" in process.stderr
+    assert "it holds f16" in process.stderr
 
 
-def test_a_port_that_is_taken_or_a_bundle_that_is_not_is_one_line(tmp_path, tiny_bundle):
+def test_a_used_port_a_missing_bundle_and_a_missing_key_are_clear_errors(tmp_path, tiny_bundle):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         port = str(listener.getsockname()[1])
-        done = subprocess.run(
+        process = subprocess.run(
             [PROGRAM, "serve", tiny_bundle, "--port", port], capture_output=True, text=True, check=False
         )
-    assert done.returncode == 2
-    assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
-    done = subprocess.run([PROGRAM, "serve", tmp_path, "--port", "0"], capture_output=True, text=True, check=False)
-    assert done.returncode == 6
-    assert "Traceback" not in done.stderr
-    done = subprocess.run(
+    assert process.returncode == 2
+    assert f"cannot listen on 127.0.0.1:{port}" in process.stderr
+    process = subprocess.run([PROGRAM, "serve", tmp_path, "--port", "0"], capture_output=True, text=True, check=False)
+    assert process.returncode == 6
+    assert "Traceback" not in process.stderr
+    process = subprocess.run(
         [PROGRAM, "serve", tiny_bundle, "--api-key-env", "NO_SUCH"], capture_output=True, text=True, check=False
     )
-    assert (done.returncode, "NO_SUCH" in done.stderr) == (2, True)
+    assert (process.returncode, "NO_SUCH" in process.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("host", ["é" * 70, "a" * 5000, "no such host", "300.1.1.1"])
-def test_a_host_that_cannot_be_is_one_clear_error(host):
+def test_an_invalid_host_is_one_clear_error(host):
     with pytest.raises(UsageError, match="cannot listen on"):
         _listen(host, 0)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
-def test_reload_takes_what_verifies_and_refuses_what_does_not(served, tmp_path):
+def test_a_reload_accepts_an_intact_bundle_and_refuses_a_changed_one(served, tmp_path):
     before = served.post({"history": TITLES[:2]})["items"]
     model = next(served.bundle.glob("*.gguf"))
     content = model.read_bytes()
@@ -66,9 +66,9 @@ def test_reload_takes_what_verifies_and_refuses_what_does_not(served, tmp_path):
     served.process.send_signal(signal.SIGHUP)
     assert "sha256" in served.wait_for("refused")
     assert served.post({"history": TITLES[:2]})["items"] == before
-    other = tiny_bundle(tmp_path / "o", titles=(*TITLES[:-1], MARKUP), seed=5, name="tiny").bundle.folder
+    newer_bundle = tiny_bundle(tmp_path / "o", titles=(*TITLES[:-1], MARKUP), seed=5, name="tiny").bundle.folder
     shutil.rmtree(served.bundle)
-    other.rename(served.bundle)
+    newer_bundle.rename(served.bundle)
     served.process.send_signal(signal.SIGHUP)
     served.wait_for('"reload": "done"')
     after = served.post({"history": TITLES[:2]})["items"]
@@ -78,7 +78,7 @@ def test_reload_takes_what_verifies_and_refuses_what_does_not(served, tmp_path):
     ]
 
 
-def test_it_ends_when_told_and_logs_no_history(served):
+def test_a_server_ends_on_sigterm_and_logs_no_history(served):
     served.post({"history": TITLES[:2]})
     served.process.send_signal(signal.SIGTERM)
     assert served.process.wait(20) in {0, -signal.SIGTERM}
@@ -110,10 +110,10 @@ def browser():
     options.binary_location = chromium
     for option in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
         options.add_argument(option)
-    made = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    made.set_window_size(1100, 900)
-    yield made
-    made.quit()
+    chrome = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    chrome.set_window_size(1100, 900)
+    yield chrome
+    chrome.quit()
 
 
 def test_the_page_in_a_browser(served, browser):
@@ -136,7 +136,7 @@ def test_the_page_in_a_browser(served, browser):
     words = browser.find_element(By.ID, "words")
     words.send_keys("red rivr")
     wait.until(lambda _: texts("#found button")[0] == "Red River (1950)")
-    words.send_keys(Keys.ENTER)  # by keyboard alone
+    words.send_keys(Keys.ENTER)  # only the keyboard
     wait.until(lambda _: len(texts(names)) == 10)
     first = texts(names)
     assert first == [i["title"] for i in served.post({"history": ["Red River (1950)"]})["items"]]
@@ -154,20 +154,20 @@ def test_the_page_in_a_browser(served, browser):
     assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
     browser.find_element(By.CSS_SELECTOR, "#history button").send_keys(Keys.ENTER)
     wait.until(lambda _: len(texts("#history li")) == 1)
-    assert browser.switch_to.active_element.accessible_name == "Remove " + MARKUP  # the keyboard goes on from there
+    assert browser.switch_to.active_element.accessible_name == "Remove " + MARKUP  # the focus stays in the list
     assert texts("#error") == [""]
-    grounds = []
+    backgrounds = []
     for scheme in ("light", "dark"):
         feature = {"name": "prefers-color-scheme", "value": scheme}
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
-        grounds.append(browser.execute_script("return getComputedStyle(document.body).backgroundColor"))
-        # The quietest words on the sheet, as readers with weak sight need them (WCAG 2, AA).
+        backgrounds.append(browser.execute_script("return getComputedStyle(document.body).backgroundColor"))
+        # The contrast of the palest text (WCAG 2, level AA) and of the ranking (AAA).
         assert browser.execute_script(CONTRAST, "#time", "section") > 4.5
         assert browser.execute_script(CONTRAST, "#ranking .item", "section") > 7
-    assert grounds[0] != grounds[1]
+    assert backgrounds[0] != backgrounds[1]
 
 
-def test_clients_at_once_get_the_answers_of_one(served):
+def test_parallel_clients_get_the_answers_of_a_single_client(served):
     from delrec_lite.bench.load import measure_load
 
     histories = [TITLES[n : n + 3] for n in range(8)]
@@ -181,7 +181,7 @@ def test_clients_at_once_get_the_answers_of_one(served):
 
 
 def test_the_report_of_a_load(tmp_path, tiny_bundle):
-    """Too many clients for the queue: refused honestly, and nobody gets another answer than alone."""
+    """Too many clients for the queue: some requests are refused, and every answer is correct."""
     from delrec_lite.bench import load
 
     out = tmp_path / "load.json"
@@ -195,4 +195,4 @@ def test_the_report_of_a_load(tmp_path, tiny_bundle):
     assert set(narrow["statuses"]) == {"200", "503"}
     assert narrow["refused_honestly"] == narrow["statuses"]["503"]
     assert wide["differing"] == narrow["differing"] == 0
-    assert narrow["ms"]["p50"] <= wide["ms"]["p50"]  # what waits is bounded by the places in the queue
+    assert narrow["ms"]["p50"] <= wide["ms"]["p50"]  # the places in the queue bound the wait

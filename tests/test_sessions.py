@@ -1,4 +1,4 @@
-"""Sessions: the same answers as without, for the price of what is new; bounded, and safe under threads."""
+"""Sessions give the same answers, compute only new items, are bounded, and are safe under threads."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -25,16 +25,16 @@ def engine(tiny):
     engine.close()
 
 
-def test_so_many_sessions_are_kept_and_no_more(engine, tiny):
+def test_the_number_of_sessions_is_bounded(engine, tiny):
     for n in range(SESSIONS + 1):
         engine.score_session(f"u{n}", [n, n + 1])
     assert engine.score_session("u1", [1, 2, 30])[1] == 1
     scores, computed = engine.score_session("u0", [0, 1, 30])
     np.testing.assert_allclose(scores, tiny.scores([[0, 1, 30]])[0], atol=2e-2)
-    assert computed == 3  # the first made room
+    assert computed == 3  # the first session was dropped
 
 
-def test_the_one_not_used_for_longest_makes_room():
+def test_the_least_recently_used_session_is_dropped():
     table = Sessions(2, lambda slot: None)
     a, b = table.take("a", 1), table.take("b", 1)
     table.take("a", 1)
@@ -43,10 +43,10 @@ def test_the_one_not_used_for_longest_makes_room():
     assert table.take("a", 1) is a
     table.drop("a")
     assert table.take("d", 1).slot == a.slot
-    table.drop("nobody")
+    table.drop("unknown")
 
 
-def test_sessions_that_hold_too_much_together_make_room():
+def test_sessions_are_dropped_above_the_limit_of_tokens():
     freed = []
     table = Sessions(9, freed.append, tokens=10)
     slots = {}
@@ -67,7 +67,7 @@ def test_the_last_entry_is_always_evaluated():
     assert count_shared([1, 2], [2, 2]) == 0
 
 
-def test_a_failed_step_leaves_nothing_to_go_on_from(engine, tiny, monkeypatch):
+def test_a_failed_step_drops_the_session(engine, tiny, monkeypatch):
     engine.score_session("u", [1, 2])
     monkeypatch.setattr(llama_cpp, "llama_decode", lambda *_: 1)
     with pytest.raises(DelrecError, match="code 1"):
@@ -78,31 +78,31 @@ def test_a_failed_step_leaves_nothing_to_go_on_from(engine, tiny, monkeypatch):
     np.testing.assert_allclose(scores, tiny.scores([[1, 2, 3]])[0], atol=2e-2)
 
 
-def test_recommend_with_a_session_says_what_it_saved(tiny):
+def test_recommend_with_a_session_counts_the_saved_tokens(tiny):
     with Recommender.load(tiny.bundle.folder, threads=1) as recommender:
         history = TITLES[:4]
-        plain = recommender.recommend(history, k=5)
-        first = recommender.recommend(history[:3], k=5, session="me")
-        second = recommender.recommend(history, k=5, session="me")
+        answer = recommender.recommend(history, k=5)
+        first = recommender.recommend(history[:3], k=5, session="user")
+        second = recommender.recommend(history, k=5, session="user")
         prefix = len(tiny.prefix)
-        assert (plain.tokens_computed, plain.tokens_avoided) == (4, prefix)
+        assert (answer.tokens_computed, answer.tokens_avoided) == (4, prefix)
         assert (first.tokens_computed, first.tokens_avoided) == (3, prefix)
         assert (second.tokens_computed, second.tokens_avoided) == (1, prefix + 3)
-        assert [r.title for r in second.items] == [r.title for r in plain.items]
-        gone = plain.items[0].title
-        assert gone not in [r.title for r in recommender.recommend(history, k=50, exclude=[gone]).items]
+        assert [r.title for r in second.items] == [r.title for r in answer.items]
+        excluded = answer.items[0].title
+        assert excluded not in [r.title for r in recommender.recommend(history, k=50, exclude=[excluded]).items]
 
 
-def test_an_engine_that_evaluates_more_than_the_request_has_avoided_nothing(tiny, monkeypatch):
+def test_the_number_of_avoided_tokens_is_never_negative(tiny, monkeypatch):
     with Recommender.load(tiny.bundle.folder, threads=1) as recommender:
         score = recommender.engine.score_session
-        everything = len(tiny.prefix) + 4 + 1  # the prefix too, and a token twice
+        everything = len(tiny.prefix) + 4 + 1  # also the prefix, and one token twice
         monkeypatch.setattr(recommender.engine, "score_session", lambda *arguments: (score(*arguments)[0], everything))
-        answer = recommender.recommend(TITLES[:4], session="me")
+        answer = recommender.recommend(TITLES[:4], session="user")
     assert (answer.tokens_computed, answer.tokens_avoided) == (everything, 0)
 
 
-def test_sessions_under_threads_get_their_own_answers(engine, tiny):
+def test_sessions_under_threads_get_the_answers_to_their_requests(engine, tiny):
     histories = [[n % 40, (n * 7) % 40, (n * 3) % 40] for n in range(40)]
 
     def ask(n):

@@ -1,4 +1,4 @@
-"""Any stock llama.cpp server is a recommender: the same first ten as our runtime, with none of our code in it."""
+"""Any stock llama.cpp server is a recommender: the same first ten as our runtime, without any code of this project."""
 
 import json
 import socket
@@ -17,8 +17,7 @@ from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.llama_context import import_llama_cpp
 from delrec_lite.runtime.recommender import Recommender
 from tests.conftest import export_tiny
-from tests.families import scramble
-from tests.test_forms import made
+from tests.formats import make_scrambled
 from tests.tiny import candidates, dataset
 
 # The server's process refuses to import anything of this project.
@@ -34,8 +33,7 @@ runpy.run_module("llama_cpp.server", run_name="__main__")
 
 
 def export_form(tiny_base, target, prompt_format):
-    model, prompts, base = made(tiny_base, prompt_format)
-    scramble(model)
+    model, prompts, base = make_scrambled(tiny_base, prompt_format)
     sets = {split: candidates(split) for split in ("valid", "test")}
     return export_tiny(tiny_base, target, "f16", (model, prompts, base), prune_vocab=True, candidates=sets).path
 
@@ -93,8 +91,8 @@ def post(url, body):
 
 def histories():
     """Fifty users' histories, of every length the prompt holds."""
-    every = [h[-n:] for n in (10, 4, 1) for h in dataset().test().histories]
-    return [h.tolist() for h in every[:50]]
+    all_lengths = [h[-n:] for n in (10, 4, 1) for h in dataset().test().histories]
+    return [h.tolist() for h in all_lengths[:50]]
 
 
 # Both runtimes compute in F16, in batches of other shapes; scores of one request span about 10.
@@ -102,7 +100,7 @@ TIE = 0.02
 
 
 def check_ranking(bundle, server):
-    """The same first ten for every history, save for ties, and the first of them as the answer."""
+    """The same first ten for every history, except for ties, and the first of them as the answer."""
     text = json.loads((bundle / "prompt.json").read_text())["text"]
     before, after = text["item"]
     titles = dataset().catalog.titles
@@ -113,8 +111,8 @@ def check_ranking(bundle, server):
         request = {"prompt": text["stock"] + listed, "max_tokens": 1, "logprobs": 10}
         answer = post(f"{server}/v1/completions", {**request, "temperature": 0.0})
         ranked = sorted(answer["logprobs"]["top_logprobs"][0].items(), key=lambda pair: -pair[1])
-        own_scores = np.array([scores[titles.index(title)] for title, _ in ranked[:10]])
-        np.testing.assert_allclose(own_scores, -np.sort(-scores)[:10], atol=TIE)
+        runtime_scores = np.array([scores[titles.index(title)] for title, _ in ranked[:10]])
+        np.testing.assert_allclose(runtime_scores, -np.sort(-scores)[:10], atol=TIE)
         assert scores[titles.index(answer["text"])] > scores.max() - TIE
 
 
@@ -136,11 +134,11 @@ def test_the_stock_server_reads_titles_by_their_words(title_bundle, title_server
     check_ranking(title_bundle, title_server)
 
 
-def test_chat_puts_the_soft_prompt_in_by_itself(bundle, server):
+def test_the_chat_template_adds_the_soft_prompt(bundle, server):
     check_chat(bundle, server)
 
 
-def test_chat_puts_titles_as_they_were_trained(title_bundle, title_server):
+def test_the_chat_template_writes_titles_as_trained(title_bundle, title_server):
     check_chat(title_bundle, title_server)
 
 
@@ -152,7 +150,7 @@ LISTED = {
 
 @pytest.mark.parametrize("answer", LISTED)
 def test_the_stock_server_answers_with_a_candidate(tiny_base, tmp_path, answer):
-    """Its letter, or its title's token: the one that our runtime ranks first. The grammar lets no other through."""
+    """Its letter, or its title's token: the one that our runtime ranks first. The grammar allows no other token."""
     bundle = export_form(tiny_base, tmp_path / "x.delrec", LISTED[answer])
     text = json.loads((bundle / "prompt.json").read_text())["text"]
     before, after = text["item"]
@@ -205,6 +203,6 @@ def test_the_words_of_the_prompt_become_the_trained_ids(bundle):
     assert ids[len(opened.prompt.prefix) :][: len(items)] == items
 
 
-def test_a_title_that_would_cut_the_prompt_or_play_a_special_token_is_told_apart():
+def test_titles_that_equal_prompt_words_or_special_tokens_are_changed():
     texts = token_texts(["next", "<|im_start|>", "Alien", "Alien"], ["1", "2", "3", "4"], {"Alien"}, "What is next?")
     assert texts == ["next [1]", "< |im_start|>", "Alien [3]", "Alien [4]"]

@@ -1,4 +1,4 @@
-"""The table of a run: every model on the same users, segments of them apart, fusion on request."""
+"""The table of a run: every model on the same users, segments of users, and fusion."""
 
 import json
 
@@ -16,8 +16,8 @@ from tests.tiny import dataset
 
 @pytest.fixture
 def evaluated(tiny_run):
-    several = {"kind": ["sasrec", "caser"], "settings": {"caser": {"hidden": 16, "epochs": 2}}}
-    run = tiny_run(teacher=several, finetune={"epochs": 2, "item_lr": 0.03})
+    two_teachers = {"kind": ["sasrec", "caser"], "settings": {"caser": {"hidden": 16, "epochs": 2}}}
+    run = tiny_run(teacher=two_teachers, finetune={"epochs": 2, "item_lr": 0.03})
     rows = evaluate(run, fused=True, zero_shot=True)
     return run, rows
 
@@ -44,8 +44,8 @@ def test_the_table_of_a_run(evaluated):
     report = json.loads((run.folder / "report.json").read_text())
     ranks = json.loads((run.folder / "ranks.json").read_text())
     for row in (row for row in rows if row.protocol != "expected_sampled"):
-        own = np.array(ranks[row.model][row.protocol])
-        assert row.metrics["HR@5"] == pytest.approx(per_user(own, "HR@5").mean(), abs=1e-4)
+        row_ranks = np.array(ranks[row.model][row.protocol])
+        assert row.metrics["HR@5"] == pytest.approx(per_user(row_ranks, "HR@5").mean(), abs=1e-4)
     assert report["expected_sampled"]["negatives"] == 4
     assert report["ranks"] == ranks
     compared = {(c["model"], c["against"]) for c in report["comparisons"]}
@@ -61,18 +61,18 @@ def test_the_table_of_a_run(evaluated):
     assert FUSED in table
 
 
-def test_an_onnx_bundle_s_row_says_what_it_is(tiny_run, tmp_path):
+def test_the_row_of_an_onnx_bundle_names_format_and_quantisation(tiny_run, tmp_path):
     run = tiny_run(export={"format": "onnx", "onnx_quant": "int8", "score_correlation": 0.3})
     rows = evaluate(run, fused=True)
     names = {row.model for row in rows if row.model.startswith("DELRec (")}
     assert names == {TRAINED, "DELRec (ONNX int8)", "DELRec (ONNX int8) and teachers fused"}
     assert "GGUF" not in (run.folder / "table.md").read_text()
     lines = []
-    show(run, rows, _Screen(lines))
+    show(run, rows, _TitleConsole(lines))
     assert lines[0] == "5 candidates (1 positive, 4 unseen negatives), 24 test users"
 
 
-class _Screen:
+class _TitleConsole:
     """A console that keeps the titles of tables."""
 
     mode = QUIET.mode
@@ -84,19 +84,19 @@ class _Screen:
         self._titles.append(title)
 
 
-def test_several_teachers_have_settings_of_their_own(evaluated):
+def test_each_of_several_teachers_has_its_settings(evaluated):
     teachers = evaluated[0].models.teachers()
     assert teachers["caser"].network.config.hidden == 16
     assert teachers["sasrec"].network.config == TEACHERS["sasrec"].configure()
 
 
-def test_fusion_is_between_its_parts_or_better_on_what_it_was_fitted_to(evaluated):
+def test_fusion_is_not_much_worse_than_the_weaker_model(evaluated):
     run, rows = evaluated
-    likely = {row.model: row.metrics["MRR"] for row in rows if row.protocol == "full"}
-    assert likely[FUSED] >= min(likely[TRAINED], likely[ALL_TEACHERS]) - 0.05
+    mrr = {row.model: row.metrics["MRR"] for row in rows if row.protocol == "full"}
+    assert mrr[FUSED] >= min(mrr[TRAINED], mrr[ALL_TEACHERS]) - 0.05
 
 
-def test_segments_part_the_users_and_their_means_are_those_of_the_ranks():
+def test_segments_divide_the_users_and_average_their_ranks():
     data = dataset()
     parts = list(segments(data).values())
     assert (parts[0] ^ parts[1]).all()
@@ -106,8 +106,8 @@ def test_segments_part_the_users_and_their_means_are_those_of_the_ranks():
 
     from delrec_lite.evaluation.metrics import Ranks
 
-    inside = parts[0]
-    ranks = Ranks(np.where(inside, 1, 9), np.where(inside, 11, 2), 0.0)
+    short = parts[0]
+    ranks = Ranks(np.where(short, 1, 9), np.where(short, 11, 2), 0.0)
     first, second = by_segment({"m": ranks}, data)[:2]
-    assert (first["sampled HR@1"], first["full HR@10"], first["users"]) == (1.0, 0.0, int(inside.sum()))
+    assert (first["sampled HR@1"], first["full HR@10"], first["users"]) == (1.0, 0.0, int(short.sum()))
     assert (second["sampled HR@1"], second["full HR@10"]) == (0.0, 1.0)

@@ -1,4 +1,4 @@
-"""One contract for all teachers, those from outside the package too: see no future, repeat by seed, survive a save."""
+"""One contract for all teachers, also registered ones: no future items, reproducible by seed, unchanged by saving."""
 
 import numpy as np
 import pytest
@@ -22,12 +22,12 @@ def teacher(request) -> Teacher:
     return fit(tiny(request.param), circle(), QUIET)
 
 
-def test_the_toy_is_among_them():
+def test_the_contract_covers_a_registered_teacher():
     assert TOY.name in TEACHERS.names()
 
 
 class TestEveryTeacher:
-    def test_learns_what_follows_what(self, teacher):
+    def test_learns_the_next_item(self, teacher):
         test = circle().test()
         assert (teacher.scores(test.histories).argmax(1) == test.targets).mean() > 0.9
         assert teacher.metrics["ndcg@10"] > 0.9
@@ -50,11 +50,11 @@ class TestEveryTeacher:
         for t in range(length):
             np.testing.assert_allclose(rows[t], teacher.scores([sequence[: t + 1]])[0], atol=1e-4)
 
-    def test_many_sequences_give_what_each_gives_alone(self, teacher):
+    def test_a_batch_of_sequences_scores_as_single_sequences(self, teacher):
         sequences = [np.array([5]), np.arange(9), np.array([2, 7, 1])]
         alone = map(teacher.sequence_scores, sequences)
-        for many, single in zip(teacher.sequence_scores_many(sequences), alone, strict=True):
-            np.testing.assert_allclose(many, single, atol=1e-4)
+        for batched, single in zip(teacher.sequence_scores_many(sequences), alone, strict=True):
+            np.testing.assert_allclose(batched, single, atol=1e-4)
 
     def test_a_later_item_changes_no_earlier_row(self, teacher):
         rows = teacher.sequence_scores(np.array([1, 2, 3, 4, 5]))
@@ -81,12 +81,14 @@ class TestEveryTeacher:
         assert sorted(p.name for p in (tmp_path / "t").iterdir()) == sorted([CONFIG, WEIGHTS])
 
     def test_the_same_seed_gives_the_same_teacher(self, teacher):
-        first, same, other = (fit(tiny(teacher.config.kind, epochs=2, seed=s), circle(), QUIET) for s in (3, 3, 4))
+        first, repeated, differing = (
+            fit(tiny(teacher.config.kind, epochs=2, seed=s), circle(), QUIET) for s in (3, 3, 4)
+        )
         history = [np.array([1, 2, 3])]
-        np.testing.assert_array_equal(first.scores(history), same.scores(history))
-        assert np.abs(first.scores(history) - other.scores(history)).max() > 0
+        np.testing.assert_array_equal(first.scores(history), repeated.scores(history))
+        assert np.abs(first.scores(history) - differing.scores(history)).max() > 0
 
-    def test_training_leaves_random_numbers_of_others_alone(self, teacher):
+    def test_training_does_not_change_the_random_state(self, teacher):
         torch.manual_seed(5)
         expected = torch.rand(3)
         torch.manual_seed(5)
@@ -94,7 +96,7 @@ class TestEveryTeacher:
         assert torch.equal(torch.rand(3), expected)
 
     def test_nothing_is_computed_on_another_device(self, teacher):
-        """``meta`` refuses tensors of the CPU as a card does, and is everywhere."""
+        """``meta`` refuses CPU tensors as a GPU does, and every machine has it."""
         network = TEACHERS[teacher.config.kind].build(teacher.config, ITEMS).to("meta")
         items = torch.zeros(2, 6, dtype=torch.int64, device="meta")
         states = network.train().states(items)
@@ -103,7 +105,7 @@ class TestEveryTeacher:
         assert network.loss(states[:, 0], items[:, 0]).shape == ()
 
     @pytest.mark.parametrize("device", DEVICES)
-    def test_a_device_trains_and_scores_into_numpy(self, teacher, device):
+    def test_a_device_trains_and_scores_are_numpy_arrays(self, teacher, device):
         fitted = fit(tiny(teacher.config.kind, epochs=2), circle(), QUIET, device=device)
         assert fitted.network.items.device.type == "cpu"
         on_cpu = fitted.scores(circle().test().histories)
@@ -126,7 +128,7 @@ class TestEveryTeacher:
         with pytest.raises(UsageError):
             teacher.sequence_scores(history)
 
-    def test_a_setting_that_it_does_not_have_is_named(self, teacher):
+    def test_the_error_for_an_unknown_setting_names_it(self, teacher):
         with pytest.raises(ConfigError, match="hiden") as refused:
             TEACHERS[teacher.config.kind].configure(hiden=3)
         assert "did you mean hidden?" in refused.value.hint

@@ -1,4 +1,4 @@
-"""Bundles that read titles: what llama.cpp computes is what was trained, and an item more costs its words."""
+"""Bundles that read titles: llama.cpp scores as trained, and another item costs the tokens of its title."""
 
 import json
 import shutil
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from delrec_lite.errors import BundleError, UsageError
-from delrec_lite.export.parity import compare
+from delrec_lite.export.parity import compare_scores
 from delrec_lite.llm.forward import score_all
 from delrec_lite.prompts.format import PromptFormat
 from delrec_lite.runtime.additions import add_items
@@ -16,24 +16,17 @@ from delrec_lite.runtime.explain import explain, faithfulness
 from delrec_lite.runtime.recommender import Recommender
 from delrec_lite.runtime.verify import verify
 from tests.conftest import export_tiny
-from tests.families import scramble
-from tests.test_forms import made
+from tests.formats import make_scrambled
 from tests.tiny import dataset
 
 TITLES = dataset().catalog.titles
 HISTORIES = [*dataset().test().histories, *(h[-n:] for n in (1, 3) for h in dataset().test().histories)]
 
 
-def trained(base_folder, prompt_format):
-    model, prompts, base = made(base_folder, prompt_format)
-    scramble(model)
-    return model, prompts, base
-
-
 @pytest.fixture(scope="module", params=[False, True], ids=["whole", "pruned"])
 def exported(request, tiny_base, tmp_path_factory):
     """The bundle, and the trained model's scores of ``HISTORIES``."""
-    model, prompts, base = trained(tiny_base, PromptFormat(history="titles", title_tokens=8))
+    model, prompts, base = make_scrambled(tiny_base, PromptFormat(history="titles", title_tokens=8))
     scores = score_all(model, prompts, HISTORIES, 10)
     target = tmp_path_factory.mktemp("titles") / "x.delrec"
     export_tiny(tiny_base, target, "f16", (model, prompts, base), prune_vocab=request.param)
@@ -47,7 +40,7 @@ def recommender(exported):
 
 
 def test_a_bundle_that_reads_titles_scores_as_trained(exported, recommender):
-    parity = compare(exported[1], recommender.scores(HISTORIES))
+    parity = compare_scores(exported[1], recommender.scores(HISTORIES))
     assert parity.score_correlation > 0.9999
     assert parity.top10_overlap > 0.99
     assert verify(exported[0]).top10_overlap == 1.0
@@ -82,22 +75,22 @@ def test_one_item_more_costs_its_own_tokens(exported, recommender):
 
 
 def test_a_history_that_does_not_fit_loses_its_oldest_items(tiny_base, tmp_path):
-    model, prompts, base = trained(tiny_base, PromptFormat(history="titles", title_tokens=8, context=60))
-    long = [h for h in dataset().test().histories if len(h) > 9]
-    scores = score_all(model, prompts, long, 10)
+    model, prompts, base = make_scrambled(tiny_base, PromptFormat(history="titles", title_tokens=8, context=60))
+    histories = [h for h in dataset().test().histories if len(h) > 9]
+    scores = score_all(model, prompts, histories, 10)
     exported = export_tiny(tiny_base, tmp_path / "x.delrec", "f16", (model, prompts, base))
     with Recommender.load(exported.path, threads=1) as recommender:
-        read, tokens = recommender.engine.count_tokens(long[0].tolist())
+        read, tokens = recommender.engine.count_tokens(histories[0].tolist())
         assert read < 10
         assert len(prompts.next_prefix) + tokens <= 60
-        assert compare(scores, recommender.scores(long)).score_correlation > 0.9999
-        explanation = explain(recommender, [TITLES[i] for i in long[0]])
+        assert compare_scores(scores, recommender.scores(histories)).score_correlation > 0.9999
+        explanation = explain(recommender, [TITLES[i] for i in histories[0]])
         assert sum(contribution.read for contribution in explanation.contributions) == read
 
 
-def test_many_sessions_share_what_memory_there_is(exported, monkeypatch):
-    """More tokens than fit: the oldest sessions go, nobody gets another's answer."""
-    monkeypatch.setattr("delrec_lite.runtime.engines.llama_cpp.SESSION_TOKENS", 100)  # one history and no more
+def test_many_sessions_share_a_limited_memory(exported, monkeypatch):
+    """More tokens than fit: the oldest sessions are evicted, and every session gets its own answer."""
+    monkeypatch.setattr("delrec_lite.runtime.engines.llama_cpp.SESSION_TOKENS", 100)  # room for one history
     with Recommender.load(exported[0], threads=1) as recommender:
         histories = [[(n + k) % 30 for k in range(10)] for n in range(20)]
         costs = [recommender.engine.count_tokens(history)[1] for history in histories]
@@ -145,7 +138,7 @@ def test_every_item_of_a_history_is_explained(recommender):
 
 
 @pytest.mark.parametrize("entry", [(), (10**6,), (-1,), np.zeros(64, np.float32), "Alien", 30])
-def test_what_is_no_title_is_refused(recommender, entry):
+def test_invalid_entries_are_refused(recommender, entry):
     with pytest.raises(UsageError):
         recommender.engine.scores([[1, entry]])
 

@@ -1,4 +1,4 @@
-"""Stages 1 and 2 on a tiny model: what learns, what stays, and that a killed run ends as an unbroken one."""
+"""Stages 1 and 2 on a tiny model: what they train, and that an interrupted run gives the same weights."""
 
 import hashlib
 import json
@@ -40,7 +40,7 @@ def weights_digest(model):
     return digest.hexdigest()
 
 
-def test_stage_1_teaches_the_soft_prompt_and_changes_no_weight_of_the_llm(tiny_base, tmp_path):
+def test_stage_1_trains_the_soft_prompt_and_no_weight_of_the_llm(tiny_base, tmp_path):
     model, prompts, _ = make_model(tiny_base)
     before, soft = weights_digest(model), model.soft.detach().clone()
     stage1.distill(context(model, prompts, tmp_path), DISTILL, prompts)
@@ -49,21 +49,21 @@ def test_stage_1_teaches_the_soft_prompt_and_changes_no_weight_of_the_llm(tiny_b
     assert torch.count_nonzero(model.offset_in) == 0
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     first, last = (np.mean([line["pattern"] for line in part]) for part in (lines[:10], lines[-10:]))
-    assert last < first - 0.01  # a random LLM has little to be steered; the real one's figures are in the table
+    assert last < first - 0.01  # a random LLM can learn little
     assert {"pattern", "temporal"} <= lines[0].keys()
     assert not (tmp_path / loop.CHECKPOINT).exists()
 
 
-def test_a_soft_prompt_between_the_layers_learns_is_kept_and_stays_on_its_places(tmp_path):
+def test_a_soft_prompt_between_the_layers_is_trained_saved_and_only_at_its_positions(tmp_path):
     folder = write_base(tmp_path / "base", layers=4)
 
-    def deep():
+    def load_deep():
         base = load_base("tiny", folder, torch.float32)
         model = ItemLM(base, dataset().catalog.titles, 4, deep=True)
-        domain = compile_prompts(DOMAINS["movie"], model.vocabulary, base.encode, base.bos)
-        return model, domain
+        prompts = compile_prompts(DOMAINS["movie"], model.vocabulary, base.encode, base.bos)
+        return model, prompts
 
-    model, prompts = deep()
+    model, prompts = load_deep()
     before = weights_digest(model)
     stage1.distill(context(model, prompts, tmp_path), DISTILL, prompts)
     assert weights_digest(model) == before
@@ -71,29 +71,33 @@ def test_a_soft_prompt_between_the_layers_learns_is_kept_and_stays_on_its_places
 
     histories = dataset().test().histories
     scores = score_all(model, prompts, histories, 10)
-    again, _ = deep()
-    stage1.load_soft(again, tmp_path)
-    np.testing.assert_array_equal(score_all(again, prompts, histories, 10), scores)
+    reloaded, _ = load_deep()
+    stage1.load_soft(reloaded, tmp_path)
+    np.testing.assert_array_equal(score_all(reloaded, prompts, histories, 10), scores)
     alone = np.concatenate([score_all(model, prompts, [history], 10) for history in histories])
-    np.testing.assert_allclose(alone, scores, atol=1e-2 * scores.std())  # a row of many histories has one soft prompt
+    np.testing.assert_allclose(alone, scores, atol=1e-2 * scores.std())  # packed rows have one soft prompt
     with torch.no_grad():
-        again.deep.zero_()
-    assert np.abs(score_all(again, prompts, histories, 10) - scores).max() > 0.1 * scores.std()
+        reloaded.deep.zero_()
+    assert np.abs(score_all(reloaded, prompts, histories, 10) - scores).max() > 0.1 * scores.std()
 
 
 @pytest.mark.parametrize("weighting", ["fixed", "gradient-norm"])
-@pytest.mark.parametrize("form", ["items", "likelihood"])
-def test_activations_computed_again_give_the_same_gradients_in_a_step_of_both_tasks(tmp_path, weighting, form):
-    """Between the layers too: each task's prefix, and each forward pass, has its soft tokens at places of its own."""
+@pytest.mark.parametrize("format_name", ["items", "likelihood"])
+def test_gradient_checkpointing_gives_the_same_gradients_in_a_step_of_both_tasks(tmp_path, weighting, format_name):
+    """Also between the layers: the soft tokens have other positions in each task and forward pass."""
     folder = write_base(tmp_path / "base", layers=4)
     recipe = DistillSection(tokens_per_step=100, temporal_share=0.5, weighting=weighting)
     gradients, sums = [], []
     for checkpointing in (False, True):
         base = load_base("tiny", folder, torch.float32)
         model = ItemLM(base, dataset().catalog.titles, 4, deep=True)
-        shape = PromptFormat(history="titles", verbalizer="likelihood") if form == "likelihood" else PromptFormat()
+        prompt_format = (
+            PromptFormat(history="titles", verbalizer="likelihood") if format_name == "likelihood" else PromptFormat()
+        )
         titles = dataset().catalog.titles
-        prompts = compile_prompts(DOMAINS["movie"], model.vocabulary, base.encode, base.bos, "soft", shape, titles)
+        prompts = compile_prompts(
+            DOMAINS["movie"], model.vocabulary, base.encode, base.bos, "soft", prompt_format, titles
+        )
         model.requires_grad_(False)
         for p in model.soft_prompt().values():
             p.requires_grad_(True)
@@ -112,9 +116,9 @@ def test_activations_computed_again_give_the_same_gradients_in_a_step_of_both_ta
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-7)
 
 
-def test_stage_1_drops_nothing_of_the_frozen_llm_out_for_the_sake_of_memory(tiny_base, tmp_path):
-    """Checkpointing changes memory alone: what is inside a layer keeps the mode that it had."""
-    found = []
+def test_gradient_checkpointing_in_stage_1_enables_no_dropout_in_the_llm(tiny_base, tmp_path):
+    """Checkpointing only changes the memory: the modules of a layer stay in evaluation mode."""
+    pattern_losses = []
     for checkpointing in (False, True):
         model, prompts, _ = make_model(tiny_base)
         for layer in model.body.layers:
@@ -122,17 +126,19 @@ def test_stage_1_drops_nothing_of_the_frozen_llm_out_for_the_sake_of_memory(tiny
         recipe = DistillSection(epochs=1, tokens_per_step=100, checkpointing=checkpointing)
         folder = tmp_path / str(checkpointing)
         stage1.distill(context(model, prompts, folder), recipe, prompts)
-        found.append([json.loads(line)["pattern"] for line in (folder / "metrics.jsonl").read_text().splitlines()])
-    np.testing.assert_allclose(*found, rtol=1e-5)
+        pattern_losses.append(
+            [json.loads(line)["pattern"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        )
+    np.testing.assert_allclose(*pattern_losses, rtol=1e-5)
 
 
-def test_stage_1_is_read_back(tiny_base, tmp_path):
+def test_stage_1_is_loaded_as_saved(tiny_base, tmp_path):
     model, prompts, _ = make_model(tiny_base)
     stage1.distill(context(model, prompts, tmp_path), DistillSection(epochs=1, tokens_per_step=100), prompts)
-    again, _, _ = make_model(tiny_base)
-    stage1.load_soft(again, tmp_path)
-    assert torch.equal(again.soft, model.soft)
-    assert torch.equal(again.log_scale, model.log_scale)
+    reloaded, _, _ = make_model(tiny_base)
+    stage1.load_soft(reloaded, tmp_path)
+    assert torch.equal(reloaded.soft, model.soft)
+    assert torch.equal(reloaded.log_scale, model.log_scale)
 
 
 def test_stage_2_learns_the_ring_with_the_soft_prompt_frozen(tiny_base, tmp_path):
@@ -145,31 +151,31 @@ def test_stage_2_learns_the_ring_with_the_soft_prompt_frozen(tiny_base, tmp_path
     assert torch.equal(model.soft, soft)
     assert (first == split.targets).mean() > 0.8
     assert (untrained == split.targets).mean() < 0.3
-    again, _, _ = make_model(tiny_base)
-    load_finetuned(again, tmp_path)
-    assert (stage1.score_all(again, prompts, split.histories, 10).argmax(1) == first).all()
+    reloaded, _, _ = make_model(tiny_base)
+    load_finetuned(reloaded, tmp_path)
+    assert (stage1.score_all(reloaded, prompts, split.histories, 10).argmax(1) == first).all()
 
 
 def test_test_and_validation_items_are_never_trained_on(tiny_base, tmp_path):
-    """Two data sets that differ in held-out items alone give the same weights."""
+    """Two data sets that differ only in held-out items give the same weights."""
     data = dataset()
-    other = tuple(np.concatenate([s[:-2], [0, 0]]) for s in data.sequences)
-    ends = []
-    for name, sequences in (("a", data.sequences), ("b", other)):
+    changed_sequences = tuple(np.concatenate([s[:-2], [0, 0]]) for s in data.sequences)
+    offsets = []
+    for name, sequences in (("a", data.sequences), ("b", changed_sequences)):
         changed = Dataset(data.name, data.catalog, data.user_ids, sequences, "x")
         model, prompts, _ = make_model(tiny_base)
         short = FinetuneSection(epochs=0.5, tokens_per_step=100)
         stage2.finetune(context(model, prompts, tmp_path / name, data=changed), short)
-        ends.append(model.offset_in.detach().clone())
-    assert torch.equal(*ends)
+        offsets.append(model.offset_in.detach().clone())
+    assert torch.equal(*offsets)
 
 
-VALIDATED = FinetuneSection(
+WITH_VALIDATION = FinetuneSection(
     epochs=3, tokens_per_step=100, lr=3e-3, item_lr=3e-2, rank=4, alpha=8, valid_every=0.5, patience=2
 )
 
 
-def fine_tuned(tiny_base, folder, recipe=VALIDATED):
+def finetune_tiny(tiny_base, folder, recipe=WITH_VALIDATION):
     model, prompts, _ = make_model(tiny_base)
     report = stage2.finetune(context(model, prompts, folder), recipe)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -178,41 +184,43 @@ def fine_tuned(tiny_base, folder, recipe=VALIDATED):
 
 def test_validation_keeps_the_weights_that_rank_best(tiny_base, tmp_path, monkeypatch):
     figures = iter([0.2, 0.9, 0.3, 0.4, 0.8, 0.7])
-    kept = []
+    offsets_at_validation = []
 
-    def measure(given):
-        kept.append(given.model.offset_in.detach().clone())
+    def measure(training_context):
+        offsets_at_validation.append(training_context.model.offset_in.detach().clone())
         return {"valid_ndcg@10": next(figures), "valid_hr@1": 0.5}
 
     monkeypatch.setattr(stage2, "_validation_metrics", measure)
-    report, lines, offsets = fine_tuned(tiny_base, tmp_path)
-    asked = [line["step"] for line in lines if "valid_ndcg@10" in line]
-    assert report.best_step == asked[1] + 1
+    report, lines, offsets = finetune_tiny(tiny_base, tmp_path)
+    steps = [line["step"] for line in lines if "valid_ndcg@10" in line]
+    assert report.best_step == steps[1] + 1
     assert report.valid_ndcg == 0.9
-    assert torch.equal(offsets, kept[1])
-    assert len(asked) == 4  # the best one and two more, which were no better
-    assert lines[-1]["step"] == asked[-1] < report.steps - 1
+    assert torch.equal(offsets, offsets_at_validation[1])
+    assert len(steps) == 4  # the best and two more, which were not better
+    assert lines[-1]["step"] == steps[-1] < report.steps - 1
     assert not list(tmp_path.glob("*.part"))
     assert not (tmp_path / loop.BEST).exists()
 
 
-def test_validation_measures_what_was_learned_and_disturbs_nothing(tiny_base, tmp_path):
-    report, lines, _ = fine_tuned(tiny_base, tmp_path / "with")
-    asked = [line["valid_ndcg@10"] for line in lines if "valid_ndcg@10" in line]
-    assert report.valid_ndcg == max(asked) > asked[0] + 0.1
-    _, without, _ = fine_tuned(tiny_base, tmp_path / "without", VALIDATED.model_copy(update={"valid_every": 0.0}))
+def test_validation_measures_the_trained_model_and_does_not_change_training(tiny_base, tmp_path):
+    report, lines, _ = finetune_tiny(tiny_base, tmp_path / "with")
+    ndcg = [line["valid_ndcg@10"] for line in lines if "valid_ndcg@10" in line]
+    assert report.valid_ndcg == max(ndcg) > ndcg[0] + 0.1
+    _, without, _ = finetune_tiny(
+        tiny_base, tmp_path / "without", WITH_VALIDATION.model_copy(update={"valid_every": 0.0})
+    )
     assert [line["loss"] for line in lines] == [line["loss"] for line in without[: len(lines)]]
 
 
-class Killed(Exception):
+class Interrupted(Exception):
     pass
 
 
 @pytest.mark.parametrize("stage", ["distill", "finetune"])
-def test_a_killed_run_ends_with_the_same_weights(tiny_base, tmp_path, monkeypatch, stage):
+def test_an_interrupted_run_ends_with_the_same_weights(tiny_base, tmp_path, monkeypatch, stage):
     monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
 
-    def go(folder):
+    def train_stage(folder):
         model, prompts, _ = make_model(tiny_base)
         if stage == "distill":
             recipe = DistillSection(epochs=2, tokens_per_step=100)
@@ -222,40 +230,40 @@ def test_a_killed_run_ends_with_the_same_weights(tiny_base, tmp_path, monkeypatc
         stage2.finetune(context(model, prompts, folder), recipe)
         return load_file(folder / stage2.ITEMS) | load_file(folder / ADAPTER / "adapter_model.safetensors")
 
-    unbroken = go(tmp_path / "unbroken")
+    uninterrupted = train_stage(tmp_path / "uninterrupted")
     save = loop._save
 
-    def save_then_die(out, named, optimiser, means, step, *rest):
+    def save_then_stop(out, named, optimiser, means, step, *rest):
         save(out, named, optimiser, means, step, *rest)
         if step == 3:
-            raise Killed
+            raise Interrupted
 
-    monkeypatch.setattr(loop, "_save", save_then_die)
-    with pytest.raises(Killed):
-        go(tmp_path / "broken")
+    monkeypatch.setattr(loop, "_save", save_then_stop)
+    with pytest.raises(Interrupted):
+        train_stage(tmp_path / "interrupted")
     monkeypatch.setattr(loop, "_save", save)
-    resumed = go(tmp_path / "broken")
-    assert resumed.keys() == unbroken.keys()
-    for name, tensor in unbroken.items():
+    resumed = train_stage(tmp_path / "interrupted")
+    assert resumed.keys() == uninterrupted.keys()
+    for name, tensor in uninterrupted.items():
         torch.testing.assert_close(resumed[name], tensor, rtol=0, atol=0)
-    steps = [json.loads(line)["step"] for line in (tmp_path / "broken" / "metrics.jsonl").read_text().splitlines()]
+    steps = [json.loads(line)["step"] for line in (tmp_path / "interrupted" / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(len(steps)))
 
 
-def test_the_mean_of_the_weights_is_what_is_measured_and_left(tmp_path):
+def test_the_mean_of_the_weights_is_measured_and_kept(tmp_path):
     p = torch.nn.Parameter(torch.zeros(()))
-    seen, own = [], []
+    measured_values, values = [], []
     decay = 0.5
 
     def loss_of(step):
-        own.append(p.item())  # the weights themselves go on from where the last step left them
+        values.append(p.item())  # training continues from the weights, not from their mean
         return (p - 1.0) ** 2, {}
 
     def measure():
-        seen.append(p.item())
-        return {"valid_x": float(len(seen))}  # the last is the best
+        measured_values.append(p.item())
+        return {"valid_x": float(len(measured_values))}  # the last is the best
 
-    found = loop.train(
+    report = loop.train(
         [loop.Group({"p": p}, 0.1)],
         loss_of,
         loop.Schedule(20, 0),
@@ -267,13 +275,13 @@ def test_the_mean_of_the_weights_is_what_is_measured_and_left(tmp_path):
         average=decay,
     )
     mean = 0.0
-    for step, value in enumerate(own[1:11]):
+    for step, value in enumerate(values[1:11]):
         share = min(decay, (1 + step) / (10 + step))
         mean = share * mean + (1 - share) * value
-    assert seen[0] == pytest.approx(mean)
-    assert own[10] > seen[0] > 0
-    assert found["best_step"] == 20
-    assert p.item() == pytest.approx(seen[1])
+    assert measured_values[0] == pytest.approx(mean)
+    assert values[10] > measured_values[0] > 0
+    assert report["best_step"] == 20
+    assert p.item() == pytest.approx(measured_values[1])
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
@@ -290,7 +298,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
         )
 
 
-def test_windows_hold_every_step_from_item_to_item_once():
+def test_windows_contain_every_pair_of_neighbours_once():
     sequences = [np.arange(23), np.arange(100, 104), np.array([7])]
     for epoch in range(5):
         cut = windows(sequences, 5, np.random.default_rng(epoch))
@@ -299,11 +307,11 @@ def test_windows_hold_every_step_from_item_to_item_once():
         assert steps == [(i, i + 1) for i in range(22)] + [(100, 101), (101, 102), (102, 103)]
 
 
-def test_a_step_is_the_same_whichever_was_asked_before():
-    plan, other = (StepPlan(dataset().train(), 6, 40, seed=1) for _ in range(2))
-    late = [w.tolist() for w in plan.at(9)]
-    assert [w.tolist() for w in plan.at(2)] == [w.tolist() for w in other.at(2)]
-    assert [w.tolist() for w in plan.at(9)] == late
+def test_a_step_does_not_depend_on_earlier_calls():
+    plan, other_plan = (StepPlan(dataset().train(), 6, 40, seed=1) for _ in range(2))
+    step_9 = [w.tolist() for w in plan.at(9)]
+    assert [w.tolist() for w in plan.at(2)] == [w.tolist() for w in other_plan.at(2)]
+    assert [w.tolist() for w in plan.at(9)] == step_9
 
 
 def test_a_data_set_smaller_than_a_step_is_one_step():
@@ -312,8 +320,8 @@ def test_a_data_set_smaller_than_a_step_is_one_step():
     assert sum(len(w) - 1 for w in plan.at(3)) == 4
 
 
-def test_the_teacher_s_share_of_the_target_falls_at_the_end():
+def test_the_weight_of_the_teacher_falls_at_the_end():
     recipe = FinetuneSection(teacher_weight=0.5, teacher_until=0.6)
-    shares = [stage2.teacher_weight(recipe, done) for done in (0.0, 0.6, 0.8, 1.0)]
+    shares = [stage2.teacher_weight(recipe, share) for share in (0.0, 0.6, 0.8, 1.0)]
     assert shares == pytest.approx([0.5, 0.5, 0.25, 0.0])
     assert stage2.teacher_weight(FinetuneSection(teacher_weight=0.3), 1.0) == 0.3

@@ -1,4 +1,4 @@
-"""A language model and a data set small enough to train in a test, built on the spot."""
+"""A language model and a data set small enough to train in a test, built when a test needs them."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -18,6 +18,8 @@ from delrec_lite.training.context import TrainingContext
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 ITEMS, USERS = 30, 24
+# Not in the tokenizer's corpus, but for the last one.
+UNSEEN_TEXTS = ["Zebra's café — 東京 ☃ <|im_start|>", " a", "\n", "Red River (1950)"]
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Folders that cannot be written are tested as root too: a child process gives up what lets root write anywhere."""
+"""A child process of root gives up the capability to write anywhere, so that read-only folders can be tested."""
 
 import ctypes
 import os

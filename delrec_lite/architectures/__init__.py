@@ -1,6 +1,6 @@
 """Families of base models: one record each, their rotary positions, and the check before training. Needs only numpy."""
 
-from delrec_lite.architectures.check import check_base, context_length
+from delrec_lite.architectures.check import check_base, check_layers, context_length
 from delrec_lite.architectures.record import Architecture, head_width
 from delrec_lite.architectures.registry import (
     ARCHITECTURES,
@@ -15,6 +15,7 @@ __all__ = [
     "ARCHITECTURES",
     "Architecture",
     "check_base",
+    "check_layers",
     "context_length",
     "find_architecture",
     "gguf_architectures",

@@ -53,6 +53,9 @@ def bench(
     peers: Annotated[
         bool, typer.Option("--peers", help="Also time the same requests through alternatives to this program.")
     ] = False,
+    peer_seconds: Annotated[
+        float, typer.Option(min=1, help="With --peers: seconds each may compute; its row says what was not finished.")
+    ] = 120.0,
     roofline: Annotated[
         bool,
         typer.Option("--roofline", help="Measure this machine's limits, and compare cold requests with them."),
@@ -95,8 +98,9 @@ def bench(
     chosen, base = _peers(bundles or [], console) if peers else ((), {})
     workloads = [w.value for w in workload or Workload]
     counts = _numbers("--threads", threads) or [cores_allowed()]
+    beside = _numbers("--busy", busy)
     plan = Plan(
-        workloads, counts, repeats, users, chosen, base, roofline, engine, names_in(quant), _numbers("--busy", busy)
+        workloads, counts, repeats, users, chosen, base, roofline, engine, names_in(quant), beside, peer_seconds
     )
     results = run(bundles or [], plan, dataset, console)
     if out is not None:
@@ -127,7 +131,7 @@ def _peers(bundles: list[Path], console: Console) -> tuple[tuple[str, ...], dict
     """The peers that can run here, and the files of their base model; prints the peers left out, with the reason."""
     from importlib.util import find_spec
 
-    from delrec_lite.bench.peers import PEERS
+    from delrec_lite.bench.peers import PEERS, native_bf16
     from delrec_lite.errors import UsageError, install_line
     from delrec_lite.files import cache_folder
     from delrec_lite.runtime.bundle import Bundle
@@ -153,11 +157,13 @@ def _peers(bundles: list[Path], console: Console) -> tuple[tuple[str, ...], dict
     chosen = []
     for peer in PEERS:
         reason = next(reason for start, reason in missing.items() if peer.startswith(start))
+        if peer == "transformers bf16" and not native_bf16():
+            reason = reason or "bf16 is not native on this CPU"
         if peer == "llama-cpp-python, base" and "gguf" not in base:
             reason = f"no GGUF file of {name} in the cache"
         if peer in {"llama-cpp-python, bundle", "llama.cpp, titles"}:
-            reason = "" if bundle.holds_gguf else "the bundle has no GGUF file"
-            reason = reason if bundle.prompt.format.ranks_catalogue else "the bundle only ranks candidates"
+            reason = reason or ("" if bundle.holds_gguf else "the bundle has no GGUF file")
+            reason = reason or ("" if bundle.prompt.format.ranks_catalogue else "the bundle only ranks candidates")
         if reason:
             console.say(f"  {peer} is left out: {reason}")
         else:

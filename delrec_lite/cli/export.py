@@ -89,7 +89,6 @@ def export(
             if name not in allowed:
                 raise UsageError(f"no {what} {name!r}", f"one of {', '.join(allowed)}")
     loaded = load_recipe(recipe)
-    quants, onnx_quants = files_for(loaded.export, names_in(quant), format_, names_in(onnx_quant))
     run = Run(loaded, runs, console)
     if compared_quants:
         _compare(run, compared_quants, out or run.folder / "quantisations.json", console)
@@ -98,6 +97,7 @@ def export(
         done = run.export()
         console.result({"bundle": str(run.bundle), **done.result} if json_output else f"{run.bundle}")
         return
+    quants, onnx_quants = files_for(run.export_settings, names_in(quant), format_, names_in(onnx_quant))
     rows: list[Any] = []
     for kind, names in (("gguf", quants), ("onnx", onnx_quants)):
         if AUTO in names:

@@ -1,4 +1,4 @@
-"""`delrec-lite init`: writes a recipe for your own data, from options or prompts."""
+"""`delrec-lite init`: writes a recipe for a data set, a base and a card, from options or prompts."""
 
 import sys
 from pathlib import Path
@@ -14,15 +14,17 @@ EXAMPLE = "Example: `delrec-lite init shop --data data/shop --domain item`"
 def init(
     name: Annotated[str | None, typer.Argument(help="Name of the recipe, its runs and its bundle.")] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Folder written by `delrec-lite prepare`; default data/NAME.")
+        Path | None,
+        typer.Option(help="Folder written by `delrec-lite prepare`, or a data set to pull; default data/NAME."),
     ] = None,
     domain: Annotated[str | None, typer.Option(help="Kind of item: movie, game, artist or item.")] = None,
     base: Annotated[str, typer.Option(help="The LLM: a name to pull, a folder, a .gguf file or a Hub id.")] = "",
+    gpu: Annotated[str, typer.Option(help="Memory of the card to train on, such as 12GB; default: two cores.")] = "",
     out: Annotated[Path | None, typer.Option(help="The file to write; default NAME.yaml.")] = None,
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Write a recipe for a prepared data set, sized for an hour on two cores. Prompts for missing options."""
+    """Write a recipe sized for an hour on two cores, or for a card. Prompts for missing options."""
     from delrec_lite.errors import UsageError
     from delrec_lite.pipeline.start import start_recipe
 
@@ -40,8 +42,8 @@ def init(
             if interactive
             else "item"
         )
-    recipe = start_recipe(str(name), folder, str(domain), base, out or Path(f"{name}.yaml"))
     console = make_console(json_output, quiet)
+    recipe = start_recipe(str(name), folder, str(domain), base, out or Path(f"{name}.yaml"), gpu, console)
     console.say(f"  {recipe.summary}")
     console.say(f"  next: delrec-lite quickstart {recipe.path}")
     console.result({"path": str(recipe.path), "minutes": recipe.minutes} if json_output else str(recipe.path))

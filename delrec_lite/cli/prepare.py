@@ -33,6 +33,10 @@ def prepare(
     columns: Annotated[
         str, typer.Option(help="Your column names, such as `user=uid,item=sku,time=ts,title=name`.")
     ] = "",
+    text_columns: Annotated[
+        str,
+        typer.Option(help="Columns of the item list to keep as side text, such as `category,brand`."),
+    ] = "",
     on_bad_row: Annotated[
         str, typer.Option(help="refuse or drop malformed rows; both report their number and the first few.")
     ] = "refuse",
@@ -43,7 +47,13 @@ def prepare(
     from delrec_lite.data.badrows import BadRows, parse_policy
     from delrec_lite.data.prepare import drop_untitled, prepare_tables
     from delrec_lite.data.prepare import prepare as prepare_pulled
-    from delrec_lite.data.readers import parse_columns, read_interactions, read_titles
+    from delrec_lite.data.readers import (
+        parse_columns,
+        parse_text_columns,
+        read_interactions,
+        read_texts,
+        read_titles,
+    )
     from delrec_lite.data.store import Settings, parse_split
     from delrec_lite.errors import UsageError
     from delrec_lite.hub.pull import pull
@@ -52,6 +62,7 @@ def prepare(
     console = make_console(json_output, quiet)
     folder = out or Path("data") / name
     rule, bad, untitled = parse_split(split), BadRows(parse_policy(on_bad_row)), 0
+    text_names = parse_text_columns(text_columns)
     if (interactions is None) != (items is None):
         raise UsageError("--interactions and --items go together", "give both: the log, and the titles of its items")
     if interactions is not None and items is not None:
@@ -63,10 +74,12 @@ def prepare(
             log, untitled = drop_untitled(log, titles)
             if untitled:
                 console.say(f"  dropped: {untitled} interactions with items that have no title")
-        dataset = prepare_tables(name, log, titles, folder, Settings(k_core, candidates, seed, rule), console)
+        texts = read_texts(items, text_names, names) if text_names else {}
+        settings = Settings(k_core, candidates, seed, rule, text_names)
+        dataset = prepare_tables(name, log, titles, folder, settings, console, texts)
     else:
         source = pull(find_dataset(name).name, console).folder
-        dataset = prepare_pulled(name, source, folder, k_core, candidates, seed, console, rule)
+        dataset = prepare_pulled(name, source, folder, k_core, candidates, seed, console, rule, text_names)
     data = {
         "name": name,
         "folder": str(folder),
@@ -77,6 +90,7 @@ def prepare(
         "candidates": candidates,
         "seed": seed,
         "split": rule,
+        **({"text_columns": list(text_names)} if text_names else {}),
         "dropped": {"files": [malformed.dump() for malformed in bad.files], "untitled": untitled},
         "fingerprint": dataset.fingerprint,
     }

@@ -1,11 +1,14 @@
-"""`delrec-lite verify`: checks that a bundle is unchanged since its export."""
+"""`delrec-lite verify`: checks that a bundle is unchanged since its export and answers here as it did there."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from delrec_lite.cli.common import JsonFlag, QuietFlag, make_console
+
+if TYPE_CHECKING:
+    from delrec_lite.runtime.verify import Answers
 
 EXAMPLE = "Example: `delrec-lite verify my.delrec`"
 
@@ -16,7 +19,7 @@ def verify(
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Hash its files, open its models, run its stored requests and compare with the stored answers."""
+    """Hash its files, open its models, run its stored requests here and compare with the answers at export."""
     from delrec_lite.runtime.verify import verify as check
 
     console = make_console(json_output, quiet)
@@ -26,8 +29,18 @@ def verify(
     rows = [
         ("models", "; ".join([f"{', '.join(report.models)} opened", *unopened])),
         ("files", f"{report.files}, {report.bytes / 1e6:.0f} MB, as exported"),
-        ("stored requests", f"{report.requests} answered, {report.top10_overlap:.1%} of the first ten the same"),
-        ("scores", f"within {report.largest_difference:.3f} of those stored"),
+        ("exported on", str(report.exported_on)),
+        ("answered on", str(report.answered_on)),
+        *((f"{answers.engine} {answers.quant}", _describe(answers, report.requests)) for answers in report.answers),
         ("at export", gate),
     ]
     console.result(report.dump(), rows, (report.name, "verified"))
+
+
+def _describe(answers: "Answers", requests: int) -> str:
+    if not answers.stored:
+        return f"{requests} answered; the bundle stores no answers of this model"
+    return (
+        f"{requests} answered, {answers.top10_overlap:.1%} of the first ten the same, {answers.rank_agreement:.1%} of "
+        f"their pairs in the same order, scores within {answers.largest_difference:.3f}"
+    )

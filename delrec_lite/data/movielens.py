@@ -1,16 +1,39 @@
 """MovieLens-100K in both layouts of its mirrors: GroupLens' files, and RecBole's atomic files."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from delrec_lite.data.badrows import BadRows
-from delrec_lite.data.readers import Columns, Interactions, read_interactions, titles_of
+from delrec_lite.data.readers import Columns, Interactions, read_interactions, texts_of, titles_of
 from delrec_lite.data.tables import Table, read_table
 from delrec_lite.data.titles import readable_title
-from delrec_lite.errors import DataError
+from delrec_lite.errors import DataError, UsageError
 
 _LOG = ("user_id", "item_id", "rating", "timestamp")
 # u.item has no header: id, title, two release dates, address, then 19 genre flags (README of ml-100k).
 _ITEM = ("item_id", "title", "release", "video_release", "url", *(f"genre{n}" for n in range(19)))
+# The genres of the flags, in their order (u.genre of ml-100k).
+_GENRES = [
+    "unknown",
+    "Action",
+    "Adventure",
+    "Animation",
+    "Children's",
+    "Comedy",
+    "Crime",
+    "Documentary",
+    "Drama",
+    "Fantasy",
+    "Film-Noir",
+    "Horror",
+    "Musical",
+    "Mystery",
+    "Romance",
+    "Sci-Fi",
+    "Thriller",
+    "War",
+    "Western",
+]
 # One title of the original is the word "unknown"; RecBole's copy misspells it.
 _UNKNOWN = {"unkonwn": "unknown"}
 
@@ -27,6 +50,32 @@ def read_movielens(folder: Path) -> tuple[Interactions, dict[str, str]]:
     if len(logs) == 1:
         return read_interactions(logs[0], Columns()), _recbole_titles(logs[0].with_suffix(".item"))
     raise DataError(f"{folder} holds neither u.data nor one .inter file", "pull the data set again")
+
+
+def read_genres(folder: Path, columns: Sequence[str]) -> dict[str, str]:
+    """The genres of each item id, ``Animation, Comedy``, equal for both layouts.
+
+    Args:
+        folder: As in ``read_movielens``.
+        columns: Names of side text; ``genres`` is the only one.
+
+    Raises:
+        UsageError: Another name.
+        DataError: The folder has neither layout, or a row is malformed.
+    """
+    if list(columns) != ["genres"]:
+        raise UsageError(f"ml-100k has no side text {', '.join(columns)!r}", "take genres")
+    if (folder / "u.item").is_file():
+        table = read_table(folder / "u.item", _ITEM, _ITEM, delimiter="|", encoding="latin-1")
+        flags = zip(*(table.texts(f"genre{n}") for n in range(len(_GENRES))), strict=True)
+        chosen = [{name for name, flag in zip(_GENRES, row, strict=True) if flag == "1"} for row in flags]
+    elif len(files := sorted(folder.glob("*.item"))) == 1:
+        table = read_table(files[0], ("item_id", "class"))
+        chosen = [set(genres.split()) for genres in table.texts("class")]
+    else:
+        raise DataError(f"{folder} holds neither u.item nor one .item file", "pull the data set again")
+    genres = [", ".join(name for name in _GENRES if name in names and name != "unknown") for names in chosen]
+    return texts_of(table.texts("item_id"), [genres])
 
 
 def _grouplens_titles(path: Path) -> dict[str, str]:

@@ -15,7 +15,7 @@ from delrec_lite.data.store import Settings, SplitRule, make_dataset, save_datas
 from delrec_lite.data.titles import unique_titles
 from delrec_lite.data.types import Catalog, Dataset
 from delrec_lite.errors import DataError, UsageError
-from delrec_lite.hub.registry import find_dataset
+from delrec_lite.hub.registry import Asset, find_dataset
 
 # Leave-one-out needs a test item, a validation item and at least one item before them.
 SHORTEST = 3
@@ -30,6 +30,7 @@ def prepare(
     seed: int = 2024,
     console: Console = QUIET,
     split: SplitRule = "leave-one-out",
+    text_columns: Sequence[str] = (),
 ) -> Dataset:
     """Prepare a pulled data set.
 
@@ -42,15 +43,29 @@ def prepare(
         seed: Random seed of the candidate sets.
         console: Shows the counts.
         split: See ``Settings``.
+        text_columns: Side text to keep; ``genres`` of ml-100k.
 
     Raises:
         DataError: Malformed rows, or no interactions after the k-core.
         StorageError: ``out`` cannot be written.
-        UsageError: No data set of this name.
+        UsageError: No data set of this name, or it has no such side text.
     """
-    reader: Any = find_dataset(name).reader
-    interactions, titles = (resolve_name(reader) if isinstance(reader, str) else reader)(source)
-    return prepare_tables(name, interactions, titles, out, Settings(k_core, m, seed, split), console)
+    asset = find_dataset(name)
+    interactions, titles = _resolved(asset.reader)(source)
+    texts = _side_text(asset, source, text_columns) if text_columns else {}
+    settings = Settings(k_core, m, seed, split, tuple(text_columns))
+    return prepare_tables(name, interactions, titles, out, settings, console, texts)
+
+
+def _side_text(asset: Asset, source: Path, columns: Sequence[str]) -> Mapping[str, str]:
+    if not asset.text_reader:
+        raise UsageError(f"{asset.name} has no side text", "leave out --text-columns")
+    texts: Mapping[str, str] = _resolved(asset.text_reader)(source, columns)
+    return texts
+
+
+def _resolved(reader: Any) -> Any:
+    return resolve_name(reader) if isinstance(reader, str) else reader
 
 
 def prepare_tables(
@@ -60,14 +75,15 @@ def prepare_tables(
     out: Path,
     settings: Settings,
     console: Console = QUIET,
+    texts: Mapping[str, str] | None = None,
 ) -> Dataset:
-    """Prepare any log; ``titles`` gives each item id's title. Otherwise as ``prepare``."""
+    """Prepare any log; ``titles`` and ``texts`` give each item id's title and side text. Otherwise as ``prepare``."""
     if settings.k_core < 1 or settings.m < 2:
         raise UsageError(
             f"k-core is {settings.k_core} and candidates is {settings.m}",
             "k-core must be at least 1, candidates at least 2",
         )
-    dataset = build_dataset(name, interactions, titles, settings.k_core, settings.split)
+    dataset = build_dataset(name, interactions, titles, settings.k_core, settings.split, texts)
     candidates = {split: sample_candidates(dataset, split, settings.m, settings.seed) for split in SPLITS}
     save_dataset(dataset, candidates, settings, out)
     count = sum(len(s) for s in dataset.sequences)
@@ -84,6 +100,7 @@ def build_dataset(
     titles: Mapping[str, str],
     k_core: int,
     split: SplitRule = "leave-one-out",
+    texts: Mapping[str, str] | None = None,
 ) -> Dataset:
     """Filter, order by time (ties by the order of the file) and number users and items from 0.
 
@@ -112,7 +129,8 @@ def build_dataset(
     untitled_data = Dataset(name, Catalog(ids, ids), (), tuple(sequences), "", cuts)
     if cuts is not None:
         _refuse_empty_parts(untitled_data)
-    catalog = Catalog(ids, unique_titles([titles[i] for i in ids], untitled_data.popularity().tolist()))
+    unique = unique_titles([titles[i] for i in ids], untitled_data.popularity().tolist())
+    catalog = Catalog(ids, unique, tuple(texts.get(i, "") for i in ids) if texts else ())
     return make_dataset(name, catalog, [user_ids[u] for u in core_users], sequences, cuts)
 
 

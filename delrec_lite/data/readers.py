@@ -133,6 +133,43 @@ def read_titles(path: Path, columns: Columns = Columns(), bad: BadRows | None = 
     return titles_of(table, table.texts(columns.item), titles, bad or BadRows())
 
 
+def parse_text_columns(text: str) -> tuple[str, ...]:
+    """Read ``category,brand``."""
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def read_texts(path: Path, text_columns: Sequence[str], columns: Columns = Columns()) -> dict[str, str]:
+    """Side text of each item id: the values of some columns, joined; rows of lists are joined too.
+
+    Args:
+        path: The item list, as in ``read_titles``, which checks its rows.
+        text_columns: Names of the columns, in the order in which the text has them.
+        columns: Names of the other columns.
+
+    Raises:
+        DataError: No such file or column.
+    """
+    table = read_table(path, (columns.item, *text_columns))
+    return texts_of(table.texts(columns.item), [_cells(table.columns[name]) for name in text_columns])
+
+
+def texts_of(items: Sequence[str], columns: Sequence[Sequence[str]]) -> dict[str, str]:
+    """Side text of each item id: the values that are not empty, joined; an id's first row counts."""
+    text_of: dict[str, str] = {}
+    for item, *values in zip(items, *columns, strict=True):
+        text_of.setdefault(item, ", ".join(" ".join(value.split()) for value in values if value.strip()))
+    return text_of
+
+
+def _cells(column: Any) -> list[str]:
+    """A column as text, the parts of a list joined."""
+    pa = arrow()
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        return [", ".join(str(part) for part in parts or () if part) for parts in column.to_pylist()]
+    cells: list[str] = as_text(column).to_pylist()
+    return cells
+
+
 def titles_of(table: Table, items: Sequence[str], titles: Sequence[str], bad: BadRows) -> dict[str, str]:
     """Title of each item id; malformed rows go to ``bad``."""
     title_of: dict[str, str] = {}

@@ -1,6 +1,6 @@
 """Reads and writes a prepared data set as a folder of JSON and npz files, without pickle.
 
-``dataset.json`` (counts, settings, fingerprint), ``catalog.json`` (ids, titles), ``users.json`` (ids),
+``dataset.json`` (counts, settings, fingerprint), ``catalog.json`` (ids, titles, side texts), ``users.json`` (ids),
 ``sequences.npz`` (``items`` of all users concatenated, ``lengths`` per user, ``cuts`` of a split by time),
 ``candidates-valid.json`` and ``candidates-test.json``.
 """
@@ -36,12 +36,19 @@ class Settings:
         m: Candidates per user.
         seed: Random seed of the candidate sets.
         split: ``leave-one-out``, or ``chronological``: 8:1:1 by time, cut at the same two times for all users.
+        text_columns: Columns of the item list that are kept as side text.
     """
 
     k_core: int
     m: int
     seed: int
     split: SplitRule = "leave-one-out"
+    text_columns: tuple[str, ...] = ()
+
+    def dump(self) -> dict[str, Any]:
+        """As JSON values; without ``text_columns`` where there are none."""
+        settings = {**vars(self), "text_columns": list(self.text_columns)}
+        return settings if self.text_columns else {k: v for k, v in settings.items() if k != "text_columns"}
 
 
 def parse_split(text: str) -> SplitRule:
@@ -59,7 +66,8 @@ def make_dataset(
     name: str, catalog: Catalog, user_ids: Sequence[str], sequences: Sequence[Ints], cuts: Ints | None = None
 ) -> Dataset:
     """A data set with its fingerprint: sha256 over name, catalogue, user ids, sequences and cuts."""
-    digest = hashlib.sha256(json.dumps([name, catalog.ids, catalog.titles, list(user_ids)]).encode())
+    texts = [catalog.texts] if catalog.texts else []
+    digest = hashlib.sha256(json.dumps([name, catalog.ids, catalog.titles, list(user_ids), *texts]).encode())
     for sequence in sequences:
         digest.update(np.int64(len(sequence)).astype("<i8").tobytes())
         digest.update(sequence.astype("<i8").tobytes())
@@ -103,7 +111,8 @@ def _write(dataset: Dataset, candidates: Mapping[str, CandidateSets], settings: 
     if dataset.cuts is not None:
         arrays["cuts"] = dataset.cuts.astype(np.int32)
     np.savez_compressed(folder / "sequences.npz", **arrays)
-    _dump(folder / "catalog.json", {"ids": dataset.catalog.ids, "titles": dataset.catalog.titles})
+    catalog, texts = dataset.catalog, {"texts": dataset.catalog.texts} if dataset.catalog.texts else {}
+    _dump(folder / "catalog.json", {"ids": catalog.ids, "titles": catalog.titles, **texts})
     _dump(folder / "users.json", dataset.user_ids)
     for split, sets in candidates.items():
         rows = {
@@ -120,7 +129,7 @@ def _write(dataset: Dataset, candidates: Mapping[str, CandidateSets], settings: 
         "items": len(dataset.catalog),
         "interactions": int(lengths.sum()),
         "questions": {split: len(sets.items) for split, sets in candidates.items()},
-        **vars(settings),
+        **settings.dump(),
         "fingerprint": dataset.fingerprint,
     }
     _dump(folder / "dataset.json", about, indent=2)
@@ -145,7 +154,7 @@ def load_dataset(folder: Path) -> Dataset:
         raise DataError(f"{folder} has data set schema {about.get('schema')}, this program reads {SCHEMA}", _AGAIN)
     try:
         titles, users = _load(folder / "catalog.json"), _load(folder / "users.json")
-        catalog = Catalog(tuple(titles["ids"]), tuple(titles["titles"]))
+        catalog = Catalog(tuple(titles["ids"]), tuple(titles["titles"]), tuple(titles.get("texts", ())))
         with np.load(folder / "sequences.npz", allow_pickle=False) as arrays:
             items, lengths = arrays["items"].astype(np.int64), arrays["lengths"]
             cuts = arrays["cuts"].astype(np.int64) if "cuts" in arrays else None
@@ -167,7 +176,8 @@ def load_settings(folder: Path) -> tuple[str, Settings]:
     """
     about = _load(folder / "dataset.json")
     try:
-        return about["name"], Settings(about["k_core"], about["m"], about["seed"], about["split"])
+        text_columns = tuple(about.get("text_columns", ()))
+        return about["name"], Settings(about["k_core"], about["m"], about["seed"], about["split"], text_columns)
     except (KeyError, TypeError) as error:
         raise DataError(f"{folder}/dataset.json has no valid settings: {error}", _AGAIN) from error
 

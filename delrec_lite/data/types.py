@@ -21,13 +21,25 @@ class Catalog:
     Attributes:
         ids: The item ids of the data set, one per item.
         titles: Readable titles, same order: ``The Matrix (1999)``.
+        texts: Side text of each item, such as its category, same order; empty if the data set has none.
     """
 
     ids: tuple[str, ...]
     titles: tuple[str, ...]
+    texts: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def descriptions(self) -> tuple[str, ...]:
+        """Title and side text of each item."""
+        return tuple(map(described, self.titles, self.texts)) if self.texts else self.titles
+
+
+def described(title: str, text: str) -> str:
+    """An item's title with its side text, which may be empty."""
+    return f"{title}, {text}" if text else title
 
 
 @dataclass(frozen=True)

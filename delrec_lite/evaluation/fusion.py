@@ -14,17 +14,17 @@ def mix(scores: Floats, teacher_scores: Floats, weight: float) -> Floats:
 
     Args:
         scores: Of the model, float32 ``[n, items]``.
-        teacher_scores: Of the first ``known`` items only, float32 ``[n, known]``; the other items keep the model's
-            scores.
+        teacher_scores: Of the first ``teacher_items`` items, float32 ``[n, teacher_items]``; the other items keep
+            the model's scores.
         weight: Of the teacher, 0 to 1.
 
     Returns:
         float32 ``[n, items]``.
     """
-    known = teacher_scores.shape[1]
-    shift = logsumexp(scores[:, :known]) - logsumexp(teacher_scores)
+    teacher_items = teacher_scores.shape[1]
+    shift = logsumexp(scores[:, :teacher_items]) - logsumexp(teacher_scores)
     mixed: Floats = scores.astype(np.float32)
-    mixed[:, :known] = (1 - weight) * scores[:, :known] + weight * (teacher_scores + shift)
+    mixed[:, :teacher_items] = (1 - weight) * scores[:, :teacher_items] + weight * (teacher_scores + shift)
     return mixed
 
 

@@ -12,7 +12,7 @@ from delrec_lite.evaluation.expected import ExpectedSampledMetrics
 from delrec_lite.evaluation.metrics import NAMES, Ranks, per_user
 from delrec_lite.evaluation.setting import PROTOCOLS, Setting
 from delrec_lite.evaluation.significance import interval, paired_test
-from delrec_lite.files import write_whole
+from delrec_lite.files import write_atomic
 
 SHOWN = ("HR@1", "HR@5", "HR@10", "NDCG@10")  # what fits 80 columns; the files have all
 
@@ -94,11 +94,11 @@ def write_table(
         ("comparisons.json", comparisons),
         ("ranks.json", raw),
     ):
-        write_whole(
+        write_atomic(
             folder / name,
             json.dumps(data, indent=None if name == "ranks.json" else 2, ensure_ascii=False) + "\n",
         )
-    write_whole(folder / "table.md", markdown(rows, comparisons, setting))
+    write_atomic(folder / "table.md", markdown(rows, comparisons, setting))
     return rows
 
 

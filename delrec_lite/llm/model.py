@@ -7,15 +7,20 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 
+from delrec_lite.llm.item_text import ItemText
 from delrec_lite.llm.items import median_norm, title_vectors
 from delrec_lite.llm.load import Base
+from delrec_lite.llm.ridge import ridge
 from delrec_lite.prompts.vocabulary import FIRST_DEEP, Vocabulary
 
 # Norm of the teacher's part of an item vector relative to the title's, for input and output. After 40 steps of stage 2
 # (0.33 epochs) on ML-100K, 315 validation users, whole catalogue: HR@10 0.181 with 0.7 and 0.200 with 1.5.
 TEACHER_SHARE_IN = 1.5
 TEACHER_SHARE_OUT = 1.5
+# Of the regression of the teacher's item vectors on text features, where the maps begin.
+TEXT_RIDGE = 0.1
 
 
 class ItemLM(nn.Module):
@@ -26,6 +31,10 @@ class ItemLM(nn.Module):
     item is its title's mean token embedding plus an offset. Offsets start at zero, so an untrained item is represented
     by its title alone, unless ``start_from`` initialises them from the teacher's item vectors.
 
+    With item text, a learned linear map of an item's text features is added to its input and to its output vector. In
+    training, ``drop_offsets`` leaves out the offsets of some items, so that the maps alone must represent them: a new
+    item is one that training has seen the like of.
+
     Args:
         base: The language model.
         titles: The catalogue's titles.
@@ -34,6 +43,7 @@ class ItemLM(nn.Module):
         start: Token ids whose rows, repeated if necessary, are the initial values instead.
         deep: Soft tokens also have vectors in each layer (deep prompts, arXiv 2110.07602), initially zero and added to
             the layer's input.
+        text: Text features of the items.
     """
 
     def __init__(
@@ -44,6 +54,7 @@ class ItemLM(nn.Module):
         seed: int = 0,
         start: Sequence[int] | None = None,
         deep: bool = False,
+        text: ItemText | None = None,
     ) -> None:
         super().__init__()
         self.lm = base.model
@@ -67,6 +78,14 @@ class ItemLM(nn.Module):
         self.offset_in = nn.Parameter(torch.zeros(len(titles), hidden, device=rows.device))
         self.offset_out = nn.Parameter(torch.zeros(len(titles), hidden, device=rows.device))
         self.log_scale = nn.Parameter(torch.zeros((), device=rows.device))
+        self.text = text
+        if text is not None:
+            self.register_buffer("features", text.features.to(rows.device))
+            self.text_in = nn.Parameter(torch.zeros(text.features.shape[1], hidden, device=rows.device))
+            self.text_out = nn.Parameter(torch.zeros(text.features.shape[1], hidden, device=rows.device))
+        # In training, shares of dropped numbers of the items' input vectors and of the states that are read.
+        self.item_dropout, self.state_dropout = 0.0, 0.0
+        self._counts: Any = None  # in training, 1 for items whose offsets count, float32 ``[items, 1]``; None: all
 
     @torch.no_grad()
     def start_from(self, vectors: Any, trained: Any) -> None:
@@ -74,6 +93,9 @@ class ItemLM(nn.Module):
 
         A fixed random rotation maps its item vectors to the LLM's width, the same for input and output, so that only
         the similarity between items is transferred.
+
+        With item text, the maps begin as the regression of these vectors on the features, and the offsets as what it
+        leaves.
 
         Args:
             vectors: The recommender's item vectors, float32 ``[items, d]``; if d exceeds the LLM's width, only
@@ -91,6 +113,13 @@ class ItemLM(nn.Module):
         norm_out = (self.titles_out - self.titles_out.mean(0)).norm(dim=1).median().item()
         self.offset_in.copy_(similar * TEACHER_SHARE_IN * self.input_norm)
         self.offset_out.copy_(similar * TEACHER_SHARE_OUT * norm_out)
+        if self.text is None:
+            return
+        features = self.text.features
+        for offset, text_map in ((self.offset_in, self.text_in), (self.offset_out, self.text_out)):
+            target = offset.cpu()
+            text_map.copy_(ridge(features[trained], target[trained], TEXT_RIDGE)[0])
+            offset.copy_((target - features @ text_map.cpu()) * trained.unsqueeze(1))
 
     @torch.no_grad()
     def start_random(self, seed: int) -> None:
@@ -136,17 +165,41 @@ class ItemLM(nn.Module):
 
     def extension(self) -> Any:
         """Input rows of soft tokens and items: shape ``[k + items, hidden]``, float32."""
-        return torch.cat([self.soft, self.titles_in + self.offset_in])
+        return torch.cat([self.soft, self._with_text(self.titles_in, "text_in") + self._counted(self.offset_in)])
 
     def head(self) -> Any:
         """The verbalizer's rows with the scale folded in: shape ``[items, hidden]``, float32."""
-        return self.log_scale.exp() * (self.titles_out + self.offset_out)
+        return self.log_scale.exp() * (self._with_text(self.titles_out, "text_out") + self._counted(self.offset_out))
+
+    def text_maps(self) -> dict[str, nn.Parameter]:
+        """The maps from text features, by name: ``text_in`` and ``text_out``, ``[d, hidden]``; none without text."""
+        return {} if self.text is None else {"text_in": self.text_in, "text_out": self.text_out}
+
+    def drop_offsets(self, share: float, seed: int) -> None:
+        """Leave out the offsets of a share of the items from now on, while the model is in training mode.
+
+        Args:
+            share: 0 to 1.
+            seed: Decides which items; the same in every process and micro-batch of a step.
+        """
+        drawn = torch.rand(len(self.offset_in), 1, generator=torch.Generator().manual_seed(seed))
+        self._counts = (drawn >= share).float().to(self.offset_in.device) if share else None
+
+    def _counted(self, offsets: Any) -> Any:
+        return offsets * self._counts if self.training and self._counts is not None else offsets
+
+    def _with_text(self, titles: Any, name: str) -> Any:
+        return titles if self.text is None else titles + self.features @ getattr(self, name)
 
     def embed(self, ids: Any) -> Any:
         """Vectors of extended token ids, any shape, in the body's precision."""
         rows = self.body.embed_tokens.weight
         text = rows[ids.clamp(max=self.vocabulary.text - 1)]
-        extra = self.extension()[(ids - self.vocabulary.text).clamp(min=0)].to(rows.dtype)
+        extra = self.extension()[(ids - self.vocabulary.text).clamp(min=0)]
+        if self.training and self.item_dropout:
+            dropped = functional.dropout(extra, self.item_dropout)
+            extra = torch.where((ids >= self.vocabulary.item_base).unsqueeze(-1), dropped, extra)
+        extra = extra.to(rows.dtype)
         vectors = torch.where((ids < self.vocabulary.text).unsqueeze(-1), text, extra)
         # Gemma scales input embeddings; every runtime scales the extended rows too.
         scale = getattr(self.body.embed_tokens, "embed_scale", None)
@@ -168,7 +221,7 @@ class ItemLM(nn.Module):
             states = self.body(
                 inputs_embeds=self.embed(ids), position_ids=positions, attention_mask=mask, use_cache=False
             ).last_hidden_state
-        return states.flatten(0, 1)[read].float()
+        return functional.dropout(states.flatten(0, 1)[read].float(), self.state_dropout, self.training)
 
 
 class _SoftIndexContext(AbstractContextManager[None]):

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from delrec_lite.cards import Problem, problem_here
 from delrec_lite.errors import ConfigError, DelrecError, MissingPackageError, install_line
 
 QUANTISED = ("nf4", "int8")
@@ -21,7 +22,8 @@ def device_for(choice: str) -> str:
     if choice == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if choice == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("model.device is cuda, but torch finds no CUDA device", "set it to auto or cpu")
+        problem = problem_here() or Problem("torch finds no CUDA device", "set it to auto or cpu")
+        raise ConfigError(f"model.device is cuda, but {problem.message}", problem.hint)
     return choice
 
 

@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any
 
 from delrec_lite import machine
-from delrec_lite.files import write_whole
+from delrec_lite.files import write_atomic
 
 # What each value of the recipe resolves to if bf16, and if fp32 is faster; quantised weights are computed in one of the
 # two. All other values resolve to themselves.
@@ -148,7 +148,7 @@ def _store(timing: Timing, cache: Path) -> None:
     entry = {"machine": this_machine, "bf16_ms": timing.bf16_ms, "fp32_ms": timing.fp32_ms}
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        write_whole(cache / FILE, json.dumps([*entries, entry], indent=1) + "\n")
+        write_atomic(cache / FILE, json.dumps([*entries, entry], indent=1) + "\n")
     except OSError:
         return  # the cache is optional
 

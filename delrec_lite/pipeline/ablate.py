@@ -18,7 +18,7 @@ from delrec_lite.evaluation.metrics import NAMES, Ranks
 from delrec_lite.evaluation.setting import PROTOCOLS, Setting
 from delrec_lite.evaluation.significance import interval, paired_test
 from delrec_lite.evaluation.table import aligned, protocols_of, values_of
-from delrec_lite.files import write_whole
+from delrec_lite.files import write_atomic
 from delrec_lite.pipeline.rows import training_precision
 from delrec_lite.pipeline.run import Run
 from delrec_lite.pipeline.stage import DONE
@@ -42,9 +42,16 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "titles as history": {"model": {"history": "titles"}},
     # Starts without language, titles or teacher: shows the effect of pretraining beyond model size and training.
     "random network trained whole": {
-        "model": {"weights": "random", "precision": "auto", "item_start": "random", "pattern_prompt": "none"},
+        "model": {
+            "weights": "random",
+            "precision": "auto",
+            "item_start": "random",
+            "pattern_prompt": "none",
+            "item_text": "none",
+            "item_vectors": None,
+        },
         "distill": {"epochs": 0.0},
-        "finetune": {"adapter": "full"},
+        "finetune": {"adapter": "full", "offset_dropout": None},
     },
 }
 
@@ -154,7 +161,7 @@ def _run(recipe: Recipe, name: str, seed: int, shared: Run, folder: Path, consol
     for stage_folder in shared_stages:
         if not (target / stage_folder.name / DONE).is_file() and (stage_folder / DONE).is_file():
             shutil.copytree(stage_folder, target / stage_folder.name, dirs_exist_ok=True)
-    write_whole(target / "recipe.yaml", "")  # a folder with stages and no recipe would be refused
+    write_atomic(target / "recipe.yaml", "")  # a folder with stages and no recipe would be refused
     return Run(Recipe.model_validate(sections), folder, console, shipped=False)
 
 
@@ -209,8 +216,8 @@ def _write(
         "expected_sampled": expected.dump(),
         "ranks": {name: [seed_ranks.dump() for seed_ranks in ranks_by_seed] for name, ranks_by_seed in ranks.items()},
     }
-    write_whole(folder / "ablation.json", json.dumps(report, ensure_ascii=False) + "\n")
-    write_whole(folder / "ablation.md", markdown(ablation))
+    write_atomic(folder / "ablation.json", json.dumps(report, ensure_ascii=False) + "\n")
+    write_atomic(folder / "ablation.md", markdown(ablation))
 
 
 def markdown(ablation: Ablation) -> str:

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from delrec_lite.architectures import check_base, gguf_architectures, gguf_names
+from delrec_lite.architectures import check_base, check_layers, gguf_architectures, gguf_names
 from delrec_lite.errors import BundleError, ConfigError, MissingPackageError, install_line
 from delrec_lite.export.tokenizer_file import read_pairs
 from delrec_lite.hub.base import gguf_file
@@ -11,19 +11,23 @@ from delrec_lite.runtime.gguf.header import read_header
 from delrec_lite.training.shapes import find_config
 
 
-def check_folder(folder: Path, onnx: bool = False) -> None:
+def check_folder(folder: Path, onnx: bool = False, layers: int | None = None) -> None:
     """Check the config.json and the tokenizer of a Hugging Face folder.
 
     Args:
         folder: Of the base.
         onnx: Whether an ONNX file will be written.
+        layers: Layers to use; None: all.
 
     Raises:
-        ConfigError: A family or a setting that cannot be trained and exported.
+        ConfigError: A family or a setting that cannot be trained and exported, or too few layers.
         DelrecError: The tokenizer is not byte-pair encoding.
     """
-    config = folder / "config.json"
-    check_base(json.loads(config.read_text(encoding="utf-8")), str(config), onnx)
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    check_base(config, str(path), onnx)
+    if layers is not None:
+        check_layers(layers, config, str(path))
     read_pairs(folder / "tokenizer.json")
 
 

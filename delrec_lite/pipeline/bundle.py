@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from delrec_lite.errors import ConfigError
+from delrec_lite.errors import ConfigError, MissingPackageError
 from delrec_lite.pipeline.base import check_folder
 from delrec_lite.pipeline.model_builder import ModelBuilder
 from delrec_lite.pipeline.stage import Stages
 from delrec_lite.provenance import commit, machine, versions
+from delrec_lite.runtime.engines.factory import LLAMA_CPP
 from delrec_lite.version import __version__
 
 if TYPE_CHECKING:  # what needs torch is imported where it is used
@@ -44,8 +45,9 @@ def write_bundle(
 
     Raises:
         ConfigError: An ONNX file cannot hold the recipe's form of prompt.
+        MissingPackageError: A GGUF file is requested, and llama-cpp-python is not installed.
     """
-    check_format(run, "onnx" if onnx_quants else "gguf")
+    check_format(run, "both" if onnx_quants and quants else "onnx" if onnx_quants else "gguf")
     from delrec_lite.export.request import ExportRequest
     from delrec_lite.export.write import export
 
@@ -89,11 +91,14 @@ def _provenance(run: ModelStages) -> dict[str, Any]:
 
 
 def check_format(run: ModelStages, formats: str) -> None:
-    """Check that the base and the recipe's form of prompt fit into files of these formats.
+    """Check that files of these formats can be written here, and that base and form of prompt fit into them.
 
     Raises:
-        ConfigError: They do not.
+        ConfigError: They do not fit.
+        MissingPackageError: GGUF without llama-cpp-python.
     """
+    if formats != "onnx" and not LLAMA_CPP.installed:
+        raise MissingPackageError(f"writing GGUF needs {LLAMA_CPP.package}, which is not installed", LLAMA_CPP.install)
     check_folder(run.models.base_folder, onnx=formats != "gguf")
     if formats != "gguf" and not run.models.format().only_item_rows:
         raise ConfigError(

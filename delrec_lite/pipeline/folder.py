@@ -11,7 +11,7 @@ import yaml
 
 from delrec_lite.config import Recipe
 from delrec_lite.errors import UsageError
-from delrec_lite.files import locked, write_whole
+from delrec_lite.files import locked, write_atomic
 from delrec_lite.pipeline.stage import FinishedStage, is_done
 from delrec_lite.processes import current
 
@@ -84,7 +84,7 @@ class RunFolder:
         if fresh and folder.is_dir():
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / RECIPE, yaml.safe_dump(self.recipe.dump(), sort_keys=False))
+        write_atomic(folder / RECIPE, yaml.safe_dump(self.recipe.dump(), sort_keys=False))
         return [name for name, done in self.stages.items() if is_done(done.folder, done.key)]
 
     def _refuse(self) -> None:

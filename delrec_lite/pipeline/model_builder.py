@@ -16,6 +16,7 @@ from delrec_lite.prompts.domain import DOMAINS
 from delrec_lite.prompts.format import PromptFormat
 
 if TYPE_CHECKING:  # what needs torch is imported where it is used
+    from delrec_lite.llm.item_text import ItemText
     from delrec_lite.llm.load import Base
     from delrec_lite.llm.model import ItemLM
     from delrec_lite.prompts.tasks import Prompts
@@ -65,7 +66,7 @@ class ModelBuilder:
             from delrec_lite.llm.load import unpack
 
             folder = current().from_first(lambda: unpack(pulled.name, pulled.folder, cache_folder(), run.console))
-        check_folder(folder, onnx=run.recipe.export.format != "gguf")
+        check_folder(folder, onnx=run.recipe.export.format != "gguf", layers=run.recipe.model.layers)
         return folder
 
     @cached_property
@@ -85,8 +86,12 @@ class ModelBuilder:
         trained = {name: stages[name].result["precision"] for name in SHARED_STAGES if name in stages}
         return {"recipe": self._run.recipe.model.precision, **trained, "scores": self.precision}
 
-    def base(self, precision: str | None = None) -> "Base":
+    def base(self, precision: str | None = None, whole: bool = False) -> "Base":
         """The base model as pulled, unpacked and loaded.
+
+        Args:
+            precision: Of its weights; None: this machine's.
+            whole: All layers, also where the recipe uses fewer.
 
         Raises:
             ConfigError: It cannot be trained and exported.
@@ -97,7 +102,8 @@ class ModelBuilder:
         from delrec_lite.llm.precision import device_for
 
         name, device = self._run.pulled["model"].name, device_for(self._run.recipe.model.device)
-        return load_base(name, self.base_folder, precision or self.precision, device, self.weights_seed)
+        layers = None if whole else self._run.recipe.model.layers
+        return load_base(name, self.base_folder, precision or self.precision, device, self.weights_seed, layers)
 
     @property
     def weights_seed(self) -> int | None:
@@ -117,13 +123,21 @@ class ModelBuilder:
         settings, seed = recipe.model, recipe.distill.seed
         words = start_words(DOMAINS[recipe.data.domain], base.encode) if settings.soft_start == "words" else None
         deep = settings.soft_layers == "all"
-        model = ItemLM(base, dataset.catalog.titles, settings.soft_tokens, seed, words, deep)
+        text = self.item_text() if settings.item_text != "none" else None
+        model = ItemLM(base, dataset.catalog.titles, settings.soft_tokens, seed, words, deep, text)
         if settings.item_start == "teacher":
             seen = dataset.popularity() > 0
             model.start_from(torch.from_numpy(self.teacher().item_vectors()), torch.from_numpy(seen))
         elif settings.item_start == "random":
             model.start_random(seed)
         return BuiltModel(model, self.prompts(model, base, settings.pattern_prompt), base)
+
+    def item_text(self) -> "ItemText":
+        """The text features of the items."""
+        from delrec_lite.llm.item_text import ItemText
+
+        with self._run.locked():
+            return ItemText.load(self._run.text().folder)
 
     def distilled(self, precision: str | None = None) -> BuiltModel:
         """The model between stage 1 and stage 2."""

@@ -3,10 +3,23 @@
 from collections.abc import Sequence
 
 from delrec_lite.config import ExportSection
+from delrec_lite.console import Console
 from delrec_lite.errors import UsageError
 from delrec_lite.quantisations import AUTO, FORMATS, ONNX, formats_of, quantisation_names
+from delrec_lite.runtime.engines.factory import LLAMA_CPP
 
 BOTH = "both"
+
+
+def without_llama_cpp(recipe: ExportSection, console: Console) -> ExportSection:
+    """A recipe's settings; ONNX instead of GGUF if llama-cpp-python, which has to be compiled, is not installed."""
+    if recipe.format == "onnx" or LLAMA_CPP.installed:
+        return recipe
+    console.say(
+        f"  export: {LLAMA_CPP.package} is not installed, so the bundle is ONNX {recipe.onnx_quant} instead of GGUF "
+        f"{recipe.quant}; for GGUF: {LLAMA_CPP.install}"
+    )
+    return recipe.model_copy(update={"format": "onnx"})
 
 
 def files_for(

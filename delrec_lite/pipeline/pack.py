@@ -9,7 +9,7 @@ from typing import Any
 from delrec_lite.config import load_recipe
 from delrec_lite.console import QUIET
 from delrec_lite.errors import DataError
-from delrec_lite.files import sha256_of, write_whole
+from delrec_lite.files import sha256_of, write_atomic
 from delrec_lite.pipeline.reference import FILE, SCHEMA
 from delrec_lite.pipeline.run import Run
 from delrec_lite.pipeline.stage import FinishedStage
@@ -43,11 +43,12 @@ def pack(run: Run, target: Path) -> None:
         "code": run.code,
         "data": {key: run.prepare().result[key] for key in ("fingerprint", "candidates")},
         "base": run.pulled["model"].files,
+        **({"text_sources": sources} if (sources := run.text_sources()) else {}),
         "mirrors": {role: pulled.mirror for role, pulled in run.pulled.items()},
         "stages": {name: _trained(stage) for name, stage in stages.items()},
         "files": files,
     }
-    write_whole(target / FILE, json.dumps(text, indent=1) + "\n")
+    write_atomic(target / FILE, json.dumps(text, indent=1) + "\n")
 
 
 def _trained(stage: FinishedStage) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def _trained(stage: FinishedStage) -> dict[str, Any]:
 def _name_base(path: Path, base: str) -> None:
     """Replace the base model's local folder in the adapter's settings by its name."""
     config = json.loads(path.read_text(encoding="utf-8"))
-    write_whole(path, json.dumps({**config, "base_model_name_or_path": base}, indent=2, sort_keys=True) + "\n")
+    write_atomic(path, json.dumps({**config, "base_model_name_or_path": base}, indent=2, sort_keys=True) + "\n")
 
 
 def _halve(path: Path) -> None:

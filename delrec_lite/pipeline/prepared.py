@@ -27,6 +27,7 @@ def with_dataset_settings(recipe: Recipe) -> Recipe:
         "candidates": settings.m,
         "seed": settings.seed,
         "split": settings.split,
+        "text_columns": settings.text_columns,
     }
     for key, value in prepared.items():
         recipe_value = getattr(data, key)

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -39,6 +39,8 @@ class Reference:
         needed = ["code", "data", "teacher"]
         if stage != "teacher":
             needed += ["candidates", "domain", "model", "files", "distill"]
+        if stage != "teacher" or facts["teacher"].get("text"):
+            needed += ["text"]
         if stage == "finetune":
             needed += ["finetune"]
         if "model" in needed and self.precision(stage) not in possible_precisions(facts["model"]["precision"]):
@@ -62,7 +64,9 @@ def _without_precision(facts: Any) -> Any:
     return {k: v for k, v in facts.items() if k != "precision"} if isinstance(facts, dict) else facts
 
 
-def training_inputs(recipe: Recipe, prepared: Mapping[str, Any], files: Mapping[str, str], code: int) -> dict[str, Any]:
+def training_inputs(
+    recipe: Recipe, prepared: Mapping[str, Any], files: Mapping[str, str], code: int, text_sources: Sequence[Any] = ()
+) -> dict[str, Any]:
     """Everything that the result of training depends on.
 
     Args:
@@ -70,6 +74,7 @@ def training_inputs(recipe: Recipe, prepared: Mapping[str, Any], files: Mapping[
         prepared: The result of the stage ``prepare``.
         files: sha256 of the base model's files.
         code: Version of the stages' code.
+        text_sources: Inputs of text features outside the base model and the data set.
     """
     return {
         "code": code,
@@ -77,6 +82,7 @@ def training_inputs(recipe: Recipe, prepared: Mapping[str, Any], files: Mapping[
         "candidates": prepared["candidates"]["valid"],
         "domain": recipe.data.domain,
         "files": dict(files),
+        "text": [recipe.text_features, dict(files), *text_sources] if recipe.text_features else None,
         **{name: getattr(recipe, name).cache_key_fields() for name in ("model", *STAGES)},
     }
 
@@ -96,7 +102,8 @@ def read_reference(folder: Path) -> Reference:
     manifest = json.loads((folder / FILE).read_text(encoding="utf-8"))
     # The recipe is parsed, so that keys added later get their defaults, which change nothing.
     recipe = Recipe.model_validate(manifest["recipe"])
-    facts = training_inputs(recipe, manifest["data"], manifest["base"], manifest["code"])
+    text_sources = manifest.get("text_sources", [])
+    facts = training_inputs(recipe, manifest["data"], manifest["base"], manifest["code"], text_sources)
     for name, digest in manifest["files"].items():
         if not (folder / name).is_file() or sha256_of(folder / name) != digest:
             raise DataError(f"{folder / name} is not the shipped file", "install the package again, or use --train")

@@ -84,12 +84,17 @@ def row_factories(run: Run, fused: bool = False, zero_shot: bool = False, bundle
 
 def teacher_labels(run: Run) -> list[str]:
     """The label of each teacher of the run in the table, in the recipe's order."""
-    return [TEACHERS[kind].label for kind in run.recipe.teacher.kinds]
+    return [teacher_label(run, kind) for kind in run.recipe.teacher.kinds]
+
+
+def teacher_label(run: Run, kind: str) -> str:
+    """The name of a teacher's row: ``SASRec``, ``SASRec with text``."""
+    return f"{TEACHERS[kind].label} with text" if run.recipe.teacher.text else TEACHERS[kind].label
 
 
 def _teacher_rows(run: Run) -> dict[str, RowFactory]:
     """A row for each teacher, and one for all together where there are several."""
-    scorers = {TEACHERS[kind].label: partial(_teacher_scores, run, kind) for kind in run.recipe.teacher.kinds}
+    scorers = {teacher_label(run, kind): partial(_teacher_scores, run, kind) for kind in run.recipe.teacher.kinds}
     if len(scorers) > 1:
         scorers[ALL_TEACHERS] = partial(_teacher_scores, run, None)
     key = run.teacher().key
@@ -127,7 +132,7 @@ def _ranked(run: Run, scorer: Scorer, label: str) -> Ranks:
 def _zero_shot(run: Run) -> Ranks:
     from delrec_lite.llm.zeroshot import zero_shot
 
-    base = run.models.base()
+    base = run.models.base(whole=True)
     test, candidates = run.dataset.test(), run.candidates["test"]
     domain = DOMAINS[run.recipe.data.domain]
     start = time.monotonic()

@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from delrec_lite.config import Recipe
+from delrec_lite.config import ExportSection, Recipe
 from delrec_lite.console import Console
 from delrec_lite.data.store import load_candidates, load_dataset
 from delrec_lite.data.types import CandidateSets, Dataset, Split
@@ -15,15 +15,17 @@ from delrec_lite.files import cache_folder
 from delrec_lite.hub.base import find_base
 from delrec_lite.hub.cache import Pulled
 from delrec_lite.hub.pull import pull
+from delrec_lite.hub.registry import ENCODER
 from delrec_lite.pipeline.bundle import check_format, write_bundle
 from delrec_lite.pipeline.folder import with_lock
+from delrec_lite.pipeline.machine_check import check_machine
 from delrec_lite.pipeline.model_builder import BuiltModel, ModelBuilder
-from delrec_lite.pipeline.model_files import files_for
+from delrec_lite.pipeline.model_files import files_for, without_llama_cpp
 from delrec_lite.pipeline.prepared import dataset_facts, with_dataset_settings
 from delrec_lite.pipeline.reference import reference_for, training_inputs
 from delrec_lite.pipeline.stage import DONE, FinishedStage, key_of
 from delrec_lite.pipeline.stage_cache import StageCache
-from delrec_lite.pipeline.teacher_stage import external_inputs, fit_teacher
+from delrec_lite.pipeline.teacher_stage import external_inputs, file_digest, fit_teacher
 from delrec_lite.processes import current
 
 if TYPE_CHECKING:  # what needs torch is imported where it is used
@@ -123,16 +125,45 @@ class Run(StageCache):
             from delrec_lite.data.prepare import prepare
 
             source, target, m = self.pulled["data"].folder, folder / "dataset", data.candidates
-            dataset = prepare(data.name, source, target, data.k_core, m, data.seed, self.console, data.split)
+            dataset = prepare(
+                data.name, source, target, data.k_core, m, data.seed, self.console, data.split, data.text_columns
+            )
             return dataset_facts(dataset, load_candidates(target))
 
-        settings = data.model_dump(exclude={"domain", "folder"})
+        settings = {k: v for k, v in data.cache_key_fields().items() if k not in {"domain", "folder"}}
         return self._stage("prepare", key_of(CODE, PREPARED, settings, self.pulled["data"].files), make)
 
     def _candidates_fingerprint(self, split: str) -> str:
         """Fingerprint of the candidate sets of a split."""
         fingerprint: str = self.prepare().result["candidates"][split]
         return fingerprint
+
+    @with_lock
+    def text(self) -> FinishedStage:
+        """Text features of the items, for ``model.item_text`` and ``teacher.text``."""
+        kind, recipe = self.recipe.text_features, self.recipe
+
+        def make(folder: Path) -> dict[str, Any]:
+            from delrec_lite.pipeline.text_stage import text_features
+
+            features = text_features(self, self.models)
+            features.save(folder)
+            return {"source": kind, "items": len(features.features), "width": features.features.shape[1]}
+
+        inputs = [self.prepare().result["fingerprint"], kind, recipe.model.weights, self.pulled["model"].files]
+        return self._stage("text", key_of(CODE, *inputs, *self.text_sources()), make)
+
+    def text_sources(self) -> list[Any]:
+        """The inputs of text features outside the base model and the data set."""
+        if self.recipe.text_features == "encoder":
+            return [self.encoder.files]
+        path = self.recipe.model.item_vectors
+        return [] if path is None else [file_digest(Path(path), "model.item_vectors")]
+
+    @cached_property
+    def encoder(self) -> Pulled:
+        """The sentence encoder of ``model.item_text: encoder``, fetched or from the cache."""
+        return current().from_first(lambda: pull(ENCODER, self.console, cache_folder()))
 
     @with_lock
     def teacher(self) -> FinishedStage:
@@ -150,18 +181,24 @@ class Run(StageCache):
             return result
 
         section = self.recipe.teacher
-        return self._stage("teacher", key_of(CODE, sequences, section.model_dump(), *external_inputs(section)), make)
+        text = [self.text().key] if section.text else []
+        inputs = [section.cache_key_fields(), *external_inputs(section), *text]
+        return self._stage("teacher", key_of(CODE, sequences, *inputs), make)
 
     @with_lock
     def distill(self) -> FinishedStage:
         """Stage 1."""
+        if self.reference is None and not (self.folder / "teacher" / DONE).is_file():
+            _ = self._machine_fits  # before the base is pulled and the teachers are fitted
         _ = self.models.base_folder  # an error here comes before any stage is computed
         upstream, recipe = self.teacher(), self.recipe
         adapter = recipe.finetune if recipe.distill.train_llm else None
+        text = [self.text().key] if recipe.model.item_text != "none" else []
 
         def make(folder: Path, precision: str) -> dict[str, Any]:
             from delrec_lite.training.distill import distill
 
+            _ = self._machine_fits
             built = self.models.untrained(precision)
             written = self.models.prompts(built.model, built.base, "words")
             return asdict(distill(self._context(built, folder), recipe.distill, written, adapter))
@@ -176,6 +213,7 @@ class Run(StageCache):
                 self.pulled["model"].files,
                 recipe.distill.cache_key_fields(),
                 *([] if adapter is None else [adapter.cache_key_fields()]),
+                *text,
             )
 
         return self._training_stage("distill", key_for, make)
@@ -188,6 +226,7 @@ class Run(StageCache):
         def make(folder: Path, precision: str) -> dict[str, Any]:
             from delrec_lite.training.finetune import finetune
 
+            _ = self._machine_fits
             return asdict(finetune(self._context(self.models.distilled(precision), folder), self.recipe.finetune))
 
         def key_for(precision: str) -> str:
@@ -196,6 +235,12 @@ class Run(StageCache):
             return key_of(CODE, upstream.key, self.recipe.finetune.cache_key_fields(), *precision_key)
 
         return self._training_stage("finetune", key_for, make)
+
+    @cached_property
+    def _machine_fits(self) -> bool:
+        """Checked once, by every process: an error comes before anything is loaded."""
+        check_machine(self, self.models, self.prepare().result["items"])
+        return True
 
     def _context(self, built: BuiltModel, folder: Path) -> "TrainingContext":
         from delrec_lite.training.context import TrainingContext
@@ -211,18 +256,25 @@ class Run(StageCache):
             console=self.console,
         )
 
+    @cached_property
+    def export_settings(self) -> ExportSection:
+        """The recipe's; without llama-cpp-python, ONNX instead of GGUF if ONNX can hold the recipe's form of prompt."""
+        settings = self.recipe.export
+        return without_llama_cpp(settings, self.console) if self.models.format().only_item_rows else settings
+
     @with_lock
     def export(self) -> FinishedStage:
         """Merge, bake, quantise, compare and write the bundle.
 
         Raises:
             ConfigError: An ONNX file cannot hold the recipe's form of prompt.
+            MissingPackageError: llama-cpp-python is not installed, and the recipe's form of prompt needs it.
         """
-        check_format(self, self.recipe.export.format)
+        check_format(self, self.export_settings.format)
         upstream = self.finetune()
 
         def make(_: Path) -> dict[str, Any]:
-            exported = write_bundle(self, self.bundle, *files_for(self.recipe.export))
+            exported = write_bundle(self, self.bundle, *files_for(self.export_settings))
             return {
                 "bytes": exported.bytes,
                 "quant": exported.quant,
@@ -232,7 +284,8 @@ class Run(StageCache):
                 "precision": self.models.precision,
             }
 
-        key = key_of(CODE, BUNDLE, upstream.key, self._candidates_fingerprint("test"), self.recipe.export.model_dump())
+        settings = self.export_settings.model_dump()
+        key = key_of(CODE, BUNDLE, upstream.key, self._candidates_fingerprint("test"), settings)
         if not (self.bundle / "manifest.json").is_file():
             (self.folder / "export" / DONE).unlink(missing_ok=True)
         return self._stage("export", key, make)
@@ -241,4 +294,5 @@ class Run(StageCache):
         return self.models.precision
 
     def _training_inputs(self) -> dict[str, Any]:
-        return training_inputs(self.recipe, self.prepare().result, self.pulled["model"].files, CODE)
+        prepared, files = self.prepare().result, self.pulled["model"].files
+        return training_inputs(self.recipe, prepared, files, CODE, self.text_sources())

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from delrec_lite.config import Recipe
 from delrec_lite.console import Console
 from delrec_lite.data.types import CandidateSets, Dataset
-from delrec_lite.files import write_whole
+from delrec_lite.files import write_atomic
 from delrec_lite.hub.cache import Pulled
 from delrec_lite.processes import current
 
@@ -50,6 +50,10 @@ class Stages(Protocol):
     console: Console
     stages: dict[str, FinishedStage]
 
+    @property
+    def encoder(self) -> Pulled:
+        """See ``Run.encoder``."""
+
     def locked(self) -> AbstractContextManager[None]:
         """See ``RunFolder.locked``."""
 
@@ -64,6 +68,9 @@ class Stages(Protocol):
     @property
     def candidates(self) -> dict[str, CandidateSets]:
         """See ``Run.candidates``."""
+
+    def text(self) -> FinishedStage:
+        """See ``Run.text``."""
 
     def teacher(self) -> FinishedStage:
         """See ``Run.teacher``."""
@@ -124,11 +131,11 @@ def _open_stage(folder: Path, key: str) -> FinishedStage | None:
     if finished_path.is_file() or not was_started(folder, key):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        write_whole(folder / KEY, json.dumps({"key": key}) + "\n")
+        write_atomic(folder / KEY, json.dumps({"key": key}) + "\n")
     return None
 
 
 def _close_stage(folder: Path, key: str, result: dict[str, Any], seconds: float) -> FinishedStage:
     text = json.dumps({"key": key, "seconds": seconds, "result": result}, indent=2)
-    write_whole(folder / DONE, text + "\n")
+    write_atomic(folder / DONE, text + "\n")
     return FinishedStage(folder.name, folder, key, result, seconds, computed=True)

@@ -1,15 +1,26 @@
-"""`init`: the recipe tested on ML-100K, adapted to the size of another data set."""
+"""`init`: the recipe tested on ML-100K, adapted to the size of another data set, to a base and to a card."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import yaml
 
-from delrec_lite.config import Recipe, load_recipe, parse
+from delrec_lite.config import DataSection, Recipe, load_recipe, parse
+from delrec_lite.console import QUIET, Console
+from delrec_lite.data.prepare import prepare
 from delrec_lite.data.store import load_dataset
-from delrec_lite.errors import StorageError, UsageError
-from delrec_lite.files import cache_folder, write_whole
+from delrec_lite.data.types import Dataset
+from delrec_lite.errors import OutOfMemoryError, StorageError, UsageError
+from delrec_lite.files import cache_folder, write_atomic
+from delrec_lite.hub.huggingface import hub_folders
+from delrec_lite.hub.pull import pull
+from delrec_lite.hub.registry import DATASETS
 from delrec_lite.pipeline.base import check_local
+from delrec_lite.pipeline.memory import Place, fitting_settings, trainings
+from delrec_lite.training.plan import ASSUMED_FLOPS, estimate, minutes_on_card, parse_bytes, smallest
+from delrec_lite.training.shapes import Shape, find_shape
 
 PATTERN = "ml-100k-cpu"
 # ml-100k-cpu on two cores: stage 2 reads 250 item tokens a second, stage 1 and the teachers add a third to the time.
@@ -24,8 +35,8 @@ class Started:
     Attributes:
         path: Its file.
         recipe: Its content.
-        summary: The data set's size and the expected training time.
-        minutes: Expected training time on two cores.
+        summary: The data set's size, the expected training time, and on a card the expected memory.
+        minutes: Expected training time: on two cores from a measured speed, on a card from an assumed one.
     """
 
     path: Path
@@ -34,48 +45,106 @@ class Started:
     minutes: int
 
 
-def start_recipe(name: str, data: Path, domain: str, base: str, out: Path) -> Started:
-    """Write a recipe for a prepared data set.
+def start_recipe(
+    name: str, data: Path, domain: str, base: str, out: Path, gpu: str = "", console: Console = QUIET
+) -> Started:
+    """Write a recipe for a prepared data set, or for one that can be pulled, which is counted first.
 
     Args:
         name: Of the recipe.
-        data: A folder that ``delrec-lite prepare`` wrote.
+        data: A folder that ``delrec-lite prepare`` wrote, or the name of a data set to pull.
         domain: ``movie``, ``game``, ``artist`` or ``item``.
         base: The LLM; empty: that of ``ml-100k-cpu``.
         out: The file; it must not exist.
+        gpu: Memory of the card to train on, such as ``12GB``; empty: two cores.
+        console: Shows what is pulled.
 
     Raises:
         DataError: ``data`` holds no data set.
         ConfigError: An invalid name or domain, or a base on disk that cannot be trained.
-        UsageError: ``out`` exists.
+        FetchError: The data set cannot be pulled.
+        OutOfMemoryError: No setting of the base fits the card.
+        UsageError: ``out`` exists, or the shape of the base is not known.
         StorageError: It cannot be written.
     """
-    dataset = load_dataset(data)
+    pulled = not data.is_dir() and str(data) in DATASETS
+    dataset = _counted(str(data), console) if pulled else load_dataset(data)
     if out.exists():
         raise UsageError(f"{out} exists", "choose another with --out, or remove it")
     interactions, items = sum(len(s) for s in dataset.sequences), len(dataset.catalog)
     pattern = load_recipe(PATTERN).model_dump(mode="json", exclude_defaults=True)
-    passes = pattern["finetune"]["epochs"]
-    hour = 3600 * TOKENS_PER_SECOND / interactions
     pattern["name"] = name
-    pattern["data"] = {"folder": str(data), "domain": domain}
-    pattern["finetune"]["epochs"] = round(min(passes, max(LEAST_EPOCHS, hour)), 2)
+    pattern["data"] = {"name" if pulled else "folder": str(data), "domain": domain}
     if base:
-        pattern["model"] = {**pattern.get("model", {}), "base": base}
-    minutes = max(1, round(pattern["finetune"]["epochs"] * interactions / TOKENS_PER_SECOND / 60))
-    summary = (
-        f"{len(dataset.user_ids)} users, {items} items, {interactions} interactions: about {minutes} minutes of "
-        "training on two cores"
-    )
+        pattern.setdefault("model", {})["base"] = base
+    count = f"{len(dataset.user_ids)} users, {items} items, {interactions} interactions"
+    if gpu:
+        summary, minutes = _fit_card(pattern, out, gpu, interactions, items)
+    else:
+        minutes = _limit_epochs(pattern, interactions / TOKENS_PER_SECOND / 60)
+        summary = f"about {minutes} minutes of training on two cores, with SmolLM2-135M"
+    summary = f"{count}: {summary}"
     text = (
-        f"# {summary}, with SmolLM2-135M.\n"
+        f"# {summary}.\n"
         "# Every key and its default: docs/recipe.md. A change computes only the affected stages again.\n"
         f"{yaml.safe_dump(pattern, sort_keys=False)}"
     )
     recipe = parse(text, str(out))
     check_local(recipe.model.base, (cache_folder() / "hub", cache_folder() / "models"))
     try:
-        write_whole(out, text)
+        write_atomic(out, text)
     except OSError as error:
         raise StorageError(f"cannot write {out}: {error}", "choose another with --out") from error
     return Started(out, recipe, summary, minutes)
+
+
+def _counted(name: str, console: Console) -> Dataset:
+    """A data set to pull, prepared with a recipe's defaults, as a run prepares it."""
+    source, settings = pull(name, console, cache_folder()).folder, DataSection(name=name)
+    with TemporaryDirectory() as folder:
+        return prepare(name, source, Path(folder) / "dataset", settings.k_core, settings.candidates, settings.seed)
+
+
+def _limit_epochs(pattern: dict[str, Any], minutes_a_pass: float) -> int:
+    """Set the passes of stage 2 so that training takes at most about an hour; returns the minutes."""
+    epochs: float = round(min(pattern["finetune"]["epochs"], max(LEAST_EPOCHS, 60 / minutes_a_pass)), 2)
+    pattern["finetune"]["epochs"] = epochs
+    return max(1, round(epochs * minutes_a_pass))
+
+
+def _fit_card(pattern: dict[str, Any], out: Path, gpu: str, interactions: int, items: int) -> tuple[str, int]:
+    """Set what the memory plan finds for a card; returns the summary and the minutes."""
+    recipe = parse(yaml.safe_dump(pattern), str(out))
+    shape, _ = find_shape(recipe.model.base, (*hub_folders(), cache_folder() / "models"))
+    settings = fit_card(recipe, shape, items, gpu)
+    for key, value in settings.items():
+        section, _, name = key.partition(".")
+        pattern.setdefault(section, {})[name] = value
+    pattern["model"]["device"] = "cuda"
+    planned = parse(yaml.safe_dump(pattern), str(out))
+    stages = trainings(planned, items, settings["model.precision"])
+    stage1 = minutes_on_card(shape, stages["distill"], planned.distill.epochs * interactions)
+    minutes = _limit_epochs(pattern, minutes_on_card(shape, stages["finetune"], interactions)) + round(stage1)
+    peak = max(estimate(shape, training).total for training in stages.values())
+    return (
+        f"{recipe.model.base} in {settings['model.precision']} needs {peak / 1e9:.1f} of {gpu} (computed); about "
+        f"{minutes} minutes of training if the card sustains {ASSUMED_FLOPS / 1e12:.0f} TFLOP/s (assumed: no card was "
+        "measured), without teachers and validation"
+    ), minutes
+
+
+def fit_card(recipe: Recipe, shape: Shape, items: int, gpu: str) -> dict[str, Any]:
+    """What the memory plan finds for a recipe on a card, by recipe key.
+
+    Raises:
+        OutOfMemoryError: Nothing fits.
+    """
+    place = Place(f"a card of {gpu}", parse_bytes(gpu), cuda=True)
+    settings = fitting_settings(recipe, shape, items, place)
+    if not settings:
+        least = smallest(shape, trainings(recipe, items, "nf4")["finetune"]).total
+        raise OutOfMemoryError(
+            f"no setting of {recipe.model.base} fits {place.name}: the smallest needs {least / 1e9:.1f} GB",
+            "take a smaller --base; `delrec-lite plan` shows what each needs",
+        )
+    return settings

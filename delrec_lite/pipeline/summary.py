@@ -4,10 +4,19 @@ from delrec_lite.pipeline.stage import FinishedStage
 
 TITLES = {
     "prepare": "prepare",
+    "text": "item text",
     "teacher": "teacher",
     "distill": "stage 1 (distil)",
     "finetune": "stage 2 (fine-tune)",
     "export": "export",
+}
+
+
+SOURCES = {
+    "rows": "the base's token rows",
+    "states": "the base's hidden states",
+    "encoder": "a sentence encoder",
+    "file": "your own vectors",
 }
 
 
@@ -17,6 +26,8 @@ def summarise(stage: FinishedStage) -> str:
     in_precision = f" in {r['precision']}" if "precision" in r else ""
     if stage.name == "prepare":
         return f"{r['users']} users, {r['items']} items, {r['interactions']} interactions"
+    if stage.name == "text":
+        return f"{r['width']} features of each item, from {SOURCES[r['source']]}"
     if stage.name == "teacher":
         return "; ".join(
             f"{kind} validation NDCG@10 {m['ndcg@10']:.4f}, HR@10 {m['hr@10']:.3f}"

@@ -12,7 +12,7 @@ from delrec_lite.evaluation.segments import by_segment
 from delrec_lite.evaluation.segments import markdown as segments_markdown
 from delrec_lite.evaluation.setting import PROTOCOLS
 from delrec_lite.evaluation.table import Row, screen, write_table
-from delrec_lite.files import write_whole
+from delrec_lite.files import write_atomic
 from delrec_lite.pipeline.rows import (
     ALL_TEACHERS,
     FUSED,
@@ -98,7 +98,7 @@ def _write_report(
         "expected_sampled": expected.dump(),
         **{part: json.loads((run.folder / f"{part}.json").read_text(encoding="utf-8")) for part in REPORT_FILES},
     }
-    write_whole(run.folder / "report.json", json.dumps(report, ensure_ascii=False) + "\n")
+    write_atomic(run.folder / "report.json", json.dumps(report, ensure_ascii=False) + "\n")
 
 
 def show(run: Run, rows: Sequence[Row], console: Console) -> None:

@@ -20,7 +20,7 @@ def external_inputs(section: TeacherSection) -> list[str]:
     Raises:
         DataError: The lists cannot be read.
     """
-    inputs = [] if section.lists is None else [_digest(Path(section.lists))]
+    inputs = [] if section.lists is None else [file_digest(Path(section.lists), "teacher.lists")]
     # The defaults of a kind of another package change with that package; those of built-in kinds with `CODE`.
     added_kinds = (TEACHERS[kind] for kind in section.kinds if kind not in TEACHERS.built_in)
     return inputs + [kind.configure(**section.settings_of(kind.name)).model_dump_json() for kind in added_kinds]
@@ -38,14 +38,16 @@ def fit_teacher(run: Stages, kind: str, folder: Path) -> "Teacher":
         MissingPackageError: No torch or no transformers.
     """
     need_torch()
+    from delrec_lite.llm.item_text import ItemText
     from delrec_lite.llm.precision import device_for
     from delrec_lite.teachers.fit import fit
 
     record, lists = TEACHERS[kind], run.recipe.teacher.lists
     config = record.configure(**run.recipe.teacher.settings_of(kind))
     device = device_for(run.recipe.model.device)
+    features = ItemText.load(run.text().folder).features if run.recipe.teacher.text else None
     if not record.reads_lists or lists is None:
-        return fit(config, run.dataset, run.console, out=folder, device=device)
+        return fit(config, run.dataset, run.console, out=folder, device=device, features=features)
     from delrec_lite.data.lists import read_lists
     from delrec_lite.teachers.external import fit_external
 
@@ -54,11 +56,16 @@ def fit_teacher(run: Stages, kind: str, folder: Path) -> "Teacher":
         run.console.say(
             f"  {lists}: {ranked.unknown} rows do not name a user and an item of this data set and are left out"
         )
-    return fit_external(config, run.dataset, ranked, run.console, folder, device)
+    return fit_external(config, run.dataset, ranked, run.console, folder, device, features)
 
 
-def _digest(path: Path) -> str:
+def file_digest(path: Path, key: str) -> str:
+    """sha256 of a file that a recipe names.
+
+    Raises:
+        DataError: It cannot be read; names the recipe's ``key``.
+    """
     try:
         return sha256_of(path)
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}", "check teacher.lists in the recipe") from error
+        raise DataError(f"{path} cannot be read: {error.strerror}", f"check {key} in the recipe") from error

@@ -32,13 +32,19 @@ class Additions:
     items: int
 
 
-def add_items(path: str | os.PathLike[str], new: Mapping[str, str], out: Path | None = None) -> Additions:
+def add_items(
+    path: str | os.PathLike[str],
+    new: Mapping[str, str],
+    out: Path | None = None,
+    texts: Mapping[str, str] | None = None,
+) -> Additions:
     """Write a bundle with more items; a title that the catalogue already has gets a number behind it.
 
     Args:
         path: The bundle.
         new: Title of each new item id.
         out: The bundle to write; default: ``path`` itself, replaced as a whole at the last moment.
+        texts: Side text of new item ids, for a model with item text.
 
     Raises:
         UsageError: Nothing to add, or an id that the catalogue already has.
@@ -63,7 +69,8 @@ def add_items(path: str | os.PathLike[str], new: Mapping[str, str], out: Path | 
             raise UsageError("there are no items to add", "give a list of ids and titles")
         popularity = [*catalogue.popularity, *[0] * len(new)]
         titles = list(unique_titles([*catalogue.titles, *new.values()], popularity))
-        rows = np.stack([recommender.new_item(title) for title in new.values()], axis=1)
+        texts = texts or {}
+        rows = np.stack([recommender.new_item(title, texts.get(item, "")) for item, title in new.items()], axis=1)
         content: dict[str, Any] = {}
         if bundle.prompt.format.history_format.titles:
             content["tokens"] = [*bundle.added_tokens, *map(recommender.new_entry, new.values())]

@@ -15,6 +15,7 @@ from delrec_lite.runtime.manifest import (
     ADDITION_ROWS,
     ADDITIONS,
     DEEP,
+    ITEM_TEXT,
     MANIFEST,
     NEW_ITEMS,
     OF_ONE_MODEL,
@@ -190,19 +191,33 @@ class Bundle:
     def new_items(self) -> Floats | None:
         """Linear map from a title's mean row to the vector that scores it: float32 ``[hidden + 1, hidden]``.
 
-        The last row is the bias. None in a bundle of an older version: then the verbalizer's scale replaces the map.
+        The last row is the bias. None in a bundle of an older version or of a model with item text: then the
+        verbalizer's scale replaces the map.
         """
-        if NEW_ITEMS not in self.manifest["files"]:
+        return self._linear_maps(NEW_ITEMS)
+
+    @cached_property
+    def item_text(self) -> Floats | None:
+        """Linear maps from a text's mean row to what it adds to a new item's two vectors: ``[2, hidden + 1, hidden]``.
+
+        First the input vector, then the one that scores it; float32, the last row of each is the bias. None in a bundle
+        of a model without item text.
+        """
+        return self._linear_maps(ITEM_TEXT, 2)
+
+    def _linear_maps(self, name: str, *count: int) -> Floats | None:
+        """The linear maps in a file, None where the bundle has no such file."""
+        if name not in self.manifest["files"]:
             return None
-        path, width = self.folder / NEW_ITEMS, self.manifest["model"].get("hidden")
+        path, width = self.folder / name, self.manifest["model"].get("hidden")
         try:
-            matrix = np.load(path, allow_pickle=False)
-            if matrix.dtype != np.float16 or matrix.shape != (width + 1, width) or not np.isfinite(matrix).all():
-                raise ValueError(f"{matrix.dtype} {matrix.shape} for a width of {width}")
+            maps = np.load(path, allow_pickle=False)
+            if maps.dtype != np.float16 or maps.shape != (*count, width + 1, width) or not np.isfinite(maps).all():
+                raise ValueError(f"{maps.dtype} {maps.shape} for a width of {width}")
         except (OSError, ValueError, EOFError, TypeError) as error:
             raise BundleError(f"{path} cannot be read: {error}", REMEDY) from error
-        new_items: Floats = matrix.astype(np.float32)
-        return new_items
+        linear_maps: Floats = maps.astype(np.float32)
+        return linear_maps
 
     @cached_property
     def deep(self) -> Floats | None:

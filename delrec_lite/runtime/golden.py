@@ -29,7 +29,7 @@ class Golden:
         candidates: int64 ``[users, m]``.
         top: The first ten items at export, int64 ``[users, 10]``; None in a bundle of an older version.
         scores: Their scores, float32, same shape.
-        others: Top and scores of the bundle's other models, by the name of their file.
+        other_models: Top and scores of the bundle's other models, by the name of their file.
     """
 
     histories: tuple[Ints, ...]
@@ -37,7 +37,7 @@ class Golden:
     candidates: Ints
     top: Ints | None = None
     scores: Floats | None = None
-    others: Mapping[str, tuple[Ints, Floats]] = field(default_factory=dict)
+    other_models: Mapping[str, tuple[Ints, Floats]] = field(default_factory=dict)
 
 
 def answers(recommender: "Recommender", golden: Golden) -> Floats:
@@ -52,21 +52,21 @@ def answers(recommender: "Recommender", golden: Golden) -> Floats:
     return scores
 
 
-def write_golden(folder: Path, golden: Golden, scores: Floats, others: Mapping[str, Floats] | None = None) -> None:
+def write_golden(folder: Path, golden: Golden, scores: Floats, more_scores: Mapping[str, Floats] | None = None) -> None:
     """Write the requests with the answers that the scores give.
 
     Args:
         folder: Of the bundle.
         golden: The requests.
         scores: Of the default model, float32 ``[users, items]``, as ``answers`` gives them.
-        others: Of the bundle's other models, by the name of their file.
+        more_scores: Of the bundle's other models, by the name of their file.
     """
     content: dict[str, Any] = {
         "histories": [history.tolist() for history in golden.histories],
         "targets": golden.targets.tolist(),
         "candidates": golden.candidates.tolist(),
         **_top_and_scores(scores),
-        "others": {file: _top_and_scores(other) for file, other in (others or {}).items()},
+        "others": {file: _top_and_scores(other) for file, other in (more_scores or {}).items()},
     }
     (folder / FILE).write_text(json.dumps(content), encoding="utf-8")
 
@@ -111,7 +111,7 @@ def _read_answers(stored: Mapping[str, Any]) -> tuple[Ints, Floats]:
 
 def _fits(golden: Golden, items: int) -> bool:
     users = len(golden.histories)
-    answers = [*golden.others.values()]
+    answers = [*golden.other_models.values()]
     if golden.top is not None and golden.scores is not None:
         answers.append((golden.top, golden.scores))
     if any(top.shape != scores.shape for top, scores in answers):

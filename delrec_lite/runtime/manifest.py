@@ -16,6 +16,8 @@ ADDITIONS = "additions.json"
 ADDITION_ROWS = "additions.npy"
 # How an item that was not trained is scored: see ``export.new_items``.
 NEW_ITEMS = "new-items.npy"
+# What a text adds to a new item's vectors, in a bundle of a model with item text: see ``export.text_items``.
+ITEM_TEXT = "item-text.npy"
 # What a deep soft prompt adds between the layers: float16 ``[layers - 2, k, hidden]``.
 DEEP = "deep-prompt.npy"
 # Keys of the manifest's ``model`` that belong to its default model file; an entry of ``others`` has its own.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from delrec_lite.data.types import Floats, Ints
+from delrec_lite.data.types import Floats, Ints, described
 from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, UsageError, install_line
 from delrec_lite.prompts.tokenizer import open_tokenizer
 from delrec_lite.runtime.bundle import Bundle
@@ -354,22 +354,32 @@ class Recommender:
         tokens: list[int] = self._tokenizer.encode(words, add_special_tokens=False).ids
         return tokens
 
-    def new_entry(self, title: str) -> Entry:
+    def new_entry(self, title: str, text: str = "") -> Entry:
         """The engine's entry for an item that was not trained: its vector, or its tokens where histories are titles."""
         prompt_format = self.bundle.prompt.format
         if prompt_format.history_format.titles:
             return tuple(self._title_tokens(title)[: prompt_format.title_tokens])
-        return self.new_item(title)[0]
+        return self.new_item(title, text)[0]
 
-    def new_item(self, title: str) -> tuple[Floats, Floats]:
-        """Input and output vector of an item that was not trained: float32 ``[hidden]`` each."""
+    def new_item(self, title: str, text: str = "") -> tuple[Floats, Floats]:
+        """Input and output vector of an item that was not trained: float32 ``[hidden]`` each.
+
+        Args:
+            title: Of the item.
+            text: Its side text, such as its category; read by a model with item text alone.
+        """
         mean_row = self.engine.token_vector(self._title_tokens(title))
         prompt, linear_map = self.bundle.prompt, self.bundle.new_items
         if linear_map is None:
             output = mean_row * np.float32(prompt.scale)
         else:
             output = mean_row @ linear_map[:-1] + linear_map[-1]
-        return mean_row * np.float32(prompt.input_norm / np.linalg.norm(mean_row)), output
+        vectors = mean_row * np.float32(prompt.input_norm / np.linalg.norm(mean_row)), output
+        if (maps := self.bundle.item_text) is None:
+            return vectors
+        text_row = self.engine.token_vector(self._title_tokens(described(title, text))) if text else mean_row
+        first, second = (v + text_row @ m[:-1] + m[-1] for v, m in zip(vectors, maps, strict=True))
+        return first, second
 
 
 def _check_k(k: int) -> None:

@@ -1,22 +1,74 @@
-"""`verify`: checks that a bundle is unchanged and gives the answers that it gave at export."""
+"""`verify`: checks that a bundle is unchanged and gives on this machine the answers that it gave at export."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from delrec_lite import machine
 from delrec_lite.data.types import Floats, Ints
 from delrec_lite.errors import BundleError, MissingPackageError
 from delrec_lite.runtime.bundle import Bundle
-from delrec_lite.runtime.engines.factory import open_engine
+from delrec_lite.runtime.engines.factory import ENGINES, open_engine
 from delrec_lite.runtime.golden import answers, read_golden
-from delrec_lite.runtime.manifest import REMEDY
+from delrec_lite.runtime.manifest import REMEDY, Model
 from delrec_lite.runtime.recommender import Recommender
 
 # Another processor sums in another order; the scores of one request span about 30.
 MIN_OVERLAP = 0.95
 MAX_DIFFERENCE = 0.5
+
+
+@dataclass(frozen=True)
+class Processor:
+    """A processor, as far as it decides scores.
+
+    Attributes:
+        cpu: Its name; empty if the bundle does not name it.
+        features: Vector instructions, see ``machine.cpu_features``.
+        vnni: Whether it sums int8 products in 32 bits at once (VNNI, AMX; Arm: dot product); None if unknown.
+    """
+
+    cpu: str
+    features: tuple[str, ...]
+    vnni: bool | None
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> "Processor":
+        """From ``cpu`` and ``features``, as ``provenance.machine`` names them."""
+        features = tuple(str(feature) for feature in facts.get("features") or ())
+        return cls(str(facts.get("cpu") or ""), features, machine.has_vnni(features))
+
+    def __str__(self) -> str:
+        if not self.cpu:
+            return "a processor that the bundle does not name"
+        names = {True: "VNNI", False: "no VNNI", None: "instructions unknown"}
+        return f"{self.cpu} ({names[self.vnni]})"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A model's answers to the stored requests on this machine, compared with those at export.
+
+    Attributes:
+        model: Its file.
+        engine: That computed them.
+        quant: Its quantisation.
+        top10_overlap: Mean share of the stored first ten that are among the first ten now.
+        rank_agreement: Share of the pairs of stored first items that are in the same order now.
+        largest_difference: Between a stored score and the score now.
+        stored: Whether the bundle has this model's answers; older versions stored the default model's alone.
+    """
+
+    model: str
+    engine: str
+    quant: str
+    top10_overlap: float
+    rank_agreement: float
+    largest_difference: float
+    stored: bool
 
 
 @dataclass(frozen=True)
@@ -28,11 +80,14 @@ class Verification:
         files: How many were hashed.
         bytes: Their size.
         models: Model files that were opened and compared.
-        unopened: Model files whose engine is not installed here, and what is missing.
+        unopened: Model files whose engine does not run here, and why.
         requests: Stored requests that were answered again.
-        top10_overlap: Mean share of the stored first ten that are among the first ten now; the lowest of all models.
-        largest_difference: Between a stored score and the score now.
+        top10_overlap: The lowest of all models.
+        largest_difference: The largest of all models.
         gated: Whether export compared it with the trained model.
+        answers: By model.
+        exported_on: The processor that made the bundle and its stored answers.
+        answered_on: This machine's.
     """
 
     name: str
@@ -44,6 +99,9 @@ class Verification:
     top10_overlap: float
     largest_difference: float
     gated: bool
+    answers: list[Answers]
+    exported_on: Processor
+    answered_on: Processor
 
     def dump(self) -> dict[str, Any]:
         """For JSON."""
@@ -65,48 +123,84 @@ def verify(path: str | os.PathLike[str], threads: int | None = None) -> Verifica
     golden = read_golden(bundle.folder, bundle.trained)
     if golden.top is None or golden.scores is None:
         raise BundleError(f"{bundle.folder} stores no answers to compare with", "export the run again")
-    models = bundle.models
-    stored = {models[0].files[0]: (golden.top, golden.scores), **golden.others}
-    lowest, largest = 1.0, 0.0
+    exported_on = Processor.of(_exported_on(bundle))
+    answered_on = Processor.of({"cpu": machine.cpu_name(), "features": machine.cpu_features()})
+    stored = {bundle.models[0].files[0]: (golden.top, golden.scores), **golden.other_models}
+    compared: list[Answers] = []
     unopened: dict[str, str] = {}
-    for model in models:
+    for model in bundle.models:
         file, chosen = model.files[0], bundle.choose(model.quant, model.format)
         try:
             engine = open_engine(chosen, threads=threads)
         except MissingPackageError as error:
             unopened[file] = error.message
-            if len(unopened) == len(models):
+            if len(unopened) == len(bundle.models):
                 raise
             continue
         with Recommender(chosen, engine) as recommender:
             scores = answers(recommender, golden)
-        # A bundle of an older version stores no answers of a second model, so it is enough that it answers.
-        overlap, difference = _overlap_and_difference(scores, *stored[file]) if file in stored else (1.0, 0.0)
-        if overlap < MIN_OVERLAP or not difference <= MAX_DIFFERENCE or np.isnan(scores).any():
+        result = _compare(model, scores, stored.get(file))
+        if not _is_same(result) or np.isnan(scores).any():
             raise BundleError(
-                f"{bundle.folder / file} gives other answers than at export: {overlap:.0%} of the first ten are the "
-                f"same, scores differ by up to {difference:.2f}",
-                f"{REMEDY}; if that does not help, this build of the engine computes something else",
+                f"{bundle.folder / file} gives other answers here than at export: {result.top10_overlap:.0%} of the "
+                f"first ten are the same, {result.rank_agreement:.0%} of their pairs in the same order, scores differ "
+                f"by up to {result.largest_difference:.2f}; exported on {exported_on}, answered by {result.engine} on "
+                f"{answered_on}",
+                _remedy(exported_on, answered_on),
             )
-        lowest, largest = min(lowest, overlap), max(largest, difference)
+        compared.append(result)
     files = bundle.manifest["files"].values()
     return Verification(
         bundle.name,
         len(files),
         sum(int(file["bytes"]) for file in files),
-        [model.files[0] for model in models if model.files[0] not in unopened],
+        [result.model for result in compared],
         unopened,
         len(golden.histories),
-        round(lowest, 4),
-        round(largest, 4),
+        min(result.top10_overlap for result in compared),
+        max(result.largest_difference for result in compared),
         bool(bundle.manifest.get("gated")),
+        compared,
+        exported_on,
+        answered_on,
     )
 
 
-def _overlap_and_difference(scores: Floats, top: Ints, stored: Floats) -> tuple[float, float]:
-    """Mean overlap of the first ten, and the largest difference of their scores."""
+def _exported_on(bundle: Bundle) -> Mapping[str, Any]:
+    provenance = bundle.manifest.get("provenance")
+    facts = provenance.get("machine") if isinstance(provenance, dict) else None
+    return facts if isinstance(facts, dict) else {}
+
+
+def _remedy(exported_on: Processor, answered_on: Processor) -> str:
+    if exported_on.cpu and exported_on.features != answered_on.features:
+        return "export the run on this machine, or serve another quantisation or format of it here"
+    return f"{REMEDY}; if that does not help, this build of the engine computes something else"
+
+
+def _is_same(result: Answers) -> bool:
+    return result.top10_overlap >= MIN_OVERLAP and result.largest_difference <= MAX_DIFFERENCE
+
+
+def _compare(model: Model, scores: Floats, stored: tuple[Ints, Floats] | None) -> Answers:
+    """Compare scores ``[users, items]`` with the stored first ten; without these it is enough that it answers."""
+    engine = next((kind.name for kind in ENGINES if kind.format == model.format and kind.installed), model.format)
+    if stored is None:
+        return Answers(model.files[0], engine, model.quant, 1.0, 1.0, 0.0, stored=False)
+    top, then = stored
     k = top.shape[1]
     top_now = np.argsort(-scores, axis=1)[:, :k]
-    overlap = np.mean([len(np.intersect1d(now, then)) / k for now, then in zip(top_now, top, strict=True)])
-    difference = np.abs(np.take_along_axis(scores, top, 1) - stored).max()
-    return float(overlap), float(difference)
+    overlap = float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(top_now, top, strict=True)]))
+    now = np.take_along_axis(scores, top, 1)
+    difference = float(np.abs(now - then).max())
+    return Answers(
+        model.files[0], engine, model.quant, round(overlap, 4), _agreement(now, then), round(difference, 4), stored=True
+    )
+
+
+def _agreement(now: Floats, then: Floats) -> float:
+    """Share of pairs in the same order, of those that were not equal at export; ``[users, k]``, best first."""
+    first, second = np.triu_indices(then.shape[1], 1)
+    ordered = then[:, first] > then[:, second]
+    same = now[:, first] > now[:, second]
+    return round(float(same[ordered].mean()), 4) if ordered.any() else 1.0

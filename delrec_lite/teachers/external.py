@@ -36,6 +36,7 @@ def fit_external(
     console: Console,
     out: Path | None = None,
     device: str = "cpu",
+    features: Any | None = None,
 ) -> Teacher:
     """Fit a stand-in for the recommender that wrote the lists.
 
@@ -46,6 +47,7 @@ def fit_external(
         console: Shows the bars, and a warning if the lists seem to be made with the validation items.
         out: Folder for ``metrics.jsonl`` of the first fit.
         device: Where torch computes; the stand-in is returned on the CPU.
+        features: Text features of the items, see ``fit``.
 
     Returns:
         The stand-in; ``metrics`` holds ``list_top1`` and ``list_overlap@10``, its agreement with the held-out lists,
@@ -62,7 +64,7 @@ def fit_external(
             "write lists for more users",
         )
     _warn_of_leaks(dataset, lists, console)
-    teacher = fit(config, dataset, console, out, device=device)
+    teacher = fit(config, dataset, console, out, device=device, features=features)
     teacher.network.to(device)
     order = np.random.default_rng(config.seed).permutation(answered)
     held_out, training = np.split(order, [max(1, round(HELD_OUT * len(order)))])

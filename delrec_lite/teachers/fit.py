@@ -18,11 +18,12 @@ from delrec_lite.errors import DataError
 from delrec_lite.evaluation.expected import ExpectedSampledMetrics
 from delrec_lite.evaluation.metrics import per_user
 from delrec_lite.evaluation.protocol import catalogue_ranks
-from delrec_lite.files import write_whole
+from delrec_lite.files import write_atomic
 from delrec_lite.teacher_kinds.registry import TEACHERS
 from delrec_lite.teacher_kinds.settings import TeacherConfig
 from delrec_lite.teachers.contract import Network, Teacher, pad
 from delrec_lite.teachers.epochs import Epochs, train_epochs
+from delrec_lite.teachers.text import add_text, bake_text, shared_vectors
 
 METRICS = "metrics.jsonl"
 CHOOSES = "expected_ndcg@10"
@@ -40,6 +41,7 @@ def fit(
     out: Path | None = None,
     time_limit_s: float | None = None,
     device: str = "cpu",
+    features: Any | None = None,
 ) -> Teacher:
     """Train on the training part of every sequence and return the weights of the best epoch on validation items.
 
@@ -52,6 +54,8 @@ def fit(
         out: Folder for ``metrics.jsonl``, one line an epoch.
         time_limit_s: Training stops after the epoch that passes it.
         device: Where torch computes; the teacher is returned on the CPU.
+        features: Text features of the items, float32 ``[items, d]``: an item's vector is then the sum of a learned
+            offset and a linear map of them; the teacher that is returned has the sums as its item vectors.
 
     Returns:
         The teacher; ``metrics`` has on its validation users ``expected_ndcg@10`` (among 15
@@ -70,7 +74,10 @@ def fit(
     start = time.monotonic()
     with torch.random.fork_rng(devices=[]), console.progress(config.kind, config.epochs) as tick:
         torch.manual_seed(config.seed)
-        network = TEACHERS[config.kind].build(config, len(dataset.catalog)).to(device)
+        network = TEACHERS[config.kind].build(config, len(dataset.catalog))
+        if features is not None:
+            add_text(network, features)
+        network.to(device)
         teacher, lines = Teacher(network, len(dataset.catalog)), list[dict[str, float]]()
 
         def validate(epoch: int, loss: float) -> float:
@@ -78,7 +85,7 @@ def fit(
             lines.append({"epoch": epoch, "loss": loss, **figures, "seconds": round(time.monotonic() - start, 2)})
             if out is not None:
                 out.mkdir(parents=True, exist_ok=True)
-                write_whole(out / METRICS, "".join(json.dumps(line) + "\n" for line in lines))
+                write_atomic(out / METRICS, "".join(json.dumps(line) + "\n" for line in lines))
             tick(1, f"validation NDCG@10 {figures['ndcg@10']:.4f}")
             return figures[CHOOSES]
 
@@ -100,6 +107,8 @@ def fit(
             validate,
             is_over=lambda: time_limit_s is not None and lines[-1]["seconds"] >= time_limit_s,
         )
+    if features is not None:
+        bake_text(network)
     network.cpu()
     teacher.metrics = {name: value for name, value in lines[best - 1].items() if name != "loss"}
     teacher.metrics["seconds"] = round(time.monotonic() - start, 2)
@@ -111,8 +120,9 @@ def _loss(network: Network, batch: Sequence[Ints]) -> tuple[Any, int]:
     device = network.items.device
     targets = torch.as_tensor(np.concatenate([w[1:] for w in batch])).to(device)
     read = pad([np.ones(len(w) - 1, dtype=np.int64) for w in batch]).bool().to(device)
-    states = network.states(pad([w[:-1] for w in batch]).to(device))[read]
-    return network.loss(states, targets), len(targets)
+    with shared_vectors(network):
+        states = network.states(pad([w[:-1] for w in batch]).to(device))[read]
+        return network.loss(states, targets), len(targets)
 
 
 def _batches(sequences: Sequence[Ints], config: TeacherConfig, epoch: int) -> Iterator[list[Ints]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from delrec_lite.console import QUIET, Console
 from delrec_lite.errors import MissingPackageError
-from delrec_lite.files import write_whole
+from delrec_lite.files import write_atomic
 from delrec_lite.plots import svg
 
 CURVES = "curves.svg"
@@ -43,7 +43,7 @@ def draw_curves(folder: Path, title: str = "", console: Console = QUIET) -> Path
 
     target = folder / CURVES
     try:
-        write_whole(target, svg("curves", COLUMNS * WIDTH, rows * HEIGHT, draw, TEXT))
+        write_atomic(target, svg("curves", COLUMNS * WIDTH, rows * HEIGHT, draw, TEXT))
     except MissingPackageError as error:
         console.say(f"  {CURVES} is left out: {error.message}: {error.hint}")
         return None

@@ -31,6 +31,9 @@ from delrec_lite.training.ranking import ranked
 from delrec_lite.training.tasks import teacher_distribution, truncate_to_context
 from delrec_lite.training.windows import StepPlan, steps_for
 
+# Share of the items that a step represents by their text alone, where the recipe does not say.
+OFFSET_DROPOUT = 0.2
+
 
 @dataclass(frozen=True)
 class Finetuned:
@@ -78,12 +81,15 @@ def finetune(context: TrainingContext, recipe: FinetuneSection) -> Finetuned:
         enable_gradient_checkpointing(model)
     learned = {name: p for name, p in model.lm.named_parameters() if p.requires_grad}
     items = learned_vectors(model, prompts)
+    text = {name: p for name, p in model.text_maps().items() if name.replace("text", "offset") in items}
     if recipe.train_soft:
         items |= model.soft_prompt()
-    for p in items.values():
+    for p in (*items.values(), *text.values()):
         p.requires_grad_(True)
-    groups = [Group(learned, recipe.lr), *([Group(items, recipe.item_lr)] if items else [])]
+    rates = ((learned, recipe.lr), (items, recipe.item_lr), (text, recipe.text_lr))
+    groups = [Group(parameters, lr) for parameters, lr in rates if parameters or parameters is learned]
     model.train()
+    model.item_dropout, model.state_dropout = recipe.item_dropout, recipe.state_dropout
     validation = None
     if recipe.valid_every:
         interval = steps_for(recipe.valid_every, context.dataset.train(), recipe.tokens_per_step)
@@ -105,12 +111,14 @@ def finetune(context: TrainingContext, recipe: FinetuneSection) -> Finetuned:
             optimiser_name=recipe.optimiser,
             average=recipe.average,
         )
+    model.item_dropout = model.state_dropout = 0.0
+    model.drop_offsets(0.0, recipe.seed)
     model.eval().requires_grad_(False)
     chosen = (int(means["best_step"]), means["valid_ndcg@10"], means["valid_hr@1"]) if "best_step" in means else ()
     report = Finetuned(means["next_item"], plan, *chosen)
     if current().first:
         save_adapter(model.lm, learned, out)
-        save_file({name: p.detach().clone() for name, p in items.items()}, out / ITEMS)
+        save_file({name: p.detach().clone() for name, p in (items | text).items()}, out / ITEMS)
         (out / "finetune.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
         finish_stage(out, context.console)
     return report
@@ -132,7 +140,10 @@ def losses(context: TrainingContext, recipe: FinetuneSection, micro_batch_count:
     def windows(step: int) -> list[Ints]:
         return truncate_to_context(prompts, batches.at(step), max_history)
 
+    share = offset_dropout(model, recipe)
+
     def window_loss(examples: Sequence[Ints], step: int) -> tuple[Any, dict[str, float]]:
+        model.drop_offsets(share, (recipe.seed << 24) + step)
         inputs = [window[:-1] for window in examples]
         segments = [window_segment(prompts, window) for window in inputs]
         scores = catalogue_scores(model, prompts, read_states(model, prompts.next_prefix, segments))
@@ -151,6 +162,7 @@ def losses(context: TrainingContext, recipe: FinetuneSection, micro_batch_count:
         return sampler.next_item(step, batches.at(step)).examples()
 
     def question_loss(examples: Sequence[Example], step: int) -> tuple[Any, dict[str, float]]:
+        model.drop_offsets(share, (recipe.seed << 24) + step)
         weight = teacher_weight(recipe, step / plan)
         return next_item_loss(context, CandidateBatch.of(examples), weight)
 
@@ -166,6 +178,13 @@ def losses(context: TrainingContext, recipe: FinetuneSection, micro_batch_count:
         return loss + orthogonality(model.lm), figures
 
     return regularised
+
+
+def offset_dropout(model: ItemLM, recipe: FinetuneSection) -> float:
+    """The share of the items whose offsets a step leaves out."""
+    if recipe.offset_dropout is not None:
+        return recipe.offset_dropout
+    return 0.0 if model.text is None else OFFSET_DROPOUT
 
 
 def teacher_weight(recipe: FinetuneSection, progress: float) -> float:

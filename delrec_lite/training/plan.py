@@ -20,6 +20,12 @@ SCORE_COPIES, TEACHER_COPIES = 4, 5
 ITEM_COPIES = 7
 CUDA_CONTEXT = 0.45e9
 USABLE = 0.93  # of a card; the rest is lost between blocks
+# Resident memory of a process that trains on a CPU, before it loads a model: torch, transformers and peft.
+CPU_PROCESS = 0.43e9
+# A served bundle: q8_0 has 34 bytes for 32 weights; the process with numpy and llama.cpp beside the file.
+Q8_0_BYTES, SERVING_PROCESS = 34 / 32, 0.09e9
+# A card's sustained speed that `minutes_on_card` assumes; a 12 GB consumer card's peak is two to five times that.
+ASSUMED_FLOPS = 10e12
 PROMPT_WORDS = 45  # tokens of the prompt beside the soft ones
 ROW_TOKENS = 200  # see llm.forward
 
@@ -139,6 +145,26 @@ def estimate(shape: Shape, training: Training, cuda: bool = True) -> Memory:
     )
 
 
+def usable(available: float, cuda: bool) -> float:
+    """Bytes that ``estimate`` may come to, of a card's memory, or of a CPU's, where the process itself takes a part."""
+    return available * USABLE if cuda else available - CPU_PROCESS
+
+
+def serving_bytes(shape: Shape, items: int) -> float:
+    """Resident memory of a process that serves a GGUF bundle in q8_0, without text tokens; an estimate."""
+    return SERVING_PROCESS + Q8_0_BYTES * (shape.linear_parameters + 2 * items * shape.hidden)
+
+
+def minutes_on_card(shape: Shape, training: Training, interactions: float) -> float:
+    """Minutes for a number of training interactions on a card that sustains ``ASSUMED_FLOPS``; never measured.
+
+    A frozen weight costs two operations a token forward and two backward; checkpointing computes forward again.
+    Teachers, validation and export are not counted.
+    """
+    operations = (6 if training.checkpointing else 4) * shape.linear_parameters + 6 * training.items * shape.hidden
+    return interactions * training.positions / training.tokens * operations / ASSUMED_FLOPS / 60
+
+
 def choices(
     shape: Shape,
     memory: float,
@@ -152,7 +178,7 @@ def choices(
 
     Args:
         shape: Of the base.
-        memory: Bytes of the card.
+        memory: Bytes of the card, or of a CPU.
         training: Its ``tokens`` are those of a step.
         precisions: In the order of preference.
         cuda: On a card.
@@ -168,7 +194,7 @@ def choices(
                     "tokens": math.ceil(training.tokens / gradient_accumulation_steps),
                 }
                 needed = estimate(shape, Training(**settings), cuda)
-                if needed.total <= memory * USABLE:
+                if needed.total <= usable(memory, cuda):
                     fitting.append(Choice(precision, checkpointing, gradient_accumulation_steps, needed))
                     break
     return fitting
@@ -197,7 +223,14 @@ def parse_bytes(text: str) -> float:
 
 
 def plan(
-    model: str, memory: str, context: int, items: int, tokens: int, folders: tuple[Any, ...] = ()
+    model: str,
+    memory: str,
+    context: int,
+    items: int,
+    tokens: int,
+    folders: tuple[Any, ...] = (),
+    cpu_memory: int = 0,
+    layers: int | None = None,
 ) -> dict[str, Any]:
     """The output of ``delrec-lite plan``: every setting that fits, and the memory of the smallest one.
 
@@ -208,17 +241,17 @@ def plan(
         items: In the catalogue.
         tokens: Item tokens of a step.
         folders: Where cached configurations may lie.
+        cpu_memory: Bytes that a process on this machine's CPU may use; 0 if unknown.
+        layers: Only the first so many layers of the model; None: all.
     """
     from delrec_lite.training.shapes import find_shape
 
     shape, source = find_shape(model, folders)
-    available = parse_bytes(memory)
+    shape, available = shape.cut(layers), parse_bytes(memory)
     training = Training(context=context, items=items, tokens=tokens)
     fitting = choices(shape, available, training)
-    smallest_settings = Training(
-        **{**asdict(training), "precision": "nf4", "checkpointing": True, "tokens": math.ceil(tokens / 16)}
-    )
-    smallest = estimate(shape, smallest_settings)
+    least = smallest(shape, training)
+    on_cpu = choices(shape, cpu_memory, training, ("bf16", "fp32"), cuda=False)
     return {
         "model": model,
         "shape": {**asdict(shape), "source": source},
@@ -229,14 +262,32 @@ def plan(
         "fits": bool(fitting),
         "recommended": _summary(fitting[0], tokens) if fitting else None,
         "choices": [_summary(choice, tokens) for choice in fitting],
-        "least": {**asdict(smallest), "total": smallest.total},
+        "least": {**asdict(least), "total": least.total},
+        "cpu": {
+            "memory": cpu_memory,
+            "choices": [_summary(choice, tokens) for choice in on_cpu],
+            "least": CPU_PROCESS + smallest(shape, training, cuda=False).total,
+            "process": CPU_PROCESS,
+            "serving": serving_bytes(shape, items),
+        },
         "measured": MEASURED,
     }
 
 
+def smallest(shape: Shape, training: Training, cuda: bool = True) -> Memory:
+    """Memory of the smallest setting of a base: checkpointing, 16 micro-batches, and on a card NF4."""
+    settings = {
+        **asdict(training),
+        "precision": "nf4" if cuda else "bf16",
+        "checkpointing": True,
+        "tokens": math.ceil(training.tokens / 16),
+    }
+    return estimate(shape, Training(**settings), cuda)
+
+
 MEASURED = (
-    "within 2% of what SmolLM2-135M needs on a CPU, where the process may hold up to 40% more; figures for CUDA cards "
-    "are computed and not yet measured (python -m delrec_lite.bench.training_memory does)"
+    "within 2% (fp32: 10% above) of what SmolLM2-135M needs on a CPU, where the process may hold up to 40% more; "
+    "figures for CUDA cards are computed and not yet measured (python -m delrec_lite.bench.training_memory does)"
 )
 
 

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,10 @@ class Shape:
     def other_parameters(self) -> int:
         """Embedding, LM head if it is not the embedding, norms."""
         return self.vocabulary * self.hidden * (1 if self.tied else 2) + (4 * self.layers + 1) * self.hidden
+
+    def cut(self, layers: int | None) -> "Shape":
+        """The first ``layers`` layers alone; None: all."""
+        return self if layers is None else replace(self, layers=min(layers, self.layers))
 
 
 # As published in each model's config.json.

@@ -13,6 +13,7 @@ from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, in
 from delrec_lite.prompts.vocabulary import FIRST_DEEP
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.llama_batch import BATCH_TOKENS, BatchToken
+from delrec_lite.runtime.engines.llama_instructions import check_instructions
 from delrec_lite.runtime.engines.prompt_state import PromptState
 from delrec_lite.runtime.gguf.checks import check_gguf
 from delrec_lite.runtime.gguf.rows import TokenRows
@@ -30,7 +31,7 @@ def import_llama_cpp() -> Any:
     """Import ``llama_cpp`` with threads that spin for a bounded while, and turn off llama.cpp's log.
 
     Raises:
-        MissingPackageError: It is not installed.
+        MissingPackageError: It is not installed, does not load, or was compiled for another processor.
     """
     try:
         with bounded():
@@ -52,11 +53,13 @@ def _start_llama_cpp() -> Any:
 
     if _log_callback is not None:
         return llama_cpp
+    library = getattr(llama_cpp.llama_cpp, "_lib", None)
+    check_instructions(library)
     callback = llama_cpp.llama_log_callback(lambda level, text, data: None)
     llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()  # sets KMP_BLOCKTIME to 200 in C's environment, unless it is set
     # LLVM's and Intel's runtimes read their settings at their first call. A library without OpenMP has no such name.
-    getattr(llama_cpp.llama_cpp._lib, "omp_get_max_threads", int)()
+    getattr(library, "omp_get_max_threads", int)()
     _log_callback = callback  # C holds only its address
     return llama_cpp
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from delrec_lite.files import cache_folder, write_whole
+from delrec_lite.files import cache_folder, write_atomic
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.manifest import DEEP
 
@@ -62,7 +62,7 @@ class PromptState:
             return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self._path, self._digest(state) + bytes(state))
+            write_atomic(self._path, self._digest(state) + bytes(state))
             files = sorted(self._path.parent.glob("*.state"), key=lambda path: path.stat().st_mtime_ns)
             for path in files[:-MAX_FILES]:
                 path.unlink()

@@ -1,0 +1,43 @@
+"""The check of this machine before a run trains: a card that torch cannot use, and memory that does not suffice."""
+
+from delrec_lite.cards import problem_here
+from delrec_lite.errors import UsageError
+from delrec_lite.files import cache_folder
+from delrec_lite.hub.huggingface import hub_folders
+from delrec_lite.pipeline.base import need_torch
+from delrec_lite.pipeline.memory import check_memory, place_of
+from delrec_lite.pipeline.model_builder import ModelBuilder
+from delrec_lite.pipeline.stage import Stages
+from delrec_lite.processes import current
+from delrec_lite.training.shapes import Shape, find_shape
+
+
+def check_machine(run: Stages, models: ModelBuilder, items: int) -> None:
+    """Check that a run's training fits, and say why it does not use a card that is there.
+
+    Args:
+        run: Its recipe is checked.
+        models: Of the run.
+        items: In its catalogue.
+
+    Raises:
+        ConfigError: ``model.device`` is ``cuda``, and torch finds no card.
+        OutOfMemoryError: It does not fit.
+    """
+    need_torch()
+    from delrec_lite.llm.precision import device_for
+
+    recipe = run.recipe
+    device = device_for(recipe.model.device)
+    if device == "cpu" and recipe.model.device == "auto" and (problem := problem_here()):
+        run.console.say(f"  training on the CPU: {problem.message}; {problem.hint}")
+    shape = _shape(models, recipe.model.base).cut(recipe.model.layers)
+    check_memory(recipe, shape, items, models.precision, place_of(device), current().count)
+
+
+def _shape(models: ModelBuilder, base: str) -> Shape:
+    """The shape of the base, without pulling it where it is known."""
+    try:
+        return find_shape(base, (*hub_folders(), cache_folder() / "models"))[0]
+    except UsageError:
+        return find_shape(str(models.base_folder))[0]
