@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from delrec_lite.files import write_whole
+from delrec_lite.files import write_atomic
 from delrec_lite.provenance import machine, now
 
 FILE = "quantisations.json"
@@ -32,7 +32,7 @@ def store_choice(quant: str, milliseconds: Mapping[str, float], budget: float, r
     others = [e for e in _entries(cache / FILE) if _subject(e) != _subject(entry)]
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        write_whole(cache / FILE, json.dumps([*others, entry], indent=1) + "\n")
+        write_atomic(cache / FILE, json.dumps([*others, entry], indent=1) + "\n")
     except OSError:
         return  # the cache is optional
 
