@@ -122,11 +122,8 @@ def test_a_recipe_for_a_card_holds_what_the_plan_finds(shop, monkeypatch):
     for key in ("model.precision", "finetune.checkpointing", "finetune.gradient_accumulation_steps"):
         section, name = key.split(".")
         assert getattr(getattr(started.recipe, section), name) == planned[key], key
-    assert (started.recipe.model.precision, started.recipe.model.device, started.recipe.model.base) == (
-        "nf4",
-        "cuda",
-        base,
-    )
+    model = started.recipe.model
+    assert (model.precision, model.device, model.base) == ("nf4", "cuda", base)
     RecipeCheck.of(started.recipe, "12GB", 0, ()).run()
     assert started.minutes >= 1
     assert "no card was measured" in started.summary

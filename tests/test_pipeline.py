@@ -67,6 +67,7 @@ def computed_stages(tiny_base, tmp_path, monkeypatch):
     def fake(self, name, key, make):
         data = self.recipe.data
         prepared = {
+            "items": 1000,
             "fingerprint": f"{data.k_core} {data.split}",
             "candidates": {split: f"{split} {data.candidates} {data.seed}" for split in ("valid", "test")},
         }

@@ -12,12 +12,13 @@ from delrec_lite.processes import current
 from delrec_lite.training.shapes import Shape, find_shape
 
 
-def check_machine(run: Stages, models: ModelBuilder) -> None:
+def check_machine(run: Stages, models: ModelBuilder, items: int) -> None:
     """Check that a run's training fits, and say why it does not use a card that is there.
 
     Args:
-        run: Its recipe and data set.
+        run: Its recipe is checked.
         models: Of the run.
+        items: In its catalogue.
 
     Raises:
         ConfigError: ``model.device`` is ``cuda``, and torch finds no card.
@@ -30,7 +31,6 @@ def check_machine(run: Stages, models: ModelBuilder) -> None:
     device = device_for(recipe.model.device)
     if device == "cpu" and recipe.model.device == "auto" and (problem := problem_here()):
         run.console.say(f"  training on the CPU: {problem.message}; {problem.hint}")
-    items = len(run.dataset.catalog)
     shape = _shape(models, recipe.model.base).cut(recipe.model.layers)
     check_memory(recipe, shape, items, models.precision, place_of(device), current().count)
 

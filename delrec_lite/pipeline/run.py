@@ -239,7 +239,7 @@ class Run(StageCache):
     @cached_property
     def _machine_fits(self) -> bool:
         """Checked once, by every process: an error comes before anything is loaded."""
-        check_machine(self, self.models)
+        check_machine(self, self.models, self.prepare().result["items"])
         return True
 
     def _context(self, built: BuiltModel, folder: Path) -> "TrainingContext":
