@@ -33,7 +33,7 @@ COMPILE = $(BIN)/python .ci/compile.py constraints.txt
 $(SETUP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
-	@echo "Installing the pinned packages: 1.7 GB on disk, torch alone 0.8 GB"
+	@echo "Installing the pinned packages: 1.8 GB on disk, torch alone 0.8 GB"
 	$(INSTALL) --editable ".[train,onnx,serve]"
 ifeq ($(COMPILER),no)
 	@echo "llama.cpp is left out, because it needs a C++ compiler (or COMPILER=no): bundles are ONNX"

@@ -152,6 +152,7 @@ def test_bf16_is_for_processors_that_have_it(teacher_bundle, tmp_path, monkeypat
 
 def test_a_peer_without_time_for_its_start_is_ended_and_has_no_figures(teacher_bundle, monkeypatch, capsys):
     monkeypatch.setattr("delrec_lite.bench.configurations.PeerServing", Remembered)
+    monkeypatch.setattr("delrec_lite.bench.peers.WATCH_S", 0.001)  # no interpreter starts in the time given
     report = bench([teacher_bundle[0]], Plan(["cold"], [1], 3, peers=["teacher, ONNX"], peer_seconds=0.01))
     ours, peer = report.results
     assert len(ours.samples_ms) == 3

@@ -96,7 +96,7 @@ def find_shape(model: str, folders: tuple[Path, ...] = ()) -> tuple[Shape, str]:
 def find_config(model: str, folders: tuple[Path, ...] = ()) -> Path | None:
     """The config.json of a model if it is on disk; arguments as in ``find_shape``."""
     path = Path(model).expanduser()
-    if path.is_file():
+    if path.is_file() and path.suffix != ".gguf":
         return path
     cache_name = "models--" + model.partition("@")[0].replace("/", "--")
     cached = (
