@@ -39,7 +39,7 @@ def run_with(tiny_run, tmp_path, monkeypatch):
 
     def make(base, **sections):
         monkeypatch.setattr(Run, "pulled", {"model": find_base(str(base), QUIET, tmp_path / "cache")})
-        return tiny_run(**sections)
+        return tiny_run(**sections, model={"base": str(base)})
 
     return make
 

@@ -251,7 +251,7 @@ def test_the_written_recipe_has_the_values_of_the_data_set(tiny_run):
     assert (data.name, data.k_core, data.candidates, data.seed, data.split) == ("ring", 2, 5, 3, "leave-one-out")
     run.export()
     manifest = json.loads((run.bundle / "manifest.json").read_text())
-    assert manifest["provenance"]["recipe"]["data"] == data.model_dump()
+    assert manifest["provenance"]["recipe"]["data"] == data.model_dump(mode="json")
     del run
     reread = Run(written, Path(data.folder).parent / "again", QUIET)
     assert reread.recipe == written

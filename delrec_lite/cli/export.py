@@ -89,6 +89,7 @@ def export(
             if name not in allowed:
                 raise UsageError(f"no {what} {name!r}", f"one of {', '.join(allowed)}")
     loaded = load_recipe(recipe)
+    files_for(loaded.export, names_in(quant), format_, names_in(onnx_quant))  # an unknown name leaves no folder behind
     run = Run(loaded, runs, console)
     if compared_quants:
         _compare(run, compared_quants, out or run.folder / "quantisations.json", console)

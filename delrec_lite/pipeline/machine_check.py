@@ -1,5 +1,7 @@
 """The check of this machine before a run trains: a card that torch cannot use, and memory that does not suffice."""
 
+from pathlib import Path
+
 from delrec_lite.cards import problem_here
 from delrec_lite.errors import UsageError
 from delrec_lite.files import cache_folder
@@ -9,7 +11,7 @@ from delrec_lite.pipeline.memory import check_memory, place_of
 from delrec_lite.pipeline.model_builder import ModelBuilder
 from delrec_lite.pipeline.stage import Stages
 from delrec_lite.processes import current
-from delrec_lite.training.shapes import Shape, find_shape
+from delrec_lite.training.shapes import Shape, find_config, find_shape
 
 
 def check_machine(run: Stages, models: ModelBuilder, items: int) -> None:
@@ -35,9 +37,18 @@ def check_machine(run: Stages, models: ModelBuilder, items: int) -> None:
     check_memory(recipe, shape, items, models.precision, place_of(device), current().count)
 
 
+def on_disk(base: str) -> bool:
+    """Whether the configuration of a base can be read without pulling it."""
+    return find_config(base, _folders()) is not None
+
+
+def _folders() -> tuple[Path, ...]:
+    return (*hub_folders(), cache_folder() / "models")
+
+
 def _shape(models: ModelBuilder, base: str) -> Shape:
     """The shape of the base, without pulling it where it is known."""
     try:
-        return find_shape(base, (*hub_folders(), cache_folder() / "models"))[0]
+        return find_shape(base, _folders())[0]
     except UsageError:
         return find_shape(str(models.base_folder))[0]

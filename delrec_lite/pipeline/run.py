@@ -18,7 +18,7 @@ from delrec_lite.hub.pull import pull
 from delrec_lite.hub.registry import ENCODER
 from delrec_lite.pipeline.bundle import check_format, write_bundle
 from delrec_lite.pipeline.folder import with_lock
-from delrec_lite.pipeline.machine_check import check_machine
+from delrec_lite.pipeline.machine_check import check_machine, on_disk
 from delrec_lite.pipeline.model_builder import BuiltModel, ModelBuilder
 from delrec_lite.pipeline.model_files import files_for, without_llama_cpp
 from delrec_lite.pipeline.prepared import dataset_facts, with_dataset_settings
@@ -188,9 +188,12 @@ class Run(StageCache):
     @with_lock
     def distill(self) -> FinishedStage:
         """Stage 1."""
-        if self.reference is None and not (self.folder / "teacher" / DONE).is_file():
-            _ = self._machine_fits  # before the base is pulled and the teachers are fitted
+        trains = self.reference is None and not (self.folder / "teacher" / DONE).is_file()
+        if trains and not on_disk(self.recipe.model.base):
+            _ = self._machine_fits  # before the base is pulled
         _ = self.models.base_folder  # an error here comes before any stage is computed
+        if trains:
+            _ = self._machine_fits  # before the teachers are fitted
         upstream, recipe = self.teacher(), self.recipe
         adapter = recipe.finetune if recipe.distill.train_llm else None
         text = [self.text().key] if recipe.model.item_text != "none" else []
