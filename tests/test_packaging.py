@@ -76,7 +76,7 @@ def guarded_imports(source):
             calls = [call for handler in node.handlers for call in ast.walk(handler) if isinstance(call, ast.Call)]
             for call in (c for c in calls if getattr(c.func, "id", "") == "install_line"):
                 argument = ast.unparse(call.args[0]).strip("'")
-                for line in node.body:
+                for line in (line for statement in node.body for line in ast.walk(statement)):
                     if isinstance(line, ast.Import):
                         yield from ((alias.name, argument) for alias in line.names)
                     elif isinstance(line, ast.ImportFrom):

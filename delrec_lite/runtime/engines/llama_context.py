@@ -35,7 +35,9 @@ def import_llama_cpp() -> Any:
     """
     try:
         with bounded():
-            return _start_llama_cpp()
+            import llama_cpp
+
+            _start(llama_cpp)
     except ImportError as error:
         raise MissingPackageError(
             "serving a GGUF bundle needs llama-cpp-python, which is not installed", install_line("llama_cpp")
@@ -45,14 +47,14 @@ def import_llama_cpp() -> Any:
             f"llama-cpp-python does not load: {str(error).splitlines()[0]}",
             "pip install --force-reinstall --no-cache-dir llama-cpp-python",
         ) from error
+    return llama_cpp
 
 
-def _start_llama_cpp() -> Any:
+def _start(llama_cpp: Any) -> None:
+    """Check its instructions, turn off its log and start its threads' runtime; once in a process."""
     global _log_callback
-    import llama_cpp
-
     if _log_callback is not None:
-        return llama_cpp
+        return
     library = getattr(llama_cpp.llama_cpp, "_lib", None)
     check_instructions(library)
     callback = llama_cpp.llama_log_callback(lambda level, text, data: None)
@@ -61,7 +63,6 @@ def _start_llama_cpp() -> Any:
     # LLVM's and Intel's runtimes read their settings at their first call. A library without OpenMP has no such name.
     getattr(library, "omp_get_max_threads", int)()
     _log_callback = callback  # C holds only its address
-    return llama_cpp
 
 
 class LlamaContext:
