@@ -53,23 +53,13 @@ def seconds_per_step(recipe: Recipe, runs: Path, precision: str, steps: int, fol
         folder: For checkpoints and the log.
     """
     from delrec_lite.pipeline.run import Run
-    from delrec_lite.training.context import TrainingContext
     from delrec_lite.training.finetune import finetune
     from delrec_lite.training.loop import METRICS
 
     model = recipe.model.model_copy(update={"precision": precision, "item_start": "titles"})
     run = Run(recipe.model_copy(update={"model": model}), runs, QUIET)
     built = run.models.untrained()
-    context = TrainingContext(
-        built.model,
-        built.prompts,
-        run.models.teacher(),
-        run.dataset,
-        run.candidates["valid"],
-        recipe.model.max_history,
-        Path(folder),
-        QUIET,
-    )
+    context = run.context(built, Path(folder))
     tokens = recipe.finetune.tokens_per_step
     epochs = (steps + 1) * tokens / sum(len(sequence) - 1 for sequence in run.dataset.train())
     finetune(context, recipe.finetune.model_copy(update={"epochs": epochs, "valid_every": 0.0}))

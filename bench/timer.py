@@ -113,52 +113,30 @@ class Timer:
         self, configuration: Configuration, samples: Sequence[Timing], memory: int, busy: int, repeats: int
     ) -> Result:
         times = [sample.ms for sample in samples]
-        tokens = round(float(np.mean([sample.tokens for sample in samples])), 1) if samples else 0.0
-        if isinstance(configuration.serving, PeerServing):
-            return self._peer_result(configuration, configuration.serving, times, tokens, busy, repeats)
-        names = [name for name in samples[0].phases if name != "peak_rss_bytes"]
-        phases = {name: float(np.mean([sample.phases[name] for sample in samples])) for name in names}
+        peer = isinstance(configuration.serving, PeerServing)
+        names = [] if peer else [name for name in samples[0].phases if name != "peak_rss_bytes"]
         users = self.users if self.workload == "batch" else 1
         return Result(
             workload=self.workload,
             bundle=configuration.name,
             threads=configuration.threads,
             users=users,
-            tokens=tokens,
-            ms=latency_summary(times),
-            per_second=round(1e3 * users * len(times) / sum(times), 2),
-            phases={name: round(ms, 3) for name, ms in phases.items()},
+            tokens=round(float(np.mean([sample.tokens for sample in samples])), 1) if samples else 0.0,
+            ms=latency_summary(times) if times else {},
+            per_second=round(1e3 * users * len(times) / sum(times), 2) if times else 0.0,
+            phases={name: round(float(np.mean([sample.phases[name] for sample in samples])), 3) for name in names},
             peak_rss_bytes=memory,
             artifact_bytes=configuration.facts["bytes"],
             accuracy={} if self.workload == "load" else configuration.accuracy[self.workload],
             samples_ms=[round(ms, 4) for ms in times],
             busy_processes=busy,
+            unfinished=self._unfinished(configuration, len(times), repeats),
         )
 
-    def _peer_result(
-        self,
-        configuration: Configuration,
-        peer: PeerServing,
-        times: list[float],
-        tokens: float,
-        busy: int,
-        repeats: int,
-    ) -> Result:
-        missing = [f"{len(times)} of {repeats} samples"] if len(times) < repeats else []
+    def _unfinished(self, configuration: Configuration, samples: int, repeats: int) -> str:
+        """What a peer had no time for."""
+        if not isinstance(configuration.serving, PeerServing):
+            return ""
+        missing = [f"{samples} of {repeats} samples"] if samples < repeats else []
         missing += [part for part in [configuration.unfinished.get(self.workload)] if part]
-        return Result(
-            workload=self.workload,
-            bundle=configuration.name,
-            threads=configuration.threads,
-            users=1,
-            tokens=tokens,
-            ms=latency_summary(times) if times else {},
-            per_second=round(1e3 * len(times) / sum(times), 2) if times else 0.0,
-            phases={},
-            peak_rss_bytes=peer.peak_rss_bytes,
-            artifact_bytes=configuration.facts["bytes"],
-            accuracy=configuration.accuracy[self.workload],
-            samples_ms=[round(ms, 4) for ms in times],
-            busy_processes=busy,
-            unfinished=f"{', '.join(missing)} within {peer.seconds:.0f} s" if missing else "",
-        )
+        return f"{', '.join(missing)} within {configuration.serving.seconds:.0f} s" if missing else ""

@@ -1,11 +1,13 @@
-"""File helpers: sha256, atomic writes, locks and the cache folder."""
+"""File helpers: sha256, atomic writes, locks, the cache folder and its lists."""
 
 import errno
 import hashlib
+import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 
@@ -33,6 +35,31 @@ def write_atomic(path: Path, data: str | bytes) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def read_entries(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON list in the cache; empty if there is none that can be read."""
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+
+
+def add_entry(path: Path, entry: Mapping[str, Any], replaces: Callable[[dict[str, Any]], bool]) -> None:
+    """Append to a JSON list in the cache; nothing where it cannot be written, because the cache is optional.
+
+    Args:
+        path: See ``read_entries``; its folder is created if missing.
+        entry: To append.
+        replaces: Whether it takes the place of an earlier entry.
+    """
+    others = [earlier for earlier in read_entries(path) if not replaces(earlier)]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps([*others, entry], indent=1) + "\n")
+    except OSError:
+        return
 
 
 @contextmanager

@@ -1,11 +1,10 @@
 """What ``--quant auto`` chose on this machine, in the cache folder: `doctor` shows it."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from delrec_lite.files import write_atomic
+from delrec_lite.files import add_entry, read_entries
 from delrec_lite.provenance import machine, now
 
 FILE = "quantisations.json"
@@ -29,17 +28,12 @@ def store_choice(quant: str, milliseconds: Mapping[str, float], budget: float, r
         "budget": budget,
         "created": now(),
     }
-    others = [e for e in _entries(cache / FILE) if _subject(e) != _subject(entry)]
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        write_atomic(cache / FILE, json.dumps([*others, entry], indent=1) + "\n")
-    except OSError:
-        return  # the cache is optional
+    add_entry(cache / FILE, entry, lambda earlier: _subject(earlier) == _subject(entry))
 
 
 def describe_choice(cache: Path) -> str:
     """A line on what was measured on this machine last."""
-    entries = [entry for entry in _entries(cache / FILE) if entry.get("machine") == machine()]
+    entries = [entry for entry in read_entries(cache / FILE) if entry.get("machine") == machine()]
     try:
         last = entries[-1]
         fastest_first = sorted(last["ms"].items(), key=lambda item: float(item[1]))
@@ -52,11 +46,3 @@ def describe_choice(cache: Path) -> str:
 def _subject(entry: Mapping[str, Any]) -> list[Any]:
     times = entry.get("ms")
     return [entry.get("machine"), entry.get("recipe"), sorted(times) if isinstance(times, dict) else None]
-
-
-def _entries(path: Path) -> Sequence[dict[str, Any]]:
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
-    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []

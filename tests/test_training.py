@@ -27,6 +27,7 @@ from delrec_lite.training.memory import enable_gradient_checkpointing
 from delrec_lite.training.tasks import task_losses
 from delrec_lite.training.weighting import TaskWeights
 from delrec_lite.training.windows import StepPlan
+from tests.resuming import killed_then_resumed
 from tests.tiny import context, dataset, make_model, write_base
 
 DISTILL = DistillSection(epochs=20, tokens_per_step=100, lr=0.05)
@@ -212,14 +213,8 @@ def test_validation_measures_the_trained_model_and_does_not_change_training(tiny
     assert [line["loss"] for line in lines] == [line["loss"] for line in without[: len(lines)]]
 
 
-class Interrupted(Exception):
-    pass
-
-
 @pytest.mark.parametrize("stage", ["distill", "finetune"])
 def test_an_interrupted_run_ends_with_the_same_weights(tiny_base, tmp_path, monkeypatch, stage):
-    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
-
     def train_stage(folder):
         model, prompts, _ = make_model(tiny_base)
         if stage == "distill":
@@ -231,18 +226,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(tiny_base, tmp_path, monk
         return load_file(folder / stage2.ITEMS) | load_file(folder / ADAPTER / "adapter_model.safetensors")
 
     uninterrupted = train_stage(tmp_path / "uninterrupted")
-    save = loop._save
-
-    def save_then_stop(out, named, optimiser, means, step, *rest):
-        save(out, named, optimiser, means, step, *rest)
-        if step == 3:
-            raise Interrupted
-
-    monkeypatch.setattr(loop, "_save", save_then_stop)
-    with pytest.raises(Interrupted):
-        train_stage(tmp_path / "interrupted")
-    monkeypatch.setattr(loop, "_save", save)
-    resumed = train_stage(tmp_path / "interrupted")
+    resumed = killed_then_resumed(monkeypatch, 3, lambda: train_stage(tmp_path / "interrupted"))
     assert resumed.keys() == uninterrupted.keys()
     for name, tensor in uninterrupted.items():
         torch.testing.assert_close(resumed[name], tensor, rtol=0, atol=0)

@@ -32,15 +32,14 @@ def plan(
     from delrec_lite.cards import find_cards
     from delrec_lite.config import load_recipe
     from delrec_lite.errors import UsageError
-    from delrec_lite.files import cache_folder
-    from delrec_lite.hub.huggingface import hub_folders
+    from delrec_lite.hub.base import base_folders
     from delrec_lite.pipeline.memory import RecipeCheck
     from delrec_lite.training.plan import plan as make_plan
 
     if bool(recipe) == bool(model):
         raise UsageError("plan needs a recipe or a model, one of the two", "delrec-lite plan ml-100k-gpu")
     console = make_console(json_output, quiet)
-    folders = (*hub_folders(), cache_folder() / "models")
+    folders = base_folders()
     cards = [] if gpu_memory else find_cards()
     gpu_memory = gpu_memory or (f"{cards[0].total_bytes / 1e9:.1f}GB" if cards else "8GB")
     check: RecipeCheck | None = None

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from delrec_lite.console import Console
 from delrec_lite.errors import DataError, UsageError
-from delrec_lite.files import sha256_of
+from delrec_lite.files import cache_folder, sha256_of
 from delrec_lite.hub.cache import Pulled
-from delrec_lite.hub.huggingface import fetch_base
+from delrec_lite.hub.huggingface import fetch_base, hub_folders
 from delrec_lite.hub.pull import pull
 from delrec_lite.hub.registry import ASSETS
 
@@ -45,6 +45,11 @@ def find_base(base: str, console: Console, cache: Path, first: str | None = None
     hub_model = _local(fetch_base(base, console))
     name = base.partition("@")[0].rpartition("/")[2]
     return Pulled(name, hub_model.folder, "huggingface.co", True, hub_model.files, base, hub_model.bytes)
+
+
+def base_folders() -> tuple[Path, ...]:
+    """Where the configuration of a base may lie that needs no download: the Hub's cache, and the bases pulled here."""
+    return (*hub_folders(), cache_folder() / "models")
 
 
 def model_folder(name: str, pulled: Path, cache: Path) -> Path | None:

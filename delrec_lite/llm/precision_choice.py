@@ -4,10 +4,9 @@ Without AVX512-BF16 or AMX (Arm: BF16) a processor emulates bf16: a training ste
 bf16 and 13 s in fp32 on one AVX2 core.
 """
 
-import json
 import os
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,7 +14,7 @@ from statistics import median
 from typing import Any
 
 from delrec_lite import machine
-from delrec_lite.files import write_atomic
+from delrec_lite.files import add_entry, read_entries
 
 # What each value of the recipe resolves to if bf16, and if fp32 is faster; quantised weights are computed in one of the
 # two. All other values resolve to themselves.
@@ -133,8 +132,8 @@ def _seconds_of_a_layer(precision: str, rows: int) -> float:
 def cached_timing(cache: Path) -> Timing | None:
     """This machine's cached measurement; None if there is none for this machine or it cannot be read."""
     this_machine = _machine()
-    for entry in _entries(cache / FILE):
-        if isinstance(entry, dict) and entry.get("machine") == this_machine:
+    for entry in read_entries(cache / FILE):
+        if entry.get("machine") == this_machine:
             times = [entry.get(name) for name in ("bf16_ms", "fp32_ms")]
             numbers = [t for t in times if isinstance(t, int | float) and 0 < t < float("inf")]
             if len(numbers) == len(times):
@@ -144,21 +143,8 @@ def cached_timing(cache: Path) -> Timing | None:
 
 def _store(timing: Timing, cache: Path) -> None:
     this_machine = _machine()
-    entries = [e for e in _entries(cache / FILE) if isinstance(e, dict) and e.get("machine") != this_machine]
     entry = {"machine": this_machine, "bf16_ms": timing.bf16_ms, "fp32_ms": timing.fp32_ms}
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        write_atomic(cache / FILE, json.dumps([*entries, entry], indent=1) + "\n")
-    except OSError:
-        return  # the cache is optional
-
-
-def _entries(path: Path) -> Sequence[Any]:
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
-    return entries if isinstance(entries, list) else []
+    add_entry(cache / FILE, entry, lambda earlier: earlier.get("machine") == this_machine)
 
 
 def _machine() -> dict[str, Any]:

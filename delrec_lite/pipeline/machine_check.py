@@ -1,11 +1,8 @@
 """The check of this machine before a run trains: a card that torch cannot use, and memory that does not suffice."""
 
-from pathlib import Path
-
 from delrec_lite.cards import problem_here
 from delrec_lite.errors import UsageError
-from delrec_lite.files import cache_folder
-from delrec_lite.hub.huggingface import hub_folders
+from delrec_lite.hub.base import base_folders
 from delrec_lite.pipeline.base import need_torch
 from delrec_lite.pipeline.memory import check_memory, place_of
 from delrec_lite.pipeline.model_builder import ModelBuilder
@@ -39,16 +36,12 @@ def check_machine(run: Stages, models: ModelBuilder, items: int) -> None:
 
 def on_disk(base: str) -> bool:
     """Whether the configuration of a base can be read without pulling it."""
-    return find_config(base, _folders()) is not None
-
-
-def _folders() -> tuple[Path, ...]:
-    return (*hub_folders(), cache_folder() / "models")
+    return find_config(base, base_folders()) is not None
 
 
 def _shape(models: ModelBuilder, base: str) -> Shape:
     """The shape of the base, without pulling it where it is known."""
     try:
-        return find_shape(base, _folders())[0]
+        return find_shape(base, base_folders())[0]
     except UsageError:
         return find_shape(str(models.base_folder))[0]

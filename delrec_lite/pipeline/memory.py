@@ -10,13 +10,12 @@ from delrec_lite.config import Recipe
 from delrec_lite.data.store import load_dataset
 from delrec_lite.errors import OutOfMemoryError
 from delrec_lite.training.plan import (
-    CPU_PROCESS,
     CUDA_CONTEXT,
-    USABLE,
     Training,
     choices,
     estimate,
     parse_bytes,
+    required,
     smallest,
     usable,
 )
@@ -147,14 +146,13 @@ def check_memory(recipe: Recipe, shape: Shape, items: int, precision: str, place
         needed = estimate(shape, training, place.cuda).total
         if needed <= usable(place.memory, place.cuda):
             continue
-        total = needed / USABLE if place.cuda else needed + CPU_PROCESS
+        total = required(needed, place.cuda)
         if settings:
             current = {**_current(recipe), "model.precision": precision.partition("/")[0]}
             changes = {key: value for key, value in settings.items() if current[key] != value}
             hint = "set " + ", ".join(f"{key}: {str(value).lower()}" for key, value in changes.items())
         else:
-            least = smallest(shape, training, place.cuda).total
-            least = least / USABLE if place.cuda else least + CPU_PROCESS
+            least = required(smallest(shape, training, place.cuda).total, place.cuda)
             hint = f"no setting of this base fits, the smallest needs {least / 1e9:.1f} GB: take a smaller model.base"
         raise OutOfMemoryError(
             f"{stage} of {recipe.name} needs {total / 1e9:.1f} GB, and {place.name} has {place.memory / 1e9:.1f} GB "

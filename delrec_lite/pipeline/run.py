@@ -204,7 +204,7 @@ class Run(StageCache):
             _ = self._machine_fits
             built = self.models.untrained(precision)
             written = self.models.prompts(built.model, built.base, "words")
-            return asdict(distill(self._context(built, folder), recipe.distill, written, adapter))
+            return asdict(distill(self.context(built, folder), recipe.distill, written, adapter))
 
         def key_for(precision: str) -> str:
             return key_of(
@@ -230,7 +230,7 @@ class Run(StageCache):
             from delrec_lite.training.finetune import finetune
 
             _ = self._machine_fits
-            return asdict(finetune(self._context(self.models.distilled(precision), folder), self.recipe.finetune))
+            return asdict(finetune(self.context(self.models.distilled(precision), folder), self.recipe.finetune))
 
         def key_for(precision: str) -> str:
             # The key of stage 1 includes the precision of stage 1.
@@ -245,7 +245,8 @@ class Run(StageCache):
         check_machine(self, self.models, self.prepare().result["items"])
         return True
 
-    def _context(self, built: BuiltModel, folder: Path) -> "TrainingContext":
+    def context(self, built: BuiltModel, folder: Path) -> "TrainingContext":
+        """The inputs of a training stage that trains ``built`` and writes to ``folder``."""
         from delrec_lite.training.context import TrainingContext
 
         return TrainingContext(

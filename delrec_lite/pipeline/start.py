@@ -14,7 +14,7 @@ from delrec_lite.data.store import load_dataset
 from delrec_lite.data.types import Dataset
 from delrec_lite.errors import OutOfMemoryError, StorageError, UsageError
 from delrec_lite.files import cache_folder, write_atomic
-from delrec_lite.hub.huggingface import hub_folders
+from delrec_lite.hub.base import base_folders
 from delrec_lite.hub.pull import pull
 from delrec_lite.hub.registry import DATASETS
 from delrec_lite.pipeline.base import check_local
@@ -115,7 +115,7 @@ def _limit_epochs(pattern: dict[str, Any], minutes_a_pass: float) -> int:
 def _fit_card(pattern: dict[str, Any], out: Path, gpu: str, interactions: int, items: int) -> tuple[str, int]:
     """Set what the memory plan finds for a card; returns the summary and the minutes."""
     recipe = parse(yaml.safe_dump(pattern), str(out))
-    shape, _ = find_shape(recipe.model.base, (*hub_folders(), cache_folder() / "models"))
+    shape, _ = find_shape(recipe.model.base, base_folders())
     settings = fit_card(recipe, shape, items, gpu)
     for key, value in settings.items():
         section, _, name = key.partition(".")

@@ -150,6 +150,11 @@ def usable(available: float, cuda: bool) -> float:
     return available * USABLE if cuda else available - CPU_PROCESS
 
 
+def required(total: float, cuda: bool) -> float:
+    """Bytes of memory that a training of ``total`` bytes needs: the inverse of ``usable``."""
+    return total / USABLE if cuda else total + CPU_PROCESS
+
+
 def serving_bytes(shape: Shape, items: int) -> float:
     """Resident memory of a process that serves a GGUF bundle in q8_0, without text tokens; an estimate."""
     return SERVING_PROCESS + Q8_0_BYTES * (shape.linear_parameters + 2 * items * shape.hidden)
@@ -266,7 +271,7 @@ def plan(
         "cpu": {
             "memory": cpu_memory,
             "choices": [_summary(choice, tokens) for choice in on_cpu],
-            "least": CPU_PROCESS + smallest(shape, training, cuda=False).total,
+            "least": required(smallest(shape, training, cuda=False).total, cuda=False),
             "process": CPU_PROCESS,
             "serving": serving_bytes(shape, items),
         },
