@@ -1,8 +1,9 @@
 """Why an item was recommended: each history item's contribution, by leaving it out (occlusion), in one batch."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -12,6 +13,10 @@ from delrec_lite.evaluation.fusion import logsumexp
 from delrec_lite.evaluation.significance import PairedTest, paired_test
 from delrec_lite.runtime.prompting.encoder import Entry
 from delrec_lite.runtime.recommender import Recommender
+
+T = TypeVar("T")
+# Yields how many histories are left to evaluate; the result is returned.
+Steps = Generator[int, None, T]
 
 
 @dataclass(frozen=True)
@@ -89,11 +94,22 @@ def explain(
     Raises:
         UsageError: An empty history or an unknown title.
     """
+    return _last(explain_steps(recommender, history, item, allow_new))
+
+
+def explain_steps(
+    recommender: Recommender, history: Sequence[str], item: str | None, allow_new: bool, at_once: int | None = None
+) -> Steps[Explanation]:
+    """``explain`` in steps, for a server; each evaluates at most ``at_once`` histories (None: all).
+
+    Raises:
+        UsageError: See ``explain``.
+    """
     start = time.perf_counter()
     if not history:
         raise UsageError("the history is empty", "give at least one title")
     matched, entries = recommender.entries(history, allow_new)
-    scores, weights = occlude(recommender, entries)
+    scores, weights = yield from _occlusion_steps(recommender, entries, at_once)
     seen = [match.item for match in matched if match.item >= 0]
     unseen = np.ones(len(scores), dtype=bool)
     unseen[seen] = False
@@ -150,9 +166,22 @@ def occlude(recommender: Recommender, entries: Sequence[Entry]) -> tuple[Floats,
     Returns:
         float32 ``[items]`` and float32 ``[entries read, items]``.
     """
+    return _last(_occlusion_steps(recommender, entries, None))
+
+
+def _occlusion_steps(
+    recommender: Recommender, entries: Sequence[Entry], at_once: int | None
+) -> Steps[tuple[Floats, Floats]]:
+    """``occlude`` in steps."""
     read = list(entries[-recommender.engine.count_tokens(entries)[0] :])
     reduced = [read[:n] + read[n + 1 :] for n in range(len(read))]
-    scores = recommender.engine.scores([read, *(history for history in reduced if history)])
+    histories = [read, *(history for history in reduced if history)]
+    parts: list[Floats] = []
+    for first in range(0, len(histories), at_once or len(histories)):
+        if first:
+            yield len(histories) - first
+        parts.append(recommender.engine.scores(histories[first : first + (at_once or len(histories))]))
+    scores = np.concatenate(parts)
     logs = _log_softmax(scores)
     uniform = np.full((1, scores.shape[1]), -np.log(scores.shape[1]), np.float32)
     weights: Floats = logs[:1] - (logs[1:] if len(read) > 1 else uniform)
@@ -202,6 +231,16 @@ def faithfulness(recommender: Recommender, histories: Sequence[Ints], seed: int 
         raise UsageError("no history has two items", "give longer histories")
     top, random = np.array(tops, np.float32), np.array(randoms, np.float32)
     return Faithfulness(len(top), float(top.mean()), float(random.mean()), paired_test(top, random))
+
+
+def _last(steps: Steps[T]) -> T:
+    """Do all steps; the result."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
 
 def _log_softmax(scores: Floats) -> Floats:
