@@ -3,6 +3,7 @@
 import ctypes
 import mmap
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def _never_free() -> None:
     Its sessions are kept, and its clean-up at the end of a process, which runs after Python's, is left out where C has
     ``on_exit`` (glibc).
     """
-    if not _sessions:
+    if "onnxruntime" not in sys.modules:
         return
     for session in list(_sessions):
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
