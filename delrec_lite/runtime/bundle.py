@@ -20,6 +20,7 @@ from delrec_lite.runtime.manifest import (
     NEW_ITEMS,
     OF_ONE_MODEL,
     REMEDY,
+    REPEATS,
     Model,
     all_models,
     check_file,
@@ -236,6 +237,11 @@ class Bundle:
             raise BundleError(f"{path} cannot be read: {error}", REMEDY) from error
         deep: Floats = vectors.astype(np.float32)
         return deep
+
+    @property
+    def repeats(self) -> bool:
+        """Whether an item of a history may come again: what its data set says; False where it says nothing."""
+        return self.manifest["model"].get(REPEATS) is True
 
     @property
     def holds_additions(self) -> bool:

@@ -1,9 +1,11 @@
 """Long requests as steps for the worker: a batch of histories, and an explanation."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 
+from delrec_lite.runtime.answer import Ranking
 from delrec_lite.runtime.explain import explain_steps
-from delrec_lite.runtime.recommender import Ranked, Recommender
+from delrec_lite.runtime.recommender import Recommender
 from delrec_lite.server.schemas import BatchBody, ExplainBody
 from delrec_lite.server.worker import Steps
 
@@ -12,8 +14,8 @@ STEP = 8
 
 
 def batch_steps(recommender: Recommender, body: BatchBody) -> Steps:
-    """Rank a batch, in its order; returns a list of ``Ranked`` for each history."""
-    rankings: list[Sequence[Ranked]] = []
+    """Rank a batch, in its order; returns a ``Ranking`` for each history."""
+    rankings: list[Ranking] = []
     count = len(body.histories)
     while len(rankings) < count:
         if rankings:
@@ -23,17 +25,25 @@ def batch_steps(recommender: Recommender, body: BatchBody) -> Steps:
     return rankings
 
 
-def _rank(recommender: Recommender, body: BatchBody, start: int, end: int) -> list[list[Ranked]]:
-    """Rankings of some of a batch's histories; those with lists of their own are evaluated one by one."""
-    histories = body.histories[start:end]
-    if not body.candidates and not body.exclude:
-        return recommender.recommend_batch(histories, body.k)
-    candidates = body.candidates[start:end] if body.candidates else [None] * len(histories)
-    exclude: Sequence[Sequence[str]] = body.exclude[start:end] if body.exclude else [[]] * len(histories)
-    lists = zip(histories, candidates, exclude, strict=True)
-    return [recommender.recommend(h, body.k, candidates=c, exclude=e).items for h, c, e in lists]
+def _rank(recommender: Recommender, body: BatchBody, start: int, end: int) -> Iterator[Ranking]:
+    """Rankings of some of a batch's histories, one by one where each has lists of its own."""
+    policy = {"exclude_history": body.exclude_history, "on_unknown": body.on_unknown}
+    if not (body.candidates or body.exclude or body.allow_new):
+        for ranking in recommender.recommend_batch(body.histories[start:end], body.k, **policy):
+            yield Ranking(ranking, [replace(entry, where="history") for entry in ranking.skipped], ranking.basis)
+        return
+    for n in range(start, end):
+        answer = recommender.recommend(
+            body.histories[n],
+            body.k,
+            candidates=body.candidates[n] if body.candidates else None,
+            exclude=body.exclude[n] if body.exclude else None,
+            allow_new=body.allow_new,
+            **policy,
+        )
+        yield Ranking(answer.items, answer.skipped, answer.basis)
 
 
 def explanation_steps(recommender: Recommender, body: ExplainBody) -> Steps:
     """Explain one item; returns an ``Explanation``."""
-    return explain_steps(recommender, body.history, body.item, body.allow_new, STEP)
+    return explain_steps(recommender, body.history, body.item, body.allow_new, body.on_unknown, STEP)
