@@ -67,7 +67,7 @@ def make_api(
         yield
         await asyncio.to_thread(worker.close)
 
-    api = FastAPI(title="delrec-lite", version=__version__, lifespan=lifespan, redoc_url=None, root_path=root_path)
+    api = FastAPI(title="delrec-lite", version=__version__, lifespan=lifespan, redoc_url=None)
     metrics = Metrics(worker.waiting)
     _handle_errors(api)
 
@@ -145,7 +145,9 @@ def make_api(
         return HTMLResponse(text, headers={"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff"})
 
     route_paths = frozenset(str(getattr(route, "path", "")) for route in api.routes)
-    api.add_middleware(Guard, metrics=metrics, route_paths=route_paths, key=key, log_bodies=log_bodies)
+    api.add_middleware(
+        Guard, metrics=metrics, route_paths=route_paths, key=key, log_bodies=log_bodies, root_path=root_path
+    )
     if cors_origins:  # outside the guard: a browser asks for permission without the key
         api.add_middleware(
             CORSMiddleware,

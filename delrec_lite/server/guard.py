@@ -31,13 +31,20 @@ class Guard:
         route_paths: Paths that are counted by name; all others are counted together.
         key: Required in ``Authorization: Bearer KEY``; None: no key is required.
         log_bodies: Log the bodies of requests, histories included.
+        root_path: Prefix of all paths behind a proxy, which may have removed it or not.
     """
 
     def __init__(
-        self, app: Any, metrics: Metrics, route_paths: frozenset[str], key: str | None, log_bodies: bool = False
+        self,
+        app: Any,
+        metrics: Metrics,
+        route_paths: frozenset[str],
+        key: str | None,
+        log_bodies: bool = False,
+        root_path: str = "",
     ) -> None:
         self.app, self.metrics, self.route_paths = app, metrics, route_paths
-        self.key, self.log_bodies = key, log_bodies
+        self.key, self.log_bodies, self.root_path = key, log_bodies, root_path
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Pass the request on, or refuse it."""
@@ -45,7 +52,8 @@ class Guard:
             await self.app(scope, receive, send)
             return
         start, status, body = time.perf_counter(), 500, b""
-        path = _below(scope["path"], scope.get("root_path", ""))
+        scope = {**scope, "root_path": self.root_path}
+        path = _below(scope["path"], self.root_path)
 
         async def sending(message: Any) -> None:
             nonlocal status

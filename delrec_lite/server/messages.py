@@ -6,7 +6,8 @@ from typing import Any
 from delrec_lite.errors import did_you_mean
 
 JSON = "application/json"
-EXAMPLE = '{"history": ["Toy Story (1995)", "id:42"], "k": 5}'
+_EXAMPLE = '{"history": ["Toy Story (1995)", "id:42"]}'
+_BATCH_EXAMPLE = '{"histories": [["Toy Story (1995)", "id:42"], ["id:7"]]}'
 _KINDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}
 _SEE = "see /docs for the fields of a request"
 
@@ -15,13 +16,13 @@ def unreadable_body(content_type: str) -> tuple[int, str, str]:
     """Status, error and hint where FastAPI could not read a body at all."""
     if not _is_json(content_type):
         return not_json(content_type)
-    return 400, "the body is not JSON that can be read", f"send UTF-8, a few levels deep at most, such as {EXAMPLE}"
+    return 400, "the body is not JSON that can be read", f"send UTF-8, such as {_EXAMPLE}"
 
 
 def not_json(content_type: str) -> tuple[int, str, str]:
     """Status, error and hint for a body that does not say that it is JSON."""
-    error = f"the body is sent as {content_type[:100]!r}" if content_type else "the request has no Content-Type"
-    return 415, f"{error}, not as JSON", f"send the header Content-Type: {JSON}"
+    kind = f"is sent as {content_type[:100]!r}, not as JSON" if content_type else "has no Content-Type"
+    return 415, f"the body {kind}", f"send the header Content-Type: {JSON}"
 
 
 def invalid(errors: Sequence[Mapping[str, Any]], content_type: str, fields: Sequence[str]) -> tuple[int, str, str]:
@@ -34,28 +35,29 @@ def invalid(errors: Sequence[Mapping[str, Any]], content_type: str, fields: Sequ
     """
     error = errors[0]
     place, kind, value = error["loc"], error["type"], error.get("input")
+    send = f"send JSON such as {_BATCH_EXAMPLE if 'histories' in fields else _EXAMPLE}"
     if kind == "json_invalid":
         reason = error.get("ctx", {}).get("error", "it cannot be read")
         message = f"the body is not JSON: {reason} (character {place[-1]})"
-        return (422, message, f"send JSON such as {EXAMPLE}") if _is_json(content_type) else not_json(content_type)
+        return (422, message, send) if _is_json(content_type) else not_json(content_type)
     if len(place) == 1 and place[0] == "body":
         if kind == "missing":
-            return 422, "the body is empty", f"send JSON such as {EXAMPLE}"
+            return 422, "the body is empty", send
         if kind == "value_error":
             return 422, str(error["msg"]).removeprefix("Value error, "), "give one entry for each history, or none"
         if not _is_json(content_type):
             return not_json(content_type)
-        return 422, f"the body is {_kind(value)}, not an object", f"send JSON such as {EXAMPLE}"
+        return 422, f"the body is {_kind(value)}, not an object", send
     where = _where(place[1:])
     if kind == "missing":
-        return 422, f"{where} is missing", f"send JSON such as {EXAMPLE}" if where == "history" else _SEE
+        return 422, f"{where} is missing", send if where.startswith("histor") else _SEE
     if kind == "extra_forbidden":
         return 422, f"there is no field {where}", did_you_mean(where, fields)
     if kind == "string_type":
         hint = f'put it in quotes: an id as "id:{value}"' if type(value) is int else 'give a title, or "id:42"'
         return 422, f"{where} is {_kind(value)}, not a text", hint
     if kind == "list_type":
-        return 422, f"{where} is {_kind(value)}, not a list", f'put it in brackets: "{where}": [...]'
+        return 422, f"{where} is {_kind(value)}, not a list", "put it in brackets: [...]"
     return 422, f"{where}: {str(error['msg']).replace('Input should', 'it should')}", _SEE
 
 
