@@ -64,9 +64,8 @@ class Settings:
         object.__setattr__(self, "root_path", f"/{root}" if root else "")
         for origin in self.cors_origins:
             parts = urlsplit(origin)
-            if origin != "*" and (
-                parts.scheme not in ("http", "https") or origin != f"{parts.scheme}://{parts.netloc}"
-            ):
+            is_origin = parts.scheme in ("http", "https") and parts.netloc
+            if origin != "*" and not (is_origin and origin == f"{parts.scheme}://{parts.netloc}"):
                 raise UsageError(f"--cors-origin is {origin!r}", "give scheme and host, such as https://shop.example")
 
 
