@@ -59,9 +59,9 @@ def open_session(path: Path, threads: int) -> Any:
 def _copy_mapped_pages(weights: Path) -> None:
     """Put copies in the place of the pages that ONNX Runtime maps from a file, on Linux.
 
-    It keeps a tenth of the weights mapped (12 of 113 MB for SmolLM2-135M in int8; the others it repacks): a change of the
-    file would change the answers, and a file that is cut short would kill the process, even where the pages were written
-    to. Its own way to load weights from memory takes twice the memory while it loads.
+    It keeps a tenth of the weights mapped (12 of 113 MB for SmolLM2-135M in int8; the others it repacks). A change of
+    the file would change the answers, and a file that is cut short would kill the process, even where the pages were
+    written to. Its own way to load weights from memory takes twice the memory while it loads.
     """
     try:
         lines = os.fsdecode(_MAPS.read_bytes()).splitlines()
