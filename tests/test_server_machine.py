@@ -30,6 +30,7 @@ DAMAGES = {
     "cut": lambda folder: [file.write_bytes(file.read_bytes()[:99]) for file in folder.iterdir()],
     "other bytes": lambda folder: [file.write_bytes(bytes(file.stat().st_size)) for file in folder.glob("model*")],
     "no tokenizer": lambda folder: (folder / "tokenizer.json").write_text("{}"),
+    "a folder": lambda folder: [(file.unlink(), file.mkdir()) for file in folder.glob("*.json")],
     "no manifest": lambda folder: (folder / "manifest.json").write_text("[]"),
 }
 
@@ -55,7 +56,7 @@ def test_a_server_stays_what_it_was(bundles):
         run_state_machine_as_test(
             Server,
             settings=settings(
-                max_examples=12,
+                max_examples=25,
                 stateful_step_count=12,
                 deadline=None,
                 derandomize=True,
@@ -101,16 +102,11 @@ class Serving(RuleBasedStateMachine):
         _reload(self.folder, SETTINGS, self.worker)
         self.served = self.on_disk or self.served
 
-    @rule(history=HISTORIES, session=st.sampled_from([None, "a", "b"]))
-    def ask(self, history, session):
-        answer = self.client.post("/v1/recommend", json={"history": history, "session": session})
-        assert answer.status_code == 200
-        assert [item["title"] for item in answer.json()["items"]] == self.first_titles(self.served, tuple(history))
-
-    @rule(history=HISTORIES)
-    def ask_with_a_new_title(self, history):
-        history = [*history, "A quite new title"]
-        answer = self.client.post("/v1/recommend", json={"history": history, "allow_new": True})
+    @rule(history=HISTORIES, new=st.booleans(), session=st.sampled_from([None, "a", "b"]))
+    def ask(self, history, new, session):
+        history = [*history, "A quite new title"] if new else history
+        body = {"history": history, "session": session, "allow_new": new}
+        answer = self.client.post("/v1/recommend", json=body)
         assert answer.status_code == 200
         assert [item["title"] for item in answer.json()["items"]] == self.first_titles(self.served, tuple(history))
 
