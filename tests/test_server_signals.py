@@ -1,5 +1,6 @@
 """The signals and the pid file of a server: nothing is lost while it starts, and nobody else's file is touched."""
 
+import json
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ import time
 import pytest
 
 from delrec_lite.errors import StorageError, UsageError
+from delrec_lite.server import serve
 from delrec_lite.server.pid_file import pid_file
 from delrec_lite.server.serve import Settings, _announce, _listen
 from tests.bundles import TITLES
@@ -119,6 +121,18 @@ def test_a_file_that_is_no_pid_file_is_left_alone(tmp_path):
         assert notes.read_text() == content
     with pytest.raises(UsageError, match="is no file with a process id"), pid_file(tmp_path):
         pass
+
+
+def test_a_reload_that_fails_in_any_way_is_refused_in_one_line(tmp_path, monkeypatch, caplog):
+    def fail(*_):
+        raise PermissionError(13, "Permission denied", "model.gguf")
+
+    monkeypatch.setattr(serve, "load", fail)
+    with caplog.at_level("INFO", "delrec_lite.server"):
+        serve._reload(tmp_path, Settings(), None)  # no worker is needed: nothing is replaced
+    (line,) = [json.loads(record.message) for record in caplog.records]
+    assert (line["reload"], "Permission denied" in line["error"]) == ("refused", True)
+    assert line["hint"]
 
 
 @pytest.mark.parametrize(

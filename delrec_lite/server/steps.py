@@ -27,9 +27,9 @@ def batch_steps(recommender: Recommender, body: BatchBody) -> Steps:
 
 def _rank(recommender: Recommender, body: BatchBody, start: int, end: int) -> Iterator[Ranking]:
     """Rankings of some of a batch's histories, one by one where each has lists of its own."""
-    policy = {"exclude_history": body.exclude_history, "on_unknown": body.on_unknown}
     if not (body.candidates or body.exclude or body.allow_new):
-        for ranking in recommender.recommend_batch(body.histories[start:end], body.k, **policy):
+        histories = body.histories[start:end]
+        for ranking in recommender.recommend_batch(histories, body.k, body.exclude_history, body.on_unknown):
             yield Ranking(ranking, [replace(entry, where="history") for entry in ranking.skipped], ranking.basis)
         return
     for n in range(start, end):
@@ -37,9 +37,10 @@ def _rank(recommender: Recommender, body: BatchBody, start: int, end: int) -> It
             body.histories[n],
             body.k,
             candidates=body.candidates[n] if body.candidates else None,
-            exclude=body.exclude[n] if body.exclude else None,
             allow_new=body.allow_new,
-            **policy,
+            exclude_history=body.exclude_history,
+            exclude=body.exclude[n] if body.exclude else None,
+            on_unknown=body.on_unknown,
         )
         yield Ranking(answer.items, answer.skipped, answer.basis)
 
