@@ -10,8 +10,8 @@ from delrec_lite.machine import cores_allowed
 # Between two readings: the counters go in steps of 10 ms.
 PERIOD_SECONDS = 0.1
 _STAT = Path("/proc/stat")
-# Columns of a processor's line that are spent at work: user, nice, system, and (behind idle and waiting) both interrupts
-# and what a hypervisor gave to others. Guests' time is a part of the user's.
+# Columns of a processor's line that are spent at work: user, nice, system, and (behind idle and waiting) interrupts
+# and what a hypervisor gave to others. Guests' time is part of the user's.
 _WORK = (1, 2, 3, 6, 7, 8)
 
 
@@ -39,7 +39,7 @@ class FreeCores:
         self._reading = self._read()
 
     def count(self) -> int:
-        """Cores that others left free since the last reading, at least 1; all that are allowed where none can be read."""
+        """Cores that others left free since the last reading, at least 1; all allowed where none can be read."""
         before, own_before, work_before = self._reading
         if self._clock() - before >= PERIOD_SECONDS:
             self._reading = now, own, work = self._read()
