@@ -38,7 +38,7 @@ class Settings:
         seconds: A request that is not finished within this time is refused or stopped.
         log_histories: Log the bodies of requests.
         quant: Quantisation, in a bundle that holds several; None: its first.
-        fused: Mix in the teacher's scores.
+        fused: Mix in the teacher's scores; None: as the model was trained.
         root_path: Prefix of all paths behind a proxy, such as ``/recs``.
         cors_origins: Sites whose pages may call the API, such as ``https://shop.example``; ``*``: all.
         pid_file: Written at the start, removed at the end.
@@ -52,7 +52,7 @@ class Settings:
     seconds: float = 10.0
     log_histories: bool = False
     quant: str | None = None
-    fused: bool = False
+    fused: bool | None = None
     root_path: str = ""
     cors_origins: tuple[str, ...] = ()
     pid_file: Path | None = None
