@@ -172,7 +172,7 @@ def test_a_model_that_takes_too_much_memory_is_one_clear_line(tiny_bundle):
 
 
 def test_answers_of_another_form_are_refused(tiny_bundle, monkeypatch):
-    code = "import json, sys, numpy\njob = json.load(sys.stdin)\nnumpy.save(job['results'] + '/scores.npy', numpy.zeros(3))"
+    code = "import json, sys, numpy\nnumpy.save(json.load(sys.stdin)['results'] + '/scores.npy', numpy.zeros(3))"
     monkeypatch.setattr(isolated, "CHILD", code)
     with pytest.raises(BundleError, match="answers of another form"):
         verify(tiny_bundle, 1)
