@@ -2,7 +2,7 @@
 
 from importlib import resources
 from pathlib import Path
-from reprlib import repr as short_repr  # a few lines of YAML can stand for gigabytes
+from reprlib import Repr
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
@@ -371,6 +371,11 @@ def load_recipe(name_or_path: str) -> Recipe:
     return parse(text, where=name_or_path)
 
 
+# A few lines of YAML can stand for gigabytes.
+_SHORT = Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 1, 80, 80
+
+
 def _as_value_error(error: ConfigError) -> ValueError:
     """For pydantic, which adds the key to errors of this type alone."""
     return ValueError(": ".join(part for part in (error.message, error.hint) if part))
@@ -392,4 +397,4 @@ def parse(text: str, where: str) -> Recipe:
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"{where}: unknown key {key!r}", "remove it, or look for a typing mistake") from error
-        raise ConfigError(f"{where}: {key}: {first['msg']}", f"got {short_repr(first.get('input'))}") from error
+        raise ConfigError(f"{where}: {key}: {first['msg']}", f"got {_SHORT.repr(first.get('input'))}") from error

@@ -171,7 +171,7 @@ def test_a_missing_bundle_is_reported(tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"ids": None}, {"titles": ["one"]}, {"popularity": "123"}, {"titles": [5] * len(TITLES)}],
+    [{"ids": None}, {"titles": ["one"]}, {"popularity": "123"}, {"popularity": [-1] * len(TITLES)}, {"titles": [5] * len(TITLES)}],
 )
 def test_an_inconsistent_catalogue_is_refused(folder, changes):
     edit(folder / "catalog.json", **changes)
@@ -179,7 +179,17 @@ def test_an_inconsistent_catalogue_is_refused(folder, changes):
         _ = Bundle(folder, {"model": {"file": "x"}}).items
 
 
-@pytest.mark.parametrize("changes", [{"prefix": "abc"}, {"new_item": None}, {"max_history": "x"}, {"max_history": 0}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prefix": "abc"},
+        {"prefix": [float("inf")]},
+        {"new_item": None},
+        {"new_item": {"title_prefix": " ", "input_norm": float("nan"), "scale": 1.0}},
+        {"max_history": "x"},
+        {"max_history": 0},
+    ],
+)
 def test_an_invalid_prompt_is_refused(folder, changes):
     edit(folder / "prompt.json", **changes)
     with pytest.raises(BundleError, match="prompt.json"):

@@ -53,8 +53,9 @@ def test_an_empty_file_and_files_of_other_formats_are_refused(tmp_path, intact):
 
 
 def test_the_manifest_and_the_file_must_agree(bundle):
-    with pytest.raises(BundleError, match="its manifest says 'gemma3_text'"):
-        check_gguf(bundle / MODEL, "gemma3_text")
+    for architecture in ("gemma3_text", [], {}, 5):
+        with pytest.raises(BundleError, match="its manifest says"):
+            check_gguf(bundle / MODEL, architecture)
 
 
 # Flips one bit of the header at a time, in a process of its own, and loads each file that passes the check.
