@@ -171,7 +171,13 @@ def test_a_missing_bundle_is_reported(tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"ids": None}, {"titles": ["one"]}, {"popularity": "123"}, {"popularity": [-1] * len(TITLES)}, {"titles": [5] * len(TITLES)}],
+    [
+        {"ids": None},
+        {"titles": ["one"]},
+        {"popularity": "123"},
+        {"popularity": [-1] * len(TITLES)},
+        {"titles": [5] * len(TITLES)},
+    ],
 )
 def test_an_inconsistent_catalogue_is_refused(folder, changes):
     edit(folder / "catalog.json", **changes)

@@ -32,7 +32,6 @@ from delrec_lite.runtime.manifest import (
 )
 from delrec_lite.runtime.prompting.prompt import TITLES, Prompt, parse_prompt, read_titles
 
-
 MOST_POPULAR = 2**63 - 1
 
 
