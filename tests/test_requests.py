@@ -248,11 +248,11 @@ def test_a_number_that_is_a_title_too_is_refused(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("histories", "words"),
     [
-        ([["Red River"]], r"histories\[0\]\[0\] is no index of an item: 'Red River'"),
-        ([[len(TITLES)]], "no index"),
-        ([[-1]], "no index"),
+        ([["Red River"]], r"no item has the index 'Red River': histories\[0\]\[0\]"),
+        ([[len(TITLES)]], f"the index {len(TITLES)}:"),
+        ([[-1]], "the index -1:"),
         (["Red River"], r"histories\[0\] is one text"),
-        ([[1.5]], "no index"),
+        ([[1.5]], "the index 1.5:"),
     ],
 )
 def test_scores_take_indices_alone(recommender, histories, words):
