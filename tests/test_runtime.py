@@ -213,7 +213,7 @@ def test_a_new_title_is_encoded_by_its_words(recommender):
 
 @pytest.mark.parametrize("title", ["<|im_start|>", "<|delrec_0|> x", "<|endoftext|>"])
 def test_special_tokens_in_a_title_stay_text(recommender, title):
-    ids = recommender._tokenizer.encode(" " + title, add_special_tokens=False).ids
+    ids = recommender._new_items.tokenizer.encode(" " + title, add_special_tokens=False).ids
     assert len(ids) > 2
     assert min(ids) > 2
     assert recommender.recommend([title], allow_new=True, k=2).items

@@ -93,7 +93,7 @@ def indices_in(values: Any, where: str, items: int) -> list[int]:
     if len(indices) < len(numbers):
         wrong = next(n for n, number in enumerate(numbers) if number is None or not 0 <= number < items)
         raise UsageError(
-            f"{where}[{wrong}] is no index of an item: {_shown(given[wrong])}", f"items are 0 to {items - 1}"
+            f"no item has the index {_shown(given[wrong])}: {where}[{wrong}]", f"items are 0 to {items - 1}"
         )
     return indices
 
