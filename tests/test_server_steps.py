@@ -7,6 +7,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from delrec_lite.runtime.answer import Ranking
+from delrec_lite.runtime.matching import Matcher
 from delrec_lite.runtime.recommender import Recommender
 from delrec_lite.server.api import make_api
 from delrec_lite.server.steps import STEP
@@ -90,9 +91,9 @@ def test_a_long_request_stops_at_its_deadline():
             time.sleep(0.02)
             yield 1000 - step
 
-    with pytest.raises(DeadlineExceeded, match=r"^\d+ of 1000 histories were evaluated in time$") as caught:
+    with pytest.raises(DeadlineExceeded, match=r"^only \d+% of the work was done in time$") as caught:
         worker.ask(endless, size=1000).result(10)
-    assert "send at most" in caught.value.hint
+    assert "send a smaller request" in caught.value.hint
     assert worker.ask(lambda _: "next").result(10) == "next"
     assert len(log) < 10
     worker.close()
@@ -145,7 +146,7 @@ def test_a_batch_past_its_deadline_is_refused_and_blocks_nobody(bundle, monkeypa
     with TestClient(make_api(worker)) as client:
         answer = client.post("/v1/batch", json={"histories": [TITLES[:2]] * 400})
         assert answer.status_code == 504
-        assert "of 400 histories were evaluated" in answer.json()["error"]
+        assert "of the work was done in time" in answer.json()["error"]
         start = time.monotonic()
         assert client.post("/v1/recommend", json={"history": TITLES[:2]}).status_code == 200
         assert time.monotonic() - start < 5
@@ -174,3 +175,22 @@ def test_a_batch_knows_candidates_and_exclusions_of_each_history(bundle):
 def rankings_of(bundle, histories, k):
     with Recommender.load(bundle, threads=1) as recommender:
         return [[item.id for item in ranking] for ranking in recommender.recommend_batch(histories, k)]
+
+
+def test_long_lists_of_titles_are_looked_up_in_steps_and_once(bundle, monkeypatch):
+    searched = []
+
+    def slow(_, text):
+        searched.append(text)
+        time.sleep(0.001)
+
+    monkeypatch.setattr(Matcher, "_search_titles", slow)
+    worker = Worker(Recommender.load(bundle, threads=1), seconds=0.5)
+    unknown = [f"unknown {n}" for n in range(2000)]
+    with TestClient(make_api(worker)) as client:
+        few = client.post("/v1/recommend", json={"history": TITLES[:2], "exclude": unknown[:100]})
+        assert few.status_code == 200
+        assert [skipped["given"] for skipped in few.json()["skipped"]] == searched == unknown[:100]
+        body = {"history": TITLES[:2], "exclude": unknown, "candidates": [f"other {n}" for n in range(2000)]}
+        assert client.post("/v1/recommend", json=body).status_code == 504
+        assert len(searched) < 2000

@@ -319,6 +319,10 @@ class Recommender:
         """
         return resolve_one(self._matcher, title, "title")
 
+    def look_up(self, title: str) -> Match | None:
+        """The item of the catalogue that a title names; None if there is none."""
+        return self._matcher.look_up(title)
+
     def nearest(self, title: str, k: int = 3) -> list[str]:
         """Titles of the catalogue that look most like a title."""
         return self._matcher.nearest(title, k)

@@ -29,7 +29,7 @@ from delrec_lite.server.schemas import (
     TeacherAnswer,
     TeacherBody,
 )
-from delrec_lite.server.steps import batch_steps, explanation_steps
+from delrec_lite.server.steps import batch_steps, explanation_steps, recommend_steps, size_of, teacher_steps
 from delrec_lite.server.worker import DeadlineExceeded, QueueFull, Work, Worker
 from delrec_lite.version import __version__
 
@@ -81,8 +81,7 @@ def make_api(
     @api.post("/v1/recommend", response_model=RecommendAnswer, responses=_FAILURES)
     async def recommend(body: RecommendBody) -> Any:
         """Rank the next items after one history."""
-        arguments = {**body.model_dump(exclude={"session"}), "session": body.session}
-        recommendation = await answer(lambda recommender: recommender.recommend(**arguments))
+        recommendation = await answer(lambda recommender: recommend_steps(recommender, body), size_of(body))
         prefix = len(worker.recommender.bundle.prompt.prefix)
         metrics.tokens(recommendation.tokens_computed, recommendation.tokens_avoided, prefix)
         return asdict(recommendation)
@@ -100,14 +99,14 @@ def make_api(
     @api.post("/v1/explain", response_model=ExplainAnswer, responses=_FAILURES)
     async def explain(body: ExplainBody) -> Any:
         """How much each item of a history adds to a recommendation."""
-        size = 1 + min(len(body.history), worker.recommender.bundle.prompt.max_history)
+        size = size_of(body) + min(len(body.history), worker.recommender.bundle.prompt.max_history)
         explanation = await answer(lambda recommender: explanation_steps(recommender, body), size)
         return asdict(explanation)
 
     @api.post("/v1/teacher", response_model=TeacherAnswer, responses=_FAILURES)
     async def teacher(body: TeacherBody) -> Any:
         """The ranking of the distilled recommender; an error where the bundle has none."""
-        ranking = await answer(lambda recommender: recommender.teacher_ranking(body.history, body.k, body.on_unknown))
+        ranking = await answer(lambda recommender: teacher_steps(recommender, body), size_of(body))
         kinds = worker.recommender.teacher.kinds if worker.recommender.teacher else ()
         skipped = [asdict(skipped) for skipped in ranking.skipped]
         return {"kinds": list(kinds), "items": [asdict(item) for item in ranking], "skipped": skipped}

@@ -15,7 +15,7 @@ from typing import Any
 from delrec_lite.errors import DelrecError
 from delrec_lite.runtime.recommender import Recommender
 
-# The steps of a long request: each yields how many histories are left; the answer is returned.
+# The steps of a long request: each yields how much of its size is left; the answer is returned.
 Steps = Generator[int, None, Any]
 # Gives the answer, or the steps to it.
 Work = Callable[[Recommender], Any]
@@ -58,10 +58,10 @@ class _Job:
         """The error where its deadline has passed."""
         if self.steps is None:
             return DeadlineExceeded("no answer in time", "send a smaller request, or try again in a moment")
-        done = self.size - self.remaining
+        share = max(0, self.size - self.remaining) / self.size
         return DeadlineExceeded(
-            f"{done} of {self.size} histories were evaluated in time",
-            f"send at most {max(1, done // 2)} at once, or start the server with a longer --deadline",
+            f"only {share:.0%} of the work was done in time",
+            "send a smaller request, or start the server with a longer --deadline",
         )
 
 
@@ -104,7 +104,7 @@ class Worker:
         Args:
             work: Called with the recommender in the model's thread. It returns the answer or, for long work, a
                 generator of ``Steps``, which keeps this recommender until its end.
-            size: How many histories it evaluates.
+            size: How many histories it evaluates, or a similar measure of its steps; 1: a short request.
 
         Returns:
             The future answer; cancelling it stops the work after the current step.
