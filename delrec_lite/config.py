@@ -270,8 +270,8 @@ class FinetuneSection(OptimSection):
     teacher_weight: float = Field(0.0, ge=0, le=1, description="share of the teacher's distribution in the target")
     teacher_inside: bool = Field(
         False,
-        description="the teacher's log-probabilities are added to the model's scores, in training and in answers: the "
-        "model learns what the teacher lacks",
+        description="answers add the teacher's log-probabilities to the model's scores, and half of the loss is the "
+        "sum's: the model learns what the teacher lacks",
     )
     train_soft: bool = Field(False, description="the soft prompt is trained too (ablation)")
     teacher_until: float = Field(
