@@ -18,7 +18,11 @@ QuantOption = Annotated[
     str | None, typer.Option("--quant", help="Quantisation, of a bundle with several; default: the first.")
 ]
 FusedFlag = Annotated[
-    bool, typer.Option("--fused", help="Combine with the teacher's scores; the weight was chosen on validation users.")
+    bool | None,
+    typer.Option(
+        "--fused/--alone",
+        help="Combine with the teacher's scores, by the weight that validation users chose; default: as trained.",
+    ),
 ]
 UnknownOption = Annotated[
     str, typer.Option("--on-unknown", help="skip (and name) ids and titles that the catalogue lacks, or refuse them.")
