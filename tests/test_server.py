@@ -94,8 +94,8 @@ def test_batch_explain_items_health(client, recommender):
 @pytest.mark.parametrize(
     ("body", "status", "words"),
     [
-        ({"history": ["No such title at all"]}, 400, "no item is called"),
-        ({"history": []}, 422, "history"),
+        ({"history": ["No such title at all"], "on_unknown": "refuse"}, 400, "no item is called"),
+        ({"history": [], "on_unknown": "drop"}, 422, "on_unknown"),
         ({"history": [""]}, 422, "history"),
         ({"history": TITLES[:1], "k": 0}, 422, "k"),
         ({"history": TITLES[:1], "k": "5"}, 422, "k"),

@@ -32,15 +32,14 @@ def serve(
     ] = False,
 ) -> None:
     """Serve recommendations over HTTP until interrupted; on SIGHUP, load a bundle that was replaced on disk."""
-    import os
-
+    from delrec_lite import environment
     from delrec_lite.errors import UsageError
     from delrec_lite.server.serve import Settings
     from delrec_lite.server.serve import serve as run
 
     key = None
     if api_key_env is not None:
-        key = os.environ.get(api_key_env)
+        key = environment.text(api_key_env)
         if not key:
             raise UsageError(f"the environment variable {api_key_env} is not set", "set it to the key")
     run(bundle, Settings(host, port, key, threads, queue, deadline, log_histories, quant, fused))

@@ -79,23 +79,29 @@ def make_api(worker: Worker, key: str | None = None, log_bodies: bool = False) -
     @api.post("/v1/batch", response_model=BatchAnswer, responses=_FAILURES)
     async def batch(body: BatchBody) -> Any:
         """Rank the next items for many histories."""
-        rankings = await answer(lambda recommender: recommender.recommend_batch(body.histories, body.k))
-        return {"answers": [[asdict(item) for item in ranking] for ranking in rankings]}
+        arguments = body.model_dump()
+        rankings = await answer(lambda recommender: recommender.recommend_batch(**arguments))
+        return {
+            "answers": [[asdict(item) for item in ranking] for ranking in rankings],
+            "skipped": [[asdict(skipped) for skipped in ranking.skipped] for ranking in rankings],
+            "basis": [ranking.basis for ranking in rankings],
+        }
 
     @api.post("/v1/explain", response_model=ExplainAnswer, responses=_FAILURES)
     async def explain(body: ExplainBody) -> Any:
         """How much each item of a history adds to a recommendation."""
         explanation = await answer(
-            lambda recommender: explain_item(recommender, body.history, body.item, body.allow_new)
+            lambda recommender: explain_item(recommender, body.history, body.item, body.allow_new, body.on_unknown)
         )
         return asdict(explanation)
 
     @api.post("/v1/teacher", response_model=TeacherAnswer, responses=_FAILURES)
     async def teacher(body: TeacherBody) -> Any:
         """The ranking of the distilled recommender; an error where the bundle has none."""
-        ranking = await answer(lambda recommender: recommender.teacher_ranking(body.history, body.k))
+        ranking = await answer(lambda recommender: recommender.teacher_ranking(body.history, body.k, body.on_unknown))
         kinds = worker.recommender.teacher.kinds if worker.recommender.teacher else ()
-        return {"kinds": list(kinds), "items": [asdict(item) for item in ranking]}
+        skipped = [asdict(skipped) for skipped in ranking.skipped]
+        return {"kinds": list(kinds), "items": [asdict(item) for item in ranking], "skipped": skipped}
 
     @api.get("/v1/items", response_model=list[ItemAnswer], responses={422: _FAILURES[422], 401: _FAILURES[401]})
     async def items(
