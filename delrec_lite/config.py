@@ -40,7 +40,7 @@ class _Section(BaseModel):
 class DataSection(_Section):
     """Which interactions, and how they become sequences and candidate sets."""
 
-    default_compatible: ClassVar[frozenset[str]] = frozenset({"text_columns"})
+    default_compatible: ClassVar[frozenset[str]] = frozenset({"text_columns", "duplicates", "repeats"})
     name: str = Field("ml-100k", description=f"a data set to pull: {', '.join(DATASETS.built_in)}")
     folder: str | None = Field(
         None,
@@ -57,6 +57,14 @@ class DataSection(_Section):
 
     text_columns: tuple[str, ...] = Field(
         (), description="side text that is kept beside the titles for `model.item_text`; `genres` of ml-100k"
+    )
+    duplicates: Literal["keep", "first", "last", "consecutive"] = Field(
+        "keep",
+        description="of a user's interactions with one item: all, the first, the last, or one of several in a row",
+    )
+    repeats: bool | None = Field(
+        None,
+        description="whether an item that a user had before may be the next one; null: if that is usual in the log",
     )
 
     @model_validator(mode="after")
