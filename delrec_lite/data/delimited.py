@@ -34,6 +34,16 @@ class Body:
     malformed: list[tuple[int, str]]
 
 
+@dataclass(frozen=True)
+class _Form:
+    """Which columns to read, fields of a row, whether quotes count, and whether a field has several lines."""
+
+    positions: list[int]
+    width: int
+    quoted: bool
+    several_lines: bool
+
+
 class DelimitedText:
     r"""Delimited text and the cells of its first line.
 
@@ -96,16 +106,16 @@ class DelimitedText:
             raise DataError(f"{self._path} holds no rows", "check that it is the right file")
         text, quoted, several_lines, open_rows = self._closed(text, width)
         malformed = [(row + above + 1, OPEN_QUOTE) for row in open_rows]
-        options = {"positions": positions, "width": width, "quoted": quoted, "several_lines": several_lines}
+        form = _Form(positions, width, quoted, several_lines)
         try:
-            return self._parsed(text, above, malformed, **options)
+            return self._parsed(text, above, malformed, form)
         except UnicodeError:
             lines = text.split(b"\n")
             broken = [number for number, line in enumerate(lines) if not _is_utf8(line)]
             for number in broken:
                 lines[number] = b""
             malformed += [(number + above + 1, NOT_UTF8) for number in broken]
-            return self._parsed(b"\n".join(lines), above, malformed, **options)
+            return self._parsed(b"\n".join(lines), above, malformed, form)
 
     def _closed(self, text: bytes, width: int) -> tuple[bytes, bool, bool, list[int]]:
         """Rows without open quotes, whether quotes count, whether a field has several lines, rows with open quotes."""
@@ -117,16 +127,7 @@ class DelimitedText:
             return text, False, False, []
         return closed.text, True, closed.several_lines, closed.open_rows
 
-    def _parsed(
-        self,
-        text: bytes,
-        above: int,
-        malformed: list[tuple[int, str]],
-        positions: list[int],
-        width: int,
-        quoted: bool,
-        several_lines: bool,
-    ) -> Body:
+    def _parsed(self, text: bytes, above: int, malformed: list[tuple[int, str]], form: "_Form") -> Body:
         """Parse rows.
 
         Raises:
@@ -143,7 +144,7 @@ class DelimitedText:
                 wrong.append((row.number + above, f"{row.actual_columns} fields instead of {row.expected_columns}"))
             return "skip"
 
-        names = [str(position) for position in range(width)]
+        names = [str(position) for position in range(form.width)]
         try:
             table = pa.csv.read_csv(
                 pa.BufferReader(text),
@@ -151,14 +152,14 @@ class DelimitedText:
                 read_options=pa.csv.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES, column_names=names),
                 parse_options=pa.csv.ParseOptions(
                     delimiter=self._separator,
-                    quote_char='"' if quoted else False,
-                    newlines_in_values=several_lines,
+                    quote_char='"' if form.quoted else False,
+                    newlines_in_values=form.several_lines,
                     ignore_empty_lines=False,
                     invalid_row_handler=skip,
                 ),
                 convert_options=pa.csv.ConvertOptions(
-                    column_types={names[position]: pa.string() for position in positions},
-                    include_columns=[names[position] for position in dict.fromkeys(positions)],
+                    column_types={names[position]: pa.string() for position in form.positions},
+                    include_columns=[names[position] for position in dict.fromkeys(form.positions)],
                 ),
             )
         except pa.ArrowInvalid as error:
@@ -168,7 +169,7 @@ class DelimitedText:
             raise DataError(
                 f"cannot read {self._path}: {reason}", "check that it is the right file and complete"
             ) from error
-        columns = [pa.compute.utf8_trim_whitespace(table.column(names[position])) for position in positions]
+        columns = [pa.compute.utf8_trim_whitespace(table.column(names[position])) for position in form.positions]
         return Body(columns, above + 1, skipped, wrong)
 
 
