@@ -1,14 +1,18 @@
 """Columns of delimited text, and the rows of it that do not read."""
 
+import codecs
 import csv
 import io
 import re
+from bisect import bisect_right
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from delrec_lite.data.packages import arrow
-from delrec_lite.data.quotes import close_quotes
+from delrec_lite.data.quotes import OPEN_LINE, close_quotes
 from delrec_lite.errors import DataError, UsageError
 
 # RecBole writes the type of a column after its name: user_id:token, timestamp:float. Its quotes are text.
@@ -20,6 +24,9 @@ _BLOCK_BYTES = 1 << 23
 _SEPARATORS = {"tab": "\t", "\\t": "\t", "space": " ", "comma": ",", "semicolon": ";", "bar": "|", "pipe": "|"}
 # Stands for a separator of several bytes, which pyarrow does not know.
 _UNIT_SEPARATOR = "\x1f"
+# A code point that is no character stands for bytes that are not UTF-8.
+_BROKEN = "\ufdd0"
+_MARKING = "delrec-lite-mark"
 OPEN_QUOTE = "a quote is opened and not closed"
 NOT_UTF8 = "not UTF-8 text; save the file as UTF-8"
 
@@ -47,8 +54,8 @@ class _Form:
 class DelimitedText:
     r"""Delimited text and the cells of its first line.
 
-    With commas and semicolons a field may be quoted. With other separators it may be, too, unless a quote in the file
-    is not closed or has text after it: quotes are text there, as in RecBole's files.
+    With commas and semicolons a field may be quoted. With other separators it may be, too, unless any quote in the
+    file is not closed or has text after it: then quotes are text, as in RecBole's files.
 
     Args:
         path: For errors.
@@ -71,8 +78,9 @@ class DelimitedText:
         self._lines = text.count(b"\n", 0, self._start)
         if len(separator.encode()) > 1:
             text, separator = text.replace(separator.encode(), _UNIT_SEPARATOR.encode()), _UNIT_SEPARATOR
-        self._text = text
-        head = text[self._start : self._start + _HEADER_BYTES].decode("utf-8", "replace")
+        self._text = _with_marks(text)
+        self._is_broken = self._text is not text
+        head = self._text[self._start : self._start + _HEADER_BYTES].decode("utf-8", "replace")
         line = head.partition("\n")[0]
         if not line.strip():
             raise DataError(f"{path} holds no rows", "check that it is the right file")
@@ -104,44 +112,33 @@ class DelimitedText:
         text = self._text[start:]
         if not text:
             raise DataError(f"{self._path} holds no rows", "check that it is the right file")
-        text, quoted, several_lines, open_rows = self._closed(text, width)
-        malformed = [(row + above + 1, OPEN_QUOTE) for row in open_rows]
-        form = _Form(positions, width, quoted, several_lines)
-        try:
-            return self._parsed(text, above, malformed, form)
-        except UnicodeError:
-            lines = text.split(b"\n")
-            broken = [number for number, line in enumerate(lines) if not _is_utf8(line)]
-            for number in broken:
-                lines[number] = b""
-            malformed += [(number + above + 1, NOT_UTF8) for number in broken]
-            return self._parsed(b"\n".join(lines), above, malformed, form)
+        text, quoted, several_lines = self._closed(text, width)
+        return self._parsed(text, above, _Form(positions, width, quoted, several_lines))
 
-    def _closed(self, text: bytes, width: int) -> tuple[bytes, bool, bool, list[int]]:
-        """Rows without open quotes, whether quotes count, whether a field has several lines, rows with open quotes."""
-        if b'"' not in text or self._quotes_are_text:
-            return text, False, False, []
+    def _closed(self, text: bytes, width: int) -> tuple[bytes, bool, bool]:
+        """Rows without open quotes, whether quotes count, and whether a field has several lines."""
+        if b'"' not in text or self._quotes_are_text or width < 2:
+            return text, False, False
         strict = self._separator not in ",;"
+        if strict and not close_quotes(text, self._separator, width, strict=True, heeds_rows=False).is_closed:
+            return text, False, False
         closed = close_quotes(text, self._separator, width, self._spaced, strict)
-        if strict and closed.open_rows:
-            return text, False, False, []
-        return closed.text, True, closed.several_lines, closed.open_rows
+        return closed.text, True, closed.several_lines
 
-    def _parsed(self, text: bytes, above: int, malformed: list[tuple[int, str]], form: "_Form") -> Body:
+    def _parsed(self, text: bytes, above: int, form: "_Form") -> Body:
         """Parse rows.
 
         Raises:
-            UnicodeError: A field that is read is not UTF-8.
-            DataError: Anything else that pyarrow cannot read.
+            DataError: Anything that pyarrow cannot read.
         """
         pa = arrow()
         skipped: list[int] = []
-        wrong = list(malformed)
+        wrong: list[tuple[int, str]] = []
 
         def skip(row: Any) -> str:
             skipped.append(row.number + above)
-            if row.text.strip():
-                wrong.append((row.number + above, f"{row.actual_columns} fields instead of {row.expected_columns}"))
+            reason = f"{row.actual_columns} fields instead of {row.expected_columns}"
+            wrong.append((row.number + above, OPEN_QUOTE if row.text == OPEN_LINE else reason))
             return "skip"
 
         names = [str(position) for position in range(form.width)]
@@ -164,18 +161,42 @@ class DelimitedText:
             )
         except pa.ArrowInvalid as error:
             reason = " ".join(str(error).split())
-            if "UTF8" in reason:
-                raise UnicodeError(reason) from error
             raise DataError(
                 f"cannot read {self._path}: {reason}", "check that it is the right file and complete"
             ) from error
         columns = [pa.compute.utf8_trim_whitespace(table.column(names[position])) for position in form.positions]
+        if self._is_broken:
+            broken = np.any([pa.compute.match_substring(c, _BROKEN).to_numpy() for c in columns], axis=0)
+            numbers = [row_number(int(record), above + 1, skipped) for record in np.flatnonzero(broken)]
+            wrong += [(number, NOT_UTF8) for number in numbers]
+            skipped = sorted([*skipped, *numbers])
+            columns = [column.filter(pa.array(~broken)) for column in columns]
         return Body(columns, above + 1, skipped, wrong)
 
 
-def _is_utf8(line: bytes) -> bool:
+def row_number(record: int, first_row: int, skipped: list[int]) -> int:
+    """The number of a record's row, given the numbers of the rows without a record, ascending."""
+    number = record + first_row
+    while (shifted := record + first_row + bisect_right(skipped, number)) != number:
+        number = shifted
+    return number
+
+
+def _with_marks(text: bytes) -> bytes:
+    """The text with ``_BROKEN`` in place of bytes that are not UTF-8; the same object if there are none."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
     try:
-        line.decode()
+        for at in range(0, len(text), _BLOCK_BYTES):
+            decoder.decode(text[at : at + _BLOCK_BYTES])
+        decoder.decode(b"", final=True)
     except UnicodeDecodeError:
-        return False
-    return True
+        return text.decode("utf-8", _MARKING).encode()
+    return text
+
+
+def _mark(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return _BROKEN, error.end
+
+
+codecs.register_error(_MARKING, _mark)

@@ -13,6 +13,8 @@ from functools import cache
 
 # Bytes that a row over several lines may have.
 LONGEST = 1 << 16
+# Stands in place of a line whose quote is left open, as a row of one field; the code point is no character.
+OPEN_LINE = "\ufdd1"
 
 
 @dataclass(frozen=True)
@@ -20,13 +22,13 @@ class Quoting:
     """Delimited text whose quotes are all closed.
 
     Attributes:
-        text: The text; a line with an open quote is empty, so that the rows after it keep their numbers.
-        open_rows: Numbers of those lines, counted as rows from 0.
+        text: The text, with ``OPEN_LINE`` in place of each line whose quote is left open.
+        is_closed: Whether there were no such lines.
         several_lines: Whether a field that is left has several lines.
     """
 
     text: bytes
-    open_rows: list[int]
+    is_closed: bool
     several_lines: bool
 
 
@@ -54,50 +56,60 @@ def _patterns(delimiter: bytes, strict: bool) -> _Patterns:
     )
 
 
-def close_quotes(text: bytes, delimiter: str, width: int, spaced: bool = False, strict: bool = False) -> Quoting:
-    r"""Blank the lines whose quote is left open.
+def close_quotes(
+    text: bytes, delimiter: str, width: int, spaced: bool = False, strict: bool = False, heeds_rows: bool = True
+) -> Quoting:
+    r"""Replace the lines whose quote is left open.
 
     Args:
         text: Rows without the header, each with ``\n`` at its end.
         delimiter: One character.
-        width: Number of fields of the header.
+        width: Number of fields of the header, at least 2.
         spaced: Rows have a space after each delimiter, as the header has.
         strict: Text after a closing quote is not allowed in any field.
+        heeds_rows: A field with a line that is itself a row counts as left open.
     """
     separator = delimiter.encode()
     patterns = _patterns(separator, strict)
     parts: list[bytes] = []
-    open_rows: list[int] = []
-    several_lines, at, written, row = False, 0, 0, 0
-    while True:
-        complete = patterns.lines.match(text, at)
-        assert complete is not None  # it matches the empty string
-        row, at = row + text.count(b"\n", at, complete.end()), complete.end()
-        if at >= len(text):
-            break
+    several_lines, at, written = False, 0, 0
+    while (at := _skip(patterns.lines, text, at)) < len(text):
         record = patterns.record.match(text, at, min(len(text), at + LONGEST))
-        if record and _is_one_row(record.group(), patterns.field, separator, width, spaced):
+        fields = _fields(record.group(), patterns.field) if record else []
+        closed = len(fields) == width and all(part.endswith(b'"') for part in fields if b"\n" in part)
+        if record and closed and not (heeds_rows and _holds_row(fields, separator, spaced)):
             several_lines, at = True, record.end()
         else:
-            parts.append(text[written:at])
-            open_rows.append(row)
-            written = at = text.index(b"\n", at)
-            at += 1
-        row += 1
-    return Quoting(b"".join([*parts, text[written:]]) if parts else text, open_rows, several_lines)
+            parts += [text[written:at], OPEN_LINE.encode()]
+            written = text.index(b"\n", at)
+            at = written + 1
+    return Quoting(b"".join([*parts, text[written:]]) if parts else text, not parts, several_lines)
 
 
-def _is_one_row(record: bytes, field: re.Pattern[bytes], separator: bytes, width: int, spaced: bool) -> bool:
-    """Whether a record over several lines is what its writer meant."""
+def _skip(pattern: re.Pattern[bytes], text: bytes, at: int) -> int:
+    match = pattern.match(text, at)
+    return match.end() if match else at
+
+
+def _fields(record: bytes, field: re.Pattern[bytes]) -> list[bytes]:
+    """The fields of a record, with their quotes."""
     fields, at = [], 0
     while at < len(record):
-        match = field.match(record, at)
-        assert match is not None  # it matches the empty string
-        fields.append(match.group())
-        at = match.end() + 1  # the delimiter, or the end of the line
-    if len(fields) != width or any(b"\n" in part and not part.endswith(b'"') for part in fields):
-        return False
-    lines = record[:-1].split(b"\n")[1:]
-    if b"\n" in fields[0] and not any(b"\n" in part for part in fields[1:]):
-        lines = lines[:-1]  # the rest of a first field's row always has the delimiters of a row
-    return not any(line.count(separator) == width - 1 and (spaced or separator + b" " not in line) for line in lines)
+        end = _skip(field, record, at)
+        fields.append(record[at:end])
+        at = end + 1  # the delimiter, or the end of the line
+    return fields
+
+
+def _holds_row(fields: list[bytes], separator: bytes, spaced: bool) -> bool:
+    """Whether a line of a field over several lines is, with the rest of its line in the file, like a row."""
+    for place, part in enumerate(fields):
+        _, *lines = part.split(b"\n")
+        for number, line in enumerate(lines, start=1):
+            # After the last line come the other fields; before it, a row needs what the first fields have.
+            needed = len(fields) - 1
+            if number == len(lines):
+                needed = place if place and not any(b"\n" in later for later in fields[place + 1 :]) else -1
+            if line.count(separator) == needed and (spaced or separator + b" " not in line):
+                return True
+    return False

@@ -94,7 +94,7 @@ def as_utf8(path: Path, data: bytes, encoding: str = "utf-8") -> bytes:
     """
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = "utf-16"
-    elif zeros := [start for start in (0, 1) if len(data) > 3 and not any(data[start:200:2])]:
+    elif zeros := [start for start in (0, 1) if len(data) >= 8 and not any(data[start:8:2])]:
         encoding = "utf-16-be" if zeros[0] == 0 else "utf-16-le"
     if encoding != "utf-8":
         try:

@@ -1,12 +1,11 @@
 """Reads columns of CSV, TSV, RecBole atomic files, JSON Lines and Parquet, with the row number of each record."""
 
-from bisect import bisect_right
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from delrec_lite.data.delimited import DelimitedText
+from delrec_lite.data.delimited import DelimitedText, row_number
 from delrec_lite.data.json_lines import JsonRows, is_json
 from delrec_lite.data.packages import arrow
 from delrec_lite.data.sources import PARQUET_MAGIC, as_utf8, content_of, is_parquet_file, unreadable
@@ -58,10 +57,7 @@ class Table:
         """The row number in the file of a record, given its index in the columns."""
         if self.numbers is not None:
             return self.numbers[record]
-        number = record + self.first_row
-        while (shifted := record + self.first_row + bisect_right(self.skipped, number)) != number:
-            number = shifted
-        return number
+        return row_number(record, self.first_row, self.skipped)
 
     def label(self, name: str) -> str:
         """A column's name in messages about a row."""
