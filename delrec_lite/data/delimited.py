@@ -60,7 +60,7 @@ class DelimitedText:
     Args:
         path: For errors.
         text: UTF-8 without byte order mark, ``\n`` at the end of every line.
-        separator: Empty: the most frequent of tab, comma, semicolon and bar in the first line.
+        separator: Used if the first line has it; else the most frequent of tab, comma, semicolon and bar there.
 
     Raises:
         DataError: The text has no rows.
@@ -76,6 +76,8 @@ class DelimitedText:
         if named := _NAMES_SEPARATOR.match(text, self._start):
             separator, self._start = separator or named[1].decode(), named.end()
         self._lines = text.count(b"\n", 0, self._start)
+        if separator.encode() not in text[self._start : text.find(b"\n", self._start)]:
+            separator = ""  # that of the user's other file
         if len(separator.encode()) > 1:
             text, separator = text.replace(separator.encode(), _UNIT_SEPARATOR.encode()), _UNIT_SEPARATOR
         self._text = _with_marks(text)

@@ -18,7 +18,7 @@ class Layout:
     """How the user's files are written, where their content does not say it.
 
     Attributes:
-        separator: Of delimited text; empty: the most frequent of tab, comma, semicolon and bar in the first line.
+        separator: Of delimited text whose first line has it; else the most frequent of tab, comma, semicolon and bar.
         header: Whether the first line has the names of the columns; without them, columns have numbers from 1.
         keep_na: Read words such as NULL and nan as values, not as missing values.
     """
