@@ -5,6 +5,7 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow
 import pyarrow.csv
 import pyarrow.parquet
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from delrec_lite.data.badrows import BadRows
 from delrec_lite.data.readers import read_interactions
 from delrec_lite.data.tables import open_table
+from delrec_lite.data.times import read_times
 from delrec_lite.errors import DataError
 
 NAMES = ("user_id", "item_id", "timestamp", "title")
@@ -160,3 +162,14 @@ def test_any_bytes_are_read_or_refused_in_one_clear_error(tmp_path, suffix, data
         return
     assert str(path) in error.message
     assert error.hint
+
+
+words = st.sampled_from(["2019-10-01", "T", " ", "00:00:07", "Z", "UTC", "+02:00", "Tue,", "1", "Oct", "12", "PM", "."])
+
+
+@quick
+@given(text=st.lists(words, max_size=8).map("".join) | st.text(max_size=12))
+def test_any_text_is_a_time_or_none(text):
+    times = read_times(pyarrow.chunked_array([[text, "soon"]]), "t")
+    assert times.valid.tolist()[1:] == [False]
+    assert np.isfinite(times.values[0]) or not times.valid[0]

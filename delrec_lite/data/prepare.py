@@ -145,7 +145,10 @@ def build_dataset(
     ids = tuple(item_ids[i] for i in core_items)
     untitled = next((i for i in ids if i not in titles), None)
     if untitled is not None:
-        raise DataError(f"item {untitled!r} of {name} has interactions but no title", "add it to the item list")
+        raise DataError(
+            f"item {untitled!r} of {name} has interactions but no title",
+            "add it to the item list, or leave out interactions with such items with --on-bad-row drop",
+        )
     # Popularity without validation and test items, so that the number in a title does not depend on them.
     untitled_data = Dataset(name, Catalog(ids, ids), (), tuple(sequences), "", cuts)
     if cuts is not None:

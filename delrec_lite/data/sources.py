@@ -57,6 +57,7 @@ def content_of(path: Path) -> bytes:
         data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
     except OSError as error:
         raise unreadable(path, error) from error
+    path = Path("standard input") if str(path) == "-" else path
     for magic, kind in _PACKED:
         if data.startswith(magic):
             data = _unpacked(path, data, kind)

@@ -133,10 +133,11 @@ def open_table(
     if is_parquet_file(path):
         return _open_parquet(path, str(path))
     data = content_of(path)
+    path = Path("standard input") if str(path) == "-" else path
     if data.startswith(PARQUET_MAGIC):
         return _open_parquet(path, arrow().BufferReader(data))
     text = as_utf8(path, data, encoding)
-    if is_json(path) or (text.startswith(b"{") and not names):
+    if is_json(path) or (text.startswith((b"{", b"[{")) and not names):
         return _open_json(path, text)
     return _open_text(path, text, layout, names, expected)
 

@@ -180,7 +180,7 @@ def _moment(text: str) -> _Moment | None:
             hours = hours % 12 + (12 if half in "pP" else 0)
         date = datetime(int(year), int(month), int(day), hours, int(minute or 0), int(second or 0), tzinfo=UTC)
         seconds = _since_1970(date) - _offset(zone or "")
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, TypeError, IndexError):  # the last two from parsedate_to_datetime
         return None
     return _Moment(seconds * NANOSECONDS + int((fraction or "0").ljust(9, "0")[:9]), zone is not None)
 
