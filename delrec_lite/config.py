@@ -251,7 +251,7 @@ class FinetuneSection(OptimSection):
     """Stage 2: the soft prompt is frozen, the adapter and the item vectors learn."""
 
     default_compatible: ClassVar[frozenset[str]] = frozenset(
-        {"text_lr", "offset_dropout", "item_dropout", "state_dropout"}
+        {"text_lr", "offset_dropout", "item_dropout", "state_dropout", "teacher_inside"}
     )
     epochs: float = Field(3.0, ge=0, description="0 leaves the LLM as pretrained")
     lr: float = Field(6e-4, gt=0, description="of the adapter")
@@ -276,6 +276,11 @@ class FinetuneSection(OptimSection):
     optimiser: Literal["adamw", "paged_adamw_8bit"] = Field("adamw", description="paged_adamw_8bit on CUDA only")
     gradient_accumulation_steps: int = Field(1, ge=1, description="micro-batches of a step, computed one after another")
     teacher_weight: float = Field(0.0, ge=0, le=1, description="share of the teacher's distribution in the target")
+    teacher_inside: bool = Field(
+        False,
+        description="the teacher's log-probabilities are added to the model's scores, in training and in answers: the "
+        "model learns what the teacher lacks",
+    )
     train_soft: bool = Field(False, description="the soft prompt is trained too (ablation)")
     teacher_until: float = Field(
         1.0, gt=0, le=1, description="share of the steps after which teacher_weight falls, reaching 0 at the end"
@@ -336,6 +341,12 @@ class Recipe(_Section):
         if self.model.item_text != "none":
             return self.model.item_text
         return "rows" if self.teacher.text else None
+
+    @model_validator(mode="after")
+    def _teacher_is_served(self) -> "Recipe":
+        if self.finetune.teacher_inside and not self.export.retriever:
+            raise ValueError("finetune.teacher_inside needs the teacher in the bundle: set export.retriever: true")
+        return self
 
     @model_validator(mode="after")
     def _offsets_have_text(self) -> "Recipe":

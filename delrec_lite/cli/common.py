@@ -11,7 +11,11 @@ QuantOption = Annotated[
     str | None, typer.Option("--quant", help="Quantisation, of a bundle with several; default: the first.")
 ]
 FusedFlag = Annotated[
-    bool, typer.Option("--fused", help="Combine with the teacher's scores; the weight was chosen on validation users.")
+    bool | None,
+    typer.Option(
+        "--fused/--alone",
+        help="Combine with the teacher's scores, by the weight that validation users chose; default: as trained.",
+    ),
 ]
 QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 

@@ -25,7 +25,7 @@ def recommend(
     ] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: the cores allowed.")] = None,
     quant: QuantOption = None,
-    fused: FusedFlag = False,
+    fused: FusedFlag = None,
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:

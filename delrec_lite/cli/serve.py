@@ -21,7 +21,7 @@ def serve(
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: the cores allowed.")] = None,
     quant: QuantOption = None,
-    fused: FusedFlag = False,
+    fused: FusedFlag = None,
     queue: Annotated[int, typer.Option(min=1, help="Maximum waiting requests; more get status 503.")] = 64,
     deadline: Annotated[float, typer.Option(min=0.1, help="Maximum seconds that a request waits.")] = 10.0,
     log_histories: Annotated[

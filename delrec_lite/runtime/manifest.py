@@ -18,6 +18,8 @@ ADDITION_ROWS = "additions.npy"
 NEW_ITEMS = "new-items.npy"
 # What a text adds to a new item's vectors, in a bundle of a model with item text: see ``export.text_items``.
 ITEM_TEXT = "item-text.npy"
+# A key of the manifest's ``model``: the model was trained with the teacher inside, and answers with it by default.
+INSIDE = "teacher_inside"
 # What a deep soft prompt adds between the layers: float16 ``[layers - 2, k, hidden]``.
 DEEP = "deep-prompt.npy"
 # Keys of the manifest's ``model`` that belong to its default model file; an entry of ``others`` has its own.

@@ -15,6 +15,7 @@ from delrec_lite.prompts.tokenizer import open_tokenizer
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.base import Engine
 from delrec_lite.runtime.engines.factory import AUTO, open_engine
+from delrec_lite.runtime.manifest import INSIDE
 from delrec_lite.runtime.matching import Match, Matcher
 from delrec_lite.runtime.prompting.encoder import Entry
 
@@ -82,7 +83,7 @@ class Recommender:
         verify: bool = True,
         engine: str = AUTO,
         quant: str | None = None,
-        fused: bool = False,
+        fused: bool | None = None,
     ) -> "Recommender":
         """Open and verify a bundle and load its model.
 
@@ -92,7 +93,8 @@ class Recommender:
             verify: Check the files' hashes.
             engine: Name of an engine, see ``open_engine``; default: the first that reads the bundle and is installed.
             quant: Quantisation of the model, in a bundle that holds several; default: its first.
-            fused: Mix its scores with those of the teacher in the bundle, by the weight that validation users chose.
+            fused: Mix its scores with those of the teacher in the bundle, by the weight that validation users chose;
+                None: as the model was trained (``finetune.teacher_inside``).
 
         Raises:
             BundleError: Missing, foreign, incomplete or changed.
@@ -101,7 +103,7 @@ class Recommender:
         """
         bundle = Bundle.open(path, verify, quant)
         opened = open_engine(bundle, engine, threads)
-        if fused:
+        if bundle.manifest["model"].get(INSIDE, False) if fused is None else fused:
             from delrec_lite.runtime.engines.hybrid import with_teacher
 
             try:

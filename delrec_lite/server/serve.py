@@ -28,7 +28,7 @@ class Settings:
         seconds: Longest time that a request waits for its turn.
         log_histories: Log the bodies of requests.
         quant: Quantisation, in a bundle that holds several; None: its first.
-        fused: Mix in the teacher's scores.
+        fused: Mix in the teacher's scores; None: as the model was trained.
     """
 
     host: str = "127.0.0.1"
@@ -39,7 +39,7 @@ class Settings:
     seconds: float = 10.0
     log_histories: bool = False
     quant: str | None = None
-    fused: bool = False
+    fused: bool | None = None
 
 
 def serve(bundle: Path, settings: Settings) -> None:

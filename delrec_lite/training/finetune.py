@@ -63,7 +63,7 @@ def finetune(context: TrainingContext, recipe: FinetuneSection) -> Finetuned:
 
     Args:
         context: Its model has the soft prompt of stage 1, and its LLM gets the adapter in place; the teacher is used
-            only if ``teacher_weight`` is above 0.
+            only with ``teacher_inside``, or if ``teacher_weight`` is above 0.
         recipe: Stage 2 of the recipe.
     """
     model, prompts, out = context.model, context.prompts, context.out
@@ -93,7 +93,7 @@ def finetune(context: TrainingContext, recipe: FinetuneSection) -> Finetuned:
     validation = None
     if recipe.valid_every:
         interval = steps_for(recipe.valid_every, context.dataset.train(), recipe.tokens_per_step)
-        validation = Validation(partial(_validation_metrics, context), interval, recipe.patience)
+        validation = Validation(partial(_validation_metrics, context, recipe.teacher_inside), interval, recipe.patience)
     means = {"next_item": 0.0}
     micro_batch_count = recipe.gradient_accumulation_steps * current().count
     if plan:
@@ -147,6 +147,10 @@ def losses(context: TrainingContext, recipe: FinetuneSection, micro_batch_count:
         inputs = [window[:-1] for window in examples]
         segments = [window_segment(prompts, window) for window in inputs]
         scores = catalogue_scores(model, prompts, read_states(model, prompts.next_prefix, segments))
+        if recipe.teacher_inside:
+            # With dropout: without it, what the teacher knows by heart would leave the model nothing to learn.
+            with context.teacher.dropping_out():
+                scores = scores + teacher_distribution(context.teacher, inputs, 1.0).to(scores.device)
         truth = torch.from_numpy(np.concatenate([window[1:] for window in examples])).to(scores.device)
         loss = F.cross_entropy(scores, truth)
         figures = {"next_item": loss.item()}
@@ -194,7 +198,7 @@ def teacher_weight(recipe: FinetuneSection, progress: float) -> float:
     return recipe.teacher_weight * (1 - progress) / (1 - recipe.teacher_until)
 
 
-def _validation_metrics(context: TrainingContext) -> dict[str, float]:
+def _validation_metrics(context: TrainingContext, teacher_inside: bool) -> dict[str, float]:
     """NDCG@10, which chooses the weights, and HR@1 among candidates, on a part of the validation users.
 
     Expected over all candidate sets, for a model that can rank the catalogue: to distinguish two steps it needs a
@@ -204,7 +208,8 @@ def _validation_metrics(context: TrainingContext) -> dict[str, float]:
     users = validation_subsample(len(valid))
     split, sets = valid.take(users), context.candidates.take(users)
     context.model.eval()
-    ranks = ranked(context.model, context.prompts, split, sets, context.max_history)
+    teacher = context.teacher if teacher_inside else None
+    ranks = ranked(context.model, context.prompts, split, sets, context.max_history, teacher=teacher)
     context.model.train()
     expected = ExpectedSampledMetrics.of(split, len(context.dataset.catalog), context.m)
     protocols = protocols_of(ranks, expected)

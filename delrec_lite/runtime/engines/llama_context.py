@@ -10,11 +10,13 @@ import numpy as np
 from delrec_lite.architectures import gguf_architectures
 from delrec_lite.data.types import Floats
 from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, install_line
+from delrec_lite.machine import cores_allowed
 from delrec_lite.prompts.vocabulary import FIRST_DEEP
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.llama_batch import BATCH_TOKENS, BatchToken
 from delrec_lite.runtime.engines.llama_instructions import check_instructions
 from delrec_lite.runtime.engines.prompt_state import PromptState
+from delrec_lite.runtime.free_cores import FreeCores
 from delrec_lite.runtime.gguf.checks import check_gguf
 from delrec_lite.runtime.gguf.rows import TokenRows
 from delrec_lite.runtime.manifest import DEEP, REMEDY
@@ -123,11 +125,11 @@ class LlamaContext:
         if not prompt.prefix or not all(0 <= token < self._vocabulary for token in prompt.prefix):
             raise BundleError(f"{bundle.folder}/prompt.json has a prefix outside the vocabulary", REMEDY)
 
-    def open(self, threads: int, longest: int, session_tokens: int, sequences: int) -> None:
+    def open(self, threads: int | None, longest: int, session_tokens: int, sequences: int) -> None:
         """Make the context and evaluate the prefix in it.
 
         Args:
-            threads: Of llama.cpp.
+            threads: Of llama.cpp; None: the cores allowed, or as many of them as other programs leave free.
             longest: Tokens of the longest request behind the prefix.
             session_tokens: Tokens that all sessions hold together at most.
             sequences: How many there are, the prefix's included.
@@ -147,7 +149,9 @@ class LlamaContext:
         if prompt.format.verbalizer_kind.continued:
             params.n_ctx += BATCH_TOKENS  # the candidates' own tokens, behind a question
         params.n_seq_max = sequences
-        params.n_threads = params.n_threads_batch = threads
+        self._free_cores = FreeCores() if threads is None else None
+        self._threads = threads or cores_allowed()
+        params.n_threads = params.n_threads_batch = self._threads
         params.flash_attn_type = c.LLAMA_FLASH_ATTN_TYPE_ENABLED
         params.kv_unified = True  # all sequences share the prefix's cells without copies
         params.no_perf = True
@@ -258,6 +262,7 @@ class LlamaContext:
         Raises:
             DelrecError: llama.cpp reports an error.
         """
+        self._follow_load()
         use_vectors = any(not isinstance(entry.token, int) for entry in tokens)
         max_sequences = max(len(entry.sequences) for entry in tokens)
         batch = self._c.llama_batch_init(len(tokens), self.hidden if use_vectors else 0, max_sequences)
@@ -283,3 +288,10 @@ class LlamaContext:
             raise DelrecError(
                 f"llama.cpp could not evaluate the request (code {code})", "free some memory and try again"
             )
+
+    def _follow_load(self) -> None:
+        """Compute with as many threads as there are free cores, unless their number is fixed."""
+        if self._free_cores is None or (threads := self._free_cores.count()) == self._threads:
+            return
+        self._c.llama_set_n_threads(self._context, threads, threads)
+        self._threads = threads
