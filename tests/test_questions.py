@@ -20,6 +20,7 @@ from delrec_lite.evaluation.expected import ExpectedSampledMetrics
 from delrec_lite.evaluation.protocol import rank_all
 from delrec_lite.evaluation.setting import Setting
 from delrec_lite.pipeline.run import Run
+from delrec_lite.pipeline.table import evaluate
 from tests.tiny import dataset
 
 
@@ -187,6 +188,23 @@ def test_a_recipe_that_contradicts_its_data_set_is_refused(tiny_run, tmp_path, k
     recipe = Recipe.model_validate({"name": "r", "data": {"folder": str(tmp_path / "ring"), key: agreeing}})
     data = Run(recipe, tmp_path / "runs", QUIET).recipe.data
     assert (data.duplicates, data.repeats, data.candidates) == ("keep", False, 5)
+
+
+def test_a_run_on_a_data_set_with_repeats_ranks_seen_items_in_every_row(tiny_run, tmp_path):
+    """Two rounds of a short ring, and a user who has every item."""
+    ring = dataset()
+    sequences = [(n + np.arange(14)) % 10 for n in range(11)] + [np.arange(30)]
+    data = make_dataset("ring", ring.catalog, ring.user_ids[:12], sequences, None, repeats=True)
+    save_dataset(data, {s: sample_candidates(data, s, 5, 3) for s in SPLITS}, Settings(2, 5, 3), tmp_path / "ring")
+    run = tiny_run()
+    assert run.recipe.data.repeats is True
+    rows = evaluate(run, bundle=False)
+    assert {row.users for row in rows} == {12}
+    table = (run.folder / "table.md").read_text()
+    assert "4 other items" in table
+    assert "whole catalogue, seen items included" in table
+    assert "unseen" not in table
+    assert set(run.expected(run.dataset.test()).pools) == {29}
 
 
 # --- The command. ---
