@@ -116,6 +116,9 @@ def test_a_user_who_has_every_item_asks_no_question_and_stays_in_training(tmp_pa
     assert [note for note in checks["notes"] if "'u3'" in note]
     with pytest.raises(DataError, match="no user has 3 unseen items.*'u0' has 2 unseen"):
         prepared(tmp_path, log_of("abcd", "bcde", "cdef", "abcdef"), m=4)
+    with pytest.raises(DataError, match="every user of shop has every item") as caught:
+        prepared(tmp_path, log_of("abcd", "bcda"), m=2)
+    assert "--repeats" in caught.value.hint
 
 
 def test_users_and_items_with_one_interaction_are_counted_when_the_core_leaves_them_out(tmp_path):

@@ -56,6 +56,14 @@ def test_a_row_with_an_open_quote_is_named_and_the_rows_after_it_are_read(tmp_pa
     assert [(file.count, file.first[0][0]) for file in bad.files] == [(1, 11)]
 
 
+def test_an_open_quote_among_the_names_of_columns_is_named(tmp_path):
+    path = written(tmp_path, HEAD.replace("item_id", '"item_id') + "".join(ROWS))
+    with pytest.raises(DataError, match="row 1: a quote is opened and not closed"):
+        read_interactions(path)
+    two_lines = HEAD.replace("review", '"what they\nwrote"')
+    assert len(rows_of(written(tmp_path, two_lines + "".join(ROWS)))) == len(ROWS)
+
+
 def test_what_is_read_and_what_is_refused_equals_the_lines(tmp_path):
     rows = [row.replace("fine", '"fine') if n % 7 == 3 else row for n, row in enumerate(ROWS)]
     rows[5] = "u1,i1\n"

@@ -64,9 +64,14 @@ def users_to_leave_out(dataset: Dataset, m: int) -> tuple[int, ...]:
     few = np.flatnonzero(unseen < m - 1)
     if len(few) == len(unseen):
         most = int(np.argmax(unseen))
+        if not unseen[most]:
+            raise DataError(
+                f"every user of {dataset.name} has every item, so there are no unseen items to rank",
+                "count repeats with --repeats, or give a log with more items",
+            )
         raise DataError(
             f"no user has {m - 1} unseen items, which are needed as negatives: user {dataset.user_ids[most]!r} has "
             f"{unseen[most]} unseen items, no other has more",
-            FEWER,
+            f"{FEWER}, at most {unseen[most] + 1}",
         )
     return tuple(few.tolist())

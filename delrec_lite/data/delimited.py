@@ -74,7 +74,7 @@ class DelimitedText:
         self._path = path
         self._start = len(text) - len(text.lstrip(b"\n"))
         if named := _NAMES_SEPARATOR.match(text, self._start):
-            separator, self._start = separator or named[1].decode(), named.end()
+            separator, self._start = separator or named[1].decode(errors="replace"), named.end()
         self._lines = text.count(b"\n", 0, self._start)
         if separator.encode() not in text[self._start : text.find(b"\n", self._start)]:
             separator = ""  # that of the user's other file
@@ -87,15 +87,28 @@ class DelimitedText:
         if not line.strip():
             raise DataError(f"{path} holds no rows", "check that it is the right file")
         self._separator = separator or max("\t,;|", key=line.count)
-        quoting: Any = csv.QUOTE_MINIMAL if self._separator in ",;" else csv.QUOTE_NONE
-        reader = csv.reader(io.StringIO(head, newline=""), delimiter=self._separator, quoting=quoting)
-        cells = [cell.strip() for cell in next(reader, [])]
-        if quoting == csv.QUOTE_NONE and all(len(c) > 1 and c[0] == c[-1] == '"' for c in cells):
-            cells = [cell[1:-1].replace('""', '"') for cell in cells]
+        cells, self._first_lines = self._cells(head)
         self.first = [_TYPED.sub("", cell) for cell in cells]
-        self._first_lines = reader.line_num
         self._spaced = f"{self._separator} " in line
         self._quotes_are_text = any(map(_TYPED.search, cells)) or path.suffix in (".inter", ".item", ".user")
+
+    def _cells(self, head: str) -> tuple[list[str], int]:
+        """The cells of the first row, and its lines.
+
+        Raises:
+            DataError: A quote in it is not closed.
+        """
+        if self._separator not in ",;":
+            cells = [cell.strip() for cell in head.partition("\n")[0].split(self._separator)]
+            if all(len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in cells):
+                cells = [cell[1:-1].replace('""', '"') for cell in cells]
+            return cells, 1
+        reader = csv.reader(io.StringIO(head, newline=""), delimiter=self._separator)
+        cells = next(reader, [])
+        # The names of columns may have two lines; the rows below them end at the end of the text, or at a quote there.
+        if any(cell.count("\n") > 1 for cell in cells):
+            raise DataError(f"{self._path}, row {self._lines + 1}: {OPEN_QUOTE}", "close it, or remove it")
+        return [cell.strip() for cell in cells], reader.line_num
 
     def read(self, positions: list[int], width: int, header: bool) -> Body:
         """Read the columns at some positions.

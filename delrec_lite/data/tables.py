@@ -1,5 +1,6 @@
 """Reads columns of CSV, TSV, RecBole atomic files, JSON Lines and Parquet, with the row number of each record."""
 
+import textwrap
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,7 +106,8 @@ class OpenTable:
                 f"name columns by their numbers, 1 to {len(self.names)}",
             )
         if missing:
-            raise DataError(f"{self.path} has no column {missing[0]!r}", f"it has: {', '.join(self.names)}")
+            names = textwrap.shorten(", ".join(self.names), 300, placeholder=" ...")
+            raise DataError(f"{self.path} has no column {missing[0]!r}", f"it has: {names}")
         return self._read(list(dict.fromkeys(columns)), lists)
 
 
