@@ -11,9 +11,9 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+SPLITS = ("valid", "test")
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
-SPLITS = ("valid", "test")
 
 
 @dataclass(frozen=True)
