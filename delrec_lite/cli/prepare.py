@@ -104,7 +104,7 @@ def prepare(
         checks.notes += bad.notes
         dataset = prepare_tables(name, log, titles, folder, settings, console, texts, checks)
     else:
-        if given := [
+        if unused := [
             option
             for option, value in {
                 "--columns": columns,
@@ -114,7 +114,7 @@ def prepare(
             }.items()
             if value
         ]:
-            raise UsageError(f"{given[0]} is about your own files", "give them with --interactions and --items")
+            raise UsageError(f"{unused[0]} is about your own files", "give them with --interactions and --items")
         source = pull(find_dataset(name).name, console).folder
         dataset = prepare_pulled(
             name,

@@ -172,15 +172,15 @@ def with_questions(dataset: Dataset, repeats: bool, m: int) -> Dataset:
     dataset = replace(dataset, repeats=repeats)
     unasked = users_to_leave_out(dataset, m)
     catalog, users, sequences = dataset.catalog, dataset.user_ids, dataset.sequences
-    asked = make_dataset(dataset.name, catalog, users, sequences, dataset.cuts, repeats, unasked)
+    result = make_dataset(dataset.name, catalog, users, sequences, dataset.cuts, repeats, unasked)
     for part in SPLITS:
-        if not len(asked.questions(part)):
+        if not len(result.questions(part)):
             raise DataError(
                 f"{dataset.name} has no question in its {part} part: its users had all of the next items before, or "
                 f"have fewer than {m - 1} unseen items for negatives",
                 "--repeats makes them questions, --duplicates first leaves them out; or ask for fewer candidates",
             )
-    return asked
+    return result
 
 
 def _refuse_empty_parts(dataset: Dataset) -> None:

@@ -95,9 +95,9 @@ class Dataset:
         Without users of ``unasked`` and, unless ``repeats``, without items that the user had before.
         """
         targets = self.targets(split)
-        asked = np.ones(len(self.sequences), dtype=bool)
-        asked[list(self.unasked)] = False
-        kept = asked[targets[:, 0]]
+        has_questions = np.ones(len(self.sequences), dtype=bool)
+        has_questions[list(self.unasked)] = False
+        kept = has_questions[targets[:, 0]]
         if not self.repeats:
             kept &= ~self.repeated[self.places(targets)]
         return targets[kept]
