@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from delrec_lite.config import FinetuneSection
+from delrec_lite.errors import UsageError
 from delrec_lite.llm.forward import score_all
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.hybrid import HybridEngine
@@ -86,9 +87,10 @@ def sasrec():
 def test_dropout_is_on_within_the_block_alone(make):
     teacher, sequence = make(), [np.arange(9)]
     before = teacher.sequence_scores_many(sequence)[0]
-    with pytest.raises(KeyError), teacher.dropping_out():
+    with teacher.dropping_out():
         assert np.abs(teacher.sequence_scores_many(sequence)[0] - before).max() > 1e-3
-        raise KeyError
+    with pytest.raises(UsageError), teacher.dropping_out():
+        teacher.scores([[]])
     np.testing.assert_array_equal(teacher.sequence_scores_many(sequence)[0], before)
 
 
