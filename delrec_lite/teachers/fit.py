@@ -157,7 +157,8 @@ def _groups(network: Network) -> list[dict[str, Any]]:
 
 def _figures(teacher: Teacher, validation: Split, expected: ExpectedSampledMetrics) -> dict[str, float]:
     """Figures on the validation users."""
-    full = catalogue_ranks(teacher.scores(validation.histories), validation.histories, validation.targets)
+    scores = teacher.scores(validation.histories)
+    full = catalogue_ranks(scores, validation.histories, validation.targets, validation.repeats)
     return {
         CHOOSES: float(expected.per_user(full, "NDCG@10").mean()),
         "ndcg@10": float(per_user(full, "NDCG@10").mean()),
