@@ -2,6 +2,7 @@
 
 from importlib import resources
 from pathlib import Path
+from reprlib import Repr
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
@@ -224,8 +225,8 @@ class FinetuneSection(OptimSection):
     teacher_weight: float = Field(0.0, ge=0, le=1, description="share of the teacher's distribution in the target")
     teacher_inside: bool = Field(
         False,
-        description="the teacher's log-probabilities are added to the model's scores, in training and in answers: the "
-        "model learns what the teacher lacks",
+        description="answers add the teacher's log-probabilities to the model's scores, and half of the loss is the "
+        "sum's: the model learns what the teacher lacks",
     )
     train_soft: bool = Field(False, description="the soft prompt is trained too (ablation)")
     teacher_until: float = Field(
@@ -262,7 +263,7 @@ class ExportSection(Section):
 class Recipe(Section):
     """A whole run, from interactions to a bundle."""
 
-    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")
     data: DataSection = DataSection()
     model: ModelSection = ModelSection()
     teacher: TeacherSection = TeacherSection()
@@ -335,6 +336,11 @@ def load_recipe(name_or_path: str) -> Recipe:
     return parse(text, where=name_or_path)
 
 
+# A few lines of YAML can stand for gigabytes.
+_SHORT = Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 1, 80, 80
+
+
 def _as_value_error(error: ConfigError) -> ValueError:
     """For pydantic, which adds the key to errors of this type alone."""
     return ValueError(": ".join(part for part in (error.message, error.hint) if part))
@@ -344,8 +350,9 @@ def parse(text: str, where: str) -> Recipe:
     """Read YAML text into a recipe; ``where`` is its name in errors."""
     try:
         data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where} is not valid YAML: {str(error).splitlines()[0]}", "correct this line") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: such as a day that no month has
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"{where} is not valid YAML: {reason}", "correct this line") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{where} holds no recipe", "a recipe is a mapping with at least `name:`")
     try:
@@ -355,4 +362,4 @@ def parse(text: str, where: str) -> Recipe:
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"{where}: unknown key {key!r}", "remove it, or look for a typing mistake") from error
-        raise ConfigError(f"{where}: {key}: {first['msg']}", f"got {first.get('input')!r}") from error
+        raise ConfigError(f"{where}: {key}: {first['msg']}", f"got {_SHORT.repr(first.get('input'))}") from error

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from delrec_lite import environment
+
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 
@@ -20,8 +22,8 @@ def sha256_of(path: Path) -> str:
 
 def cache_folder() -> Path:
     """``DELREC_CACHE``, or the platform's cache folder."""
-    if configured := os.environ.get("DELREC_CACHE"):
-        return Path(configured)
+    if configured := environment.folder("DELREC_CACHE"):
+        return configured
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("delrec-lite"))

@@ -60,3 +60,14 @@ def test_progress_lines_end_with_their_work(monkeypatch):
     with pytest.raises(KeyError), Console().progress("export", 6):
         raise KeyError("gone")
     assert not [thread for thread in threading.enumerate() if thread.name == "delrec-progress"]
+
+
+def test_a_title_cannot_move_the_cursor_or_turn_the_writing(capsys):
+    hostile = "\x1b[2J\x1b]0;x\x07 \x9b31m \u202e \r\b"
+    console = Console()
+    console.say(f"new item: {hostile}")
+    console.heading(hostile)
+    console.result(None, [(f"A {hostile}",)], ("title",))
+    printed = capsys.readouterr()
+    assert not set(printed.out + printed.err) & set("\x1b\x07\x9b\u202e\r\b")
+    assert "new item: \N{REPLACEMENT CHARACTER}[2J" in printed.err

@@ -14,6 +14,7 @@ import numpy.typing as npt
 SPLITS = ("valid", "test")
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

@@ -147,10 +147,6 @@ def losses(context: TrainingContext, recipe: FinetuneSection, micro_batch_count:
         inputs = [window[:-1] for window in examples]
         segments = [window_segment(prompts, window) for window in inputs]
         scores = catalogue_scores(model, prompts, read_states(model, prompts.next_prefix, segments))
-        if recipe.teacher_inside:
-            # With dropout: without it, what the teacher knows by heart would leave the model nothing to learn.
-            with context.teacher.dropping_out():
-                scores = scores + teacher_distribution(context.teacher, inputs, 1.0).to(scores.device)
         truth = torch.from_numpy(np.concatenate([window[1:] for window in examples])).to(scores.device)
         loss = F.cross_entropy(scores, truth)
         figures = {"next_item": loss.item()}
@@ -160,6 +156,13 @@ def losses(context: TrainingContext, recipe: FinetuneSection, micro_batch_count:
             figures["teacher"] = kl.item()
             weight = teacher_weight(recipe, step / plan)
             loss = (1 - weight) * loss + weight * kl
+        if recipe.teacher_inside:
+            # With dropout: without it, what the teacher knows by heart would leave the model nothing to learn.
+            with context.teacher.dropping_out():
+                together = scores + teacher_distribution(context.teacher, inputs, 1.0).to(scores.device)
+            joint = F.cross_entropy(together, truth)
+            figures["together"] = joint.item()
+            loss = (loss + joint) / 2
         return loss, figures
 
     def questions(step: int) -> list[Example]:
