@@ -36,13 +36,15 @@ def values_in(values: Any, where: str, ordered: bool = False) -> list[Any]:
     if values is None:
         raise UsageError(f"{where} is None", "give a list; an empty one where there is nothing")
     if isinstance(values, Mapping) or getattr(values, "ndim", 1) != 1:
-        raise UsageError(f"{where} is a {_kind(values)} and no list", "give its values in one dimension, in order")
+        raise UsageError(
+            f"{where} is of type {_kind(values)} and no list", "give its values in one dimension, in order"
+        )
     if ordered and isinstance(values, set | frozenset):
-        raise UsageError(f"{where} is a {_kind(values)}, which has no order", "give a list, oldest first")
+        raise UsageError(f"{where} is of type {_kind(values)}, which has no order", "give a list, oldest first")
     try:
         return list(values.to_pylist() if hasattr(values, "to_pylist") else values)  # Arrow's values are no texts
     except TypeError as error:
-        raise UsageError(f"{where} is a {_kind(values)} and no list", "give a list") from error
+        raise UsageError(f"{where} is of type {_kind(values)} and no list", "give a list") from error
 
 
 def title_of(value: Any, where: str) -> Title:
