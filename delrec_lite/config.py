@@ -8,16 +8,15 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     field_validator,
     model_validator,
 )
 
+from delrec_lite.data_section import DataSection as DataSection
+from delrec_lite.data_section import Section
 from delrec_lite.errors import ConfigError
-from delrec_lite.hub.registry import DATASETS
 from delrec_lite.prompts.history import HISTORIES
 from delrec_lite.prompts.verbalizer import VERBALIZERS
 from delrec_lite.prompts.vocabulary import FIRST_DEEP
@@ -25,52 +24,7 @@ from delrec_lite.quantisations import GGUF, ONNX
 from delrec_lite.teacher_kinds.registry import TEACHERS
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    # Keys that change how a result is computed, but not the result.
-    runtime_only: ClassVar[frozenset[str]] = frozenset()
-    # Keys added later: with their default value, older finished stages stay valid.
-    default_compatible: ClassVar[frozenset[str]] = frozenset()
-
-    def cache_key_fields(self) -> dict[str, Any]:
-        """The keys that decide the result of a stage; its cache key is computed from them."""
-        same = {key for key in self.default_compatible if getattr(self, key) == type(self).model_fields[key].default}
-        return self.model_dump(mode="json", exclude={*self.runtime_only, *same})
-
-
-class DataSection(_Section):
-    """Which interactions, and how they become sequences and candidate sets."""
-
-    default_compatible: ClassVar[frozenset[str]] = frozenset({"text_columns"})
-    name: str = Field("ml-100k", description=f"a data set to pull: {', '.join(DATASETS.built_in)}")
-    folder: str | None = Field(
-        None,
-        description="your own data, as `delrec-lite prepare` wrote it; the keys below and `name` are then those of "
-        "the data set, and a recipe with another value is refused",
-    )
-    domain: Literal["movie", "game", "item", "artist"] = "movie"
-    k_core: int = Field(5, ge=1)
-    candidates: int = Field(15, ge=2, description="m: one positive and m - 1 unseen negatives")
-    seed: int = 2024
-    split: Literal["leave-one-out", "chronological"] = Field(
-        "leave-one-out", description="each user's last item is the test; or 8:1:1 by time, the same moments for all"
-    )
-
-    text_columns: tuple[str, ...] = Field(
-        (), description="side text that is kept beside the titles for `model.item_text`; `genres` of ml-100k"
-    )
-
-    @model_validator(mode="after")
-    def _can_be_pulled(self) -> "DataSection":
-        if self.folder is None and self.name not in DATASETS:
-            names = ", ".join(DATASETS.names())
-            raise ValueError(
-                f"name {self.name!r} is not a data set to pull: use one of {names}, or set folder to your own"
-            )
-        return self
-
-
-class ModelSection(_Section):
+class ModelSection(Section):
     """The base language model and the form of its prompt."""
 
     runtime_only: ClassVar[frozenset[str]] = frozenset({"device"})
@@ -149,7 +103,7 @@ class ModelSection(_Section):
         return self
 
 
-class TeacherSection(_Section):
+class TeacherSection(Section):
     """The sequential recommender to distil, or several; ``settings`` are those of the teacher's configuration."""
 
     default_compatible: ClassVar[frozenset[str]] = frozenset({"text"})
@@ -214,7 +168,7 @@ class TeacherSection(_Section):
         return self
 
 
-class OptimSection(_Section):
+class OptimSection(Section):
     """Length and learning rate of a stage's training."""
 
     runtime_only: ClassVar[frozenset[str]] = frozenset({"checkpointing", "gradient_accumulation_steps"})
@@ -271,8 +225,8 @@ class FinetuneSection(OptimSection):
     teacher_weight: float = Field(0.0, ge=0, le=1, description="share of the teacher's distribution in the target")
     teacher_inside: bool = Field(
         False,
-        description="the teacher's log-probabilities are added to the model's scores, in training and in answers: the "
-        "model learns what the teacher lacks",
+        description="answers add the teacher's log-probabilities to the model's scores, and half of the loss is the "
+        "sum's: the model learns what the teacher lacks",
     )
     train_soft: bool = Field(False, description="the soft prompt is trained too (ablation)")
     teacher_until: float = Field(
@@ -287,7 +241,7 @@ class FinetuneSection(OptimSection):
     )
 
 
-class ExportSection(_Section):
+class ExportSection(Section):
     """The content of the bundle."""
 
     # Against training precision on 50 validation users: iq4_nl kept 77% of the first ten (correlation 0.987).
@@ -306,7 +260,7 @@ class ExportSection(_Section):
     score_correlation: float = Field(0.98, gt=0, le=1, description="gate: against training precision")
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """A whole run, from interactions to a bundle."""
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")

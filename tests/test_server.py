@@ -120,7 +120,7 @@ def test_bodies_are_limited_with_and_without_a_length(client):
     assert answer.status_code == 413
     answer = client.post("/v1/recommend", content=(b"x" * 100_000 for _ in range(BODY_BYTES // 100_000 + 1)))
     assert answer.status_code == 413
-    assert client.post("/v1/recommend", content=b"{").status_code == 422
+    assert client.post("/v1/recommend", content=b"{", headers={"Content-Type": "application/json"}).status_code == 422
     assert client.get("/nothing").status_code == 404
     assert client.get("/v1/recommend").status_code == 405
 

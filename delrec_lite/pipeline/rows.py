@@ -141,7 +141,7 @@ def _zero_shot(run: Run) -> Ranks:
     )
     return Ranks(
         candidate_ranks(sampled, candidates.items, test.targets),
-        catalogue_ranks(full, test.histories, test.targets),
+        catalogue_ranks(full, test.histories, test.targets, test.repeats),
         time.monotonic() - start,
         same_scores=False,  # candidates by likelihood, the catalogue by the mean of a title's rows
     )

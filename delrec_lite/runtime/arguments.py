@@ -36,7 +36,9 @@ def values_in(values: Any, where: str, ordered: bool = False) -> list[Any]:
     if values is None:
         raise UsageError(f"{where} is None", "give a list; an empty one where there is nothing")
     if isinstance(values, Mapping) or getattr(values, "ndim", 1) != 1:
-        raise UsageError(f"{where} is of type {_kind(values)} and no list", "give its values in one dimension, in order")
+        raise UsageError(
+            f"{where} is of type {_kind(values)} and no list", "give its values in one dimension, in order"
+        )
     if ordered and isinstance(values, set | frozenset):
         raise UsageError(f"{where} is of type {_kind(values)}, which has no order", "give a list, oldest first")
     try:

@@ -1,8 +1,9 @@
 """Why an item was recommended: each history item's contribution, by leaving it out (occlusion), in one batch."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,6 +15,10 @@ from delrec_lite.runtime.arguments import Title, Titles
 from delrec_lite.runtime.prompting.encoder import Entry
 from delrec_lite.runtime.recommender import Recommender
 from delrec_lite.runtime.resolving import OnUnknown, Skipped
+
+T = TypeVar("T")
+# Yields how many histories are left to evaluate; the result is returned.
+Steps = Generator[int, None, T]
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,22 @@ def explain(
     Raises:
         UsageError: Nothing of the history is known, or the item to explain is not; with ``refuse``: an unknown title.
     """
+    return _last(explain_steps(recommender, history, item, allow_new, on_unknown))
+
+
+def explain_steps(
+    recommender: Recommender,
+    history: Titles,
+    item: Title | None,
+    allow_new: bool,
+    on_unknown: OnUnknown,
+    at_once: int | None = None,
+) -> Steps[Explanation]:
+    """``explain`` in steps, for a server; each evaluates at most ``at_once`` histories (None: all).
+
+    Raises:
+        UsageError: See ``explain``.
+    """
     start = time.perf_counter()
     resolved, entries = recommender.entries(history, allow_new, on_unknown)
     if not entries and resolved.skipped:
@@ -109,7 +130,7 @@ def explain(
     if not entries:
         raise UsageError("the history is empty", "give at least one title")
     matched = resolved.matched
-    scores, weights = occlude(recommender, entries)
+    scores, weights = yield from _occlusion_steps(recommender, entries, at_once)
     seen = resolved.indices
     unseen = np.ones(len(scores), dtype=bool)
     if not recommender.bundle.repeats:
@@ -173,9 +194,22 @@ def occlude(recommender: Recommender, entries: Sequence[Entry]) -> tuple[Floats,
     Returns:
         float32 ``[items]`` and float32 ``[entries read, items]``.
     """
+    return _last(_occlusion_steps(recommender, entries, None))
+
+
+def _occlusion_steps(
+    recommender: Recommender, entries: Sequence[Entry], at_once: int | None
+) -> Steps[tuple[Floats, Floats]]:
+    """``occlude`` in steps."""
     read = list(entries[-recommender.engine.count_tokens(entries)[0] :])
     reduced = [read[:n] + read[n + 1 :] for n in range(len(read))]
-    scores = recommender.engine.scores([read, *(history for history in reduced if history)])
+    histories = [read, *(history for history in reduced if history)]
+    parts: list[Floats] = []
+    for first in range(0, len(histories), at_once or len(histories)):
+        if first:
+            yield len(histories) - first
+        parts.append(recommender.engine.scores(histories[first : first + (at_once or len(histories))]))
+    scores = np.concatenate(parts)
     logs = _log_softmax(scores)
     uniform = np.full((1, scores.shape[1]), -np.log(scores.shape[1]), np.float32)
     weights: Floats = logs[:1] - (logs[1:] if len(read) > 1 else uniform)
@@ -225,6 +259,16 @@ def faithfulness(recommender: Recommender, histories: Sequence[Ints], seed: int 
         raise UsageError("no history has two items", "give longer histories")
     top, random = np.array(tops, np.float32), np.array(randoms, np.float32)
     return Faithfulness(len(top), float(top.mean()), float(random.mean()), paired_test(top, random))
+
+
+def _last(steps: Steps[T]) -> T:
+    """Do all steps; the result."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
 
 def _log_softmax(scores: Floats) -> Floats:

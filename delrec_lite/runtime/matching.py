@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from delrec_lite.errors import UsageError
 
@@ -16,6 +16,8 @@ _APOSTROPHE = re.compile("['`\u2018\u2019]")
 _ASIDE = re.compile(r"\s*\([^()]*\)")
 # Lowest similarity at which a title is taken for another; 100 is the same text.
 MIN_SIMILARITY = 93.0
+# How many texts are remembered with what was found for them; one request names at most 5,000.
+SEARCHED = 8192
 
 
 def normal(title: str) -> str:
@@ -64,6 +66,8 @@ class Matcher:
         self._titles = titles
         self._exact = {title: n for n, title in enumerate(titles)}
         self._popularity = popularity
+        # A server's steps look titles up before the request is answered, and stale titles come again and again.
+        self._search = lru_cache(SEARCHED)(self._search_titles)
 
     @cached_property
     def _by_name(self) -> dict[str, list[tuple[str, int]]]:
@@ -98,6 +102,10 @@ class Matcher:
             return None if item is None else Match(text, item, self._titles[item])
         if text in self._exact:
             return Match(text, self._exact[text], text)
+        return self._search(text)
+
+    def _search_titles(self, text: str) -> Match | None:
+        """The item whose title is most like a text."""
         if not text.strip():
             return None
         name, year = split_year(text)

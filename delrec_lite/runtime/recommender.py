@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,7 @@ class Recommender:
 
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
         self.bundle = bundle
-        self.engine = engine
+        self._engine, self._process = engine, os.getpid()
         items = bundle.items
         self._matcher = Matcher(items.ids, items.titles, items.popularity)
         self._new_items = NewItems(bundle, engine)
@@ -77,6 +78,20 @@ class Recommender:
                 opened.close()
                 raise
         return cls(bundle, opened)
+
+    @property
+    def engine(self) -> Engine:
+        """Evaluates the bundle's model.
+
+        Raises:
+            DelrecError: This process was forked from the one that loaded it.
+        """
+        if os.getpid() != self._process:
+            raise DelrecError(
+                f"this recommender was loaded in process {self._process}, and a fork has no copy of its threads",
+                "call Recommender.load in each process, after the fork",
+            )
+        return self._engine
 
     def recommend(
         self,
@@ -304,6 +319,10 @@ class Recommender:
         """
         return resolve_one(self._matcher, title, "title")
 
+    def look_up(self, title: str) -> Match | None:
+        """The item of the catalogue that a title names; None if there is none."""
+        return self._matcher.look_up(title)
+
     def nearest(self, title: str, k: int = 3) -> list[str]:
         """Titles of the catalogue that look most like a title."""
         return self._matcher.nearest(title, k)
@@ -328,8 +347,19 @@ class Recommender:
         return self.engine.count_tokens(entries, in_prompt)[1] if entries else 0
 
     def close(self) -> None:
-        """Free the model."""
-        self.engine.close()
+        """Free the model; nothing in a forked process, which did not load it."""
+        if os.getpid() == self._process:
+            self._engine.close()
+
+    def preload(self) -> None:
+        """Read now what some requests read later; then the bundle's files may change or vanish.
+
+        Raises:
+            BundleError: The teacher, the tokenizer or the vectors of new items cannot be read.
+        """
+        _ = self.teacher
+        with suppress(MissingPackageError):  # the package gguf: the requests that need it say so
+            self.new_item("a new title")
 
     def __enter__(self) -> "Recommender":
         return self

@@ -1,8 +1,8 @@
 """Schemas of requests and answers: typed, bounded, no unknown fields."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
 from pydantic import Field as F
 
 Title = Annotated[str, StringConstraints(min_length=1, max_length=500)]
@@ -15,6 +15,8 @@ ExcludeHistory = Annotated[
     F(description="Leave out the history. Default: of the catalogue, unless repeats count."),
 ]
 K = Annotated[int, F(ge=1, le=1000, description="How many to return.")]
+Candidates = Annotated[list[Title], F(min_length=1, max_length=2000, description="Rank only these.")]
+Excluded = Annotated[list[Title], F(max_length=2000, description="Never recommend these.")]
 
 
 class _Body(BaseModel):
@@ -26,8 +28,8 @@ class RecommendBody(_Body):
 
     history: History
     k: K = 10
-    candidates: Annotated[list[Title], F(min_length=1, max_length=2000)] | None = None
-    exclude: Annotated[list[Title], F(max_length=2000)] = []
+    candidates: Candidates | None = None
+    exclude: Excluded = []
     exclude_history: ExcludeHistory = None
     session: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
     allow_new: bool = False
@@ -35,12 +37,23 @@ class RecommendBody(_Body):
 
 
 class BatchBody(_Body):
-    """Many users' histories."""
+    """Many users' histories; ``candidates`` and ``exclude`` hold one entry for each of them, or nothing."""
 
     histories: Annotated[list[History], F(min_length=1, max_length=1000)]
     k: K = 10
+    candidates: Annotated[list[Candidates | None], F(max_length=1000, description="null: the whole catalogue.")] = []
+    exclude: Annotated[list[Excluded], F(max_length=1000)] = []
     exclude_history: ExcludeHistory = None
+    allow_new: bool = False
     on_unknown: OnUnknown = "skip"
+
+    @model_validator(mode="after")
+    def _same_lengths(self) -> Self:
+        for name in ("candidates", "exclude"):
+            entries = len(getattr(self, name))
+            if entries not in (0, len(self.histories)):
+                raise ValueError(f"{name} has {entries} entries for {len(self.histories)} histories")
+        return self
 
 
 class TeacherBody(_Body):

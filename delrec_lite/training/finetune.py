@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from delrec_lite.config import FinetuneSection
-from delrec_lite.data.types import Ints
+from delrec_lite.data.types import Ints, subsample
+from delrec_lite.evaluation.choosing import RANKED_USERS, whole_catalogue
 from delrec_lite.evaluation.expected import ExpectedSampledMetrics
 from delrec_lite.evaluation.table import protocols_of, values_of
 from delrec_lite.llm.forward import read_states, window_segment
@@ -147,10 +148,6 @@ def losses(context: TrainingContext, recipe: FinetuneSection, micro_batch_count:
         inputs = [window[:-1] for window in examples]
         segments = [window_segment(prompts, window) for window in inputs]
         scores = catalogue_scores(model, prompts, read_states(model, prompts.next_prefix, segments))
-        if recipe.teacher_inside:
-            # With dropout: without it, what the teacher knows by heart would leave the model nothing to learn.
-            with context.teacher.dropping_out():
-                scores = scores + teacher_distribution(context.teacher, inputs, 1.0).to(scores.device)
         truth = torch.from_numpy(np.concatenate([window[1:] for window in examples])).to(scores.device)
         loss = F.cross_entropy(scores, truth)
         figures = {"next_item": loss.item()}
@@ -160,6 +157,13 @@ def losses(context: TrainingContext, recipe: FinetuneSection, micro_batch_count:
             figures["teacher"] = kl.item()
             weight = teacher_weight(recipe, step / plan)
             loss = (1 - weight) * loss + weight * kl
+        if recipe.teacher_inside:
+            # With dropout: without it, what the teacher knows by heart would leave the model nothing to learn.
+            with context.teacher.dropping_out():
+                together = scores + teacher_distribution(context.teacher, inputs, 1.0).to(scores.device)
+            joint = F.cross_entropy(together, truth)
+            figures["together"] = joint.item()
+            loss = (loss + joint) / 2
         return loss, figures
 
     def questions(step: int) -> list[Example]:
@@ -199,13 +203,13 @@ def teacher_weight(recipe: FinetuneSection, progress: float) -> float:
 
 
 def _validation_metrics(context: TrainingContext, teacher_inside: bool) -> dict[str, float]:
-    """NDCG@10, which chooses the weights, and HR@1 among candidates, on a part of the validation users.
+    """NDCG@10 and HR@1 among candidates and NDCG@10 of the whole catalogue, on a part of the validation users.
 
-    Expected over all candidate sets, for a model that can rank the catalogue: to distinguish two steps it needs a
-    quarter of the users that NDCG@10 over the whole catalogue needs.
+    The first figure chooses the weights, see ``evaluation.choosing``.
     """
     valid = context.dataset.valid()
-    users = validation_subsample(len(valid))
+    by_catalogue = whole_catalogue(len(valid)) and context.prompts.format.ranks_catalogue
+    users = subsample(len(valid), RANKED_USERS) if by_catalogue else validation_subsample(len(valid))
     split, sets = valid.take(users), context.candidates.take(users)
     context.model.eval()
     teacher = context.teacher if teacher_inside else None
@@ -218,7 +222,7 @@ def _validation_metrics(context: TrainingContext, teacher_inside: bool) -> dict[
         for name in ("NDCG@10", "HR@1")
     ]
     if "full" in protocols:
-        figures.append(("valid_full_", "full", "NDCG@10"))
+        figures.insert(0 if by_catalogue else len(figures), ("valid_full_", "full", "NDCG@10"))
     return {
         head + name.lower(): float(values_of(ranks, protocol, name, expected).mean())
         for head, protocol, name in figures

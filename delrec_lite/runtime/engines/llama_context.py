@@ -1,7 +1,9 @@
 """A GGUF model in llama.cpp: loading, checks, the context with the evaluated prefix, and single evaluations."""
 
 import ctypes
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from typing import Any
 
@@ -27,6 +29,8 @@ from delrec_lite.spinning import bounded
 Work = tuple[int, int, Sequence[Token]]
 
 _log_callback: Any = None
+# The process that started llama.cpp; a process that is forked from it needs a thread of its own, see ``LlamaContext``.
+_process = 0
 
 
 def import_llama_cpp() -> Any:
@@ -54,7 +58,7 @@ def import_llama_cpp() -> Any:
 
 def _start(llama_cpp: Any) -> None:
     """Check its instructions, turn off its log and start its threads' runtime; once in a process."""
-    global _log_callback
+    global _log_callback, _process
     if _log_callback is not None:
         return
     library = getattr(llama_cpp.llama_cpp, "_lib", None)
@@ -65,10 +69,14 @@ def _start(llama_cpp: Any) -> None:
     # LLVM's and Intel's runtimes read their settings at their first call. A library without OpenMP has no such name.
     getattr(library, "omp_get_max_threads", int)()
     _log_callback = callback  # C holds only its address
+    _process = os.getpid()
 
 
 class LlamaContext:
     """A loaded model and, after ``open``, its context, whose sequence 0 holds the prefix. Not safe under threads.
+
+    OpenMP keeps helpers for each thread that calls it. A fork copies the calling thread without its helpers, for which
+    it would then wait for ever; so a forked process calls llama.cpp from a new thread.
 
     Attributes:
         hidden: The model's width.
@@ -89,6 +97,7 @@ class LlamaContext:
         self._model: Any = None
         self._bundle, self._prompt = bundle, bundle.prompt
         self.outputs: list[int] = []
+        self._forked = ThreadPoolExecutor(1, "delrec-llama") if os.getpid() != _process else None
         try:
             self._load()
         except BaseException:
@@ -281,7 +290,10 @@ class LlamaContext:
                 for n, sequence in enumerate(entry.sequences):
                     batch.seq_id[index][n] = sequence
                 batch.logits[index] = entry.is_output
-            code = self._c.llama_decode(self._context, batch)
+            if self._forked:
+                code = self._forked.submit(self._c.llama_decode, self._context, batch).result()
+            else:
+                code = self._c.llama_decode(self._context, batch)
         finally:
             self._c.llama_batch_free(batch)
         if code != 0:
