@@ -358,6 +358,7 @@ class Recommender:
             BundleError: The teacher, the tokenizer or the vectors of new items cannot be read.
         """
         _ = self.teacher
+        self.look_up("a new title")  # prepares the search among the titles
         with suppress(MissingPackageError):  # the package gguf: the requests that need it say so
             self.new_item("a new title")
 
