@@ -108,7 +108,7 @@ def manifest_model(request: ExportRequest, served: ServedModel, models: Sequence
         "hidden": served.hidden,
         "text_tokens": {"kept": served.prompts.vocabulary.text, "of": request.prompts.vocabulary.text},
         "soft_words": served.soft_words,
-        REPEATS: bool(getattr(request.dataset, "repeats", False)),
+        REPEATS: request.dataset.repeats,
         **({} if served.new_item_boost is None else {"new_item_boost": round(served.new_item_boost, 3)}),
         **({} if served.deep is None else {"soft_layers": "all"}),
         **({INSIDE: True} if request.teacher_inside else {}),

@@ -56,8 +56,7 @@ def held_out(bundle: Bundle, dataset: Path | None = None) -> HeldOut:
         source = f"{data.name}, {Setting.of(data, candidates).questions()}"
     else:
         stored = read_golden(bundle.folder, bundle.trained)
-        repeats = bool(bundle.manifest["model"].get("repeats", False))
-        split = Split("test", stored.histories, stored.targets, repeats)
+        split = Split("test", stored.histories, stored.targets, bundle.repeats)
         candidates = CandidateSets("test", stored.candidates, 0)
         source = f"{bundle.name}, held-out requests in the bundle"
     newest = tuple(history[-min(HISTORY, bundle.prompt.max_history) :] for history in split.histories)
