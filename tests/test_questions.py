@@ -21,6 +21,7 @@ from delrec_lite.evaluation.protocol import rank_all
 from delrec_lite.evaluation.setting import Setting
 from delrec_lite.pipeline.run import Run
 from delrec_lite.pipeline.table import evaluate
+from delrec_lite.runtime.recommender import Recommender
 from tests.tiny import dataset
 
 
@@ -208,6 +209,12 @@ def test_a_run_on_a_data_set_with_repeats_ranks_seen_items_in_every_row(tiny_run
     assert "whole catalogue, seen items included" in table
     assert "unseen" not in table
     assert set(run.expected(run.dataset.test()).pools) == {29}
+    run.export()
+    history = [f"id:{item}" for item in ring.catalog.ids[:10]]
+    with Recommender.load(run.bundle, threads=1) as recommender:
+        assert recommender.bundle.repeats
+        assert len(recommender.recommend(history, k=30).items) == 30
+        assert len(recommender.recommend(history, k=30, exclude_history=True).items) == 20
 
 
 # --- The command. ---

@@ -71,6 +71,15 @@ def test_what_is_read_and_what_is_refused_equals_the_lines(tmp_path):
     assert len(rows_of(written(tmp_path, HEAD + "".join(rows)), bad)) + bad.files[0].count == len(ROWS)
 
 
+def test_blank_rows_are_skipped_and_counted(tmp_path):
+    bad = BadRows()
+    assert len(rows_of(written(tmp_path, HEAD + "\n,,,\n".join(ROWS) + ",,,bye\n\n\n"), bad)) == len(ROWS)
+    path = written(tmp_path, "item_id,title\ni1,lamp\n\n,\n", "items.csv")
+    assert read_titles(path, bad=bad) == {"i1": "lamp"}
+    blank = [2 * len(ROWS) - 1, 2]
+    assert [note.partition(": ")[2] for note in bad.notes] == [f"{count} blank rows skipped" for count in blank]
+
+
 @pytest.mark.parametrize(
     "title",
     [

@@ -46,6 +46,8 @@ def add(
     new, texts = read_items(items, text_names, names, bad, Layout(keep_na=keep_na))
     for malformed in bad.files:
         console.say(f"  dropped: {malformed}")
+    for note in bad.notes:
+        console.say(f"  {note}")
     added = add_items(bundle, new, out, texts)
     data = {"folder": str(added.folder), "added": added.titles, "items": added.items}
     console.result(data if json_output else f"{len(added.titles)} items added to {added.folder}; {added.items} in all")

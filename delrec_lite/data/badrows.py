@@ -69,6 +69,11 @@ class BadRows:
             raise DataError(str(malformed), f"{hint}; --keep-na takes words such as NULL as names" if words else hint)
         self.files.append(malformed)
 
+    def skip(self, path: Path, count: int) -> None:
+        """Note the rows of a file that are blank in every column that counts."""
+        if count:
+            self.notes.append(f"{path}: {count} blank rows skipped")
+
 
 def parse_policy(text: str) -> Policy:
     """Read ``refuse`` or ``drop``.

@@ -118,7 +118,7 @@ def read_interactions(
     unusable = no_user | no_item | ~times.valid
     malformed = unusable.copy()
     examples = list(table.malformed)
-    # Spreadsheets write blank rows; a row with these three columns empty is skipped, not malformed.
+    # Spreadsheets write blank rows; a row with these three columns empty is skipped and counted, not malformed.
     empty_user, empty_item = missing(user_ids, True)[users], missing(item_ids, True)[items]
     for record in np.flatnonzero(empty_user & empty_item & ~times.valid):
         malformed[record] = bool(_text_at(table, columns.time, int(record)))
@@ -134,6 +134,7 @@ def read_interactions(
     words = bool((no_user & ~empty_user | no_item & ~empty_item).any())
     bad.add(path, len(table.malformed) + int(malformed.sum()), examples, words)
     bad.notes += times.notes
+    bad.skip(path, int((unusable & ~malformed).sum()))
     if unusable.all():
         raise DataError(f"{path} holds no interactions", "check that it is the right file")
     return Interactions(user_ids, item_ids, users, items, times.values).take(~unusable)
@@ -244,11 +245,12 @@ def titles_of(
     """Title of each item id; malformed rows go to ``bad``."""
     title_of: dict[str, str] = {}
     malformed = list(table.malformed)
-    words = False
+    words, blank = False, 0
     for record, (item, title) in enumerate(zip(items, titles, strict=True)):
         reason = ""
         if not item and not title:
-            continue  # a blank row
+            blank += 1
+            continue
         if is_missing(item, keep_na):
             reason, words = f"the item id {why_missing(item)}", words or bool(item)
         elif not title:
@@ -260,6 +262,7 @@ def titles_of(
         if reason:
             malformed.append((table.row(record), reason))
     bad.add(table.path, len(malformed), malformed, words)
+    bad.skip(table.path, blank)
     return title_of
 
 

@@ -105,7 +105,9 @@ def as_utf8(path: Path, data: bytes, encoding: str = "utf-8") -> bytes:
     data = data.removeprefix(codecs.BOM_UTF8)
     if b"\r" in data:
         data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    return data if data.endswith(b"\n") or not data else data + b"\n"
+    if data.endswith(b"\n\n") or not data.endswith(b"\n"):
+        data = data.rstrip(b"\n") + b"\n"
+    return data if data != b"\n" else b""
 
 
 def unreadable(path: Path, error: OSError) -> DataError:
