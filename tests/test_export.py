@@ -116,7 +116,7 @@ def test_the_manifest_records_types_and_parity(tiny_base, tmp_path):
 @pytest.mark.parametrize(("users", "stored"), [(24, 24), (64, 64), (65, 64), (130, 64), (943, 64)])
 def test_a_bundle_stores_as_many_requests_as_the_docs_say(users, stored):
     sequences = tuple(np.array([n % 30, (n + 1) % 30, (n + 2) % 30, n % 7]) for n in range(users))
-    data = Dataset("many", dataset().catalog, tuple(map(str, range(users))), sequences, "x")
+    data = Dataset("many", dataset().catalog, tuple(map(str, range(users))), sequences, "x", repeats=True)
     sets = CandidateSets("test", np.stack([data.test().targets] * 2, 1), 0)
     requests = golden(data, sets, 2)
     assert len(requests.histories) == len(requests.targets) == len(requests.candidates) == stored
