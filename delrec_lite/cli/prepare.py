@@ -54,13 +54,15 @@ def prepare(
         read_texts,
         read_titles,
     )
-    from delrec_lite.data.store import Settings, parse_split
+    from delrec_lite.data.store import Settings, dataset_files, parse_split
     from delrec_lite.errors import UsageError
+    from delrec_lite.files import check_folder
     from delrec_lite.hub.pull import pull
     from delrec_lite.hub.registry import find_dataset
 
     console = make_console(json_output, quiet)
     folder = out or Path("data") / name
+    check_folder(folder, "data set", dataset_files)  # before minutes of reading, not after
     rule, bad, untitled = parse_split(split), BadRows(parse_policy(on_bad_row)), 0
     text_names = parse_text_columns(text_columns)
     if (interactions is None) != (items is None):
