@@ -10,8 +10,8 @@ import yaml
 
 from delrec_lite.config import Recipe
 from delrec_lite.errors import UsageError
-from delrec_lite.files import locked, remove_files, remove_stale, write_atomic
-from delrec_lite.pipeline.stage import DONE, KEY, FinishedStage, clear_stage, is_done
+from delrec_lite.files import locked, remove_files, write_atomic
+from delrec_lite.pipeline.stage import KEY, FinishedStage, clear_stage, is_done
 from delrec_lite.processes import current
 from delrec_lite.runtime.manifest import bundle_files
 
@@ -122,9 +122,6 @@ class RunFolder:
         if fresh:
             clear_run(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for path in (folder / RECIPE, *(folder / name for name in _REPORTS), *folder.glob(f"*/{KEY}")):
-            remove_stale(path)
-            remove_stale(path.with_name(DONE))
         write_recipe(folder, self.recipe)
         return [name for name, done in self.stages.items() if is_done(done.folder, done.key)]
 

@@ -151,7 +151,7 @@ def clear_stage(folder: Path) -> None:
     """Remove what a stage wrote into its folder; files of others stay, and all of a folder that is no stage's."""
     if not (folder / KEY).is_file() and not (folder / DONE).is_file():
         return
-    for path in folder.rglob("*"):
+    for path in list(folder.rglob("*")):
         is_adapter = path.parent.name == "adapter" and path.name == "README.md"
         if path.name.startswith(".part-"):
             shutil.rmtree(path, ignore_errors=True)

@@ -60,6 +60,8 @@ def add_items(
     source = Path(path)
     if out is None and (source.is_dir() or not source.parent.is_dir()):
         read_manifest(source)  # an error before anything is written
+    if out is not None and source.resolve() in out.resolve().parents:
+        raise StorageError(f"{out} lies in the bundle {path}, to which nothing may be added", "choose another --out")
     try:
         with writing(out or source, "bundle", bundle_files) as (target, staging):
             return replace(_add(source.resolve(), target, staging, new, texts or {}), folder=out or source)
