@@ -74,7 +74,7 @@ class Console:
         if sys.stdout is None and self.mode != "quiet":
             raise StorageError("the result cannot be written: standard output is closed", "do not close it, or use -q")
         if self.mode == "json":
-            ascii_only = not str(sys.stdout.encoding).lower().startswith("utf")
+            ascii_only = not (sys.stdout.encoding or "utf-8").lower().startswith("utf")
             sys.stdout.write(json.dumps(data, ensure_ascii=ascii_only, indent=2) + "\n")
         elif self.mode == "human" and rows:
             table = Table(
