@@ -20,6 +20,9 @@ from delrec_lite.errors import StorageError
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
+# Neither exists nor can be created.
+_NO_FOLDER = Path(os.devnull) / "cache"
+_given_homes: set[str] = set()
 _ELSEWHERE = "choose another place for it, or move away what is there"
 
 # The paths of the files in a folder that the program made there; None where it made no such folder.
@@ -56,11 +59,12 @@ def ensure_home() -> None:
     try:
         Path.home()
     except (RuntimeError, KeyError):
-        os.environ["HOME"] = str(_temporary_cache("there is no home folder"))
+        os.environ["HOME"] = str(_temporary_folder())
+        _given_homes.add(os.environ["HOME"])
 
 
 def _configured_cache() -> Path | None:
-    """None without a home folder."""
+    """None without a home folder, or with that of ``ensure_home``."""
     if configured := os.environ.get("DELREC_CACHE"):
         return Path(configured)
     import platformdirs
@@ -69,7 +73,8 @@ def _configured_cache() -> Path | None:
         folder = Path(platformdirs.user_cache_dir("delrec-lite"))
     except (RuntimeError, KeyError):
         return None
-    return folder if folder.is_absolute() else None
+    given = any(folder.is_relative_to(home) for home in _given_homes)
+    return folder if folder.is_absolute() and not given else None
 
 
 def _can_write(folder: Path) -> bool:
@@ -79,18 +84,24 @@ def _can_write(folder: Path) -> bool:
 
 
 def _temporary_cache(reason: str) -> Path:
-    """A folder in the temporary folder that only this user can write; says so once."""
+    """``_temporary_folder``, which is said once."""
+    folder = _temporary_folder()
+    found = "nothing is cached" if folder == _NO_FOLDER else f"the cache is {folder}"
+    _say_once(f"{reason}: {found}; DELREC_CACHE names another folder")
+    return folder
+
+
+def _temporary_folder() -> Path:
+    """A folder in the temporary folder that only this user can write; ``_NO_FOLDER`` if there is none."""
     try:
         folder = Path(tempfile.gettempdir()) / f"delrec-lite-{os.getuid() if os.name == 'posix' else 'cache'}"
         folder.mkdir(mode=0o700, exist_ok=True)
         status = folder.lstat()
         is_own = os.name != "posix" or (status.st_uid == os.getuid() and not status.st_mode & 0o022)
         if not (stat.S_ISDIR(status.st_mode) and is_own):  # prepared by another user
-            folder = _private_folder()
-    except OSError as error:
-        _say_once(f"{reason}, and {error.strerror or error} in the temporary folder: nothing is cached")
-        return Path(os.devnull) / "cache"
-    _say_once(f"{reason}: the cache is {folder}; DELREC_CACHE names another")
+            return _private_folder()
+    except OSError:
+        return _NO_FOLDER
     return folder
 
 
