@@ -27,11 +27,12 @@ export: {quant: f16, score_correlation: 0.5}
 """
 
 
-def write_inputs(folder: Path, run: Callable[..., None]) -> None:
+def write_inputs(folder: Path, model: bool, run: Callable[..., None]) -> None:
     """Fill the folder in which the verbs run.
 
     Args:
         folder: Created.
+        model: Also a tiny model, its trained run and its bundle.
         run: Runs a command in it.
     """
     folder.mkdir()
@@ -44,11 +45,13 @@ def write_inputs(folder: Path, run: Callable[..., None]) -> None:
     rows = [f"u{u},i{(s + n) % ITEMS},{1000 * u + n}\n" for u, (s, length) in enumerate(walks) for n in range(length)]
     (folder / "log.csv").write_text("user_id,item_id,timestamp\n" + "".join(rows), encoding="utf-8")
     (folder / "tiny.yaml").write_text(RECIPE, encoding="utf-8")
-    _write_base(folder / "base", titles)
     for name in ("cache", "bundles", "runs"):
         (folder / name).mkdir()
     prepare = ("--interactions", "log.csv", "--items", "items.csv", "--k-core", "1", "--candidates", "4")
     run("prepare", "shop", *prepare, "--out", "data/shop")
+    if not model:
+        return
+    _write_base(folder / "base", titles)
     run("train", "tiny.yaml", "--runs", "trained")
     run("export", "tiny.yaml", "--runs", "trained", "--out", "bundles/shop.delrec")
 

@@ -31,11 +31,11 @@ from delrec_lite.errors import DelrecError, did_you_mean
 from delrec_lite.provenance import stamp
 
 # Imported once, before any process is forked.
+LIGHT = ("delrec_lite.cli.app", "delrec_lite.data.prepare", "delrec_lite.hub.pull")
 HEAVY = (
     "transformers.models.llama.modeling_llama",
     "peft",
     "delrec_lite.bench.quantisations",
-    "delrec_lite.cli.app",
     "delrec_lite.export.write",
     "delrec_lite.pipeline.text_stage",
     "delrec_lite.teachers.store",
@@ -63,12 +63,14 @@ class Verb:
         name: As on the command line.
         words: Its arguments; paths are below the folder in which it runs.
         output: The folder it writes, with what lies beside it.
+        needs_model: Whether it reads a model or its bundle.
         check: Raises if what is there can be read no more; called after each fault, before the command runs again.
     """
 
     name: str
     words: tuple[str, ...]
     output: str
+    needs_model: bool
     check: Callable[[Path], Any]
 
 
@@ -95,11 +97,11 @@ def verbs() -> dict[str, Verb]:
     return {
         verb.name: verb
         for verb in (
-            Verb("pull", (ASSET, "-q"), "cache", _nothing),
-            Verb("prepare", ("shop", *prepare, "--seed", "5", "--out", "data/shop"), "data", _dataset),
-            Verb("train", ("tiny.yaml", "--runs", "runs", "-q"), "runs", _nothing),
-            Verb("export", ("tiny.yaml", "--runs", "trained", "-q"), "trained", _exported),
-            Verb("catalog add", ("bundles/shop.delrec", "new.csv", "-q"), "bundles", _bundle),
+            Verb("pull", (ASSET, "-q"), "cache", False, _nothing),
+            Verb("prepare", ("shop", *prepare, "--seed", "5", "--out", "data/shop"), "data", False, _dataset),
+            Verb("train", ("tiny.yaml", "--runs", "runs", "-q"), "runs", True, _nothing),
+            Verb("export", ("tiny.yaml", "--runs", "trained", "-q"), "trained", True, _exported),
+            Verb("catalog add", ("bundles/shop.delrec", "new.csv", "-q"), "bundles", True, _bundle),
         )
     }
 
@@ -354,17 +356,14 @@ def _preloaded(words: Sequence[str], folder: Path) -> int:
 def _measure_all(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     del os.environ["LD_PRELOAD"]  # not for the children's own children
     started, start = stamp(), time.monotonic()
-    for module in HEAVY:
+    inputs, chosen = folder / "inputs", [verbs()[name] for name in options.verb or verbs()]
+    needs_model = any(verb.needs_model for verb in chosen)
+    for module in (*LIGHT, *(HEAVY if needs_model else ())):
         importlib.import_module(module)
-    inputs = folder / "inputs"
     with serve_asset() as register:
         register()
-        write_inputs(inputs, partial(_must, inputs))
-        rows = [
-            measure(verb, inputs, folder, options.kills, options.faults, options.seed)
-            for name, verb in verbs().items()
-            if not options.verb or name in options.verb
-        ]
+        write_inputs(inputs, needs_model, partial(_must, inputs))
+        rows = [measure(verb, inputs, folder, options.kills, options.faults, options.seed) for verb in chosen]
     return {
         **started,
         "seconds": round(time.monotonic() - start, 1),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -30,7 +31,6 @@ _WRITTEN = {
     "curves.svg",
     "adapter_config.json",
 }
-_TENSORS = {".safetensors", ".part"}
 SHARED_STAGES = ("distill", "finetune")  # stages whose steps several processes share
 
 
@@ -151,11 +151,11 @@ def clear_stage(folder: Path) -> None:
     """Remove what a stage wrote into its folder; files of others stay, and all of a folder that is no stage's."""
     if not (folder / KEY).is_file() and not (folder / DONE).is_file():
         return
+    _remove_partial(folder)
     for path in list(folder.rglob("*")):
         is_adapter = path.parent.name == "adapter" and path.name == "README.md"
-        if path.name.startswith(".part-"):
-            shutil.rmtree(path, ignore_errors=True)
-        elif path.stem in {"checkpoint", "best"} or path.name in _WRITTEN or path.suffix in _TENSORS or is_adapter:
+        is_tensors = path.suffix == ".safetensors" or path.stem in {"checkpoint", "best"}
+        if is_tensors or is_adapter or path.name in _WRITTEN:
             path.unlink(missing_ok=True)
     if (files := dataset_files(folder / "dataset")) is not None:
         remove_files(folder / "dataset", files)
@@ -166,7 +166,17 @@ def clear_stage(folder: Path) -> None:
             path.rmdir()
 
 
+def _remove_partial(folder: Path) -> None:
+    """Remove what killed processes have not finished: checkpoints, teachers, and the temporary files of safetensors."""
+    for path in list(folder.rglob("*")):
+        if path.name.startswith(".part-"):
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.suffix == ".part" or re.fullmatch(r"\.tmp\w{6}", path.name):
+            path.unlink(missing_ok=True)
+
+
 def _close_stage(folder: Path, key: str, result: dict[str, Any], seconds: float) -> FinishedStage:
+    _remove_partial(folder)
     text = json.dumps({"key": key, "seconds": seconds, "result": result}, indent=2)
     write_atomic(folder / DONE, text + "\n")
     return FinishedStage(folder.name, folder, key, result, seconds, computed=True)

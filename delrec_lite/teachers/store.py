@@ -37,8 +37,6 @@ def save_teacher(teacher: Teacher, folder: Path) -> None:
     part: Path | None = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(".part-*"):  # by a killed process
-            shutil.rmtree(left, ignore_errors=True)
         part = Path(tempfile.mkdtemp(prefix=".part-", dir=folder))
         save_file(tensors, part / WEIGHTS)
         # A kill between the two renames leaves new weights beside old settings; the digest shows it.

@@ -252,8 +252,7 @@ def finish_stage(out: Path, console: Console) -> None:
     """Draw the curves of a stage that has written its result, and delete its checkpoints."""
     draw_curves(out, console=console)
     for name in (CHECKPOINT, BEST):
-        for path in (out / name, _part(out / name)):  # the second is left by a killed process
-            path.unlink(missing_ok=True)
+        (out / name).unlink(missing_ok=True)
 
 
 def _saved_lines(path: Path, start: int) -> list[dict[str, float]]:
@@ -278,12 +277,8 @@ def _save(
     _write(out / CHECKPOINT, tensors, step)
 
 
-def _part(path: Path) -> Path:
-    return path.with_name(path.name + ".part")
-
-
 def _write(path: Path, tensors: Mapping[str, Any], step: int) -> None:
-    temporary = _part(path)
+    temporary = path.with_name(path.name + ".part")
     save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata={"step": str(step)})
     temporary.rename(path)
 
