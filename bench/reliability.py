@@ -194,7 +194,7 @@ def _call(words: Sequence[str], folder: Path, watched: Path, fault: Fault, log: 
 
 def contents(folder: Path) -> dict[str, str]:
     """All files below a folder: each value of a JSON file by its key, other files by their digest."""
-    found = {}
+    found: dict[str, str] = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
         if path.is_dir() or path.suffix == ".lock":
