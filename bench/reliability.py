@@ -50,6 +50,7 @@ SETTINGS = {
 }
 SWITCHES = ("DELREC_OFFLINE", "DELREC_DEBUG")
 CLEAR = ("error:", "interrupted")
+MOST_TRIALS = 5
 # Keys of times, which may be equal by chance.
 TIMES = ("seconds", "created", "mtime_ns")
 UNCLEAR = ("Traceback", "this is a bug", "should not happen")
@@ -301,7 +302,12 @@ def measure(verb: Verb, inputs: Path, work: Path, kills: int, faults: int, seed:
     """Half of the kills at random moments, half at random changes of files; then as many faults of each kind."""
     rng, trials = random.Random(f"{seed} {verb.name}"), Trials(verb, inputs, work)
     unbroken = trials.unbroken
-    results = [trials.trial(Fault(), rng.uniform(0, unbroken.seconds)) for _ in range(kills // 2)]
+    results: list[dict[str, Any]] = []
+    for _ in range(kills // 2):
+        for _ in range(MOST_TRIALS):  # the command may end before the moment that was drawn
+            results.append(trials.trial(Fault(), rng.uniform(0, unbroken.seconds)))
+            if results[-1]["exit"] == -signal.SIGKILL:
+                break
     for kind, count in (("kill", kills - kills // 2), ("ENOSPC", faults), ("EIO", faults)):
         for part in range(count):  # one in each part of the command
             first, last = (1 + unbroken.changes * edge // count for edge in (part, part + 1))

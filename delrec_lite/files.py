@@ -38,18 +38,26 @@ def sha256_of(path: Path) -> str:
 def cache_folder() -> Path:
     """``DELREC_CACHE``, or the platform's cache folder; without a home, a folder in the temporary folder.
 
-    A folder that exists is returned even if it cannot be written, because what is in it can be read.
+    A folder that exists is returned even if it cannot be written, because what is in it can be read; so is the one that
+    the user has named.
     """
     folder = _configured_cache()
+    if _is_named() and folder is not None:
+        return folder
     if folder is None:
         return _temporary_cache("there is no home folder")
     can_read = os.access(folder, os.R_OK | os.X_OK) and folder.is_dir()
     return folder if can_read or _can_write(folder) else _temporary_cache(f"cannot write to {folder}")
 
 
-def writable_cache(folder: Path) -> Path:
-    """The same folder; for the user's cache folder that cannot be written, one in the temporary folder."""
-    if _can_write(folder) or folder != cache_folder():
+def writable_cache(folder: Path, needed: bool = False) -> Path:
+    """The same folder; for the user's cache folder that cannot be written, one in the temporary folder.
+
+    Args:
+        folder: Of a cache.
+        needed: Keep a folder that ``DELREC_CACHE`` names, for what the user wants to have there.
+    """
+    if _can_write(folder) or folder != cache_folder() or (needed and _is_named()):
         return folder
     return _temporary_cache(f"cannot write to {folder}")
 
@@ -61,6 +69,10 @@ def ensure_home() -> None:
     except (RuntimeError, KeyError):
         os.environ["HOME"] = str(_temporary_folder())
         _given_homes.add(os.environ["HOME"])
+
+
+def _is_named() -> bool:
+    return bool(os.environ.get("DELREC_CACHE"))
 
 
 def _configured_cache() -> Path | None:

@@ -176,7 +176,8 @@ def test_without_a_home_the_cache_is_in_the_temporary_folder_and_that_is_said_on
 
 
 def test_a_cache_that_cannot_be_written_is_read_and_another_one_written(temporary, tmp_path, monkeypatch):
-    monkeypatch.setenv("DELREC_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.delenv("DELREC_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     (tmp_path / "file").write_text("in the way")
     folder = temporary / f"delrec-lite-{os.getuid()}"
     assert cache_folder() == folder
@@ -185,7 +186,7 @@ def test_a_cache_that_cannot_be_written_is_read_and_another_one_written(temporar
     monkeypatch.setenv("DELREC_CACHE", str(readable))
     monkeypatch.setattr(files, "_can_write", lambda path: path != readable)
     assert cache_folder() == readable
-    assert writable_cache(readable) == folder
+    assert (writable_cache(readable), writable_cache(readable, needed=True)) == (folder, readable)
     assert writable_cache(tmp_path / "of a caller") == tmp_path / "of a caller"
 
 

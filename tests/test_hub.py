@@ -300,7 +300,8 @@ def test_a_user_s_cache_that_cannot_be_written_is_replaced_by_one_in_the_tempora
     register(thing_mirror(server))
     (tmp_path / "file").write_text("in the way")
     (tmp_path / "tmp").mkdir()
-    monkeypatch.setenv("DELREC_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.delenv("DELREC_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" / "cache"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     first, second = pull("thing"), pull("thing", offline=True)
     assert (first.folder / "big.bin").read_bytes() == BIG

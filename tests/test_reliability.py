@@ -24,7 +24,7 @@ def assert_nothing_is_lost(report, verbs, trials):
     assert [row["verb"] for row in report["verbs"]] == list(verbs)
     for row in report["verbs"]:
         assert row["lost"] == []
-        assert row["trials"] == trials
+        assert row["trials"] >= trials
         assert row["killed"] > 0
         assert row["failed"] > 0, "a full disk is met"
     assert report["lost"] == 0

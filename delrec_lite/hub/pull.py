@@ -59,7 +59,7 @@ def pull(
     folder = root / f"{asset.kind}s" / asset.name
     if pulled := read_cached(asset, folder):
         return pulled
-    root = writable_cache(root)
+    root = writable_cache(root, needed=True)
     folder = root / f"{asset.kind}s" / asset.name
     if pulled := read_cached(asset, folder):
         return pulled

@@ -45,7 +45,7 @@ def unpack(name: str, pulled: Path, cache: Path, console: Console = QUIET) -> Pa
     """The Hugging Face folder of a pulled base; a GGUF file is de-quantised to bf16 once and stored in ``cache``."""
     if existing := model_folder(name, pulled, cache):
         return existing
-    cache = writable_cache(cache)
+    cache = writable_cache(cache, needed=True)
     if existing := model_folder(name, pulled, cache):
         return existing
     import transformers
