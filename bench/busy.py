@@ -1,7 +1,7 @@
-"""What bounded spinning does: ``python -m delrec_lite.bench.busy BUNDLE --out FILE``.
+"""What polite threads do: ``python -m delrec_lite.bench.busy BUNDLE --out FILE``.
 
-Processes answer the same requests in turn, each with a setting of how long waiting threads spin, alone and beside busy
-processes. Every round starts new ones.
+Processes answer the same requests in turn, each with a setting of its threads, alone and beside busy processes. Every
+round starts new ones, in another order.
 """
 
 import argparse
@@ -28,9 +28,11 @@ from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.factory import AUTO
 
 WORKLOADS = ("cold", "step")
-# The program's own setting and the libraries' defaults; a number is a GOMP_SPINCOUNT, and a hundredth of it ONNX
-# Runtime's microseconds.
-SETTINGS = ("bounded", "default")
+# The program's own setting, in which waiting threads spin for a bounded while and there are as many as free cores; the
+# first of both alone; the libraries' defaults. A number is a GOMP_SPINCOUNT, and a hundredth of it ONNX Runtime's
+# microseconds.
+POLITE = "polite"
+SETTINGS = (POLITE, "bounded", "default")
 _CHILD = "from delrec_lite.bench.busy import answer; answer()"
 
 
@@ -83,7 +85,7 @@ def answer() -> None:
     if job["setting"] == "default":
         spinning.OPENMP.clear()
         spinning.ONNX_RUNTIME.clear()
-    elif job["setting"] != "bounded":
+    elif job["setting"] not in SETTINGS:
         count = int(job["setting"])
         spinning.OPENMP["GOMP_SPINCOUNT"] = str(count)
         spinning.ONNX_RUNTIME["session.intra_op.spin_duration_us"] = str(count // 100)
@@ -91,7 +93,8 @@ def answer() -> None:
     from delrec_lite.runtime.recommender import Recommender
 
     threads = threads_for(job["threads"])
-    with Recommender.load(job["bundle"], threads, engine=job["engine"], quant=job["quant"]) as recommender:
+    fixed = None if job["setting"] == POLITE else threads
+    with Recommender.load(job["bundle"], fixed, engine=job["engine"], quant=job["quant"]) as recommender:
         print(json.dumps({"threads": threads}), flush=True)
         for line in sys.stdin:
             print(json.dumps({"ms": ask(recommender, Request(**json.loads(line))).ms}), flush=True)
@@ -100,8 +103,8 @@ def answer() -> None:
 def measure_busy(
     bundle: Path,
     counts: Sequence[int] = (0, 1, 2),
-    rounds: int = 3,
-    repeats: int = 20,
+    rounds: int = 6,
+    repeats: int = 10,
     engine: str = AUTO,
     quant: str | None = None,
     threads: int | None = None,
@@ -116,7 +119,7 @@ def measure_busy(
         repeats: Timed requests of each kind in a round.
         engine: Name of an engine.
         quant: In a bundle with several; None: its first.
-        threads: Of the engine; None: the cores allowed.
+        threads: Of the engine, at most; None: the cores allowed.
         settings: See ``SETTINGS``.
 
     Raises:
@@ -134,12 +137,15 @@ def measure_busy(
         for turn in range(rounds):
             with ExitStack() as stack:
                 others.run(0)
-                answering = [stack.enter_context(Answering({**job, "setting": s})) for s in settings]
-                for n in range(-WARM_UP, repeats):
-                    for count in counts:
-                        others.run(count)
-                        for workload in WORKLOADS:
-                            for process in answering:
+                first = turn % len(settings)
+                ordered = [*settings[first:], *settings[:first]]
+                answering = [stack.enter_context(Answering({**job, "setting": s})) for s in ordered]
+                for count in counts:
+                    others.run(count)
+                    # In blocks, since a process is itself a busy one for the next.
+                    for process in answering:
+                        for n in range(-WARM_UP, repeats):
+                            for workload in WORKLOADS:
                                 ms = process.ask(requests.of(workload, turn * repeats + n))
                                 if n >= 0:
                                     samples[process.setting, workload, count].append(round(ms, 3))
@@ -174,12 +180,12 @@ def parser() -> argparse.ArgumentParser:
     options = script_parser("busy", __doc__)
     options.add_argument("bundle", type=Path)
     options.add_argument("--busy", default="0,1,2", help="numbers of busy processes, separated by commas")
-    options.add_argument("--rounds", type=int, default=3, help="each starts new processes")
-    options.add_argument("--repeats", type=int, default=20, help="timed requests of each kind in a round")
+    options.add_argument("--rounds", type=int, default=6, help="each starts new processes")
+    options.add_argument("--repeats", type=int, default=10, help="timed requests of each kind in a round")
     options.add_argument("--engine", default=AUTO)
     options.add_argument("--quant", help="in a bundle with several; default: its first")
     options.add_argument("--threads", type=int, help="default: the cores allowed")
-    options.add_argument("--settings", default=",".join(SETTINGS), help="bounded, default, or a GOMP_SPINCOUNT")
+    options.add_argument("--settings", default=",".join(SETTINGS), help="polite, bounded, default, or a GOMP_SPINCOUNT")
     return options
 
 

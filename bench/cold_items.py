@@ -21,6 +21,7 @@ from delrec_lite.bench.script import add_recipe, script_parser, write_json
 from delrec_lite.config import DataSection, Recipe, load_recipe
 from delrec_lite.console import Console
 from delrec_lite.data.candidates import SPLITS, sample_candidates
+from delrec_lite.data.prepare import with_questions
 from delrec_lite.data.store import Settings, make_dataset, save_dataset
 from delrec_lite.data.types import Catalog, Dataset, Ints
 from delrec_lite.evaluation.metrics import per_user
@@ -103,9 +104,10 @@ def reduced_run(run: Run, hidden: Hidden, runs: Path) -> Run:
     """The run of the same recipe on the data set without the hidden items."""
     recipe, name = run.recipe, f"{run.recipe.name}-{hidden.dataset.name}"
     folder, data = runs / f"{name}-data", run.recipe.data
-    sets = {split: sample_candidates(hidden.dataset, split, data.candidates, data.seed) for split in SPLITS}
+    dataset = with_questions(hidden.dataset, run.dataset.repeats, data.candidates)
+    sets = {split: sample_candidates(dataset, split, data.candidates, data.seed) for split in SPLITS}
     settings = Settings(data.k_core, data.candidates, data.seed, data.split, tuple(data.text_columns))
-    save_dataset(hidden.dataset, sets, settings, folder)
+    save_dataset(dataset, sets, settings, folder)
     changes: dict[str, Any] = {"name": name, "data": DataSection(folder=str(folder), domain=data.domain)}
     if recipe.model.item_vectors is not None:
         vectors = read_vectors(Path(recipe.model.item_vectors), len(run.dataset.catalog))
@@ -151,7 +153,7 @@ def ranked(run: Run, hidden: Hidden, catalog: Catalog) -> tuple[dict[str, Any], 
     """
     built, teacher, count = run.models.trained(), run.models.teacher(), len(hidden.warm)
     cold_rows, boost = cold_head(run, built, hidden, catalog)
-    head = torch.cat([built.model.head(), cold_rows])
+    head, repeats = torch.cat([built.model.head(), cold_rows]), run.dataset.repeats
     parts: dict[str, list[Ints]] = {"all": [], "own": [], "teacher": [], "cold_in_ten": []}
     with run.console.progress("cold items", len(hidden.histories)) as tick:
         for at in range(0, len(hidden.histories), BATCH):
@@ -163,11 +165,12 @@ def ranked(run: Run, hidden: Hidden, catalog: Catalog) -> tuple[dict[str, Any], 
             among_cold, nothing = scores[is_cold, count:], [history[:0] for history in histories]
             own[is_cold] = catalogue_ranks(among_cold, nothing[: len(among_cold)], targets[is_cold] - count)
             known = np.flatnonzero(~is_cold)
-            own[known] = catalogue_ranks(scores[known, :count], [histories[n] for n in known], targets[known])
+            read = [histories[n] for n in known]
+            own[known] = catalogue_ranks(scores[known, :count], read, targets[known], repeats)
             of_teacher = teacher.scores(histories)[known]
-            taught[known] = catalogue_ranks(of_teacher, [histories[n] for n in known], targets[known])
-            parts["all"].append(catalogue_ranks(scores, histories, targets))
-            for row, history in enumerate(histories):
+            taught[known] = catalogue_ranks(of_teacher, read, targets[known], repeats)
+            parts["all"].append(catalogue_ranks(scores, histories, targets, repeats))
+            for row, history in enumerate(() if repeats else histories):
                 scores[row, history] = -np.inf
             first_ten = np.argpartition(-scores, min(10, scores.shape[1] - 1), axis=1)[:, :10]
             parts["own"].append(own)

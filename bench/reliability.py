@@ -360,7 +360,7 @@ def _preloaded(words: Sequence[str], folder: Path) -> int:
 
 
 def _measure_all(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    del os.environ["LD_PRELOAD"]  # not for the children's own children
+    os.environ.pop("LD_PRELOAD")  # not for the children's own children
     started, start = stamp(), time.monotonic()
     inputs, chosen = folder / "inputs", [verbs()[name] for name in options.verb or verbs()]
     needs_model = any(verb.needs_model for verb in chosen)

@@ -2,21 +2,21 @@
 
 from importlib import resources
 from pathlib import Path
+from reprlib import Repr
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     field_validator,
     model_validator,
 )
 
+from delrec_lite.data_section import DataSection as DataSection
+from delrec_lite.data_section import Section
 from delrec_lite.errors import ConfigError
-from delrec_lite.hub.registry import DATASETS
 from delrec_lite.prompts.history import HISTORIES
 from delrec_lite.prompts.verbalizer import VERBALIZERS
 from delrec_lite.prompts.vocabulary import FIRST_DEEP
@@ -24,52 +24,7 @@ from delrec_lite.quantisations import GGUF, ONNX
 from delrec_lite.teacher_kinds.registry import TEACHERS
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    # Keys that change how a result is computed, but not the result.
-    runtime_only: ClassVar[frozenset[str]] = frozenset()
-    # Keys added later: with their default value, older finished stages stay valid.
-    default_compatible: ClassVar[frozenset[str]] = frozenset()
-
-    def cache_key_fields(self) -> dict[str, Any]:
-        """The keys that decide the result of a stage; its cache key is computed from them."""
-        same = {key for key in self.default_compatible if getattr(self, key) == type(self).model_fields[key].default}
-        return self.model_dump(mode="json", exclude={*self.runtime_only, *same})
-
-
-class DataSection(_Section):
-    """Which interactions, and how they become sequences and candidate sets."""
-
-    default_compatible: ClassVar[frozenset[str]] = frozenset({"text_columns"})
-    name: str = Field("ml-100k", description=f"a data set to pull: {', '.join(DATASETS.built_in)}")
-    folder: str | None = Field(
-        None,
-        description="your own data, as `delrec-lite prepare` wrote it; the keys below and `name` are then those of "
-        "the data set, and a recipe with another value is refused",
-    )
-    domain: Literal["movie", "game", "item", "artist"] = "movie"
-    k_core: int = Field(5, ge=1)
-    candidates: int = Field(15, ge=2, description="m: one positive and m - 1 unseen negatives")
-    seed: int = 2024
-    split: Literal["leave-one-out", "chronological"] = Field(
-        "leave-one-out", description="each user's last item is the test; or 8:1:1 by time, the same moments for all"
-    )
-
-    text_columns: tuple[str, ...] = Field(
-        (), description="side text that is kept beside the titles for `model.item_text`; `genres` of ml-100k"
-    )
-
-    @model_validator(mode="after")
-    def _can_be_pulled(self) -> "DataSection":
-        if self.folder is None and self.name not in DATASETS:
-            names = ", ".join(DATASETS.names())
-            raise ValueError(
-                f"name {self.name!r} is not a data set to pull: use one of {names}, or set folder to your own"
-            )
-        return self
-
-
-class ModelSection(_Section):
+class ModelSection(Section):
     """The base language model and the form of its prompt."""
 
     runtime_only: ClassVar[frozenset[str]] = frozenset({"device"})
@@ -148,7 +103,7 @@ class ModelSection(_Section):
         return self
 
 
-class TeacherSection(_Section):
+class TeacherSection(Section):
     """The sequential recommender to distil, or several; ``settings`` are those of the teacher's configuration."""
 
     default_compatible: ClassVar[frozenset[str]] = frozenset({"text"})
@@ -213,7 +168,7 @@ class TeacherSection(_Section):
         return self
 
 
-class OptimSection(_Section):
+class OptimSection(Section):
     """Length and learning rate of a stage's training."""
 
     runtime_only: ClassVar[frozenset[str]] = frozenset({"checkpointing", "gradient_accumulation_steps"})
@@ -243,7 +198,7 @@ class FinetuneSection(OptimSection):
     """Stage 2: the soft prompt is frozen, the adapter and the item vectors learn."""
 
     default_compatible: ClassVar[frozenset[str]] = frozenset(
-        {"text_lr", "offset_dropout", "item_dropout", "state_dropout"}
+        {"text_lr", "offset_dropout", "item_dropout", "state_dropout", "teacher_inside"}
     )
     epochs: float = Field(3.0, ge=0, description="0 leaves the LLM as pretrained")
     lr: float = Field(6e-4, gt=0, description="of the adapter")
@@ -268,6 +223,11 @@ class FinetuneSection(OptimSection):
     optimiser: Literal["adamw", "paged_adamw_8bit"] = Field("adamw", description="paged_adamw_8bit on CUDA only")
     gradient_accumulation_steps: int = Field(1, ge=1, description="micro-batches of a step, computed one after another")
     teacher_weight: float = Field(0.0, ge=0, le=1, description="share of the teacher's distribution in the target")
+    teacher_inside: bool = Field(
+        False,
+        description="answers add the teacher's log-probabilities to the model's scores, and half of the loss is the "
+        "sum's: the model learns what the teacher lacks",
+    )
     train_soft: bool = Field(False, description="the soft prompt is trained too (ablation)")
     teacher_until: float = Field(
         1.0, gt=0, le=1, description="share of the steps after which teacher_weight falls, reaching 0 at the end"
@@ -281,7 +241,7 @@ class FinetuneSection(OptimSection):
     )
 
 
-class ExportSection(_Section):
+class ExportSection(Section):
     """The content of the bundle."""
 
     # Against training precision on 50 validation users: iq4_nl kept 77% of the first ten (correlation 0.987).
@@ -300,10 +260,10 @@ class ExportSection(_Section):
     score_correlation: float = Field(0.98, gt=0, le=1, description="gate: against training precision")
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """A whole run, from interactions to a bundle."""
 
-    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")
     data: DataSection = DataSection()
     model: ModelSection = ModelSection()
     teacher: TeacherSection = TeacherSection()
@@ -328,6 +288,12 @@ class Recipe(_Section):
         if self.model.item_text != "none":
             return self.model.item_text
         return "rows" if self.teacher.text else None
+
+    @model_validator(mode="after")
+    def _teacher_is_served(self) -> "Recipe":
+        if self.finetune.teacher_inside and not self.export.retriever:
+            raise ValueError("finetune.teacher_inside needs the teacher in the bundle: set export.retriever: true")
+        return self
 
     @model_validator(mode="after")
     def _offsets_have_text(self) -> "Recipe":
@@ -370,6 +336,11 @@ def load_recipe(name_or_path: str) -> Recipe:
     return parse(text, where=name_or_path)
 
 
+# A few lines of YAML can stand for gigabytes.
+_SHORT = Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 1, 80, 80
+
+
 def _as_value_error(error: ConfigError) -> ValueError:
     """For pydantic, which adds the key to errors of this type alone."""
     return ValueError(": ".join(part for part in (error.message, error.hint) if part))
@@ -379,8 +350,9 @@ def parse(text: str, where: str) -> Recipe:
     """Read YAML text into a recipe; ``where`` is its name in errors."""
     try:
         data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where} is not valid YAML: {str(error).splitlines()[0]}", "correct this line") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: such as a day that no month has
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"{where} is not valid YAML: {reason}", "correct this line") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{where} holds no recipe", "a recipe is a mapping with at least `name:`")
     try:
@@ -390,4 +362,4 @@ def parse(text: str, where: str) -> Recipe:
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"{where}: unknown key {key!r}", "remove it, or look for a typing mistake") from error
-        raise ConfigError(f"{where}: {key}: {first['msg']}", f"got {first.get('input')!r}") from error
+        raise ConfigError(f"{where}: {key}: {first['msg']}", f"got {_SHORT.repr(first.get('input'))}") from error

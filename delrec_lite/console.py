@@ -1,6 +1,7 @@
 """One output sink: results to stdout, everything else to stderr, in modes human, json and quiet."""
 
 import json
+import re
 import sys
 import threading
 import time
@@ -27,6 +28,8 @@ from delrec_lite.errors import StorageError
 
 # Seconds between two progress lines if stderr is a file or a pipe.
 LINE_INTERVAL = 15.0
+# Line breaks and tabs are harmless.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class Tick(Protocol):
@@ -57,11 +60,11 @@ class Console:
 
     def say(self, text: str) -> None:
         """Print a message for a person on stderr."""
-        self._err.print(text, markup=False, soft_wrap=True)
+        self._err.print(visible(text), markup=False, soft_wrap=True)
 
     def heading(self, text: str) -> None:
         """Print the heading of a stage on stderr."""
-        self._err.print(text, style="bold", markup=False)
+        self._err.print(visible(text), style="bold", markup=False)
 
     def result(
         self, data: Any, rows: Sequence[Sequence[str]] = (), header: Sequence[str] = (), title: str = ""
@@ -77,6 +80,7 @@ class Console:
             ascii_only = not (sys.stdout.encoding or "utf-8").lower().startswith("utf")
             sys.stdout.write(json.dumps(data, ensure_ascii=ascii_only, indent=2) + "\n")
         elif self.mode == "human" and rows:
+            rows = [[visible(cell) for cell in row] for row in rows]
             table = Table(
                 title=title or None, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False
             )
@@ -160,6 +164,11 @@ class Console:
         finally:
             finished.set()
             writer.join()
+
+
+def visible(text: str) -> str:
+    """A text without characters that move the cursor, change colours or turn the direction of writing."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _numeric(cell: str) -> bool:

@@ -1,13 +1,55 @@
-"""Environment variables: switches such as ``DELREC_OFFLINE``, and the size of the terminal."""
+"""Every environment variable that this program reads is read here: switches, numbers, folders, sizes."""
 
 import os
+from pathlib import Path
 
-_OFF = {"", "0", "false", "no", "off"}
+from delrec_lite.errors import UsageError
+
+_OFF = {"", "0", "false", "f", "no", "n", "off", "none"}
+
+
+def text(name: str) -> str:
+    """A variable without spaces around it; empty if it is unset."""
+    return os.environ.get(name, "").strip()
 
 
 def flag(name: str) -> bool:
-    """Whether a variable is on; unset, empty, ``0``, ``false``, ``no`` and ``off`` in any case are off."""
-    return os.environ.get(name, "").strip().lower() not in _OFF
+    """Whether a switch is on; unset, empty, ``0``, ``false``, ``no``, ``off`` and ``none`` in any case are off."""
+    return text(name).lower() not in _OFF
+
+
+def number(name: str, default: int, least: int = 0) -> int:
+    """A whole number; ``default`` if the variable is unset or empty.
+
+    Raises:
+        UsageError: It is no whole number, or below ``least``.
+    """
+    value = text(name)
+    if not value:
+        return default
+    if not value.isdecimal() or int(value) < least:
+        raise UsageError(
+            f"the environment variable {name} is {value!r}", f"set it to a whole number from {least} on, or unset it"
+        )
+    return int(value)
+
+
+def folder(name: str) -> Path | None:
+    """A folder, in which ``~`` is the home folder; None if the variable is unset or empty.
+
+    Raises:
+        UsageError: It begins with ``~``, and there is no such home folder.
+    """
+    value = text(name)
+    try:
+        return Path(value).expanduser() if value else None
+    except RuntimeError as error:
+        raise UsageError(f"the environment variable {name} is {value!r}: no home folder", "name the folder") from error
+
+
+def those_set(*names: str) -> dict[str, str]:
+    """The variables of these names that are set, as they are."""
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 # With 0 columns rich prints nothing, with millions it needs all memory.
@@ -25,5 +67,5 @@ def drop_unusable_sizes() -> None:
         del os.environ[name]
 
 
-def _is_size(text: str | None, least: int, most: int) -> bool:
-    return text is None or (text.isascii() and text.isdigit() and len(text) < 9 and least <= int(text) <= most)
+def _is_size(value: str | None, least: int, most: int) -> bool:
+    return value is None or (value.isascii() and value.isdigit() and len(value) < 9 and least <= int(value) <= most)

@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from delrec_lite import environment
 from delrec_lite.errors import StorageError
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
@@ -67,18 +68,19 @@ def ensure_home() -> None:
     try:
         Path.home()
     except (RuntimeError, KeyError):
-        os.environ["HOME"] = str(_temporary_folder())
-        _given_homes.add(os.environ["HOME"])
+        home = str(_temporary_folder())
+        os.environ["HOME"] = home
+        _given_homes.add(home)
 
 
 def _is_named() -> bool:
-    return bool(os.environ.get("DELREC_CACHE"))
+    return environment.folder("DELREC_CACHE") is not None
 
 
 def _configured_cache() -> Path | None:
     """None without a home folder, or with that of ``ensure_home``."""
-    if configured := os.environ.get("DELREC_CACHE"):
-        return Path(configured)
+    if configured := environment.folder("DELREC_CACHE"):
+        return configured
     import platformdirs
 
     try:

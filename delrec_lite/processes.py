@@ -6,13 +6,13 @@ wait for it.
 """
 
 import atexit
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
+from delrec_lite.environment import number
 from delrec_lite.errors import DelrecError, MissingPackageError, install_line
 
 T = TypeVar("T")
@@ -111,7 +111,7 @@ def join(device: str = "auto") -> Processes:
         MissingPackageError: Started by a launcher, and accelerate is not installed.
     """
     global _joined
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if number("WORLD_SIZE", 1) > 1:
         try:
             import torch
 

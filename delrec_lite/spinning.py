@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from delrec_lite.environment import those_set
+
 # OpenMP's variables that a user may have set; any of them turns this module's own setting off.
 USER = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 # GNU: rounds of a loop, about 0.1 ms. LLVM and Intel: milliseconds.
@@ -23,7 +25,7 @@ _set_for_process = False
 
 def users_setting() -> dict[str, str]:
     """The variables of ``USER`` that are set."""
-    return {name: os.environ[name] for name in USER if name in os.environ}
+    return those_set(*USER)
 
 
 def set_for_process() -> None:

@@ -1,10 +1,12 @@
-"""Writes the tables of README.md and of four pages from bench/results: `python docs/figures.py`, or `make docs`."""
+"""Writes the tables of README.md and of its pages from bench/results: `python docs/figures.py`, or `make docs`."""
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from speed_figures import INSTALLS, SPEED, table
 
 from delrec_lite.evaluation.setting import Setting
 from delrec_lite.pipeline.rows import FUSED, TRAINED
@@ -34,9 +36,9 @@ def ranking(report: Report) -> str:
     return "\n".join(
         [
             f"**{setting.title('sampled')}**, {users}\n",
-            _table(("model", "HR@1", "HR@1, expected", *METRICS[1:]), sampled),
+            table(("model", "HR@1", "HR@1, expected", *METRICS[1:]), sampled),
             f"**{setting.title('full')}**, {users}\n",
-            _table(("model", *METRICS), full),
+            table(("model", *METRICS), full),
             pairs(report),
         ]
     )
@@ -63,7 +65,7 @@ def headline(report: Report) -> str:
         cells.append((model, hr1, *means, *against.get(model, ("", ""))))
     metric = _setting(report).metric
     header = ("model", f"{metric('HR@1')}, expected (95%)", metric("NDCG@10"), metric("HR@10", "full"))
-    return _table((*header, "bundle above it, points of HR@1", "p"), cells)
+    return table((*header, "bundle above it, points of HR@1", "p"), cells)
 
 
 def pairs(report: Report) -> str:
@@ -77,7 +79,7 @@ def pairs(report: Report) -> str:
         cells = [cell for p in ("sampled", "expected_sampled") for cell in (_points(by[p]) if p in by else ("-", "-"))]
         rows.append((f"{model} against {against}", *cells))
     header = (f"{_setting(report).metric('HR@1')}, paired", "drawn sets, points", "p", "expected, points", "p")
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def teachers(report: Report) -> str:
@@ -89,7 +91,7 @@ def teachers(report: Report) -> str:
     cells = [(model, *(_within(rows[model, p], m) for p, m in shown)) for model in models]
     metric = _setting(report).metric
     header = ("model", metric("HR@1"), f"{metric('HR@1')}, expected", f"{metric('NDCG@10')}, expected")
-    return f"{_table((*header, metric('HR@10', 'full'), metric('NDCG@10', 'full')), cells)}\n{pairs(report)}"
+    return f"{table((*header, metric('HR@10', 'full'), metric('NDCG@10', 'full')), cells)}\n{pairs(report)}"
 
 
 def segments(report: Report) -> str:
@@ -101,7 +103,7 @@ def segments(report: Report) -> str:
         models = list(dict.fromkeys(model for model, _ in cells))
         header = (title, *(f"{name} ({cells[models[0], name]['users']:,})" for name in names))
         rows = [(model, *(f"{cells[model, name][metric]:.3f}" for name in names)) for model in models]
-        parts.append(_table(header, rows))
+        parts.append(table(header, rows))
     return "\n".join(parts)
 
 
@@ -115,7 +117,7 @@ def ablation(report: Report) -> str:
             variants.setdefault(r["variant"], []).extend((f"{r['metrics'][metric]:.3f}", *cells))
     hr1 = f"{_setting(report).metric('HR@1')}, expected"
     header = ("variant", hr1, "points", "p", "NDCG@10, whole catalogue", "points", "p")
-    return _table(header, [(variant, *cells) for variant, cells in variants.items()])
+    return table(header, [(variant, *cells) for variant, cells in variants.items()])
 
 
 def _setting(report: Report) -> Setting:
@@ -159,7 +161,7 @@ def latency(report: Report) -> str:
         )
     among = next(r["accuracy"]["candidates"] for r in report["results"] if r["workload"] == "rerank")
     header = ("bundle", "threads", "new user (p95)", f"{among} candidates", "one more item", "in a batch", "start")
-    return _table((*header, "peak MB", "on disk MB"), rows)
+    return table((*header, "peak MB", "on disk MB"), rows)
 
 
 def peers(report: Report) -> str:
@@ -177,7 +179,7 @@ def peers(report: Report) -> str:
                     f"{r['peak_rss_bytes'] / 1e6:.0f}",
                 )
             )
-    return _table(
+    return table(
         ("what", "how", "tokens", "ms", "peak MB"), sorted(rows, key=lambda row: float(row[3].replace("-", "inf")))
     )
 
@@ -191,7 +193,7 @@ def phases(report: Report) -> str:
             cells = (f"{r['phases'][name]:.2f}" for name in ("match", "encode", "prefill", "sort"))
             rows.append((r["bundle"], r["workload"], *cells, f"{r['phases']['prefill'] / total:.1%}"))
     header = ("bundle", "request", "titles to items", "items to tokens", "the model", "sorting", "the model's share")
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def start(report: Report) -> str:
@@ -202,7 +204,7 @@ def start(report: Report) -> str:
         for r in report["results"]
         if r["workload"] == "load" and r["threads"] == 2
     ]
-    return _table(("bundle", "Python", "import", "hash and load", "first answer", "total (p50)"), rows)
+    return table(("bundle", "Python", "import", "hash and load", "first answer", "total (p50)"), rows)
 
 
 def roofline(report: Report) -> str:
@@ -224,7 +226,7 @@ def roofline(report: Report) -> str:
         f"Ceilings measured with {ceilings['threads']} threads: {ceilings['int8_gop_s']:.0f} billion int8 operations"
         f" a second, {ceilings['read_gb_s']:.0f} GB a second.\n\n"
     )
-    return machine + _table(header, rows)
+    return machine + table(header, rows)
 
 
 def quantisation(report: Report) -> str:
@@ -241,7 +243,7 @@ def quantisation(report: Report) -> str:
     among = _setting(report).metric
     accuracy = (among("HR@1"), among("NDCG@10", "full"), "HR@1 points against bf16")
     header = ("format", "quant", "model MB", "ms", *accuracy)
-    return _table((*header, "expected", "same first ten"), rows)
+    return table((*header, "expected", "same first ten"), rows)
 
 
 def server(report: Report) -> str:
@@ -267,7 +269,7 @@ def server(report: Report) -> str:
             )
         )
     header = ("queue", "clients", "answered", "503", "other", "differing answers", "a second", "ms p50, p99")
-    return _table((*header, "memory grew, MB"), rows)
+    return table((*header, "memory grew, MB"), rows)
 
 
 def catalogue(report: Report) -> str:
@@ -283,7 +285,7 @@ def catalogue(report: Report) -> str:
         )
         for r in report["rows"]
     ]
-    return _table(("items", "stored as", "new user, ms", "load, ms", "peak MB", "on disk MB"), rows)
+    return table(("items", "stored as", "new user, ms", "load, ms", "peak MB", "on disk MB"), rows)
 
 
 def explanations(report: Report) -> str:
@@ -298,7 +300,7 @@ def explanations(report: Report) -> str:
     if "cost" in report:
         cost = report["cost"]
         rows.append((f"an explanation of {cost['items of a history']} items, in requests", cost["requests' time"]))
-    return _table(("what", "measured"), rows)
+    return table(("what", "measured"), rows)
 
 
 def new_items(report: Report) -> str:
@@ -307,13 +309,13 @@ def new_items(report: Report) -> str:
         (name, *(f"{figures[metric]:.3f}" for metric in ("HR@10", "NDCG@10")), f"{figures['median rank']:.0f}")
         for name, figures in report["scored by"].items()
     ]
-    return _table(("the user's next item is scored by", "HR@10", "NDCG@10", "median rank"), rows)
+    return table(("the user's next item is scored by", "HR@10", "NDCG@10", "median rank"), rows)
 
 
 ACCURACY: dict[str, tuple[str, Callable[[Report], str]]] = {
-    f"{table} {data}": (f"accuracy-{data}.json", make)
+    f"{name} {data}": (f"accuracy-{data}.json", make)
     for data in ("ml-100k", "steam")
-    for table, make in (("ranking", ranking), ("segments", segments))
+    for name, make in (("ranking", ranking), ("segments", segments))
 }
 TABLES: dict[str, tuple[str, Callable[[Report], str]]] = {
     "latency": ("latency-epyc-2-cores.json", latency),
@@ -336,7 +338,8 @@ PAGES = {
         "ablation": ("ablation-ml-100k.json", ablation),
         "forms": ("ablation-forms-ml-100k.json", ablation),
     },
-    ROOT / "docs" / "performance.md": TABLES,
+    ROOT / "docs" / "performance.md": {**TABLES, **SPEED},
+    ROOT / "docs" / "install.md": INSTALLS,
     ROOT / "docs" / "teachers.md": {"teachers": ("teachers-ml-100k.json", teachers)},
 }
 
@@ -349,13 +352,13 @@ def fill(page: Path) -> str:
         path = RESULTS / file
         if path.is_file():
             report = json.loads(path.read_text(encoding="utf-8"))
-            table = f"{make(report)}\n{_origin(file, report, up)}"
+            filled = f"{make(report)}\n{_origin(file, report, up)}"
         else:
-            table = "Not measured yet."
+            filled = "Not measured yet."
         start, end = f"<!-- table {name} -->", f"<!-- /table {name} -->"
         if start not in text or end not in text:
             raise ValueError(f"{page.name} has no place for the table {name}: {start} ... {end}")
-        text = re.sub(f"{start}.*?{end}", lambda _, t=table, s=start, e=end: f"{s}\n{t}\n{e}", text, flags=re.DOTALL)
+        text = re.sub(f"{start}.*?{end}", lambda _, t=filled, s=start, e=end: f"{s}\n{t}\n{e}", text, flags=re.DOTALL)
     return text
 
 
@@ -371,11 +374,6 @@ def _origin(file: str, report: Report, up: str) -> str:
     if load := report.get("load_before"):
         parts.append(f"load average before: {load}")
     return "<sub>" + ", ".join(parts) + "</sub>"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "".join("| " + " | ".join(str(cell) for cell in line) + " |\n" for line in lines)
 
 
 def main() -> None:

@@ -18,8 +18,11 @@ MADE = "<!-- made by docs/reference.py from the code: change it there -->\n"
 LIBRARY = {
     "Serving (no torch)": (
         "delrec_lite.runtime.recommender.Recommender",
-        "delrec_lite.runtime.recommender.Recommendation",
-        "delrec_lite.runtime.recommender.Ranked",
+        "delrec_lite.runtime.answer.Recommendation",
+        "delrec_lite.runtime.answer.Ranked",
+        "delrec_lite.runtime.answer.Ranking",
+        "delrec_lite.runtime.resolving.Skipped",
+        "delrec_lite.runtime.resolving.Resolved",
         "delrec_lite.runtime.bundle.Bundle",
         "delrec_lite.runtime.engines.base.Engine",
         "delrec_lite.runtime.explain.explain",

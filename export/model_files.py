@@ -15,7 +15,7 @@ from delrec_lite.export.stock import chat_template
 from delrec_lite.export.texts import Texts
 from delrec_lite.export.weights import ServedModel
 from delrec_lite.machine import cores_allowed
-from delrec_lite.runtime.manifest import OF_ONE_MODEL
+from delrec_lite.runtime.manifest import INSIDE, OF_ONE_MODEL, REPEATS
 from delrec_lite.runtime.retriever import FILE as RETRIEVER
 
 F16 = "model-f16.gguf"
@@ -108,8 +108,10 @@ def manifest_model(request: ExportRequest, served: ServedModel, models: Sequence
         "hidden": served.hidden,
         "text_tokens": {"kept": served.prompts.vocabulary.text, "of": request.prompts.vocabulary.text},
         "soft_words": served.soft_words,
+        REPEATS: request.dataset.repeats,
         **({} if served.new_item_boost is None else {"new_item_boost": round(served.new_item_boost, 3)}),
         **({} if served.deep is None else {"soft_layers": "all"}),
+        **({INSIDE: True} if request.teacher_inside else {}),
         **facts,
         "tensor_types": models[0].tensor_types,
         **({"onnx": onnx} if onnx else {}),

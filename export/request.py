@@ -39,6 +39,7 @@ class ExportRequest:
         merge_base: For a quantised base: ``dequant`` merges onto the dequantised weights of training, ``original`` onto
             the weights as pulled.
         teacher: Written as ``retriever.onnx``.
+        teacher_inside: Whether the model was trained with the teacher's log-probabilities added to its scores.
         measured_quants: The quantisations to choose from, measured; the README has a table and a picture of them.
     """
 
@@ -58,6 +59,7 @@ class ExportRequest:
     onnx_quants: Sequence[str] = ()
     merge_base: str = "dequant"
     teacher: Teacher | Ensemble | None = None
+    teacher_inside: bool = False
     measured_quants: Sequence[QuantRow] = ()
 
     @property

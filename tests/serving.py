@@ -13,14 +13,19 @@ MARKUP = "<img src=x onerror=document.title='broken'> & Sons"
 
 
 class Served:
-    """A server on a free port, with its own tiny bundle or with ``bundle``."""
+    """A server on a free port, with its own tiny bundle or with ``bundle``.
 
-    def __init__(self, folder, *options, bundle=None, preexec=None, **environment):
+    ``before`` is called with the process before the server is ready.
+    """
+
+    def __init__(self, folder, *options, bundle=None, preexec=None, before=None, **environment):
         self.bundle = bundle or tiny_bundle(folder, titles=(*TITLES[:-1], MARKUP)).bundle.folder
         self.log = folder / "log"
         command = [PROGRAM, "serve", self.bundle, "--port", "0", "--threads", "1", *options]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, stderr=log, env={**os.environ, **environment}, preexec_fn=preexec)
+        if before:
+            before(self.process)
         self.address = json.loads(self.wait_for("address"))["address"]
         self.port = int(self.address.rsplit(":", 1)[1])
 

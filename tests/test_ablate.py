@@ -44,7 +44,7 @@ def test_every_variant_is_trained_and_in_the_table(tiny_run, tmp_path):
     table = (tmp_path / "r-ablation" / "ablation.md").read_text()
     assert all(name in table for name in VARIANTS)
     assert "**5 candidates (1 positive, 4 unseen negatives)**, 24 test users, means over 1 seeds" in table
-    assert report["setting"] == {"candidates": 5, "by_time": False}
+    assert report["setting"] == {"candidates": 5, "by_time": False, "repeats": False}
     assert all(row.difference or row.variant == FULL_METHOD for row in rows)
 
 

@@ -40,6 +40,7 @@ class Fake:
             name=name,
             items=SimpleNamespace(ids=ids, titles=[f"Title {n}" for n in range(ITEMS)]),
             trained=ITEMS,
+            repeats=False,
             prompt=SimpleNamespace(prefix=[0] * 7, max_history=50, format=PromptFormat()),
             manifest={
                 "model": {"file": "m.gguf", "quant": quant, "base": "tiny"},

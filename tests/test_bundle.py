@@ -57,20 +57,77 @@ def test_a_changed_file_is_refused_by_name(folder, name):
 
 
 @pytest.mark.parametrize("name", [*FILES, "manifest.json"])
-def test_a_missing_cut_or_linked_file_is_refused_by_name(folder, name, tmp_path):
+def test_a_missing_or_cut_file_and_a_folder_in_its_place_are_refused_by_name(folder, name):
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[: len(content) // 2])
     refused(folder, name, verify=False)
     (folder / name).unlink()
     refused(folder, f"{name} is missing")
     (folder / name).mkdir()
-    with pytest.raises((BundleError, IsADirectoryError)):
-        Bundle.open(folder)
-    if name != "manifest.json":
-        (folder / name).rmdir()
-        (tmp_path / "elsewhere").write_bytes(content)
-        (folder / name).symlink_to(tmp_path / "elsewhere")
-        refused(folder, f"{name} is missing")
+    refused(folder, f"{name} is no regular file")
+
+
+def link_all(folder, elsewhere):
+    """Move a bundle's files away and put relative links in their places, as a snapshot in a cache of blobs has them."""
+    elsewhere.mkdir()
+    for n, path in enumerate(sorted(folder.iterdir())):
+        path.rename(elsewhere / f"blob{n}")
+        path.symlink_to(Path("..") / elsewhere.name / f"blob{n}")
+
+
+def test_a_bundle_of_links_loads(folder, tmp_path):
+    link_all(folder, tmp_path / "blobs")
+    with Recommender.load(folder, threads=1) as recommender:
+        assert recommender.recommend(TITLES[:2], k=1).items
+
+
+@pytest.mark.parametrize("name", [*FILES, "manifest.json"])
+def test_a_link_that_leads_nowhere_or_to_no_file_says_so(folder, name, tmp_path):
+    path = folder / name
+    for target, words in (
+        ("../gone", "a link to ../gone, leads to nothing"),
+        (".", "a link to ., is no regular file"),
+        (name, "cannot be read"),  # to itself
+        ("/dev/zero", "is no regular file"),
+    ):
+        path.unlink()
+        path.symlink_to(target)
+        error = refused(folder, f"{name}, .*{words}|{name}.*{words}")
+        assert "cp -rL" in error.hint
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_link_brings_in_nothing_but_the_exported_file(folder, tmp_path, verify):
+    """Also where hashes are not asked for: the size alone would let another file in."""
+    path = folder / "catalog.json"
+    other = tmp_path / "secret"
+    other.write_bytes(path.read_bytes()[:-1] + b" ")
+    path.unlink()
+    path.symlink_to(other)
+    refused(folder, "wrong sha256", verify=verify)
+
+
+@pytest.mark.parametrize("name", ["catalog.json", "manifest.json"])
+def test_a_pipe_is_not_waited_for(folder, name):
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    refused(folder, "no regular file")
+
+
+def test_a_tokenizer_that_the_manifest_does_not_list_is_not_read(folder):
+    files = json.loads((folder / "manifest.json").read_text())["files"]
+    edit(folder / "manifest.json", files={name: facts for name, facts in files.items() if name != "tokenizer.json"})
+    with (
+        Recommender.load(folder, threads=1) as recommender,
+        pytest.raises(BundleError, match="does not list tokenizer"),
+    ):
+        recommender.recommend(["Purple Cactus"], allow_new=True)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"files": ' * 50_000])
+def test_json_nested_too_deep_is_refused(folder, text):
+    (folder / "manifest.json").write_text(text)
+    refused(folder, "nested too deep|not JSON")
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/b", "..", ".", "", "a\\b", "a\0b"])
@@ -114,7 +171,13 @@ def test_a_missing_bundle_is_reported(tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"ids": None}, {"titles": ["one"]}, {"popularity": "123"}, {"titles": [5] * len(TITLES)}],
+    [
+        {"ids": None},
+        {"titles": ["one"]},
+        {"popularity": "123"},
+        {"popularity": [-1] * len(TITLES)},
+        {"titles": [5] * len(TITLES)},
+    ],
 )
 def test_an_inconsistent_catalogue_is_refused(folder, changes):
     edit(folder / "catalog.json", **changes)
@@ -122,7 +185,17 @@ def test_an_inconsistent_catalogue_is_refused(folder, changes):
         _ = Bundle(folder, {"model": {"file": "x"}}).items
 
 
-@pytest.mark.parametrize("changes", [{"prefix": "abc"}, {"new_item": None}, {"max_history": "x"}, {"max_history": 0}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prefix": "abc"},
+        {"prefix": [float("inf")]},
+        {"new_item": None},
+        {"new_item": {"title_prefix": " ", "input_norm": float("nan"), "scale": 1.0}},
+        {"max_history": "x"},
+        {"max_history": 0},
+    ],
+)
 def test_an_invalid_prompt_is_refused(folder, changes):
     edit(folder / "prompt.json", **changes)
     with pytest.raises(BundleError, match="prompt.json"):

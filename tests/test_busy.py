@@ -138,7 +138,7 @@ def test_a_negative_number_is_refused(tiny_bundle):
         bench([tiny_bundle], Plan(["cold"], [1], busy=(0, -1)))
 
 
-def test_both_settings_are_compared_in_new_processes(tiny_bundle, tmp_path, monkeypatch, capfd):
+def test_the_settings_are_compared_in_new_processes(tiny_bundle, tmp_path, monkeypatch, capfd):
     for name in USER:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OMP_DISPLAY_ENV", "verbose")
@@ -149,7 +149,7 @@ def test_both_settings_are_compared_in_new_processes(tiny_bundle, tmp_path, monk
     made = json.loads(out.read_text())
     rows = made["rows"]
     assert {(r["setting"], r["workload"], r["busy"]) for r in rows} == {
-        (setting, workload, n) for setting in ("bounded", "default") for workload in ("cold", "step") for n in (0, 1)
+        (setting, workload, n) for setting in busy.SETTINGS for workload in ("cold", "step") for n in (0, 1)
     }
     assert all(len(r["samples_ms"]) == 4 for r in rows)
     assert made["bounded"]["GOMP_SPINCOUNT"] == "10000"

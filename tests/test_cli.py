@@ -80,7 +80,7 @@ def test_recommend_json_is_one_document(tiny_bundle, tmp_path):
 def test_candidates_and_new_titles(tiny_bundle):
     arguments = ["recommend", tiny_bundle, "--history", "Red River", "--candidates", "Blue Garden", "--json"]
     assert len(json.loads(run(*arguments).stdout)["items"]) == 1
-    refused = run(*arguments, "--candidates", "Purple Cactus")
+    refused = run(*arguments, "--candidates", "Purple Cactus", "--on-unknown", "refuse")
     assert refused.returncode == 2
     accepted = json.loads(run(*arguments, "--candidates", "Purple Cactus", "--allow-new").stdout)
     assert {"Purple Cactus", "Blue Garden (1964)"} == {item["title"] for item in accepted["items"]}
@@ -89,8 +89,10 @@ def test_candidates_and_new_titles(tiny_bundle):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["recommend", "BUNDLE", "--history", "Purple Cactus"], 2, "nearest"),
-        (["recommend", "BUNDLE"], 2, "history is empty"),
+        (["recommend", "BUNDLE", "--history", "Purple Cactus", "--on-unknown", "refuse"], 2, "nearest"),
+        (["recommend", "BUNDLE", "--on-unknown", "drop"], 2, "on_unknown is 'drop'"),
+        (["recommend", "BUNDLE", "--history", "\udcff"], 2, "no valid text"),
+        (["explain", "BUNDLE", "--history", "Purple Cactus"], 2, "nothing of the history"),
         (["recommend", "BUNDLE", "--history", "Red River", "-k", "0"], 2, "at least one"),
         (["recommend", "nothing.delrec", "--history", "x"], 6, "no bundle at nothing.delrec"),
         (["recommend", "BUNDLE", "--history-file", "nowhere.txt"], 8, "nowhere.txt"),

@@ -33,8 +33,6 @@ def run(*arguments):
 
 
 def test_table_on_stdout_latency_on_stderr(folder):
-    done = run(folder, "--history", "red mountain", "--history", "Winter, The Blue", "-k", 4)
-    assert done.returncode == 2, "an unknown title"
     done = run(folder, "--history", "red mountain", "--history", "blue winter", "-k", 4)
     assert done.returncode == 0, done.stderr
     assert sum(title in done.stdout for title in TITLES) == 4
@@ -76,8 +74,39 @@ def test_a_history_file_that_is_not_text_is_refused(folder, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_the_nearest_titles_are_offered(folder):
-    done = run(folder, "--history", "Golden Gardn of Eden")
-    assert done.returncode == 2
-    assert "no item is called 'Golden Gardn of Eden'" in done.stderr
-    assert "Golden Garden (1972)" in done.stderr
+def test_what_the_catalogue_lacks_is_left_out_and_named_with_the_nearest_titles(folder):
+    lacking = ["--history", "Golden Gardn of Eden", "--history", "id:gone", "--exclude", "id:sold"]
+    done = run(folder, "--history", TITLES[3], *lacking, "-k", 4, "--json")
+    assert done.returncode == 0
+    answer = json.loads(done.stdout)
+    assert [(s["given"], s["where"]) for s in answer["skipped"]] == [
+        ("Golden Gardn of Eden", "history"),
+        ("id:gone", "history"),
+        ("id:sold", "exclude"),
+    ]
+    assert "left out of history: 2, 'Golden Gardn of Eden', 'id:gone'" in done.stderr
+    assert "nearest to 'Golden Gardn of Eden': 'Golden Garden (1972)'" in done.stderr
+    assert json.loads(run(folder, "--history", TITLES[3], "-k", 4, "--json").stdout)["items"] == answer["items"]
+    refused = run(folder, "--history", "Golden Gardn of Eden", "--on-unknown", "refuse")
+    assert refused.returncode == 2
+    assert "no item is called 'Golden Gardn of Eden'" in refused.stderr
+    assert "Golden Garden (1972)" in refused.stderr
+
+
+def test_without_a_history_the_most_popular_are_shown_and_marked(folder):
+    done = run(folder, "-k", 3, "--json")
+    assert done.returncode == 0
+    answer = json.loads(done.stdout)
+    assert (answer["basis"], [item["title"] for item in answer["items"]]) == ("popularity", TITLES[:3])
+    assert "the most popular items" in done.stderr
+
+
+def test_the_history_is_included_where_asked_and_the_excluded_never(folder):
+    options = ["--history", TITLES[0], "--candidates", TITLES[0], "--candidates", TITLES[1], "--json"]
+
+    def ranked(*more):
+        return {item["title"] for item in json.loads(run(folder, *options, *more).stdout)["items"]}
+
+    assert ranked() == ranked("--include-history") == set(TITLES[:2])
+    assert ranked("--exclude-history") == {TITLES[1]}
+    assert ranked("--exclude", TITLES[1], "--include-history") == {TITLES[0]}

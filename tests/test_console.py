@@ -112,3 +112,14 @@ def test_a_title_that_the_encoding_of_the_output_lacks_is_escaped(monkeypatch):
     monkeypatch.setattr("sys.stdout", out)
     Console("json").result({"title": "Misérables, Les"})
     assert out.buffer.getvalue() == b'{\n  "title": "Mis\\u00e9rables, Les"\n}\n'
+
+
+def test_a_title_cannot_move_the_cursor_or_turn_the_writing(capsys):
+    hostile = "\x1b[2J\x1b]0;x\x07 \x9b31m \u202e \r\b"
+    console = Console()
+    console.say(f"new item: {hostile}")
+    console.heading(hostile)
+    console.result(None, [(f"A {hostile}",)], ("title",))
+    printed = capsys.readouterr()
+    assert not set(printed.out + printed.err) & set("\x1b\x07\x9b\u202e\r\b")
+    assert "new item: \N{REPLACEMENT CHARACTER}[2J" in printed.err

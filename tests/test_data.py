@@ -217,7 +217,7 @@ def test_a_csv_file_with_other_column_names(tmp_path):
     (tmp_path / "items.csv").write_text("sku,name\n" + "".join(f's{n},"Lamp, small {n}"\n' for n in range(4)))
     columns = parse_columns("user=uid, item=sku,time=ts,title=name")
     log, titles = read_interactions(tmp_path / "log.csv", columns), read_titles(tmp_path / "items.csv", columns)
-    with pytest.raises(DataError, match="0 unseen items"):
+    with pytest.raises(DataError, match="every item, so there are no unseen items"):
         prepare_tables("shop", log, titles, tmp_path / "out", Settings(2, 2, 1))
     data = build_dataset("shop", log, titles, 2)
     assert data.catalog.titles[0] == "Lamp, small 0"

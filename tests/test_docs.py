@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from delrec_lite.runtime.retriever import Retriever
 from delrec_lite.teacher_kinds.registry import TEACHERS
 
 DOCS = Path(__file__).parents[1] / "docs"
+
+
+sys.path.append(str(DOCS))  # one script imports another
 
 
 def script(name):

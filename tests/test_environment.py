@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from delrec_lite.environment import flag
+from delrec_lite.environment import flag, folder, number, text
+from delrec_lite.errors import UsageError
+from delrec_lite.files import cache_folder
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("delrec_lite", "export", "bench")
 SOURCES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 SWITCHES = ("DELREC_DEBUG", "DELREC_OFFLINE")
-OFF, ON = ("", "0", "false", "False", "NO", "off", " 0 "), ("1", "true", "yes", "ON", "2")
+OFF, ON = ("", "0", "false", "False", "NO", "off", "None", "n", " 0 "), ("1", "true", "yes", "ON", "2")
 
 
 @pytest.mark.parametrize("name", SWITCHES)
@@ -31,11 +33,56 @@ def test_a_switch_means_the_same_everywhere(name, monkeypatch):
 
 
 def test_every_switch_is_read_by_flag():
-    text = {path: path.read_text(encoding="utf-8") for path in SOURCES}
-    switches = {name for source in text.values() for name in re.findall(r'flag\("(DELREC_\w+)"\)', source)}
+    sources = [path.read_text(encoding="utf-8") for path in SOURCES]
+    switches = {name for source in sources for name in re.findall(r'flag\("(DELREC_\w+)"\)', source)}
     assert switches == set(SWITCHES)
-    read = {name for source in text.values() for name in re.findall(r'environ[^\n]*"(DELREC_\w+)"', source)}
-    assert read == {"DELREC_CACHE"}, "a folder, not a switch"
+
+
+# Reads one variable; neither sets one nor copies them all for a child process.
+READS = re.compile(r"environ\.get\(|getenv\(|environ\[[^\]]+\](?! =)|in os\.environ\b(?!\.)")
+
+
+def test_every_variable_is_read_in_one_module():
+    """Where rubbish is refused, spaces are ignored and off means off."""
+    assert all(map(READS.search, ["x = os.environ['A']", "os.getenv('A')", "if 'A' in os.environ:"]))
+    assert not any(map(READS.search, ["os.environ['A'] = '1'", "{**os.environ}", "for n, v in os.environ.items():"]))
+    reading = {path.relative_to(ROOT).as_posix() for path in SOURCES if READS.search(path.read_text(encoding="utf-8"))}
+    assert reading == {"delrec_lite/environment.py"}
+
+
+@pytest.mark.parametrize("value", ["two", "-1", "1.5", "0", "1e3"])
+def test_a_number_that_is_none_is_refused(monkeypatch, value):
+    monkeypatch.setenv("WORLD_SIZE", value)
+    with pytest.raises(UsageError, match="WORLD_SIZE is") as raised:
+        number("WORLD_SIZE", 1, least=1)
+    assert "whole number" in raised.value.hint
+
+
+def test_numbers_texts_and_folders(monkeypatch):
+    for value, expected in (("", 1), (" ", 1), ("2", 2), (" 3\n", 3)):
+        monkeypatch.setenv("WORLD_SIZE", value)
+        assert number("WORLD_SIZE", 1) == expected
+    monkeypatch.setenv("HOME", "/home/of-a-user")
+    for value, expected in (("", None), ("~/cache", Path("/home/of-a-user/cache")), (" /data ", Path("/data"))):
+        monkeypatch.setenv("DELREC_CACHE", value)
+        assert folder("DELREC_CACHE") == expected
+        assert text("DELREC_CACHE") == value.strip()
+    monkeypatch.setenv("DELREC_CACHE", "~no-such-user-at-all/cache")
+    with pytest.raises(UsageError, match="no home folder"):
+        folder("DELREC_CACHE")
+
+
+def test_an_empty_cache_variable_is_none(monkeypatch):
+    monkeypatch.setenv("DELREC_CACHE", " ")
+    assert cache_folder().name == "delrec-lite"
+
+
+def test_a_launcher_with_rubbish_is_one_line(monkeypatch):
+    from delrec_lite.processes import join
+
+    monkeypatch.setenv("WORLD_SIZE", "many")
+    with pytest.raises(UsageError, match="WORLD_SIZE is 'many'"):
+        join()
 
 
 @pytest.mark.parametrize(("value", "shown"), [("1", True), ("0", False), ("false", False)])

@@ -74,6 +74,8 @@ def test_the_top_item_matters_more_than_a_random_one(recommender):
 def test_bad_requests_are_refused(recommender):
     with pytest.raises(UsageError, match="empty"):
         explain(recommender, [])
+    with pytest.raises(UsageError, match="nothing of the history is in the catalogue"):
+        explain(recommender, ["Zzz"])
     with pytest.raises(UsageError, match="no item is called"):
         explain(recommender, [TITLES[0]], "Zzz")
     with pytest.raises(UsageError, match="whole catalogue"):

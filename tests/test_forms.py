@@ -265,8 +265,10 @@ def test_candidate_sets_for_training():
         assert len(set(chosen.tolist())) == 6
         assert len(set(chosen.tolist()) & set(window.tolist())) == 1
     assert len(set(next_item.places.tolist())) > 3, "the answer would be known by its place"
-    with pytest.raises(DataError, match="unseen"):
-        Sampler(12, 6, 0).next_item(0, [np.arange(10)])
+    every = Sampler(12, 6, 0).next_item(0, [np.arange(12)])  # of a user who had every item
+    assert len(set(every.candidates[0].tolist())) == 6
+    with pytest.raises(DataError, match="has 5 items, 6 candidates are needed"):
+        Sampler(5, 6, 0).next_item(0, [np.arange(5)])
 
 
 def test_pattern_simulating_has_the_first_ten_of_the_teacher():

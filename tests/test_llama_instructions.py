@@ -71,6 +71,6 @@ def test_it_is_checked_before_it_starts(monkeypatch, tiny_bundle):
     monkeypatch.setattr(llama_cpp, "llama_backend_init", lambda: pytest.fail("started"))
     monkeypatch.setattr(llama_cpp.llama_cpp._lib, "ggml_cpu_has_avx2", lambda: 1, raising=False)
     monkeypatch.setattr(machine, "cpu_features", lambda: ("f16c", "fma"))
-    for load in (lambda: open_engine(Bundle.open(tiny_bundle)), lambda: verify(tiny_bundle)):
+    for load in (lambda: open_engine(Bundle.open(tiny_bundle)), lambda: verify(tiny_bundle, isolated=False)):
         with pytest.raises(MissingPackageError, match="compiled for avx2"):
             load()

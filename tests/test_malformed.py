@@ -8,7 +8,6 @@ import sys
 import pytest
 
 from delrec_lite.errors import BundleError
-from delrec_lite.files import sha256_of
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.gguf.checks import check_gguf
 from delrec_lite.runtime.manifest import MANIFEST
@@ -54,8 +53,9 @@ def test_an_empty_file_and_files_of_other_formats_are_refused(tmp_path, intact):
 
 
 def test_the_manifest_and_the_file_must_agree(bundle):
-    with pytest.raises(BundleError, match="its manifest says 'gemma3_text'"):
-        check_gguf(bundle / MODEL, "gemma3_text")
+    for architecture in ("gemma3_text", [], {}, 5):
+        with pytest.raises(BundleError, match="its manifest says"):
+            check_gguf(bundle / MODEL, architecture)
 
 
 # Flips one bit of the header at a time, in a process of its own, and loads each file that passes the check.
@@ -127,19 +127,4 @@ def test_a_manifest_cannot_reach_outside(bundle, tmp_path, name):
     manifest["files"][name] = {"sha256": "0" * 64, "bytes": 1}
     (copy / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match="not a plain file name"):
-        Bundle.open(copy)
-
-
-def test_a_link_is_not_followed(bundle, tmp_path):
-    copy = tmp_path / "b"
-    copy.mkdir()
-    for file in bundle.iterdir():
-        (copy / file.name).write_bytes(file.read_bytes())
-    outside = tmp_path / "outside.json"
-    (copy / "catalog.json").rename(outside)
-    (copy / "catalog.json").symlink_to(outside)
-    assert (
-        sha256_of(copy / "catalog.json") == json.loads((copy / MANIFEST).read_text())["files"]["catalog.json"]["sha256"]
-    )
-    with pytest.raises(BundleError, match="is missing"):
         Bundle.open(copy)

@@ -46,7 +46,7 @@ def test_the_bundle_contains_the_matrix_and_new_titles_use_it(tiny_base, tmp_pat
     with Recommender.load(path, threads=1) as recommender:
         title = dataset().catalog.titles[3]
         _, output = recommender.new_item(title)
-        ids = recommender._tokenizer.encode(" " + title, add_special_tokens=False).ids
+        ids = recommender._new_items.tokenizer.encode(" " + title, add_special_tokens=False).ids
         vector = recommender.engine.token_vector(ids)
         assert output == pytest.approx(vector @ matrix[:-1].astype(np.float32) + matrix[-1], abs=1e-3)
         new = recommender.recommend([title], candidates=["Silver Comet", *dataset().catalog.titles[:3]], allow_new=True)

@@ -139,6 +139,12 @@ def test_recipes_of_the_package_are_read_and_written_the_same(tmp_path):
         ("name: ../x", "name"),
         ("[1, 2]", "no recipe"),
         ("name: [", "not valid YAML"),
+        ("name: x\ncreated: 2024-13-45", "not valid YAML"),
+        ("[" * 5000, "not valid YAML"),
+        ("name: ..", "file.yaml: name"),
+        ("name: .", "file.yaml: name"),
+        ("name: ../elsewhere", "file.yaml: name"),
+        ("name: !!python/object/apply:os.system [id]", "not valid YAML"),
         ("name: x\nteacher: {kind: bert}", "teacher.kind"),
         ("name: x\nteacher: {kind: [caser, caser]}", "twice"),
         ("name: x\nteacher: {kind: []}", "teacher.kind"),
@@ -153,6 +159,13 @@ def test_recipes_of_the_package_are_read_and_written_the_same(tmp_path):
 def test_a_wrong_recipe_is_refused_by_key(text, words):
     with pytest.raises(ConfigError, match=words):
         parse(text, "file.yaml")
+
+
+def test_a_few_lines_that_stand_for_gigabytes_are_refused_in_one():
+    levels = [f"k{n}: &k{n} [{', '.join([f'*k{n - 1}'] * 10)}]" for n in range(1, 10)]
+    with pytest.raises(ConfigError, match="unknown key|name") as raised:
+        parse("\n".join(["k0: &k0 [x, x]", *levels, "name: *k9"]), "file.yaml")
+    assert len(raised.value.message + raised.value.hint) < 500
 
 
 def test_keys_depend_on_every_part():

@@ -3,7 +3,6 @@
 import ctypes
 import json
 import re
-import sys
 
 import numpy as np
 import pytest
@@ -123,16 +122,17 @@ def test_verify_opens_every_model_and_checks_its_answers(copy):
         verify(copy, 1)
 
 
-def test_verify_names_the_models_that_it_cannot_open(copy, monkeypatch):
+def test_verify_names_the_models_that_it_cannot_open(copy, tmp_path, monkeypatch):
     from delrec_lite.errors import MissingPackageError
 
-    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    monkeypatch.syspath_prepend(tmp_path)  # models are opened in a child process, which has this path too
+    (tmp_path / "llama_cpp.py").write_text("raise ImportError")
     checked = verify(copy, 1)
     assert checked.models == [name for name in FILES if name.endswith("onnx")]
     assert set(checked.unopened) == {name for name in FILES if name.endswith("gguf")}
     output = CliRunner().invoke(app, ["verify", str(copy), "--threads", "1"]).stdout
     assert "needs llama-cpp-python, which is not installed" in " ".join(output.split())
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    (tmp_path / "onnxruntime.py").write_text("raise ImportError")
     with pytest.raises(MissingPackageError):
         verify(copy, 1)
 

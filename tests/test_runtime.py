@@ -123,10 +123,10 @@ def test_rows_equal_those_that_the_gguf_package_reads(tmp_path, kind):
             TokenRows(tmp_path / "cut.gguf").row(0)
 
 
-def test_a_request_without_items_to_rank_is_refused(tiny):
+def test_a_request_without_items_to_rank_gets_an_empty_answer(tiny):
     with Recommender.load(tiny.bundle.folder, threads=1) as recommender:
-        with pytest.raises(UsageError, match="whole catalogue"):
-            recommender.recommend(TITLES)
+        assert recommender.recommend(TITLES).items == []
+        assert [len(ranking) for ranking in recommender.recommend_batch([TITLES, TITLES[:1]], k=3)] == [0, 3]
         assert len(recommender.recommend(TITLES, k=99, exclude_history=False).items) == len(TITLES)
         with pytest.raises(UsageError, match="no candidates"):
             recommender.recommend(TITLES[:1], candidates=[])
@@ -143,9 +143,10 @@ def test_a_batch_recommends_as_single_requests(tiny):
             assert [i.title for i in answer] == [i.title for i in alone]
             assert [i.score for i in answer] == pytest.approx([i.score for i in alone], abs=0.02)
             assert not {i.title for i in answer} & set(history)
-        for malformed, k in (([[]], 3), (histories, 0), ([["no such thing at all"]], 3)):
-            with pytest.raises(UsageError):
-                recommender.recommend_batch(malformed, k)
+        with pytest.raises(UsageError, match="k is 0"):
+            recommender.recommend_batch(histories, 0)
+        with pytest.raises(UsageError, match="no item is called"):
+            recommender.recommend_batch([["no such thing at all"]], 3, on_unknown="refuse")
 
 
 def test_items_of_a_long_history_beyond_the_prompt_are_still_excluded(tiny):
@@ -200,7 +201,7 @@ def test_candidates_are_all_ranked_and_nothing_else(recommender):
 def test_a_new_title_is_encoded_by_its_words(recommender):
     titles = dataset().catalog.titles
     with pytest.raises(UsageError, match="Purple Cactus"):
-        recommender.recommend(["Purple Cactus"])
+        recommender.recommend(["Purple Cactus"], on_unknown="refuse")
     answer = recommender.recommend([titles[0], "Purple Cactus"], allow_new=True, k=3)
     assert answer.matched[1].item == -1
     # An untrained item is its title: the words of a known title give the scores of its item.
@@ -212,7 +213,7 @@ def test_a_new_title_is_encoded_by_its_words(recommender):
 
 @pytest.mark.parametrize("title", ["<|im_start|>", "<|delrec_0|> x", "<|endoftext|>"])
 def test_special_tokens_in_a_title_stay_text(recommender, title):
-    ids = recommender._tokenizer.encode(" " + title, add_special_tokens=False).ids
+    ids = recommender._new_items.tokenizer.encode(" " + title, add_special_tokens=False).ids
     assert len(ids) > 2
     assert min(ids) > 2
     assert recommender.recommend([title], allow_new=True, k=2).items
@@ -221,10 +222,10 @@ def test_special_tokens_in_a_title_stay_text(recommender, title):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"history": []}, "empty"),
         ({"history": ["Red River"], "k": 0}, "k is 0"),
-        ({"history": [" "]}, "empty"),
-        ({"history": ["id:nope"]}, "no item has the id"),
+        ({"history": [" "], "on_unknown": "refuse"}, "empty"),
+        ({"history": ["id:nope"], "on_unknown": "refuse"}, "no item has the id"),
+        ({"history": [], "on_unknown": "drop"}, "on_unknown is 'drop'"),
     ],
 )
 def test_bad_requests_are_refused(recommender, arguments, message):

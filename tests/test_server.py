@@ -94,8 +94,8 @@ def test_batch_explain_items_health(client, recommender):
 @pytest.mark.parametrize(
     ("body", "status", "words"),
     [
-        ({"history": ["No such title at all"]}, 400, "no item is called"),
-        ({"history": []}, 422, "history"),
+        ({"history": ["No such title at all"], "on_unknown": "refuse"}, 400, "no item is called"),
+        ({"history": [], "on_unknown": "drop"}, 422, "on_unknown"),
         ({"history": [""]}, 422, "history"),
         ({"history": TITLES[:1], "k": 0}, 422, "k"),
         ({"history": TITLES[:1], "k": "5"}, 422, "k"),
@@ -120,7 +120,7 @@ def test_bodies_are_limited_with_and_without_a_length(client):
     assert answer.status_code == 413
     answer = client.post("/v1/recommend", content=(b"x" * 100_000 for _ in range(BODY_BYTES // 100_000 + 1)))
     assert answer.status_code == 413
-    assert client.post("/v1/recommend", content=b"{").status_code == 422
+    assert client.post("/v1/recommend", content=b"{", headers={"Content-Type": "application/json"}).status_code == 422
     assert client.get("/nothing").status_code == 404
     assert client.get("/v1/recommend").status_code == 405
 

@@ -51,7 +51,7 @@ def test_the_table_of_a_run(evaluated):
     compared = {(c["model"], c["against"]) for c in report["comparisons"]}
     assert {(exported, "SASRec"), (TRAINED, "Caser"), (FUSED, ALL_TEACHERS), (exported_fused, "SASRec")} <= compared
     assert {row["model"] for row in report["segments"]} == set(names)
-    assert report["setting"] == {"candidates": 5, "by_time": False}
+    assert report["setting"] == {"candidates": 5, "by_time": False, "repeats": False}
     table = (run.folder / "table.md").read_text()
     assert "**5 candidates (1 positive, 4 unseen negatives)**, 24 test users" in table
     assert "**5 candidates, expected over all candidate sets**" in table

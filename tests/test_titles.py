@@ -110,7 +110,7 @@ def test_a_new_title_is_read_by_its_words(exported, recommender):
     assert words + recommender.bundle.prompts.separator == recommender.bundle.prompts.item(4)
     np.testing.assert_allclose(recommender.engine.scores([[3, words]]), recommender.scores([[3, 4]]), atol=1e-3)
     with pytest.raises(UsageError, match="no item is called"):
-        recommender.recommend([TITLES[3], "Violet Forest of Tomorrow"])
+        recommender.recommend([TITLES[3], "Violet Forest of Tomorrow"], on_unknown="refuse")
     answer = recommender.recommend(
         [TITLES[3], "Violet Forest of Tomorrow"], allow_new=True, candidates=["Grey Sea", TITLES[5]]
     )

@@ -10,7 +10,9 @@ from typer.testing import CliRunner
 from delrec_lite import machine
 from delrec_lite.cli.app import app
 from delrec_lite.errors import BundleError
+from delrec_lite.runtime import isolated
 from delrec_lite.runtime.golden import FILE, read_golden
+from delrec_lite.runtime.isolated import Limits
 from delrec_lite.runtime.verify import _agreement, verify
 from tests.conftest import export_tiny
 from tests.tiny import ITEMS
@@ -142,3 +144,39 @@ def test_a_changed_file_is_named(tiny_bundle):
     path.write_bytes(data)
     with pytest.raises(BundleError, match="model-f16.gguf"):
         verify(tiny_bundle)
+
+
+@pytest.mark.parametrize(
+    ("code", "limits", "words"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSEGV)", Limits(1 << 40), r"crashed its engine \(SIGSEGV\)"),
+        ("os.abort()", Limits(1 << 40), r"crashed its engine \(SIGABRT\)"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", Limits(1 << 40), "when memory is used up"),
+        ("time.sleep(60)", Limits(1 << 40, 0.5), "no answer within 0.5 s"),
+        ("resource.setrlimit(resource.RLIMIT_CPU, (1, 2))\nwhile True: pass", Limits(1 << 40, 9), "of each core"),
+        ("sys.exit(3)", Limits(1 << 40), "exit code 3"),
+        ("", Limits(1 << 40), "gave no answers"),
+    ],
+)
+def test_a_model_that_crashes_or_hangs_its_engine_is_one_clear_line(tiny_bundle, monkeypatch, code, limits, words):
+    monkeypatch.setattr(isolated, "CHILD", f"import os, resource, signal, sys, time\n{code}")
+    with pytest.raises(BundleError, match=f"model-f16.gguf.*{words}") as raised:
+        verify(tiny_bundle, 1, limits=limits)
+    assert "\n" not in raised.value.message
+    assert "do not serve it" in raised.value.hint
+
+
+def test_a_model_that_takes_too_much_memory_is_one_clear_line(tiny_bundle):
+    with pytest.raises(BundleError, match="needs more than 0.0 GB of memory|crashed its engine|cannot load"):
+        verify(tiny_bundle, 1, limits=Limits(1 << 20))
+
+
+def test_answers_of_another_form_are_refused(tiny_bundle, monkeypatch):
+    code = "import json, sys, numpy\nnumpy.save(json.load(sys.stdin)['results'] + '/scores.npy', numpy.zeros(3))"
+    monkeypatch.setattr(isolated, "CHILD", code)
+    with pytest.raises(BundleError, match="answers of another form"):
+        verify(tiny_bundle, 1)
+
+
+def test_a_child_process_answers_as_this_one_does(tiny_bundle):
+    assert verify(tiny_bundle, 1).answers == verify(tiny_bundle, 1, isolated=False).answers

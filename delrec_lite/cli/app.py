@@ -12,6 +12,7 @@ import typer
 from delrec_lite.environment import drop_unusable_sizes, flag
 from delrec_lite.errors import DelrecError, MissingPackageError, StorageError, install_line
 from delrec_lite.files import ensure_home
+from delrec_lite.server.signals import restore_interrupt
 from delrec_lite.spinning import set_for_process
 from delrec_lite.version import __version__
 
@@ -72,6 +73,7 @@ for _verb in VERBS:
 
 def main() -> None:
     """Run the command line; every error becomes one clear line, with a traceback only under DELREC_DEBUG=1."""
+    restore_interrupt()  # a server's signals were caught before, see delrec_lite.cli
     set_for_process()  # before torch loads its OpenMP runtime
     drop_unusable_sizes()
     for stream in (sys.stdout, sys.stderr):

@@ -19,28 +19,35 @@ def _group() -> None:
 @catalog.command(epilog=EXAMPLE)
 def add(
     bundle: Annotated[Path, typer.Argument(help="The bundle folder, NAME.delrec.")],
-    items: Annotated[Path, typer.Argument(help="The new items with id and title: CSV, TSV, Parquet or RecBole.")],
+    items: Annotated[
+        Path, typer.Argument(help="The new items with id and title: CSV, TSV, JSON Lines, Parquet or RecBole.")
+    ],
     columns: Annotated[str, typer.Option(help="Your column names, such as `item=sku,title=name`.")] = "",
     text_columns: Annotated[
         str, typer.Option(help="Columns of side text, those that the data set was prepared with.")
     ] = "",
     out: Annotated[Path | None, typer.Option(help="The bundle to write; default: replace BUNDLE.")] = None,
     on_bad_row: Annotated[str, typer.Option(help="refuse or drop malformed rows.")] = "refuse",
+    keep_na: Annotated[
+        bool, typer.Option("--keep-na", help="Take words such as NULL, None and nan as ids and titles.")
+    ] = False,
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
     """Add items by their titles, so that they can be recommended. A running server loads them on SIGHUP."""
     from delrec_lite.data.badrows import BadRows, parse_policy
-    from delrec_lite.data.readers import parse_columns, parse_text_columns, read_texts, read_titles
+    from delrec_lite.data.readers import parse_columns, parse_text_columns, read_items
+    from delrec_lite.data.tables import Layout
     from delrec_lite.runtime.additions import add_items
 
     console = make_console(json_output, quiet)
     bad = BadRows(parse_policy(on_bad_row))
     names, text_names = parse_columns(columns), parse_text_columns(text_columns)
-    new = read_titles(items, names, bad)
-    texts = read_texts(items, text_names, names) if text_names else {}
+    new, texts = read_items(items, text_names, names, bad, Layout(keep_na=keep_na))
     for malformed in bad.files:
         console.say(f"  dropped: {malformed}")
+    for note in bad.notes:
+        console.say(f"  {note}")
     added = add_items(bundle, new, out, texts)
     shown = str(out or bundle)
     data = {"folder": shown, "added": added.titles, "items": added.items, "known": added.known}

@@ -1,18 +1,32 @@
 """Options that several verbs share, and their console."""
 
 import logging
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from delrec_lite.console import Console
+
+if TYPE_CHECKING:
+    from delrec_lite.runtime.resolving import Skipped
+
+# Skipped titles whose nearest ones are looked for, and those that are named.
+MOST_NEAREST, MOST_NAMED = 3, 10
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 QuantOption = Annotated[
     str | None, typer.Option("--quant", help="Quantisation, of a bundle with several; default: the first.")
 ]
 FusedFlag = Annotated[
-    bool, typer.Option("--fused", help="Combine with the teacher's scores; the weight was chosen on validation users.")
+    bool | None,
+    typer.Option(
+        "--fused/--alone",
+        help="Combine with the teacher's scores, by the weight that validation users chose; default: as trained.",
+    ),
+]
+UnknownOption = Annotated[
+    str, typer.Option("--on-unknown", help="skip (and name) ids and titles that the catalogue lacks, or refuse them.")
 ]
 QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 
@@ -26,3 +40,21 @@ def make_console(json_output: bool = False, quiet: bool = False) -> Console:
     """The console of a command; where it is quiet, so are the library's warnings."""
     logging.getLogger("delrec_lite").setLevel(logging.ERROR if quiet and not json_output else logging.NOTSET)
     return Console("json" if json_output else "quiet" if quiet else "human")
+
+
+def say_skipped(console: Console, skipped: "Sequence[Skipped]", nearest: Callable[[str], list[str]]) -> None:
+    """Say what the catalogue lacks, with the titles that are nearest to the first ones.
+
+    Args:
+        console: Of the command.
+        skipped: Of the answer.
+        nearest: Gives the nearest titles of some words.
+    """
+    for where in dict.fromkeys(item.where for item in skipped):
+        given = [item.given for item in skipped if item.where == where]
+        names = ", ".join(map(repr, given[:MOST_NAMED]))
+        more = f" and {len(given) - MOST_NAMED} more" if len(given) > MOST_NAMED else ""
+        console.say(f"not in the catalogue, left out of {where}: {len(given)}, {names}{more}")
+    titles = [item.given for item in skipped if item.given.strip() and not item.given.startswith("id:")]
+    for title in titles[:MOST_NEAREST]:
+        console.say(f"  nearest to {title!r}: {', '.join(map(repr, nearest(title)))}; as a new item: --allow-new")

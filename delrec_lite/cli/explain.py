@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from delrec_lite.cli.common import JsonFlag, QuietFlag, make_console
+from delrec_lite.cli.common import JsonFlag, QuietFlag, UnknownOption, make_console, say_skipped
 
 EXAMPLE = 'Example: `delrec-lite explain my.delrec --history "Toy Story" --history "Alien" --item "The Matrix"`'
 
@@ -19,6 +19,7 @@ def explain(
     allow_new: Annotated[
         bool, typer.Option(help="Accept unknown titles as new items, represented by their words.")
     ] = False,
+    on_unknown: UnknownOption = "skip",
     faithfulness: Annotated[
         bool,
         typer.Option(
@@ -39,8 +40,10 @@ def explain(
     from delrec_lite.runtime import explain as runtime_explain
     from delrec_lite.runtime.held_out import held_out
     from delrec_lite.runtime.recommender import Recommender
+    from delrec_lite.runtime.resolving import check_policy
 
     console = make_console(json_output, quiet)
+    policy = check_policy(on_unknown)
     with Recommender.load(bundle, threads) as recommender:
         if faithfulness:
             histories = held_out(recommender.bundle, data).split.histories[:users]
@@ -54,7 +57,8 @@ def explain(
             ]
             console.result(asdict(summary), rows, ("faithfulness", bundle.name))
             return
-        explanation = runtime_explain.explain(recommender, history or [], item, allow_new)
+        explanation = runtime_explain.explain(recommender, history or [], item, allow_new, policy)
+        say_skipped(console, explanation.skipped, recommender.nearest)
     place = f"number {explanation.rank}" if explanation.rank else "in the history"
     console.say(f"{explanation.title}: {place}, {explanation.probability:.1%}, because of")
     ordered = sorted(explanation.contributions, key=lambda c: -c.weight)

@@ -25,13 +25,17 @@ def prepare(
         str, typer.Option(help="leave-one-out, or chronological: 8:1:1 by time, cut at the same times for all users.")
     ] = "leave-one-out",
     interactions: Annotated[
-        Path | None, typer.Option(help="Your own log: CSV, TSV, Parquet or a RecBole .inter file.")
+        Path | None,
+        typer.Option(help="Your own log: CSV, TSV, JSON Lines, Parquet or a RecBole .inter file; - is standard input."),
     ] = None,
     items: Annotated[
         Path | None, typer.Option(help="Your own item list with id and title, in any of these formats.")
     ] = None,
     columns: Annotated[
-        str, typer.Option(help="Your column names, such as `user=uid,item=sku,time=ts,title=name`.")
+        str,
+        typer.Option(
+            help="Your column names, such as `user=uid,item=sku,time=ts,title=name`; with --no-header their numbers."
+        ),
     ] = "",
     text_columns: Annotated[
         str,
@@ -40,21 +44,40 @@ def prepare(
     on_bad_row: Annotated[
         str, typer.Option(help="refuse or drop malformed rows; both report their number and the first few.")
     ] = "refuse",
+    keep_na: Annotated[
+        bool, typer.Option("--keep-na", help="Take words such as NULL, None and nan as ids and titles.")
+    ] = False,
+    separator: Annotated[
+        str,
+        typer.Option(help="Of the fields of text files, such as `;`, `tab` or `::`; default: found in the first line."),
+    ] = "",
+    no_header: Annotated[
+        bool, typer.Option("--no-header", help="The first line is a row: columns have numbers, `user=1,item=2,time=3`.")
+    ] = False,
+    duplicates: Annotated[
+        str,
+        typer.Option(help="Of a user's rows with one item: keep all, the first, the last, or one of consecutive ones."),
+    ] = "keep",
+    repeats: Annotated[
+        bool | None,
+        typer.Option(
+            "--repeats/--no-repeats",
+            help="Whether an item that a user had before may be the next one; default: if that is usual in the log.",
+        ),
+    ] = None,
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
     """Make titles readable, apply the k-core, split, and sample the candidate sets once."""
     from delrec_lite.data.badrows import BadRows, parse_policy
+    from delrec_lite.data.checks import Checks
+    from delrec_lite.data.duplicates import parse_duplicates
     from delrec_lite.data.prepare import drop_untitled, prepare_tables
     from delrec_lite.data.prepare import prepare as prepare_pulled
-    from delrec_lite.data.readers import (
-        parse_columns,
-        parse_text_columns,
-        read_interactions,
-        read_texts,
-        read_titles,
-    )
+    from delrec_lite.data.readers import parse_columns, parse_text_columns, read_interactions, read_items
+    from delrec_lite.data.sources import is_stdin
     from delrec_lite.data.store import Settings, dataset_files, parse_split
+    from delrec_lite.data.tables import Layout
     from delrec_lite.errors import UsageError
     from delrec_lite.files import check_folder
     from delrec_lite.hub.pull import pull
@@ -63,25 +86,52 @@ def prepare(
     console = make_console(json_output, quiet)
     folder = out or Path("data") / name
     check_folder(folder, "data set", dataset_files)  # before minutes of reading, not after
-    rule, bad, untitled = parse_split(split), BadRows(parse_policy(on_bad_row)), 0
+    bad, untitled, checks = BadRows(parse_policy(on_bad_row)), 0, Checks()
     text_names = parse_text_columns(text_columns)
+    settings = Settings(k_core, candidates, seed, parse_split(split), text_names, parse_duplicates(duplicates), repeats)
     if (interactions is None) != (items is None):
         raise UsageError("--interactions and --items go together", "give both: the log, and the titles of its items")
     if interactions is not None and items is not None:
-        names = parse_columns(columns)
-        log, titles = read_interactions(interactions, names, bad=bad), read_titles(items, names, bad)
+        if is_stdin(interactions) and is_stdin(items):
+            raise UsageError("--interactions and --items are both standard input", "give one of them as a file")
+        names, layout = parse_columns(columns), Layout(separator, not no_header, keep_na)
+        log = read_interactions(interactions, names, bad=bad, layout=layout)
+        titles, texts = read_items(items, text_names, names, bad, layout)
         for malformed in bad.files:
             console.say(f"  dropped: {malformed}")
         if bad.policy == "drop":
             log, untitled = drop_untitled(log, titles)
             if untitled:
                 console.say(f"  dropped: {untitled} interactions with items that have no title")
-        texts = read_texts(items, text_names, names) if text_names else {}
-        settings = Settings(k_core, candidates, seed, rule, text_names)
-        dataset = prepare_tables(name, log, titles, folder, settings, console, texts)
+        checks.notes += bad.notes
+        dataset = prepare_tables(name, log, titles, folder, settings, console, texts, checks)
     else:
+        if unused := [
+            option
+            for option, value in {
+                "--columns": columns,
+                "--separator": separator,
+                "--no-header": no_header,
+                "--keep-na": keep_na,
+            }.items()
+            if value
+        ]:
+            raise UsageError(f"{unused[0]} is about your own files", "give them with --interactions and --items")
         source = pull(find_dataset(name).name, console).folder
-        dataset = prepare_pulled(name, source, folder, k_core, candidates, seed, console, rule, text_names)
+        dataset = prepare_pulled(
+            name,
+            source,
+            folder,
+            k_core,
+            candidates,
+            seed,
+            console,
+            settings.split,
+            text_names,
+            settings.duplicates,
+            repeats,
+            checks,
+        )
     data = {
         "name": name,
         "folder": str(folder),
@@ -91,9 +141,12 @@ def prepare(
         "k_core": k_core,
         "candidates": candidates,
         "seed": seed,
-        "split": rule,
+        "split": settings.split,
         **({"text_columns": list(text_names)} if text_names else {}),
+        "duplicates": settings.duplicates,
+        "repeats": dataset.repeats,
         "dropped": {"files": [malformed.dump() for malformed in bad.files], "untitled": untitled},
+        "checks": checks.dump(),
         "fingerprint": dataset.fingerprint,
     }
     console.result(data if json_output else str(folder))

@@ -5,7 +5,15 @@ from typing import Annotated
 
 import typer
 
-from delrec_lite.cli.common import FusedFlag, JsonFlag, QuantOption, QuietFlag, make_console
+from delrec_lite.cli.common import (
+    FusedFlag,
+    JsonFlag,
+    QuantOption,
+    QuietFlag,
+    UnknownOption,
+    make_console,
+    say_skipped,
+)
 
 EXAMPLE = 'Example: `delrec-lite recommend my.delrec --history "Toy Story (1995)" --history "Star Wars (1977)" -k 10`'
 
@@ -19,21 +27,34 @@ def recommend(
     candidates: Annotated[
         list[str] | None, typer.Option("--candidates", help="Rank only these titles; repeatable.")
     ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option("--exclude", help="Never recommend this title; repeatable.")
+    ] = None,
+    exclude_history: Annotated[
+        bool | None,
+        typer.Option(
+            "--exclude-history/--include-history",
+            help="Whether to leave out the history. Default: yes, unless repeats count in the data set.",
+        ),
+    ] = None,
     k: Annotated[int, typer.Option("-k", help="Number of items to show.")] = 10,
     allow_new: Annotated[
         bool, typer.Option(help="Accept unknown titles as new items, represented by their words.")
     ] = False,
+    on_unknown: UnknownOption = "skip",
     threads: Annotated[int | None, typer.Option(min=1, help="Default: the cores allowed.")] = None,
     quant: QuantOption = None,
-    fused: FusedFlag = False,
+    fused: FusedFlag = None,
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Rank the next items after a history of titles."""
+    """Rank the next items after a history of titles; without a history, the most popular ones."""
     from dataclasses import asdict
 
     from delrec_lite.errors import UsageError
+    from delrec_lite.runtime.answer import POPULARITY
     from delrec_lite.runtime.recommender import Recommender
+    from delrec_lite.runtime.resolving import check_policy
 
     console = make_console(json_output, quiet)
     titles = list(history or [])
@@ -43,18 +64,22 @@ def recommend(
         except UnicodeDecodeError as error:
             raise UsageError(f"{history_file} is not UTF-8 text", "save it as UTF-8") from error
         titles += [line.strip() for line in lines if line.strip()]
-    if not titles:
-        raise UsageError("the history is empty", 'give titles with --history "A title" or --history-file FILE')
     if k < 1:
         raise UsageError(f"-k is {k}", "ask for at least one item")
+    policy = check_policy(on_unknown)
     with Recommender.load(bundle, threads, quant=quant, fused=fused) as recommender:
-        answer = recommender.recommend(titles, k, candidates, allow_new)
+        answer = recommender.recommend(titles, k, candidates, allow_new, exclude_history, exclude, on_unknown=policy)
+        say_skipped(console, answer.skipped, recommender.nearest)
     for match in answer.matched:
         if match.item < 0:
             console.say(f"new item: {match.given}")
         elif match.given != match.title:
             also = f" (not {', '.join(match.others)})" if match.others else ""
             console.say(f"{match.given} -> {match.title}{also}")
+    if answer.basis == POPULARITY:
+        console.say('no known title in the history: the most popular items. Give titles with --history "A title"')
+    if not answer.items:
+        console.say("nothing is left to rank: the history, --exclude or unknown candidates leave no item")
     rows = [(str(i.rank), i.title, f"{i.score:.2f}", f"{i.probability:.1%}") for i in answer.items]
     console.result(asdict(answer), rows, ("rank", "title", "score", "share"))
     phases = ", ".join(f"{name} {ms:.1f}" for name, ms in answer.milliseconds.items())

@@ -21,9 +21,19 @@ def serve(
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: the cores allowed.")] = None,
     quant: QuantOption = None,
-    fused: FusedFlag = False,
+    fused: FusedFlag = None,
     queue: Annotated[int, typer.Option(min=1, help="Maximum waiting requests; more get status 503.")] = 64,
-    deadline: Annotated[float, typer.Option(min=0.1, help="Maximum seconds that a request waits.")] = 10.0,
+    deadline: Annotated[
+        float, typer.Option(min=0.1, help="Maximum seconds for an answer; then the work for it stops.")
+    ] = 10.0,
+    root_path: Annotated[str, typer.Option(help="Prefix of all paths behind a proxy, such as /recs.")] = "",
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(help="A site whose pages may call this server, such as https://shop.example; can be repeated."),
+    ] = None,
+    pid_file: Annotated[
+        Path | None, typer.Option(help="File for the process id: written at the start, removed at the end.")
+    ] = None,
     log_histories: Annotated[
         bool,
         typer.Option(
@@ -32,15 +42,28 @@ def serve(
     ] = False,
 ) -> None:
     """Serve recommendations over HTTP until interrupted; on SIGHUP, load a bundle that was replaced on disk."""
-    import os
-
+    from delrec_lite import environment
     from delrec_lite.errors import UsageError
     from delrec_lite.server.serve import Settings
     from delrec_lite.server.serve import serve as run
 
     key = None
     if api_key_env is not None:
-        key = os.environ.get(api_key_env)
+        key = environment.text(api_key_env)
         if not key:
             raise UsageError(f"the environment variable {api_key_env} is not set", "set it to the key")
-    run(bundle, Settings(host, port, key, threads, queue, deadline, log_histories, quant, fused))
+    settings = Settings(
+        host=host,
+        port=port,
+        key=key,
+        threads=threads,
+        waiting=queue,
+        seconds=deadline,
+        log_histories=log_histories,
+        quant=quant,
+        fused=fused,
+        root_path=root_path,
+        cors_origins=tuple(cors_origin or ()),
+        pid_file=pid_file,
+    )
+    run(bundle, settings)

@@ -42,18 +42,21 @@ class BadRows:
     Attributes:
         policy: ``refuse`` raises an error that names the rows, ``drop`` leaves them out.
         files: The dropped rows of each file.
+        notes: What readers found odd in rows that they read, a sentence each.
     """
 
     policy: Policy = "refuse"
     files: list[Malformed] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
-    def add(self, path: Path, count: int, examples: Sequence[tuple[int, str]]) -> None:
+    def add(self, path: Path, count: int, examples: Sequence[tuple[int, str]], words: bool = False) -> None:
         """Add the malformed rows of a file.
 
         Args:
             path: The file.
             count: How many rows are malformed.
             examples: Row number and reason of at least the first few, in any order.
+            words: Some are malformed for a word that means a missing value, such as NULL.
 
         Raises:
             DataError: ``count`` is not 0 and the policy is ``refuse``.
@@ -62,8 +65,14 @@ class BadRows:
             return
         malformed = Malformed(path, count, tuple(sorted(examples)[:SHOWN]))
         if self.policy == "refuse":
-            raise DataError(str(malformed), "correct them, or leave them out with --on-bad-row drop")
+            hint = "correct them, or leave them out with --on-bad-row drop"
+            raise DataError(str(malformed), f"{hint}; --keep-na takes words such as NULL as names" if words else hint)
         self.files.append(malformed)
+
+    def skip(self, path: Path, count: int) -> None:
+        """Note the rows of a file that are blank in every column that counts."""
+        if count:
+            self.notes.append(f"{path}: {count} blank rows skipped")
 
 
 def parse_policy(text: str) -> Policy:

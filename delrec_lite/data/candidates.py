@@ -1,18 +1,19 @@
-"""Candidate sets: one positive and m - 1 unseen negatives per question, sampled once for all models."""
+"""Candidate sets: one positive and m - 1 negatives per question, sampled once for all models."""
 
 import numpy as np
 
+from delrec_lite.data.types import SPLITS as SPLITS
 from delrec_lite.data.types import CandidateSets, Dataset
 from delrec_lite.errors import DataError
 
-SPLITS = ("valid", "test")
+FEWER = "ask for fewer candidates"
 
 
 def sample_candidates(dataset: Dataset, split: str, m: int, seed: int) -> CandidateSets:
     """Sample the candidates of all questions of a split (protocol of DELRec, section 5.1: m = 15).
 
-    Negatives are uniform over the items that are not in the user's sequence; the position of the positive is
-    random.
+    Negatives are uniform over the items that are not in the user's sequence; where repeats count, over all items but
+    the positive, because the user's own items may be next, too. The position of the positive is random.
 
     Args:
         dataset: The data.
@@ -31,11 +32,13 @@ def sample_candidates(dataset: Dataset, split: str, m: int, seed: int) -> Candid
         sequence = dataset.sequences[user]
         if user != previous:
             previous, seen = user, np.unique(sequence)
+        if dataset.repeats:
+            seen = sequence[target : target + 1]
         unseen = len(dataset.catalog) - len(seen)
         if unseen < m - 1:
             raise DataError(
                 f"user {dataset.user_ids[user]!r} has {unseen} unseen items, {m - 1} negatives are needed",
-                "ask for fewer candidates",
+                FEWER,
             )
         # Finds the n-th unseen item without a list of all unseen items: with 50,000 items, such lists take minutes.
         chosen = rng.choice(unseen, m - 1, replace=False)
@@ -44,3 +47,31 @@ def sample_candidates(dataset: Dataset, split: str, m: int, seed: int) -> Candid
         sets[row, 0] = sets[row, position]
         sets[row, position] = sequence[target]
     return CandidateSets(split, sets, seed)
+
+
+def users_to_leave_out(dataset: Dataset, m: int) -> tuple[int, ...]:
+    """Indices of users with fewer than m - 1 unseen items; nobody where repeats count.
+
+    Raises:
+        DataError: All users, or the catalogue has fewer than m items.
+    """
+    items = len(dataset.catalog)
+    if dataset.repeats:
+        if items < m:
+            raise DataError(f"{dataset.name} has {items} items, {m} candidates are needed", FEWER)
+        return ()
+    unseen = np.array([items - len(np.unique(sequence)) for sequence in dataset.sequences])
+    few = np.flatnonzero(unseen < m - 1)
+    if len(few) == len(unseen):
+        most = int(np.argmax(unseen))
+        if not unseen[most]:
+            raise DataError(
+                f"every user of {dataset.name} has every item, so there are no unseen items to rank",
+                "count repeats with --repeats, or give a log with more items",
+            )
+        raise DataError(
+            f"no user has {m - 1} unseen items, which are needed as negatives: user {dataset.user_ids[most]!r} has "
+            f"{unseen[most]} unseen items, no other has more",
+            f"{FEWER}, at most {unseen[most] + 1}",
+        )
+    return tuple(few.tolist())

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from delrec_lite.data.badrows import SHOWN, BadRows
-from delrec_lite.data.tables import header_of, read_table
+from delrec_lite.data.tables import open_table
 from delrec_lite.data.types import Dataset, Floats, Ints
 from delrec_lite.errors import DataError
 
@@ -35,7 +35,7 @@ class RankedLists:
 
 
 def read_lists(path: Path, dataset: Dataset) -> RankedLists:
-    """Read ranked lists: CSV, TSV, Parquet or a RecBole file with the columns user_id, rank, item_id[, score].
+    """Read ranked lists: CSV, TSV, JSON Lines, Parquet or RecBole, with the columns user_id, rank, item_id[, score].
 
     Args:
         path: The file; ranks may begin at 0 or 1, rows may be in any order.
@@ -45,8 +45,9 @@ def read_lists(path: Path, dataset: Dataset) -> RankedLists:
         DataError: No such file or column, malformed rows, an item twice in one list, or no row with a user and an
             item of the data set.
     """
-    scored = SCORE in header_of(path)
-    table = read_table(path, (USER, RANK, ITEM, *((SCORE,) if scored else ())))
+    opened = open_table(path)
+    scored = SCORE in opened.names
+    table = opened.read((USER, RANK, ITEM, *((SCORE,) if scored else ())))
     users, items = table.texts(USER), table.texts(ITEM)
     numbers = {name: _numbers(table.texts(name)) for name in (RANK, *((SCORE,) if scored else ()))}
     malformed = ~np.all([np.isfinite(values) for values in numbers.values()], axis=0)

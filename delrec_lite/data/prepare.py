@@ -1,6 +1,7 @@
 """`prepare`: turns a log and item titles into sequences, splits and candidate sets, once per data set."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -9,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from delrec_lite.console import QUIET, Console
-from delrec_lite.data.candidates import SPLITS, sample_candidates
+from delrec_lite.data.candidates import SPLITS, sample_candidates, users_to_leave_out
+from delrec_lite.data.checks import Checks, check_repeats, check_times, few_left_out, repeats_are_usual
+from delrec_lite.data.duplicates import Duplicates, exact_duplicates, without_duplicates
 from delrec_lite.data.readers import Interactions
 from delrec_lite.data.store import Settings, SplitRule, make_dataset, save_dataset
 from delrec_lite.data.titles import unique_titles
@@ -31,6 +34,9 @@ def prepare(
     console: Console = QUIET,
     split: SplitRule = "leave-one-out",
     text_columns: Sequence[str] = (),
+    duplicates: Duplicates = "keep",
+    repeats: bool | None = None,
+    checks: Checks | None = None,
 ) -> Dataset:
     """Prepare a pulled data set.
 
@@ -44,17 +50,20 @@ def prepare(
         console: Shows the counts.
         split: See ``Settings``.
         text_columns: Side text to keep; ``genres`` of ml-100k.
+        duplicates: See ``Settings``.
+        repeats: See ``Settings``.
+        checks: Gets what was found in the log.
 
     Raises:
-        DataError: Malformed rows, or no interactions after the k-core.
+        DataError: Malformed rows, no interactions after the k-core, or no questions.
         StorageError: ``out`` cannot be written.
         UsageError: No data set of this name, or it has no such side text.
     """
     asset = find_dataset(name)
     interactions, titles = _resolved(asset.reader)(source)
     texts = _side_text(asset, source, text_columns) if text_columns else {}
-    settings = Settings(k_core, m, seed, split, tuple(text_columns))
-    return prepare_tables(name, interactions, titles, out, settings, console, texts)
+    settings = Settings(k_core, m, seed, split, tuple(text_columns), duplicates, repeats)
+    return prepare_tables(name, interactions, titles, out, settings, console, texts, checks)
 
 
 def _side_text(asset: Asset, source: Path, columns: Sequence[str]) -> Mapping[str, str]:
@@ -76,6 +85,7 @@ def prepare_tables(
     settings: Settings,
     console: Console = QUIET,
     texts: Mapping[str, str] | None = None,
+    checks: Checks | None = None,
 ) -> Dataset:
     """Prepare any log; ``titles`` and ``texts`` give each item id's title and side text. Otherwise as ``prepare``."""
     if settings.k_core < 1 or settings.m < 2:
@@ -83,14 +93,23 @@ def prepare_tables(
             f"k-core is {settings.k_core} and candidates is {settings.m}",
             "k-core must be at least 1, candidates at least 2",
         )
-    dataset = build_dataset(name, interactions, titles, settings.k_core, settings.split, texts)
+    checks = Checks() if checks is None else checks
+    checks.rows, checks.duplicates = len(interactions), exact_duplicates(interactions)
+    interactions = without_duplicates(interactions, settings.duplicates)
+    checks.duplicates_left_out = checks.rows - len(interactions)
+    dataset = build_dataset(name, interactions, titles, settings.k_core, settings.split, texts, checks)
+    repeats = repeats_are_usual(dataset) if settings.repeats is None else settings.repeats
+    dataset = with_questions(dataset, repeats, settings.m)
+    check_repeats(checks, dataset, settings.duplicates, settings.m)
     candidates = {split: sample_candidates(dataset, split, settings.m, settings.seed) for split in SPLITS}
-    save_dataset(dataset, candidates, settings, out)
+    save_dataset(dataset, candidates, settings, out, checks.dump())
     count = sum(len(s) for s in dataset.sequences)
     console.say(
-        f"  {name}: {len(dataset.user_ids)} users, {len(dataset.catalog)} items, {count} of "
-        f"{len(interactions.users)} interactions after the {settings.k_core}-core"
+        f"  {name}: {len(dataset.user_ids)} users, {len(dataset.catalog)} items, {count} of {checks.rows} interactions "
+        f"after the {settings.k_core}-core"
     )
+    for note in checks.notes:
+        console.say(f"  {note}")
     return dataset
 
 
@@ -101,6 +120,7 @@ def build_dataset(
     k_core: int,
     split: SplitRule = "leave-one-out",
     texts: Mapping[str, str] | None = None,
+    checks: Checks | None = None,
 ) -> Dataset:
     """Filter, order by time (ties by the order of the file) and number users and items from 0.
 
@@ -109,6 +129,7 @@ def build_dataset(
     Raises:
         DataError: No interactions after the k-core, an item has no title, or a part of the split is empty.
     """
+    checks = Checks() if checks is None else checks
     user_ids, users = _number(interactions.user_ids, interactions.users)
     item_ids, items = _number(interactions.item_ids, interactions.items)
     in_core = k_core_rows(users, items, k_core)
@@ -124,18 +145,46 @@ def build_dataset(
     ids = tuple(item_ids[i] for i in core_items)
     untitled = next((i for i in ids if i not in titles), None)
     if untitled is not None:
-        raise DataError(f"item {untitled!r} of {name} has interactions but no title", "add it to the item list")
+        raise DataError(
+            f"item {untitled!r} of {name} has interactions but no title",
+            "add it to the item list, or leave out interactions with such items with --on-bad-row drop",
+        )
     # Popularity without validation and test items, so that the number in a title does not depend on them.
     untitled_data = Dataset(name, Catalog(ids, ids), (), tuple(sequences), "", cuts)
     if cuts is not None:
         _refuse_empty_parts(untitled_data)
     unique = unique_titles([titles[i] for i in ids], untitled_data.popularity().tolist())
     catalog = Catalog(ids, unique, tuple(texts.get(i, "") for i in ids) if texts else ())
-    return make_dataset(name, catalog, [user_ids[u] for u in core_users], sequences, cuts)
+    dataset = make_dataset(name, catalog, [user_ids[u] for u in core_users], sequences, cuts)
+    before = {"users": len(np.unique(users)), "items": len(np.unique(items)), "rows": len(users)}
+    checks.few_left_out, note = few_left_out(before, dataset, k_core, SHORTEST)
+    checks.notes += [note] if note else []
+    check_times(checks, dataset, times)
+    return dataset
+
+
+def with_questions(dataset: Dataset, repeats: bool, m: int) -> Dataset:
+    """The data set with ``repeats``, and without the questions of users who have too few unseen items for m candidates.
+
+    Raises:
+        DataError: No question is left.
+    """
+    dataset = replace(dataset, repeats=repeats)
+    unasked = users_to_leave_out(dataset, m)
+    catalog, users, sequences = dataset.catalog, dataset.user_ids, dataset.sequences
+    result = make_dataset(dataset.name, catalog, users, sequences, dataset.cuts, repeats, unasked)
+    for part in SPLITS:
+        if not len(result.questions(part)):
+            raise DataError(
+                f"{dataset.name} has no question in its {part} part: its users had all of the next items before, or "
+                f"have fewer than {m - 1} unseen items for negatives",
+                "--repeats makes them questions, --duplicates first leaves them out; or ask for fewer candidates",
+            )
+    return result
 
 
 def _refuse_empty_parts(dataset: Dataset) -> None:
-    empty = [part for part in SPLITS if not len(dataset.questions(part))]
+    empty = [part for part in SPLITS if not len(dataset.targets(part))]
     if not any(len(s) > 1 for s in dataset.train()):
         empty.insert(0, "training")
     if empty:

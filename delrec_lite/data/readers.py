@@ -1,8 +1,7 @@
 """Reads the user's own interaction logs and item lists, with configurable columns and checks of each row."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from datetime import UTC, datetime
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from delrec_lite.data.badrows import SHOWN, BadRows
-from delrec_lite.data.tables import Table, arrow, as_text, read_table
+from delrec_lite.data.packages import arrow
+from delrec_lite.data.tables import DETECTED, Layout, OpenTable, Table, open_table
+from delrec_lite.data.times import read_times, why_invalid
 from delrec_lite.data.types import Ints
+from delrec_lite.data.values import as_text, distinct, is_missing, missing, why_missing
 from delrec_lite.errors import DataError, UsageError
 
 
@@ -24,6 +26,9 @@ class Columns:
         item: Item id, in the log and in the item list.
         time: Orders a user's interactions: a Unix time, a counter, or a date and time in ISO 8601.
         title: Item title, in the item list.
+
+    In files without a header they are numbers from 1: by default user, item and time are the first three columns of
+    the log, and item and title the first two of the item list.
     """
 
     user: str = "user_id"
@@ -41,14 +46,14 @@ class Interactions:
         item_ids: Distinct ids of items.
         users: Index into ``user_ids`` of each row, int64 ``[rows]``.
         items: Index into ``item_ids`` of each row, int64 ``[rows]``.
-        times: Time of each row, float64 ``[rows]``; dates as seconds since 1970.
+        times: Time of each row, as ``times.Times.values``, ``[rows]``.
     """
 
     user_ids: tuple[str, ...]
     item_ids: tuple[str, ...]
     users: Ints
     items: Ints
-    times: npt.NDArray[np.float64]
+    times: npt.NDArray[Any]
 
     @classmethod
     def of(cls, users: Sequence[str], items: Sequence[str], times: Any) -> "Interactions":
@@ -56,6 +61,9 @@ class Interactions:
         user_ids, user_rows = np.unique(np.array(users, dtype=object), return_inverse=True)
         item_ids, item_rows = np.unique(np.array(items, dtype=object), return_inverse=True)
         return cls(tuple(user_ids), tuple(item_ids), user_rows, item_rows, np.asarray(times, dtype=np.float64))
+
+    def __len__(self) -> int:
+        return len(self.users)
 
     def take(self, rows: npt.NDArray[np.bool_]) -> "Interactions":
         """The rows where ``rows``, bool ``[rows]``, is true."""
@@ -79,58 +87,134 @@ def parse_columns(text: str) -> Columns:
 
 
 def read_interactions(
-    path: Path, columns: Columns = Columns(), names: Sequence[str] = (), bad: BadRows | None = None
+    path: Path,
+    columns: Columns = Columns(),
+    names: Sequence[str] = (),
+    bad: BadRows | None = None,
+    layout: Layout = DETECTED,
 ) -> Interactions:
     """Read a log.
 
     Args:
-        path: CSV, TSV, a RecBole ``.inter`` file, or Parquet.
+        path: CSV, TSV, a RecBole ``.inter`` file, JSON Lines or Parquet; ``-`` is standard input.
         columns: Names of the columns.
         names: Column names, for a file without a header.
-        bad: Collects malformed rows: a wrong number of fields, an empty id, a time that is neither a number nor a
-            date. Default: they are refused.
+        bad: Collects malformed rows: a wrong number of fields, an open quote, a missing id, a time that is neither a
+            number nor a date. Default: they are refused. Its notes say what is odd about the times.
+        layout: How the file is written.
 
     Raises:
         DataError: No such file or column, no rows, or malformed ones that are refused; names file and rows.
     """
     bad = bad or BadRows()
-    table = read_table(path, (columns.user, columns.item, columns.time), names)
-    users, user_ids = _dictionary_encoded(table.columns[columns.user])
-    items, item_ids = _dictionary_encoded(table.columns[columns.item])
-    times = _times(table.columns[columns.time])
-    no_user, no_item = _empty(user_ids)[users], _empty(item_ids)[items]
-    unusable = no_user | no_item | ~np.isfinite(times)
+    opened = open_table(path, layout, names, (columns.user, columns.item, columns.time))
+    if opened.numbered:
+        columns = _numbered(columns, user="1", item="2", time="3")
+    table = opened.read((columns.user, columns.item, columns.time))
+    users, user_ids = distinct(table.columns[columns.user], table.where(columns.user))
+    items, item_ids = distinct(table.columns[columns.item], table.where(columns.item))
+    times = read_times(table.columns[columns.time], table.where(columns.time))
+    no_user, no_item = missing(user_ids, layout.keep_na)[users], missing(item_ids, layout.keep_na)[items]
+    unusable = no_user | no_item | ~times.valid
     malformed = unusable.copy()
     examples = list(table.malformed)
-    # Spreadsheets write blank rows; a row with these three columns empty is skipped, not malformed.
-    for record in np.flatnonzero(no_user & no_item & np.isnan(times)):
-        malformed[record] = bool(_text_at(table.columns[columns.time], int(record)))
+    # Spreadsheets write blank rows; a row with these three columns empty is skipped and counted, not malformed.
+    empty_user, empty_item = missing(user_ids, True)[users], missing(item_ids, True)[items]
+    for record in np.flatnonzero(empty_user & empty_item & ~times.valid):
+        malformed[record] = bool(_text_at(table, columns.time, int(record)))
     for record in np.flatnonzero(malformed)[:SHOWN]:
-        value = _text_at(table.columns[columns.time], int(record))
-        reason = f"{columns.time} is {value!r}, neither a number nor a date"
-        if no_user[record] or no_item[record]:
-            reason = f"{columns.user if no_user[record] else columns.item} is empty"
+        reason = why_invalid(table.label(columns.time), _text_at(table, columns.time, int(record)))
+        for name, ids, rows, is_wrong in (
+            (columns.item, item_ids, items, no_item),
+            (columns.user, user_ids, users, no_user),
+        ):
+            if is_wrong[record]:
+                reason = f"{table.label(name)} {why_missing(ids[rows[record]])}"
         examples.append((table.row(int(record)), reason))
-    bad.add(path, len(table.malformed) + int(malformed.sum()), examples)
+    words = bool((no_user & ~empty_user | no_item & ~empty_item).any())
+    bad.add(path, len(table.malformed) + int(malformed.sum()), examples, words)
+    bad.notes += times.notes
+    bad.skip(path, int((unusable & ~malformed).sum()))
     if unusable.all():
         raise DataError(f"{path} holds no interactions", "check that it is the right file")
-    return Interactions(user_ids, item_ids, users, items, times).take(~unusable)
+    return Interactions(user_ids, item_ids, users, items, times.values).take(~unusable)
 
 
-def read_titles(path: Path, columns: Columns = Columns(), bad: BadRows | None = None) -> dict[str, str]:
-    """Title of each item id, from an item list with a header; the layouts are those of ``read_interactions``.
+def read_titles(
+    path: Path, columns: Columns = Columns(), bad: BadRows | None = None, layout: Layout = DETECTED
+) -> dict[str, str]:
+    """Title of each item id: the first part of ``read_items``."""
+    return read_items(path, (), columns, bad, layout)[0]
+
+
+def read_texts(
+    path: Path, text_columns: Sequence[str], columns: Columns = Columns(), layout: Layout = DETECTED
+) -> dict[str, str]:
+    """Side text of each item id: the second part of ``read_items``, of a list that may have no titles."""
+    opened = open_table(path, layout, expected=(columns.item,))
+    columns = _item_columns(columns, opened, layout)
+    table = opened.read((columns.item, *text_columns), lists=text_columns)
+    return texts_of(table.texts(columns.item), [_cells(table, name) for name in text_columns], layout.keep_na)
+
+
+def read_items(
+    path: Path,
+    text_columns: Sequence[str] = (),
+    columns: Columns = Columns(),
+    bad: BadRows | None = None,
+    layout: Layout = DETECTED,
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Title and side text of each item id, from an item list; the formats are those of ``read_interactions``.
 
     Args:
         path: The item list.
-        columns: Names of the columns.
-        bad: Collects malformed rows: a wrong number of fields, an empty id or title, an id with a second title.
+        text_columns: Columns of the side text, in the order in which the text has them; cells may be lists of words.
+        columns: Names of the other columns.
+        bad: Collects malformed rows: a wrong number of fields, an open quote, a missing id or title, an id with a
+            second title. Default: they are refused.
+        layout: How the file is written.
+
+    Returns:
+        The titles; the side texts, empty without ``text_columns``.
 
     Raises:
         DataError: No such file or column, or malformed rows that are refused.
     """
-    table = read_table(path, (columns.item, columns.title))
-    titles = [" ".join(title.split()) for title in table.texts(columns.title)]
-    return titles_of(table, table.texts(columns.item), titles, bad or BadRows())
+    opened = open_table(path, layout, expected=(columns.title,))
+    columns = _item_columns(columns, opened, layout)
+    table = opened.read((columns.item, columns.title, *text_columns), lists=text_columns)
+    items = table.texts(columns.item)
+    titles = [" ".join(title.replace("\0", " ").split()) for title in table.texts(columns.title)]
+    title_of = titles_of(table, items, titles, bad or BadRows(), layout.keep_na)
+    if not text_columns:
+        return title_of, {}
+    cells = [_cells(table, name) for name in text_columns]
+    return title_of, texts_of(items, cells, layout.keep_na)
+
+
+def _numbered(columns: Columns, **defaults: str) -> Columns:
+    """Numbers of the columns of a file without a header: the user's, or their usual places.
+
+    Raises:
+        UsageError: The user names a column of a file without names.
+    """
+    named = {name: getattr(columns, name) for name in defaults}
+    usual = Columns()
+    if wrong := [f"{k}={v}" for k, v in named.items() if not v.isdecimal() and v != getattr(usual, k)]:
+        raise UsageError(
+            f"--columns {wrong[0]}: without a header, columns have numbers", "write user=1,item=2,time=3,title=2"
+        )
+    return replace(columns, **{k: v if v.isdecimal() else defaults[k] for k, v in named.items()})
+
+
+def _item_columns(columns: Columns, opened: OpenTable, layout: Layout) -> Columns:
+    """The columns of an item list; where the log has no header, ``item`` may be a number that means the log alone."""
+    if opened.numbered:
+        return replace(_numbered(columns, title="2"), item="1")
+    if not layout.header and columns.item not in opened.names:
+        usual = Columns().item
+        return replace(columns, item=usual if usual in opened.names else opened.names[0])
+    return columns
 
 
 def parse_text_columns(text: str) -> tuple[str, ...]:
@@ -138,98 +222,50 @@ def parse_text_columns(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
-def read_texts(path: Path, text_columns: Sequence[str], columns: Columns = Columns()) -> dict[str, str]:
-    """Side text of each item id: the values of some columns, joined; rows of lists are joined too.
-
-    Args:
-        path: The item list, as in ``read_titles``, which checks its rows.
-        text_columns: Names of the columns, in the order in which the text has them.
-        columns: Names of the other columns.
-
-    Raises:
-        DataError: No such file or column.
-    """
-    table = read_table(path, (columns.item, *text_columns))
-    return texts_of(table.texts(columns.item), [_cells(table.columns[name]) for name in text_columns])
-
-
-def texts_of(items: Sequence[str], columns: Sequence[Sequence[str]]) -> dict[str, str]:
-    """Side text of each item id: the values that are not empty, joined; an id's first row counts."""
+def texts_of(items: Sequence[str], columns: Sequence[Sequence[str]], keep_na: bool = False) -> dict[str, str]:
+    """Side text of each item id: the values that are not missing, joined; an id's first row counts."""
     text_of: dict[str, str] = {}
     for item, *values in zip(items, *columns, strict=True):
-        text_of.setdefault(item, ", ".join(" ".join(value.split()) for value in values if value.strip()))
+        words = (" ".join(value.split()) for value in values)
+        text_of.setdefault(item, ", ".join(text for text in words if not is_missing(text, keep_na)))
     return text_of
 
 
-def _cells(column: Any) -> list[str]:
+def _cells(table: Table, name: str) -> list[str]:
     """A column as text, the parts of a list joined."""
-    pa = arrow()
+    pa, column = arrow(), table.columns[name]
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
         return [", ".join(str(part) for part in parts or () if part) for parts in column.to_pylist()]
-    cells: list[str] = as_text(column).to_pylist()
-    return cells
+    return table.texts(name)
 
 
-def titles_of(table: Table, items: Sequence[str], titles: Sequence[str], bad: BadRows) -> dict[str, str]:
+def titles_of(
+    table: Table, items: Sequence[str], titles: Sequence[str], bad: BadRows, keep_na: bool = False
+) -> dict[str, str]:
     """Title of each item id; malformed rows go to ``bad``."""
     title_of: dict[str, str] = {}
     malformed = list(table.malformed)
+    words, blank = False, 0
     for record, (item, title) in enumerate(zip(items, titles, strict=True)):
         reason = ""
-        if not item and title:
-            reason = "the item id is empty"
-        elif not item:
-            continue  # a blank row
+        if not item and not title:
+            blank += 1
+            continue
+        if is_missing(item, keep_na):
+            reason, words = f"the item id {why_missing(item)}", words or bool(item)
         elif not title:
             reason = f"item {item!r} has an empty title, and the LLM reads titles"
+        elif is_missing(title, keep_na):
+            reason, words = f"item {item!r} has the title {title!r}, a missing value", True
         elif title_of.setdefault(item, title) != title:
             reason = f"item {item!r} has a second title {title!r}"
         if reason:
             malformed.append((table.row(record), reason))
-    bad.add(table.path, len(malformed), malformed)
+    bad.add(table.path, len(malformed), malformed, words)
+    bad.skip(table.path, blank)
     return title_of
 
 
-def _dictionary_encoded(column: Any) -> tuple[Ints, tuple[str, ...]]:
-    """A column of ids as indices into its distinct values."""
-    coded = as_text(column).dictionary_encode().unify_dictionaries().combine_chunks()
-    if isinstance(coded, arrow().ChunkedArray):  # there are no chunks
-        return np.empty(0, np.int64), ()
-    return coded.indices.to_numpy(zero_copy_only=False).astype(np.int64), tuple(coded.dictionary.to_pylist())
-
-
-def _text_at(column: Any, record: int) -> str:
-    text: str = as_text(column.slice(record, 1))[0].as_py()
+def _text_at(table: Table, name: str, record: int) -> str:
+    text: str = as_text(table.columns[name].slice(record, 1))[0].as_py()
     return text
-
-
-def _empty(ids: Sequence[str]) -> npt.NDArray[np.bool_]:
-    return np.array([not i for i in ids], dtype=bool)
-
-
-def _times(column: Any) -> npt.NDArray[np.float64]:
-    """A column of times as numbers; nan where it holds neither a number nor a date."""
-    pa = arrow()
-    if pa.types.is_temporal(column.type):
-        column = pa.compute.divide(column.cast(pa.timestamp("us")).cast(pa.int64()).cast(pa.float64()), 1e6)
-    try:
-        moments = column.cast(pa.float64())
-    except pa.ArrowInvalid:
-        coded = column.dictionary_encode().unify_dictionaries().combine_chunks()
-        distinct = np.array([_time_value(text) for text in coded.dictionary.to_pylist()] or [np.nan])
-        positions = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-        return np.where(positions < 0, np.nan, distinct[positions])
-    filled: npt.NDArray[np.float64] = moments.fill_null(float("nan")).to_numpy()
-    return filled
-
-
-def _time_value(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        pass
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return float("nan")
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -1,7 +1,8 @@
 """Reads and writes a prepared data set as a folder of JSON and npz files, without pickle.
 
 ``dataset.json`` (counts, settings, fingerprint), ``catalog.json`` (ids, titles, side texts), ``users.json`` (ids),
-``sequences.npz`` (``items`` of all users concatenated, ``lengths`` per user, ``cuts`` of a split by time),
+``sequences.npz`` (``items`` of all users concatenated, ``lengths`` per user, ``cuts`` of a split by time, ``unasked``
+users without questions),
 ``candidates-valid.json`` and ``candidates-test.json``.
 """
 
@@ -11,13 +12,14 @@ import os
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from delrec_lite.data.types import CandidateSets, Catalog, Dataset, Ints
+from delrec_lite.data.duplicates import Duplicates
+from delrec_lite.data.types import SPLITS, CandidateSets, Catalog, Dataset, Ints
 from delrec_lite.errors import DataError, StorageError, UsageError
 from delrec_lite.files import put_in_place, writing
 
@@ -44,6 +46,8 @@ class Settings:
         seed: Random seed of the candidate sets.
         split: ``leave-one-out``, or ``chronological``: 8:1:1 by time, cut at the same two times for all users.
         text_columns: Columns of the item list that are kept as side text.
+        duplicates: See ``without_duplicates``.
+        repeats: Whether an item that a user had before may be the next one; None: if that is usual in the log.
     """
 
     k_core: int
@@ -51,6 +55,8 @@ class Settings:
     seed: int
     split: SplitRule = "leave-one-out"
     text_columns: tuple[str, ...] = ()
+    duplicates: Duplicates = "keep"
+    repeats: bool | None = None
 
     def dump(self) -> dict[str, Any]:
         """As JSON values; without ``text_columns`` where there are none."""
@@ -70,9 +76,15 @@ def parse_split(text: str) -> SplitRule:
 
 
 def make_dataset(
-    name: str, catalog: Catalog, user_ids: Sequence[str], sequences: Sequence[Ints], cuts: Ints | None = None
+    name: str,
+    catalog: Catalog,
+    user_ids: Sequence[str],
+    sequences: Sequence[Ints],
+    cuts: Ints | None = None,
+    repeats: bool = False,
+    unasked: tuple[int, ...] = (),
 ) -> Dataset:
-    """A data set with its fingerprint: sha256 over name, catalogue, user ids, sequences and cuts."""
+    """A data set with its fingerprint: sha256 over all attributes."""
     texts = [catalog.texts] if catalog.texts else []
     digest = hashlib.sha256(json.dumps([name, catalog.ids, catalog.titles, list(user_ids), *texts]).encode())
     for sequence in sequences:
@@ -80,11 +92,26 @@ def make_dataset(
         digest.update(sequence.astype("<i8").tobytes())
     if cuts is not None:
         digest.update(cuts.astype("<i8").tobytes())
-    return Dataset(name, catalog, tuple(user_ids), tuple(sequences), digest.hexdigest(), cuts)
+    if repeats or unasked:  # else the fingerprint is that of data sets from before there was either
+        digest.update(json.dumps([repeats, unasked]).encode())
+    return Dataset(name, catalog, tuple(user_ids), tuple(sequences), digest.hexdigest(), cuts, repeats, unasked)
 
 
-def save_dataset(dataset: Dataset, candidates: Mapping[str, CandidateSets], settings: Settings, folder: Path) -> None:
+def save_dataset(
+    dataset: Dataset,
+    candidates: Mapping[str, CandidateSets],
+    settings: Settings,
+    folder: Path,
+    checks: Mapping[str, Any] | None = None,
+) -> None:
     """Write ``folder`` atomically; an existing data set in its place is replaced.
+
+    Args:
+        dataset: To write; ``dataset.json`` has its ``repeats``.
+        candidates: Candidate sets by split.
+        settings: That it was prepared with.
+        folder: Its place.
+        checks: What was found in the log, for ``dataset.json``.
 
     Raises:
         StorageError: It cannot be written, or contains something else than a data set.
@@ -92,7 +119,7 @@ def save_dataset(dataset: Dataset, candidates: Mapping[str, CandidateSets], sett
     try:
         with writing(folder, "data set", dataset_files) as (target, staging):
             staging.mkdir()
-            _write(dataset, candidates, settings, staging)
+            _write(dataset, candidates, settings, staging, checks or {})
             put_in_place(staging, target, "data set", dataset_files)
     except OSError as error:
         raise StorageError(
@@ -110,12 +137,20 @@ def dataset_files(folder: Path) -> set[str] | None:
     return _FILES if isinstance(about, dict) and {"schema", "fingerprint"} <= about.keys() else None
 
 
-def _write(dataset: Dataset, candidates: Mapping[str, CandidateSets], settings: Settings, folder: Path) -> None:
+def _write(
+    dataset: Dataset,
+    candidates: Mapping[str, CandidateSets],
+    settings: Settings,
+    folder: Path,
+    checks: Mapping[str, Any],
+) -> None:
     lengths = np.array([len(s) for s in dataset.sequences], dtype=np.int64)
     items = np.concatenate(dataset.sequences) if dataset.sequences else np.empty(0, dtype=np.int64)
     arrays: dict[str, Any] = {"items": items.astype(np.int32), "lengths": lengths}
     if dataset.cuts is not None:
         arrays["cuts"] = dataset.cuts.astype(np.int32)
+    if dataset.unasked:
+        arrays["unasked"] = np.array(dataset.unasked, dtype=np.int64)
     np.savez_compressed(folder / "sequences.npz", **arrays)
     catalog, texts = dataset.catalog, {"texts": dataset.catalog.texts} if dataset.catalog.texts else {}
     _dump(folder / "catalog.json", {"ids": catalog.ids, "titles": catalog.titles, **texts})
@@ -136,6 +171,8 @@ def _write(dataset: Dataset, candidates: Mapping[str, CandidateSets], settings: 
         "interactions": int(lengths.sum()),
         "questions": {split: len(sets.items) for split, sets in candidates.items()},
         **settings.dump(),
+        "repeats": dataset.repeats,
+        **({"checks": checks} if checks else {}),
         "fingerprint": dataset.fingerprint,
     }
     _dump(folder / "dataset.json", about, indent=2)
@@ -164,14 +201,23 @@ def load_dataset(folder: Path) -> Dataset:
         with np.load(folder / "sequences.npz", allow_pickle=False) as arrays:
             items, lengths = arrays["items"].astype(np.int64), arrays["lengths"]
             cuts = arrays["cuts"].astype(np.int64) if "cuts" in arrays else None
+            unasked = tuple(arrays["unasked"].tolist()) if "unasked" in arrays else ()
         sequences = np.split(items, np.cumsum(lengths)[:-1])
-        dataset = make_dataset(about["name"], catalog, users, sequences, cuts)
+        dataset = make_dataset(about["name"], catalog, users, sequences, cuts, about.get("repeats", False), unasked)
         intact = dataset.fingerprint == about["fingerprint"]
+        if "repeats" not in about and has_repeats(dataset):
+            # Written when every item was a question; its candidate sets fit if items of the history count.
+            dataset = replace(dataset, repeats=True)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"cannot read {folder}: {error}", _AGAIN) from error
     if not intact:
         raise DataError(f"{folder} was changed after it was prepared: its fingerprint differs", _AGAIN)
     return dataset
+
+
+def has_repeats(dataset: Dataset) -> bool:
+    """Whether a question of the data set would be an item that the user had before."""
+    return any(len(dataset.targets(split)) > len(replace(dataset, repeats=False).questions(split)) for split in SPLITS)
 
 
 def load_settings(folder: Path) -> tuple[str, Settings]:
@@ -182,8 +228,16 @@ def load_settings(folder: Path) -> tuple[str, Settings]:
     """
     about = _load(folder / "dataset.json")
     try:
-        text_columns = tuple(about.get("text_columns", ()))
-        return about["name"], Settings(about["k_core"], about["m"], about["seed"], about["split"], text_columns)
+        repeats = about["repeats"] if "repeats" in about else load_dataset(folder).repeats
+        return about["name"], Settings(
+            k_core=about["k_core"],
+            m=about["m"],
+            seed=about["seed"],
+            split=about["split"],
+            text_columns=tuple(about.get("text_columns", ())),
+            duplicates=about.get("duplicates", "keep"),
+            repeats=repeats,
+        )
     except (KeyError, TypeError) as error:
         raise DataError(f"{folder}/dataset.json has no valid settings: {error}", _AGAIN) from error
 
@@ -196,7 +250,7 @@ def load_candidates(folder: Path) -> dict[str, CandidateSets]:
     """
     about = _load(folder / "dataset.json")
     candidates = {}
-    for split in ("valid", "test"):
+    for split in SPLITS:
         path = folder / f"candidates-{split}.json"
         data = _load(path)
         try:

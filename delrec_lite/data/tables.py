@@ -1,21 +1,35 @@
-"""Reads columns of CSV, TSV, RecBole atomic files and Parquet through pyarrow."""
+"""Reads columns of CSV, TSV, RecBole atomic files, JSON Lines and Parquet, with the row number of each record."""
 
-import csv
-import re
-from bisect import bisect_right
-from collections.abc import Sequence
-from contextlib import suppress
+import textwrap
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from delrec_lite.errors import DataError, MissingPackageError, install_line
+from delrec_lite.data.delimited import DelimitedText, row_number
+from delrec_lite.data.json_lines import JsonRows, is_json
+from delrec_lite.data.packages import arrow
+from delrec_lite.data.sources import PARQUET_MAGIC, as_utf8, content_of, is_parquet_file, unreadable
+from delrec_lite.data.values import as_text
+from delrec_lite.errors import DataError
 
-# RecBole writes the type of a column after its name: user_id:token, timestamp:float.
-_TYPED = re.compile(r":(?:token|token_seq|float|float_seq)$")
-_HEADER_BYTES = 1 << 16
-_BLOCK_BYTES = 1 << 23
-PARQUET = (".parquet", ".pq")
+
+@dataclass(frozen=True)
+class Layout:
+    """How the user's files are written, where their content does not say it.
+
+    Attributes:
+        separator: Of delimited text whose first line has it; else the most frequent of tab, comma, semicolon and bar.
+        header: Whether the first line has the names of the columns; without them, columns have numbers from 1.
+        keep_na: Read words such as NULL and nan as values, not as missing values.
+    """
+
+    separator: str = ""
+    header: bool = True
+    keep_na: bool = False
+
+
+DETECTED = Layout()
 
 
 @dataclass(frozen=True)
@@ -24,10 +38,12 @@ class Table:
 
     Attributes:
         path: The file.
-        columns: Arrow columns by name; stripped text, or the numbers and times of Parquet.
+        columns: Arrow columns by name; stripped text, or the types of Parquet.
         first_row: Row number of the first record: 2 after a header.
-        skipped: Numbers of the rows with too few or too many fields, ascending; the columns leave them out.
+        skipped: Numbers of the rows that the columns leave out, ascending.
         malformed: Number and reason of the skipped rows that are not empty lines.
+        numbers: Row number of each record, where ``first_row`` and ``skipped`` do not say it.
+        numbered: Whether the columns' names are their numbers.
     """
 
     path: Path
@@ -35,48 +51,97 @@ class Table:
     first_row: int
     skipped: list[int] = field(default_factory=list)
     malformed: list[tuple[int, str]] = field(default_factory=list)
+    numbers: list[int] | None = None
+    numbered: bool = False
 
     def row(self, record: int) -> int:
         """The row number in the file of a record, given its index in the columns."""
-        number = record + self.first_row
-        while (shifted := record + self.first_row + bisect_right(self.skipped, number)) != number:
-            number = shifted
-        return number
+        if self.numbers is not None:
+            return self.numbers[record]
+        return row_number(record, self.first_row, self.skipped)
+
+    def label(self, name: str) -> str:
+        """A column's name in messages about a row."""
+        return f"column {name}" if self.numbered else name
+
+    def where(self, name: str) -> str:
+        """File and column, in messages about a whole column."""
+        return f"{self.path}: {self.label(name)}"
 
     def texts(self, name: str) -> list[str]:
         """A column as Python strings."""
-        texts: list[str] = as_text(self.columns[name]).to_pylist()
+        texts: list[str] = as_text(self.columns[name], self.where(name)).to_pylist()
         return texts
 
 
-def arrow() -> Any:
-    """The package ``pyarrow`` with the submodules that are used.
+@dataclass(frozen=True)
+class OpenTable:
+    """A table whose columns are known but not read yet.
+
+    Attributes:
+        path: The file.
+        names: Of its columns.
+        numbered: Whether it has no header, so that the names are numbers from 1.
+    """
+
+    path: Path
+    names: list[str]
+    numbered: bool
+    _read: Callable[[Sequence[str], Sequence[str]], Table]
+
+    def read(self, columns: Sequence[str], lists: Sequence[str] = ()) -> Table:
+        """Read some columns.
+
+        Args:
+            columns: Their names.
+            lists: Columns whose cells may be lists of words, in Parquet and JSON.
+
+        Raises:
+            DataError: No such column, or damaged content.
+        """
+        missing = [name for name in columns if name not in self.names]
+        if missing and self.numbered:
+            raise DataError(
+                f"{self.path} has no header and {len(self.names)} columns, and {missing[0]!r} is none of them",
+                f"name columns by their numbers, 1 to {len(self.names)}",
+            )
+        if missing:
+            names = textwrap.shorten(", ".join(self.names), 300, placeholder=" ...")
+            raise DataError(f"{self.path} has no column {missing[0]!r}", f"it has: {names}")
+        return self._read(list(dict.fromkeys(columns)), lists)
+
+
+def open_table(
+    path: Path,
+    layout: Layout = DETECTED,
+    names: Sequence[str] = (),
+    expected: Collection[str] = (),
+    encoding: str = "utf-8",
+) -> OpenTable:
+    """Read a file's content and the names of its columns.
+
+    Args:
+        path: Parquet and JSON by suffix or content, else delimited text; ``-`` is standard input. Compressed files are
+            unpacked.
+        layout: What the file does not say itself.
+        names: All column names, for a text file without a header.
+        expected: Names by which a first line is a header although ``layout`` says that there is none.
+        encoding: Of a text file.
 
     Raises:
-        MissingPackageError: It is not installed.
+        DataError: No such file, another format, or no rows.
+        MissingPackageError: pyarrow is not installed.
     """
-    try:
-        import pyarrow
-        import pyarrow.compute
-        import pyarrow.csv
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingPackageError(
-            "reading tables needs pyarrow, which is not installed", install_line("pyarrow")
-        ) from error
-    return pyarrow
-
-
-def header_of(path: Path) -> list[str]:
-    """The column names of a file, without RecBole's types.
-
-    Raises:
-        DataError: No such file, or it cannot be read.
-    """
-    pa = arrow()
-    if path.suffix.lower() in PARQUET:
-        return list(_read_file(path, lambda: pa.parquet.read_schema(path).names))
-    return _header(path, "utf-8-sig")[0]
+    if is_parquet_file(path):
+        return _open_parquet(path, str(path))
+    data = content_of(path)
+    path = Path("standard input") if str(path) == "-" else path
+    if data.startswith(PARQUET_MAGIC):
+        return _open_parquet(path, arrow().BufferReader(data))
+    text = as_utf8(path, data, encoding)
+    if is_json(path) or (text.startswith((b"{", b"[{")) and not names):
+        return _open_json(path, text)
+    return _open_text(path, text, layout, names, expected)
 
 
 def read_table(
@@ -84,116 +149,55 @@ def read_table(
     columns: Sequence[str],
     names: Sequence[str] = (),
     delimiter: str = "",
-    encoding: str = "utf-8-sig",
+    encoding: str = "utf-8",
 ) -> Table:
-    """Read some columns of a file.
+    """Read some columns of a file; see ``open_table`` and ``OpenTable.read``."""
+    return open_table(path, Layout(delimiter), names, encoding=encoding).read(columns)
 
-    Args:
-        path: Parquet by its suffix, else text; ``.gz`` is unpacked. Quotes count with commas and semicolons only.
-        columns: Names of the columns to read.
-        names: All column names, for a text file without a header.
-        delimiter: Default: the most frequent of tab, comma and semicolon in the first line.
-        encoding: Of a text file.
 
-    Raises:
-        DataError: No such file or column, or another file format.
-        MissingPackageError: pyarrow is not installed.
-    """
-    if path.suffix.lower() in PARQUET:
-        return _read_parquet(path, columns)
+def _open_parquet(path: Path, source: Any) -> OpenTable:
     pa = arrow()
-    header, detected = _header(path, encoding)
-    delimiter, header = delimiter or detected, list(names) or header
-    _require_columns(path, columns, header)
-    positions = [str(header.index(name)) for name in columns]
-    malformed: list[tuple[int, str]] = []
-    skipped: list[int] = []
 
-    def skip(row: Any) -> str:
-        skipped.append(row.number)
-        if row.text.strip():
-            malformed.append((row.number, f"{row.actual_columns} fields instead of {row.expected_columns}"))
-        return "skip"
+    def read(columns: Sequence[str], _: Sequence[str]) -> Table:
+        table = _parquet(path, lambda: pa.parquet.ParquetFile(source).read(columns=list(columns)))
+        return Table(path, {name: table.column(name) for name in columns}, 1)
 
-    def read() -> Any:
-        return pa.csv.read_csv(
-            str(path),
-            # With several threads pyarrow gives malformed rows no number.
-            read_options=pa.csv.ReadOptions(
-                use_threads=False,
-                block_size=_BLOCK_BYTES,
-                column_names=[str(position) for position in range(len(header))],
-                skip_rows=0 if names else 1,
-                encoding=encoding.removesuffix("-sig"),
-            ),
-            parse_options=pa.csv.ParseOptions(
-                delimiter=delimiter,
-                quote_char='"' if delimiter in ",;" else False,
-                newlines_in_values=delimiter in ",;",
-                ignore_empty_lines=False,
-                invalid_row_handler=skip,
-            ),
-            convert_options=pa.csv.ConvertOptions(
-                column_types={position: pa.string() for position in positions},
-                include_columns=list(dict.fromkeys(positions)),
-            ),
-        )
-
-    table = _read_file(path, read)
-    texts = {
-        name: pa.compute.utf8_trim_whitespace(table.column(position))
-        for name, position in zip(columns, positions, strict=True)
-    }
-    return Table(path, texts, 1 if names else 2, skipped, malformed)
+    return OpenTable(path, list(_parquet(path, lambda: pa.parquet.read_schema(source).names)), False, read)
 
 
-def as_text(column: Any) -> Any:
-    """An Arrow column as strings; null becomes empty, and whole numbers have no decimal point."""
-    pa = arrow()
-    if pa.types.is_floating(column.type):
-        with suppress(pa.ArrowInvalid):
-            column = column.cast(pa.int64())
-    return pa.compute.utf8_trim_whitespace(column.cast(pa.string()).fill_null(""))
-
-
-def _read_parquet(path: Path, columns: Sequence[str]) -> Table:
-    pa = arrow()
-    _require_columns(path, columns, _read_file(path, lambda: pa.parquet.read_schema(path)).names)
-    table = _read_file(path, lambda: pa.parquet.read_table(path, columns=list(dict.fromkeys(columns))))
-    return Table(path, {name: table.column(name) for name in columns}, 1)
-
-
-def _read_file(path: Path, read: Any) -> Any:
-    """Call ``read``; raise its errors as ``DataError``."""
+def _parquet(path: Path, read: Callable[[], Any]) -> Any:
     pa = arrow()
     try:
         return read()
-    except FileNotFoundError as error:
-        raise DataError(f"no file at {path}", "check the path") from error
-    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except pa.ArrowException as error:
         text = " ".join(str(error).split())
-        if isinstance(error, UnicodeDecodeError) or "UTF8" in text:
-            raise DataError(f"{path} is not UTF-8 text: {text}", "save it as UTF-8") from error
-        if "Empty CSV" in text:
-            raise DataError(f"{path} holds no rows", "check that it is the right file") from error
         raise DataError(f"cannot read {path}: {text}", "check that it is the right file and complete") from error
 
 
-def _header(path: Path, encoding: str) -> tuple[list[str], str]:
-    """The cells of the first line, and their delimiter."""
+def _open_json(path: Path, text: bytes) -> OpenTable:
+    rows = JsonRows(path, text)
 
-    def read() -> str:
-        with arrow().input_stream(str(path), compression="detect") as file:
-            line = file.read(_HEADER_BYTES).splitlines()[:1]
-        return line[0].decode(encoding) if line else ""
+    def read(columns: Sequence[str], lists: Sequence[str]) -> Table:
+        cells, numbers, malformed = rows.columns(columns, lists)
+        return Table(path, cells, 1, malformed=malformed, numbers=numbers)
 
-    line = _read_file(path, read)
-    delimiter = max("\t,;", key=line.count)
-    cells = next(csv.reader([line], delimiter=delimiter), [])
-    return [_TYPED.sub("", cell.strip()) for cell in cells], delimiter
+    return OpenTable(path, rows.names, False, read)
 
 
-def _require_columns(path: Path, columns: Sequence[str], header: Sequence[str]) -> None:
-    missing = [name for name in columns if name not in header]
-    if missing:
-        raise DataError(f"{path} has no column {missing[0]!r}", f"it has: {', '.join(header)}")
+def _open_text(path: Path, text: bytes, layout: Layout, names: Sequence[str], expected: Collection[str]) -> OpenTable:
+    rows = DelimitedText(path, text, layout.separator)
+    header = layout.header and not names
+    if not header and not names and expected and set(expected) <= set(rows.first):
+        header = True
+    numbered = not header and not names
+    columns = rows.first if header else list(names) or [str(n + 1) for n in range(len(rows.first))]
+
+    def read(chosen: Sequence[str], _: Sequence[str]) -> Table:
+        positions = [columns.index(name) for name in chosen]
+        body = rows.read(positions, len(columns), header)
+        cells = dict(zip(chosen, body.columns, strict=True))
+        return Table(path, cells, body.first_row, body.skipped, body.malformed, numbered=numbered)
+
+    return OpenTable(path, columns, numbered, read)

@@ -6,12 +6,15 @@ Users and items are integers from 0 inside the program; the ids of the data set 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
+SPLITS = ("valid", "test")
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,9 @@ class Dataset:
         cuts: Where each sequence is split, int64 ``[users, 2]``: items before the first number are for training, items
             before the second for validation, the rest for the test. None: leave-one-out, where the last item of
             each user is the test and the second last the validation.
+        repeats: Whether an item that a user had before may be the next one. If not, such an item is no question, and
+            rankings leave out the items of a history.
+        unasked: Indices of users without questions, because they have too few unseen items for a candidate set.
     """
 
     name: str
@@ -63,6 +69,8 @@ class Dataset:
     sequences: tuple[Ints, ...]
     fingerprint: str
     cuts: Ints | None = None
+    repeats: bool = False
+    unasked: tuple[int, ...] = ()
 
     def train(self) -> tuple[Ints, ...]:
         """The training part of every sequence; under a split by time it may be empty."""
@@ -79,11 +87,24 @@ class Dataset:
         return self._split("valid")
 
     def test(self) -> "Split":
-        """The test part, likewise: one question per user under leave-one-out."""
+        """The test part, likewise: at most one question per user under leave-one-out."""
         return self._split("test")
 
     def questions(self, split: str) -> Ints:
-        """User and position of every target of a split: int64 ``[questions, 2]``, ordered by user."""
+        """User and position of every target of a split: int64 ``[questions, 2]``, ordered by user.
+
+        Without users of ``unasked`` and, unless ``repeats``, without items that the user had before.
+        """
+        targets = self.targets(split)
+        has_questions = np.ones(len(self.sequences), dtype=bool)
+        has_questions[list(self.unasked)] = False
+        kept = has_questions[targets[:, 0]]
+        if not self.repeats:
+            kept &= ~self.repeated[self.places(targets)]
+        return targets[kept]
+
+    def targets(self, split: str) -> Ints:
+        """User and position of every item of a split that has a history, as ``questions``."""
         ends = np.array([len(s) for s in self.sequences], dtype=np.int64)
         cuts = np.stack([ends - 2, ends - 1], 1) if self.cuts is None else self.cuts
         first, last = (cuts[:, 0], cuts[:, 1]) if split == "valid" else (cuts[:, 1], ends)
@@ -93,32 +114,51 @@ class Dataset:
         within = np.arange(len(users)) - np.repeat(np.cumsum(counts) - counts, counts)
         return np.stack([users, first[users] + within], 1)
 
+    @cached_property
+    def repeated(self) -> npt.NDArray[np.bool_]:
+        """Whether the user had the item before, for the items of all sequences one after another: bool ``[items]``."""
+        items = np.concatenate([*self.sequences, np.empty(0, np.int64)])
+        users = np.repeat(np.arange(len(self.sequences)), [len(s) for s in self.sequences])
+        repeated = np.ones(len(items), dtype=bool)
+        repeated[np.unique(users * (len(self.catalog) + 1) + items, return_index=True)[1]] = False
+        return repeated
+
+    def places(self, targets: Ints) -> Ints:
+        """Where targets are in all sequences one after another, as in ``repeated``: int64 ``[targets]``."""
+        starts = np.cumsum([0, *(len(s) for s in self.sequences)])
+        places: Ints = starts[targets[:, 0]] + targets[:, 1]
+        return places
+
     def _split(self, name: str) -> "Split":
         questions = self.questions(name).tolist()
         targets = np.array([self.sequences[user][position] for user, position in questions], dtype=np.int64)
-        return Split(name, tuple(self.sequences[user][:position] for user, position in questions), targets)
+        histories = tuple(self.sequences[user][:position] for user, position in questions)
+        return Split(name, histories, targets, self.repeats)
 
 
 @dataclass(frozen=True)
 class Split:
-    """Questions for the next item after a history. Under leave-one-out there is one per user, in user order.
+    """Questions for the next item after a history. Under leave-one-out there is at most one per user, in user order.
 
     Attributes:
         name: ``valid`` or ``test``.
         histories: Item indices, oldest first, one array per question.
         targets: The next item of each, shape ``[questions]``.
+        repeats: Whether items of a history may be next; if not, rankings leave them out.
     """
 
     name: str
     histories: tuple[Ints, ...]
     targets: Ints
+    repeats: bool = False
 
     def __len__(self) -> int:
         return len(self.histories)
 
     def take(self, users: Sequence[int]) -> "Split":
         """The questions at the given positions."""
-        return Split(self.name, tuple(self.histories[u] for u in users), self.targets[list(users)])
+        histories = tuple(self.histories[u] for u in users)
+        return Split(self.name, histories, self.targets[list(users)], self.repeats)
 
 
 @dataclass(frozen=True)

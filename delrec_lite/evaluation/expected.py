@@ -20,7 +20,7 @@ class ExpectedSampledMetrics:
     """Sizes from which the metrics over all candidate sets are computed.
 
     Attributes:
-        pools: Number of unseen items of each user, from which negatives are drawn, int64 ``[users]``.
+        pools: Number of items from which each user's negatives are drawn, int64 ``[users]``.
         negatives: m - 1.
     """
 
@@ -29,7 +29,7 @@ class ExpectedSampledMetrics:
 
     @classmethod
     def of(cls, split: Split, items: int, m: int) -> "ExpectedSampledMetrics":
-        """Negatives are all items except history and target, as in the ranking of the whole catalogue.
+        """Negatives are all items except the target and, unless repeats count, the history, as in the whole ranking.
 
         The random candidate sets also avoid items after the target (validation users, a split by time); these do not.
 
@@ -38,6 +38,8 @@ class ExpectedSampledMetrics:
             items: Number of items in the catalogue.
             m: Size of a candidate set, target included.
         """
+        if split.repeats:
+            return cls(np.full(len(split), items - 1, np.int64), m - 1)
         seen = [len(np.union1d(h, [target])) for h, target in zip(split.histories, split.targets.tolist(), strict=True)]
         return cls(items - np.array(seen, np.int64), m - 1)
 

@@ -50,7 +50,7 @@ def rank_all(
                     targets,
                 )
             )
-            full.append(catalogue_ranks(scores, histories, targets))
+            full.append(catalogue_ranks(scores, histories, targets, split.repeats))
             tick(len(histories))
     return Ranks(np.concatenate(sampled), np.concatenate(full), time.monotonic() - start)
 
@@ -126,10 +126,17 @@ def candidate_ranks(scores: Floats, items: Ints, targets: Ints) -> Ints:
     return ranks_of(scores, scores[is_target], np.ones_like(is_target))
 
 
-def catalogue_ranks(scores: Floats, histories: Sequence[Ints], targets: Ints) -> Ints:
-    """Ranks of the targets in the catalogue; items of the history are not ranked, except the target itself."""
+def catalogue_ranks(scores: Floats, histories: Sequence[Ints], targets: Ints, repeats: bool = False) -> Ints:
+    """Ranks of the targets in the catalogue.
+
+    Args:
+        scores: ``[users, items]``.
+        histories: Items that are not ranked, except the target itself.
+        targets: ``[users]``.
+        repeats: Items of the history are ranked, too.
+    """
     ranked = np.ones(scores.shape, dtype=bool)
-    for row, history in enumerate(histories):
+    for row, history in enumerate(() if repeats else histories):
         ranked[row, history] = False
     users = np.arange(len(targets))
     ranked[users, targets] = True

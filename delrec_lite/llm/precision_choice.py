@@ -4,7 +4,6 @@ Without AVX512-BF16 or AMX (Arm: BF16) a processor emulates bf16: a training ste
 bf16 and 13 s in fp32 on one AVX2 core.
 """
 
-import os
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from statistics import median
 from typing import Any
 
 from delrec_lite import machine
+from delrec_lite.environment import those_set
 from delrec_lite.files import add_entry, read_entries
 
 # What each value of the recipe resolves to if bf16, and if fp32 is faster; quantised weights are computed in one of the
@@ -164,7 +164,7 @@ def _machine() -> dict[str, Any]:
 
 def limits() -> dict[str, str]:
     """The variables of ``LIMITS`` that are set."""
-    return {name: os.environ[name] for name in LIMITS if name in os.environ}
+    return those_set(*LIMITS)
 
 
 def bf16_is_native(features: Collection[str], limits: Mapping[str, str]) -> bool | None:

@@ -71,6 +71,7 @@ def write_bundle(
             onnx_quants=onnx_quants,
             merge_base=merge_base or settings.merge_base,
             teacher=run.models.teacher() if settings.retriever else None,
+            teacher_inside=recipe.finetune.teacher_inside,
             measured_quants=measured_quants,
         )
         return export(request, run.console)

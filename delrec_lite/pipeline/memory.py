@@ -115,7 +115,7 @@ def trainings(recipe: Recipe, items: int, precision: str, processes: int = 1) ->
         soft=recipe.model.soft_tokens,
         rank=finetune.rank,
         modules=finetune.modules,
-        teacher=finetune.teacher_weight > 0,
+        teacher=finetune.teacher_weight > 0 or finetune.teacher_inside,
         optimiser=finetune.optimiser,
     )
     tokens = math.ceil(distill.tokens_per_step / processes)

@@ -28,10 +28,12 @@ def with_dataset_settings(recipe: Recipe) -> Recipe:
         "seed": settings.seed,
         "split": settings.split,
         "text_columns": settings.text_columns,
+        "duplicates": settings.duplicates,
+        "repeats": settings.repeats,
     }
     for key, value in prepared.items():
         recipe_value = getattr(data, key)
-        if key in data.model_fields_set and recipe_value != value:
+        if key in data.model_fields_set and recipe_value not in (value, None):
             raise ConfigError(
                 f"data.{key} is {recipe_value} in the recipe, but {data.folder} was prepared with {value}",
                 f"leave data.{key} out, or prepare the data set again with it: `delrec-lite prepare`",

@@ -141,7 +141,7 @@ def _zero_shot(run: Run) -> Ranks:
     )
     return Ranks(
         candidate_ranks(sampled, candidates.items, test.targets),
-        catalogue_ranks(full, test.histories, test.targets),
+        catalogue_ranks(full, test.histories, test.targets, test.repeats),
         time.monotonic() - start,
         same_scores=False,  # candidates by likelihood, the catalogue by the mean of a title's rows
     )
@@ -157,7 +157,8 @@ def _trained(run: Run) -> Ranks:
 
     built = run.models.trained()
     test, length = run.dataset.test(), run.recipe.model.max_history
-    return ranked(built.model, built.prompts, test, run.candidates["test"], length, run.console, TRAINED)
+    inside = run.models.teacher() if run.recipe.finetune.teacher_inside else None
+    return ranked(built.model, built.prompts, test, run.candidates["test"], length, run.console, TRAINED, inside)
 
 
 def _fused(run: Run) -> Ranks:
@@ -183,7 +184,7 @@ def _fused(run: Run) -> Ranks:
     return _ranked(run, scorer, FUSED)
 
 
-def _exported(run: Run, fused: bool = False) -> Ranks:
+def _exported(run: Run, fused: bool | None = None) -> Ranks:
     from delrec_lite.runtime.recommender import Recommender
 
     model, name = _default_model(run), fused_row(run) if fused else bundle_row(run)

@@ -126,7 +126,17 @@ class Run(StageCache):
 
             source, target, m = self.pulled["data"].folder, folder / "dataset", data.candidates
             dataset = prepare(
-                data.name, source, target, data.k_core, m, data.seed, self.console, data.split, data.text_columns
+                data.name,
+                source,
+                target,
+                data.k_core,
+                m,
+                data.seed,
+                self.console,
+                data.split,
+                data.text_columns,
+                data.duplicates,
+                data.repeats,
             )
             return dataset_facts(dataset, load_candidates(target))
 

@@ -120,6 +120,6 @@ def _additions(
 def _link(source: Path, target: Path) -> None:
     """Hard-link a file that is never changed; copy it where the file system has no hard links."""
     try:
-        os.link(source, target)
+        os.link(source.resolve(), target)  # in a bundle of links, what they lead to
     except OSError:
         shutil.copyfile(source, target)

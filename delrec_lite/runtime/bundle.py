@@ -20,6 +20,7 @@ from delrec_lite.runtime.manifest import (
     NEW_ITEMS,
     OF_ONE_MODEL,
     REMEDY,
+    REPEATS,
     Model,
     all_models,
     check_file,
@@ -30,6 +31,8 @@ from delrec_lite.runtime.manifest import (
     read_manifest,
 )
 from delrec_lite.runtime.prompting.prompt import TITLES, Prompt, parse_prompt, read_titles
+
+MOST_POPULAR = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -238,6 +241,11 @@ class Bundle:
         return deep
 
     @property
+    def repeats(self) -> bool:
+        """Whether an item of a history may come again: what its data set says; False where it says nothing."""
+        return self.manifest["model"].get(REPEATS) is True
+
+    @property
     def holds_additions(self) -> bool:
         """Whether items were added after training."""
         return ADDITIONS in self.manifest["files"]
@@ -261,6 +269,8 @@ class Bundle:
         ):
             if not _is_list_of(values, kind):
                 raise BundleError(f"{self.folder}/catalog.json: {name} is not a list of {kind.__name__}", REMEDY)
+        if min(items.popularity, default=0) < 0 or max(items.popularity, default=0) > MOST_POPULAR:
+            raise BundleError(f"{self.folder}/catalog.json: popularity holds what is no count", REMEDY)
         if not len(items.ids) == len(items.titles) == len(items.popularity) > 0:
             raise BundleError(f"{self.folder}/catalog.json: ids, titles and popularity differ in length", REMEDY)
         return items
@@ -271,7 +281,7 @@ class Bundle:
         content = read_json(self.folder / "prompt.json")
         try:
             return parse_prompt(content)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise BundleError(f"{self.folder}/prompt.json cannot be read: {error}", REMEDY) from error
 
     @cached_property

@@ -1,17 +1,24 @@
 """Why an item was recommended: each history item's contribution, by leaving it out (occlusion), in one batch."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
-from delrec_lite.data.types import Floats, Ints
+from delrec_lite.data.types import Bools, Floats, Ints
 from delrec_lite.errors import UsageError
 from delrec_lite.evaluation.fusion import logsumexp
 from delrec_lite.evaluation.significance import PairedTest, paired_test
+from delrec_lite.runtime.arguments import Title, Titles
 from delrec_lite.runtime.prompting.encoder import Entry
 from delrec_lite.runtime.recommender import Recommender
+from delrec_lite.runtime.resolving import OnUnknown, Skipped
+
+T = TypeVar("T")
+# Yields how many histories are left to evaluate; the result is returned.
+Steps = Generator[int, None, T]
 
 
 @dataclass(frozen=True)
@@ -57,10 +64,12 @@ class Explanation:
     Attributes:
         id: The data set's own id of the explained item.
         title: Its title.
-        rank: Its rank in the whole catalogue without the history; 0 if it is in the history.
+        rank: Its rank in the whole catalogue without the history; 0 if it is in the history. Where repeats count in the
+            data set, the history is ranked too.
         probability: Over the whole catalogue.
         contributions: One for each item of the history, in its order.
         teacher: None where the bundle has no teacher, onnxruntime is missing, or it knows no item of the history.
+        skipped: Items of the history that the catalogue lacks.
         soft_words: For each vector of the soft prompt the nearest words, nearest first; the same for every request.
         milliseconds: Time taken.
     """
@@ -71,12 +80,17 @@ class Explanation:
     probability: float
     contributions: list[Contribution]
     teacher: Opinion | None
+    skipped: list[Skipped]
     soft_words: list[list[str]]
     milliseconds: float
 
 
 def explain(
-    recommender: Recommender, history: Sequence[str], item: str | None = None, allow_new: bool = False
+    recommender: Recommender,
+    history: Titles,
+    item: Title | None = None,
+    allow_new: bool = False,
+    on_unknown: OnUnknown = "skip",
 ) -> Explanation:
     """Explain one item after a history; by default the first recommendation.
 
@@ -85,18 +99,42 @@ def explain(
         history: Titles (or ``id:<item id>``), oldest first.
         item: A title of the catalogue.
         allow_new: Take an unknown title of the history as a new item.
+        on_unknown: ``skip`` titles of the history that the catalogue lacks, and name them; or ``refuse`` the request.
 
     Raises:
-        UsageError: An empty history or an unknown title.
+        UsageError: Nothing of the history is known, or the item to explain is not; with ``refuse``: an unknown title.
+    """
+    return _last(explain_steps(recommender, history, item, allow_new, on_unknown))
+
+
+def explain_steps(
+    recommender: Recommender,
+    history: Titles,
+    item: Title | None,
+    allow_new: bool,
+    on_unknown: OnUnknown,
+    at_once: int | None = None,
+) -> Steps[Explanation]:
+    """``explain`` in steps, for a server; each evaluates at most ``at_once`` histories (None: all).
+
+    Raises:
+        UsageError: See ``explain``.
     """
     start = time.perf_counter()
-    if not history:
+    resolved, entries = recommender.entries(history, allow_new, on_unknown)
+    if not entries and resolved.skipped:
+        raise UsageError(
+            f"nothing of the history is in the catalogue, the first is {resolved.skipped[0].given!r}",
+            "give at least one title of the catalogue, or --allow-new, allow_new",
+        )
+    if not entries:
         raise UsageError("the history is empty", "give at least one title")
-    matched, entries = recommender.entries(history, allow_new)
-    scores, weights = occlude(recommender, entries)
-    seen = [match.item for match in matched if match.item >= 0]
+    matched = resolved.matched
+    scores, weights = yield from _occlusion_steps(recommender, entries, at_once)
+    seen = resolved.indices
     unseen = np.ones(len(scores), dtype=bool)
-    unseen[seen] = False
+    if not recommender.bundle.repeats:
+        unseen[seen] = False
     if item is not None:
         target = recommender.find(item).item
     elif unseen.any():
@@ -109,27 +147,33 @@ def explain(
         Contribution(match.title, float(column[n - unread]) if n >= unread else 0.0, n >= unread)
         for n, match in enumerate(matched)
     ]
-    rank = 0 if target in seen else 1 + int((scores[unseen] > scores[target]).sum())
+    rank = 1 + int((scores[unseen] > scores[target]).sum()) if unseen[target] else 0
     items = recommender.bundle.items
     probability = float(np.exp(_log_softmax(scores[None])[0, target]))
-    opinion = _opinion(recommender, seen, scores, target) if seen else None
+    opinion = _opinion(recommender, seen, unseen, scores, target) if seen else None
     words = recommender.bundle.manifest["model"].get("soft_words", [])
     milliseconds = (time.perf_counter() - start) * 1e3
     return Explanation(
-        items.ids[target], items.titles[target], rank, probability, contributions, opinion, words, milliseconds
+        items.ids[target],
+        items.titles[target],
+        rank,
+        probability,
+        contributions,
+        opinion,
+        resolved.skipped,
+        words,
+        milliseconds,
     )
 
 
-def _opinion(recommender: Recommender, seen: list[int], scores: Floats, target: int) -> Opinion | None:
-    """Compare two rankings of the catalogue without the history: the model's and the teacher's."""
+def _opinion(recommender: Recommender, seen: list[int], unseen: Bools, scores: Floats, target: int) -> Opinion | None:
+    """Compare two rankings of the items that may be recommended: the model's and the teacher's."""
     teacher = recommender.teacher
     if teacher is None or min(seen) >= recommender.bundle.trained:
         return None
     teacher_scores = teacher.scores([seen])[0]
     probability = float(np.exp(_log_softmax(teacher_scores[None])[0, target]))
-    unseen = np.ones(len(scores), dtype=bool)
-    unseen[seen] = False
-    rank = 0 if target in seen else 1 + int((teacher_scores[unseen] > teacher_scores[target]).sum())
+    rank = 1 + int((teacher_scores[unseen] > teacher_scores[target]).sum()) if unseen[target] else 0
     top, teacher_top = (
         np.argsort(-np.where(unseen, values, -np.inf), kind="stable")[:10] for values in (scores, teacher_scores)
     )
@@ -150,9 +194,22 @@ def occlude(recommender: Recommender, entries: Sequence[Entry]) -> tuple[Floats,
     Returns:
         float32 ``[items]`` and float32 ``[entries read, items]``.
     """
+    return _last(_occlusion_steps(recommender, entries, None))
+
+
+def _occlusion_steps(
+    recommender: Recommender, entries: Sequence[Entry], at_once: int | None
+) -> Steps[tuple[Floats, Floats]]:
+    """``occlude`` in steps."""
     read = list(entries[-recommender.engine.count_tokens(entries)[0] :])
     reduced = [read[:n] + read[n + 1 :] for n in range(len(read))]
-    scores = recommender.engine.scores([read, *(history for history in reduced if history)])
+    histories = [read, *(history for history in reduced if history)]
+    parts: list[Floats] = []
+    for first in range(0, len(histories), at_once or len(histories)):
+        if first:
+            yield len(histories) - first
+        parts.append(recommender.engine.scores(histories[first : first + (at_once or len(histories))]))
+    scores = np.concatenate(parts)
     logs = _log_softmax(scores)
     uniform = np.full((1, scores.shape[1]), -np.log(scores.shape[1]), np.float32)
     weights: Floats = logs[:1] - (logs[1:] if len(read) > 1 else uniform)
@@ -202,6 +259,16 @@ def faithfulness(recommender: Recommender, histories: Sequence[Ints], seed: int 
         raise UsageError("no history has two items", "give longer histories")
     top, random = np.array(tops, np.float32), np.array(randoms, np.float32)
     return Faithfulness(len(top), float(top.mean()), float(random.mean()), paired_test(top, random))
+
+
+def _last(steps: Steps[T]) -> T:
+    """Do all steps; the result."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
 
 def _log_softmax(scores: Floats) -> Floats:

@@ -10,7 +10,7 @@ import numpy as np
 
 from delrec_lite.data.types import Floats, Ints
 from delrec_lite.errors import BundleError, UsageError
-from delrec_lite.runtime.manifest import REMEDY
+from delrec_lite.runtime.manifest import REMEDY, read_json
 
 if TYPE_CHECKING:
     from delrec_lite.runtime.recommender import Recommender
@@ -85,8 +85,10 @@ def read_golden(folder: Path, items: int) -> Golden:
         BundleError: They cannot be read or do not fit.
     """
     path = folder / FILE
+    if not path.exists():
+        raise UsageError(f"{folder} holds no stored requests", "give test users with --dataset DIR")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         top, scores = _read_answers(content) if "top" in content else (None, None)
         golden = Golden(
             tuple(np.array(h, dtype=np.int64) for h in content["histories"]),
@@ -96,8 +98,6 @@ def read_golden(folder: Path, items: int) -> Golden:
             scores,
             {str(file): _read_answers(other) for file, other in content.get("others", {}).items()},
         )
-    except FileNotFoundError as error:
-        raise UsageError(f"{folder} holds no stored requests", "give test users with --dataset DIR") from error
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise BundleError(f"{path} cannot be read: {error}", REMEDY) from error
     if not _fits(golden, items):

@@ -56,8 +56,8 @@ def held_out(bundle: Bundle, dataset: Path | None = None) -> HeldOut:
         source = f"{data.name}, {Setting.of(data, candidates).questions()}"
     else:
         stored = read_golden(bundle.folder, bundle.trained)
-        split = Split("test", stored.histories, stored.targets)
+        split = Split("test", stored.histories, stored.targets, bundle.repeats)
         candidates = CandidateSets("test", stored.candidates, 0)
         source = f"{bundle.name}, held-out requests in the bundle"
     newest = tuple(history[-min(HISTORY, bundle.prompt.max_history) :] for history in split.histories)
-    return HeldOut(Split("test", newest, split.targets), candidates, source)
+    return HeldOut(Split("test", newest, split.targets, split.repeats), candidates, source)

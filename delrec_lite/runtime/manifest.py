@@ -1,6 +1,7 @@
 """A bundle's files: their names, the manifest that lists them, its models, and the check of each file."""
 
 import json
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,14 @@ ADDITION_ROWS = "additions.npy"
 NEW_ITEMS = "new-items.npy"
 # What a text adds to a new item's vectors, in a bundle of a model with item text: see ``export.text_items``.
 ITEM_TEXT = "item-text.npy"
+# A key of the manifest's ``model``: the model was trained with the teacher inside, and answers with it by default.
+INSIDE = "teacher_inside"
 # What a deep soft prompt adds between the layers: float16 ``[layers - 2, k, hidden]``.
 DEEP = "deep-prompt.npy"
 # Keys of the manifest's ``model`` that belong to its default model file; an entry of ``others`` has its own.
 OF_ONE_MODEL = ("file", "quant", "tensor_types", "tensors", "unfit", "parity")
+# Key of the manifest's ``model``: whether items of a history may be recommended again, as the data set says.
+REPEATS = "repeats"
 REMEDY = "export the run again, or copy the whole folder again"
 
 
@@ -140,20 +145,41 @@ def check_file(folder: Path, name: str, facts: Any, verify: bool) -> None:
         verify: Compare the sha256 too, not the size alone.
 
     Raises:
-        BundleError: The name is no plain file name, the file is missing, or it differs.
+        BundleError: The name is no plain file name, the file is missing or no regular file, or it differs.
     """
     if Path(name).name != name or name in {"", ".", ".."} or "\\" in name or not name.isprintable():
         raise BundleError(f"{folder / MANIFEST} lists {name!r}, which is not a plain file name", "do not trust it")
     if not isinstance(facts, dict):
         raise BundleError(f"{folder / MANIFEST} gives no size and sha256 of {name}", REMEDY)
     path = folder / name
-    if path.is_symlink() or not path.is_file():
-        raise BundleError(f"{path} is missing", REMEDY)
-    size = path.stat().st_size
+    size = _regular_size(path)
     if size != facts.get("bytes"):
         raise BundleError(f"{path} has {size} bytes, its manifest says {facts.get('bytes')}", REMEDY)
-    if verify and sha256_of(path) != facts.get("sha256"):
-        raise BundleError(f"{path} is not the file that was exported: wrong sha256", REMEDY)
+    try:  # what a link brings in is always hashed, so that it can be nothing but the exported file
+        if (verify or path.is_symlink()) and sha256_of(path) != facts.get("sha256"):
+            raise BundleError(f"{path} is not the file that was exported: wrong sha256", REMEDY)
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror or error}", REMEDY) from error
+
+
+def _regular_size(path: Path) -> int:
+    """Size of a regular file; a link to one is followed.
+
+    Raises:
+        BundleError: It is missing, no regular file, or a link to nothing.
+    """
+    link = f", a link to {path.readlink()}," if path.is_symlink() else ""
+    remedy = "copy the bundle with the files that its links lead to: cp -rL" if link else REMEDY
+    try:
+        facts = path.stat()
+    except FileNotFoundError as error:
+        problem = "leads to nothing" if link else "is missing"
+        raise BundleError(f"{path}{link} {problem}", remedy) from error
+    except OSError as error:
+        raise BundleError(f"{path}{link} cannot be read: {error.strerror or error}", remedy) from error
+    if not stat.S_ISREG(facts.st_mode):
+        raise BundleError(f"{path}{link} is no regular file", remedy)
+    return facts.st_size
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -162,12 +188,15 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         BundleError: It is missing or holds none.
     """
+    _regular_size(path)  # a pipe would be waited for
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise BundleError(f"{path} is missing", REMEDY) from error
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror or error}", REMEDY) from error
     except ValueError as error:
         raise BundleError(f"{path} is not JSON: {error}", REMEDY) from error
+    except RecursionError as error:
+        raise BundleError(f"{path} is not JSON of a bundle: nested too deep", REMEDY) from error
     if not isinstance(content, dict):
         raise BundleError(f"{path} does not hold a JSON object", REMEDY)
     return content

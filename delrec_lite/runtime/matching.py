@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from delrec_lite.errors import UsageError
 
@@ -16,6 +16,8 @@ _APOSTROPHE = re.compile("['`\u2018\u2019]")
 _ASIDE = re.compile(r"\s*\([^()]*\)")
 # Lowest similarity at which a title is taken for another; 100 is the same text.
 MIN_SIMILARITY = 93.0
+# How many texts are remembered with what was found for them; one request names at most 5,000.
+SEARCHED = 8192
 
 
 def normal(title: str) -> str:
@@ -64,6 +66,8 @@ class Matcher:
         self._titles = titles
         self._exact = {title: n for n, title in enumerate(titles)}
         self._popularity = popularity
+        # A server's steps look titles up before the request is answered, and stale titles come again and again.
+        self._search = lru_cache(SEARCHED)(self._search_titles)
 
     @cached_property
     def _by_name(self) -> dict[str, list[tuple[str, int]]]:
@@ -76,21 +80,34 @@ class Matcher:
                 names.setdefault(spelled, []).append((year, item))
         return names
 
+    @cached_property
+    def _names(self) -> list[str]:
+        return list(self._by_name)
+
     def find(self, text: str) -> Match:
         """The item that a text names.
 
         Raises:
             UsageError: No title is similar enough; names the nearest titles.
         """
+        match = self.look_up(text)
+        if match is None:
+            raise self.unknown(text)
+        return match
+
+    def look_up(self, text: str) -> Match | None:
+        """The item that a text names; None if no title is similar enough."""
         if text.startswith("id:"):
             item = self._ids.get(text[3:])
-            if item is None:
-                raise UsageError(f"no item has the id {text[3:]!r}", "ids are those of the data set")
-            return Match(text, item, self._titles[item])
+            return None if item is None else Match(text, item, self._titles[item])
         if text in self._exact:
             return Match(text, self._exact[text], text)
+        return self._search(text)
+
+    def _search_titles(self, text: str) -> Match | None:
+        """The item whose title is most like a text."""
         if not text.strip():
-            raise UsageError("a title is empty", "give a title, or id:<item id>")
+            return None
         name, year = split_year(text)
         match = self._choose(normal(name), year)
         bare = _BARE_YEAR.match(text.strip())
@@ -99,20 +116,57 @@ class Matcher:
         if match is None:
             match = self._near(normal(name), year)
         if match is None:
-            nearest = ", ".join(repr(title) for title in self.nearest(text))
-            raise UsageError(
-                f"no item is called {text!r}", f"nearest: {nearest}; to use it as a new item: --allow-new, allow_new"
-            )
+            return None
         item, others = match
         return Match(text, item, self._titles[item], tuple(self._titles[o] for o in others))
+
+    def text_of_id(self, number: int, where: str) -> str:
+        """The text that names the item whose id is a number.
+
+        Raises:
+            UsageError: No id of the catalogue is a number, or the number is also the title of another item.
+        """
+        text = str(number)
+        item = self._ids.get(text)
+        if item is None and not self._has_numbers:
+            raise UsageError(
+                f"{where} holds the number {text}, and no id of this catalogue is a number",
+                f"give titles, or ids such as 'id:{next(iter(self._ids), '')}'",
+            )
+        if self._exact.get(text, item) != item:
+            raise UsageError(
+                f"{where} holds the number {text}, which is also the title of another item",
+                f"give the id as 'id:{text}', or the title as text",
+            )
+        return f"id:{text}"
+
+    @cached_property
+    def _has_numbers(self) -> bool:
+        return any(item_id.isdecimal() for item_id in self._ids)
+
+    def reason(self, text: str) -> str:
+        """Why a text that was not found names no item."""
+        if text.startswith("id:"):
+            return f"no item has the id {text[3:]!r}"
+        return f"no item is called {text!r}" if text.strip() else "a title is empty"
+
+    def unknown(self, text: str) -> UsageError:
+        """The error for a text that was not found; names the nearest titles."""
+        if text.startswith("id:"):
+            hint = "ids are those of the data set"
+        elif not text.strip():
+            hint = "give a title, or id:<item id>"
+        else:
+            nearest = ", ".join(repr(title) for title in self.nearest(text))
+            hint = f"nearest: {nearest}; to use it as a new item: --allow-new, allow_new"
+        return UsageError(self.reason(text), hint)
 
     def nearest(self, text: str, k: int = 3) -> list[str]:
         """Titles that look most like ``text``."""
         from rapidfuzz import fuzz, process
 
         query = normal(split_year(text)[0])
-        names = list(self._by_name)
-        matches = process.extract(query, names, scorer=fuzz.WRatio, limit=4 * k)
+        matches = process.extract(query, self._names, scorer=fuzz.WRatio, limit=4 * k)
         # A short name inside a long one scores as high as the long name itself: prefer similar lengths.
         matches.sort(key=lambda match: -(match[1] + fuzz.ratio(query, match[0])))
         items = dict.fromkeys(self._by_name[name][0][1] for name, _, _ in matches)
@@ -131,7 +185,7 @@ class Matcher:
         from rapidfuzz import fuzz, process
 
         for candidate, _, _ in process.extract(
-            name, list(self._by_name), scorer=fuzz.ratio, score_cutoff=MIN_SIMILARITY, limit=3
+            name, self._names, scorer=fuzz.ratio, score_cutoff=MIN_SIMILARITY, limit=3
         ):
             match = self._choose(candidate, year)
             if match:

@@ -1,63 +1,29 @@
 """`Recommender`: titles in, ranked titles out. `Recommender.load(path).recommend(history=[...], k=10)`."""
 
 import os
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from delrec_lite.data.types import Floats, Ints, described
-from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, UsageError, install_line
-from delrec_lite.prompts.tokenizer import open_tokenizer
+from delrec_lite.data.types import Floats, Ints
+from delrec_lite.errors import DelrecError, MissingPackageError, UsageError, install_line
+from delrec_lite.runtime.answer import MODEL, POPULARITY, Clock, Ranked, Ranking, Recommendation, rank
+from delrec_lite.runtime.arguments import Title, Titles, check_k, indices_in, values_in
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.base import Engine
 from delrec_lite.runtime.engines.factory import AUTO, open_engine
-from delrec_lite.runtime.matching import Match, Matcher
+from delrec_lite.runtime.manifest import INSIDE
+from delrec_lite.runtime.matching import Match, Matcher, normal
+from delrec_lite.runtime.new_items import NewItems
 from delrec_lite.runtime.prompting.encoder import Entry
+from delrec_lite.runtime.resolving import Item, OnUnknown, Resolved, resolve, resolve_one
 
 if TYPE_CHECKING:
     from delrec_lite.runtime.retriever import Retriever
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """One recommended item.
-
-    Attributes:
-        rank: 1 for the best.
-        id: The data set's own id; empty for an item outside the catalogue.
-        title: As the catalogue has it.
-        score: Higher is better; comparable within one answer.
-        probability: Softmax of the scores over everything that was ranked.
-    """
-
-    rank: int
-    id: str
-    title: str
-    score: float
-    probability: float
-
-
-@dataclass(frozen=True)
-class Recommendation:
-    """An answer.
-
-    Attributes:
-        items: Best first.
-        matched: The item found for each title of history and candidates; a new title is matched to itself.
-        milliseconds: Time by phase: ``match``, ``encode``, ``prefill``, ``sort``.
-        tokens_computed: Tokens that the model evaluated for this answer.
-        tokens_avoided: Tokens of the prompt that were cached: instruction, soft prompt, a session's history.
-    """
-
-    items: list[Ranked]
-    matched: list[Match]
-    milliseconds: dict[str, float]
-    tokens_computed: int
-    tokens_avoided: int
 
 
 class Recommender:
@@ -70,9 +36,10 @@ class Recommender:
 
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
         self.bundle = bundle
-        self.engine = engine
+        self._engine, self._process = engine, os.getpid()
         items = bundle.items
         self._matcher = Matcher(items.ids, items.titles, items.popularity)
+        self._new_items = NewItems(bundle, engine)
 
     @classmethod
     def load(
@@ -82,7 +49,7 @@ class Recommender:
         verify: bool = True,
         engine: str = AUTO,
         quant: str | None = None,
-        fused: bool = False,
+        fused: bool | None = None,
     ) -> "Recommender":
         """Open and verify a bundle and load its model.
 
@@ -92,7 +59,8 @@ class Recommender:
             verify: Check the files' hashes.
             engine: Name of an engine, see ``open_engine``; default: the first that reads the bundle and is installed.
             quant: Quantisation of the model, in a bundle that holds several; default: its first.
-            fused: Mix its scores with those of the teacher in the bundle, by the weight that validation users chose.
+            fused: Mix its scores with those of the teacher in the bundle, by the weight that validation users chose;
+                None: as the model was trained (``finetune.teacher_inside``).
 
         Raises:
             BundleError: Missing, foreign, incomplete or changed.
@@ -101,7 +69,7 @@ class Recommender:
         """
         bundle = Bundle.open(path, verify, quant)
         opened = open_engine(bundle, engine, threads)
-        if fused:
+        if bundle.manifest["model"].get(INSIDE, False) if fused is None else fused:
             from delrec_lite.runtime.engines.hybrid import with_teacher
 
             try:
@@ -111,46 +79,104 @@ class Recommender:
                 raise
         return cls(bundle, opened)
 
-    def recommend(
-        self,
-        history: Sequence[str],
-        k: int = 10,
-        candidates: Sequence[str] | None = None,
-        allow_new: bool = False,
-        exclude_history: bool = True,
-        exclude: Sequence[str] = (),
-        session: str | None = None,
-    ) -> Recommendation:
-        """Rank what comes next.
-
-        Args:
-            history: Titles (or ``id:<item id>``), oldest first.
-            k: How many to return; all where there are fewer.
-            candidates: Rank only these; default: the whole catalogue, where the bundle ranks it.
-            allow_new: Use an unknown title as a new item, represented by its words.
-            exclude_history: Leave out the items of the history (candidates are never left out).
-            exclude: More titles to leave out of the catalogue.
-            session: Names a user whose history stays in the model's cache, so that the next request evaluates only
-                the new items; the answer is the same.
+    @property
+    def engine(self) -> Engine:
+        """Evaluates the bundle's model.
 
         Raises:
-            UsageError: An empty history, ``k`` below 1, an unknown title, nothing to rank, or no candidates for a
-                bundle that ranks those alone.
+            DelrecError: This process was forked from the one that loaded it.
         """
-        _check_k(k)
-        if candidates is not None and not candidates:
+        if os.getpid() != self._process:
+            raise DelrecError(
+                f"this recommender was loaded in process {self._process}, and a fork has no copy of its threads",
+                "call Recommender.load in each process, after the fork",
+            )
+        return self._engine
+
+    def recommend(
+        self,
+        history: Titles,
+        k: int = 10,
+        candidates: Titles | None = None,
+        allow_new: bool = False,
+        exclude_history: bool | None = None,
+        exclude: Titles | None = None,
+        session: str | None = None,
+        on_unknown: OnUnknown = "skip",
+    ) -> Recommendation:
+        """Rank what comes next; the most popular first where nothing of the history is known.
+
+        Titles, candidates and exclusions are lists or other series: arrays, tuples, Series, generators. A number is an
+        item id.
+
+        Args:
+            history: Titles (or ``id:<item id>``), oldest first; empty for a user without a history.
+            k: How many to return; all where there are fewer.
+            candidates: Rank only these; default: the whole catalogue, where the bundle ranks it. Their order counts
+                only where the prompt lists them.
+            allow_new: Use an unknown title as a new item, represented by its words.
+            exclude_history: Leave out the items of the history. Default: out of the catalogue, unless repeats count
+                in the data set; never out of the candidates.
+            exclude: More titles to leave out, of the candidates too.
+            session: Names a user whose history stays in the model's cache, so that the next request evaluates only
+                the new items; the answer is the same.
+            on_unknown: ``skip`` what the catalogue lacks, and name it in the answer; or ``refuse`` the request.
+
+        Raises:
+            UsageError: An argument of another kind, no candidates in a list of them, no list of them for a bundle that
+                ranks candidates alone; with ``refuse``: an unknown title.
+        """
+        k = check_k(k)
+        clock = Clock()
+        read = self._resolve(history, "history", allow_new, on_unknown)
+        among = None if candidates is None else self._resolve(candidates, "candidates", allow_new, on_unknown)
+        if among is not None and not among.items and not among.skipped:
             raise UsageError("there are no candidates", "give at least one, or no list, to rank the whole catalogue")
-        if not history:
-            raise UsageError("the history is empty", "give at least one title")
-        clock = _Clock()
-        matched: list[Match] = []
-        resolved = [self._resolve(title, allow_new, matched) for title in history]
-        pool: list[int | str] | None = None
-        if candidates is not None:  # the same item named twice is ranked once
-            pool = list(dict.fromkeys(self._resolve(title, allow_new, matched) for title in candidates))
-        excluded = [self._matcher.find(title).item for title in exclude]
+        excluded = self._resolve([] if exclude is None else exclude, "exclude", allow_new, on_unknown)
+        resolved = [read, excluded] if among is None else [read, among, excluded]
+        left_out = {_key(item) for item in excluded.items}
+        if exclude_history or (exclude_history is None and among is None and not self.bundle.repeats):
+            left_out |= {_key(item) for item in read.items}
+        pool = None if among is None else self._pool(among.items, left_out)
         clock.lap("match")
-        entries = self._encode(resolved)
+        evaluated = self._evaluate(read.items, pool, session, clock)
+        if pool is None:
+            included = np.ones(len(evaluated.scores), dtype=bool)
+            included[[item for item in left_out if isinstance(item, int)]] = False
+            ranked = self._rank_catalogue(evaluated.scores, np.flatnonzero(included), k)
+        else:
+            ranked = rank(evaluated.scores, [self._name(item) for item in pool].__getitem__, k)
+        clock.lap("sort")
+        return Recommendation(
+            ranked,
+            [*read.matched, *(among.matched if among else [])],
+            [skipped for part in resolved for skipped in part.skipped],
+            MODEL if read.items else POPULARITY,
+            clock.milliseconds,
+            evaluated.computed,
+            evaluated.avoided,
+        )
+
+    def _pool(self, items: Sequence[Item], left_out: Set[int | str]) -> list[Item]:
+        """The candidates that are ranked: each once; in the catalogue's order, unless the prompt lists them."""
+        by_key = {_key(item): item for item in reversed(items)}
+        pool = [by_key[key] for key in dict.fromkeys(map(_key, items)) if key not in left_out]
+        if self.bundle.prompt.format.candidates:
+            return pool
+        return sorted(pool, key=lambda item: (isinstance(item, str), item))
+
+    def _evaluate(
+        self, history: Sequence[Item], pool: Sequence[Item] | None, session: str | None, clock: Clock
+    ) -> "_Evaluated":
+        """Scores of the catalogue, or of ``pool``, after a history."""
+        session = None if session is None else str(session)
+        if not history or pool == []:
+            clock.lap("encode")
+            popular = self._popular()
+            scores = popular if pool is None else np.array([popular[i] if isinstance(i, int) else 0 for i in pool])
+            clock.lap("prefill")
+            return _Evaluated(scores.astype(np.float32), 0, 0)
+        entries = self._encode(history)
         in_prompt: list[Entry] = []  # the candidates, where the prompt asks about them
         if pool is not None and not self.bundle.prompt.format.ranks_catalogue:
             in_prompt = self._encode(pool)
@@ -167,36 +193,42 @@ class Recommender:
         else:
             scores, computed = self.engine.score_session(session, entries)
         clock.lap("prefill")
-        if pool is None:
-            included = np.ones(len(scores), dtype=bool)
-            included[excluded] = False
-            if exclude_history:
-                included[[item for item in resolved if isinstance(item, int)]] = False
-            items = np.flatnonzero(included)
-            ranked = self._rank_catalogue(scores, items, k)
-        else:
-            values = scores if in_prompt else self._candidate_scores(scores, state, pool)
-            ranked = self._rank(values, [self._name(item) for item in pool].__getitem__, k)
-        clock.lap("sort")
+        if pool is not None and not in_prompt:
+            scores = self._candidate_scores(scores, state, pool)
         avoided = max(0, len(self.bundle.prompt.prefix) + tokens - computed)  # an engine may cache nothing
-        return Recommendation(ranked, matched, clock.milliseconds, computed, avoided)
+        return _Evaluated(scores, computed, avoided)
 
-    def recommend_batch(self, histories: Sequence[Sequence[str]], k: int = 10) -> list[list[Ranked]]:
-        """The first ``k`` of the catalogue for many histories of titles at once, each without its own history.
+    def recommend_batch(
+        self,
+        histories: Iterable[Titles],
+        k: int = 10,
+        exclude_history: bool | None = None,
+        on_unknown: OnUnknown = "skip",
+    ) -> list[Ranking]:
+        """The first ``k`` of the catalogue for many histories of titles at once; arguments as in ``recommend``.
 
         Raises:
             UsageError: As in ``recommend``.
         """
-        _check_k(k)
-        indices = [[self._matcher.find(title).item for title in history] for history in histories]
+        k = check_k(k)
+        read = [
+            self._resolve(history, f"histories[{n}]", False, on_unknown)
+            for n, history in enumerate(values_in(histories, "histories", ordered=True))
+        ]
+        exclude_history = not self.bundle.repeats if exclude_history is None else exclude_history
+        known = [n for n, resolved in enumerate(read) if resolved.items]
+        scores = dict(zip(known, self.scores([read[n].indices for n in known]) if known else [], strict=True))
         rankings = []
-        for scores, history in zip(self.scores(indices), indices, strict=True):
-            included = np.ones(len(scores), dtype=bool)
-            included[history] = False
-            rankings.append(self._rank_catalogue(scores, np.flatnonzero(included), k))
+        for n, resolved in enumerate(read):
+            values = scores[n] if n in scores else self._popular()
+            included = np.ones(len(values), dtype=bool)
+            if exclude_history:
+                included[resolved.indices] = False
+            ranked = self._rank_catalogue(values, np.flatnonzero(included), k)
+            rankings.append(Ranking(ranked, resolved.skipped, MODEL if resolved.items else POPULARITY))
         return rankings
 
-    def scores(self, histories: Sequence[Any]) -> Floats:
+    def scores(self, histories: Iterable[Any]) -> Floats:
         """Scores of the whole catalogue after each history.
 
         Args:
@@ -208,14 +240,14 @@ class Recommender:
         Raises:
             UsageError: An empty history, an index outside the catalogue, or a bundle that ranks candidates alone.
         """
-        return self.engine.scores([[int(i) for i in history] for history in histories])
+        return self.engine.scores(self._indices(histories, "histories"))
 
-    def score_candidates(self, histories: Sequence[Any], candidates: Ints) -> Floats:
+    def score_candidates(self, histories: Iterable[Any], candidates: Any) -> Floats:
         """Scores of each history's candidates.
 
         Args:
             histories: As in ``scores``.
-            candidates: Item indices, int64 ``[histories, m]``.
+            candidates: Item indices, ``[histories, m]``.
 
         Returns:
             float32 ``[histories, m]``.
@@ -223,19 +255,29 @@ class Recommender:
         Raises:
             UsageError: As in ``scores``.
         """
+        read, among = self._indices(histories, "histories"), self._indices(candidates, "candidates")
+        if len(read) != len(among) or len(set(map(len, among))) > 1:
+            raise UsageError("candidates and histories do not fit", "give as many candidates for each of the histories")
         if self.bundle.prompt.format.ranks_catalogue:
-            return np.take_along_axis(self.scores(histories), candidates, 1)
-        requests = [([int(i) for i in h], c.tolist()) for h, c in zip(histories, candidates, strict=True)]
-        return np.stack([self.engine.score_candidates(history, among)[0] for history, among in requests])
+            return np.take_along_axis(self.engine.scores(read), np.array(among, np.int64), 1)
+        requests = zip(read, among, strict=True)
+        return np.stack([self.engine.score_candidates(history, items)[0] for history, items in requests])
 
-    def entries(self, history: Sequence[str], allow_new: bool = False) -> tuple[list[Match], list[Entry]]:
-        """The item found for each title, and the engine's entry for it.
+    def _indices(self, rows: Iterable[Any], where: str) -> list[list[int]]:
+        items = len(self.bundle.items.ids)
+        values = list(rows) if getattr(rows, "ndim", 1) > 1 else values_in(rows, where, ordered=True)
+        return [indices_in(row, f"{where}[{n}]", items) for n, row in enumerate(values)]
+
+    def entries(
+        self, history: Titles, allow_new: bool = False, on_unknown: OnUnknown = "skip"
+    ) -> tuple[Resolved, list[Entry]]:
+        """The items that a history names, and the engine's entries for them.
 
         Raises:
-            UsageError: An unknown title.
+            UsageError: As in ``recommend``.
         """
-        matched: list[Match] = []
-        return matched, self._encode([self._resolve(title, allow_new, matched) for title in history])
+        resolved = self._resolve(history, "history", allow_new, on_unknown)
+        return resolved, self._encode(resolved.items)
 
     @cached_property
     def teacher(self) -> "Retriever | None":
@@ -249,49 +291,75 @@ class Recommender:
         except MissingPackageError:
             return None
 
-    def teacher_ranking(self, history: Sequence[str], k: int = 10) -> list[Ranked]:
-        """The teacher's recommendations: the first ``k`` of the trained catalogue without the history.
+    def teacher_ranking(self, history: Titles, k: int = 10, on_unknown: OnUnknown = "skip") -> Ranking:
+        """The teacher's recommendations: the first ``k`` of the trained catalogue.
+
+        Without the history, unless the data set says that repeats count.
 
         Raises:
-            UsageError: There is no teacher, no trained item in the history, or an unknown title.
+            UsageError: There is no teacher, no trained item in the history; with ``refuse``: an unknown title.
         """
-        _check_k(k)
+        k = check_k(k)
         if self.teacher is None:
             raise UsageError(
                 "this bundle has no teacher that can be run here",
                 f"export it with `export.retriever: true`; to run it: {install_line('onnxruntime')}",
             )
-        indices = [self._matcher.find(title).item for title in history]
-        scores = self.teacher.scores([indices])[0]
-        return self._rank_catalogue(scores, np.setdiff1d(np.arange(self.bundle.trained), indices), k)
+        read = self._resolve(history, "history", False, on_unknown)
+        scores = self.teacher.scores([read.indices])[0]
+        items = np.arange(self.bundle.trained)
+        items = items if self.bundle.repeats else np.setdiff1d(items, read.indices)
+        return Ranking(self._rank_catalogue(scores, items, k), read.skipped)
 
-    def find(self, title: str) -> Match:
+    def find(self, title: Title) -> Match:
         """The item of the catalogue that a title names.
 
         Raises:
             UsageError: There is none; names the nearest.
         """
-        return self._matcher.find(title)
+        return resolve_one(self._matcher, title, "title")
+
+    def look_up(self, title: str) -> Match | None:
+        """The item of the catalogue that a title names; None if there is none."""
+        return self._matcher.look_up(title)
+
+    def nearest(self, title: str, k: int = 3) -> list[str]:
+        """Titles of the catalogue that look most like a title."""
+        return self._matcher.nearest(title, k)
 
     def search(self, words: str, k: int = 10) -> list[Match]:
         """Titles of the catalogue that look most like some words; the most popular ones where there are no words."""
         if not words.strip():
-            popular = np.argsort(-np.asarray(self.bundle.items.popularity), kind="stable")[:k]
-            return [self._matcher.find(self.bundle.items.titles[i]) for i in popular]
-        return [self._matcher.find(title) for title in self._matcher.nearest(words, k)]
+            return [
+                self._matcher.find(self.bundle.items.titles[i]) for i in np.argsort(-self._popular(), kind="stable")[:k]
+            ]
+        return [self._matcher.find(title) for title in self.nearest(words, k)]
 
-    def tokens(self, history: Sequence[str], candidates: Sequence[str] | None = None) -> int:
-        """Tokens that a request takes behind the prompt's prefix.
+    def tokens(self, history: Titles, candidates: Titles | None = None) -> int:
+        """Tokens that a request takes behind the prompt's prefix; 0 where nothing of the history is known.
 
         Raises:
             UsageError: As in ``recommend``.
         """
-        among = [] if self.bundle.prompt.format.ranks_catalogue else self.entries(candidates or [])[1]
-        return self.engine.count_tokens(self.entries(history)[1], among)[1]
+        among = self._resolve([] if candidates is None else candidates, "candidates", False, "skip")
+        _, entries = self.entries(history)
+        in_prompt = [] if self.bundle.prompt.format.ranks_catalogue else self._encode(among.items)
+        return self.engine.count_tokens(entries, in_prompt)[1] if entries else 0
 
     def close(self) -> None:
-        """Free the model."""
-        self.engine.close()
+        """Free the model; nothing in a forked process, which did not load it."""
+        if os.getpid() == self._process:
+            self._engine.close()
+
+    def preload(self) -> None:
+        """Read now what some requests read later; then the bundle's files may change or vanish.
+
+        Raises:
+            BundleError: The teacher, the tokenizer or the vectors of new items cannot be read.
+        """
+        _ = self.teacher
+        with suppress(MissingPackageError):  # the package gguf: the requests that need it say so
+            self.new_item("a new title")
 
     def __enter__(self) -> "Recommender":
         return self
@@ -299,67 +367,34 @@ class Recommender:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _resolve(self, title: str, allow_new: bool, matched: list[Match]) -> int | str:
-        """An item's index, or the words of a new item."""
-        try:
-            match = self._matcher.find(title)
-        except UsageError:
-            if not allow_new or not title.strip() or title.startswith("id:"):
-                raise
-            matched.append(Match(title, -1, title))
-            return title.strip()
-        matched.append(match)
-        return match.item
+    def _resolve(self, values: Any, where: str, allow_new: bool, on_unknown: OnUnknown) -> Resolved:
+        return resolve(self._matcher, values, where, allow_new, on_unknown)
 
-    def _encode(self, items: Sequence[int | str]) -> list[Entry]:
+    def _popular(self) -> Floats:
+        """Scores by popularity, whose softmax is each item's share of all interactions: float32 ``[items]``."""
+        return np.log1p(np.asarray(self.bundle.items.popularity, np.float32))
+
+    def _encode(self, items: Sequence[Item]) -> list[Entry]:
         """The engine's entries of items, which are indices or the words of new items."""
         return [item if isinstance(item, int) else self.new_entry(item) for item in items]
 
-    def _name(self, item: int | str) -> tuple[str, str]:
+    def _name(self, item: Item) -> tuple[str, str]:
         """Id and title; a new item has no id."""
         items = self.bundle.items
         return (items.ids[item], items.titles[item]) if isinstance(item, int) else ("", item)
 
-    def _candidate_scores(self, scores: Floats, state: Floats, candidates: list[int | str]) -> Floats:
+    def _candidate_scores(self, scores: Floats, state: Floats, candidates: Sequence[Item]) -> Floats:
         """Scores of candidates out of the catalogue's; ``state`` scores those outside it."""
         values = [scores[c] if isinstance(c, int) else float(self.new_item(c)[1] @ state) for c in candidates]
         return np.array(values, np.float32)
 
     def _rank_catalogue(self, scores: Floats, items: Ints, k: int) -> list[Ranked]:
         """Rank some items of the catalogue; ``scores`` are those of all."""
-        return self._rank(scores[items], lambda n: self._name(int(items[n])), k)
-
-    def _rank(self, values: Floats, name: Callable[[int], tuple[str, str]], k: int) -> list[Ranked]:
-        """The ``k`` best of some scores; ``name`` gives id and title of the n-th."""
-        if len(values) == 0:
-            raise UsageError("the history holds the whole catalogue", "rank it all with exclude_history=False")
-        order = np.argsort(-values, kind="stable")[:k]
-        shifted = np.exp(values - values.max())
-        total = float(shifted.sum())
-        return [
-            Ranked(rank, *name(n), float(values[n]), float(shifted[n]) / total)
-            for rank, n in enumerate(order.tolist(), 1)
-        ]
-
-    @cached_property
-    def _tokenizer(self) -> Any:
-        path = self.bundle.folder / "tokenizer.json"
-        try:
-            return open_tokenizer(path)
-        except Exception as error:  # the package raises bare Exception
-            raise BundleError(f"{path} cannot be read: {error}", "export the run again") from error
-
-    def _title_tokens(self, title: str) -> list[int]:
-        words = self.bundle.prompt.title_prefix + title
-        tokens: list[int] = self._tokenizer.encode(words, add_special_tokens=False).ids
-        return tokens
+        return rank(scores[items], lambda n: self._name(int(items[n])), k)
 
     def new_entry(self, title: str, text: str = "") -> Entry:
         """The engine's entry for an item that was not trained: its vector, or its tokens where histories are titles."""
-        prompt_format = self.bundle.prompt.format
-        if prompt_format.history_format.titles:
-            return tuple(self._title_tokens(title)[: prompt_format.title_tokens])
-        return self.new_item(title, text)[0]
+        return self._new_items.entry(title, text)
 
     def new_item(self, title: str, text: str = "") -> tuple[Floats, Floats]:
         """Input and output vector of an item that was not trained: float32 ``[hidden]`` each.
@@ -368,31 +403,18 @@ class Recommender:
             title: Of the item.
             text: Its side text, such as its category; read by a model with item text alone.
         """
-        mean_row = self.engine.token_vector(self._title_tokens(title))
-        prompt, linear_map = self.bundle.prompt, self.bundle.new_items
-        if linear_map is None:
-            output = mean_row * np.float32(prompt.scale)
-        else:
-            output = mean_row @ linear_map[:-1] + linear_map[-1]
-        vectors = mean_row * np.float32(prompt.input_norm / np.linalg.norm(mean_row)), output
-        if (maps := self.bundle.item_text) is None:
-            return vectors
-        text_row = self.engine.token_vector(self._title_tokens(described(title, text))) if text else mean_row
-        first, second = (v + text_row @ m[:-1] + m[-1] for v, m in zip(vectors, maps, strict=True))
-        return first, second
+        return self._new_items.vectors(title, text)
 
 
-def _check_k(k: int) -> None:
-    if k < 1:
-        raise UsageError(f"k is {k}", "set k to 1 or more")
+@dataclass(frozen=True)
+class _Evaluated:
+    """Scores of the catalogue or of the candidates, and the tokens that were computed and avoided for them."""
+
+    scores: Floats
+    computed: int
+    avoided: int
 
 
-class _Clock:
-    def __init__(self) -> None:
-        self.milliseconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, phase: str) -> None:
-        now = time.perf_counter()
-        self.milliseconds[phase] = (now - self._last) * 1e3
-        self._last = now
+def _key(item: Item) -> Item:
+    """Equal for an item however it is spelled."""
+    return item if isinstance(item, int) else normal(item) or item

@@ -13,6 +13,7 @@ from delrec_lite.errors import BundleError, MissingPackageError
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.factory import ENGINES, open_engine
 from delrec_lite.runtime.golden import answers, read_golden
+from delrec_lite.runtime.isolated import Limits, answers_in_child
 from delrec_lite.runtime.manifest import REMEDY, Model
 from delrec_lite.runtime.recommender import Recommender
 
@@ -108,15 +109,21 @@ class Verification:
         return asdict(self)
 
 
-def verify(path: str | os.PathLike[str], threads: int | None = None) -> Verification:
+def verify(
+    path: str | os.PathLike[str], threads: int | None = None, isolated: bool = True, limits: Limits | None = None
+) -> Verification:
     """Hash every file, open every model, answer the stored requests and compare with the stored answers.
 
     Args:
         path: The bundle's folder.
         threads: Default: the cores allowed.
+        isolated: Open each model in a child process with limits; False: in this process, for a bundle from a trusted
+            source that needs records registered in this process.
+        limits: Of the child process; default: ample for a sound bundle of this size.
 
     Raises:
-        BundleError: A file is not the one that was exported, a model does not open, or its answers differ.
+        BundleError: A file is not the one that was exported, a model does not open, crashes or exceeds a limit, or its
+            answers differ.
         MissingPackageError: No model's engine is installed.
     """
     bundle = Bundle.open(path, verify_all=True)
@@ -126,19 +133,23 @@ def verify(path: str | os.PathLike[str], threads: int | None = None) -> Verifica
     exported_on = Processor.of(_exported_on(bundle))
     answered_on = Processor.of({"cpu": machine.cpu_name(), "features": machine.cpu_features()})
     stored = {bundle.models[0].files[0]: (golden.top, golden.scores), **golden.other_models}
+    limits = limits or Limits.of(bundle.folder)
+    shape = len(golden.histories), bundle.trained
     compared: list[Answers] = []
     unopened: dict[str, str] = {}
     for model in bundle.models:
         file, chosen = model.files[0], bundle.choose(model.quant, model.format)
         try:
-            engine = open_engine(chosen, threads=threads)
+            if isolated:
+                scores = answers_in_child(chosen.folder, model, threads, limits, shape)
+            else:
+                with Recommender(chosen, open_engine(chosen, threads=threads)) as recommender:
+                    scores = answers(recommender, golden)
         except MissingPackageError as error:
             unopened[file] = error.message
             if len(unopened) == len(bundle.models):
                 raise
             continue
-        with Recommender(chosen, engine) as recommender:
-            scores = answers(recommender, golden)
         result = _compare(model, scores, stored.get(file))
         if not _is_same(result) or np.isnan(scores).any():
             raise BundleError(

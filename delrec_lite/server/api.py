@@ -1,7 +1,7 @@
 """The HTTP API: a FastAPI application over one worker."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from importlib import resources
@@ -9,11 +9,12 @@ from typing import Any
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
-from delrec_lite.errors import DelrecError
-from delrec_lite.runtime.explain import explain as explain_item
+from delrec_lite.errors import DelrecError, did_you_mean
+from delrec_lite.server import messages
 from delrec_lite.server.guard import Guard
 from delrec_lite.server.metrics import Metrics
 from delrec_lite.server.schemas import (
@@ -28,6 +29,7 @@ from delrec_lite.server.schemas import (
     TeacherAnswer,
     TeacherBody,
 )
+from delrec_lite.server.steps import batch_steps, explanation_steps, recommend_steps, size_of, teacher_steps
 from delrec_lite.server.worker import DeadlineExceeded, QueueFull, Work, Worker
 from delrec_lite.version import __version__
 
@@ -36,19 +38,28 @@ _FAILURES: dict[int | str, dict[str, Any]] = {
     401: {"model": Failure, "description": "The key is missing or wrong"},
     408: {"model": Failure, "description": "The body arrived too slowly"},
     413: {"model": Failure, "description": "The body is too long"},
+    415: {"model": Failure, "description": "The body is not sent as JSON"},
     422: {"model": Failure, "description": "The request is not valid"},
     503: {"model": Failure, "description": "Too many requests are waiting"},
     504: {"model": Failure, "description": "No answer in time"},
 }
 
 
-def make_api(worker: Worker, key: str | None = None, log_bodies: bool = False) -> FastAPI:
+def make_api(
+    worker: Worker,
+    key: str | None = None,
+    log_bodies: bool = False,
+    root_path: str = "",
+    cors_origins: Sequence[str] = (),
+) -> FastAPI:
     """The application; it closes ``worker`` when it shuts down.
 
     Args:
         worker: Owns the model.
         key: Required from every caller; None: no key is required.
         log_bodies: Log the bodies of requests, histories included.
+        root_path: Prefix of all paths behind a proxy, such as ``/recs``; paths without it are answered too.
+        cors_origins: Other sites whose pages may call the API from a browser, such as ``https://shop.example``.
     """
 
     @asynccontextmanager
@@ -60,8 +71,8 @@ def make_api(worker: Worker, key: str | None = None, log_bodies: bool = False) -
     metrics = Metrics(worker.waiting)
     _handle_errors(api)
 
-    async def answer(work: Work) -> Any:
-        future = asyncio.wrap_future(worker.ask(work))
+    async def answer(work: Work, size: int = 1) -> Any:
+        future = asyncio.wrap_future(worker.ask(work, size))
         try:
             return await asyncio.wait_for(future, worker.seconds + 1.0)
         except TimeoutError as error:
@@ -70,32 +81,35 @@ def make_api(worker: Worker, key: str | None = None, log_bodies: bool = False) -
     @api.post("/v1/recommend", response_model=RecommendAnswer, responses=_FAILURES)
     async def recommend(body: RecommendBody) -> Any:
         """Rank the next items after one history."""
-        arguments = {**body.model_dump(exclude={"session"}), "session": body.session}
-        recommendation = await answer(lambda recommender: recommender.recommend(**arguments))
+        recommendation = await answer(lambda recommender: recommend_steps(recommender, body), size_of(body))
         prefix = len(worker.recommender.bundle.prompt.prefix)
         metrics.tokens(recommendation.tokens_computed, recommendation.tokens_avoided, prefix)
         return asdict(recommendation)
 
     @api.post("/v1/batch", response_model=BatchAnswer, responses=_FAILURES)
     async def batch(body: BatchBody) -> Any:
-        """Rank the next items for many histories."""
-        rankings = await answer(lambda recommender: recommender.recommend_batch(body.histories, body.k))
-        return {"answers": [[asdict(item) for item in ranking] for ranking in rankings]}
+        """Rank the next items for many histories, in steps between which other requests are answered."""
+        rankings = await answer(lambda recommender: batch_steps(recommender, body), len(body.histories))
+        return {
+            "answers": [[asdict(item) for item in ranking] for ranking in rankings],
+            "skipped": [[asdict(skipped) for skipped in ranking.skipped] for ranking in rankings],
+            "basis": [ranking.basis for ranking in rankings],
+        }
 
     @api.post("/v1/explain", response_model=ExplainAnswer, responses=_FAILURES)
     async def explain(body: ExplainBody) -> Any:
         """How much each item of a history adds to a recommendation."""
-        explanation = await answer(
-            lambda recommender: explain_item(recommender, body.history, body.item, body.allow_new)
-        )
+        size = size_of(body) + min(len(body.history), worker.recommender.bundle.prompt.max_history)
+        explanation = await answer(lambda recommender: explanation_steps(recommender, body), size)
         return asdict(explanation)
 
     @api.post("/v1/teacher", response_model=TeacherAnswer, responses=_FAILURES)
     async def teacher(body: TeacherBody) -> Any:
         """The ranking of the distilled recommender; an error where the bundle has none."""
-        ranking = await answer(lambda recommender: recommender.teacher_ranking(body.history, body.k))
+        ranking = await answer(lambda recommender: teacher_steps(recommender, body), size_of(body))
         kinds = worker.recommender.teacher.kinds if worker.recommender.teacher else ()
-        return {"kinds": list(kinds), "items": [asdict(item) for item in ranking]}
+        skipped = [asdict(skipped) for skipped in ranking.skipped]
+        return {"kinds": list(kinds), "items": [asdict(item) for item in ranking], "skipped": skipped}
 
     @api.get("/v1/items", response_model=list[ItemAnswer], responses={422: _FAILURES[422], 401: _FAILURES[401]})
     async def items(
@@ -130,7 +144,17 @@ def make_api(worker: Worker, key: str | None = None, log_bodies: bool = False) -
         return HTMLResponse(text, headers={"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff"})
 
     route_paths = frozenset(str(getattr(route, "path", "")) for route in api.routes)
-    api.add_middleware(Guard, metrics=metrics, route_paths=route_paths, key=key, log_bodies=log_bodies)
+    api.add_middleware(
+        Guard, metrics=metrics, route_paths=route_paths, key=key, log_bodies=log_bodies, root_path=root_path
+    )
+    if cors_origins:  # outside the guard: a browser asks for permission without the key
+        api.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type"],
+            expose_headers=["Retry-After"],
+        )
     return api
 
 
@@ -158,11 +182,47 @@ def _handle_errors(api: FastAPI) -> None:
         return failure(400, error.message, error.hint)
 
     @api.exception_handler(RequestValidationError)
-    async def unreadable(_: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return failure(422, f"{where}: {first['msg']}", "see /docs for the fields of a request")
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        return failure(*messages.invalid(error.errors(), _content_type(request), _FIELDS.get(_route(request), [])))
 
     @api.exception_handler(HTTPException)
-    async def http(_: Request, error: HTTPException) -> JSONResponse:
-        return failure(error.status_code, str(error.detail), "see /docs", **(error.headers or {}))
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        headers = dict(error.headers or {})
+        if error.status_code == 400:  # FastAPI could not read the body
+            return failure(*messages.unreadable_body(_content_type(request)))
+        if error.status_code == 404:
+            path = request.url.path[:200]
+            return failure(404, f"there is nothing at {path}", did_you_mean(path, _paths(api)), **headers)
+        if error.status_code == 405:
+            allowed = headers.get("Allow", "another method")
+            return failure(405, f"{request.method} is not possible here", f"use {allowed}; see /docs", **headers)
+        return failure(error.status_code, str(error.detail), "see /docs", **headers)
+
+    @api.exception_handler(Exception)
+    async def broken(_: Request, __: Exception) -> JSONResponse:
+        return failure(500, "the server made a mistake", "its log has the details; please report them")
+
+
+# The fields of each path's body.
+_FIELDS = {
+    f"/v1/{name}": list(body.model_fields)
+    for name, body in (
+        ("recommend", RecommendBody),
+        ("batch", BatchBody),
+        ("explain", ExplainBody),
+        ("teacher", TeacherBody),
+    )
+}
+
+
+def _content_type(request: Request) -> str:
+    return request.headers.get("content-type", "")
+
+
+def _route(request: Request) -> str:
+    """The path of the route that matched, without a proxy's prefix."""
+    return str(getattr(request.scope.get("route"), "path", ""))
+
+
+def _paths(api: FastAPI) -> list[str]:
+    return sorted({str(getattr(route, "path", "")) for route in api.routes} - {"/docs/oauth2-redirect"})

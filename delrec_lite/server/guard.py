@@ -15,7 +15,8 @@ LOG = logging.getLogger("delrec_lite.server")
 BODY_BYTES = 2_000_000
 BODY_SECONDS = 15.0
 CLIENT_CLOSED = 499  # nobody reads the answer; the status is for the log and the metrics
-_WITHOUT_KEY = {"/", "/healthz", "/readyz", "/docs", "/openapi.json"}
+# Needed before a key can be asked for, or by monitoring that has none. The metrics tell how much is sold: they need it.
+WITHOUT_KEY = {"/", "/healthz", "/readyz", "/docs", "/openapi.json"}
 Refusal = tuple[int, str, str]  # status, error, hint
 _TOO_LONG: Refusal = 413, f"the body is over {BODY_BYTES} bytes", "send smaller requests"
 _TOO_SLOW: Refusal = 408, f"the body did not arrive within {BODY_SECONDS:.0f} seconds", "send it without pauses"
@@ -30,13 +31,20 @@ class Guard:
         route_paths: Paths that are counted by name; all others are counted together.
         key: Required in ``Authorization: Bearer KEY``; None: no key is required.
         log_bodies: Log the bodies of requests, histories included.
+        root_path: Prefix of all paths behind a proxy, which may have removed it or not.
     """
 
     def __init__(
-        self, app: Any, metrics: Metrics, route_paths: frozenset[str], key: str | None, log_bodies: bool = False
+        self,
+        app: Any,
+        metrics: Metrics,
+        route_paths: frozenset[str],
+        key: str | None,
+        log_bodies: bool = False,
+        root_path: str = "",
     ) -> None:
         self.app, self.metrics, self.route_paths = app, metrics, route_paths
-        self.key, self.log_bodies = key, log_bodies
+        self.key, self.log_bodies, self.root_path = key, log_bodies, root_path
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Pass the request on, or refuse it."""
@@ -44,7 +52,8 @@ class Guard:
             await self.app(scope, receive, send)
             return
         start, status, body = time.perf_counter(), 500, b""
-        path = scope["path"]
+        scope = {**scope, "root_path": self.root_path}
+        path = _below(scope["path"], self.root_path)
 
         async def sending(message: Any) -> None:
             nonlocal status
@@ -69,13 +78,20 @@ class Guard:
             LOG.info(json.dumps(line))
 
     def _refused(self, path: str, headers: dict[bytes, bytes]) -> Refusal | None:
-        if self.key is not None and path not in _WITHOUT_KEY and not self._allowed(headers):
+        if self.key is not None and path not in WITHOUT_KEY and not self._allowed(headers):
             return 401, "this server requires a key", "send Authorization: Bearer KEY"
         return _TOO_LONG if _length(headers) > BODY_BYTES else None
 
     def _allowed(self, headers: dict[bytes, bytes]) -> bool:
         assert self.key is not None
         return hmac.compare_digest(headers.get(b"authorization", b""), b"Bearer " + self.key.encode())
+
+
+def _below(path: str, root: str) -> str:
+    """The path that the application routes, without the prefix that a proxy left in it."""
+    if root and (path == root or path.startswith(f"{root}/")):
+        return path[len(root) :] or "/"
+    return path
 
 
 def _length(headers: dict[bytes, bytes]) -> int:

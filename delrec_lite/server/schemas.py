@@ -1,13 +1,22 @@
 """Schemas of requests and answers: typed, bounded, no unknown fields."""
 
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
 from pydantic import Field as F
 
 Title = Annotated[str, StringConstraints(min_length=1, max_length=500)]
-History = Annotated[list[Title], F(min_length=1, max_length=1000, description="Titles or `id:ITEM`, oldest first.")]
+History = Annotated[list[Title], F(max_length=1000, description="Titles or `id:ITEM`, oldest first; may be empty.")]
+OnUnknown = Annotated[
+    Literal["skip", "refuse"], F(description="Skip, and name in the answer, what the catalogue lacks; or refuse it.")
+]
+ExcludeHistory = Annotated[
+    bool | None,
+    F(description="Leave out the history. Default: of the catalogue, unless repeats count."),
+]
 K = Annotated[int, F(ge=1, le=1000, description="How many to return.")]
+Candidates = Annotated[list[Title], F(min_length=1, max_length=2000, description="Rank only these.")]
+Excluded = Annotated[list[Title], F(max_length=2000, description="Never recommend these.")]
 
 
 class _Body(BaseModel):
@@ -19,17 +28,32 @@ class RecommendBody(_Body):
 
     history: History
     k: K = 10
-    candidates: Annotated[list[Title], F(min_length=1, max_length=2000)] | None = None
-    exclude: Annotated[list[Title], F(max_length=2000)] = []
+    candidates: Candidates | None = None
+    exclude: Excluded = []
+    exclude_history: ExcludeHistory = None
     session: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
     allow_new: bool = False
+    on_unknown: OnUnknown = "skip"
 
 
 class BatchBody(_Body):
-    """Many users' histories."""
+    """Many users' histories; ``candidates`` and ``exclude`` hold one entry for each of them, or nothing."""
 
     histories: Annotated[list[History], F(min_length=1, max_length=1000)]
     k: K = 10
+    candidates: Annotated[list[Candidates | None], F(max_length=1000, description="null: the whole catalogue.")] = []
+    exclude: Annotated[list[Excluded], F(max_length=1000)] = []
+    exclude_history: ExcludeHistory = None
+    allow_new: bool = False
+    on_unknown: OnUnknown = "skip"
+
+    @model_validator(mode="after")
+    def _same_lengths(self) -> Self:
+        for name in ("candidates", "exclude"):
+            entries = len(getattr(self, name))
+            if entries not in (0, len(self.histories)):
+                raise ValueError(f"{name} has {entries} entries for {len(self.histories)} histories")
+        return self
 
 
 class TeacherBody(_Body):
@@ -37,6 +61,7 @@ class TeacherBody(_Body):
 
     history: History
     k: K = 10
+    on_unknown: OnUnknown = "skip"
 
 
 class ExplainBody(_Body):
@@ -45,6 +70,7 @@ class ExplainBody(_Body):
     history: History
     item: Title | None = None
     allow_new: bool = False
+    on_unknown: OnUnknown = "skip"
 
 
 class RankedItem(BaseModel):
@@ -66,11 +92,21 @@ class MatchedTitle(BaseModel):
     others: list[str]
 
 
+class SkippedTitle(BaseModel):
+    """Something that the catalogue lacks; `where` names the list that it was left out of."""
+
+    given: str
+    where: str
+    reason: str
+
+
 class RecommendAnswer(BaseModel):
-    """Best first."""
+    """Best first; `basis` is `popularity` where nothing of the history is known, else `model`."""
 
     items: list[RankedItem]
     matched: list[MatchedTitle]
+    skipped: list[SkippedTitle]
+    basis: str
     milliseconds: dict[str, float]
     tokens_computed: int
     tokens_avoided: int
@@ -81,12 +117,15 @@ class TeacherAnswer(BaseModel):
 
     kinds: list[str]
     items: list[RankedItem]
+    skipped: list[SkippedTitle]
 
 
 class BatchAnswer(BaseModel):
-    """One ranking for each history."""
+    """One ranking for each history, with what it skipped and its basis as in a single answer."""
 
     answers: list[list[RankedItem]]
+    skipped: list[list[SkippedTitle]]
+    basis: list[str]
 
 
 class ContributionAnswer(BaseModel):
@@ -117,6 +156,7 @@ class ExplainAnswer(BaseModel):
     probability: float
     contributions: list[ContributionAnswer]
     teacher: OpinionAnswer | None
+    skipped: list[SkippedTitle]
     soft_words: list[list[str]]
     milliseconds: float
 

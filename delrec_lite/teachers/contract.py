@@ -1,6 +1,7 @@
 """The contract of every teacher: a causal network over item ids that scores the whole catalogue."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,15 @@ class Teacher:
             last = torch.stack([states[n, len(histories[row][-length:]) - 1] for n, row in enumerate(rows)])
             out[rows] = self.network.scores(last).cpu().numpy()
         return out
+
+    @contextmanager
+    def dropping_out(self) -> Iterator[None]:
+        """In a ``with`` block of this, scores are computed with the dropout of training."""
+        self.network.train()
+        try:
+            yield
+        finally:
+            self.network.eval()
 
     def item_vectors(self) -> Floats:
         """The network's vectors of all items: float32 ``[items, hidden]``."""

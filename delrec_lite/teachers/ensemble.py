@@ -1,6 +1,7 @@
 """Several teachers as one: the mean of their distributions, and their concatenated item vectors."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
@@ -29,6 +30,14 @@ class Ensemble:
         """See ``Teacher.sequence_scores_many``."""
         scores_by_member = [member.sequence_scores_many(sequences) for member in self.members]
         return [_mixture(member_scores) for member_scores in zip(*scores_by_member, strict=True)]
+
+    @contextmanager
+    def dropping_out(self) -> Iterator[None]:
+        """See ``Teacher.dropping_out``."""
+        with ExitStack() as stack:
+            for member in self.members:
+                stack.enter_context(member.dropping_out())
+            yield
 
     def item_vectors(self) -> Floats:
         """The members' item vectors, with equal mean norms, concatenated: float32 ``[items, sum of widths]``."""

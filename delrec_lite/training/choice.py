@@ -91,10 +91,12 @@ class Sampler:
 
     def _with_negatives(self, rng: Any, target: int, seen: Ints) -> tuple[Ints, int]:
         pool = np.setdiff1d(np.arange(self.items), seen)
+        if len(pool) < self.m - 1:  # a user who had nearly every item must not stop the training of all others
+            pool = np.setdiff1d(np.arange(self.items), [target])
         if len(pool) < self.m - 1:
             raise DataError(
-                f"a window leaves {len(pool)} items of the catalogue unseen, {self.m - 1} negatives are needed",
-                "ask for fewer candidates (data.candidates) or a shorter model.max_history",
+                f"the catalogue has {self.items} items, {self.m} candidates are needed",
+                "ask for fewer candidates (data.candidates)",
             )
         return _shuffled(rng, target, rng.choice(pool, self.m - 1, replace=False))
 

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from delrec_lite.config import FinetuneSection
-from delrec_lite.data.types import Ints
+from delrec_lite.data.types import Ints, subsample
+from delrec_lite.evaluation.choosing import RANKED_USERS, whole_catalogue
 from delrec_lite.evaluation.expected import ExpectedSampledMetrics
 from delrec_lite.evaluation.table import protocols_of, values_of
 from delrec_lite.llm.forward import read_states, window_segment
@@ -63,7 +64,7 @@ def finetune(context: TrainingContext, recipe: FinetuneSection) -> Finetuned:
 
     Args:
         context: Its model has the soft prompt of stage 1, and its LLM gets the adapter in place; the teacher is used
-            only if ``teacher_weight`` is above 0.
+            only with ``teacher_inside``, or if ``teacher_weight`` is above 0.
         recipe: Stage 2 of the recipe.
     """
     model, prompts, out = context.model, context.prompts, context.out
@@ -93,7 +94,7 @@ def finetune(context: TrainingContext, recipe: FinetuneSection) -> Finetuned:
     validation = None
     if recipe.valid_every:
         interval = steps_for(recipe.valid_every, context.dataset.train(), recipe.tokens_per_step)
-        validation = Validation(partial(_validation_metrics, context), interval, recipe.patience)
+        validation = Validation(partial(_validation_metrics, context, recipe.teacher_inside), interval, recipe.patience)
     means = {"next_item": 0.0}
     micro_batch_count = recipe.gradient_accumulation_steps * current().count
     if plan:
@@ -156,6 +157,13 @@ def losses(context: TrainingContext, recipe: FinetuneSection, micro_batch_count:
             figures["teacher"] = kl.item()
             weight = teacher_weight(recipe, step / plan)
             loss = (1 - weight) * loss + weight * kl
+        if recipe.teacher_inside:
+            # With dropout: without it, what the teacher knows by heart would leave the model nothing to learn.
+            with context.teacher.dropping_out():
+                together = scores + teacher_distribution(context.teacher, inputs, 1.0).to(scores.device)
+            joint = F.cross_entropy(together, truth)
+            figures["together"] = joint.item()
+            loss = (loss + joint) / 2
         return loss, figures
 
     def questions(step: int) -> list[Example]:
@@ -194,17 +202,18 @@ def teacher_weight(recipe: FinetuneSection, progress: float) -> float:
     return recipe.teacher_weight * (1 - progress) / (1 - recipe.teacher_until)
 
 
-def _validation_metrics(context: TrainingContext) -> dict[str, float]:
-    """NDCG@10, which chooses the weights, and HR@1 among candidates, on a part of the validation users.
+def _validation_metrics(context: TrainingContext, teacher_inside: bool) -> dict[str, float]:
+    """NDCG@10 and HR@1 among candidates and NDCG@10 of the whole catalogue, on a part of the validation users.
 
-    Expected over all candidate sets, for a model that can rank the catalogue: to distinguish two steps it needs a
-    quarter of the users that NDCG@10 over the whole catalogue needs.
+    The first figure chooses the weights, see ``evaluation.choosing``.
     """
     valid = context.dataset.valid()
-    users = validation_subsample(len(valid))
+    by_catalogue = whole_catalogue(len(valid)) and context.prompts.format.ranks_catalogue
+    users = subsample(len(valid), RANKED_USERS) if by_catalogue else validation_subsample(len(valid))
     split, sets = valid.take(users), context.candidates.take(users)
     context.model.eval()
-    ranks = ranked(context.model, context.prompts, split, sets, context.max_history)
+    teacher = context.teacher if teacher_inside else None
+    ranks = ranked(context.model, context.prompts, split, sets, context.max_history, teacher=teacher)
     context.model.train()
     expected = ExpectedSampledMetrics.of(split, len(context.dataset.catalog), context.m)
     protocols = protocols_of(ranks, expected)
@@ -213,7 +222,7 @@ def _validation_metrics(context: TrainingContext) -> dict[str, float]:
         for name in ("NDCG@10", "HR@1")
     ]
     if "full" in protocols:
-        figures.append(("valid_full_", "full", "NDCG@10"))
+        figures.insert(0 if by_catalogue else len(figures), ("valid_full_", "full", "NDCG@10"))
     return {
         head + name.lower(): float(values_of(ranks, protocol, name, expected).mean())
         for head, protocol, name in figures

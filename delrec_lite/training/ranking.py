@@ -1,15 +1,19 @@
 """Rank a split's targets with the model in training precision, by the protocols that its form of prompt allows."""
 
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from delrec_lite.console import QUIET, Console
-from delrec_lite.data.types import CandidateSets, Split
+from delrec_lite.data.types import CandidateSets, Floats, Ints, Split
+from delrec_lite.evaluation.fusion import logsumexp
 from delrec_lite.evaluation.metrics import Ranks
 from delrec_lite.evaluation.protocol import rank_all, rank_chosen
 from delrec_lite.llm.forward import score_histories
 from delrec_lite.llm.model import ItemLM
 from delrec_lite.llm.questions import score_candidates
 from delrec_lite.prompts.tasks import Prompts
+from delrec_lite.teachers.contract import Teacher
+from delrec_lite.teachers.ensemble import Ensemble
 
 
 def ranked(
@@ -20,6 +24,7 @@ def ranked(
     max_history: int,
     console: Console = QUIET,
     label: str = "evaluate",
+    teacher: Teacher | Ensemble | None = None,
 ) -> Ranks:
     """The rank of each target; a form that ranks candidates alone leaves ``Ranks.full`` empty.
 
@@ -31,9 +36,18 @@ def ranked(
         max_history: Items that the prompt holds.
         console: Shows the bar.
         label: Before the bar.
+        teacher: Whose log-probabilities are added to the scores of the whole catalogue; None: the model is alone.
     """
     if prompts.format.ranks_catalogue:
-        scorer = partial(score_histories, model, prompts, max_history=max_history)
+        alone = partial(score_histories, model, prompts, max_history=max_history)
+        scorer = alone if teacher is None else partial(_score_with, teacher, alone)
         return rank_all(scorer, split, candidates, console=console, label=label)
     chooser = partial(score_candidates, model, prompts, max_history=max_history)
     return rank_chosen(chooser, split, candidates, console=console, label=label)
+
+
+def _score_with(
+    teacher: Teacher | Ensemble, alone: Callable[[Sequence[Ints]], Floats], histories: Sequence[Ints]
+) -> Floats:
+    teacher_scores = teacher.scores(histories)
+    return alone(histories) + teacher_scores - logsumexp(teacher_scores)

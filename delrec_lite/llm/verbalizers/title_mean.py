@@ -14,6 +14,10 @@ from delrec_lite.llm.questions import answers
 from delrec_lite.llm.verbalizer import Question, Tokens, Verbalizer
 from delrec_lite.prompts.tasks import Prompts
 
+# Logarithm of the smallest scale where maps from text learn the rows: they learn through it, and rows that tell nothing
+# yet have their lowest loss at a scale near 0, from which a few hundred steps do not return (Amazon Beauty).
+LEAST_WITH_TEXT = -1.5
+
 
 class TitleMean(Verbalizer):
     """An item's row is the mean of its title's LM-head rows, with a trained offset and scale."""
@@ -40,11 +44,12 @@ class TitleMean(Verbalizer):
         """Set the scale of the untrained verbalizer to the value with the lowest loss on the windows.
 
         Mean title rows have no natural scale; without this, stage 1 would train the soft prompt to correct the scale.
+        With item text it is at least ``LEAST_WITH_TEXT``.
         """
         states = read_states(model, prompts.next_prefix, [window_segment(prompts, window[:-1]) for window in windows])
         targets = torch.from_numpy(np.concatenate([window[1:] for window in windows])).to(states.device)
         model.log_scale.zero_()
         scores = states @ model.head().T
-        grid = torch.linspace(-6, 2, 33)
+        grid = torch.linspace(-6 if model.text is None else LEAST_WITH_TEXT, 2, 33)
         losses = torch.stack([F.cross_entropy(scores * g.exp(), targets) for g in grid])
         model.log_scale.copy_(grid[losses.argmin()])

@@ -1,7 +1,9 @@
 """A GGUF model in llama.cpp: loading, checks, the context with the evaluated prefix, and single evaluations."""
 
 import ctypes
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from typing import Any
 
@@ -10,11 +12,13 @@ import numpy as np
 from delrec_lite.architectures import gguf_architectures
 from delrec_lite.data.types import Floats
 from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, install_line
+from delrec_lite.machine import cores_allowed
 from delrec_lite.prompts.vocabulary import FIRST_DEEP
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.llama_batch import BATCH_TOKENS, BatchToken
 from delrec_lite.runtime.engines.llama_instructions import check_instructions
 from delrec_lite.runtime.engines.prompt_state import PromptState
+from delrec_lite.runtime.free_cores import FreeCores
 from delrec_lite.runtime.gguf.checks import check_gguf
 from delrec_lite.runtime.gguf.rows import TokenRows
 from delrec_lite.runtime.manifest import DEEP, REMEDY
@@ -25,6 +29,8 @@ from delrec_lite.spinning import bounded
 Work = tuple[int, int, Sequence[Token]]
 
 _log_callback: Any = None
+# The process that started llama.cpp; a process that is forked from it needs a thread of its own, see ``LlamaContext``.
+_process = 0
 
 
 def import_llama_cpp() -> Any:
@@ -52,7 +58,7 @@ def import_llama_cpp() -> Any:
 
 def _start(llama_cpp: Any) -> None:
     """Check its instructions, turn off its log and start its threads' runtime; once in a process."""
-    global _log_callback
+    global _log_callback, _process
     if _log_callback is not None:
         return
     library = getattr(llama_cpp.llama_cpp, "_lib", None)
@@ -63,10 +69,14 @@ def _start(llama_cpp: Any) -> None:
     # LLVM's and Intel's runtimes read their settings at their first call. A library without OpenMP has no such name.
     getattr(library, "omp_get_max_threads", int)()
     _log_callback = callback  # C holds only its address
+    _process = os.getpid()
 
 
 class LlamaContext:
     """A loaded model and, after ``open``, its context, whose sequence 0 holds the prefix. Not safe under threads.
+
+    OpenMP keeps helpers for each thread that calls it. A fork copies the calling thread without its helpers, for which
+    it would then wait for ever; so a forked process calls llama.cpp from a new thread.
 
     Attributes:
         hidden: The model's width.
@@ -87,6 +97,7 @@ class LlamaContext:
         self._model: Any = None
         self._bundle, self._prompt = bundle, bundle.prompt
         self.outputs: list[int] = []
+        self._forked = ThreadPoolExecutor(1, "delrec-llama") if os.getpid() != _process else None
         try:
             self._load()
         except BaseException:
@@ -123,11 +134,11 @@ class LlamaContext:
         if not prompt.prefix or not all(0 <= token < self._vocabulary for token in prompt.prefix):
             raise BundleError(f"{bundle.folder}/prompt.json has a prefix outside the vocabulary", REMEDY)
 
-    def open(self, threads: int, longest: int, session_tokens: int, sequences: int) -> None:
+    def open(self, threads: int | None, longest: int, session_tokens: int, sequences: int) -> None:
         """Make the context and evaluate the prefix in it.
 
         Args:
-            threads: Of llama.cpp.
+            threads: Of llama.cpp; None: the cores allowed, or as many of them as other programs leave free.
             longest: Tokens of the longest request behind the prefix.
             session_tokens: Tokens that all sessions hold together at most.
             sequences: How many there are, the prefix's included.
@@ -147,7 +158,9 @@ class LlamaContext:
         if prompt.format.verbalizer_kind.continued:
             params.n_ctx += BATCH_TOKENS  # the candidates' own tokens, behind a question
         params.n_seq_max = sequences
-        params.n_threads = params.n_threads_batch = threads
+        self._free_cores = FreeCores() if threads is None else None
+        self._threads = threads or cores_allowed()
+        params.n_threads = params.n_threads_batch = self._threads
         params.flash_attn_type = c.LLAMA_FLASH_ATTN_TYPE_ENABLED
         params.kv_unified = True  # all sequences share the prefix's cells without copies
         params.no_perf = True
@@ -258,6 +271,7 @@ class LlamaContext:
         Raises:
             DelrecError: llama.cpp reports an error.
         """
+        self._follow_load()
         use_vectors = any(not isinstance(entry.token, int) for entry in tokens)
         max_sequences = max(len(entry.sequences) for entry in tokens)
         batch = self._c.llama_batch_init(len(tokens), self.hidden if use_vectors else 0, max_sequences)
@@ -276,10 +290,20 @@ class LlamaContext:
                 for n, sequence in enumerate(entry.sequences):
                     batch.seq_id[index][n] = sequence
                 batch.logits[index] = entry.is_output
-            code = self._c.llama_decode(self._context, batch)
+            if self._forked:
+                code = self._forked.submit(self._c.llama_decode, self._context, batch).result()
+            else:
+                code = self._c.llama_decode(self._context, batch)
         finally:
             self._c.llama_batch_free(batch)
         if code != 0:
             raise DelrecError(
                 f"llama.cpp could not evaluate the request (code {code})", "free some memory and try again"
             )
+
+    def _follow_load(self) -> None:
+        """Compute with as many threads as there are free cores, unless their number is fixed."""
+        if self._free_cores is None or (threads := self._free_cores.count()) == self._threads:
+            return
+        self._c.llama_set_n_threads(self._context, threads, threads)
+        self._threads = threads

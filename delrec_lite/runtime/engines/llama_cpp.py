@@ -31,7 +31,7 @@ class LlamaEngine:
 
     Args:
         bundle: With a GGUF file.
-        threads: Default: the cores allowed.
+        threads: Default: the cores allowed, or as many of them as other programs leave free.
 
     Raises:
         BundleError: llama.cpp does not load the file, or it does not fit catalogue and prompt.
@@ -40,7 +40,7 @@ class LlamaEngine:
     """
 
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
-        count = threads_for(threads)
+        count = None if threads is None else threads_for(threads)
         self._lock = threading.Lock()
         self._prompt, self._items = bundle.prompt, bundle.trained
         self._start = len(bundle.prompt.prefix)

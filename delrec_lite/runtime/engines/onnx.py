@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ class OnnxEngine:
 
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         self._path = bundle.onnx_path
+        self._facts = _facts(self._path)
         self._prompt, self._items = bundle.prompt, bundle.trained
         self._threads = threads_for(threads)
         self._session: Any = open_session(self._path, self._threads)
@@ -163,8 +165,11 @@ class OnnxEngine:
         """Outputs of the graph for each history: ``[histories, width]`` for every output name in ``widths``."""
         outputs = [np.empty((len(histories), width), np.float32) for width in widths.values()]
         groups = list(_groups([len(entries) for entries in histories], self._batch_size))
+        session = self._open_session()
         parallel = self._threads > 1 and len(groups) >= GROUPS_PER_THREAD * self._threads
-        session = self._single_threaded() if parallel else self._open_session()
+        if parallel:
+            single = self._single_threaded()
+            session, parallel = single or session, single is not None
 
         def evaluate(rows: list[int]) -> None:
             results = run(session, list(widths), _feeds([histories[row] for row in rows], self._items))
@@ -180,9 +185,10 @@ class OnnxEngine:
         return outputs
 
     def _single_threaded(self) -> Any:
+        """The session with one thread; None where the file has changed since it was loaded."""
         with self._lock:
             self._open_session()
-            if self._single is None:
+            if self._single is None and _facts(self._path) == self._facts:
                 self._single = open_session(self._path, 1)
             return self._single
 
@@ -220,11 +226,20 @@ def _groups(lengths: Sequence[int], max_rows: int) -> Iterator[list[int]]:
         yield group
 
 
+def _facts(path: Path) -> list[tuple[int, int, int]]:
+    """What changes where a model or its weights are replaced or changed; empty where they are gone."""
+    try:
+        stats = [file.stat() for file in (path, path.with_name(f"{path.name}.data"))]
+    except OSError:
+        return []
+    return [(stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats]
+
+
 def _token_rows(bundle: Bundle, hidden: int) -> Any:
-    """Input rows of the text tokens, memory-mapped: float16 ``[tokens, hidden]``."""
+    """Input rows of the text tokens: float16 ``[tokens, hidden]``."""
     path = bundle.token_rows_path
     try:
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+        rows = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise BundleError(f"{path} cannot be read: {error}", REMEDY) from error
     if rows.ndim != 2 or rows.shape[1] != hidden or rows.dtype != np.float16:

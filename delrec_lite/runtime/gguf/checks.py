@@ -86,7 +86,7 @@ def check_gguf(path: Path, architecture: str | None = None) -> Header:
     header = read_header(path)
     try:
         arch = _architecture(header.values)
-        if architecture is not None and architecture not in {record.name for record in gguf_architectures(arch)}:
+        if architecture is not None and architecture not in [record.name for record in gguf_architectures(arch)]:
             raise ValueError(f"it is a {arch} model, its manifest says {architecture!r}")
         _tensors(header, arch, _numbers(header.values, arch), _tokenizer(header.values))
     except ValueError as error:

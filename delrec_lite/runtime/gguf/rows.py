@@ -17,13 +17,16 @@ from delrec_lite.errors import BundleError, MissingPackageError, install_line
 from delrec_lite.runtime.gguf.header import Header, read_header
 
 TENSOR = "token_embd.weight"
+# Up to so many bytes the rows are copied, because a mapped file that is cut short kills the process that reads it.
+# The rows of a million items stay mapped.
+MAX_COPIED = 1 << 27
 
 
 @dataclass(frozen=True)
 class _Matrix:
     """Where the rows are: ``count`` of them, ``row_bytes`` each, from ``start``."""
 
-    data: mmap.mmap
+    data: bytes | mmap.mmap
     start: int
     row_bytes: int
     count: int
@@ -31,16 +34,26 @@ class _Matrix:
 
 
 class TokenRows:
-    """Rows of ``token_embd.weight``; the file is opened at the first one.
+    """Rows of ``token_embd.weight``.
 
     Args:
-        path: The GGUF file.
+        path: The GGUF file; read now, it may change afterwards.
         header: Its header, where it was read before.
+
+    Raises:
+        BundleError: No GGUF file, or it has no such rows.
     """
 
     def __init__(self, path: Path, header: Header | None = None) -> None:
         self._path = path
-        self._header = header
+        header = header or read_header(path)
+        tensor = header.tensors.get(TENSOR)
+        if tensor is None or len(tensor.shape) != 2:
+            raise BundleError(f"{path} cannot be read as GGUF: it has no {TENSOR}", "export the run again")
+        self._tensor, self._start = tensor, tensor.start
+        self._data: bytes | mmap.mmap = header.data
+        if tensor.bytes <= MAX_COPIED:
+            self._start, self._data = 0, header.data[tensor.start : tensor.start + tensor.bytes]
 
     @cached_property
     def _matrix(self) -> _Matrix:
@@ -50,20 +63,17 @@ class TokenRows:
             raise MissingPackageError(
                 "titles outside the catalogue need the package gguf, which is not installed", install_line("gguf")
             ) from error
-        header = self._header or read_header(self._path)
-        tensor = header.tensors.get(TENSOR)
-        if tensor is None or len(tensor.shape) != 2:
-            raise BundleError(f"{self._path} cannot be read as GGUF: it has no {TENSOR}", "export the run again")
-        width, count = tensor.shape
-        kind = GGMLQuantizationType(tensor.kind)
+        width, count = self._tensor.shape
+        kind = GGMLQuantizationType(self._tensor.kind)
         block, block_bytes = GGML_QUANT_SIZES[kind]
-        return _Matrix(header.data, tensor.start, width // block * block_bytes, count, kind)
+        return _Matrix(self._data, self._start, width // block * block_bytes, count, kind)
 
     def row(self, token: int) -> Floats:
         """One row: float32 ``[hidden]``.
 
         Raises:
-            BundleError: No GGUF file, or it has no such row.
+            BundleError: There is no such row.
+            MissingPackageError: The package gguf is not installed.
         """
         from gguf.quants import dequantize
 

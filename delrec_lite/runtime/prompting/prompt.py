@@ -74,6 +74,10 @@ class Prompt:
         )
 
 
+# Largest number that float32 computes with; what is above it, or no number, is no scale of vectors.
+MOST = 1e30
+
+
 def parse_prompt(content: dict[str, Any]) -> Prompt:
     """Read ``prompt.json``.
 
@@ -104,6 +108,8 @@ def parse_prompt(content: dict[str, Any]) -> Prompt:
     )
     if prompt.max_history < 1 or prompt.item_token_base < 1:
         raise ValueError("max_history and item_token_base must be above 0")
+    if not all(abs(number) < MOST for number in (prompt.input_norm, prompt.scale)):
+        raise ValueError("input_norm and scale must be numbers")
     if prompt_format.title_tokens < 1 or (
         prompt_format.context is not None and prompt_format.context <= len(prompt.prefix)
     ):

@@ -1,0 +1,121 @@
+"""The content of a table's file: from a disk, a pipe or standard input, unpacked, as UTF-8."""
+
+import bz2
+import codecs
+import gzip
+import sys
+import zlib
+from pathlib import Path
+
+from delrec_lite.data.packages import arrow
+from delrec_lite.errors import DataError
+
+STDIN = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
+PARQUET_MAGIC = b"PAR1"
+_PACKED = ((b"\x1f\x8b", "gzip"), (b"BZh", "bz2"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"\x04\x22\x4d\x18", "lz4"))
+# First bytes of files that people name as a table, what they are, and what to do.
+_FOREIGN = (
+    (b"PK\x03\x04", "a zip archive or a workbook (.xlsx)", "save the sheet as CSV, or unpack the archive"),
+    (b"\xd0\xcf\x11\xe0", "a workbook (.xls)", "save the sheet as CSV"),
+    (b"SQLite format 3", "an SQLite database", "write the table as CSV or Parquet"),
+    (b"ARROW1", "an Arrow or Feather file", "write it as Parquet or CSV"),
+    (b"ORC", "an ORC file", "write it as Parquet or CSV"),
+    (b"Obj\x01", "an Avro file", "write it as Parquet or CSV"),
+)
+_CUT = "copy or download it again; it may be incomplete"
+
+
+def is_stdin(path: Path) -> bool:
+    """Whether a path means standard input."""
+    return str(path) in STDIN
+
+
+def is_parquet_file(path: Path) -> bool:
+    """Whether a path is a regular file in Parquet, by its suffix or its first bytes.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    if is_stdin(path) or not path.is_file():
+        return False
+    if path.suffix.lower() in (".parquet", ".pq"):
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(len(PARQUET_MAGIC)) == PARQUET_MAGIC
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def content_of(path: Path) -> bytes:
+    """All bytes of a file, a pipe or standard input (``-``), unpacked if they are compressed; a pipe can be read once.
+
+    Raises:
+        DataError: There is no such file, it is a folder, is cut, or has another format.
+    """
+    try:
+        data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+    except OSError as error:
+        raise unreadable(path, error) from error
+    path = Path("standard input") if str(path) == "-" else path
+    for magic, kind in _PACKED:
+        if data.startswith(magic):
+            data = _unpacked(path, data, kind)
+    for magic, what, hint in _FOREIGN:
+        if data.startswith(magic):
+            raise DataError(f"{path} is {what}", hint)
+    return data
+
+
+def _unpacked(path: Path, data: bytes, kind: str) -> bytes:
+    try:
+        if kind == "gzip":
+            return gzip.decompress(data)
+        if kind == "bz2":
+            return bz2.decompress(data)
+        pa = arrow()
+        with pa.CompressedInputStream(pa.BufferReader(data), kind) as stream:
+            unpacked: bytes = stream.read()
+            return unpacked
+    except (EOFError, OSError, ValueError, zlib.error) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path} is cut or damaged: its {kind} data cannot be unpacked: {reason}", _CUT) from error
+
+
+def as_utf8(path: Path, data: bytes, encoding: str = "utf-8") -> bytes:
+    r"""Text as UTF-8 without byte order mark, with ``\n`` at the end of every line.
+
+    Args:
+        path: For errors.
+        data: UTF-16 by its byte order mark or its zero bytes, else in ``encoding``.
+        encoding: Any codec of Python.
+
+    Raises:
+        DataError: Not text in this encoding. UTF-8 is not checked: columns that nobody reads may be broken.
+    """
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+    elif zeros := [start for start in (0, 1) if len(data) >= 8 and not any(data[start:8:2])]:
+        encoding = "utf-16-be" if zeros[0] == 0 else "utf-16-le"
+    if encoding != "utf-8":
+        try:
+            data = data.decode(encoding).encode()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path} is not {encoding} text: {error.reason}", "save it as UTF-8") from error
+    data = data.removeprefix(codecs.BOM_UTF8)
+    if b"\r" in data:
+        data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    if data.endswith(b"\n\n") or not data.endswith(b"\n"):
+        data = data.rstrip(b"\n") + b"\n"
+    return data if data != b"\n" else b""
+
+
+def unreadable(path: Path, error: OSError) -> DataError:
+    """The error for a file that cannot be opened or read."""
+    if isinstance(error, FileNotFoundError):
+        return DataError(f"no file at {path}", "check the path")
+    if isinstance(error, IsADirectoryError) or path.is_dir():
+        return DataError(f"{path} is a folder", "give one file")
+    if error.errno is None:  # of pyarrow, which found damaged data
+        return DataError(f"cannot read {path}: {' '.join(str(error).split())}", _CUT)
+    return DataError(f"cannot read {path}: {error.strerror}", "check the path and its permissions")

@@ -1,0 +1,102 @@
+"""The answer to a request: ranked items, what was found for each title, and what was skipped."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from delrec_lite.data.types import Floats
+from delrec_lite.runtime.matching import Match
+from delrec_lite.runtime.resolving import Skipped
+
+# What ranked: the model, or how often each item was chosen, where nothing of a history is known.
+MODEL, POPULARITY = "model", "popularity"
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One recommended item.
+
+    Attributes:
+        rank: 1 for the best.
+        id: The data set's own id; empty for an item outside the catalogue.
+        title: As the catalogue has it.
+        score: Higher is better; comparable within one answer.
+        probability: Softmax of the scores over everything that was ranked.
+    """
+
+    rank: int
+    id: str
+    title: str
+    score: float
+    probability: float
+
+
+class Ranking(list[Ranked]):
+    """The ranked items of one history, best first; empty where nothing is left to rank.
+
+    Attributes:
+        skipped: What the catalogue lacks.
+        basis: ``model``, or ``popularity`` where nothing of the history is known.
+    """
+
+    def __init__(self, items: Iterable[Ranked], skipped: Sequence[Skipped] = (), basis: str = MODEL) -> None:
+        super().__init__(items)
+        self.skipped, self.basis = list(skipped), basis
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """An answer.
+
+    Attributes:
+        items: Best first; empty where nothing is left to rank.
+        matched: The item found for each title of history and candidates; a new title is matched to itself.
+        skipped: What was left out of the request because the catalogue lacks it.
+        basis: What ranked: ``model``, or ``popularity`` where nothing of the history is known.
+        milliseconds: Time by phase: ``match``, ``encode``, ``prefill``, ``sort``.
+        tokens_computed: Tokens that the model evaluated for this answer.
+        tokens_avoided: Tokens of the prompt that were cached: instruction, soft prompt, a session's history.
+    """
+
+    items: list[Ranked]
+    matched: list[Match]
+    skipped: list[Skipped]
+    basis: str
+    milliseconds: dict[str, float]
+    tokens_computed: int
+    tokens_avoided: int
+
+
+def rank(scores: Floats, name: Callable[[int], tuple[str, str]], k: int) -> list[Ranked]:
+    """The ``k`` best of some scores; of equal ones the earlier come first.
+
+    Args:
+        scores: Of everything that is ranked, float32 ``[n]``.
+        name: Id and title of the n-th.
+        k: Most items to return.
+    """
+    if len(scores) == 0:
+        return []
+    order = np.argsort(-scores, kind="stable")[:k]
+    shifted = np.exp(scores - scores.max())
+    total = float(shifted.sum())
+    return [
+        Ranked(place, *name(n), float(scores[n]), float(shifted[n]) / total)
+        for place, n in enumerate(order.tolist(), 1)
+    ]
+
+
+class Clock:
+    """Milliseconds of each phase of an answer, from one ``lap`` to the next."""
+
+    def __init__(self) -> None:
+        self.milliseconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        """End a phase."""
+        now = time.perf_counter()
+        self.milliseconds[phase] = (now - self._last) * 1e3
+        self._last = now
