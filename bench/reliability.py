@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import random
+import runpy
 import shutil
 import signal
 import subprocess
@@ -168,8 +169,6 @@ def _wait(child: int, deadline: float | None) -> int:
 
 def _call(words: Sequence[str], folder: Path, watched: Path, fault: Fault, log: Path, count: Path) -> int:
     """In the child: the exit code of the command."""
-    from delrec_lite.cli.app import main
-
     output = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -179,7 +178,7 @@ def _call(words: Sequence[str], folder: Path, watched: Path, fault: Fault, log: 
     code = 0
     arm(watched.resolve(), fault)
     try:
-        main()
+        runpy.run_module("delrec_lite", run_name="__main__")
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except BaseException:
