@@ -111,8 +111,9 @@ def reduced_run(run: Run, hidden: Hidden, runs: Path) -> Run:
     changes: dict[str, Any] = {"name": name, "data": DataSection(folder=str(folder), domain=data.domain)}
     if recipe.model.item_vectors is not None:
         vectors = read_vectors(Path(recipe.model.item_vectors), len(run.dataset.catalog))
-        np.save(folder / "vectors.npy", vectors[hidden.warm])
-        changes["model"] = recipe.model.model_copy(update={"item_vectors": str(folder / "vectors.npy")})
+        warm = folder.with_name(f"{folder.name}-vectors.npy")
+        np.save(warm, vectors[hidden.warm])
+        changes["model"] = recipe.model.model_copy(update={"item_vectors": str(warm)})
     return Run(Recipe.model_validate({**recipe.dump(), **_dumped(changes)}), runs, run.console, shipped=False)
 
 

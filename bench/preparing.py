@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from delrec_lite.bench.script import script_parser, write_json
-from delrec_lite.provenance import load_average, machine
+from delrec_lite.files import check_folder
+from delrec_lite.provenance import stamp
 
 ROWS = 2_000_000
 PER_USER, PER_ITEM = 40, 100  # interactions on average
@@ -91,12 +92,13 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make the log, prepare it and write what it cost."""
     options = parser().parse_args(arguments)
+    check_folder(options.work, "work folder", lambda _: None)
+    started = stamp()
     log, titles = write_log(options.work, options.rows, options.bad)
-    before = load_average()
     policies = ("refuse", "drop") if options.bad else ("refuse",)
     runs = [measure_prepare(log, titles, options.work / "prepared", policy) for policy in policies]
     size = {"rows": options.rows, "bad": options.bad, "bytes": log.stat().st_size}
-    write_json({**size, "load_before": before, "machine": machine(), "runs": runs}, options.out)
+    write_json({**started, **size, "runs": runs}, options.out)
 
 
 if __name__ == "__main__":

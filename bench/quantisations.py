@@ -1,8 +1,8 @@
 """`export --compare` and `--quant auto`: what each quantisation costs in accuracy, bytes and milliseconds."""
 
 import json
-import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,17 @@ from delrec_lite.evaluation.metrics import Ranks, per_user
 from delrec_lite.evaluation.protocol import rank_all
 from delrec_lite.evaluation.significance import paired_test
 from delrec_lite.evaluation.table import protocols_of, values_of
-from delrec_lite.files import write_atomic
+from delrec_lite.files import check_file, remove_files, write_atomic
 from delrec_lite.machine import cores_allowed
 from delrec_lite.pipeline.bundle import write_bundle
 from delrec_lite.pipeline.run import Run
 from delrec_lite.provenance import stamp
 from delrec_lite.quantisations import BASELINE, formats_of
+from delrec_lite.runtime.manifest import bundle_files
 
 METRICS = ("HR@1", "NDCG@10")
+# Keys of the report that `export --compare` writes.
+COMPARED = ("recipe", "rows", "samples_ms", "ranks")
 # Half a point of HR@1.
 BUDGET = 0.005
 
@@ -93,7 +96,9 @@ def compare_quants(run: Run, quants: Sequence[str], out: Path, repeats: int = 30
         "load_before": measured.load_before,
         "ranks": {quant: ranks.dump() for quant, ranks in measured.ranks.items()},
     }
-    write_atomic(out, json.dumps(report, ensure_ascii=False) + "\n")
+    write_atomic(
+        check_file(out, "comparison of quantisations", COMPARED), json.dumps(report, ensure_ascii=False) + "\n"
+    )
     return measured.rows
 
 
@@ -143,7 +148,7 @@ def measure_quants(run: Run, quants: Sequence[str], split: Split, repeats: int) 
     from delrec_lite.runtime.recommender import Recommender
 
     folder = run.folder / "compare"
-    shutil.rmtree(folder, ignore_errors=True)
+    _remove_bundles(folder)
     ranks: dict[str, Ranks] = {}
     tops: dict[str, Ints] = {}
     bundles: dict[str, Any] = {}
@@ -187,6 +192,14 @@ def measure_quants(run: Run, quants: Sequence[str], split: Split, repeats: int) 
                 asdict(paired_test(hr1_expected[quant], hr1_expected[BASELINE])),
             )
         )
-    shutil.rmtree(folder, ignore_errors=True)
+    _remove_bundles(folder)
     samples = {quant: result.samples_ms for quant, result in zip(names, timed.results, strict=True)}
     return MeasuredQuants(rows, ranks, samples, timed.load_before)
+
+
+def _remove_bundles(folder: Path) -> None:
+    """Remove the bundles of a comparison, and their folder unless something else is in it."""
+    for path in folder.glob("*.delrec"):
+        remove_files(path, bundle_files(path) or ())
+    with suppress(OSError):
+        folder.rmdir()

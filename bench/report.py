@@ -12,9 +12,11 @@ import numpy as np
 
 from delrec_lite.errors import UsageError
 from delrec_lite.evaluation.table import aligned
-from delrec_lite.files import write_atomic
+from delrec_lite.files import check_file, write_atomic
 
 SCHEMA = 1
+# Which tell a report from other JSON files.
+REPORT_KEYS = ("schema", "results")
 # Other programs used at least half a core: two threads that wait for each other then take many times as long.
 BUSY = 0.5
 HEADER = ("bundle", "MB", "threads", "workload", "tokens", "p50 ms", "p95", "p99", "mean ± σ", "/s", "RSS MB")
@@ -236,7 +238,9 @@ def as_csv(report: Report) -> str:
 
 def write_report(report: Report, path: Path) -> None:
     """The whole report with raw samples, as JSON."""
-    write_atomic(path, json.dumps(report.dump(), indent=1, ensure_ascii=False) + "\n")
+    write_atomic(
+        check_file(path, "report of bench", REPORT_KEYS), json.dumps(report.dump(), indent=1, ensure_ascii=False) + "\n"
+    )
 
 
 def read_report(path: Path) -> Report:

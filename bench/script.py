@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from delrec_lite.files import write_atomic
+from delrec_lite.files import check_file, write_atomic
 
 
 def script_parser(
@@ -21,13 +21,22 @@ def script_parser(
         name: Of the module in ``delrec_lite.bench``.
         doc: The module's docstring; its first line is the description.
         output: What ``--out`` names.
-        needed: Whether ``--out`` must be given.
+        needed: Whether ``--out`` must be given; then it names something else than a report.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m delrec_lite.bench.{name}", description=(doc or "").partition(": ``")[0]
     )
-    parser.add_argument("--out", type=Path, required=needed, help=output)
+    parser.add_argument("--out", type=Path if needed else report_path, required=needed, help=output)
     return parser
+
+
+def report_path(text: str) -> Path:
+    """Where a report can go; an error comes before the measurement.
+
+    Raises:
+        StorageError: Something else is there.
+    """
+    return check_file(Path(text), "report", ("commit",))
 
 
 def add_recipe(parser: argparse.ArgumentParser, default: str | None = None) -> None:
@@ -47,4 +56,4 @@ def write_json(report: Any, out: Path | None, indent: int | None = 1) -> None:
     if out is None:
         print(text)
     else:
-        write_atomic(out, text + "\n")
+        write_atomic(check_file(out, "report", ("commit",)), text + "\n")

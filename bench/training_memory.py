@@ -23,6 +23,7 @@ from delrec_lite.llm.load import Base
 from delrec_lite.llm.model import ItemLM
 from delrec_lite.llm.packing import Segment
 from delrec_lite.llm.precision import keep_layout
+from delrec_lite.provenance import stamp
 from delrec_lite.training.adapters import add_adapter
 from delrec_lite.training.memory import enable_gradient_checkpointing
 from delrec_lite.training.optimisers import make_optimiser
@@ -215,7 +216,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shape, _ = find_shape(options.shape)
     memory = measure_training_peak(shape, training, options.device, options.steps)
     device = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
-    write_json({"shape": options.shape, "device": device, **vars(training), **memory}, options.out, indent=None)
+    write_json(
+        {**stamp(), "shape": options.shape, "device": device, **vars(training), **memory}, options.out, indent=None
+    )
 
 
 if __name__ == "__main__":

@@ -23,6 +23,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from delrec_lite.environment import unusable_sizes
+from delrec_lite.errors import StorageError
+
 # Seconds between two progress lines if stderr is a file or a pipe.
 LINE_INTERVAL = 15.0
 # Line breaks and tabs are harmless.
@@ -45,8 +48,10 @@ class Console:
 
     def __init__(self, mode: str = "human") -> None:
         self.mode = mode
-        self._err = RichConsole(stderr=True, highlight=False, quiet=mode == "quiet")
-        self._out = RichConsole(highlight=False, soft_wrap=True)
+        # rich would print nothing at all with COLUMNS=0.
+        width, height = (80, 25) if unusable_sizes() else (None, None)
+        self._err = RichConsole(stderr=True, highlight=False, quiet=mode == "quiet", width=width, height=height)
+        self._out = RichConsole(highlight=False, soft_wrap=True, width=width, height=height)
 
     @property
     def shows_bars(self) -> bool:
@@ -64,9 +69,16 @@ class Console:
     def result(
         self, data: Any, rows: Sequence[Sequence[str]] = (), header: Sequence[str] = (), title: str = ""
     ) -> None:
-        """Print the result on stdout: ``data`` as JSON in json mode, else ``rows`` as a table (or ``data`` as text)."""
+        """Print the result on stdout: ``data`` as JSON in json mode, else ``rows`` as a table (or ``data`` as text).
+
+        Raises:
+            StorageError: There is no standard output.
+        """
+        if sys.stdout is None and self.mode != "quiet":
+            raise StorageError("the result cannot be written: standard output is closed", "do not close it, or use -q")
         if self.mode == "json":
-            sys.stdout.write(json.dumps(data, ensure_ascii=False, indent=2) + "\n")
+            ascii_only = not (sys.stdout.encoding or "utf-8").lower().startswith("utf")
+            sys.stdout.write(json.dumps(data, ensure_ascii=ascii_only, indent=2) + "\n")
         elif self.mode == "human" and rows:
             rows = [[visible(cell) for cell in row] for row in rows]
             table = Table(

@@ -1,4 +1,4 @@
-"""Every environment variable that this program reads is read here: switches, numbers, folders and other texts."""
+"""Every environment variable that this program reads is read here: switches, numbers, folders, sizes."""
 
 import os
 from pathlib import Path
@@ -50,3 +50,22 @@ def folder(name: str) -> Path | None:
 def those_set(*names: str) -> dict[str, str]:
     """The variables of these names that are set, as they are."""
     return {name: os.environ[name] for name in names if name in os.environ}
+
+
+# With 0 columns rich prints nothing, with millions it needs all memory.
+_SIZES = {"COLUMNS": (20, 10_000), "LINES": (2, 10_000), "TERMINAL_WIDTH": (20, 10_000)}
+
+
+def unusable_sizes() -> list[str]:
+    """The variables with the terminal's size whose value is no size."""
+    return [name for name, (least, most) in _SIZES.items() if not _is_size(os.environ.get(name), least, most)]
+
+
+def drop_unusable_sizes() -> None:
+    """Remove ``unusable_sizes`` from the environment, so that the terminal itself is asked."""
+    for name in unusable_sizes():
+        del os.environ[name]
+
+
+def _is_size(value: str | None, least: int, most: int) -> bool:
+    return value is None or (value.isascii() and value.isdigit() and len(value) < 9 and least <= int(value) <= most)

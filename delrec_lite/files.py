@@ -1,17 +1,33 @@
-"""File helpers: sha256, atomic writes, locks, the cache folder and its lists."""
+"""File helpers: sha256, atomic writes, targets that the program made, locks, the cache folder and its lists."""
 
+import ctypes
 import errno
 import hashlib
 import json
+import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from delrec_lite import environment
+from delrec_lite.errors import StorageError
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
+# Neither exists nor can be created.
+_NO_FOLDER = Path(os.devnull) / "cache"
+_given_homes: set[str] = set()
+_ELSEWHERE = "choose another place for it, or move away what is there"
+
+# The paths of the files in a folder that the program made there; None where it made no such folder.
+Made = Callable[[Path], Collection[str] | None]
 
 
 def sha256_of(path: Path) -> str:
@@ -21,22 +37,292 @@ def sha256_of(path: Path) -> str:
 
 
 def cache_folder() -> Path:
-    """``DELREC_CACHE``, or the platform's cache folder."""
+    """``DELREC_CACHE``, or the platform's cache folder; without a home, a folder in the temporary folder.
+
+    A folder that exists is returned even if it cannot be written, because what is in it can be read; so is the one that
+    the user has named.
+    """
+    folder = _configured_cache()
+    if _is_named() and folder is not None:
+        return folder
+    if folder is None:
+        return _temporary_cache("there is no home folder")
+    can_read = os.access(folder, os.R_OK | os.X_OK) and folder.is_dir()
+    return folder if can_read or _can_write(folder) else _temporary_cache(f"cannot write to {folder}")
+
+
+def writable_cache(folder: Path, needed: bool = False) -> Path:
+    """The same folder; for the user's cache folder that cannot be written, one in the temporary folder.
+
+    Args:
+        folder: Of a cache.
+        needed: Keep a folder that ``DELREC_CACHE`` names, for what the user wants to have there.
+    """
+    if _can_write(folder) or folder != cache_folder() or (needed and _is_named()):
+        return folder
+    return _temporary_cache(f"cannot write to {folder}")
+
+
+def ensure_home() -> None:
+    """Where there is no home folder, set ``HOME``: other libraries would fail, or write to a folder named ``~``."""
+    try:
+        Path.home()
+    except (RuntimeError, KeyError):
+        home = str(_temporary_folder())
+        os.environ["HOME"] = home
+        _given_homes.add(home)
+
+
+def _is_named() -> bool:
+    return environment.folder("DELREC_CACHE") is not None
+
+
+def _configured_cache() -> Path | None:
+    """None without a home folder, or with that of ``ensure_home``."""
     if configured := environment.folder("DELREC_CACHE"):
         return configured
     import platformdirs
 
-    return Path(platformdirs.user_cache_dir("delrec-lite"))
+    try:
+        folder = Path(platformdirs.user_cache_dir("delrec-lite"))
+    except (RuntimeError, KeyError):
+        return None
+    given = any(folder.is_relative_to(home) for home in _given_homes)
+    return folder if folder.is_absolute() and not given else None
+
+
+def _can_write(folder: Path) -> bool:
+    """Whether it can be written, or created."""
+    existing = next((path for path in (folder, *folder.absolute().parents) if os.path.lexists(path)), folder)
+    return os.access(existing, os.W_OK | os.X_OK) and existing.is_dir()
+
+
+def _temporary_cache(reason: str) -> Path:
+    """``_temporary_folder``, which is said once."""
+    folder = _temporary_folder()
+    found = "nothing is cached" if folder == _NO_FOLDER else f"the cache is {folder}"
+    _say_once(f"{reason}: {found}; DELREC_CACHE names another folder")
+    return folder
+
+
+def _temporary_folder() -> Path:
+    """A folder in the temporary folder that only this user can write; ``_NO_FOLDER`` if there is none."""
+    try:
+        folder = Path(tempfile.gettempdir()) / f"delrec-lite-{os.getuid() if os.name == 'posix' else 'cache'}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+        is_own = os.name != "posix" or (status.st_uid == os.getuid() and not status.st_mode & 0o022)
+        if not (stat.S_ISDIR(status.st_mode) and is_own):  # prepared by another user
+            return _private_folder()
+    except OSError:
+        return _NO_FOLDER
+    return folder
+
+
+@cache
+def _private_folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="delrec-lite-"))
+
+
+@cache
+def _say_once(message: str) -> None:
+    logging.getLogger("delrec_lite").warning(message)
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
-    """Write a file atomically; text is UTF-8."""
+    """Write a file atomically; text is UTF-8. What killed processes left of earlier writes is removed."""
+    remove_stale(path)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         part.write_bytes(data.encode() if isinstance(data, str) else data)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def check_folder(path: Path, what: str, made: Made) -> Path:
+    """Where a folder can be written, links followed: it is absent, empty, or has only files that the program made.
+
+    Args:
+        path: As the user gave it.
+        what: What is written, such as ``bundle``, for the error.
+        made: The files of such a folder.
+
+    Raises:
+        StorageError: Something else is there.
+    """
+    target = _resolved(path)
+    if not target.exists():
+        return target
+    if not target.is_dir():
+        raise StorageError(f"{path} is a file, which a {what} would replace", _ELSEWHERE)
+    if not any(target.iterdir()):
+        return target
+    files = made(target)
+    if files is None:
+        raise StorageError(f"{path} is not empty and is no {what}", _ELSEWHERE)
+    stranger = next(_others(target, files), None)
+    if stranger is not None:
+        raise StorageError(f"{path} holds {stranger}, which is no part of the {what} there", _ELSEWHERE)
+    return target
+
+
+def check_file(path: Path, what: str, keys: Collection[str] = ()) -> Path:
+    """Where a file can be written, links followed: it is absent, empty, or a JSON object that the program wrote.
+
+    Args:
+        path: As the user gave it.
+        what: What is written, such as ``report``, for the error.
+        keys: Which every such object has; none: a file that exists is never replaced.
+
+    Raises:
+        StorageError: Something else is there.
+    """
+    target = _resolved(path)
+    if target.is_dir():
+        raise StorageError(f"{path} is a folder", "name a file")
+    if target.exists() and not (target.is_file() and _is_written(target, keys)):
+        raise StorageError(f"{path} exists and is no {what}", _ELSEWHERE)
+    return target
+
+
+def _is_written(path: Path, keys: Collection[str]) -> bool:
+    if path.stat().st_size == 0:
+        return True
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if keys else None
+    except ValueError:
+        return False
+    return isinstance(content, dict) and set(keys) <= content.keys()
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:  # a link to itself
+        raise StorageError(f"{path} cannot be followed: {error}", _ELSEWHERE) from error
+
+
+def _others(folder: Path, files: Collection[str]) -> Iterator[str]:
+    """What is in a folder beside ``files`` and the folders that contain them."""
+    own = {Path(name) for name in files}
+    parents = {parent for path in own for parent in path.parents}
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder)
+        is_folder = path.is_dir() and not path.is_symlink()
+        if name not in (parents if is_folder else own):
+            yield str(name)
+
+
+def remove_files(folder: Path, files: Collection[str]) -> None:
+    """Remove these files of a folder, then the folders that are empty; what is not among them stays."""
+    for name in files:
+        with suppress(FileNotFoundError):
+            (folder / name).unlink()
+    inner = {folder / parent for name in files for parent in Path(name).parents}
+    for path in sorted(inner | {folder}, key=lambda path: -len(path.parts)):
+        with suppress(OSError):  # not empty
+            path.rmdir()
+
+
+@contextmanager
+def writing(path: Path, what: str, made: Made, busy: Callable[[], None] = lambda: None) -> Iterator[tuple[Path, Path]]:
+    """One process at a time writes the folder ``path``; nothing is left beside it afterwards.
+
+    What a killed process left is removed first; if it was killed while it replaced the folder, the old one is restored.
+
+    Args:
+        path: As the user gave it; the folders above it are created.
+        what: As for ``check_folder``.
+        made: As for ``check_folder``.
+        busy: Called if another process is writing it, before this one waits.
+
+    Yields:
+        The folder to write, links followed, and a path beside it to write to before ``put_in_place``.
+
+    Raises:
+        StorageError: See ``check_folder``.
+    """
+    target = check_folder(path, what, made)
+    staging = target.with_name(f".{target.name}.{os.getpid()}.part")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _sole_lock(target.with_name(f".{target.name}.lock"), busy) as has_lock:
+        if has_lock:
+            _recover(target)
+        check_folder(target, what, made)  # another process may have written it meanwhile
+        try:
+            yield target, staging
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def put_in_place(new: Path, path: Path, what: str, made: Made) -> None:
+    """Give the folder ``new`` the name ``path``; what was there is removed if the program made it.
+
+    Raises:
+        StorageError: See ``check_folder``.
+    """
+    target = check_folder(path, what, made)
+    if not target.exists():
+        new.rename(target)
+        return
+    if not _exchange(new, target):
+        old = target.with_name(f".{target.name}.{os.getpid()}.old")
+        target.rename(old)
+        try:
+            new.rename(target)
+        except OSError:
+            old.rename(target)
+            raise
+        old.rename(new)
+    shutil.rmtree(new, ignore_errors=True)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap the names of two folders at once, so that no moment is without one; False where the system cannot."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):  # not Linux
+        return False
+    names = (os.fsencode(first), os.fsencode(second))
+    return bool(rename(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0)
+
+
+def _recover(target: Path) -> None:
+    """Undo what killed processes left beside a folder; to be called with its lock."""
+    old = sorted(_leftovers(target, "old"), key=lambda path: path.stat().st_mtime_ns)
+    if old and not target.exists():
+        old.pop().rename(target)
+    for path in [*old, *_leftovers(target, "part", "part.trial")]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_stale(path: Path) -> None:
+    """Remove what processes that were killed left beside a file or folder."""
+    for left in _leftovers(path, "part"):
+        if not _is_running(int(left.name.split(".")[-2])):
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+def _leftovers(path: Path, *endings: str) -> list[Path]:
+    """Names beside ``path`` that temporary files and folders of it have."""
+    pattern = re.compile(rf"\.?{re.escape(path.name)}\.\d+\.({'|'.join(map(re.escape, endings))})")
+    try:
+        return [other for other in path.parent.iterdir() if pattern.fullmatch(other.name)]
+    except OSError:  # no such folder
+        return []
+
+
+def _is_running(process: int) -> bool:
+    if os.name != "posix":
+        return True  # there a signal 0 ends the process
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def read_entries(path: Path) -> list[dict[str, Any]]:
@@ -56,12 +342,36 @@ def add_entry(path: Path, entry: Mapping[str, Any], replaces: Callable[[dict[str
         entry: To append.
         replaces: Whether it takes the place of an earlier entry.
     """
-    others = [earlier for earlier in read_entries(path) if not replaces(earlier)]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps([*others, entry], indent=1) + "\n")
+        with _sole_lock(path.with_name(f".{path.name}.lock")):
+            others = [earlier for earlier in read_entries(path) if not replaces(earlier)]
+            write_atomic(path, json.dumps([*others, entry], indent=1) + "\n")
     except OSError:
         return
+
+
+@contextmanager
+def _sole_lock(path: Path, busy: Callable[[], None] = lambda: None) -> Iterator[bool]:
+    """``locked``, and the file is removed afterwards where the system allows that."""
+    with ExitStack() as stack:
+        while True:
+            with path.open("ab") as opened, ExitStack() as attempt:
+                has_lock = attempt.enter_context(locked(path, busy))
+                # The process before may have removed the file that was waited for: then that lock guards nothing.
+                if not has_lock or _is_same(path, opened.fileno()):
+                    stack.push(attempt.pop_all())
+                    break
+        if has_lock and os.name == "posix":
+            stack.callback(path.unlink, missing_ok=True)
+        yield has_lock
+
+
+def _is_same(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

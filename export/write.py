@@ -1,6 +1,5 @@
 """`export`: write a bundle of a trained model, and verify it before it gets its final name."""
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,9 @@ from delrec_lite.export.texts import Texts, texts_of
 from delrec_lite.export.tokenizer_file import read_pairs
 from delrec_lite.export.trial import Checked, check_models, open_trial
 from delrec_lite.export.weights import ServedModel, merge_and_prune
+from delrec_lite.files import writing
 from delrec_lite.runtime.finish import finish_bundle
+from delrec_lite.runtime.manifest import bundle_files
 
 
 def export(request: ExportRequest, console: Console) -> Exported:
@@ -30,10 +31,11 @@ def export(request: ExportRequest, console: Console) -> Exported:
         GateError: Scores differ too much from the trained model's; no bundle is written, an older one stays.
         DelrecError: The base model's tokenizer is not byte-pair encoding.
         MissingPackageError: ONNX is requested, and its packages are not installed.
+        StorageError: ``request.target`` is neither absent nor a bundle; it is unchanged.
     """
     read_pairs(request.tokenizer_json)  # raises before anything is computed
     request = request.within_context()
-    with _staged(request.target) as folders, console.progress("export", 6) as tick:
+    with _staged(request.target, console) as folders, console.progress("export", 6) as tick:
         reference = score_reference(request)
         tick(1, "merge")
         merged, served = merge_and_prune(request, reference, folders.staging)
@@ -79,15 +81,16 @@ class _Folders:
 
 
 @contextmanager
-def _staged(target: Path) -> Iterator[_Folders]:
-    """Temporary folders, always removed at the end; those of a killed process are removed first."""
-    for stale in target.parent.glob(f".{target.name}.*.part*"):
-        shutil.rmtree(stale, ignore_errors=True)
-    staging = target.with_name(f".{target.name}.{os.getpid()}.part")
-    folders = _Folders(staging, staging.with_name(staging.name + ".trial"))
-    staging.mkdir(parents=True)
-    try:
-        yield folders
-    finally:
-        shutil.rmtree(folders.staging, ignore_errors=True)
-        shutil.rmtree(folders.trial, ignore_errors=True)
+def _staged(target: Path, console: Console) -> Iterator[_Folders]:
+    """Temporary folders, always removed at the end."""
+
+    def busy() -> None:
+        console.say(f"  {target}: another process is writing it; waiting")
+
+    with writing(target, "bundle", bundle_files, busy) as (_, staging):
+        folders = _Folders(staging, staging.with_name(staging.name + ".trial"))
+        staging.mkdir()
+        try:
+            yield folders
+        finally:
+            shutil.rmtree(folders.trial, ignore_errors=True)

@@ -112,14 +112,22 @@ def test_adding_twice_keeps_all_items_and_leaves_the_first_bundle_unchanged(bund
 
 def test_items_that_cannot_be_added_are_refused(bundles, tmp_path):
     tiny, added = bundles
-    with pytest.raises(UsageError, match="1 of the items are in the catalogue, the first is 'n2'"):
-        add_items(added.folder, {"n2": "Something else"})
     with pytest.raises(UsageError, match="no items to add"):
         add_items(added.folder, {})
     with pytest.raises(BundleError, match="no bundle"):
         add_items(tmp_path / "nowhere", NEW)
     with pytest.raises(UsageError, match="no item has the index 42"), Recommender.load(added.folder) as recommender:
         recommender.scores([[1, 42]])
+
+
+def test_known_items_are_left_as_they_are_and_counted(bundles, tmp_path):
+    _, added = bundles
+    again = add_items(added.folder, {"n2": "Something else", "n3": "Grey Harbour (2021)"})
+    assert (again.titles, again.known, again.items) == (["Grey Harbour (2021)"], ["n2"], len(TITLES) + 3)
+    assert Bundle.open(added.folder).items.titles[-2:] == ["Red River [2] (1950)", "Grey Harbour (2021)"]
+    copy = add_items(added.folder, {"n2": "Something else"}, tmp_path / "copy.delrec")
+    assert (copy.titles, copy.known) == ([], ["n2"])
+    assert Bundle.open(copy.folder).items == Bundle.open(added.folder).items
 
 
 def spoil_json(folder):
@@ -170,10 +178,11 @@ def test_the_command_reads_a_list_and_verify_still_agrees(tiny_bundle, tmp_path)
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["added"] == ["A Wholly New Film (2031)", "<|im_start|> Film"]
+    manifest = (tiny_bundle / "manifest.json").read_bytes()
     assert verify(tiny_bundle).top10_overlap == 1.0
-    repeated = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert repeated.returncode == UsageError.exit_code
-    assert repeated.stderr.count("\n") <= 2
+    repeated = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert (repeated["added"], repeated["known"]) == ([], ["x1", "x2"])
+    assert (tiny_bundle / "manifest.json").read_bytes() == manifest
     shutil.rmtree(tiny_bundle)
 
 

@@ -1,6 +1,7 @@
 """Tables that are wider than the terminal or go to a file; progress lines."""
 
 import io
+import os
 import re
 import threading
 import time
@@ -10,6 +11,9 @@ from rich.console import Console as RichConsole
 
 from delrec_lite import console as console_module
 from delrec_lite.console import Console
+from delrec_lite.environment import drop_unusable_sizes
+from delrec_lite.errors import StorageError
+from tests.command import run
 
 HEADER = ("model", "HR@1 of 15, expected", "NDCG@10", "points against bf16")
 ROWS = [
@@ -60,6 +64,54 @@ def test_progress_lines_end_with_their_work(monkeypatch):
     with pytest.raises(KeyError), Console().progress("export", 6):
         raise KeyError("gone")
     assert not [thread for thread in threading.enumerate() if thread.name == "delrec-progress"]
+
+
+NO_SIZES = ("0", "1", "-1", "19", "wide", "", "\u00b2", "1e3", "8" * 30, "10001")
+
+
+@pytest.mark.parametrize("size", NO_SIZES)
+def test_a_result_is_printed_whatever_the_terminal_says_of_its_size(size, monkeypatch, capsys):
+    for name in ("COLUMNS", "LINES"):
+        monkeypatch.setenv(name, size)
+    monkeypatch.setenv("TERM", "dumb")
+    console = Console()
+    console.result(None, ROWS, HEADER)
+    console.say("that was all")
+    out, err = capsys.readouterr()
+    for row in ROWS:
+        assert any(all(cell in line for cell in row) for line in out.splitlines())
+    assert err == "that was all\n"
+
+
+def test_a_size_that_is_none_is_dropped_from_the_environment_and_others_stay(monkeypatch):
+    for size in (*NO_SIZES, "80", "20"):
+        monkeypatch.setenv("COLUMNS", size)
+        monkeypatch.setenv("TERMINAL_WIDTH", size)
+        monkeypatch.setenv("LINES", "25")
+        drop_unusable_sizes()
+        kept = size if size not in NO_SIZES else None
+        assert (os.environ.get("COLUMNS"), os.environ.get("TERMINAL_WIDTH"), os.environ["LINES"]) == (kept, kept, "25")
+
+
+def test_help_is_printed_whatever_the_terminal_says_of_its_size():
+    done = run("--help", COLUMNS="0", LINES="0", TERMINAL_WIDTH="wide", TERM="dumb")
+    assert done.returncode == 0, done.stderr
+    assert "recommend" in done.stdout
+
+
+@pytest.mark.parametrize("mode", ["human", "json"])
+def test_a_result_without_a_standard_output_is_an_error(mode, monkeypatch):
+    monkeypatch.setattr("sys.stdout", None)
+    with pytest.raises(StorageError, match="standard output is closed"):
+        Console(mode).result({"a": 1})
+    Console("quiet").result({"a": 1})
+
+
+def test_a_title_that_the_encoding_of_the_output_lacks_is_escaped(monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), "ascii", write_through=True)
+    monkeypatch.setattr("sys.stdout", out)
+    Console("json").result({"title": "Misérables, Les"})
+    assert out.buffer.getvalue() == b'{\n  "title": "Mis\\u00e9rables, Les"\n}\n'
 
 
 def test_a_title_cannot_move_the_cursor_or_turn_the_writing(capsys):

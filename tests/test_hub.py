@@ -294,6 +294,34 @@ def test_a_cache_that_cannot_be_created_is_a_storage_error(server, register, tmp
     assert "DELREC_CACHE" in caught.value.hint
 
 
+def test_a_user_s_cache_that_cannot_be_written_is_replaced_by_one_in_the_temporary_folder(
+    server, register, tmp_path, monkeypatch
+):
+    register(thing_mirror(server))
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.delenv("DELREC_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    first, second = pull("thing"), pull("thing", offline=True)
+    assert (first.folder / "big.bin").read_bytes() == BIG
+    assert first.folder.is_relative_to(tmp_path / "tmp")
+    assert (second.folder, second.cached) == (first.folder, True)
+
+
+@pytest.mark.parametrize("lookalike", ["u.data", "pulled.json"])
+def test_files_that_were_not_pulled_are_never_replaced(server, register, tmp_path, lookalike):
+    register(thing_mirror(server))
+    theirs = tmp_path / "models" / "thing"
+    theirs.mkdir(parents=True)
+    (theirs / "thesis.txt").write_text("text")
+    (theirs / lookalike).write_text('{"files": {}}')
+    with pytest.raises(StorageError, match="thing"):
+        pull("thing", cache=tmp_path)
+    assert sorted(path.name for path in theirs.iterdir()) == sorted(["thesis.txt", lookalike])
+    assert server.requests == []
+
+
 def test_a_full_disk_is_a_storage_error_and_no_reason_to_try_the_next_mirror(server, register, tmp_path, monkeypatch):
     def full(path, mode):
         raise fetch.unwritable(path, OSError(28, "No space left on device"))

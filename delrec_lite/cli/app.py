@@ -4,12 +4,14 @@ import errno
 import importlib
 import os
 import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
 
-from delrec_lite.environment import flag
+from delrec_lite.environment import drop_unusable_sizes, flag
 from delrec_lite.errors import DelrecError, MissingPackageError, StorageError, install_line
+from delrec_lite.files import ensure_home
 from delrec_lite.server.signals import restore_interrupt
 from delrec_lite.spinning import set_for_process
 from delrec_lite.version import __version__
@@ -73,7 +75,12 @@ def main() -> None:
     """Run the command line; every error becomes one clear line, with a traceback only under DELREC_DEBUG=1."""
     restore_interrupt()  # a server's signals were caught before, see delrec_lite.cli
     set_for_process()  # before torch loads its OpenMP runtime
+    drop_unusable_sizes()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a title that the terminal's encoding lacks
     try:
+        ensure_home()
         app()
     except (Exception, KeyboardInterrupt) as error:
         if flag("DELREC_DEBUG"):

@@ -94,7 +94,7 @@ def bench(
     from delrec_lite.machine import cores_allowed
 
     if out is not None:
-        _require_writable(out.parent)  # before minutes of timing, not after
+        _require_writable(out)  # before minutes of timing, not after
     chosen, base = _peers(bundles or [], console) if peers else ((), {})
     workloads = [w.value for w in workload or Workload]
     counts = _numbers("--threads", threads) or [cores_allowed()]
@@ -177,11 +177,14 @@ def _has_optimum() -> bool:
     return find_spec("optimum") is not None and find_spec("optimum.onnxruntime") is not None
 
 
-def _require_writable(folder: Path) -> None:
+def _require_writable(out: Path) -> None:
     import os
 
+    from delrec_lite.bench.report import REPORT_KEYS
     from delrec_lite.errors import StorageError
+    from delrec_lite.files import check_file
 
+    folder = check_file(out, "report of bench", REPORT_KEYS).parent
     if not (folder.is_dir() and os.access(folder, os.W_OK)):
         raise StorageError(
             f"cannot write a file into {folder}", "choose an existing folder with write permission for --out"

@@ -49,5 +49,7 @@ def add(
     for note in bad.notes:
         console.say(f"  {note}")
     added = add_items(bundle, new, out, texts)
-    data = {"folder": str(added.folder), "added": added.titles, "items": added.items}
-    console.result(data if json_output else f"{len(added.titles)} items added to {added.folder}; {added.items} in all")
+    shown = str(out or bundle)
+    data = {"folder": shown, "added": added.titles, "items": added.items, "known": added.known}
+    known = f"; {len(added.known)} were in the catalogue already" if added.known else ""
+    console.result(data if json_output else f"{len(added.titles)} items added to {shown}{known}; {added.items} in all")

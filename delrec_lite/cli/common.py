@@ -1,5 +1,6 @@
 """Options that several verbs share, and their console."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,7 +37,8 @@ def names_in(text: str | None) -> list[str]:
 
 
 def make_console(json_output: bool = False, quiet: bool = False) -> Console:
-    """The console of a command."""
+    """The console of a command; where it is quiet, so are the library's warnings."""
+    logging.getLogger("delrec_lite").setLevel(logging.ERROR if quiet and not json_output else logging.NOTSET)
     return Console("json" if json_output else "quiet" if quiet else "human")
 
 

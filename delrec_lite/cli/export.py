@@ -60,14 +60,15 @@ def export(
     quiet: QuietFlag = False,
 ) -> None:
     """Write the bundle of a run; missing stages are trained first."""
-    from delrec_lite.bench.quantisations import choose_quant
+    from delrec_lite.bench.quantisations import COMPARED, choose_quant
     from delrec_lite.config import load_recipe
     from delrec_lite.errors import UsageError
     from delrec_lite.export.quantisation_choice import store_choice
-    from delrec_lite.files import cache_folder
+    from delrec_lite.files import cache_folder, check_file, check_folder, writable_cache
     from delrec_lite.pipeline.bundle import write_bundle
     from delrec_lite.pipeline.model_files import files_for
     from delrec_lite.pipeline.run import Run
+    from delrec_lite.runtime.manifest import bundle_files
 
     console = make_console(json_output, quiet)
     bundle_options = {
@@ -90,11 +91,16 @@ def export(
                 raise UsageError(f"no {what} {name!r}", f"one of {', '.join(allowed)}")
     loaded = load_recipe(recipe)
     files_for(loaded.export, names_in(quant), format_, names_in(onnx_quant))  # an unknown name leaves no folder behind
+    if out is not None and compared_quants:  # before hours of training, not after
+        check_file(out, "comparison of quantisations", COMPARED)
+    elif out is not None:
+        check_folder(out, "bundle", bundle_files)
     run = Run(loaded, runs, console)
     if compared_quants:
         _compare(run, compared_quants, out or run.folder / "quantisations.json", console)
         return
     if out is None:
+        check_folder(run.bundle, "bundle", bundle_files)
         done = run.export()
         console.result({"bundle": str(run.bundle), **done.result} if json_output else f"{run.bundle}")
         return
@@ -106,7 +112,7 @@ def export(
             rows += [row for row in measured if row.quant not in {earlier.quant for earlier in rows}]
             console.say(f"  auto: {best}")
             times = {row.quant: row.p50_ms for row in measured if row.quant != BASELINE}
-            store_choice(best, times, budget / 100, loaded.name, cache_folder())
+            store_choice(best, times, budget / 100, loaded.name, writable_cache(cache_folder()))
             names[:] = dict.fromkeys(best if name == AUTO else name for name in names)
     exported = write_bundle(run, out, quants, onnx_quants, gate, rows, merge_base)
     result = {"bundle": str(out), "bytes": exported.bytes, "quant": exported.quant, "parity": exported.parity.dump()}

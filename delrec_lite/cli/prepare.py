@@ -76,14 +76,16 @@ def prepare(
     from delrec_lite.data.prepare import prepare as prepare_pulled
     from delrec_lite.data.readers import parse_columns, parse_text_columns, read_interactions, read_items
     from delrec_lite.data.sources import is_stdin
-    from delrec_lite.data.store import Settings, parse_split
+    from delrec_lite.data.store import Settings, dataset_files, parse_split
     from delrec_lite.data.tables import Layout
     from delrec_lite.errors import UsageError
+    from delrec_lite.files import check_folder
     from delrec_lite.hub.pull import pull
     from delrec_lite.hub.registry import find_dataset
 
     console = make_console(json_output, quiet)
     folder = out or Path("data") / name
+    check_folder(folder, "data set", dataset_files)  # before minutes of reading, not after
     bad, untitled, checks = BadRows(parse_policy(on_bad_row)), 0, Checks()
     text_names = parse_text_columns(text_columns)
     settings = Settings(k_core, candidates, seed, parse_split(split), text_names, parse_duplicates(duplicates), repeats)

@@ -9,8 +9,6 @@ users without questions),
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -23,10 +21,19 @@ import numpy as np
 from delrec_lite.data.duplicates import Duplicates
 from delrec_lite.data.types import SPLITS, CandidateSets, Catalog, Dataset, Ints
 from delrec_lite.errors import DataError, StorageError, UsageError
+from delrec_lite.files import put_in_place, writing
 
 SplitRule = Literal["leave-one-out", "chronological"]
 SCHEMA = 1
 _AGAIN = "prepare the data set again"
+_FILES = {
+    "dataset.json",
+    "catalog.json",
+    "users.json",
+    "sequences.npz",
+    "candidates-valid.json",
+    "candidates-test.json",
+}
 
 
 @dataclass(frozen=True)
@@ -107,28 +114,27 @@ def save_dataset(
         checks: What was found in the log, for ``dataset.json``.
 
     Raises:
-        StorageError: It cannot be written, or contains files that are no data set.
+        StorageError: It cannot be written, or contains something else than a data set.
     """
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "dataset.json").is_file():
-        raise StorageError(f"{folder} is not empty and is no data set", "choose another folder for the data set")
-    staging: Path | None = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        new = staging / "new"
-        new.mkdir()
-        _write(dataset, candidates, settings, new, checks or {})
-        if folder.exists():
-            folder.rename(staging / "old")
-        new.rename(folder)
+        with writing(folder, "data set", dataset_files) as (target, staging):
+            staging.mkdir()
+            _write(dataset, candidates, settings, staging, checks or {})
+            put_in_place(staging, target, "data set", dataset_files)
     except OSError as error:
         raise StorageError(
             f"cannot write {folder}: {error.strerror or error}",
             "choose a folder you own on a disk with free space",
         ) from error
-    finally:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
+
+
+def dataset_files(folder: Path) -> set[str] | None:
+    """The files of a data set in ``folder``, see ``files.check_folder``; None if there is no data set."""
+    try:
+        about = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return _FILES if isinstance(about, dict) and {"schema", "fingerprint"} <= about.keys() else None
 
 
 def _write(

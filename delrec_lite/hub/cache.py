@@ -4,7 +4,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,14 @@ def write_record(asset: Asset, mirror: Mirror, out: Path) -> None:
     (out / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
+def pulled_files(folder: Path) -> set[str] | None:
+    """The files of an asset in ``folder``, see ``files.check_folder``; None if none was pulled to it."""
+    try:
+        return {RECORD, *json.loads((folder / RECORD).read_text(encoding="utf-8"))["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def read_cached(asset: Asset, folder: Path) -> Pulled | None:
     """The asset in ``folder`` if it is complete and has the pinned digests, else None."""
     try:
@@ -109,6 +117,7 @@ def working_folder(folder: Path, console: Console) -> Iterator[Path]:
             partial = set() if finished else set(staging.glob(resumable))
             for path in staging.iterdir():
                 if path not in partial:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
             if not partial:
-                staging.rmdir()
+                with suppress(OSError):  # the pip of a call that was killed is still writing to it
+                    staging.rmdir()

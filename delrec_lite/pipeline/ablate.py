@@ -18,13 +18,16 @@ from delrec_lite.evaluation.metrics import NAMES, Ranks
 from delrec_lite.evaluation.setting import PROTOCOLS, Setting
 from delrec_lite.evaluation.significance import interval, paired_test
 from delrec_lite.evaluation.table import aligned, protocols_of, values_of
-from delrec_lite.files import write_atomic
+from delrec_lite.files import check_file, write_atomic
+from delrec_lite.pipeline.folder import RECIPE, check_run, write_recipe
 from delrec_lite.pipeline.rows import training_precision
 from delrec_lite.pipeline.run import Run
 from delrec_lite.pipeline.stage import DONE
 from delrec_lite.provenance import stamp
 
 FULL_METHOD = "DELRec"
+REPORT, TABLE, SHARED = "ablation.json", "ablation.md", "shared"
+_REPORT_KEYS = ("recipe", "seeds", "rows", "ranks")
 # The changes of each variant to the recipe. The first nine are the paper's (section 5.3), the others are not.
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     FULL_METHOD: {},
@@ -126,7 +129,8 @@ def ablate(
         raise UsageError("no seed", "give at least one")
     chosen = [name for name in VARIANTS if name in variants or name == FULL_METHOD]
     folder = runs / f"{recipe.name}-ablation"
-    shared = Run(recipe.model_copy(update={"name": "shared"}), folder, console, shipped=False)
+    _check_folder(folder)
+    shared = Run(recipe.model_copy(update={"name": SHARED}), folder, console, shipped=False)
     recipe = recipe.model_copy(update={"data": shared.recipe.data})  # with the data set's own settings
     shared.teacher()
     ranks: dict[str, list[Ranks]] = {name: [] for name in chosen}
@@ -145,6 +149,20 @@ def ablate(
     return ablation
 
 
+def _check_folder(folder: Path) -> None:
+    """Check that a folder is absent, empty or an ablation.
+
+    Raises:
+        StorageError: It holds something else.
+        UsageError: The same.
+    """
+    check_file(folder / REPORT, "ablation", _REPORT_KEYS)
+    if not (folder / REPORT).exists():
+        check_file(folder / TABLE, "table of an ablation")
+        if not (folder / SHARED / RECIPE).is_file():
+            check_run(folder)
+
+
 def _run(recipe: Recipe, name: str, seed: int, shared: Run, folder: Path, console: Console) -> Run:
     """A variant's run, with the shared data set and teachers."""
     sections = recipe.dump()
@@ -155,14 +173,17 @@ def _run(recipe: Recipe, name: str, seed: int, shared: Run, folder: Path, consol
     slug = "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
     sections["name"] = f"{slug}-{seed}"
     target = folder / sections["name"]
+    check_run(target)
+    recipe = Recipe.model_validate(sections)
+    target.mkdir(parents=True, exist_ok=True)
+    write_recipe(target, recipe)  # a folder with stages and no recipe would be refused
     shared_stages = [shared.folder / "prepare", shared.folder / "teacher"]
     if set(VARIANTS[name]) == {"finetune"}:  # stage 1 is the same as in the full method
         shared_stages.append(folder / f"{FULL_METHOD.lower()}-{seed}" / "distill")
     for stage_folder in shared_stages:
         if not (target / stage_folder.name / DONE).is_file() and (stage_folder / DONE).is_file():
             shutil.copytree(stage_folder, target / stage_folder.name, dirs_exist_ok=True)
-    write_atomic(target / "recipe.yaml", "")  # a folder with stages and no recipe would be refused
-    return Run(Recipe.model_validate(sections), folder, console, shipped=False)
+    return Run(recipe, folder, console, shipped=False)
 
 
 def _rows(
@@ -216,8 +237,8 @@ def _write(
         "expected_sampled": expected.dump(),
         "ranks": {name: [seed_ranks.dump() for seed_ranks in ranks_by_seed] for name, ranks_by_seed in ranks.items()},
     }
-    write_atomic(folder / "ablation.json", json.dumps(report, ensure_ascii=False) + "\n")
-    write_atomic(folder / "ablation.md", markdown(ablation))
+    write_atomic(folder / REPORT, json.dumps(report, ensure_ascii=False) + "\n")
+    write_atomic(folder / TABLE, markdown(ablation))
 
 
 def markdown(ablation: Ablation) -> str:

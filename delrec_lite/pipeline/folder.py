@@ -1,6 +1,5 @@
 """`RunFolder`: the folder of a run; a lock lets one process at a time work in it."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import wraps
@@ -11,11 +10,16 @@ import yaml
 
 from delrec_lite.config import Recipe
 from delrec_lite.errors import UsageError
-from delrec_lite.files import locked, write_atomic
-from delrec_lite.pipeline.stage import FinishedStage, is_done
+from delrec_lite.files import locked, remove_files, write_atomic
+from delrec_lite.pipeline.stage import KEY, FinishedStage, clear_stage, is_done
 from delrec_lite.processes import current
+from delrec_lite.runtime.manifest import bundle_files
 
 RECIPE = "recipe.yaml"
+# First line of that file, which tells it from a recipe of the user.
+_MARK = "# The resolved recipe of this run, written by delrec-lite at every call.\n"
+# Tables, and reports with their ranks, which commands write into a run.
+_REPORTS = ("table.json", "table.md", "ranks.json", "comparisons.json", "report.json", "quantisations.json")
 Folder = TypeVar("Folder", bound="RunFolder")
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,6 +34,41 @@ def with_lock(method: Callable[Concatenate[Folder, P], T]) -> Callable[Concatena
             return method(self, *args, **kwargs)
 
     return locking
+
+
+def check_run(folder: Path) -> None:
+    """Check that a folder is absent, empty or a run.
+
+    Raises:
+        UsageError: It holds something else.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file", "choose another --runs folder")
+    if folder.is_dir() and any(folder.iterdir()) and not _is_run(folder):
+        raise UsageError(f"{folder} is not empty and not a run", "choose another --runs folder")
+
+
+def _is_run(folder: Path) -> bool:
+    recipe = folder / RECIPE
+    if not recipe.is_file() or recipe.is_symlink():
+        return False
+    # Versions that wrote no mark wrote stages.
+    return recipe.read_bytes().startswith(_MARK.encode()) or any(folder.glob(f"*/{KEY}"))
+
+
+def write_recipe(folder: Path, recipe: Recipe) -> None:
+    """Write a run's recipe, which makes a folder a run."""
+    write_atomic(folder / RECIPE, _MARK + yaml.safe_dump(recipe.dump(), sort_keys=False))
+
+
+def clear_run(folder: Path) -> None:
+    """Remove what the commands wrote into a run; files of others stay."""
+    for path in (*folder.glob("*/"), *folder.glob("evaluate/*/"), *folder.glob("*/*.delrec/")):
+        if path.is_symlink():
+            continue
+        clear_stage(path)
+        remove_files(path, bundle_files(path) or ())
+    remove_files(folder, _REPORTS)
 
 
 class RunFolder:
@@ -79,12 +118,11 @@ class RunFolder:
         folder = self.folder
         folder.parent.mkdir(parents=True, exist_ok=True)
         stack.enter_context(locked(folder.parent / f".{folder.name}.lock", self._refuse))
-        if folder.is_dir() and any(folder.iterdir()) and not (folder / RECIPE).is_file():
-            raise UsageError(f"{folder} is not empty and not a run", "choose another --runs folder")
-        if fresh and folder.is_dir():
-            shutil.rmtree(folder)
+        check_run(folder)
+        if fresh:
+            clear_run(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / RECIPE, yaml.safe_dump(self.recipe.dump(), sort_keys=False))
+        write_recipe(folder, self.recipe)
         return [name for name, done in self.stages.items() if is_done(done.folder, done.key)]
 
     def _refuse(self) -> None:

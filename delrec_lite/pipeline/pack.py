@@ -3,13 +3,14 @@
 import json
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from delrec_lite.config import load_recipe
 from delrec_lite.console import QUIET
 from delrec_lite.errors import DataError
-from delrec_lite.files import sha256_of, write_atomic
+from delrec_lite.files import put_in_place, sha256_of, write_atomic, writing
 from delrec_lite.pipeline.reference import FILE, SCHEMA
 from delrec_lite.pipeline.run import Run
 from delrec_lite.pipeline.stage import FinishedStage
@@ -25,11 +26,24 @@ def pack(run: Run, target: Path) -> None:
 
     Raises:
         DataError: All stages are copies of shipped weights.
+        StorageError: ``target`` holds something else than packed weights.
     """
     stages = {"teacher": run.teacher(), "distill": run.distill(), "finetune": run.finetune()}
     if all("shipped" in stage.result for stage in stages.values()):
         raise DataError(f"{run.folder} was copied, not trained", "train it: quickstart --train")
-    shutil.rmtree(target, ignore_errors=True)
+    with writing(target, "folder of trained weights", _packed_files) as (_, staging):
+        _pack(run, stages, staging)
+        put_in_place(staging, target, "folder of trained weights", _packed_files)
+
+
+def _packed_files(folder: Path) -> set[str] | None:
+    try:
+        return {FILE, *json.loads((folder / FILE).read_text(encoding="utf-8"))["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _pack(run: Run, stages: Mapping[str, FinishedStage], target: Path) -> None:
     for name, stage in stages.items():
         skipped = shutil.ignore_patterns(*_NOT_SHIPPED)
         shutil.copytree(stage.folder, target / name, ignore=skipped)

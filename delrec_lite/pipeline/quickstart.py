@@ -5,8 +5,10 @@ from pathlib import Path
 
 from delrec_lite.config import Recipe
 from delrec_lite.console import Console
+from delrec_lite.files import check_folder
 from delrec_lite.pipeline.run import Run
 from delrec_lite.pipeline.table import evaluate, show
+from delrec_lite.runtime.manifest import bundle_files
 
 
 def quickstart(
@@ -24,6 +26,7 @@ def quickstart(
     """
     start = time.monotonic()
     run = Run(recipe, runs, console, fresh, shipped=not train)
+    check_folder(run.bundle, "bundle", bundle_files)  # before hours of training, not after
     for pulled in run.pulled.values():
         console.say(f"  pull: {pulled.name}, {pulled.bytes / 1e6:.0f} MB, {pulled.licence} ({pulled.mirror})")
     with run.locked():

@@ -283,6 +283,7 @@ class Run(StageCache):
         Raises:
             ConfigError: An ONNX file cannot hold the recipe's form of prompt.
             MissingPackageError: llama-cpp-python is not installed, and the recipe's form of prompt needs it.
+            StorageError: Something else has the bundle's name.
         """
         check_format(self, self.export_settings.format)
         upstream = self.finetune()

@@ -2,23 +2,35 @@
 
 import hashlib
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from delrec_lite.config import Recipe
 from delrec_lite.console import Console
+from delrec_lite.data.store import dataset_files
 from delrec_lite.data.types import CandidateSets, Dataset
-from delrec_lite.files import write_atomic
+from delrec_lite.files import remove_files, write_atomic
 from delrec_lite.hub.cache import Pulled
 from delrec_lite.processes import current
 
 DONE = "done.json"
 KEY = "key.json"
+# What stages write beside safetensors; in a stage's folder everything else is the user's.
+_WRITTEN = {
+    "agreement.json",
+    "finetune.json",
+    "ranks.json",
+    "teacher.json",
+    "metrics.jsonl",
+    "curves.svg",
+    "adapter_config.json",
+}
 SHARED_STAGES = ("distill", "finetune")  # stages whose steps several processes share
 
 
@@ -129,13 +141,42 @@ def _open_stage(folder: Path, key: str) -> FinishedStage | None:
         if finished["key"] == key:
             return FinishedStage(folder.name, folder, key, finished["result"], finished["seconds"], computed=False)
     if finished_path.is_file() or not was_started(folder, key):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        clear_stage(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / KEY, json.dumps({"key": key}) + "\n")
     return None
 
 
+def clear_stage(folder: Path) -> None:
+    """Remove what a stage wrote into its folder; files of others stay, and all of a folder that is no stage's."""
+    if not (folder / KEY).is_file() and not (folder / DONE).is_file():
+        return
+    _remove_partial(folder)
+    for path in list(folder.rglob("*")):
+        is_adapter = path.parent.name == "adapter" and path.name == "README.md"
+        is_tensors = path.suffix == ".safetensors" or path.stem in {"checkpoint", "best"}
+        if is_tensors or is_adapter or path.name in _WRITTEN:
+            path.unlink(missing_ok=True)
+    if (files := dataset_files(folder / "dataset")) is not None:
+        remove_files(folder / "dataset", files)
+    for name in (DONE, KEY):  # last, so that a removal that is interrupted goes on at the next call
+        (folder / name).unlink(missing_ok=True)
+    for path in sorted((folder, *(path for path in folder.rglob("*") if path.is_dir())), reverse=True):
+        with suppress(OSError):  # not empty
+            path.rmdir()
+
+
+def _remove_partial(folder: Path) -> None:
+    """Remove what killed processes have not finished: checkpoints, teachers, and the temporary files of safetensors."""
+    for path in list(folder.rglob("*")):
+        if path.name.startswith(".part-"):
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.suffix == ".part" or re.fullmatch(r"\.tmp\w{6}", path.name):
+            path.unlink(missing_ok=True)
+
+
 def _close_stage(folder: Path, key: str, result: dict[str, Any], seconds: float) -> FinishedStage:
+    _remove_partial(folder)
     text = json.dumps({"key": key, "seconds": seconds, "result": result}, indent=2)
     write_atomic(folder / DONE, text + "\n")
     return FinishedStage(folder.name, folder, key, result, seconds, computed=True)

@@ -13,7 +13,7 @@ from delrec_lite.data.prepare import prepare
 from delrec_lite.data.store import load_dataset
 from delrec_lite.data.types import Dataset
 from delrec_lite.errors import OutOfMemoryError, StorageError, UsageError
-from delrec_lite.files import cache_folder, write_atomic
+from delrec_lite.files import cache_folder, check_file, write_atomic
 from delrec_lite.hub.base import base_folders
 from delrec_lite.hub.pull import pull
 from delrec_lite.hub.registry import DATASETS
@@ -71,6 +71,7 @@ def start_recipe(
     dataset = _counted(str(data), console) if pulled else load_dataset(data)
     if out.exists():
         raise UsageError(f"{out} exists", "choose another with --out, or remove it")
+    target = check_file(out, "recipe")
     interactions, items = sum(len(s) for s in dataset.sequences), len(dataset.catalog)
     pattern = load_recipe(PATTERN).model_dump(mode="json", exclude_defaults=True)
     pattern["name"] = name
@@ -92,7 +93,7 @@ def start_recipe(
     recipe = parse(text, str(out))
     check_local(recipe.model.base, (cache_folder() / "hub", cache_folder() / "models"))
     try:
-        write_atomic(out, text)
+        write_atomic(target, text)
     except OSError as error:
         raise StorageError(f"cannot write {out}: {error}", "choose another with --out") from error
     return Started(out, recipe, summary, minutes)

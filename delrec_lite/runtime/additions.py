@@ -4,16 +4,18 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from delrec_lite.data.titles import unique_titles
+from delrec_lite.data.types import Floats
 from delrec_lite.errors import StorageError, UsageError
+from delrec_lite.files import writing
 from delrec_lite.runtime.finish import finish_bundle
-from delrec_lite.runtime.manifest import ADDITION_ROWS, ADDITIONS
+from delrec_lite.runtime.manifest import ADDITION_ROWS, ADDITIONS, bundle_files, read_manifest
 from delrec_lite.runtime.recommender import Recommender
 
 
@@ -25,11 +27,13 @@ class Additions:
         folder: The bundle.
         titles: Titles of the new items, as the catalogue has them now.
         items: Number of items in the whole catalogue.
+        known: Ids of the list that the catalogue already had; they were left as they are.
     """
 
     folder: Path
     titles: list[str]
     items: int
+    known: list[str]
 
 
 def add_items(
@@ -40,58 +44,77 @@ def add_items(
 ) -> Additions:
     """Write a bundle with more items; a title that the catalogue already has gets a number behind it.
 
+    One process at a time writes a bundle, so that of several calls at once none is lost.
+
     Args:
         path: The bundle.
-        new: Title of each new item id.
+        new: Title of each new item id; ids that the catalogue already has are left out.
         out: The bundle to write; default: ``path`` itself, replaced as a whole at the last moment.
         texts: Side text of new item ids, for a model with item text.
 
     Raises:
-        UsageError: Nothing to add, or an id that the catalogue already has.
+        UsageError: Nothing to add.
         BundleError: ``path`` is no bundle.
-        StorageError: The new bundle cannot be written.
+        StorageError: The new bundle cannot be written, or ``out`` is neither absent nor a bundle.
     """
-    target = out or Path(path)
-    with Recommender.load(path) as recommender:
+    source = Path(path)
+    if out is None and (source.is_dir() or not source.parent.is_dir()):
+        read_manifest(source)  # an error before anything is written
+    if out is not None and source.resolve() in out.resolve().parents:
+        raise StorageError(f"{out} lies in the bundle {path}, to which nothing may be added", "choose another --out")
+    try:
+        with writing(out or source, "bundle", bundle_files) as (target, staging):
+            return replace(_add(source.resolve(), target, staging, new, texts or {}), folder=out or source)
+    except OSError as error:
+        raise StorageError(f"cannot write {out or path}: {error}", "free space, or choose another --out") from error
+
+
+def _add(source: Path, target: Path, staging: Path, new: Mapping[str, str], texts: Mapping[str, str]) -> Additions:
+    """``add_items`` into ``staging``, which becomes ``target``."""
+    with Recommender.load(source) as recommender:
         bundle = recommender.bundle
         if not bundle.prompt.format.ranks_catalogue:
             raise UsageError(
                 "this bundle ranks candidates and has no catalogue to add to",
                 "name new items among the candidates: --allow-new",
             )
-        catalogue = bundle.items
-        if duplicates := [item for item in new if item in set(catalogue.ids)]:
-            raise UsageError(
-                f"{len(duplicates)} of the items are in the catalogue, the first is {duplicates[0]!r}",
-                "leave them out of the list",
-            )
         if not new:
             raise UsageError("there are no items to add", "give a list of ids and titles")
-        popularity = [*catalogue.popularity, *[0] * len(new)]
-        titles = list(unique_titles([*catalogue.titles, *new.values()], popularity))
-        texts = texts or {}
-        rows = np.stack([recommender.new_item(title, texts.get(item, "")) for item, title in new.items()], axis=1)
-        content: dict[str, Any] = {}
-        if bundle.prompt.format.history_format.titles:
-            content["tokens"] = [*bundle.added_tokens, *map(recommender.new_entry, new.values())]
-        if bundle.holds_additions:
-            rows = np.concatenate([np.load(bundle.folder / ADDITION_ROWS, allow_pickle=False), rows], axis=1)
-    content |= {"ids": [*catalogue.ids[bundle.trained :], *new], "titles": titles[bundle.trained :]}
-    staging = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        staging.mkdir(parents=True)
+        catalogue = bundle.items
+        ids = set(catalogue.ids)
+        known = [item for item in new if item in ids]
+        new = {item: title for item, title in new.items() if item not in ids}
+        titles = catalogue.titles
+        if new:
+            popularity = [*catalogue.popularity, *[0] * len(new)]
+            titles = list(unique_titles([*titles, *new.values()], popularity))
+            content, rows = _additions(recommender, new, texts)
+            content |= {"ids": [*catalogue.ids[bundle.trained :], *new], "titles": titles[bundle.trained :]}
+    if new or target != source:
+        staging.mkdir()
         for name in bundle.manifest["files"]:
-            if name not in {ADDITIONS, ADDITION_ROWS}:
+            if not new or name not in {ADDITIONS, ADDITION_ROWS}:
                 _link(bundle.folder / name, staging / name)
-        (staging / ADDITIONS).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-        np.save(staging / ADDITION_ROWS, rows.astype(np.float32), allow_pickle=False)
+        if new:
+            (staging / ADDITIONS).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+            np.save(staging / ADDITION_ROWS, rows.astype(np.float32), allow_pickle=False)
         unchanged = {key: bundle.manifest[key] for key in ("name", "model", "provenance", "licences", "gated")}
         finish_bundle(staging, target, **unchanged)
-    except OSError as error:
-        raise StorageError(f"cannot write {target}: {error}", "free space, or choose another --out") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return Additions(target, titles[len(catalogue.titles) :], len(titles))
+    return Additions(target, titles[len(catalogue.titles) :], len(titles), known)
+
+
+def _additions(
+    recommender: Recommender, new: Mapping[str, str], texts: Mapping[str, str]
+) -> tuple[dict[str, Any], Floats]:
+    """The added items' title tokens, where the history is titles, and their vectors ``[2, items, hidden]``."""
+    bundle = recommender.bundle
+    content: dict[str, Any] = {}
+    rows = np.stack([recommender.new_item(title, texts.get(item, "")) for item, title in new.items()], axis=1)
+    if bundle.prompt.format.history_format.titles:
+        content["tokens"] = [*bundle.added_tokens, *map(recommender.new_entry, new.values())]
+    if bundle.holds_additions:
+        rows = np.concatenate([np.load(bundle.folder / ADDITION_ROWS, allow_pickle=False), rows], axis=1)
+    return content, rows
 
 
 def _link(source: Path, target: Path) -> None:

@@ -1,16 +1,14 @@
 """`finish_bundle`: turns a folder of written files into a bundle, which replaces an older one at the last moment."""
 
 import json
-import os
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from delrec_lite.files import sha256_of
+from delrec_lite.files import put_in_place, sha256_of
 from delrec_lite.runtime.bundle import Bundle
-from delrec_lite.runtime.manifest import MANIFEST, SCHEMA
+from delrec_lite.runtime.manifest import MANIFEST, SCHEMA, bundle_files
 
 
 def finish_bundle(
@@ -36,6 +34,7 @@ def finish_bundle(
 
     Raises:
         BundleError: A file that a bundle needs is missing; ``target`` is unchanged.
+        StorageError: ``target`` is neither absent nor a bundle; it is unchanged.
     """
     files = {
         path.name: {"sha256": sha256_of(path), "bytes": path.stat().st_size}
@@ -55,14 +54,5 @@ def finish_bundle(
     text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
     (staging / MANIFEST).write_text(text, encoding="utf-8")
     Bundle.open(staging, verify=False)
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
-    if target.exists():
-        target.rename(old)
-    try:
-        staging.rename(target)
-    except OSError:
-        if old.exists():
-            old.rename(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+    put_in_place(staging, target, "bundle", bundle_files)
     return Bundle(target, manifest)

@@ -64,6 +64,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def bundle_files(folder: Path) -> set[str] | None:
+    """The files of a bundle in ``folder``, see ``files.check_folder``; None if there is no bundle."""
+    try:
+        return {MANIFEST, *read_manifest(folder)["files"]}
+    except (BundleError, OSError):
+        return None
+
+
 def model_file(folder: Path, manifest: Mapping[str, Any]) -> str:
     """Name of the default model's file.
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from delrec_lite.files import cache_folder, write_atomic
+from delrec_lite.files import cache_folder, writable_cache, write_atomic
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.manifest import DEEP
 
@@ -63,7 +63,7 @@ class PromptState:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(self._path, self._digest(state) + bytes(state))
-            files = sorted(self._path.parent.glob("*.state"), key=lambda path: path.stat().st_mtime_ns)
+            files = sorted(self._path.parent.glob(f"{'[0-9a-f]' * 64}.state"), key=lambda path: path.stat().st_mtime_ns)
             for path in files[:-MAX_FILES]:
                 path.unlink()
         except OSError:  # a full disk, missing rights, another process that does the same
@@ -71,7 +71,7 @@ class PromptState:
 
     @cached_property
     def _path(self) -> Path:
-        return cache_folder() / "prompts" / f"{self._key}.state"
+        return writable_cache(cache_folder()) / "prompts" / f"{self._key}.state"
 
     @cached_property
     def _key(self) -> str:
