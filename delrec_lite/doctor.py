@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from delrec_lite import machine, needs, spinning
+from delrec_lite.cache_folder import cache_folder
 from delrec_lite.cards import Card, Problem, card_in_slot, cuda_of_torch, find_cards, find_problem
 from delrec_lite.errors import DelrecError
 from delrec_lite.export.quantisation_choice import describe_choice
-from delrec_lite.files import cache_folder
 from delrec_lite.hub.pull import cached
 from delrec_lite.hub.registry import ASSETS, DATASETS, DEFAULT
 from delrec_lite.llm.precision_choice import cached_timing, describe, limits

@@ -1,29 +1,20 @@
-"""File helpers: sha256, atomic writes, targets that the program made, locks, the cache folder and its lists."""
+"""File helpers: sha256, atomic writes, targets that the program made, and lists in the cache folder."""
 
 import ctypes
-import errno
 import hashlib
 import json
-import logging
 import os
 import re
 import shutil
-import stat
-import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
-from functools import cache
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from delrec_lite import environment
 from delrec_lite.errors import StorageError
+from delrec_lite.locks import sole_lock
 
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
-# Neither exists nor can be created.
-_NO_FOLDER = Path(os.devnull) / "cache"
-_given_homes: set[str] = set()
 _ELSEWHERE = "choose another place for it, or move away what is there"
 
 # The paths of the files in a folder that the program made there; None where it made no such folder.
@@ -34,99 +25,6 @@ def sha256_of(path: Path) -> str:
     """Hex digest of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def cache_folder() -> Path:
-    """``DELREC_CACHE``, or the platform's cache folder; without a home, a folder in the temporary folder.
-
-    A folder that exists is returned even if it cannot be written, because what is in it can be read; so is the one that
-    the user has named.
-    """
-    folder = _configured_cache()
-    if _is_named() and folder is not None:
-        return folder
-    if folder is None:
-        return _temporary_cache("there is no home folder")
-    can_read = os.access(folder, os.R_OK | os.X_OK) and folder.is_dir()
-    return folder if can_read or _can_write(folder) else _temporary_cache(f"cannot write to {folder}")
-
-
-def writable_cache(folder: Path, needed: bool = False) -> Path:
-    """The same folder; for the user's cache folder that cannot be written, one in the temporary folder.
-
-    Args:
-        folder: Of a cache.
-        needed: Keep a folder that ``DELREC_CACHE`` names, for what the user wants to have there.
-    """
-    if _can_write(folder) or folder != cache_folder() or (needed and _is_named()):
-        return folder
-    return _temporary_cache(f"cannot write to {folder}")
-
-
-def ensure_home() -> None:
-    """Where there is no home folder, set ``HOME``: other libraries would fail, or write to a folder named ``~``."""
-    try:
-        Path.home()
-    except (RuntimeError, KeyError):
-        home = str(_temporary_folder())
-        os.environ["HOME"] = home
-        _given_homes.add(home)
-
-
-def _is_named() -> bool:
-    return environment.folder("DELREC_CACHE") is not None
-
-
-def _configured_cache() -> Path | None:
-    """None without a home folder, or with that of ``ensure_home``."""
-    if configured := environment.folder("DELREC_CACHE"):
-        return configured
-    import platformdirs
-
-    try:
-        folder = Path(platformdirs.user_cache_dir("delrec-lite"))
-    except (RuntimeError, KeyError):
-        return None
-    given = any(folder.is_relative_to(home) for home in _given_homes)
-    return folder if folder.is_absolute() and not given else None
-
-
-def _can_write(folder: Path) -> bool:
-    """Whether it can be written, or created."""
-    existing = next((path for path in (folder, *folder.absolute().parents) if os.path.lexists(path)), folder)
-    return os.access(existing, os.W_OK | os.X_OK) and existing.is_dir()
-
-
-def _temporary_cache(reason: str) -> Path:
-    """``_temporary_folder``, which is said once."""
-    folder = _temporary_folder()
-    found = "nothing is cached" if folder == _NO_FOLDER else f"the cache is {folder}"
-    _say_once(f"{reason}: {found}; DELREC_CACHE names another folder")
-    return folder
-
-
-def _temporary_folder() -> Path:
-    """A folder in the temporary folder that only this user can write; ``_NO_FOLDER`` if there is none."""
-    try:
-        folder = Path(tempfile.gettempdir()) / f"delrec-lite-{os.getuid() if os.name == 'posix' else 'cache'}"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        status = folder.lstat()
-        is_own = os.name != "posix" or (status.st_uid == os.getuid() and not status.st_mode & 0o022)
-        if not (stat.S_ISDIR(status.st_mode) and is_own):  # prepared by another user
-            return _private_folder()
-    except OSError:
-        return _NO_FOLDER
-    return folder
-
-
-@cache
-def _private_folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="delrec-lite-"))
-
-
-@cache
-def _say_once(message: str) -> None:
-    logging.getLogger("delrec_lite").warning(message)
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
@@ -246,7 +144,7 @@ def writing(path: Path, what: str, made: Made, busy: Callable[[], None] = lambda
     target = check_folder(path, what, made)
     staging = target.with_name(f".{target.name}.{os.getpid()}.part")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _sole_lock(target.with_name(f".{target.name}.lock"), busy) as has_lock:
+    with sole_lock(target.with_name(f".{target.name}.lock"), busy) as has_lock:
         if has_lock:
             _recover(target)
         check_folder(target, what, made)  # another process may have written it meanwhile
@@ -344,61 +242,8 @@ def add_entry(path: Path, entry: Mapping[str, Any], replaces: Callable[[dict[str
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _sole_lock(path.with_name(f".{path.name}.lock")):
+        with sole_lock(path.with_name(f".{path.name}.lock")):
             others = [earlier for earlier in read_entries(path) if not replaces(earlier)]
             write_atomic(path, json.dumps([*others, entry], indent=1) + "\n")
     except OSError:
         return
-
-
-@contextmanager
-def _sole_lock(path: Path, busy: Callable[[], None] = lambda: None) -> Iterator[bool]:
-    """``locked``, and the file is removed afterwards where the system allows that."""
-    with ExitStack() as stack:
-        while True:
-            with path.open("ab") as opened, ExitStack() as attempt:
-                has_lock = attempt.enter_context(locked(path, busy))
-                # The process before may have removed the file that was waited for: then that lock guards nothing.
-                if not has_lock or _is_same(path, opened.fileno()):
-                    stack.push(attempt.pop_all())
-                    break
-        if has_lock and os.name == "posix":
-            stack.callback(path.unlink, missing_ok=True)
-        yield has_lock
-
-
-def _is_same(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
-
-
-@contextmanager
-def locked(path: Path, busy: Callable[[], None]) -> Iterator[bool]:
-    """Lock the file ``path``; the operating system releases the lock when a process ends.
-
-    Args:
-        path: Created if missing; it is not removed.
-        busy: Called if another process has the lock: it may raise; if it returns, this waits for the lock.
-
-    Yields:
-        False if the file system has no locks, as some network disks.
-    """
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        busy()
-        lock.acquire()
-    except (NotImplementedError, OSError) as error:  # the first from filelock before its fourth version
-        if getattr(error, "errno", errno.ENOSYS) not in _NO_LOCKS:
-            raise
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()

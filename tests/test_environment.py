@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from delrec_lite.cache_folder import cache_folder
 from delrec_lite.environment import flag, folder, number, text
 from delrec_lite.errors import UsageError
-from delrec_lite.files import cache_folder
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("delrec_lite", "export", "bench")

@@ -8,17 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from delrec_lite import cache_folder as cache_folder_module
 from delrec_lite import files
+from delrec_lite.cache_folder import cache_folder, writable_cache
 from delrec_lite.errors import StorageError
-from delrec_lite.files import (
-    cache_folder,
-    check_folder,
-    put_in_place,
-    read_entries,
-    writable_cache,
-    write_atomic,
-    writing,
-)
+from delrec_lite.files import check_folder, put_in_place, read_entries, write_atomic, writing
 
 ROOT = str(Path(__file__).parents[1])
 GONE = 2**22 - 7  # above the largest process id of most systems
@@ -141,11 +135,11 @@ def temporary(tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.WARNING, "delrec_lite")
     folder = tmp_path / "tmp"
     folder.mkdir()
-    monkeypatch.setattr(files.tempfile, "tempdir", str(folder))
-    files._say_once.cache_clear()
-    files._private_folder.cache_clear()
+    monkeypatch.setattr(cache_folder_module.tempfile, "tempdir", str(folder))
+    cache_folder_module._say_once.cache_clear()
+    cache_folder_module._private_folder.cache_clear()
     yield folder
-    files._private_folder.cache_clear()
+    cache_folder_module._private_folder.cache_clear()
 
 
 def no_home(monkeypatch):
@@ -169,7 +163,7 @@ def test_without_a_home_the_cache_is_in_the_temporary_folder_and_that_is_said_on
     assert [record.message for record in caplog.records] == [
         f"there is no home folder: the cache is {folder}; DELREC_CACHE names another folder"
     ]
-    files.ensure_home()
+    cache_folder_module.ensure_home()
     assert os.environ["HOME"] == str(folder)
     assert cache_folder() == folder
     assert len(caplog.records) == 1
@@ -184,7 +178,7 @@ def test_a_cache_that_cannot_be_written_is_read_and_another_one_written(temporar
     readable = tmp_path / "readable"
     readable.mkdir()
     monkeypatch.setenv("DELREC_CACHE", str(readable))
-    monkeypatch.setattr(files, "_can_write", lambda path: path != readable)
+    monkeypatch.setattr(cache_folder_module, "_can_write", lambda path: path != readable)
     assert cache_folder() == readable
     assert (writable_cache(readable), writable_cache(readable, needed=True)) == (folder, readable)
     assert writable_cache(tmp_path / "of a caller") == tmp_path / "of a caller"
@@ -201,10 +195,10 @@ def test_a_temporary_folder_that_another_user_prepared_is_not_used(temporary, mo
 
 def test_without_any_folder_to_write_nothing_is_cached(tmp_path, monkeypatch, caplog):
     no_home(monkeypatch)
-    files._say_once.cache_clear()
+    cache_folder_module._say_once.cache_clear()
     caplog.set_level(logging.WARNING, "delrec_lite")
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(files.tempfile, "tempdir", str(tmp_path / "file"))
+    monkeypatch.setattr(cache_folder_module.tempfile, "tempdir", str(tmp_path / "file"))
     assert not cache_folder().exists()
     assert "nothing is cached" in caplog.text
 

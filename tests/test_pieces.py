@@ -165,7 +165,7 @@ def test_a_pruned_gemma_answers_as_the_whole_one(pieces, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.real
 def test_the_real_gemma_splits_titles_as_llama_cpp_does(tmp_path):
-    from delrec_lite.files import cache_folder
+    from delrec_lite.cache_folder import cache_folder
     from delrec_lite.hub.base import find_base
 
     base = find_base("gemma-3-270m", QUIET, cache_folder())

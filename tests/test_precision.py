@@ -217,7 +217,7 @@ def test_a_gguf_file_becomes_a_base(tiny_base, tmp_path):
 @pytest.mark.real
 def test_gemma_trains_two_steps(tmp_path):
     """The real Gemma-3-270M, fetched once, de-quantised to bf16; in the faster precision of this machine."""
-    from delrec_lite.files import cache_folder
+    from delrec_lite.cache_folder import cache_folder
     from delrec_lite.llm.precision_choice import faster_precision
 
     precision = faster_precision("cpu", cache_folder())

@@ -98,8 +98,8 @@ def test_the_tokenizer_of_the_gguf_file_encodes_as_the_bundle_does(tiny_base, tm
 
 @pytest.mark.real
 def test_the_real_vocabulary_becomes_much_smaller_and_titles_encode_the_same():
+    from delrec_lite.cache_folder import cache_folder
     from delrec_lite.console import QUIET
-    from delrec_lite.files import cache_folder
     from delrec_lite.hub.pull import pull
     from delrec_lite.llm.load import unpack
 

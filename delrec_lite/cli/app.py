@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
+from delrec_lite.cache_folder import ensure_home
 from delrec_lite.environment import drop_unusable_sizes, flag
 from delrec_lite.errors import DelrecError, MissingPackageError, StorageError, install_line
-from delrec_lite.files import ensure_home
 from delrec_lite.server.signals import restore_interrupt
 from delrec_lite.spinning import set_for_process
 from delrec_lite.version import __version__

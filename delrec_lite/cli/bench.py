@@ -132,8 +132,8 @@ def _peers(bundles: list[Path], console: Console) -> tuple[tuple[str, ...], dict
     from importlib.util import find_spec
 
     from delrec_lite.bench.peers import PEERS, native_bf16
+    from delrec_lite.cache_folder import cache_folder
     from delrec_lite.errors import UsageError, install_line
-    from delrec_lite.files import cache_folder
     from delrec_lite.runtime.bundle import Bundle
     from delrec_lite.runtime.retriever import Retriever
 

@@ -61,10 +61,11 @@ def export(
 ) -> None:
     """Write the bundle of a run; missing stages are trained first."""
     from delrec_lite.bench.quantisations import COMPARED, choose_quant
+    from delrec_lite.cache_folder import cache_folder, writable_cache
     from delrec_lite.config import load_recipe
     from delrec_lite.errors import UsageError
     from delrec_lite.export.quantisation_choice import store_choice
-    from delrec_lite.files import cache_folder, check_file, check_folder, writable_cache
+    from delrec_lite.files import check_file, check_folder
     from delrec_lite.pipeline.bundle import write_bundle
     from delrec_lite.pipeline.model_files import files_for
     from delrec_lite.pipeline.run import Run

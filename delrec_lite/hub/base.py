@@ -3,9 +3,10 @@
 import re
 from pathlib import Path
 
+from delrec_lite.cache_folder import cache_folder
 from delrec_lite.console import Console
 from delrec_lite.errors import DataError, UsageError
-from delrec_lite.files import cache_folder, sha256_of
+from delrec_lite.files import sha256_of
 from delrec_lite.hub.cache import Pulled
 from delrec_lite.hub.huggingface import fetch_base, hub_folders
 from delrec_lite.hub.pull import pull

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from delrec_lite.console import Console
-from delrec_lite.files import locked, sha256_of
+from delrec_lite.files import sha256_of
 from delrec_lite.hub.registry import Asset, Mirror
+from delrec_lite.locks import locked
 
 RECORD = "pulled.json"
 # Files up to this size are hashed on every call; larger ones only if their time stamp differs from the record.

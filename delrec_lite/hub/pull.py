@@ -7,10 +7,11 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from delrec_lite.cache_folder import cache_folder, writable_cache
 from delrec_lite.console import QUIET, Console
 from delrec_lite.environment import flag
 from delrec_lite.errors import FetchError, StorageError
-from delrec_lite.files import cache_folder, check_folder, writable_cache
+from delrec_lite.files import check_folder
 from delrec_lite.hub.cache import RECORD, Pulled, pulled_files, read_cached, working_folder, write_record
 from delrec_lite.hub.fetch import (
     MirrorError,

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 from delrec_lite.architectures import check_layers
+from delrec_lite.cache_folder import writable_cache
 from delrec_lite.console import QUIET, Console
-from delrec_lite.files import remove_stale, writable_cache
+from delrec_lite.files import remove_stale
 from delrec_lite.hub.base import gguf_file, model_folder
 from delrec_lite.llm.precision import keep_layout, loading_options
 from delrec_lite.prompts.tasks import Encode

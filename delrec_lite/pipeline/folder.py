@@ -10,7 +10,8 @@ import yaml
 
 from delrec_lite.config import Recipe
 from delrec_lite.errors import UsageError
-from delrec_lite.files import locked, remove_files, write_atomic
+from delrec_lite.files import remove_files, write_atomic
+from delrec_lite.locks import locked
 from delrec_lite.pipeline.stage import KEY, FinishedStage, clear_stage, is_done
 from delrec_lite.processes import current
 from delrec_lite.runtime.manifest import bundle_files

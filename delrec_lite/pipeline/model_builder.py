@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from delrec_lite.architectures import context_length
-from delrec_lite.files import cache_folder, writable_cache
+from delrec_lite.cache_folder import cache_folder, writable_cache
 from delrec_lite.hub.base import gguf_file, model_folder
 from delrec_lite.llm.precision_choice import faster_precision, possible_precisions, resolve_precision
 from delrec_lite.pipeline.base import check_folder, check_gguf_base, need_torch

@@ -5,13 +5,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from delrec_lite.cache_folder import cache_folder
 from delrec_lite.config import ExportSection, Recipe
 from delrec_lite.console import Console
 from delrec_lite.data.store import load_candidates, load_dataset
 from delrec_lite.data.types import CandidateSets, Dataset, Split
 from delrec_lite.evaluation.expected import ExpectedSampledMetrics
 from delrec_lite.evaluation.setting import Setting
-from delrec_lite.files import cache_folder
 from delrec_lite.hub.base import find_base
 from delrec_lite.hub.cache import Pulled
 from delrec_lite.hub.pull import pull

@@ -7,13 +7,14 @@ from typing import Any
 
 import yaml
 
+from delrec_lite.cache_folder import cache_folder
 from delrec_lite.config import DataSection, Recipe, load_recipe, parse
 from delrec_lite.console import QUIET, Console
 from delrec_lite.data.prepare import prepare
 from delrec_lite.data.store import load_dataset
 from delrec_lite.data.types import Dataset
 from delrec_lite.errors import OutOfMemoryError, StorageError, UsageError
-from delrec_lite.files import cache_folder, check_file, write_atomic
+from delrec_lite.files import check_file, write_atomic
 from delrec_lite.hub.base import base_folders
 from delrec_lite.hub.pull import pull
 from delrec_lite.hub.registry import DATASETS

@@ -12,7 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from delrec_lite.files import cache_folder, writable_cache, write_atomic
+from delrec_lite.cache_folder import cache_folder, writable_cache
+from delrec_lite.files import write_atomic
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.manifest import DEEP
 
