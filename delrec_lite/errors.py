@@ -56,6 +56,20 @@ class MissingPackageError(DelrecError):
     exit_code = 7
 
 
+class ForkError(DelrecError):
+    """What was loaded before a fork is used after it.
+
+    Args:
+        process: The process that loaded it.
+    """
+
+    def __init__(self, process: int) -> None:
+        super().__init__(
+            f"this recommender was loaded in process {process}, and a fork has no copy of its threads",
+            "call Recommender.load in each process, after the fork",
+        )
+
+
 # The extra of each optional package, by import name.
 EXTRAS = {
     "accelerate": "train",

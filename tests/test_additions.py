@@ -184,3 +184,15 @@ def test_the_command_reads_a_list_and_verify_still_agrees(tiny_bundle, tmp_path)
     assert (repeated["added"], repeated["known"]) == ([], ["x1", "x2"])
     assert (tiny_bundle / "manifest.json").read_bytes() == manifest
     shutil.rmtree(tiny_bundle)
+
+
+def test_items_are_added_to_a_bundle_of_links(tmp_path):
+    folder, blobs = tiny_bundle(tmp_path).bundle.folder, tmp_path / "blobs"
+    blobs.mkdir()
+    for n, path in enumerate(sorted(folder.iterdir())):
+        path.rename(blobs / str(n))
+        path.symlink_to(f"../blobs/{n}")
+    added = add_items(folder, NEW, tmp_path / "deeper" / "more.delrec")
+    assert not any(path.is_symlink() for path in added.folder.iterdir())
+    with Recommender.load(added.folder, threads=1) as recommender:
+        assert recommender.find(f"id:{next(iter(NEW))}").item == len(TITLES)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from delrec_lite.llm.forward import score_all
 from delrec_lite.prompts.tokenizer import open_tokenizer
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.llama_cpp import LlamaEngine
+from delrec_lite.runtime.recommender import Recommender
+from tests import conftest
 from tests.conftest import export_tiny
 from tests.families import scramble
 from tests.tiny import SPECIALS, dataset, make_model
@@ -113,7 +116,7 @@ def test_the_manifest_records_types_and_parity(tiny_base, tmp_path):
 @pytest.mark.parametrize(("users", "stored"), [(24, 24), (64, 64), (65, 64), (130, 64), (943, 64)])
 def test_a_bundle_stores_as_many_requests_as_the_docs_say(users, stored):
     sequences = tuple(np.array([n % 30, (n + 1) % 30, (n + 2) % 30, n % 7]) for n in range(users))
-    data = Dataset("many", dataset().catalog, tuple(map(str, range(users))), sequences, "x")
+    data = Dataset("many", dataset().catalog, tuple(map(str, range(users))), sequences, "x", repeats=True)
     sets = CandidateSets("test", np.stack([data.test().targets] * 2, 1), 0)
     requests = golden(data, sets, 2)
     assert len(requests.histories) == len(requests.targets) == len(requests.candidates) == stored
@@ -194,3 +197,14 @@ def test_a_text_is_split_as_by_llama_3(tiny_base, tmp_path):
     for text in [*texts, "Silent-Harbour (Golden) in 1954/1950"]:
         expected = saved_tokenizer.encode(text, add_special_tokens=False).ids
         assert model.tokenize(text.encode(), add_bos=False) == expected
+
+
+def test_a_bundle_says_whether_repeats_count_in_its_data_set(shared_tiny_bundle, tiny_base, tmp_path, monkeypatch):
+    with Recommender.load(shared_tiny_bundle, threads=1) as without:
+        assert not without.bundle.repeats
+    monkeypatch.setattr(conftest, "dataset", lambda: replace(dataset(), repeats=True))
+    exported = conftest.export_tiny(tiny_base, tmp_path / "repeating.delrec").path
+    titles = dataset().catalog.titles
+    with Recommender.load(exported, threads=1) as recommender:
+        assert recommender.bundle.repeats
+        assert set(titles[:2]) <= {item.title for item in recommender.recommend(titles[:2], k=99).items}

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 
 import pytest
 
@@ -66,10 +67,14 @@ print(signal.getsignal(signal.SIGHUP) == signal.SIG_DFL, signal.getsignal(signal
 
 def test_a_server_that_is_hung_up_on_while_it_starts_loads_its_bundle_again(tmp_path):
     path = tmp_path / "server.pid"
-    with Served(tmp_path, "--pid-file", str(path), before=lambda process: hang_up(path, process)) as served:
+    options = ["--pid-file", str(path), "--root-path", "/recs", "--cors-origin", "https://shop.example"]
+    with Served(tmp_path, *options, before=lambda process: hang_up(path, process)) as served:
         served.wait_for('"reload": "done"')
         assert path.read_text() == f"{served.process.pid}\n"
         assert served.post({"history": TITLES[:2]})["items"]
+        request = urllib.request.Request(f"{served.address}/recs/readyz", headers={"Origin": "https://shop.example"})
+        with urllib.request.urlopen(request) as answer:
+            assert answer.headers["Access-Control-Allow-Origin"] == "https://shop.example"
         served.process.send_signal(signal.SIGTERM)
         assert served.process.wait(20) in {0, -signal.SIGTERM}
     assert not path.exists()

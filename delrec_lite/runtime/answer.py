@@ -69,6 +69,15 @@ class Recommendation:
     tokens_avoided: int
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """Scores of the catalogue or of the candidates, and the tokens that were computed and avoided for them."""
+
+    scores: Floats
+    computed: int
+    avoided: int
+
+
 def rank(scores: Floats, name: Callable[[int], tuple[str, str]], k: int) -> list[Ranked]:
     """The ``k`` best of some scores; of equal ones the earlier come first.
 

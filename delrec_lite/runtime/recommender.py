@@ -3,24 +3,23 @@
 import os
 from collections.abc import Iterable, Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from delrec_lite.data.types import Floats, Ints
-from delrec_lite.errors import DelrecError, MissingPackageError, UsageError, install_line
-from delrec_lite.runtime.answer import MODEL, POPULARITY, Clock, Ranked, Ranking, Recommendation, rank
+from delrec_lite.errors import DelrecError, ForkError, MissingPackageError, UsageError, install_line
+from delrec_lite.runtime.answer import MODEL, POPULARITY, Clock, Evaluated, Ranked, Ranking, Recommendation, rank
 from delrec_lite.runtime.arguments import Title, Titles, check_k, indices_in, values_in
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.base import Engine
 from delrec_lite.runtime.engines.factory import AUTO, open_engine
 from delrec_lite.runtime.manifest import INSIDE
-from delrec_lite.runtime.matching import Match, Matcher, normal
+from delrec_lite.runtime.matching import Match, Matcher
 from delrec_lite.runtime.new_items import NewItems
 from delrec_lite.runtime.prompting.encoder import Entry
-from delrec_lite.runtime.resolving import Item, OnUnknown, Resolved, resolve, resolve_one
+from delrec_lite.runtime.resolving import Item, OnUnknown, Resolved, key_of, resolve, resolve_one
 
 if TYPE_CHECKING:
     from delrec_lite.runtime.retriever import Retriever
@@ -84,13 +83,10 @@ class Recommender:
         """Evaluates the bundle's model.
 
         Raises:
-            DelrecError: This process was forked from the one that loaded it.
+            ForkError: This process was forked from the one that loaded it.
         """
         if os.getpid() != self._process:
-            raise DelrecError(
-                f"this recommender was loaded in process {self._process}, and a fork has no copy of its threads",
-                "call Recommender.load in each process, after the fork",
-            )
+            raise ForkError(self._process)
         return self._engine
 
     def recommend(
@@ -134,9 +130,9 @@ class Recommender:
             raise UsageError("there are no candidates", "give at least one, or no list, to rank the whole catalogue")
         excluded = self._resolve([] if exclude is None else exclude, "exclude", allow_new, on_unknown)
         resolved = [read, excluded] if among is None else [read, among, excluded]
-        left_out = {_key(item) for item in excluded.items}
+        left_out = {key_of(item) for item in excluded.items}
         if exclude_history or (exclude_history is None and among is None and not self.bundle.repeats):
-            left_out |= {_key(item) for item in read.items}
+            left_out |= {key_of(item) for item in read.items}
         pool = None if among is None else self._pool(among.items, left_out)
         clock.lap("match")
         evaluated = self._evaluate(read.items, pool, session, clock)
@@ -159,15 +155,15 @@ class Recommender:
 
     def _pool(self, items: Sequence[Item], left_out: Set[int | str]) -> list[Item]:
         """The candidates that are ranked: each once; in the catalogue's order, unless the prompt lists them."""
-        by_key = {_key(item): item for item in reversed(items)}
-        pool = [by_key[key] for key in dict.fromkeys(map(_key, items)) if key not in left_out]
+        by_key = {key_of(item): item for item in reversed(items)}
+        pool = [by_key[key] for key in dict.fromkeys(map(key_of, items)) if key not in left_out]
         if self.bundle.prompt.format.candidates:
             return pool
         return sorted(pool, key=lambda item: (isinstance(item, str), item))
 
     def _evaluate(
         self, history: Sequence[Item], pool: Sequence[Item] | None, session: str | None, clock: Clock
-    ) -> "_Evaluated":
+    ) -> Evaluated:
         """Scores of the catalogue, or of ``pool``, after a history."""
         session = None if session is None else str(session)
         if not history or pool == []:
@@ -175,7 +171,7 @@ class Recommender:
             popular = self._popular()
             scores = popular if pool is None else np.array([popular[i] if isinstance(i, int) else 0 for i in pool])
             clock.lap("prefill")
-            return _Evaluated(scores.astype(np.float32), 0, 0)
+            return Evaluated(scores.astype(np.float32), 0, 0)
         entries = self._encode(history)
         in_prompt: list[Entry] = []  # the candidates, where the prompt asks about them
         if pool is not None and not self.bundle.prompt.format.ranks_catalogue:
@@ -196,7 +192,7 @@ class Recommender:
         if pool is not None and not in_prompt:
             scores = self._candidate_scores(scores, state, pool)
         avoided = max(0, len(self.bundle.prompt.prefix) + tokens - computed)  # an engine may cache nothing
-        return _Evaluated(scores, computed, avoided)
+        return Evaluated(scores, computed, avoided)
 
     def recommend_batch(
         self,
@@ -284,12 +280,9 @@ class Recommender:
         """The conventional recommender that was distilled; None where the bundle has none or onnxruntime is missing."""
         from delrec_lite.runtime.retriever import Retriever
 
-        if not Retriever.is_in(self.bundle):
-            return None
-        try:
-            return Retriever(self.bundle, threads=1)  # its layers are too small for more
-        except MissingPackageError:
-            return None
+        with suppress(MissingPackageError):  # one thread: its layers are too small for more
+            return Retriever(self.bundle, threads=1) if Retriever.is_in(self.bundle) else None
+        return None
 
     def teacher_ranking(self, history: Titles, k: int = 10, on_unknown: OnUnknown = "skip") -> Ranking:
         """The teacher's recommendations: the first ``k`` of the trained catalogue.
@@ -358,6 +351,7 @@ class Recommender:
             BundleError: The teacher, the tokenizer or the vectors of new items cannot be read.
         """
         _ = self.teacher
+        self.look_up("a new title")  # prepares the search among the titles
         with suppress(MissingPackageError):  # the package gguf: the requests that need it say so
             self.new_item("a new title")
 
@@ -404,17 +398,3 @@ class Recommender:
             text: Its side text, such as its category; read by a model with item text alone.
         """
         return self._new_items.vectors(title, text)
-
-
-@dataclass(frozen=True)
-class _Evaluated:
-    """Scores of the catalogue or of the candidates, and the tokens that were computed and avoided for them."""
-
-    scores: Floats
-    computed: int
-    avoided: int
-
-
-def _key(item: Item) -> Item:
-    """Equal for an item however it is spelled."""
-    return item if isinstance(item, int) else normal(item) or item

@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 
 from delrec_lite.errors import UsageError
 from delrec_lite.runtime.arguments import title_of, titles_in
-from delrec_lite.runtime.matching import Match, Matcher
+from delrec_lite.runtime.matching import Match, Matcher, normal
 
 # What happens to ids and titles that the catalogue lacks.
 OnUnknown = Literal["skip", "refuse"]
@@ -98,6 +98,11 @@ def check_policy(on_unknown: str) -> OnUnknown:
     if on_unknown not in get_args(OnUnknown):
         raise UsageError(f"on_unknown is {on_unknown!r}", f"one of {', '.join(get_args(OnUnknown))}")
     return on_unknown  # type: ignore[return-value]
+
+
+def key_of(item: Item) -> Item:
+    """Equal for an item however it is spelled."""
+    return item if isinstance(item, int) else normal(item) or item
 
 
 def _text_of(matcher: Matcher, value: str | int, where: str) -> str:

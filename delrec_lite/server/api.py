@@ -138,10 +138,14 @@ def make_api(
         """Metrics for Prometheus."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
 
+    # Read once: the package may be replaced while the server runs.
+    page_text = resources.files("delrec_lite.server").joinpath("static/index.html").read_text(encoding="utf-8")
+
     @api.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def page() -> HTMLResponse:
-        text = resources.files("delrec_lite.server").joinpath("static/index.html").read_text(encoding="utf-8")
-        return HTMLResponse(text, headers={"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff"})
+        return HTMLResponse(
+            page_text, headers={"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff"}
+        )
 
     route_paths = frozenset(str(getattr(route, "path", "")) for route in api.routes)
     api.add_middleware(
