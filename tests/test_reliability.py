@@ -8,6 +8,8 @@ import sys
 import pytest
 
 from delrec_lite.bench.faults import Fault, build, compiler
+from delrec_lite.cli.app import _as_delrec_error
+from delrec_lite.errors import StorageError
 
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="faults are injected by a C library")
 
@@ -42,6 +44,17 @@ def test_nothing_is_lost_by_training_export_and_additions(tmp_path):
     words = [word for verb in ("train", "export", "catalog add") for word in ("--verb", verb)]
     report = reliability(tmp_path, *words, "--kills", "4", "--faults", "2")
     assert_nothing_is_lost(report, ["train", "export", "catalog add"], 8)
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(5, "Input/output error"), (13, "not allowed to write"), (28, "no space left")]
+)
+def test_an_error_of_the_system_that_safetensors_reports_is_one_of_storage(number, words):
+    text = f'Error while serializing: I/O error: {os.strerror(number)} (os error {number}) at path "/runs/r/.tmpAbc123"'
+    error = _as_delrec_error(RuntimeError(text))
+    assert isinstance(error, StorageError)
+    assert words in error.message
+    assert "/runs/r/.tmpAbc123" in error.message
 
 
 WRITE = """

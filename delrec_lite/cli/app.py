@@ -3,6 +3,7 @@
 import errno
 import importlib
 import os
+import re
 import sys
 from io import TextIOWrapper
 from typing import Annotated
@@ -115,6 +116,8 @@ def _as_delrec_error(error: BaseException) -> DelrecError:
     if isinstance(error, ImportError):
         return MissingPackageError(f"{error.name} is not installed", install_line(error.name))
     text = " ".join(str(error).split()) or type(error).__name__
+    if system := re.search(r"\(os error (\d+)\)(?: at path \"(.+?)\")?", text):  # of safetensors, which is Rust
+        return _storage(OSError(int(system[1]), os.strerror(int(system[1])), system[2]))
     if "No space left" in text:  # safetensors' errors contain the message of the operating system
         return StorageError(text, "free some space and run it again")
     return DelrecError(f"{type(error).__name__}: {text}", "this is a bug; DELREC_DEBUG=1 shows the traceback")
