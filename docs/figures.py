@@ -314,7 +314,7 @@ def new_items(report: Report) -> str:
 
 ACCURACY: dict[str, tuple[str, Callable[[Report], str]]] = {
     f"{name} {data}": (f"accuracy-{data}.json", make)
-    for data in ("ml-100k", "steam")
+    for data in ("ml-100k", "steam", "beauty")
     for name, make in (("ranking", ranking), ("segments", segments))
 }
 TABLES: dict[str, tuple[str, Callable[[Report], str]]] = {

@@ -82,7 +82,9 @@ def test_they_end_after_an_error():
 def test_they_end_with_the_program(how):
     """Ctrl-C goes to the whole group; a killed program cannot end them itself."""
     code = (
-        "import time; from delrec_lite.bench.busy_processes import BusyProcesses\n"
+        # A background job of a shell has inherited that SIGINT is ignored.
+        "import signal, time; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from delrec_lite.bench.busy_processes import BusyProcesses\n"
         "with BusyProcesses(2) as others:\n    others.run(2)\n    print(*others.pids, flush=True)\n    time.sleep(600)"
     )
     with subprocess.Popen(

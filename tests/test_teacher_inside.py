@@ -10,7 +10,12 @@ from pydantic import ValidationError
 
 from delrec_lite.config import FinetuneSection
 from delrec_lite.errors import UsageError
+from delrec_lite.evaluation.fusion import logsumexp
+from delrec_lite.evaluation.metrics import per_user
+from delrec_lite.evaluation.protocol import rank_all
 from delrec_lite.llm.forward import score_all
+from delrec_lite.pipeline.rows import ALONE, FUSED, TRAINED
+from delrec_lite.pipeline.table import evaluate
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.hybrid import HybridEngine
 from delrec_lite.runtime.manifest import INSIDE
@@ -102,6 +107,26 @@ def test_its_bundle_answers_with_the_teacher_unless_told_otherwise(tiny_run):
     for fused, mixes in ((None, True), (True, True), (False, False)):
         with Recommender.load(run.bundle, threads=1, fused=fused) as recommender:
             assert isinstance(recommender.engine, HybridEngine) == mixes
+
+
+def test_the_table_has_the_model_with_its_teacher_and_without(tiny_run):
+    run = tiny_run(finetune={"teacher_inside": True}, export={"retriever": True})
+    rows = {row.model: row for row in evaluate(run, fused=True, bundle=False) if row.protocol == "full"}
+    assert {TRAINED, ALONE} <= rows.keys()
+    assert FUSED not in rows
+    built, teacher = run.models.trained(), run.models.teacher()
+
+    def alone(histories):
+        return score_all(built.model, built.prompts, histories, run.recipe.model.max_history)
+
+    def together(histories):
+        teacher_scores = teacher.scores(histories)
+        return alone(histories) + teacher_scores - logsumexp(teacher_scores)
+
+    for name, scorer in ((ALONE, alone), (TRAINED, together)):
+        ranks = rank_all(scorer, run.dataset.test(), run.candidates["test"]).full
+        assert rows[name].metrics["HR@10"] == pytest.approx(per_user(ranks, "HR@10").mean())
+    assert rows[ALONE].metrics != rows[TRAINED].metrics
 
 
 def test_other_bundles_answer_alone(teacher_bundle):

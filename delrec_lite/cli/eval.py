@@ -15,7 +15,9 @@ def eval(  # noqa: A001 - the verb's name
     fused: Annotated[
         bool,
         typer.Option(
-            "--fused", help="Add a row that combines the trained model with its teachers by a learned weight."
+            "--fused",
+            help="Add a row that combines the trained model with its teachers by a learned weight; with "
+            "`finetune.teacher_inside`, one without them.",
         ),
     ] = False,
     zero_shot: ZeroShotFlag = False,

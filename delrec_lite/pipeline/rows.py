@@ -27,8 +27,10 @@ TRAINED = "DELRec (training precision)"
 # five of them and 15 candidates a user costs about 220. With ten the 943 users took 371 s on 2 cores.
 ZERO_SHOT_HISTORY = 5
 FUSED = "DELRec and teachers fused"
+# A model with its teacher inside, and without it.
+ALONE = "DELRec without the teacher inside"
 # Rows of a torch LLM, whose precision depends on the machine and is saved with the ranks.
-COMPUTED = (ZERO_SHOT, TRAINED, FUSED)
+COMPUTED = (ZERO_SHOT, TRAINED, FUSED, ALONE)
 ALL_TEACHERS = "teachers together"
 
 Scorer = Callable[[Sequence[Ints]], Floats]
@@ -75,7 +77,9 @@ def row_factories(run: Run, fused: bool = False, zero_shot: bool = False, bundle
     factories[TRAINED] = (run.finetune().key, lambda: _trained(run))
     if bundle:
         factories[bundle_row(run)] = (run.export().key, lambda: _exported(run))
-    if fused:
+    if fused and run.recipe.finetune.teacher_inside:
+        factories[ALONE] = (run.finetune().key, lambda: _trained(run, alone=True))
+    elif fused:
         factories[FUSED] = (run.finetune().key, lambda: _fused(run))
         if bundle and run.recipe.export.retriever:
             factories[fused_row(run)] = (run.export().key, lambda: _exported(run, fused=True))
@@ -152,13 +156,14 @@ def training_precision(run: Run) -> Ranks:
     return cached_ranks(run, TRAINED, run.finetune().key, lambda: _trained(run))
 
 
-def _trained(run: Run) -> Ranks:
+def _trained(run: Run, alone: bool = False) -> Ranks:
     from delrec_lite.training.ranking import ranked
 
     built = run.models.trained()
     test, length = run.dataset.test(), run.recipe.model.max_history
-    inside = run.models.teacher() if run.recipe.finetune.teacher_inside else None
-    return ranked(built.model, built.prompts, test, run.candidates["test"], length, run.console, TRAINED, inside)
+    inside = run.models.teacher() if run.recipe.finetune.teacher_inside and not alone else None
+    label = ALONE if alone else TRAINED
+    return ranked(built.model, built.prompts, test, run.candidates["test"], length, run.console, label, inside)
 
 
 def _fused(run: Run) -> Ranks:
