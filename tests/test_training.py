@@ -187,7 +187,7 @@ def test_validation_keeps_the_weights_that_rank_best(tiny_base, tmp_path, monkey
     figures = iter([0.2, 0.9, 0.3, 0.4, 0.8, 0.7])
     offsets_at_validation = []
 
-    def measure(training_context):
+    def measure(training_context, _teacher_inside):
         offsets_at_validation.append(training_context.model.offset_in.detach().clone())
         return {"valid_ndcg@10": next(figures), "valid_hr@1": 0.5}
 

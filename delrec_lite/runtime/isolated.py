@@ -154,11 +154,12 @@ def answer(job: Mapping[str, Any]) -> None:
         np.save(results / "scores.npy", _scores(job), allow_pickle=False)
     except DelrecError as error:
         report: tuple[str, str, str] = type(error).__name__, error.message, error.hint
-    except MemoryError:
-        report = "BundleError", f"{job['what']} needs more than {limits.memory / 1e9:.1f} GB of memory", UNTRUSTED
     except Exception as error:  # whatever the file makes an engine's package raise
         text = " ".join(str(error).split())[:200]
-        report = "BundleError", f"{job['what']} cannot be opened: {type(error).__name__}: {text}", UNTRUSTED
+        problem = f"cannot be opened: {type(error).__name__}: {text}"
+        if isinstance(error, MemoryError) or "failed to map segment" in text:  # the second from the loader of a package
+            problem = f"needs more than {limits.memory / 1e9:.1f} GB of memory"
+        report = "BundleError", f"{job['what']} {problem}", UNTRUSTED
     else:
         return
     (results / "error.json").write_text(json.dumps(report), encoding="utf-8")
