@@ -17,7 +17,7 @@ from delrec_lite.llm.forward import score_all
 from delrec_lite.pipeline.rows import ALONE, FUSED, TRAINED
 from delrec_lite.pipeline.table import evaluate
 from delrec_lite.runtime.bundle import Bundle
-from delrec_lite.runtime.engines.hybrid import HybridEngine
+from delrec_lite.runtime.engines.hybrid import WEIGHT, HybridEngine
 from delrec_lite.runtime.manifest import INSIDE
 from delrec_lite.runtime.recommender import Recommender
 from delrec_lite.teacher_kinds.registry import TEACHERS
@@ -103,7 +103,9 @@ def test_dropout_is_on_within_the_block_alone(make):
 def test_its_bundle_answers_with_the_teacher_unless_told_otherwise(tiny_run):
     run = tiny_run(finetune={"teacher_inside": True}, export={"retriever": True})
     run.export()
-    assert Bundle.open(run.bundle).manifest["model"][INSIDE] is True
+    facts = Bundle.open(run.bundle).manifest["model"]
+    assert facts[INSIDE] is True
+    assert facts[WEIGHT] == 0.5  # the sum that was trained
     for fused, mixes in ((None, True), (True, True), (False, False)):
         with Recommender.load(run.bundle, threads=1, fused=fused) as recommender:
             assert isinstance(recommender.engine, HybridEngine) == mixes
