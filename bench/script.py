@@ -30,13 +30,13 @@ def script_parser(
     return parser
 
 
-def report_path(text: str) -> Path:
+def report_path(path: str | Path) -> Path:
     """Where a report can go; an error comes before the measurement.
 
     Raises:
         StorageError: Something else is there.
     """
-    return check_file(Path(text), "report", ("commit",))
+    return check_file(Path(path), "report", ("commit",))
 
 
 def add_recipe(parser: argparse.ArgumentParser, default: str | None = None) -> None:
@@ -56,4 +56,4 @@ def write_json(report: Any, out: Path | None, indent: int | None = 1) -> None:
     if out is None:
         print(text)
     else:
-        write_atomic(check_file(out, "report", ("commit",)), text + "\n")
+        write_atomic(report_path(out), text + "\n")

@@ -112,6 +112,14 @@ def _others(folder: Path, files: Collection[str]) -> Iterator[str]:
             yield str(name)
 
 
+def listed_files(folder: Path, record: str) -> set[str] | None:
+    """The files of a folder that a JSON file in it, ``record``, lists under ``files``; None where it lists none."""
+    try:
+        return {record, *json.loads((folder / record).read_text(encoding="utf-8"))["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def remove_files(folder: Path, files: Collection[str]) -> None:
     """Remove these files of a folder, then the folders that are empty; what is not among them stays."""
     for name in files:

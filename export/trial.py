@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from delrec_lite.data.types import Floats, subsample
-from delrec_lite.evaluation.fusion import best_weight
+from delrec_lite.evaluation.fusion import INSIDE_WEIGHT, best_weight
 from delrec_lite.export.bundle_files import golden
 from delrec_lite.export.model_files import manifest_model
 from delrec_lite.export.parity import compare_scores, gate
@@ -85,7 +85,7 @@ def _teacher_weight(request: ExportRequest, recommender: Recommender) -> float:
     """
     assert request.teacher is not None
     if request.teacher_inside:
-        return 0.5
+        return INSIDE_WEIGHT
     valid = request.dataset.valid()
     sample = valid.take(subsample(len(valid), WEIGHT_USERS))
     teacher_scores = request.teacher.scores(sample.histories)

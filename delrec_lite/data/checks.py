@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from delrec_lite.data.types import SPLITS, Dataset
 
-# Share of the next items that a user had before, from which on repeats count unless the user says otherwise.
+# Share of the next items that a user had before, from which on leaving them out would change the task: repeats count
+# unless the user says otherwise.
 USUAL = 0.05
 
 
@@ -46,11 +47,6 @@ class Checks:
         return {name: round(v, 4) if isinstance(v, float) else v for name, v in asdict(self).items()}
 
 
-def repeats_are_usual(dataset: Dataset) -> bool:
-    """Whether so many next items are ones that the user had before that leaving them out would change the task."""
-    return repeated_share(dataset) >= USUAL
-
-
 def repeated_share(dataset: Dataset) -> float:
     """Share of the validation and test items that the user had before."""
     repeated = [dataset.repeated[dataset.places(dataset.targets(split))] for split in SPLITS]
@@ -84,7 +80,7 @@ def check_repeats(checks: Checks, dataset: Dataset, rule: str, m: int) -> None:
     """Count duplicates, repeats and users without questions, and say what is done with them.
 
     Args:
-        checks: To add to; its ``duplicates`` and ``duplicates_left_out`` are known.
+        checks: To add to; its ``duplicates``, ``duplicates_left_out`` and ``repeated`` are known.
         dataset: The data.
         rule: How duplicates were handled.
         m: Size of a candidate set.
@@ -102,7 +98,6 @@ def check_repeats(checks: Checks, dataset: Dataset, rule: str, m: int) -> None:
             f"duplicates: {checks.duplicates} of {checks.rows} rows repeat an earlier row, and {same} of {len(places)} "
             "test items are the item before again; --duplicates first, last or consecutive leaves such rows out"
         )
-    checks.repeated = repeated_share(dataset)
     if checks.repeated and dataset.repeats:
         checks.notes.append(
             f"repeats: {_share(checks.repeated)} of the next items are ones that the user had before; they count, and "

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from delrec_lite.console import QUIET, Console
 from delrec_lite.data.candidates import SPLITS, sample_candidates, users_to_leave_out
-from delrec_lite.data.checks import Checks, check_repeats, check_times, few_left_out, repeats_are_usual
+from delrec_lite.data.checks import USUAL, Checks, check_repeats, check_times, few_left_out, repeated_share
 from delrec_lite.data.duplicates import Duplicates, exact_duplicates, without_duplicates
 from delrec_lite.data.readers import Interactions
 from delrec_lite.data.store import Settings, SplitRule, make_dataset, save_dataset
@@ -98,7 +98,8 @@ def prepare_tables(
     interactions = without_duplicates(interactions, settings.duplicates)
     checks.duplicates_left_out = checks.rows - len(interactions)
     dataset = build_dataset(name, interactions, titles, settings.k_core, settings.split, texts, checks)
-    repeats = repeats_are_usual(dataset) if settings.repeats is None else settings.repeats
+    checks.repeated = repeated_share(dataset)
+    repeats = checks.repeated >= USUAL if settings.repeats is None else settings.repeats
     dataset = with_questions(dataset, repeats, settings.m)
     check_repeats(checks, dataset, settings.duplicates, settings.m)
     candidates = {split: sample_candidates(dataset, split, settings.m, settings.seed) for split in SPLITS}

@@ -7,6 +7,8 @@ import numpy as np
 from delrec_lite.data.types import Floats, Ints
 
 WEIGHTS = np.linspace(0, 1, 21)
+# Of a teacher inside: by it ``mix`` ranks as the sum of both log-probabilities does, which was trained.
+INSIDE_WEIGHT = 0.5
 
 
 def mix(scores: Floats, teacher_scores: Floats, weight: float) -> Floats:

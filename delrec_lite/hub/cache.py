@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from delrec_lite.console import Console
-from delrec_lite.files import sha256_of
+from delrec_lite.files import listed_files, sha256_of
 from delrec_lite.hub.registry import Asset, Mirror
 from delrec_lite.locks import locked
 
@@ -65,10 +65,7 @@ def write_record(asset: Asset, mirror: Mirror, out: Path) -> None:
 
 def pulled_files(folder: Path) -> set[str] | None:
     """The files of an asset in ``folder``, see ``files.check_folder``; None if none was pulled to it."""
-    try:
-        return {RECORD, *json.loads((folder / RECORD).read_text(encoding="utf-8"))["files"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    return listed_files(folder, RECORD)
 
 
 def read_cached(asset: Asset, folder: Path) -> Pulled | None:

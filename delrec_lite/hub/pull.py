@@ -60,10 +60,12 @@ def pull(
     folder = root / f"{asset.kind}s" / asset.name
     if pulled := read_cached(asset, folder):
         return pulled
-    root = writable_cache(root, needed=True)
-    folder = root / f"{asset.kind}s" / asset.name
-    if pulled := read_cached(asset, folder):
-        return pulled
+    writable = writable_cache(root, needed=True)
+    if writable != root:
+        root = writable
+        folder = root / f"{asset.kind}s" / asset.name
+        if pulled := read_cached(asset, folder):
+            return pulled
     if flag("DELREC_OFFLINE") if offline is None else offline:
         raise FetchError(
             f"{name} is not in the cache {root}, and DELREC_OFFLINE is set",

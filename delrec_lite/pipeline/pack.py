@@ -10,7 +10,7 @@ from typing import Any
 from delrec_lite.config import load_recipe
 from delrec_lite.console import QUIET
 from delrec_lite.errors import DataError
-from delrec_lite.files import put_in_place, sha256_of, write_atomic, writing
+from delrec_lite.files import listed_files, put_in_place, sha256_of, write_atomic, writing
 from delrec_lite.pipeline.reference import FILE, SCHEMA
 from delrec_lite.pipeline.run import Run
 from delrec_lite.pipeline.stage import FinishedStage
@@ -37,10 +37,7 @@ def pack(run: Run, target: Path) -> None:
 
 
 def _packed_files(folder: Path) -> set[str] | None:
-    try:
-        return {FILE, *json.loads((folder / FILE).read_text(encoding="utf-8"))["files"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    return listed_files(folder, FILE)
 
 
 def _pack(run: Run, stages: Mapping[str, FinishedStage], target: Path) -> None:

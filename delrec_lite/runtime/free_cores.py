@@ -36,6 +36,9 @@ class FreeCores:
     ) -> None:
         self._stat, self._clock, self._own_seconds = stat, clock, own_seconds
         self._cores = self._free = cores_allowed()
+        processors = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else frozenset[int]()
+        self._names = {f"cpu{number}" for number in processors}
+        self._processors = max(len(processors), self._cores)
         self._reading = self._read()
 
     def count(self) -> int:
@@ -50,14 +53,11 @@ class FreeCores:
 
     def _read(self) -> tuple[float, float, float]:
         """Now, this process's seconds at work, and those of the processors that it may use."""
-        processors = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else frozenset[int]()
-        self._processors = max(len(processors), self._cores)
-        names = {f"cpu{number}" for number in processors}
         try:
             lines = [line.split() for line in self._stat.read_text(encoding="ascii").splitlines()]
         except OSError:
             lines = []
-        ticks = sum(int(line[n]) for line in lines if line and line[0] in names for n in _WORK if n < len(line))
+        ticks = sum(int(line[n]) for line in lines if line and line[0] in self._names for n in _WORK if n < len(line))
         return self._clock(), self._own_seconds(), ticks / _ticks_per_second()
 
 

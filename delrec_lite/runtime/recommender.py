@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from delrec_lite.data.types import Floats, Ints
+from delrec_lite.data.types import Floats
 from delrec_lite.errors import DelrecError, ForkError, MissingPackageError, UsageError, install_line
 from delrec_lite.runtime.answer import MODEL, POPULARITY, Clock, Evaluated, Ranked, Ranking, Recommendation, rank
 from delrec_lite.runtime.arguments import Title, Titles, check_k, indices_in, values_in
@@ -137,9 +137,7 @@ class Recommender:
         clock.lap("match")
         evaluated = self._evaluate(read.items, pool, session, clock)
         if pool is None:
-            included = np.ones(len(evaluated.scores), dtype=bool)
-            included[[item for item in left_out if isinstance(item, int)]] = False
-            ranked = self._rank_catalogue(evaluated.scores, np.flatnonzero(included), k)
+            ranked = self._rank_catalogue(evaluated.scores, [item for item in left_out if isinstance(item, int)], k)
         else:
             ranked = rank(evaluated.scores, [self._name(item) for item in pool].__getitem__, k)
         clock.lap("sort")
@@ -217,10 +215,7 @@ class Recommender:
         rankings = []
         for n, resolved in enumerate(read):
             values = scores[n] if n in scores else self._popular()
-            included = np.ones(len(values), dtype=bool)
-            if exclude_history:
-                included[resolved.indices] = False
-            ranked = self._rank_catalogue(values, np.flatnonzero(included), k)
+            ranked = self._rank_catalogue(values, resolved.indices if exclude_history else [], k)
             rankings.append(Ranking(ranked, resolved.skipped, MODEL if resolved.items else POPULARITY))
         return rankings
 
@@ -299,10 +294,9 @@ class Recommender:
                 f"export it with `export.retriever: true`; to run it: {install_line('onnxruntime')}",
             )
         read = self._resolve(history, "history", False, on_unknown)
-        scores = self.teacher.scores([read.indices])[0]
-        items = np.arange(self.bundle.trained)
-        items = items if self.bundle.repeats else np.setdiff1d(items, read.indices)
-        return Ranking(self._rank_catalogue(scores, items, k), read.skipped)
+        scores = self.teacher.scores([read.indices])[0][: self.bundle.trained]
+        left_out = [] if self.bundle.repeats else [item for item in read.indices if item < self.bundle.trained]
+        return Ranking(self._rank_catalogue(scores, left_out, k), read.skipped)
 
     def find(self, title: Title) -> Match:
         """The item of the catalogue that a title names.
@@ -382,8 +376,11 @@ class Recommender:
         values = [scores[c] if isinstance(c, int) else float(self.new_item(c)[1] @ state) for c in candidates]
         return np.array(values, np.float32)
 
-    def _rank_catalogue(self, scores: Floats, items: Ints, k: int) -> list[Ranked]:
-        """Rank some items of the catalogue; ``scores`` are those of all."""
+    def _rank_catalogue(self, scores: Floats, left_out: Sequence[int], k: int) -> list[Ranked]:
+        """Rank the catalogue, or as many of its first items as there are scores, without some of them."""
+        included = np.ones(len(scores), dtype=bool)
+        included[list(left_out)] = False
+        items = np.flatnonzero(included)
         return rank(scores[items], lambda n: self._name(int(items[n])), k)
 
     def new_entry(self, title: str, text: str = "") -> Entry:

@@ -5,7 +5,7 @@ from functools import partial
 
 from delrec_lite.console import QUIET, Console
 from delrec_lite.data.types import CandidateSets, Floats, Ints, Split
-from delrec_lite.evaluation.fusion import logsumexp
+from delrec_lite.evaluation.fusion import INSIDE_WEIGHT, mix
 from delrec_lite.evaluation.metrics import Ranks
 from delrec_lite.evaluation.protocol import rank_all, rank_chosen
 from delrec_lite.llm.forward import score_histories
@@ -36,7 +36,7 @@ def ranked(
         max_history: Items that the prompt holds.
         console: Shows the bar.
         label: Before the bar.
-        teacher: Whose log-probabilities are added to the scores of the whole catalogue; None: the model is alone.
+        teacher: Inside the model: mixed into the scores of the whole catalogue; None: the model is alone.
     """
     if prompts.format.ranks_catalogue:
         alone = partial(score_histories, model, prompts, max_history=max_history)
@@ -49,5 +49,4 @@ def ranked(
 def _score_with(
     teacher: Teacher | Ensemble, alone: Callable[[Sequence[Ints]], Floats], histories: Sequence[Ints]
 ) -> Floats:
-    teacher_scores = teacher.scores(histories)
-    return alone(histories) + teacher_scores - logsumexp(teacher_scores)
+    return mix(alone(histories), teacher.scores(histories), INSIDE_WEIGHT)
