@@ -165,14 +165,14 @@ class Run(StageCache):
 
     def text_sources(self) -> list[Any]:
         """The inputs of text features outside the base model and the data set."""
-        if self.recipe.text_features == "encoder":
+        if "encoder" in (self.recipe.text_features or ""):
             return [self.encoder.files]
         path = self.recipe.model.item_vectors
         return [] if path is None else [file_digest(Path(path), "model.item_vectors")]
 
     @cached_property
     def encoder(self) -> Pulled:
-        """The sentence encoder of ``model.item_text: encoder``, fetched or from the cache."""
+        """The sentence encoder of ``model.item_text``, fetched or from the cache."""
         return current().from_first(lambda: pull(ENCODER, self.console, cache_folder()))
 
     @with_lock
