@@ -131,12 +131,12 @@ def test_items_with_many_interactions_get_the_recipe_of_dense_data(shop, monkeyp
 
 
 def test_a_recipe_for_a_card_holds_what_the_plan_finds(shop, monkeypatch):
+    monkeypatch.setattr("delrec_lite.pipeline.start.DENSE_FROM", 1)  # the plan is of the dense recipe
     prepared(shop)
     monkeypatch.chdir(shop)
     base = "Qwen/Qwen2.5-7B-Instruct"
     started = start_recipe("card", Path("data/shop"), "item", base, shop / "card.yaml", gpu="12GB")
-    tokens = load_recipe("beauty").finetune.tokens_per_step
-    planned = plan(base, "12GB", 50, len(load_dataset(Path("data/shop")).catalog), tokens)["recommended"]
+    planned = plan(base, "12GB", 50, len(load_dataset(Path("data/shop")).catalog), 800)["recommended"]
     for key in ("model.precision", "finetune.checkpointing", "finetune.gradient_accumulation_steps"):
         section, name = key.split(".")
         assert getattr(getattr(started.recipe, section), name) == planned[key], key
