@@ -34,21 +34,28 @@ def add(
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Add items by their titles, so that they can be recommended. A running server loads them on SIGHUP."""
+    """Add items by their titles, so that they can be recommended; item columns of the bundle are read too.
+
+    A running server loads them on SIGHUP.
+    """
     from delrec_lite.data.badrows import BadRows, parse_policy
-    from delrec_lite.data.readers import parse_columns, parse_text_columns, read_items
+    from delrec_lite.data.readers import parse_columns, parse_text_columns, read_item_list
     from delrec_lite.data.tables import Layout
+    from delrec_lite.data.typed_columns import ColumnSpec
     from delrec_lite.runtime.additions import add_items
+    from delrec_lite.runtime.bundle import Bundle
 
     console = make_console(json_output, quiet)
     bad = BadRows(parse_policy(on_bad_row))
     names, text_names = parse_columns(columns), parse_text_columns(text_columns)
-    new, texts = read_items(items, text_names, names, bad, Layout(keep_na=keep_na))
+    # The bundle's own item columns, as far as the list has them.
+    specs = [ColumnSpec(column.name, column.kind) for column in Bundle.open(bundle, verify=False).columns]
+    new = read_item_list(items, text_names, specs, names, bad, Layout(keep_na=keep_na), found=True)
     for malformed in bad.files:
         console.say(f"  dropped: {malformed}")
     for note in bad.notes:
         console.say(f"  {note}")
-    added = add_items(bundle, new, out, texts)
+    added = add_items(bundle, new.titles, out, new.texts, new.rows)
     shown = str(out or bundle)
     data = {"folder": shown, "added": added.titles, "items": added.items, "known": added.known}
     known = f"; {len(added.known)} were in the catalogue already" if added.known else ""

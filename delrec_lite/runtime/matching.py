@@ -144,6 +144,13 @@ class Matcher:
     def _has_numbers(self) -> bool:
         return any(item_id.isdecimal() for item_id in self._ids)
 
+    def search(self, words: str, k: int) -> list[Match]:
+        """The items whose titles look most like some words; the most popular ones where there are no words."""
+        if words.strip():
+            return [self.find(title) for title in self.nearest(words, k)]
+        popular = sorted(range(len(self._titles)), key=lambda item: (-self._popularity[item], item))[:k]
+        return [self.find(self._titles[item]) for item in popular]
+
     def reason(self, text: str) -> str:
         """Why a text that was not found names no item."""
         if text.startswith("id:"):
