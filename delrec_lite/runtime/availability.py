@@ -14,6 +14,7 @@ from delrec_lite.errors import UsageError
 from delrec_lite.runtime.arguments import titles_in
 from delrec_lite.runtime.bundle import Items
 from delrec_lite.runtime.item_columns import ItemColumns
+from delrec_lite.runtime.resolving import Skipped
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,11 @@ class Change:
 
     Attributes:
         changed: How many items can be recommended now and could not before, or the other way round.
-        unknown: What names no item of the catalogue; it was left out.
+        skipped: What names no item of the catalogue; it was left out.
     """
 
     changed: int
-    unknown: list[str]
+    skipped: list[Skipped]
 
 
 class Availability:
@@ -78,22 +79,22 @@ class Availability:
         titles = {title: n for n, title in enumerate(self._items.titles)}
         return titles | {f"id:{item}": n for n, item in enumerate(self._items.ids)}
 
-    def named(self, available: Any, unavailable: Any) -> tuple[dict[str, bool], list[str]]:
+    def named(self, available: Any, unavailable: Any) -> tuple[dict[str, bool], list[Skipped]]:
         """What two lists of items would change, by item id, and what in them names no item.
 
         Raises:
             UsageError: They are no lists of ids or titles, or one item is in both.
         """
         changes: dict[str, bool] = {}
-        unknown: list[str] = []
+        skipped: list[Skipped] = []
         for where, is_available, values in (("available", True, available), ("unavailable", False, unavailable)):
             for text in map(str, titles_in(values, where)):
                 index = self.index(text)
                 if index is None:
-                    unknown.append(text)
+                    skipped.append(Skipped(text, where, f"no item has the id or title {text!r}"))
                 elif changes.setdefault(self._items.ids[index], is_available) is not is_available:
                     raise UsageError(f"{text[:60]!r} is in both lists", "name it as available or as unavailable")
-        return changes, unknown
+        return changes, skipped
 
     def change(self, available: Sequence[str] = (), unavailable: Sequence[str] = ()) -> Change:
         """Make items available or not, from the next request on.
@@ -105,8 +106,8 @@ class Availability:
         Raises:
             UsageError: See ``named``; nothing is changed.
         """
-        changes, unknown = self.named(available, unavailable)
-        return Change(self.apply(changes), unknown)
+        changes, skipped = self.named(available, unavailable)
+        return Change(self.apply(changes), skipped)
 
     def apply(self, changes: Mapping[str, bool]) -> int:
         """Make items available or not by their ids; ids that the catalogue lacks are left out.

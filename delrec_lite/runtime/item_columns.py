@@ -101,7 +101,7 @@ class Column:
         given = self._values[:-1]
         if self.kind == NUMBER:
             numbers = [value for value in given if value is not None]
-            return facts | {"lowest": min(numbers, default=None), "highest": max(numbers, default=None)}  # type: ignore[type-var]
+            return facts | {"lowest": min(numbers, default=None), "highest": max(numbers, default=None)}
         if self.kind == TRUTH:
             return facts | {"true": sum(value is True for value in given)}
         _, texts, codes, _ = self._coded

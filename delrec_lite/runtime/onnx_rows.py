@@ -20,7 +20,7 @@ TENSOR = "item_rows"
 _GRAPH, _INITIALIZER = 7, 5
 _DIMS, _TYPE, _NAME, _RAW, _EXTERNAL = 1, 2, 8, 9, 13
 _KEY, _VALUE = 1, 2
-_TYPES = {1: np.dtype("<f4"), 10: np.dtype("<f2")}
+_TYPES: dict[int, Any] = {1: np.dtype("<f4"), 10: np.dtype("<f2")}
 # Up to so many bytes the rows are copied; those of a million items stay mapped (see ``runtime.gguf.rows``).
 MAX_COPIED = 1 << 27
 
