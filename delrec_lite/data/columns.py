@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -113,7 +114,7 @@ def _load_column(entry: Any, items: int) -> ItemColumn:
 
 def _is_of(kind: str, value: Any) -> bool:
     if kind == NUMBER:
-        return type(value) in (int, float) and abs(value) < float("inf")
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max
     if kind == LIST:
         return isinstance(value, tuple) and all(isinstance(part, str) for part in value)
     return isinstance(value, bool if kind == TRUTH else str)

@@ -56,7 +56,7 @@ class JsonRows:
                 continue
             numbers.append(number)
             for name, cell in row.items():
-                cells[name].append(cell or None)
+                cells[name].append(None if cell == "" else cell)
         return {name: _column(column) for name, column in cells.items()}, numbers, malformed
 
     @staticmethod
