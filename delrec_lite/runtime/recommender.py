@@ -33,6 +33,8 @@ class Recommender:
     Attributes:
         availability: Which items can be recommended now, and how that is changed.
         columns: The item columns that ``where`` can name.
+        selector: Chooses the items of an answer out of scores.
+        vectors: Of items, by which diversity measures how alike they are.
 
     Args:
         bundle: Opened.
@@ -45,9 +47,9 @@ class Recommender:
         items = bundle.items
         self._matcher = Matcher(items.ids, items.titles, items.popularity)
         self._new_items = NewItems(bundle, engine)
-        self._vectors = ItemVectors(engine, self._new_items, len(items.ids))
-        self._selector = Selector(bundle, self._vectors)
-        self.availability, self.columns = self._selector.availability, self._selector.columns
+        self.vectors = ItemVectors(engine, self._new_items, len(items.ids))
+        self.selector = Selector(bundle, self.vectors)
+        self.availability, self.columns = self.selector.availability, self.selector.columns
 
     @classmethod
     def load(
@@ -143,15 +145,15 @@ class Recommender:
         left_out = {key_of(item) for item in excluded.items}
         if exclude_history or (exclude_history is None and among is None and not self.bundle.repeats):
             left_out |= {key_of(item) for item in read.items}
-        self._selector.mask(where)  # an error in the filter comes before the model is asked
-        pool, unavailable = (None, []) if among is None else self._selector.pool(among, left_out, where)
+        self.selector.mask(where)  # an error in the filter comes before the model is asked
+        pool, unavailable = (None, []) if among is None else self.selector.pool(among, left_out, where)
         clock.lap("match")
         evaluated = self._evaluate(read.items, pool, session, clock)
         if pool is None:
             indices = [item for item in left_out if isinstance(item, int)]
-            ranked = self._selector.rank_catalogue(evaluated.scores, indices, selection)
+            ranked = self.selector.rank_catalogue(evaluated.scores, indices, selection)
         else:
-            ranked = self._selector.rank_pool(evaluated.scores, pool, selection)
+            ranked = self.selector.rank_pool(evaluated.scores, pool, selection)
         clock.lap("sort")
         return Recommendation(
             ranked,
@@ -170,7 +172,7 @@ class Recommender:
         session = None if session is None else str(session)
         if not history or pool == []:
             clock.lap("encode")
-            scores = self._selector.popular(pool)
+            scores = self.selector.popular(pool)
             clock.lap("prefill")
             return Evaluated(scores, 0, 0)
         entries = self._encode(history)
@@ -228,15 +230,15 @@ class Recommender:
             return [Ranking(answer.items, answer.skipped, answer.basis) for answer in answers]
         read = [self._resolve(history, f"histories[{n}]", False, on_unknown) for n, history in enumerate(given)]
         left_out = [self._resolve(v or [], f"exclude[{n}]", False, on_unknown) for n, v in enumerate(out)]
-        self._selector.mask(where)
+        self.selector.mask(where)
         exclude_history = not self.bundle.repeats if exclude_history is None else exclude_history
         known = [n for n, resolved in enumerate(read) if resolved.items]
         scores = dict(zip(known, self.scores([read[n].indices for n in known]) if known else [], strict=True))
         rankings = []
         for n, (resolved, excluded) in enumerate(zip(read, left_out, strict=True)):
-            values = scores[n] if n in scores else self._selector.popular()
+            values = scores[n] if n in scores else self.selector.popular()
             indices = [*excluded.indices, *(resolved.indices if exclude_history else [])]
-            ranked = self._selector.rank_catalogue(values, indices, selection)
+            ranked = self.selector.rank_catalogue(values, indices, selection)
             skipped = [*resolved.skipped, *excluded.skipped]
             rankings.append(Ranking(ranked, skipped, MODEL if resolved.items else POPULARITY))
         return rankings
@@ -314,7 +316,7 @@ class Recommender:
         read = self._resolve(history, "history", False, on_unknown)
         scores = self.teacher.scores([read.indices])[0][: self.bundle.trained]
         left_out = [] if self.bundle.repeats else [item for item in read.indices if item < self.bundle.trained]
-        return Ranking(self._selector.rank_catalogue(scores, left_out, selection), read.skipped)
+        return Ranking(self.selector.rank_catalogue(scores, left_out, selection), read.skipped)
 
     def find(self, title: Title) -> Match:
         """The item of the catalogue that a title names.
@@ -362,7 +364,7 @@ class Recommender:
         self.look_up("a new title")  # prepares the search among the titles
         with suppress(MissingPackageError):  # the package gguf: the requests that need it say so
             self.new_item("a new title")
-            self._vectors.preload()
+            self.vectors.preload()
 
     def __enter__(self) -> "Recommender":
         return self
