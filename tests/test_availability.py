@@ -289,3 +289,39 @@ def test_a_request_without_an_id_that_is_safe_gets_a_new_one(client, given):
     assert first != second
     assert len(first) == 32
     assert first != given
+
+
+@pytest.mark.parametrize("where", ["history", "candidates", "exclude"])
+@pytest.mark.parametrize("policy", ["skip", "refuse"])
+def test_what_is_unknown_is_skipped_and_named_or_refused_in_every_kind_of_request(client, where, policy):
+    lists = {"history": [TITLES[1]], "candidates": TITLES[2:5], "exclude": [TITLES[3]]}
+    lists[where] = [*lists[where], "id:gone"]
+    single = {**lists, "on_unknown": policy}
+    batch = {
+        "histories": [lists["history"]],
+        **{n: [lists[n]] for n in ("candidates", "exclude")},
+        "on_unknown": policy,
+    }
+    for path, body in (("recommend", single), ("batch", batch)):
+        answer = client.post(f"/v1/{path}", json=body)
+        if policy == "refuse":
+            assert (answer.status_code, answer.json()["error"]) == (400, "no item has the id 'gone'")
+        else:
+            skipped = answer.json()["skipped"]
+            assert [s["where"] for s in (skipped[0] if path == "batch" else skipped)] == [where]
+    if where == "history":
+        explained = client.post("/v1/explain", json={"history": lists["history"], "on_unknown": policy})
+        assert explained.status_code == (400 if policy == "refuse" else 200)
+
+
+def test_the_teacher_knows_filters_availability_and_unknown_ids(teacher_bundle):
+    with Recommender.load(teacher_bundle[0], threads=1) as recommender:
+        history = recommender.bundle.items.titles[:3]
+        every = titles(recommender.teacher_ranking(history, 99))
+        chosen = recommender.teacher_ranking(history, 1)[0]
+        recommender.availability.change(unavailable=[chosen.id])
+        assert titles(recommender.teacher_ranking([*history, "id:gone"], 99)) == every - {chosen.title}
+        with pytest.raises(UsageError, match="no column 'price'"):
+            recommender.teacher_ranking(history, where="price < 5")
+        with pytest.raises(UsageError, match="gone"):
+            recommender.teacher_ranking([*history, "id:gone"], on_unknown="refuse")

@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from delrec_lite.errors import UsageError
 from delrec_lite.runtime.arguments import titles_in
 from delrec_lite.runtime.bundle import Items
 from delrec_lite.runtime.item_columns import ItemColumns
+from delrec_lite.runtime.matching import Matcher
 from delrec_lite.runtime.resolving import Skipped
 
 
@@ -38,10 +38,11 @@ class Availability:
     Args:
         items: The catalogue.
         columns: Its columns.
+        matcher: Finds its items.
     """
 
-    def __init__(self, items: Items, columns: ItemColumns) -> None:
-        self._items = items
+    def __init__(self, items: Items, columns: ItemColumns, matcher: Matcher) -> None:
+        self._items, self._matcher = items, matcher
         self._lock = threading.Lock()
         self._mask = np.ones(len(items.ids) + 1, dtype=bool)  # the last: any item outside the catalogue
         if AVAILABLE in columns and columns[AVAILABLE].kind in (TRUTH, NUMBER):
@@ -70,14 +71,9 @@ class Availability:
         indices: list[int] = np.flatnonzero(~self._mask).tolist()
         return indices
 
-    def index(self, text: str) -> int | None:
-        """The item that an id, ``id:<item id>`` or a whole title names; titles that are only similar name none."""
-        return next((self._index[form] for form in (f"id:{text}", text) if form in self._index), None)
-
-    @cached_property
-    def _index(self) -> Mapping[str, int]:
-        titles = {title: n for n, title in enumerate(self._items.titles)}
-        return titles | {f"id:{item}": n for n, item in enumerate(self._items.ids)}
+    def lacks(self, item_id: str) -> bool:
+        """Whether no item of the catalogue has an id."""
+        return self._matcher.by_id(item_id) is None
 
     def named(self, available: Any, unavailable: Any) -> tuple[dict[str, bool], list[Skipped]]:
         """What two lists of items would change, by item id, and what in them names no item.
@@ -89,7 +85,7 @@ class Availability:
         skipped: list[Skipped] = []
         for where, is_available, values in (("available", True, available), ("unavailable", False, unavailable)):
             for text in map(str, titles_in(values, where)):
-                index = self.index(text)
+                index = self._matcher.exact(text)
                 if index is None:
                     skipped.append(Skipped(text, where, f"no item has the id or title {text!r}"))
                 elif changes.setdefault(self._items.ids[index], is_available) is not is_available:
@@ -115,7 +111,8 @@ class Availability:
         Returns:
             How many items changed.
         """
-        by_id = {item: self._index[f"id:{item}"] for item in changes if f"id:{item}" in self._index}
+        found = {item: self._matcher.by_id(item) for item in changes}
+        by_id = {item: index for item, index in found.items() if index is not None}
         with self._lock:
             mask = self._mask.copy()
             mask[list(by_id.values())] = [changes[item] for item in by_id]

@@ -104,6 +104,17 @@ class Matcher:
             return Match(text, self._exact[text], text)
         return self._search(text)
 
+    def exact(self, text: str) -> int | None:
+        """The item that an id, ``id:<item id>`` or a whole title names; similar titles name none."""
+        for item_id in (text, text.removeprefix("id:")):
+            if item_id in self._ids:
+                return self._ids[item_id]
+        return self._exact.get(text)
+
+    def by_id(self, item_id: str) -> int | None:
+        """The item that has an id."""
+        return self._ids.get(item_id)
+
     def _search_titles(self, text: str) -> Match | None:
         """The item whose title is most like a text."""
         if not text.strip():

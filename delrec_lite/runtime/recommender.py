@@ -48,7 +48,7 @@ class Recommender:
         self._matcher = Matcher(items.ids, items.titles, items.popularity)
         self._new_items = NewItems(bundle, engine)
         self.vectors = ItemVectors(engine, self._new_items, len(items.ids))
-        self.selector = Selector(bundle, self.vectors)
+        self.selector = Selector(bundle, self.vectors, self._matcher)
         self.availability, self.columns = self.selector.availability, self.selector.columns
 
     @classmethod

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from delrec_lite.data.types import Bools, Floats
+from delrec_lite.data.types import Bools, Floats, Ints
 from delrec_lite.errors import UsageError
 from delrec_lite.runtime.answer import Ranked, rank
 from delrec_lite.runtime.arguments import check_k
@@ -16,6 +17,7 @@ from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.filters import Filters
 from delrec_lite.runtime.item_columns import ItemColumns
 from delrec_lite.runtime.item_vectors import ItemVectors
+from delrec_lite.runtime.matching import Matcher
 from delrec_lite.runtime.resolving import Item, Resolved, Skipped, key_of
 
 # The best so many items are those that diversity chooses from, or so many for each item of the answer.
@@ -71,12 +73,13 @@ class Selector:
     Args:
         bundle: Opened.
         vectors: Of its items.
+        matcher: Of its items.
     """
 
-    def __init__(self, bundle: Bundle, vectors: ItemVectors) -> None:
+    def __init__(self, bundle: Bundle, vectors: ItemVectors, matcher: Matcher) -> None:
         self._bundle, self._vectors = bundle, vectors
         self.columns = ItemColumns(bundle.columns, len(bundle.items.ids))
-        self.availability = Availability(bundle.items, self.columns)
+        self.availability = Availability(bundle.items, self.columns, matcher)
         self._filters = Filters(self.columns)
 
     def mask(self, where: str | None) -> Bools:
@@ -125,17 +128,16 @@ class Selector:
         included = self.mask(selection.where)[: len(scores)].copy()
         included[list(left_out)] = False
         items = np.flatnonzero(included)
-        return self._ranked(scores[items], items.tolist().__getitem__, selection)
+        return self._ranked(scores[items], items, lambda n: int(items[n]), selection)
 
     def rank_pool(self, scores: Floats, pool: Sequence[Item], selection: Selection) -> list[Ranked]:
         """Rank candidates: scores float32 ``[candidates]``."""
-        return self._ranked(scores, pool.__getitem__, selection)
+        return self._ranked(scores, _rows(pool), pool.__getitem__, selection)
 
-    def _ranked(self, scores: Floats, item: Callable[[int], Item], selection: Selection) -> list[Ranked]:
-        """The chosen ones of some items by their scores; ``item`` gives the n-th."""
+    def _ranked(self, scores: Floats, rows: Ints, item: Callable[[int], Item], selection: Selection) -> list[Ranked]:
+        """The chosen ones of some items by their scores; ``rows`` are the items' places, ``item`` gives the n-th."""
         if selection.popularity_discount:
-            popular = self.popular([item(n) for n in range(len(scores))])
-            scores = discounted(scores, popular, selection.popularity_discount)
+            scores = discounted(scores, self._log_counts[rows], selection.popularity_discount)
         order = None
         if selection.diversity and len(scores):
             best = np.argsort(-scores, kind="stable")[: max(POOL, POOL_SHARE * selection.k)]
@@ -152,11 +154,15 @@ class Selector:
         Returns:
             ``ln(1 + n)`` for n interactions in the training part: float32 ``[items]``.
         """
-        counts: Sequence[int] = self._bundle.items.popularity
-        if items is not None:
-            counts = [counts[item] if isinstance(item, int) else 0 for item in items]
-        popular: Floats = np.log1p(np.asarray(counts, np.float32))
+        popular: Floats = self._log_counts[:-1] if items is None else self._log_counts[_rows(items)]
         return popular
+
+    @cached_property
+    def _log_counts(self) -> Floats:
+        """``popular`` of the catalogue, and 0 for every item outside it: float32 ``[items + 1]``."""
+        log_counts: Floats = np.log1p(np.asarray([*self._bundle.items.popularity, 0], np.float32))
+        log_counts.setflags(write=False)
+        return log_counts
 
     def name(self, item: Item) -> tuple[str, str]:
         """Id and title; a new item has no id."""
@@ -167,6 +173,11 @@ class Selector:
 def _row(item: Item) -> int:
     """An item's place in a mask; that of every new item is the last."""
     return item if isinstance(item, int) else -1
+
+
+def _rows(items: Sequence[Item]) -> Ints:
+    """The places of several items: int64 ``[n]``."""
+    return np.array([_row(item) for item in items], dtype=np.int64)
 
 
 def discounted(scores: Floats, popular: Floats, discount: float) -> Floats:

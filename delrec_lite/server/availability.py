@@ -44,7 +44,7 @@ class AvailabilityState:
     def vanished(self, availability: Availability) -> list[str]:
         """Ids that were changed and that a catalogue does not have."""
         with self._lock:
-            return [item for item in self._changes if availability.index(f"id:{item}") is None]
+            return [item for item in self._changes if availability.lacks(item)]
 
     def change(
         self,
