@@ -140,7 +140,7 @@ def explain_steps(
     elif unseen.any():
         target = int(np.where(unseen, scores, -np.inf).argmax())
     else:
-        raise UsageError("the history holds all that is available", "name the item to explain")
+        raise UsageError("the history holds the whole catalogue, as far as it is available", "name the item to explain")
     column = weights[:, target]
     unread = len(matched) - len(column)
     contributions = [
