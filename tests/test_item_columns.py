@@ -257,3 +257,30 @@ def test_added_items_get_the_columns_that_their_list_has(tmp_path):
     old = tiny_bundle(tmp_path, name="old").bundle
     assert run("catalog", "add", old.folder, tmp_path / "new.csv").returncode == 0
     assert Bundle.open(old.folder).columns == ()
+
+
+def test_columns_of_a_bundle_are_set_without_training(tmp_path):
+    bundle = tiny_bundle(tmp_path, columns=COLUMNS).bundle
+    (tmp_path / "new.csv").write_text("sku,price,size,new\ni0,99,XL,no\ni1,,S,\ni1,5,M,\ngone,1,L,yes\n")
+    words = [bundle.folder, tmp_path / "new.csv", "--columns", "item=sku", "--item-columns", "price,size,new"]
+    done = run("catalog", "columns", *words, "--json")
+    result = json.loads(done.stdout)
+    assert (result["items"], result["unknown"], result["columns"]["size"]) == (2, 1, "text"), done.stderr
+    by_name = {column.name: column for column in Bundle.open(bundle.folder).columns}
+    assert by_name["price"].values == (99.0, None, *COLUMNS[1].values[2:])
+    assert by_name["size"].values == ("XL", "S", *[None] * (len(TITLES) - 2))
+    assert by_name["new"].values == (False, None, *COLUMNS[2].values[2:])
+    assert (by_name["colour"], by_name["tags"]) == (COLUMNS[0], COLUMNS[3])
+    with Recommender.load(bundle.folder, threads=1) as recommender:
+        assert [item.title for item in recommender.recommend([], where='size = "XL"').items] == [TITLES[0]]
+    before = (bundle.folder / "manifest.json").read_bytes()
+    for option, status in (("weight", 4), ("size:number", 4), ("", 2)):
+        wrong = run("catalog", "columns", *words[:4], "--item-columns", option)
+        assert (wrong.returncode, "Traceback" in wrong.stderr) == (status, False), wrong.stderr
+    (tmp_path / "other.csv").write_text("item_id,price\nx,5\n")
+    assert run("catalog", "columns", bundle.folder, tmp_path / "other.csv", "--item-columns", "price").returncode == 2
+    assert (bundle.folder / "manifest.json").read_bytes() == before
+    old = tiny_bundle(tmp_path, name="old").bundle
+    assert run("catalog", "columns", old.folder, *words[1:], "--out", tmp_path / "x.delrec").returncode == 0
+    assert [column.name for column in Bundle.open(tmp_path / "x.delrec").columns] == ["price", "size", "new"]
+    assert Bundle.open(old.folder).columns == ()

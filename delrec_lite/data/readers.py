@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from delrec_lite.data.badrows import SHOWN, BadRows
-from delrec_lite.data.columns import ItemRows
+from delrec_lite.data.columns import ItemColumn, ItemRows
 from delrec_lite.data.packages import arrow
 from delrec_lite.data.tables import DETECTED, Layout, OpenTable, Table, open_table
 from delrec_lite.data.times import read_times, why_invalid
@@ -219,11 +219,31 @@ def read_item_list(
     titles = [" ".join(title.replace("\0", " ").split()) for title in table.texts(columns.title)]
     title_of = titles_of(table, items, titles, bad or BadRows(), layout.keep_na)
     texts = texts_of(items, [_cells(table, name) for name in text_columns], layout.keep_na) if text_columns else {}
-    typed = (
+    return ItemList(title_of, texts, ItemRows(items, _typed(table, specs, layout)))
+
+
+def read_item_rows(
+    path: Path,
+    item_columns: Sequence[ColumnSpec],
+    columns: Columns = Columns(),
+    bad: BadRows | None = None,
+    layout: Layout = DETECTED,
+) -> ItemRows:
+    """The columns of ``read_item_list``, of a list that may have no titles; raises the same."""
+    opened = open_table(path, layout, expected=(columns.item,))
+    columns = _item_columns(columns, opened, layout)
+    names = [spec.name for spec in item_columns]
+    table = opened.read((columns.item, *names), lists=names)
+    (bad or BadRows()).add(path, len(table.malformed), table.malformed)
+    return ItemRows(table.texts(columns.item), _typed(table, item_columns, layout))
+
+
+def _typed(table: Table, specs: Sequence[ColumnSpec], layout: Layout) -> tuple[ItemColumn, ...]:
+    """A table's columns to keep, with their types."""
+    return tuple(
         typed_column(spec, _parts(table, spec.name), table.where(spec.name), table.row, layout.keep_na)
         for spec in specs
     )
-    return ItemList(title_of, texts, ItemRows(items, tuple(typed)))
 
 
 def _numbered(columns: Columns, **defaults: str) -> Columns:

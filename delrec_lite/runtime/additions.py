@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,10 +12,9 @@ import numpy as np
 from delrec_lite.data.columns import NO_COLUMNS, ItemColumn, ItemRows, dump_columns
 from delrec_lite.data.titles import unique_titles
 from delrec_lite.data.types import Floats
-from delrec_lite.errors import StorageError, UsageError
-from delrec_lite.files import writing
-from delrec_lite.runtime.finish import finish_bundle
-from delrec_lite.runtime.manifest import ADDITION_ROWS, ADDITIONS, ITEM_COLUMNS, bundle_files, read_manifest
+from delrec_lite.errors import UsageError
+from delrec_lite.runtime.changing import changing, finish_changed, link_files
+from delrec_lite.runtime.manifest import ADDITION_ROWS, ADDITIONS, ITEM_COLUMNS
 from delrec_lite.runtime.recommender import Recommender
 
 
@@ -60,16 +58,8 @@ def add_items(
         BundleError: ``path`` is no bundle.
         StorageError: The new bundle cannot be written, or ``out`` is neither absent nor a bundle.
     """
-    source = Path(path)
-    if out is None and (source.is_dir() or not source.parent.is_dir()):
-        read_manifest(source)  # an error before anything is written
-    if out is not None and source.resolve() in out.resolve().parents:
-        raise StorageError(f"{out} lies in the bundle {path}, to which nothing may be added", "choose another --out")
-    try:
-        with writing(out or source, "bundle", bundle_files) as (target, staging):
-            return replace(_add(source.resolve(), target, staging, new, texts or {}, rows), folder=out or source)
-    except OSError as error:
-        raise StorageError(f"cannot write {out or path}: {error}", "free space, or choose another --out") from error
+    with changing(Path(path), out) as (source, target, staging):
+        return replace(_add(source, target, staging, new, texts or {}, rows), folder=out or Path(path))
 
 
 def _add(
@@ -97,18 +87,14 @@ def _add(
             content, rows = _additions(recommender, new, texts)
             content |= {"ids": [*catalogue.ids[bundle.trained :], *new], "titles": titles[bundle.trained :]}
     if new or target != source:
-        staging.mkdir()
-        for name in bundle.manifest["files"]:
-            if not new or name not in {ADDITIONS, ADDITION_ROWS, ITEM_COLUMNS}:
-                _link(bundle.folder / name, staging / name)
+        link_files(bundle, staging, {ADDITIONS, ADDITION_ROWS, ITEM_COLUMNS} if new else set())
         if new:
             (staging / ADDITIONS).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
             np.save(staging / ADDITION_ROWS, rows.astype(np.float32), allow_pickle=False)
         if new and columns:
             dumped = json.dumps(dump_columns(columns), ensure_ascii=False)
             (staging / ITEM_COLUMNS).write_text(dumped, encoding="utf-8")
-        unchanged = {key: bundle.manifest[key] for key in ("name", "model", "provenance", "licences", "gated")}
-        finish_bundle(staging, target, **unchanged)
+        finish_changed(bundle, staging, target)
     return Additions(target, titles[len(catalogue.titles) :], len(titles), known)
 
 
@@ -144,11 +130,3 @@ def _longer_columns(columns: Sequence[ItemColumn], given: ItemRows, new: Sequenc
         values[column.name] = column.values
     nothing = (None,) * len(new)
     return [ItemColumn(c.name, c.kind, (*c.values, *values.get(c.name, nothing))) for c in columns]
-
-
-def _link(source: Path, target: Path) -> None:
-    """Hard-link a file that is never changed; copy it where the file system has no hard links."""
-    try:
-        os.link(source.resolve(), target)  # in a bundle of links, what they lead to
-    except OSError:
-        shutil.copyfile(source, target)

@@ -250,7 +250,7 @@ class _Parser:
 
     def _columns_hint(self, token: _Token) -> str:
         if not self._columns.names:
-            return "this bundle has no item columns: prepare its data set with --item-columns, and export it again"
+            return "this bundle has no item columns: set them with `delrec-lite catalog columns ... --item-columns`"
         return did_you_mean(str(token.value)[:100], self._columns.names)
 
 
