@@ -214,6 +214,9 @@ def test_a_state_file_keeps_changes_and_is_shared(recommender, tmp_path):
     first.change(lambda: recommender.availability, unavailable=["i1"])
     assert json.loads(file.read_text())["unavailable"] == ["i1", "i7", "i9"]
     assert [path.name for path in tmp_path.iterdir()] == ["state.json"]
+    file.unlink()
+    first.change(lambda: recommender.availability, unavailable=["i1"])  # as before; but it must be kept
+    assert json.loads(file.read_text())["unavailable"] == ["i1", "i7", "i9"]
 
 
 @pytest.mark.parametrize(
@@ -250,6 +253,17 @@ def test_a_change_that_cannot_be_kept_is_no_change(folder, tmp_path, monkeypatch
         answer = client.post(PATH, json={"unavailable": ["i1"]})
         assert (answer.status_code, "No space left" in answer.json()["error"]) == (503, True)
         assert client.get(PATH).json()["count"] == 1
+
+
+def test_a_folder_that_is_missing_or_vanishes_is_one_clear_error(recommender, tmp_path):
+    with pytest.raises(StorageError, match="no folder"):
+        AvailabilityState(tmp_path / "none" / "state.json")
+    (tmp_path / "some").mkdir()
+    state = AvailabilityState(tmp_path / "some" / "state.json")
+    (tmp_path / "some").rmdir()
+    with pytest.raises(StorageError, match="cannot be kept"):
+        state.change(lambda: recommender.availability, unavailable=["i1"])
+    assert recommender.availability.unavailable == [5]
 
 
 def test_a_server_keeps_changes_over_a_hangup_and_a_restart(folder, tmp_path):

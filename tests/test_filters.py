@@ -96,7 +96,7 @@ def test_a_filter_keeps_what_it_says(where, items):
         ("available > true", "true or false: it has no '>'", "available = true"),
         ("category", "character 1: 'category' is text, which alone is no condition", "compare it"),
         ('price < 20 & category = "x"', "character 12: '&' does not belong here", "and"),
-        ("price == 5", "character 8: '=' is no value after '='", ""),
+        ("price == 5", "character 8: '=' is no value after '='", "write = once"),
         ("price < 20 price", "character 12: 'price' does not belong here", "and, or"),
         ("(price < 20", "character 12: ')' is missing before the end", "parenthesis"),
         ("price between 5", "'and' is missing before the end", "between 5 and 20"),

@@ -239,6 +239,7 @@ class _Parser:
         if token is None:
             token = self._now
             hint = f'put it in quotes: "{token.written}"' if token.kind == "name" and kind == TEXT else _EXAMPLE
+            hint = "write = once" if token.kind == after.kind == "=" else hint
             raise _error(token, f"{token} is no value after {after.value!r}", hint)
         given = TRUTH if token.kind in ("true", "false") else token.kind
         if given != kind:

@@ -26,10 +26,12 @@ class AvailabilityState:
         file: Where they are kept; None: in memory alone.
 
     Raises:
-        StorageError: Something else is there, or it cannot be read.
+        StorageError: Something else is there, it cannot be read, or it has no folder.
     """
 
     def __init__(self, file: Path | None = None) -> None:
+        if file is not None and not file.resolve().parent.is_dir():
+            raise StorageError(f"there is no folder for {file}", "make it, or choose another --state")
         self._file = None if file is None else check_file(file, "state of availability", (_KEY,))
         self._lock = threading.Lock()
         self._changes: dict[str, bool] = {}
@@ -65,19 +67,24 @@ class AvailabilityState:
             UsageError: An item in both lists; with ``refuse``: an unknown one. Nothing is changed.
             StorageError: The file cannot be written. Nothing is changed.
         """
-        with self._lock, self._alone():
-            availability = current()  # under the lock: a reload may have replaced it meanwhile
-            changes, skipped = availability.named(available, unavailable)
-            if skipped and refuse:
-                raise UsageError(
-                    f"{skipped[0].where}: {skipped[0].reason}", "give an id, id:<item id> or the whole title"
-                )
-            self._refresh()
-            merged = self._changes | changes
-            if merged != self._changes:
-                self._write(merged)
-                self._changes = merged
-            return Change(availability.apply(merged), skipped)
+        try:
+            with self._lock, self._alone():
+                availability = current()  # under the lock: a reload may have replaced it meanwhile
+                changes, skipped = availability.named(available, unavailable)
+                if skipped and refuse:
+                    hint = "give an id, id:<item id> or the whole title"
+                    raise UsageError(f"{skipped[0].where}: {skipped[0].reason}", hint)
+                self._refresh()
+                merged = self._changes | changes
+                if merged != self._changes or self._read is None:  # or the file was taken away
+                    self._write(merged)
+                    self._changes = merged
+                return Change(availability.apply(merged), skipped)
+        except OSError as error:  # of the file, or of the lock beside it
+            raise StorageError(
+                f"the change cannot be kept: {self._file}: {error.strerror or error}",
+                "free some space, then send it again; nothing was changed",
+            ) from error
 
     def refresh(self, availability: Availability) -> None:
         """Apply what another process wrote to the file; does nothing where it did not."""
@@ -131,13 +138,7 @@ class AvailabilityState:
         if self._file is None:
             return
         lists = {name: sorted(i for i, is_in in changes.items() if is_in is which) for name, which in _LISTS}
-        try:
-            write_atomic(self._file, json.dumps({_KEY: SCHEMA, **lists}, ensure_ascii=False) + "\n")
-        except OSError as error:
-            raise StorageError(
-                f"the change cannot be kept: {self._file}: {error.strerror or error}",
-                "free some space, then send it again; nothing was changed",
-            ) from error
+        write_atomic(self._file, json.dumps({_KEY: SCHEMA, **lists}, ensure_ascii=False) + "\n")
         self._read = _facts(self._file)
 
 
