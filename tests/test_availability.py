@@ -296,6 +296,14 @@ def test_a_requests_own_id_comes_back_and_is_logged(client, caplog, given):
     assert batch.json()["request_id"] == given
 
 
+def test_the_answer_to_a_fault_has_the_id_too(folder, monkeypatch):
+    worker = Worker(Recommender.load(folder, threads=1))
+    monkeypatch.setattr(worker.recommender, "search", None)
+    with TestClient(make_api(worker), raise_server_exceptions=False) as client:
+        answer = client.get("/v1/items", headers={"X-Request-Id": "a1"})
+        assert (answer.status_code, answer.headers["x-request-id"]) == (500, "a1")
+
+
 @pytest.mark.parametrize("given", [None, "", "x" * 129, 'a"b', "a b", "-a", "a\x7f", "é"])
 def test_a_request_without_an_id_that_is_safe_gets_a_new_one(client, given):
     headers = {} if given is None else {"X-Request-Id": given.encode("latin-1")}

@@ -217,8 +217,9 @@ def _handle_errors(api: FastAPI) -> None:
         return failure(error.status_code, str(error.detail), "see /docs", **headers)
 
     @api.exception_handler(Exception)
-    async def broken(_: Request, __: Exception) -> JSONResponse:
-        return failure(500, "the server made a mistake", "its log has the details; please report them")
+    async def broken(request: Request, _: Exception) -> JSONResponse:
+        headers = {HEADER: request.state.request_id}
+        return failure(500, "the server made a mistake", "its log has the details; please report them", **headers)
 
 
 # The fields of each path's body.

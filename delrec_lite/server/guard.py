@@ -54,7 +54,8 @@ class Guard:
             return
         start, status, body = time.perf_counter(), 500, b""
         path, name = _below(scope["path"], self.root_path), request_id(dict(scope["headers"]))
-        scope = {**scope, "root_path": self.root_path, "state": {**scope.get("state", {}), "request_id": name}}
+        scope["state"] = {**scope.get("state", {}), "request_id": name}  # also for the answer to a fault
+        scope = {**scope, "root_path": self.root_path}
 
         async def sending(message: Any) -> None:
             nonlocal status
