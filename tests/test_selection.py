@@ -1,6 +1,7 @@
 """Filters, discount and diversity: what is ranked, in which order, alone, in batches and without a history."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -205,3 +206,12 @@ def test_the_command_filters_and_diversifies(tiny, recommender):
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert "did you mean colour?" in wrong.stderr
     assert run("recommend", tiny.bundle.folder, "--diversity", 2).returncode == 2
+
+
+def test_what_is_loaded_filters_and_diversifies_without_its_folder(tiny, tmp_path, recommender):
+    folder = shutil.copytree(tiny.bundle.folder, tmp_path / "gone.delrec")
+    options = {"where": "price > 3 and not tags is missing", "diversity": 0.6, "popularity_discount": 0.1}
+    with Recommender.load(folder, threads=1) as loaded:
+        loaded.preload()
+        shutil.rmtree(folder)
+        assert titles(loaded.recommend(TITLES[:2], **options)) == titles(recommender.recommend(TITLES[:2], **options))
