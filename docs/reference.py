@@ -23,6 +23,8 @@ LIBRARY = {
         "delrec_lite.runtime.answer.Ranking",
         "delrec_lite.runtime.resolving.Skipped",
         "delrec_lite.runtime.resolving.Resolved",
+        "delrec_lite.runtime.availability.Availability",
+        "delrec_lite.runtime.availability.Change",
         "delrec_lite.runtime.bundle.Bundle",
         "delrec_lite.runtime.engines.base.Engine",
         "delrec_lite.runtime.explain.explain",
@@ -34,6 +36,9 @@ LIBRARY = {
     "Data": (
         "delrec_lite.data.types.Dataset",
         "delrec_lite.data.types.Catalog",
+        "delrec_lite.data.columns.ItemColumn",
+        "delrec_lite.data.columns.ItemRows",
+        "delrec_lite.data.typed_columns.ColumnSpec",
         "delrec_lite.data.types.Split",
         "delrec_lite.data.types.CandidateSets",
         "delrec_lite.data.store.load_dataset",

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from delrec_lite.console import Console
+from delrec_lite.data.columns import dump_columns
 from delrec_lite.data.types import CandidateSets, Dataset, evenly
 from delrec_lite.evaluation.setting import Setting
 from delrec_lite.export.card import bundle_readme, licences_text
@@ -17,19 +18,21 @@ from delrec_lite.export.request import ExportRequest
 from delrec_lite.export.texts import Texts
 from delrec_lite.export.weights import ServedModel
 from delrec_lite.runtime.golden import Golden
-from delrec_lite.runtime.manifest import DEEP
+from delrec_lite.runtime.manifest import DEEP, ITEM_COLUMNS
 
 GOLDEN_USERS = 64
 
 
 def write_catalogue_and_prompt(request: ExportRequest, served: ServedModel, texts: Texts, staging: Path) -> None:
-    """Write ``catalog.json``, ``prompt.json`` with its arrays, and ``LICENCES.md``."""
+    """Write ``catalog.json``, its item columns, ``prompt.json`` with its arrays, and ``LICENCES.md``."""
     catalog = {
         "ids": request.dataset.catalog.ids,
         "titles": request.dataset.catalog.titles,
         "popularity": request.dataset.popularity().tolist(),
     }
     (staging / "catalog.json").write_text(json.dumps(catalog, ensure_ascii=False), encoding="utf-8")
+    if columns := request.dataset.catalog.columns:
+        (staging / ITEM_COLUMNS).write_text(json.dumps(dump_columns(columns), ensure_ascii=False), encoding="utf-8")
     if served.deep is not None:
         np.save(staging / DEEP, served.deep.astype(np.float16), allow_pickle=False)
     write_prompt(staging, served.prompts, texts.prompt, request.max_history, served.input_norm, served.scale)

@@ -137,6 +137,7 @@ class Run(StageCache):
                 data.text_columns,
                 data.duplicates,
                 data.repeats,
+                item_columns=data.item_columns,
             )
             return dataset_facts(dataset, load_candidates(target))
 
@@ -300,7 +301,8 @@ class Run(StageCache):
             }
 
         settings = self.export_settings.model_dump()
-        key = key_of(CODE, BUNDLE, upstream.key, self._candidates_fingerprint("test"), settings)
+        columns = [facts] if (facts := self.prepare().result.get("columns")) else []
+        key = key_of(CODE, BUNDLE, upstream.key, self._candidates_fingerprint("test"), settings, *columns)
         if not (self.bundle / "manifest.json").is_file():
             (self.folder / "export" / DONE).unlink(missing_ok=True)
         return self._stage("export", key, make)
