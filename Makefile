@@ -44,7 +44,7 @@ endif
 
 $(DEV): $(SETUP)
 	$(COMPILE)
-	$(INSTALL) --editable ".[train,gguf,onnx,serve,dev]"
+	$(INSTALL) --editable ".[train,gguf,onnx,serve,client,dev]"
 	touch $@
 
 demo: $(SETUP)

@@ -76,6 +76,7 @@ EXTRAS = {
     "bitsandbytes": "qlora",
     "fastapi": "serve",
     "gguf": "gguf",
+    "httpx2": "client",
     "huggingface_hub": "train",
     "llama_cpp": "gguf",
     "matplotlib": "plots",
