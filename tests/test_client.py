@@ -114,7 +114,7 @@ def test_the_answers_are_the_servers(served, client):
     assert [dataclasses.asdict(item) for item in answer.items] == plain["items"]
     assert answer.matched[0].title == TITLES[0]
     assert client.recommend(["no such thing"]).skipped[0].given == "no such thing"
-    batch = client.batch([history, [3]], candidates=[TITLES[5:8], None], exclude=[[], [4, 5]], k=40)
+    batch = client.batch([history, ["id:i3"]], candidates=[TITLES[5:8], None], exclude=[[], ["id:i4", "id:i5"]], k=40)
     assert [len(ranking) for ranking in batch.answers] == [3, 37]
     assert client.explain(history, item=answer.items[0].title).contributions[0].title == TITLES[0]
     assert client.items("red rivr", limit=1)[0].title == TITLES[0]
