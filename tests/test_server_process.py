@@ -133,13 +133,15 @@ def test_the_page_in_a_browser(served, browser):
     names = "#ranking .item > span:nth-child(2)"
     browser.get(served.address)
     wait.until(lambda _: len(texts("#found button")) == 6)
+    wait.until(lambda _: texts(names) == [i["title"] for i in served.post({"history": []})["items"]])
+    assert browser.find_element(By.ID, "popular").is_displayed()
     words = browser.find_element(By.ID, "words")
     words.send_keys("red rivr")
     wait.until(lambda _: texts("#found button")[0] == "Red River (1950)")
     words.send_keys(Keys.ENTER)  # only the keyboard
-    wait.until(lambda _: len(texts(names)) == 10)
-    first = texts(names)
-    assert first == [i["title"] for i in served.post({"history": ["Red River (1950)"]})["items"]]
+    first = [i["title"] for i in served.post({"history": ["Red River (1950)"]})["items"]]
+    wait.until(lambda _: texts(names) == first)
+    assert not browser.find_element(By.ID, "popular").is_displayed()
     assert "1 token computed" in texts("#time")[0]
     words.send_keys("img onerror")
     wait.until(lambda _: MARKUP in texts("#found button"))
