@@ -124,14 +124,14 @@ def read(kind: type[Answer], value: Any) -> Answer:
 
 
 def _read(kind: Any, value: Any) -> Any:
-    if is_dataclass(kind):
+    if isinstance(kind, type) and is_dataclass(kind):
         if not isinstance(value, dict):
-            raise ValueError(f"{getattr(kind, '__name__', kind)} is not an object")
+            raise ValueError(f"{kind.__name__} is not an object")
         known = _fields(kind)
         missing = [name for name, (_, required) in known.items() if required and name not in value]
         if missing:
-            raise ValueError(f"{getattr(kind, '__name__', kind)} has no {missing[0]}")
-        return kind(**{name: _read(of, value[name]) for name, (of, _) in known.items() if name in value})  # type: ignore[operator]
+            raise ValueError(f"{kind.__name__} has no {missing[0]}")
+        return kind(**{name: _read(of, value[name]) for name, (of, _) in known.items() if name in value})
     if get_origin(kind) is list:
         if not isinstance(value, list):
             raise ValueError("something is not a list")

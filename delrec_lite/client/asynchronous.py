@@ -17,7 +17,7 @@ from delrec_lite.client.answers import (
 from delrec_lite.client.calls import BatchOptions, Call, ExplainOptions, RecommendOptions, TeacherOptions, Titles
 from delrec_lite.client.failures import RequestError
 from delrec_lite.client.retries import Retries
-from delrec_lite.client.wire import httpx
+from delrec_lite.client.wire import httpx2
 
 
 class AsyncClient:
@@ -30,10 +30,10 @@ class AsyncClient:
         session: str | None = None,
         timeout: float = 30.0,
         retries: Retries | None = None,
-        transport: httpx.AsyncBaseTransport | None = None,
+        transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
         self.address, self.session, self.retries = address, session, retries or Retries()
-        self._http = httpx.AsyncClient(**wire.connection(address, key, timeout, transport))
+        self._http = httpx2.AsyncClient(**wire.connection(address, key, timeout, transport))
 
     async def recommend(self, history: Titles, **options: Unpack[RecommendOptions]) -> RecommendAnswer:
         """Rank what comes after one history of titles or ids, oldest first."""
@@ -81,8 +81,8 @@ class AsyncClient:
             await asyncio.sleep(wait)
             attempt += 1
 
-    async def _request(self, call: Call[Any]) -> httpx.Response:
+    async def _request(self, call: Call[Any]) -> httpx2.Response:
         try:
             return await self._http.request(**wire.request(call))
-        except httpx.RequestError as error:
+        except httpx2.RequestError as error:
             raise wire.unreachable(error, self.address) from error

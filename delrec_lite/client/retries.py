@@ -36,7 +36,7 @@ class Retries:
         if attempt >= self.attempts:
             return None
         # Clients that were refused together do not come back together.
-        pause = min(self.longest, self.first * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
+        pause = min(self.longest, self.first * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.0)
         if isinstance(error, UnreachableError):
             return pause if repeatable or not error.sent else None
         if not isinstance(error, BusyError):

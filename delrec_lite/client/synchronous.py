@@ -17,7 +17,7 @@ from delrec_lite.client.answers import (
 from delrec_lite.client.calls import BatchOptions, Call, ExplainOptions, RecommendOptions, TeacherOptions, Titles
 from delrec_lite.client.failures import RequestError
 from delrec_lite.client.retries import Retries
-from delrec_lite.client.wire import httpx
+from delrec_lite.client.wire import httpx2
 
 
 class Client:
@@ -42,10 +42,10 @@ class Client:
         session: str | None = None,
         timeout: float = 30.0,
         retries: Retries | None = None,
-        transport: httpx.BaseTransport | None = None,
+        transport: httpx2.BaseTransport | None = None,
     ) -> None:
         self.address, self.session, self.retries = address, session, retries or Retries()
-        self._http = httpx.Client(**wire.connection(address, key, timeout, transport))
+        self._http = httpx2.Client(**wire.connection(address, key, timeout, transport))
 
     def recommend(self, history: Titles, **options: Unpack[RecommendOptions]) -> RecommendAnswer:
         """Rank what comes after one history of titles or ids, oldest first."""
@@ -93,8 +93,8 @@ class Client:
             time.sleep(wait)
             attempt += 1
 
-    def _request(self, call: Call[Any]) -> httpx.Response:
+    def _request(self, call: Call[Any]) -> httpx2.Response:
         try:
             return self._http.request(**wire.request(call))
-        except httpx.RequestError as error:
+        except httpx2.RequestError as error:
             raise wire.unreachable(error, self.address) from error

@@ -14,12 +14,12 @@ from delrec_lite.errors import MissingPackageError, UsageError, install_line
 from delrec_lite.version import __version__
 
 try:
-    import httpx2 as httpx
+    import httpx2 as httpx2  # both clients take it from here
 except ImportError as error:
     raise MissingPackageError("the client needs httpx2, which is not installed", install_line("httpx2")) from error
 
 # A request can be on its way while the server ends an idle connection: it did nothing with it.
-_UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+_UNSENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 
 
 def connection(address: str, key: str | None, timeout: float, transport: Any) -> dict[str, Any]:
@@ -29,9 +29,9 @@ def connection(address: str, key: str | None, timeout: float, transport: Any) ->
         UsageError: The address is not one, or the key cannot be sent.
     """
     try:
-        url = httpx.URL(address)
-    except (httpx.InvalidURL, TypeError):
-        url = httpx.URL()
+        url = httpx2.URL(address)
+    except (httpx2.InvalidURL, TypeError):
+        url = httpx2.URL()
     if url.scheme not in ("http", "https") or not url.host or (url.port or 0) > 65535:
         raise UsageError(f"the server's address is {address!r}", "give it with scheme, such as http://127.0.0.1:8080")
     if key is not None and (not key.strip() or not key.isprintable()):
@@ -58,10 +58,10 @@ def request(call: Call[Any]) -> dict[str, Any]:
     return {**arguments, "content": body, "headers": {"Content-Type": "application/json"}}
 
 
-def unreachable(error: httpx.RequestError, address: str) -> UnreachableError:
+def unreachable(error: httpx2.RequestError, address: str) -> UnreachableError:
     """The error for a connection that failed."""
     sent = not isinstance(error, _UNSENT)
-    if isinstance(error, httpx.TimeoutException) and sent:
+    if isinstance(error, httpx2.TimeoutException) and sent:
         return UnreachableError(
             f"{address} gave no answer in time", "give the client a longer timeout, or send a smaller request", sent
         )
@@ -69,7 +69,7 @@ def unreachable(error: httpx.RequestError, address: str) -> UnreachableError:
     return UnreachableError(f"{address} cannot be reached: {reason}", "check the address and that it runs", sent)
 
 
-def answer(call: Call[Answer], response: httpx.Response) -> Answer:
+def answer(call: Call[Answer], response: httpx2.Response) -> Answer:
     """What the server answered.
 
     Raises:
