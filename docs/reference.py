@@ -44,6 +44,7 @@ LIBRARY = {
         "delrec_lite.client.RefusedError",
         "delrec_lite.client.BusyError",
         "delrec_lite.client.UnreachableError",
+        "delrec_lite.client.LateError",
     ),
     "Data": (
         "delrec_lite.data.types.Dataset",

@@ -75,7 +75,7 @@ class AsyncClient:
             try:
                 return wire.answer(call, await self._request(call))
             except RequestError as error:
-                wait = self.retries.wait(attempt, error, call.repeatable)
+                wait = self.retries.wait(attempt, error)
                 if wait is None:
                     raise
             await asyncio.sleep(wait)

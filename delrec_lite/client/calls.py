@@ -59,7 +59,7 @@ class TeacherOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Call(Generic[Answer]):
-    """One request.
+    """One request; the server may receive it twice, because none counts twice.
 
     Attributes:
         method: ``GET`` or ``POST``.
@@ -67,7 +67,6 @@ class Call(Generic[Answer]):
         answer: What the JSON of the answer becomes.
         body: Sent as JSON; None: nothing.
         query: Of the address.
-        repeatable: Whether the server may receive it twice.
     """
 
     method: str
@@ -75,7 +74,6 @@ class Call(Generic[Answer]):
     answer: type[Answer]
     body: Mapping[str, Any] | None = None
     query: Mapping[str, str | int] | None = None
-    repeatable: bool = True
 
 
 def recommend(history: Titles, options: RecommendOptions, session: str | None) -> Call[RecommendAnswer]:

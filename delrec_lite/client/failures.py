@@ -8,15 +8,11 @@ class RequestError(DelrecError):
 
 
 class UnreachableError(RequestError):
-    """No connection, or one that broke or gave nothing in time.
+    """No connection, or one that broke."""
 
-    Attributes:
-        sent: Whether the server may have received the request.
-    """
 
-    def __init__(self, message: str, hint: str, sent: bool) -> None:
-        super().__init__(message, hint)
-        self.sent = sent
+class LateError(UnreachableError):
+    """The server gave no answer in time. It may still be at work, so the request is not sent again."""
 
 
 class RefusedError(RequestError):

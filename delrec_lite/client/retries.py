@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass
 
-from delrec_lite.client.failures import BusyError, RequestError, UnreachableError
+from delrec_lite.client.failures import BusyError, LateError, RequestError, UnreachableError
 from delrec_lite.errors import UsageError
 
 
@@ -25,20 +25,19 @@ class Retries:
         if self.attempts < 1 or not 0 <= self.first <= self.longest:
             raise UsageError(f"no such way to send requests again: {self}", "attempts from 1 on, 0 <= first <= longest")
 
-    def wait(self, attempt: int, error: RequestError, repeatable: bool = True) -> float | None:
+    def wait(self, attempt: int, error: RequestError) -> float | None:
         """Seconds to wait after an attempt failed; None: do not send it again.
 
         Args:
             attempt: 1 for the first.
             error: Why it failed.
-            repeatable: Whether the server may receive the request twice.
         """
         if attempt >= self.attempts:
             return None
         # Clients that were refused together do not come back together.
         pause = min(self.longest, self.first * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.0)
         if isinstance(error, UnreachableError):
-            return pause if repeatable or not error.sent else None
+            return None if isinstance(error, LateError) else pause
         if not isinstance(error, BusyError):
             return None
         if error.retry_after is None:

@@ -87,7 +87,7 @@ class Client:
             try:
                 return wire.answer(call, self._request(call))
             except RequestError as error:
-                wait = self.retries.wait(attempt, error, call.repeatable)
+                wait = self.retries.wait(attempt, error)
                 if wait is None:
                     raise
             time.sleep(wait)

@@ -9,7 +9,7 @@ from typing import Any
 
 from delrec_lite.client.answers import Answer, read
 from delrec_lite.client.calls import Call
-from delrec_lite.client.failures import BusyError, RefusedError, UnreachableError
+from delrec_lite.client.failures import BusyError, LateError, RefusedError, UnreachableError
 from delrec_lite.errors import MissingPackageError, UsageError, install_line
 from delrec_lite.version import __version__
 
@@ -17,9 +17,6 @@ try:
     import httpx2 as httpx2  # both clients take it from here
 except ImportError as error:
     raise MissingPackageError("the client needs httpx2, which is not installed", install_line("httpx2")) from error
-
-# A request can be on its way while the server ends an idle connection: it did nothing with it.
-_UNSENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 
 
 def connection(address: str, key: str | None, timeout: float, transport: Any) -> dict[str, Any]:
@@ -52,21 +49,23 @@ def request(call: Call[Any]) -> dict[str, Any]:
     if call.body is None:
         return arguments
     try:
-        body = json.dumps(call.body, default=operator.index, allow_nan=False)  # default: integers of numpy
+        body = json.dumps(call.body, default=_plain, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise UsageError(f"the request cannot be sent: {error}", "give texts, whole numbers and lists") from error
     return {**arguments, "content": body, "headers": {"Content-Type": "application/json"}}
 
 
+def _plain(value: Any) -> Any:
+    """A number of numpy as one of Python."""
+    return value.item() if hasattr(value, "item") else operator.index(value)
+
+
 def unreachable(error: httpx2.RequestError, address: str) -> UnreachableError:
     """The error for a connection that failed."""
-    sent = not isinstance(error, _UNSENT)
-    if isinstance(error, httpx2.TimeoutException) and sent:
-        return UnreachableError(
-            f"{address} gave no answer in time", "give the client a longer timeout, or send a smaller request", sent
-        )
+    if isinstance(error, httpx2.ReadTimeout | httpx2.WriteTimeout):
+        return LateError(f"{address} gave no answer in time", "give the client more time, or send a smaller request")
     reason = str(error) or type(error).__name__
-    return UnreachableError(f"{address} cannot be reached: {reason}", "check the address and that it runs", sent)
+    return UnreachableError(f"{address} cannot be reached: {reason}", "check the address and that it runs")
 
 
 def answer(call: Call[Answer], response: httpx2.Response) -> Answer:
@@ -99,6 +98,6 @@ def _retry_after(value: str | None) -> float | None:
     except ValueError:
         try:
             seconds = parsedate_to_datetime(value).timestamp() - time.time()
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return None
     return max(0.0, seconds) if math.isfinite(seconds) else None
