@@ -23,8 +23,14 @@ def serving(bundle: Path) -> Iterator[str]:
     command = [program, "serve", bundle, "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
+        said = []
         try:
-            yield next(json.loads(line)["address"] for line in server.stderr if '"address"' in line)
+            for line in server.stderr:
+                said.append(line)
+                if '"address"' in line:
+                    yield json.loads(line)["address"]
+                    return
+            sys.exit("the server ended:\n" + "".join(said))
         finally:
             server.terminate()
 
@@ -89,7 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--title", action="append", help="of the history, as the catalogue has it; can be repeated")
     parser.add_argument("--out", type=Path, default=HERE / "page.png")
     parser.add_argument("--width", type=int, default=1100)
-    parser.add_argument("--height", type=int, default=900)
+    parser.add_argument("--height", type=int, default=960)
     parser.add_argument("--scheme", choices=["light", "dark"], default="light")
     chosen = parser.parse_args(arguments)
     titles = chosen.title or ["Star Wars (1977)", "Blade Runner (1982)", "Alien (1979)"]
