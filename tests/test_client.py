@@ -38,6 +38,7 @@ BODIES = {
     "/v1/batch": (calls.BatchOptions, {"histories"}),
     "/v1/explain": (calls.ExplainOptions, {"history"}),
     "/v1/teacher": (calls.TeacherOptions, {"history"}),
+    "/v1/catalog/availability": (calls.AvailabilityOptions, set()),
 }
 PLAIN = {"integer": int, "number": float, "string": str, "boolean": bool}
 
@@ -148,6 +149,17 @@ def test_the_async_client_gives_the_same_answers(served, client):
     assert [[item.id for item in ranking] for ranking in batch.answers] == [[item.id for item in r] for r in alone]
     assert found == client.items("red rivr", limit=1)
     assert explanation.id == client.explain(histories[0]).id
+
+
+def test_items_are_taken_out_and_put_back_and_filters_are_sent(client):
+    first = client.recommend(TITLES[:2], k=1, diversity=0.2, popularity_discount=0.1).items[0]
+    assert client.availability(unavailable=["id:" + first.id, "nothing"]).skipped[0].given == "nothing"
+    assert [item.id for item in client.unavailable().unavailable] == [first.id]
+    assert client.recommend(TITLES[:2], k=1).items[0].id != first.id
+    assert client.availability(available=["id:" + first.id]).count == 0
+    assert client.columns() == []
+    with pytest.raises(RefusedError, match="colour"):
+        client.recommend(TITLES[:2], where="colour = 1")
 
 
 def test_a_session_is_kept_between_calls(served):

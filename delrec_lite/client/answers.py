@@ -42,6 +42,7 @@ class SkippedTitle:
 class RecommendAnswer:
     """Best first; ``basis`` says what ranked: the model, or popularity where nothing of the history is known."""
 
+    request_id: str
     items: list[RankedItem]
     matched: list[MatchedTitle]
     skipped: list[SkippedTitle]
@@ -55,6 +56,7 @@ class RecommendAnswer:
 class BatchAnswer:
     """One ranking for each history, with what it skipped and its basis."""
 
+    request_id: str
     answers: list[list[RankedItem]]
     skipped: list[list[SkippedTitle]]
     basis: list[str]
@@ -111,6 +113,49 @@ class ItemAnswer:
 
     id: str
     title: str
+
+
+@dataclass(frozen=True)
+class ChangeAnswer:
+    """How many items changed, what named none, how many are not available now, and whether a restart keeps that."""
+
+    changed: int
+    skipped: list[SkippedTitle]
+    count: int
+    kept: bool
+
+
+@dataclass(frozen=True)
+class NamedItem:
+    """An item that is not available."""
+
+    id: str
+    title: str
+
+
+@dataclass(frozen=True)
+class AvailabilityAnswer:
+    """The items that are not available, ``count`` of ``items``, and changed ids that this bundle does not have."""
+
+    unavailable: list[NamedItem]
+    count: int
+    items: int
+    vanished: list[str]
+    kept: bool
+
+
+@dataclass(frozen=True)
+class ColumnAnswer:
+    """An item column with its values or their range; ``missing`` counts the items without one."""
+
+    name: str
+    kind: str
+    missing: int
+    values: dict[str, int] | None = None
+    different: int | None = None
+    true: int | None = None
+    lowest: float | None = None
+    highest: float | None = None
 
 
 def read(kind: type[Answer], value: Any) -> Answer:

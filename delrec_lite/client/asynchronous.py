@@ -8,13 +8,24 @@ from typing import Any, Self, Unpack
 from delrec_lite.client import calls, wire
 from delrec_lite.client.answers import (
     Answer,
+    AvailabilityAnswer,
     BatchAnswer,
+    ChangeAnswer,
+    ColumnAnswer,
     ExplainAnswer,
     ItemAnswer,
     RecommendAnswer,
     TeacherAnswer,
 )
-from delrec_lite.client.calls import BatchOptions, Call, ExplainOptions, RecommendOptions, TeacherOptions, Titles
+from delrec_lite.client.calls import (
+    AvailabilityOptions,
+    BatchOptions,
+    Call,
+    ExplainOptions,
+    RecommendOptions,
+    TeacherOptions,
+    Titles,
+)
 from delrec_lite.client.failures import RequestError
 from delrec_lite.client.retries import Retries
 from delrec_lite.client.wire import httpx2
@@ -50,6 +61,18 @@ class AsyncClient:
     async def teacher(self, history: Titles, **options: Unpack[TeacherOptions]) -> TeacherAnswer:
         """The ranking of the distilled recommender."""
         return await self._send(calls.teacher(history, options))
+
+    async def availability(self, **options: Unpack[AvailabilityOptions]) -> ChangeAnswer:
+        """Make items available or not, for everyone and from the next request on."""
+        return await self._send(calls.availability(options))
+
+    async def unavailable(self, limit: int = 1000) -> AvailabilityAnswer:
+        """The items that are never recommended now; so many of them are named."""
+        return await self._send(calls.unavailable(limit))
+
+    async def columns(self) -> list[ColumnAnswer]:
+        """The item columns that ``where`` can name, with their values or ranges."""
+        return await self._send(calls.columns())
 
     async def items(self, query: str = "", limit: int = 10) -> list[ItemAnswer]:
         """Titles of the catalogue that look like some words; without words the most popular."""

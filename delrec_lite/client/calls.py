@@ -7,7 +7,10 @@ from typing import Any, Generic, Literal, TypedDict
 
 from delrec_lite.client.answers import (
     Answer,
+    AvailabilityAnswer,
     BatchAnswer,
+    ChangeAnswer,
+    ColumnAnswer,
     ExplainAnswer,
     ItemAnswer,
     RecommendAnswer,
@@ -29,6 +32,9 @@ class RecommendOptions(TypedDict, total=False):
     session: str | None
     allow_new: bool
     on_unknown: Literal["skip", "refuse"]
+    where: str | None
+    diversity: float
+    popularity_discount: float
 
 
 class BatchOptions(TypedDict, total=False):
@@ -40,6 +46,9 @@ class BatchOptions(TypedDict, total=False):
     exclude_history: bool | None
     allow_new: bool
     on_unknown: Literal["skip", "refuse"]
+    where: str | None
+    diversity: float
+    popularity_discount: float
 
 
 class ExplainOptions(TypedDict, total=False):
@@ -54,6 +63,15 @@ class TeacherOptions(TypedDict, total=False):
     """Fields of ``POST /v1/teacher`` beside the history."""
 
     k: int
+    on_unknown: Literal["skip", "refuse"]
+    where: str | None
+
+
+class AvailabilityOptions(TypedDict, total=False):
+    """Fields of ``POST /v1/catalog/availability``."""
+
+    available: Titles
+    unavailable: Titles
     on_unknown: Literal["skip", "refuse"]
 
 
@@ -102,6 +120,21 @@ def explain(history: Titles, options: ExplainOptions) -> Call[ExplainAnswer]:
 def teacher(history: Titles, options: TeacherOptions) -> Call[TeacherAnswer]:
     """The ranking of the distilled recommender."""
     return Call("POST", "v1/teacher", TeacherAnswer, {**options, "history": titles("history", history)})
+
+
+def availability(options: AvailabilityOptions) -> Call[ChangeAnswer]:
+    """Make items available or not, for everyone."""
+    return Call("POST", "v1/catalog/availability", ChangeAnswer, _with_lists({**options}, "available", "unavailable"))
+
+
+def unavailable(limit: int) -> Call[AvailabilityAnswer]:
+    """The items that are never recommended now."""
+    return Call("GET", "v1/catalog/availability", AvailabilityAnswer, query={"limit": limit})
+
+
+def columns() -> Call[list[ColumnAnswer]]:
+    """The item columns that ``where`` can name."""
+    return Call("GET", "v1/catalog/columns", list[ColumnAnswer])
 
 
 def items(query: str, limit: int) -> Call[list[ItemAnswer]]:
