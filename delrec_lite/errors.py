@@ -74,6 +74,7 @@ class ForkError(DelrecError):
 EXTRAS = {
     "accelerate": "train",
     "bitsandbytes": "qlora",
+    "duckdb": "data",
     "fastapi": "serve",
     "gguf": "gguf",
     "huggingface_hub": "train",
@@ -86,6 +87,7 @@ EXTRAS = {
     "prometheus_client": "serve",
     "pyarrow": "data",
     "pydantic": "train",
+    "ray": "ray",
     "safetensors": "train",
     "scipy": "train",
     "torch": "train",
