@@ -93,11 +93,11 @@ def shape_of(path: Path, kinds: Mapping[str, Any], names: Names) -> Shape:
     if not names.item and item not in kinds:
         raise _missing(path, kinds, f"neither a column {USUAL.history!r} nor {item!r}")
     _need(path, kinds, item)
+    if names.time:
+        _need(path, kinds, names.time)
     if is_list(kinds[item]):
         return Shape(user, item, "", True)
     time = names.time or (USUAL.time if USUAL.time in kinds else "")
-    if time:
-        _need(path, kinds, time)
     return Shape(user, item, time, False)
 
 
