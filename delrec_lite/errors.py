@@ -74,6 +74,7 @@ class ForkError(DelrecError):
 EXTRAS = {
     "accelerate": "train",
     "bitsandbytes": "qlora",
+    "duckdb": "data",
     "fastapi": "serve",
     "gguf": "gguf",
     "httpx2": "client",
@@ -87,6 +88,7 @@ EXTRAS = {
     "prometheus_client": "serve",
     "pyarrow": "data",
     "pydantic": "train",
+    "ray": "ray",
     "safetensors": "train",
     "scipy": "train",
     "torch": "train",
