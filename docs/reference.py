@@ -32,6 +32,9 @@ LIBRARY = {
         "delrec_lite.runtime.retriever.Retriever",
         "delrec_lite.runtime.additions.add_items",
         "delrec_lite.runtime.verify.verify",
+        "delrec_lite.scoring.scorer.Scorer",
+        "delrec_lite.scoring.run.score",
+        "delrec_lite.scoring.run.Options",
     ),
     "Data": (
         "delrec_lite.data.types.Dataset",
