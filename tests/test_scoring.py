@@ -6,12 +6,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from delrec_lite.errors import DataError
+from delrec_lite.data.columns import TEXT, ItemColumn
+from delrec_lite.errors import DataError, UsageError
 from delrec_lite.runtime.recommender import Recommender
 from delrec_lite.scoring.ranking import best
+from delrec_lite.scoring.run import Options, score
 from delrec_lite.scoring.scorer import Scorer
-from tests.bundles import tiny_bundle
-from tests.scoring import HISTORIES, assert_same, expected_rows
+from tests.bundles import TITLES, tiny_bundle
+from tests.scoring import HISTORIES, assert_same, expected_rows, table_file
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +83,18 @@ def test_a_bad_row_of_a_scorer_is_refused_or_left_out(bundle):
         scorer(table.select(["user_id"]))
     with pytest.raises(DataError, match="holds int64 and no lists"):
         scorer(pa.table({"user_id": [1], "history": [1]}))
+
+
+def test_a_filter_keeps_what_recommend_keeps(tmp_path):
+    colours = ItemColumn("colour", TEXT, tuple(title.split()[0] for title in TITLES))
+    folder = tiny_bundle(tmp_path, columns=(colours,)).bundle.folder
+    where = 'colour = "Blue" or colour = "Red"'
+    scored = Scorer(folder, 5, where=where)(pa.table({"user_id": [1, 2], "history": [["i1"], []]})).to_pylist()
+    with Recommender.load(folder, threads=1) as recommender:
+        rankings = recommender.recommend_batch([["id:i1"], []], 5, where=where)
+    wanted = [(n, item.rank, item.id, item.score) for n, ranking in enumerate(rankings, 1) for item in ranking]
+    assert_same([tuple(row.values()) for row in scored], wanted)
+    users = table_file(tmp_path / "u.parquet", {"a": ["i1"]})
+    with pytest.raises(UsageError, match="there is no column 'color'"):
+        score(folder, users, tmp_path / "recs", Options(where='color = "Blue"'), workers=1)
+    assert not (tmp_path / "recs").exists()

@@ -33,9 +33,9 @@ class FakeData:
     def __init__(self, rows, calls=()):
         self._rows, self._calls = rows, list(calls)
 
-    def map_batches(self, kind, fn_constructor_kwargs, batch_size, batch_format, concurrency, num_cpus):
+    def map_batches(self, kind, fn_constructor_kwargs, batch_size, batch_format, compute, num_cpus):
         assert (batch_format, num_cpus) == ("pyarrow", 1)
-        assert concurrency >= 1
+        assert compute >= 1
         call = (kind, json.loads(json.dumps(fn_constructor_kwargs)), batch_size)  # sent to another process
         return FakeData(self._rows, [*self._calls, call])
 
@@ -55,6 +55,7 @@ class FakeData:
 def fake_ray(monkeypatch):
     ray, data = types.ModuleType("ray"), types.ModuleType("ray.data")
     data.from_items = lambda rows, override_num_blocks: FakeData(rows)
+    data.ActorPoolStrategy = lambda size: size
     ray.data = data
     monkeypatch.setitem(sys.modules, "ray", ray)
     monkeypatch.setitem(sys.modules, "ray.data", data)

@@ -30,6 +30,10 @@ def score(
     ] = None,
     candidates: Annotated[Path | None, typer.Option(help="File with one item id a line: rank only these.")] = None,
     exclude: Annotated[Path | None, typer.Option(help="File with one item id a line: never recommend these.")] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(help='Recommend only what a filter over item columns keeps: `category = "toys" and price < 20`.'),
+    ] = None,
     exclude_history: Annotated[
         bool | None,
         typer.Option(
@@ -67,6 +71,7 @@ def score(
         k,
         None if candidates is None else read_ids(candidates),
         () if exclude is None else read_ids(exclude),
+        where,
         exclude_history,
         parse_policy(on_bad_row),
         parse_names(columns),

@@ -65,7 +65,7 @@ def score_ray(
         fn_constructor_kwargs=arguments,
         batch_size=1,
         batch_format="pyarrow",
-        concurrency=workers,
+        compute=ray.data.ActorPoolStrategy(size=workers),
         num_cpus=1,
     )
     for row in done.iter_rows():

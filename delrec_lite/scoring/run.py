@@ -19,6 +19,8 @@ from delrec_lite.machine import cores_allowed
 from delrec_lite.provenance import now
 from delrec_lite.runtime.arguments import check_k
 from delrec_lite.runtime.bundle import Bundle
+from delrec_lite.runtime.filters import Filters
+from delrec_lite.runtime.item_columns import ItemColumns
 from delrec_lite.scoring.columns import Names
 from delrec_lite.scoring.folder import (
     DONE,
@@ -53,6 +55,7 @@ class Options:
         k: Items for each user.
         candidates: As in ``Scorer``.
         exclude: As in ``Scorer``.
+        where: As in ``Scorer``.
         exclude_history: As in ``Scorer``.
         on_bad_row: ``refuse`` or ``drop`` rows that cannot be scored.
         columns: Names of the input's columns.
@@ -64,6 +67,7 @@ class Options:
     k: int = 10
     candidates: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
+    where: str | None = None
     exclude_history: bool | None = None
     on_bad_row: Policy = "refuse"
     columns: Names = Names()
@@ -73,7 +77,7 @@ class Options:
 
     def scorer(self) -> dict[str, Any]:
         """Arguments of ``Scorer``."""
-        names = ("k", "candidates", "exclude", "exclude_history", "quant", "fused")
+        names = ("k", "candidates", "exclude", "where", "exclude_history", "quant", "fused")
         return {name: getattr(self, name) for name in names}
 
     def dump(self) -> dict[str, Any]:
@@ -150,7 +154,7 @@ def _known_items(bundle: Path, options: Options, console: Console) -> Collection
     """The ids of the catalogue.
 
     Raises:
-        UsageError: Candidates are needed and missing, or none of them is known.
+        UsageError: Candidates are needed and missing, or none of them is known; the filter is none.
     """
     opened = Bundle.open(bundle, quant=options.quant)
     known = frozenset(opened.items.ids)
@@ -158,6 +162,8 @@ def _known_items(bundle: Path, options: Options, console: Console) -> Collection
         raise UsageError(f"{bundle} ranks candidates alone", "give their ids in a file: --candidates FILE")
     if options.candidates is not None and known.isdisjoint(options.candidates):
         raise UsageError("no candidate is in the catalogue", "candidates are item ids of the data set, one a line")
+    if options.where is not None:
+        Filters(ItemColumns(opened.columns, len(opened.items.ids))).mask(options.where)
     for name, items in (("candidates", options.candidates or ()), ("exclude", options.exclude)):
         if unknown := [item for item in items if item not in known]:
             named = ", ".join(map(repr, unknown[:MOST_NAMED]))

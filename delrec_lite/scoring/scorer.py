@@ -19,6 +19,7 @@ from delrec_lite.data.values import MISSING, as_text
 from delrec_lite.errors import BundleError, DataError, UsageError
 from delrec_lite.files import sha256_of
 from delrec_lite.runtime.arguments import check_k
+from delrec_lite.runtime.filters import Filters
 from delrec_lite.runtime.manifest import MANIFEST
 from delrec_lite.scoring.lists import lists_of, split_lists
 from delrec_lite.scoring.ranking import best
@@ -52,6 +53,7 @@ class Scorer:
         k: How many items for each user.
         candidates: Ids of the items that are ranked; None: the whole catalogue.
         exclude: Ids of items that are never recommended.
+        where: A filter over item columns, which every recommended item passes, see ``runtime.filters``.
         exclude_history: Whether the items of a history are left out. None: out of the catalogue, unless repeats count
             in the data set; never out of the candidates.
         on_bad_row: ``refuse`` raises an error for a user without an id, without a history, or of whose history no item
@@ -74,6 +76,7 @@ class Scorer:
         k: int = 10,
         candidates: Sequence[str] | None = None,
         exclude: Sequence[str] = (),
+        where: str | None = None,
         exclude_history: bool | None = None,
         on_bad_row: Policy = "refuse",
         user: str = USER,
@@ -87,7 +90,7 @@ class Scorer:
         self.candidates = None if candidates is None else tuple(candidates)
         self.exclude, self.exclude_history, self.on_bad_row = tuple(exclude), exclude_history, on_bad_row
         self.user, self.history, self.quant, self.fused, self.fingerprint = user, history, quant, fused, fingerprint
-        self.dropped = 0
+        self.where, self.dropped = where, 0
         if self.candidates == ():
             raise UsageError("there are no candidates", "give at least one, or no list, to rank the whole catalogue")
 
@@ -174,7 +177,7 @@ class Scorer:
             yield from map(self._asked, histories)
             return
         known = [n for n, history in enumerate(histories) if history]
-        rows = self.recommender.scores([histories[n] for n in known]) if known else []
+        rows: Iterable[Floats] = self.recommender.scores([histories[n] for n in known]) if known else ()
         scores = dict(zip(known, rows, strict=True))
         for n, history in enumerate(histories):
             included = self._included
@@ -196,6 +199,7 @@ class Scorer:
             [f"id:{item}" for item in self.candidates],
             exclude=[f"id:{item}" for item in self.exclude],
             exclude_history=self.exclude_history,
+            where=self.where,
         )
         items = np.array([self._index[ranked.id] for ranked in answer.items], np.int64)
         return items, np.array([ranked.score for ranked in answer.items], np.float32)
@@ -249,6 +253,8 @@ class Scorer:
             raise UsageError("no candidate is in the catalogue", "candidates are item ids of the data set")
         included[known] = True
         included[[self._index[item] for item in self.exclude if item in self._index]] = False
+        if self.where is not None:
+            included &= Filters(self.recommender.columns).mask(self.where)[:-1]
         return included
 
     def close(self) -> None:
