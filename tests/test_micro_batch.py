@@ -239,3 +239,14 @@ def test_a_newer_bundle_reaches_every_worker(bundle, tmp_path, monkeypatch):
     for late in opened:
         with pytest.raises(DelrecError, match="closed"):
             late.recommend(TITLES[:2])
+
+
+def test_a_change_of_availability_reaches_every_worker(bundle):
+    recommenders = serve.load_all(bundle, Settings(workers=2, threads=1))
+    workers = Workers([Worker(recommender) for recommender in recommenders])
+    first = ask(workers, TITLES[:2]).result(10).items[0]
+    with TestClient(make_api(workers)) as client:
+        assert client.post("/v1/catalog/availability", json={"unavailable": [first.id]}).status_code == 200
+        for user in range(6):
+            answer = client.post("/v1/recommend", json={"history": TITLES[:2], "session": f"u{user}", "k": 40}).json()
+            assert first.id not in [item["id"] for item in answer["items"]]

@@ -80,7 +80,7 @@ def catalog_router(
         failures: What the document says of refusals, by status.
     """
     router = APIRouter(prefix="/v1/catalog")
-    read: dict[int | str, dict[str, Any]] = {status: failures[status] for status in (401, 422)}
+    read: dict[int | str, dict[str, Any]] = {status: failures[status] for status in (401, 422, 429)}
 
     @router.get("/availability", response_model=AvailabilityAnswer, responses=read)
     async def availability(
