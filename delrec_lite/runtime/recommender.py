@@ -19,8 +19,9 @@ from delrec_lite.runtime.item_vectors import ItemVectors
 from delrec_lite.runtime.manifest import INSIDE
 from delrec_lite.runtime.matching import Match, Matcher
 from delrec_lite.runtime.new_items import NewItems
+from delrec_lite.runtime.prepared import Evaluator, Prepared
 from delrec_lite.runtime.prompting.encoder import Entry
-from delrec_lite.runtime.resolving import Item, OnUnknown, Resolved, key_of, resolve, resolve_one
+from delrec_lite.runtime.resolving import OnUnknown, Resolved, key_of, resolve, resolve_one
 from delrec_lite.runtime.selection import Selection, Selector
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Recommender:
         self.vectors = ItemVectors(engine, self._new_items, len(items.ids))
         self.selector = Selector(bundle, self.vectors, self._matcher)
         self.availability, self.columns = self.selector.availability, self.selector.columns
+        self._evaluator = Evaluator(bundle, engine, self._new_items, self.selector)
 
     @classmethod
     def load(
@@ -134,6 +136,25 @@ class Recommender:
             UsageError: An argument of another kind, no candidates in a list of them, no list of them for a bundle that
                 ranks candidates alone, no valid filter; with ``refuse``: an unknown title.
         """
+        asked = (history, k, candidates, allow_new, exclude_history, exclude, session, on_unknown)
+        prepared = self.prepare(*asked, where, diversity, popularity_discount)
+        return self.finish(prepared, self.evaluate([prepared])[0])
+
+    def prepare(
+        self,
+        history: Titles,
+        k: int = 10,
+        candidates: Titles | None = None,
+        allow_new: bool = False,
+        exclude_history: bool | None = None,
+        exclude: Titles | None = None,
+        session: str | None = None,
+        on_unknown: OnUnknown = "skip",
+        where: str | None = None,
+        diversity: float = 0.0,
+        popularity_discount: float = 0.0,
+    ) -> Prepared:
+        """Read a request, without the model; arguments and errors as in ``recommend``."""
         selection = Selection.of(k, where, diversity, popularity_discount)
         clock = Clock()
         read = self._resolve(history, "history", allow_new, on_unknown)
@@ -141,61 +162,43 @@ class Recommender:
         if among is not None and not among.items and not among.skipped:
             raise UsageError("there are no candidates", "give at least one, or no list, to rank the whole catalogue")
         excluded = self._resolve([] if exclude is None else exclude, "exclude", allow_new, on_unknown)
-        resolved = [read, excluded] if among is None else [read, among, excluded]
         left_out = {key_of(item) for item in excluded.items}
         if exclude_history or (exclude_history is None and among is None and not self.bundle.repeats):
             left_out |= {key_of(item) for item in read.items}
         self.selector.mask(where)  # an error in the filter comes before the model is asked
         pool, unavailable = (None, []) if among is None else self.selector.pool(among, left_out, where)
         clock.lap("match")
-        evaluated = self._evaluate(read.items, pool, session, clock)
+        session = None if session is None else str(session)
+        prepared = Prepared(selection, read, among, excluded, left_out, pool, unavailable, session, clock)
+        self._evaluator.encode_request(prepared)
+        return prepared
+
+    def evaluate(self, prepared: Sequence[Prepared]) -> list[Evaluated]:
+        """Scores for requests that were prepared; those of the whole catalogue by one call of the engine.
+
+        A request's scores are those it gets alone, up to the rounding of another batch shape.
+        """
+        _ = self.engine  # refused in a forked process
+        return self._evaluator.evaluate(prepared)
+
+    def finish(self, prepared: Prepared, evaluated: Evaluated) -> Recommendation:
+        """Rank what a request asks for."""
+        pool, clock, among = prepared.pool, prepared.clock, prepared.among
         if pool is None:
-            indices = [item for item in left_out if isinstance(item, int)]
-            ranked = self.selector.rank_catalogue(evaluated.scores, indices, selection)
+            left_out = [item for item in prepared.left_out if isinstance(item, int)]
+            ranked = self.selector.rank_catalogue(evaluated.scores, left_out, prepared.selection)
         else:
-            ranked = self.selector.rank_pool(evaluated.scores, pool, selection)
+            ranked = self.selector.rank_pool(evaluated.scores, pool, prepared.selection)
         clock.lap("sort")
         return Recommendation(
             ranked,
-            [*read.matched, *(among.matched if among else [])],
-            [*(skipped for part in resolved for skipped in part.skipped), *unavailable],
-            MODEL if read.items else POPULARITY,
+            [*prepared.read.matched, *(among.matched if among else [])],
+            [*(skipped for part in prepared.resolved for skipped in part.skipped), *prepared.unavailable],
+            MODEL if prepared.read.items else POPULARITY,
             clock.milliseconds,
             evaluated.computed,
             evaluated.avoided,
         )
-
-    def _evaluate(
-        self, history: Sequence[Item], pool: Sequence[Item] | None, session: str | None, clock: Clock
-    ) -> Evaluated:
-        """Scores of the catalogue, or of ``pool``, after a history."""
-        session = None if session is None else str(session)
-        if not history or pool == []:
-            clock.lap("encode")
-            scores = self.selector.popular(pool)
-            clock.lap("prefill")
-            return Evaluated(scores, 0, 0)
-        entries = self._encode(history)
-        in_prompt: list[Entry] = []  # the candidates, where the prompt asks about them
-        if pool is not None and not self.bundle.prompt.format.ranks_catalogue:
-            in_prompt = self._encode(pool)
-        clock.lap("encode")
-        _, tokens = self.engine.count_tokens(entries, in_prompt)
-        state = np.empty(0, np.float32)
-        if in_prompt:
-            scores, computed = self.engine.score_candidates(entries, in_prompt, session)
-        elif pool is not None and not all(isinstance(item, int) for item in pool):
-            evaluation = self.engine.evaluate([entries], session)
-            scores, state, computed = evaluation.scores[0], evaluation.states[0], evaluation.tokens
-        elif session is None:
-            scores, computed = self.engine.scores([entries])[0], tokens
-        else:
-            scores, computed = self.engine.score_session(session, entries)
-        clock.lap("prefill")
-        if pool is not None and not in_prompt:
-            scores = self._candidate_scores(scores, state, pool)
-        avoided = max(0, len(self.bundle.prompt.prefix) + tokens - computed)  # an engine may cache nothing
-        return Evaluated(scores, computed, avoided)
 
     def recommend_batch(
         self,
@@ -288,7 +291,7 @@ class Recommender:
             UsageError: As in ``recommend``.
         """
         resolved = self._resolve(history, "history", allow_new, on_unknown)
-        return resolved, self._encode(resolved.items)
+        return resolved, self._evaluator.encode(resolved.items)
 
     @cached_property
     def teacher(self) -> "Retriever | None":
@@ -346,8 +349,12 @@ class Recommender:
         """
         among = self._resolve([] if candidates is None else candidates, "candidates", False, "skip")
         _, entries = self.entries(history)
-        in_prompt = [] if self.bundle.prompt.format.ranks_catalogue else self._encode(among.items)
+        in_prompt = [] if self.bundle.prompt.format.ranks_catalogue else self._evaluator.encode(among.items)
         return self.engine.count_tokens(entries, in_prompt)[1] if entries else 0
+
+    def share_availability(self, other: "Recommender") -> None:
+        """Recommend what another recommender of the same bundle does, also when that is changed."""
+        self.selector.availability = self.availability = other.availability
 
     def close(self) -> None:
         """Free the model; nothing in a forked process, which did not load it."""
@@ -374,15 +381,6 @@ class Recommender:
 
     def _resolve(self, values: Any, where: str, allow_new: bool, on_unknown: OnUnknown) -> Resolved:
         return resolve(self._matcher, values, where, allow_new, on_unknown)
-
-    def _encode(self, items: Sequence[Item]) -> list[Entry]:
-        """The engine's entries of items, which are indices or the words of new items."""
-        return [item if isinstance(item, int) else self.new_entry(item) for item in items]
-
-    def _candidate_scores(self, scores: Floats, state: Floats, candidates: Sequence[Item]) -> Floats:
-        """Scores of candidates out of the catalogue's; ``state`` scores those outside it."""
-        values = [scores[c] if isinstance(c, int) else float(self.new_item(c)[1] @ state) for c in candidates]
-        return np.array(values, np.float32)
 
     def new_entry(self, title: str, text: str = "") -> Entry:
         """The engine's entry for an item that was not trained: its vector, or its tokens where histories are titles."""

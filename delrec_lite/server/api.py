@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
+from functools import partial
 from importlib import resources
 from typing import Any
 
@@ -18,7 +19,9 @@ from delrec_lite.server import messages
 from delrec_lite.server.availability import AvailabilityState
 from delrec_lite.server.catalog import AvailabilityBody, catalog_router
 from delrec_lite.server.guard import Guard
+from delrec_lite.server.keys import Keys
 from delrec_lite.server.metrics import Metrics
+from delrec_lite.server.rates import RateLimit
 from delrec_lite.server.request_id import HEADER
 from delrec_lite.server.schemas import (
     BatchAnswer,
@@ -29,11 +32,13 @@ from delrec_lite.server.schemas import (
     ItemAnswer,
     RecommendAnswer,
     RecommendBody,
+    SessionHeader,
     TeacherAnswer,
     TeacherBody,
 )
 from delrec_lite.server.steps import batch_steps, explanation_steps, recommend_steps, size_of, teacher_steps
 from delrec_lite.server.worker import DeadlineExceeded, QueueFull, Work, Worker
+from delrec_lite.server.workers import Workers
 from delrec_lite.version import __version__
 
 _FAILURES: dict[int | str, dict[str, Any]] = {
@@ -43,29 +48,33 @@ _FAILURES: dict[int | str, dict[str, Any]] = {
     413: {"model": Failure, "description": "The body is too long"},
     415: {"model": Failure, "description": "The body is not sent as JSON"},
     422: {"model": Failure, "description": "The request is not valid"},
+    429: {"model": Failure, "description": "Too many requests with this key"},
     503: {"model": Failure, "description": "Too many requests are waiting, or a change cannot be kept"},
     504: {"model": Failure, "description": "No answer in time"},
 }
 
 
 def make_api(
-    worker: Worker,
-    key: str | None = None,
+    worker: Worker | Workers,
+    key: str | Keys | None = None,
     log_bodies: bool = False,
     root_path: str = "",
     cors_origins: Sequence[str] = (),
     state: AvailabilityState | None = None,
+    limit: RateLimit | None = None,
 ) -> FastAPI:
     """The application; it closes ``worker`` when it shuts down.
 
     Args:
         worker: Owns the model.
-        key: Required from every caller; None: no key is required.
+        key: Required from every caller, one of them if there are several; None: no key is required.
         log_bodies: Log the bodies of requests, histories included.
         root_path: Prefix of all paths behind a proxy, such as ``/recs``; paths without it are answered too.
         state: What was changed about the availability of items; None: nothing, and changes are kept in memory.
         cors_origins: Other sites whose pages may call the API from a browser, such as ``https://shop.example``.
+        limit: On each caller's requests.
     """
+    keys = key if isinstance(key, Keys) else Keys({"key": key} if key else {})
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -74,22 +83,26 @@ def make_api(
 
     api = FastAPI(title="delrec-lite", version=__version__, lifespan=lifespan, redoc_url=None)
     metrics = Metrics(worker.waiting)
+    worker.on_group = metrics.evaluated
     _handle_errors(api)
 
     state = AvailabilityState() if state is None else state
 
-    async def answer(work: Work, size: int = 1) -> Any:
+    async def answer(work: Work, size: int = 1, joins: bool = False, session: str | None = None) -> Any:
         state.refresh(worker.recommender.availability)
-        future = asyncio.wrap_future(worker.ask(work, size))
+        future = asyncio.wrap_future(worker.ask(work, size, joins, session))
         try:
             return await asyncio.wait_for(future, worker.seconds + 1.0)
         except TimeoutError as error:
             raise DeadlineExceeded("no answer in time", "send a smaller request, or try again in a moment") from error
 
     @api.post("/v1/recommend", response_model=RecommendAnswer, responses=_FAILURES)
-    async def recommend(body: RecommendBody, request: Request) -> Any:
+    async def recommend(body: RecommendBody, request: Request, x_session: SessionHeader = None) -> Any:
         """Rank the next items after one history."""
-        recommendation = await answer(lambda recommender: recommend_steps(recommender, body), size_of(body))
+        if body.session is None and x_session:
+            body = body.model_copy(update={"session": x_session})
+        steps = partial(recommend_steps, body=body)
+        recommendation = await answer(steps, size_of(body), joins=True, session=body.session)
         prefix = len(worker.recommender.bundle.prompt.prefix)
         metrics.tokens(recommendation.tokens_computed, recommendation.tokens_avoided, prefix)
         return {"request_id": request.state.request_id, **asdict(recommendation)}
@@ -120,7 +133,9 @@ def make_api(
         skipped = [asdict(skipped) for skipped in ranking.skipped]
         return {"kinds": list(kinds), "items": [asdict(item) for item in ranking], "skipped": skipped}
 
-    @api.get("/v1/items", response_model=list[ItemAnswer], responses={422: _FAILURES[422], 401: _FAILURES[401]})
+    few: dict[int | str, dict[str, Any]] = {status: _FAILURES[status] for status in (401, 422, 429)}
+
+    @api.get("/v1/items", response_model=list[ItemAnswer], responses=few)
     async def items(
         query: str = Query("", max_length=500, description="Words of a title; empty: the most popular items."),
         limit: int = Query(10, ge=1, le=100),
@@ -159,14 +174,20 @@ def make_api(
     api.include_router(catalog_router(worker, state, _FAILURES))
     route_paths = frozenset(str(getattr(route, "path", "")) for route in api.routes)
     api.add_middleware(
-        Guard, metrics=metrics, route_paths=route_paths, key=key, log_bodies=log_bodies, root_path=root_path
+        Guard,
+        metrics=metrics,
+        route_paths=route_paths,
+        keys=keys,
+        log_bodies=log_bodies,
+        root_path=root_path,
+        limit=limit,
     )
     if cors_origins:  # outside the guard: a browser asks for permission without the key
         api.add_middleware(
             CORSMiddleware,
             allow_origins=list(cors_origins),
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", HEADER],
+            allow_headers=["Authorization", "Content-Type", "X-Session", HEADER],
             expose_headers=["Retry-After", HEADER],
         )
     return api

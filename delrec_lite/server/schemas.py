@@ -2,6 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
+from fastapi import Header
 from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
 from pydantic import Field as F
 
@@ -28,6 +29,9 @@ Diversity = Annotated[
 ]
 Discount = Annotated[float, F(ge=0, le=1000, description="How much less a popular item counts; 0: off.")]
 Excluded = Annotated[list[Title], F(max_length=2000, description="Never recommend these.")]
+SessionHeader = Annotated[
+    str | None, Header(max_length=128, description="As `session`, which counts where both are given.")
+]
 
 
 class _Body(BaseModel):

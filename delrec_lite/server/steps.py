@@ -28,9 +28,11 @@ def size_of(body: RecommendBody | TeacherBody | ExplainBody) -> int:
 
 
 def recommend_steps(recommender: Recommender, body: RecommendBody) -> Steps:
-    """Rank what comes after one history; returns a ``Recommendation``."""
+    """Rank what comes after one history, which is evaluated with others that wait; returns a ``Recommendation``."""
     yield from _look_up(recommender, titles_of(body), 1)
-    return recommender.recommend(**body.model_dump())
+    prepared = recommender.prepare(**body.model_dump())
+    evaluated = yield prepared
+    return recommender.finish(prepared, evaluated)
 
 
 def teacher_steps(recommender: Recommender, body: TeacherBody) -> Steps:
