@@ -230,7 +230,7 @@ class Words:
             )
             for n, word in enumerate(worded.asked)
         ]
-        best = np.argsort(-worded.fit, kind="stable")[:FITTING] if worded.asked else []
+        best = np.argsort(-worded.fit, kind="stable")[: FITTING if worded.asked else 0]
         return WordsExplained(worded.read, contributions, [self._bundle.items.titles[i] for i in best])
 
     def _fit_of_titles(self, worded: Worded, titles: Sequence[str]) -> Floats:

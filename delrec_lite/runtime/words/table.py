@@ -158,8 +158,8 @@ class WordTable:
     def _check(self, items: int) -> None:
         """Raise a ValueError where the arrays do not fit each other or the catalogue."""
         shapes = self.vectors.ndim, self.item_words.ndim, self.lengths.ndim
-        kinds = self.vectors.dtype, self.item_words.dtype, self.lengths.dtype
-        if shapes != (2, 1, 1) or kinds != (np.int8, np.int32, np.int32):
+        kinds = [array.dtype.name for array in (self.vectors, self.item_words, self.lengths)]
+        if shapes != (2, 1, 1) or kinds != ["int8", "int32", "int32"]:
             raise ValueError(f"arrays of {kinds} with {shapes} dimensions")
         if len(self.vectors) != len(self.words) or len(self.lengths) != items:
             raise ValueError(f"{len(self.vectors)} vectors of {len(self.words)} words, {len(self.lengths)} items")
