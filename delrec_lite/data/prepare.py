@@ -65,13 +65,18 @@ def prepare(
     """
     asset = find_dataset(name)
     interactions, titles = _resolved(asset.reader)(source)
-    texts = _side_text(asset, source, text_columns) if text_columns else {}
+    texts = side_text(asset, source, text_columns) if text_columns else {}
     columns = _item_columns(asset, source, item_columns) if item_columns else NO_COLUMNS
     settings = Settings(k_core, m, seed, split, tuple(text_columns), duplicates, repeats, tuple(item_columns))
     return prepare_tables(name, interactions, titles, out, settings, console, texts, checks, columns)
 
 
-def _side_text(asset: Asset, source: Path, columns: Sequence[str]) -> Mapping[str, str]:
+def side_text(asset: Asset, source: Path, columns: Sequence[str]) -> Mapping[str, str]:
+    """Side text of each item id of a pulled data set.
+
+    Raises:
+        UsageError: It has no such side text.
+    """
     if not asset.text_reader:
         raise UsageError(f"{asset.name} has no side text", "leave out --text-columns")
     texts: Mapping[str, str] = _resolved(asset.text_reader)(source, columns)

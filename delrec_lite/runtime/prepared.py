@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from delrec_lite.data.types import Floats
-from delrec_lite.runtime.answer import Clock, Evaluated
+from delrec_lite.runtime.answer import Clock, Evaluated, Recommendation, basis_of, read_of
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.base import Engine
 from delrec_lite.runtime.engines.groups import evaluate_group
@@ -14,6 +14,7 @@ from delrec_lite.runtime.new_items import NewItems
 from delrec_lite.runtime.prompting.encoder import Entry
 from delrec_lite.runtime.resolving import Item, Resolved, Skipped
 from delrec_lite.runtime.selection import Selection, Selector
+from delrec_lite.runtime.words.reading import Worded, Words
 
 
 @dataclass
@@ -28,6 +29,7 @@ class Prepared:
         left_out: Keys of all that is not ranked.
         pool: The candidates that are ranked; None: the whole catalogue.
         unavailable: Candidates that cannot be recommended now.
+        worded: What was read of its words; None: it has none.
         session: Whose cache the evaluation continues.
         clock: Began with the request.
         entries: The engine's, of the history; none: popularity ranks.
@@ -42,6 +44,7 @@ class Prepared:
     left_out: set[Item]
     pool: list[Item] | None
     unavailable: list[Skipped]
+    worded: Worded | None
     session: str | None
     clock: Clock
     entries: list[Entry] = field(default_factory=list)
@@ -128,3 +131,32 @@ class Evaluator:
             scores = np.array([scores[c] if isinstance(c, int) else new[c] for c in request.pool], np.float32)
         avoided = max(0, len(self._bundle.prompt.prefix) + request.tokens - computed)  # an engine may cache nothing
         return Evaluated(scores, computed, avoided)
+
+
+def finished(prepared: Prepared, evaluated: Evaluated, selector: Selector, words: Words) -> Recommendation:
+    """Rank what a request asks for.
+
+    Args:
+        prepared: The request.
+        evaluated: Its scores.
+        selector: Chooses the items of the answer.
+        words: Of the same bundle: mixes the request's words in.
+    """
+    pool, clock, among = prepared.pool, prepared.clock, prepared.among
+    scores = words.mixed(prepared.worded, evaluated.scores, pool)
+    if pool is None:
+        left_out = [item for item in prepared.left_out if isinstance(item, int)]
+        ranked = selector.rank_catalogue(scores, left_out, prepared.selection)
+    else:
+        ranked = selector.rank_pool(scores, pool, prepared.selection)
+    clock.lap("sort")
+    return Recommendation(
+        ranked,
+        [*prepared.read.matched, *(among.matched if among else [])],
+        [*(skipped for part in prepared.resolved for skipped in part.skipped), *prepared.unavailable],
+        basis_of(prepared.read.items, prepared.worded),
+        clock.milliseconds,
+        evaluated.computed,
+        evaluated.avoided,
+        read_of(prepared.worded),
+    )

@@ -10,7 +10,7 @@ import numpy as np
 
 from delrec_lite.data.types import Floats
 from delrec_lite.errors import ForkError, MissingPackageError, UsageError, install_line
-from delrec_lite.runtime.answer import MODEL, POPULARITY, Clock, Evaluated, Ranking, Recommendation
+from delrec_lite.runtime.answer import Clock, Evaluated, Ranking, Recommendation, basis_of, read_of
 from delrec_lite.runtime.arguments import Title, Titles, index_rows, lists_in, values_in
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.base import Engine
@@ -19,10 +19,11 @@ from delrec_lite.runtime.item_vectors import ItemVectors
 from delrec_lite.runtime.manifest import INSIDE
 from delrec_lite.runtime.matching import Match, Matcher
 from delrec_lite.runtime.new_items import NewItems
-from delrec_lite.runtime.prepared import Evaluator, Prepared
+from delrec_lite.runtime.prepared import Evaluator, Prepared, finished
 from delrec_lite.runtime.prompting.encoder import Entry
 from delrec_lite.runtime.resolving import OnUnknown, Resolved, key_of, resolve, resolve_one
 from delrec_lite.runtime.selection import Selection, Selector
+from delrec_lite.runtime.words.reading import Words, one_for_each
 
 if TYPE_CHECKING:
     from delrec_lite.runtime.retriever import Retriever
@@ -35,6 +36,7 @@ class Recommender:
         availability: Which items can be recommended now, and how that is changed.
         columns: The item columns that ``where`` can name.
         selector: Chooses the items of an answer out of scores.
+        words: Reads the words of requests.
         vectors: Of items, by which diversity measures how alike they are.
 
     Args:
@@ -50,6 +52,7 @@ class Recommender:
         self._new_items = NewItems(bundle, engine)
         self.vectors = ItemVectors(engine, self._new_items, len(items.ids))
         self.selector = Selector(bundle, self.vectors, self._matcher)
+        self.words = Words(bundle)
         self.availability, self.columns = self.selector.availability, self.selector.columns
         self._evaluator = Evaluator(bundle, engine, self._new_items, self.selector)
 
@@ -110,6 +113,8 @@ class Recommender:
         where: str | None = None,
         diversity: float = 0.0,
         popularity_discount: float = 0.0,
+        words: str | None = None,
+        words_weight: float | None = None,
     ) -> Recommendation:
         """Rank what comes next; the most popular first where nothing of the history is known.
 
@@ -131,13 +136,15 @@ class Recommender:
             where: Recommend only items that this filter over item columns keeps, see ``runtime.filters``.
             diversity: 0 to 1: how much less an item counts that is like one before it, see ``selection.diverse``.
             popularity_discount: From 0: how much less a popular item counts, see ``selection.discounted``.
+            words: What is wanted, such as "space adventure, not for children", see ``Words.read``.
+            words_weight: Of the words, 0 to 100; default: the one that validation users chose.
 
         Raises:
             UsageError: An argument of another kind, no candidates in a list of them, no list of them for a bundle that
                 ranks candidates alone, no valid filter; with ``refuse``: an unknown title.
         """
         asked = (history, k, candidates, allow_new, exclude_history, exclude, session, on_unknown)
-        prepared = self.prepare(*asked, where, diversity, popularity_discount)
+        prepared = self.prepare(*asked, where, diversity, popularity_discount, words, words_weight)
         return self.finish(prepared, self.evaluate([prepared])[0])
 
     def prepare(
@@ -153,6 +160,8 @@ class Recommender:
         where: str | None = None,
         diversity: float = 0.0,
         popularity_discount: float = 0.0,
+        words: str | None = None,
+        words_weight: float | None = None,
     ) -> Prepared:
         """Read a request, without the model; arguments and errors as in ``recommend``."""
         selection = Selection.of(k, where, diversity, popularity_discount)
@@ -167,9 +176,10 @@ class Recommender:
             left_out |= {key_of(item) for item in read.items}
         self.selector.mask(where)  # an error in the filter comes before the model is asked
         pool, unavailable = (None, []) if among is None else self.selector.pool(among, left_out, where)
+        worded = self.words.read(words, words_weight, alone=not read.items)
         clock.lap("match")
         session = None if session is None else str(session)
-        prepared = Prepared(selection, read, among, excluded, left_out, pool, unavailable, session, clock)
+        prepared = Prepared(selection, read, among, excluded, left_out, pool, unavailable, worded, session, clock)
         self._evaluator.encode_request(prepared)
         return prepared
 
@@ -183,22 +193,7 @@ class Recommender:
 
     def finish(self, prepared: Prepared, evaluated: Evaluated) -> Recommendation:
         """Rank what a request asks for."""
-        pool, clock, among = prepared.pool, prepared.clock, prepared.among
-        if pool is None:
-            left_out = [item for item in prepared.left_out if isinstance(item, int)]
-            ranked = self.selector.rank_catalogue(evaluated.scores, left_out, prepared.selection)
-        else:
-            ranked = self.selector.rank_pool(evaluated.scores, pool, prepared.selection)
-        clock.lap("sort")
-        return Recommendation(
-            ranked,
-            [*prepared.read.matched, *(among.matched if among else [])],
-            [*(skipped for part in prepared.resolved for skipped in part.skipped), *prepared.unavailable],
-            MODEL if prepared.read.items else POPULARITY,
-            clock.milliseconds,
-            evaluated.computed,
-            evaluated.avoided,
-        )
+        return finished(prepared, evaluated, self.selector, self.words)
 
     def recommend_batch(
         self,
@@ -212,11 +207,13 @@ class Recommender:
         where: str | None = None,
         diversity: float = 0.0,
         popularity_discount: float = 0.0,
+        words: Iterable[str | None] | None = None,
+        words_weight: float | None = None,
     ) -> list[Ranking]:
         """The first ``k`` for many histories of titles at once; arguments as in ``recommend``.
 
-        ``candidates`` and ``exclude`` hold one list, or None, for each history. With candidates or new items the
-        histories are evaluated one after another.
+        ``candidates`` and ``exclude`` hold one list, or None, for each history, ``words`` one text, or None. With
+        candidates or new items the histories are evaluated one after another.
 
         Raises:
             UsageError: As in ``recommend``; or not as many lists as histories.
@@ -224,26 +221,29 @@ class Recommender:
         selection = Selection.of(k, where, diversity, popularity_discount)
         given = values_in(histories, "histories", ordered=True)
         among, out = (lists_in(v, w, len(given)) for v, w in ((candidates, "candidates"), (exclude, "exclude")))
+        texts = one_for_each(words, len(given))
         if allow_new or any(pool is not None for pool in among):
             options: dict[str, Any] = {**vars(selection), "exclude_history": exclude_history, "on_unknown": on_unknown}
+            options |= {"allow_new": allow_new, "words_weight": words_weight}
             answers = [
-                self.recommend(history, candidates=pool, exclude=left_out, allow_new=allow_new, **options)
-                for history, pool, left_out in zip(given, among, out, strict=True)
+                self.recommend(history, candidates=pool, exclude=left_out, words=text, **options)
+                for history, pool, left_out, text in zip(given, among, out, texts, strict=True)
             ]
-            return [Ranking(answer.items, answer.skipped, answer.basis) for answer in answers]
+            return [Ranking(answer.items, answer.skipped, answer.basis, answer.words) for answer in answers]
         read = [self._resolve(history, f"histories[{n}]", False, on_unknown) for n, history in enumerate(given)]
         left_out = [self._resolve(v or [], f"exclude[{n}]", False, on_unknown) for n, v in enumerate(out)]
         self.selector.mask(where)
         exclude_history = not self.bundle.repeats if exclude_history is None else exclude_history
+        asked = [self.words.read(text, words_weight, not r.items) for text, r in zip(texts, read, strict=True)]
         known = [n for n, resolved in enumerate(read) if resolved.items]
         scores = dict(zip(known, self.scores([read[n].indices for n in known]) if known else [], strict=True))
         rankings = []
         for n, (resolved, excluded) in enumerate(zip(read, left_out, strict=True)):
-            values = scores[n] if n in scores else self.selector.popular()
+            values = self.words.mixed(asked[n], scores[n] if n in scores else self.selector.popular())
             indices = [*excluded.indices, *(resolved.indices if exclude_history else [])]
             ranked = self.selector.rank_catalogue(values, indices, selection)
             skipped = [*resolved.skipped, *excluded.skipped]
-            rankings.append(Ranking(ranked, skipped, MODEL if resolved.items else POPULARITY))
+            rankings.append(Ranking(ranked, skipped, basis_of(resolved.items, asked[n]), read_of(asked[n])))
         return rankings
 
     def scores(self, histories: Iterable[Any]) -> Floats:
@@ -369,6 +369,7 @@ class Recommender:
         """
         _ = self.teacher
         self.look_up("a new title")  # prepares the search among the titles
+        self.words.preload()
         with suppress(MissingPackageError):  # the package gguf: the requests that need it say so
             self.new_item("a new title")
             self.vectors.preload()

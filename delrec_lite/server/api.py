@@ -116,6 +116,7 @@ def make_api(
             "answers": [[asdict(item) for item in ranking] for ranking in rankings],
             "skipped": [[asdict(skipped) for skipped in ranking.skipped] for ranking in rankings],
             "basis": [ranking.basis for ranking in rankings],
+            "words": [asdict(ranking.words) if ranking.words else None for ranking in rankings],
         }
 
     @api.post("/v1/explain", response_model=ExplainAnswer, responses=_FAILURES)
