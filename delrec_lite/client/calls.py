@@ -1,7 +1,7 @@
 """The server's paths as calls: what is sent, and what the answer becomes. Both clients send the same ones."""
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypedDict
 
