@@ -39,7 +39,7 @@ def questions(recommender: Recommender, texts: Sequence[str], targets: Any) -> d
     """The words of every user, by kind."""
     rng = random.Random(SEED)
     one = [rng.choice(parts_of(texts[t])) for t in targets]
-    table = recommender.words.table
+    table = recommender.words.table  # its own neighbours: kinder to the ranking than people's words
     return {
         "the next item's side text": [", ".join(parts_of(texts[t])) for t in targets],
         "one part of it": one,
