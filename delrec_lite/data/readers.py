@@ -8,33 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from delrec_lite.data.badrows import SHOWN, BadRows
+from delrec_lite.data.badrows import BadRows
+from delrec_lite.data.checked import Columns, check_rows
 from delrec_lite.data.packages import arrow
 from delrec_lite.data.tables import DETECTED, Layout, OpenTable, Table, open_table
-from delrec_lite.data.times import read_times, why_invalid
+from delrec_lite.data.times import times_of
 from delrec_lite.data.types import Ints
-from delrec_lite.data.values import as_text, distinct, is_missing, missing, why_missing
+from delrec_lite.data.values import is_missing, why_missing
 from delrec_lite.errors import DataError, UsageError
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Names of the columns of a file.
-
-    Attributes:
-        user: User id.
-        item: Item id, in the log and in the item list.
-        time: Orders a user's interactions: a Unix time, a counter, or a date and time in ISO 8601.
-        title: Item title, in the item list.
-
-    In files without a header they are numbers from 1: by default user, item and time are the first three columns of
-    the log, and item and title the first two of the item list.
-    """
-
-    user: str = "user_id"
-    item: str = "item_id"
-    time: str = "timestamp"
-    title: str = "title"
 
 
 @dataclass(frozen=True)
@@ -108,36 +89,27 @@ def read_interactions(
     """
     bad = bad or BadRows()
     opened = open_table(path, layout, names, (columns.user, columns.item, columns.time))
-    if opened.numbered:
-        columns = _numbered(columns, user="1", item="2", time="3")
+    columns = log_columns(columns, opened.numbered)
     table = opened.read((columns.user, columns.item, columns.time))
-    users, user_ids = distinct(table.columns[columns.user], table.where(columns.user))
-    items, item_ids = distinct(table.columns[columns.item], table.where(columns.item))
-    times = read_times(table.columns[columns.time], table.where(columns.time))
-    no_user, no_item = missing(user_ids, layout.keep_na)[users], missing(item_ids, layout.keep_na)[items]
-    unusable = no_user | no_item | ~times.valid
-    malformed = unusable.copy()
-    examples = list(table.malformed)
-    # Spreadsheets write blank rows; a row with these three columns empty is skipped and counted, not malformed.
-    empty_user, empty_item = missing(user_ids, True)[users], missing(item_ids, True)[items]
-    for record in np.flatnonzero(empty_user & empty_item & ~times.valid):
-        malformed[record] = bool(_text_at(table, columns.time, int(record)))
-    for record in np.flatnonzero(malformed)[:SHOWN]:
-        reason = why_invalid(table.label(columns.time), _text_at(table, columns.time, int(record)))
-        for name, ids, rows, is_wrong in (
-            (columns.item, item_ids, items, no_item),
-            (columns.user, user_ids, users, no_user),
-        ):
-            if is_wrong[record]:
-                reason = f"{table.label(name)} {why_missing(ids[rows[record]])}"
-        examples.append((table.row(int(record)), reason))
-    words = bool((no_user & ~empty_user | no_item & ~empty_item).any())
-    bad.add(path, len(table.malformed) + int(malformed.sum()), examples, words)
+    rows = check_rows(table, columns, layout.keep_na)
+    times = times_of(rows.times, table.where(columns.time))
+    bad.add(path, rows.malformed, rows.examples, rows.words)
     bad.notes += times.notes
-    bad.skip(path, int((unusable & ~malformed).sum()))
-    if unusable.all():
-        raise DataError(f"{path} holds no interactions", "check that it is the right file")
-    return Interactions(user_ids, item_ids, users, items, times.values).take(~unusable)
+    bad.skip(path, rows.blank)
+    if not rows.usable.any():
+        raise no_interactions(path)
+    ids = (tuple(rows.user_ids.to_pylist()), tuple(rows.item_ids.to_pylist()))
+    return Interactions(*ids, rows.users, rows.items, times.values).take(rows.usable)
+
+
+def no_interactions(path: Path) -> DataError:
+    """The error for a log without a row that can be used."""
+    return DataError(f"{path} holds no interactions", "check that it is the right file")
+
+
+def log_columns(columns: Columns, numbered: bool) -> Columns:
+    """The columns of a log, which have numbers if it has no header."""
+    return _numbered(columns, user="1", item="2", time="3") if numbered else columns
 
 
 def read_titles(
@@ -264,8 +236,3 @@ def titles_of(
     bad.add(table.path, len(malformed), malformed, words)
     bad.skip(table.path, blank)
     return title_of
-
-
-def _text_at(table: Table, name: str, record: int) -> str:
-    text: str = as_text(table.columns[name].slice(record, 1))[0].as_py()
-    return text

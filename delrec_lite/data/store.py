@@ -3,8 +3,8 @@
 ``dataset.json`` (counts, settings, fingerprint), ``catalog.json`` (ids, titles, side texts), ``users.json`` (ids),
 ``sequences.npz`` (``items`` of all users concatenated, ``lengths`` per user, ``cuts`` of a split by time, ``unasked``
 users without questions, ``asked`` users who were sampled),
-``candidates-valid.json`` and ``candidates-test.json``. Schema 2, of large data sets, has arrays in place of the last three:
-see ``arrays``.
+``candidates-valid.json`` and ``candidates-test.json``. Schema 2, of large data sets, has arrays in place of the last
+three: see ``arrays``.
 """
 
 import hashlib
