@@ -1,8 +1,8 @@
 """A large data set's arrays as files that are mapped into memory: sequences, cuts, users with questions, candidates.
 
-``items.npy`` (int32, the items of all users one after another), ``offsets.npy`` (int64 ``[users + 1]``, where each user's
-begin), ``candidates-valid.npy`` and ``candidates-test.npy`` (int32 ``[questions, m]``); where there are any, ``cuts.npy``,
-``unasked.npy`` and ``asked.npy``, as in ``Dataset``.
+``items.npy`` (int32, the items of all users one after another), ``offsets.npy`` (int64 ``[users + 1]``, where each
+user's begin), ``candidates-valid.npy`` and ``candidates-test.npy`` (int32 ``[questions, m]``); where there are any,
+``cuts.npy``, ``unasked.npy`` and ``asked.npy``, as in ``Dataset``.
 """
 
 from collections.abc import Iterable, Mapping

@@ -38,6 +38,7 @@ def prepare(
     duplicates: Duplicates = "keep",
     repeats: bool | None = None,
     checks: Checks | None = None,
+    test_users: int | None = None,
 ) -> Dataset:
     """Prepare a pulled data set.
 
@@ -54,6 +55,7 @@ def prepare(
         duplicates: See ``Settings``.
         repeats: See ``Settings``.
         checks: Gets what was found in the log.
+        test_users: See ``Settings``.
 
     Raises:
         DataError: Malformed rows, no interactions after the k-core, or no questions.
@@ -63,7 +65,7 @@ def prepare(
     asset = find_dataset(name)
     interactions, titles = _resolved(asset.reader)(source)
     texts = _side_text(asset, source, text_columns) if text_columns else {}
-    settings = Settings(k_core, m, seed, split, tuple(text_columns), duplicates, repeats)
+    settings = Settings(k_core, m, seed, split, tuple(text_columns), duplicates, repeats, test_users)
     return prepare_tables(name, interactions, titles, out, settings, console, texts, checks)
 
 
@@ -303,6 +305,12 @@ def k_core(
 def id_order(ids: Sequence[str]) -> list[int]:
     """The order of ids: numbers by value, then the others."""
     return sorted(range(len(ids)), key=lambda n: (not ids[n].isdecimal(), _value(ids[n]), ids[n]))
+
+
+def sort_key(text: str) -> str:
+    """A text that is ordered, with the id itself for equal ones, as ``id_order`` orders ids."""
+    digits = str(_value(text))
+    return f"0{len(digits):03}{digits}" if text.isdecimal() else "1"
 
 
 def _number(ids: Sequence[str], rows: npt.NDArray[np.int64]) -> tuple[list[str], npt.NDArray[np.int64]]:

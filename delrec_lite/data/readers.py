@@ -1,6 +1,6 @@
 """Reads the user's own interaction logs and item lists, with configurable columns and checks of each row."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -9,13 +9,17 @@ import numpy as np
 import numpy.typing as npt
 
 from delrec_lite.data.badrows import BadRows
-from delrec_lite.data.checked import Columns, check_rows
+from delrec_lite.data.checked import Columns as Columns
+from delrec_lite.data.checked import check_rows
+from delrec_lite.data.locations import Location
 from delrec_lite.data.packages import arrow
-from delrec_lite.data.tables import DETECTED, Layout, OpenTable, Table, open_table
+from delrec_lite.data.tables import DETECTED, Layout, OpenTable, Table, joined, open_table
 from delrec_lite.data.times import times_of
 from delrec_lite.data.types import Ints
 from delrec_lite.data.values import is_missing, why_missing
 from delrec_lite.errors import DataError, UsageError
+
+USUAL_COLUMNS = Columns()
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ def parse_columns(text: str) -> Columns:
 
 def read_interactions(
     path: Path,
-    columns: Columns = Columns(),
+    columns: Columns = USUAL_COLUMNS,
     names: Sequence[str] = (),
     bad: BadRows | None = None,
     layout: Layout = DETECTED,
@@ -113,14 +117,14 @@ def log_columns(columns: Columns, numbered: bool) -> Columns:
 
 
 def read_titles(
-    path: Path, columns: Columns = Columns(), bad: BadRows | None = None, layout: Layout = DETECTED
+    path: Path, columns: Columns = USUAL_COLUMNS, bad: BadRows | None = None, layout: Layout = DETECTED
 ) -> dict[str, str]:
     """Title of each item id: the first part of ``read_items``."""
     return read_items(path, (), columns, bad, layout)[0]
 
 
 def read_texts(
-    path: Path, text_columns: Sequence[str], columns: Columns = Columns(), layout: Layout = DETECTED
+    path: Path, text_columns: Sequence[str], columns: Columns = USUAL_COLUMNS, layout: Layout = DETECTED
 ) -> dict[str, str]:
     """Side text of each item id: the second part of ``read_items``, of a list that may have no titles."""
     opened = open_table(path, layout, expected=(columns.item,))
@@ -132,7 +136,7 @@ def read_texts(
 def read_items(
     path: Path,
     text_columns: Sequence[str] = (),
-    columns: Columns = Columns(),
+    columns: Columns = USUAL_COLUMNS,
     bad: BadRows | None = None,
     layout: Layout = DETECTED,
 ) -> tuple[dict[str, str], dict[str, str]]:
@@ -155,9 +159,51 @@ def read_items(
     opened = open_table(path, layout, expected=(columns.title,))
     columns = _item_columns(columns, opened, layout)
     table = opened.read((columns.item, columns.title, *text_columns), lists=text_columns)
+    return _items_of(table, columns, text_columns, bad or BadRows(), layout)
+
+
+def read_items_from(
+    location: Location,
+    text_columns: Sequence[str],
+    columns: Columns,
+    bad: BadRows,
+    layout: Layout,
+    memory: int,
+) -> tuple[dict[str, str], dict[str, str]]:
+    """``read_items`` of all tables of a location; an id's title and text are those of its first row.
+
+    Args:
+        location: Where they are.
+        text_columns: See ``read_items``.
+        columns: See ``read_items``.
+        bad: See ``read_items``.
+        layout: See ``read_items``.
+        memory: Bytes that a database may use.
+    """
+    if location.is_single:
+        return read_items(location.files[0], text_columns, columns, bad, layout)
+    titles: dict[str, str] = {}
+    texts: dict[str, str] = {}
+    for opened in location.opened(layout, (columns.title,), memory=memory // 8):
+        chosen = replace(_numbered(columns, title="2"), item="1") if opened.numbered else columns
+        tables = list(opened.read((chosen.item, chosen.title, *text_columns), text_columns))
+        of_table = _items_of(joined(tables), chosen, text_columns, bad, layout, titles)
+        titles = of_table[0]
+        texts = {**of_table[1], **texts}
+    return titles, texts
+
+
+def _items_of(
+    table: Table,
+    columns: Columns,
+    text_columns: Sequence[str],
+    bad: BadRows,
+    layout: Layout,
+    known: Mapping[str, str] | None = None,
+) -> tuple[dict[str, str], dict[str, str]]:
     items = table.texts(columns.item)
     titles = [" ".join(title.replace("\0", " ").split()) for title in table.texts(columns.title)]
-    title_of = titles_of(table, items, titles, bad or BadRows(), layout.keep_na)
+    title_of = titles_of(table, items, titles, bad, layout.keep_na, known)
     if not text_columns:
         return title_of, {}
     cells = [_cells(table, name) for name in text_columns]
@@ -171,7 +217,7 @@ def _numbered(columns: Columns, **defaults: str) -> Columns:
         UsageError: The user names a column of a file without names.
     """
     named = {name: getattr(columns, name) for name in defaults}
-    usual = Columns()
+    usual = USUAL_COLUMNS
     if wrong := [f"{k}={v}" for k, v in named.items() if not v.isdecimal() and v != getattr(usual, k)]:
         raise UsageError(
             f"--columns {wrong[0]}: without a header, columns have numbers", "write user=1,item=2,time=3,title=2"
@@ -212,10 +258,15 @@ def _cells(table: Table, name: str) -> list[str]:
 
 
 def titles_of(
-    table: Table, items: Sequence[str], titles: Sequence[str], bad: BadRows, keep_na: bool = False
+    table: Table,
+    items: Sequence[str],
+    titles: Sequence[str],
+    bad: BadRows,
+    keep_na: bool = False,
+    known: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """Title of each item id; malformed rows go to ``bad``."""
-    title_of: dict[str, str] = {}
+    """Title of each item id, ``known`` ones among them; malformed rows go to ``bad``."""
+    title_of = dict(known or {})
     malformed = list(table.malformed)
     words, blank = False, 0
     for record, (item, title) in enumerate(zip(items, titles, strict=True)):

@@ -106,7 +106,7 @@ class Dataset:
     def questions(self, split: str) -> Ints:
         """User and position of every target of a split: int64 ``[questions, 2]``, ordered by user.
 
-        Without users of ``unasked`` or outside ``asked``, and unless ``repeats`` without items that the user had before.
+        Without users of ``unasked`` or outside ``asked``; unless ``repeats``, without items that the user had before.
         """
         targets = self.targets(split)
         has_questions = np.full(len(self.sequences), self.asked is None)
