@@ -1,8 +1,8 @@
 """Preparing a log larger than memory: ``python -m delrec_lite.bench.preparing_large --work FOLDER --out FILE``.
 
-Makes logs of ``--rows`` interactions (default one, ten and a hundred million) in a folder of Parquet files, users and items as
-uneven as in a real log, and runs ``delrec-lite prepare --memory 2GB --test-users 10000`` on each in a new process, whose
-memory is that of all its processes at once.
+Makes logs of ``--rows`` interactions (default one, ten and a hundred million) in a folder of Parquet files, users and
+items as uneven as in a real log, and runs ``delrec-lite prepare --memory 2GB --test-users 10000`` on each in a new
+process, whose memory is that of all its processes at once.
 """
 
 import argparse
@@ -35,7 +35,7 @@ BYTES_READ, BYTES_SORTED, BYTES_PASSED = 24, 2 * 40 + 2 * 32, 4 * 12 + 2 * 4
 
 
 def write_log(folder: Path, rows: int, seed: int = 1) -> tuple[Path, Path]:
-    """A folder of Parquet files with a log in the order of time, and an item list; ``rows`` / 50 users, Zipf's items."""
+    """A folder of Parquet files with a log in the order of time, ``rows`` / 50 users, Zipf's items; and an item list."""
     rng = np.random.default_rng(seed)
     log, titles = folder / "log", folder / "items.parquet"
     log.mkdir(parents=True)
