@@ -35,7 +35,7 @@ BYTES_READ, BYTES_SORTED, BYTES_PASSED = 24, 2 * 40 + 2 * 32, 4 * 12 + 2 * 4
 
 
 def write_log(folder: Path, rows: int, seed: int = 1) -> tuple[Path, Path]:
-    """A folder of Parquet files with a log in the order of time, ``rows`` / 50 users, Zipf's items; and an item list."""
+    """A folder of Parquet files with a log by time, ``rows`` / 50 users and Zipf's items; and an item list."""
     rng = np.random.default_rng(seed)
     log, titles = folder / "log", folder / "items.parquet"
     log.mkdir(parents=True)

@@ -21,7 +21,15 @@ from delrec_lite.cli.app import app
 from delrec_lite.data import batches, blocks, large, memory, sequences
 from delrec_lite.data.databases import parse_query
 from delrec_lite.data.store import load_candidates, load_dataset, load_settings
-from delrec_lite.errors import DataError, FetchError, MissingPackageError, OutOfMemoryError, StorageError, UsageError
+from delrec_lite.errors import (
+    DataError,
+    DelrecError,
+    FetchError,
+    MissingPackageError,
+    OutOfMemoryError,
+    StorageError,
+    UsageError,
+)
 
 ITEMS = "item_id,title,brand\n" + "".join(f'{{0}}{n},"Lamp {n % 30}, large",b{n % 3}\n' for n in range(60))
 
@@ -57,7 +65,11 @@ def prepare(log, folder, *options, items=None):
     items = items or Path(str(folder / "items.csv"))
     command = ["prepare", "shop", "--interactions", str(log), "--items", str(items), "--json", *map(str, options)]
     done = CliRunner().invoke(app, [*command, "--candidates", "5"])
-    return json.loads(done.stdout) if done.exit_code == 0 else done
+    if done.exit_code == 0:
+        return json.loads(done.stdout)
+    error = done.exception
+    assert isinstance(error, DelrecError), (done.output, error)
+    return error
 
 
 def both(log, folder, *options):
@@ -68,8 +80,8 @@ def both(log, folder, *options):
 
 
 def assert_equal(folder, whole, parts):
-    assert isinstance(whole, dict), (whole.output, whole.exception)
-    assert isinstance(parts, dict), (parts.output, parts.exception)
+    assert isinstance(whole, dict), whole
+    assert isinstance(parts, dict), parts
     assert {**parts, "folder": ""} == {**whole, "folder": ""}
     for name in ("users.json", "catalog.json"):
         assert (folder / "parts" / name).read_bytes() == (folder / "whole" / name).read_bytes()
@@ -97,7 +109,7 @@ DATES = [f"{datetime(2024, 1, 1) + timedelta(hours=n):%Y-%m-%dT%H:%M:%S}" for n 
     [
         (),
         ("--split", "chronological"),
-        ("--k-core", 12, "--duplicates", "first"),
+        ("--k-core", 8, "--duplicates", "first"),
         ("--duplicates", "last", "--no-repeats"),
         ("--duplicates", "consecutive", "--test-users", 10, "--text-columns", "brand"),
     ],
@@ -149,7 +161,7 @@ def test_bad_rows_are_refused_and_dropped_with_the_same_words(tmp_path, separato
     options = ("--separator", separator)
     whole, parts = both(log, tmp_path, *options)
     assert whole.exit_code == parts.exit_code == DataError.exit_code
-    assert whole.stderr == parts.stderr
+    assert (whole.message, whole.hint) == (parts.message, parts.hint)
     assert not (tmp_path / "parts").exists()
     for extra in ((), ("--keep-na",)):
         assert_equal(tmp_path, *both(log, tmp_path, *options, "--on-bad-row", "drop", *extra))
@@ -176,7 +188,7 @@ def test_json_lines_and_a_json_list(tmp_path):
     for name in ("log.jsonl", "log.json"):
         assert_equal(tmp_path, *both(tmp_path / name, tmp_path, "--on-bad-row", "drop"))
     done = prepare(tmp_path / "log.jsonl", tmp_path, "--columns", "time=when", "--memory", "1GB")
-    assert "has no column 'when'" in done.stderr
+    assert "has no column 'when'" in done.message + done.hint
 
 
 def parquet(folder, rows, **kinds):
@@ -235,7 +247,7 @@ def test_every_source_gives_the_same_data_set(tmp_path):
     expected = prepare(tmp_path / "whole.parquet", tmp_path, "--out", tmp_path / "whole")["fingerprint"]
     for number, place in enumerate(places):
         prepared = prepare(place, tmp_path, "--out", tmp_path / f"out-{number}")
-        assert isinstance(prepared, dict), (place, prepared.output, prepared.exception)
+        assert isinstance(prepared, dict), (place, prepared)
         assert prepared["fingerprint"] == expected, place
     titles = f"duckdb:{tmp_path}/items.duckdb?SELECT * FROM items"
     with duckdb.connect(str(tmp_path / "items.duckdb")) as duck:
@@ -256,7 +268,7 @@ def test_every_source_gives_the_same_data_set(tmp_path):
     [
         ("sqlite:{0}/shop.db", UsageError, "sqlite: needs a database and a query"),
         ("sqlite:{0}/none.db?orders", DataError, "no file at"),
-        ("sqlite:{0}/shop.db?SELECT nothing FROM orders", DataError, "no such column: nothing"),
+        ("sqlite:{0}/shop.db?SELECT absent FROM orders", DataError, "no such column: absent"),
         ("sqlite:{0}/shop.db?orders", DataError, "has no column 'user_id'"),
         ("duckdb:{0}/items.csv?orders", DataError, "cannot read duckdb:"),
         ("duckdb:{0}/shop.duckdb?SELECT * FROM absent", DataError, "absent"),
@@ -279,8 +291,8 @@ def test_places_that_cannot_be_read_are_one_clear_error(tmp_path, place, code, s
     (tmp_path / "damaged" / "a.parquet").write_bytes(whole[:1000] + b"\0" * 400 + whole[1400:])
     before = sorted(tmp_path.iterdir())
     done = prepare(place.format(tmp_path), tmp_path, "--memory", "1GB", "--out", tmp_path / "out")
-    assert done.exit_code == code.exit_code, (done.output, done.exception)
-    assert says in " ".join(done.stderr.split())
+    assert done.exit_code == code.exit_code, done
+    assert says in done.message + done.hint
     assert sorted(path for path in tmp_path.iterdir() if not path.name.endswith(".lock")) == before
 
 
@@ -294,7 +306,7 @@ def test_postgres_is_asked_by_psycopg_and_a_database_that_is_down_is_one_line(tm
     monkeypatch.setitem(sys.modules, "psycopg", None)
     done = prepare(place, tmp_path)
     assert done.exit_code == MissingPackageError.exit_code
-    assert 'pip install "psycopg[binary]"' in done.stderr
+    assert 'pip install "psycopg[binary]"' in done.message + done.hint
     rows = rows_of()
     expected = prepare(written(tmp_path, rows), tmp_path, "--out", tmp_path / "whole")["fingerprint"]
 
@@ -323,7 +335,7 @@ def test_postgres_is_asked_by_psycopg_and_a_database_that_is_down_is_one_line(tm
     psycopg.connect = refuse
     done = prepare(place, tmp_path, "--out", tmp_path / "other")
     assert done.exit_code == FetchError.exit_code
-    assert "connection refused Is the server running?" in " ".join(done.stderr.split())
+    assert "connection refused Is the server running?" in done.message + done.hint
     assert not (tmp_path / "other").exists()
 
 
@@ -351,9 +363,8 @@ def test_damaged_arrays_are_refused(tmp_path, name):
     content = bytearray(path.read_bytes())
     for damaged in (bytes(content[:-8]), bytes(content[:-8]) + b"\1\0\0\0\1\0\0\0", b""):
         path.write_bytes(damaged)
-        with pytest.raises(DataError, match="prepare|cannot read|was changed|belongs to"):
-            load_dataset(tmp_path / "a")
-            load_candidates(tmp_path / "a")
+        with pytest.raises(DataError, match="cannot read|was changed|belongs to"):
+            (load_candidates if name.startswith("candidates") else load_dataset)(tmp_path / "a")
 
 
 @pytest.mark.parametrize(("text", "count"), [("2GB", 2 * 10**9), ("1500 mb", 1500 * 10**6), ("1.5GiB", 3 * 2**29)])
@@ -378,7 +389,7 @@ def test_a_log_that_memory_might_not_hold_goes_through_files(tmp_path, monkeypat
     assert (tmp_path / "b" / "sequences.npz").exists()
     done = prepare(log, tmp_path, "--memory", "1GB")
     assert done.exit_code == MissingPackageError.exit_code
-    assert "delrec-lite[data]" in done.stderr
+    assert "delrec-lite[data]" in done.message + done.hint
 
 
 @pytest.mark.parametrize(
