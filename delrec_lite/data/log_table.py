@@ -154,7 +154,7 @@ class LogTable:
             f"{users} ORDER BY 1, 3, r"
         )
         for batch in ordered.to_arrow_reader(rows):
-            yield tuple(batch.column(name).to_numpy(zero_copy_only=False) for name in ("u", "item", "t"))  # type: ignore[misc]
+            yield tuple(batch.column(name).to_numpy(zero_copy_only=False) for name in ("u", "item", "t"))
 
     def user_ids(self, users: Ints) -> Sequence[str]:
         """The ids of users, given the numbers that ``sorted_rows`` has for them, ascending."""

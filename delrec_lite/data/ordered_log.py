@@ -96,11 +96,12 @@ def write_ordered(batches: Iterable[Batch], folder: Path, time: npt.DTypeLike, i
     """
     folder.mkdir()
     numbers, lengths, rows, duplicates = [], [], 0, 0
+    names = ("",) * items  # nothing here reads an id
     with (folder / "items.bin").open("wb") as item_file, (folder / "times.bin").open("wb") as time_file:
         for users, of_item, times in _whole_users(batches):
             starts = np.flatnonzero(np.append(True, users[1:] != users[:-1]))
             found, positions = users[starts], np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(users))))
-            log = Interactions((), range(items), positions, of_item.astype(np.int64), times)
+            log = Interactions((), names, positions, of_item.astype(np.int64), times)
             rows += len(log)
             duplicates += _exact(log)
             log = without_duplicates(log, rule)

@@ -113,7 +113,8 @@ class Dataset:
         has_questions[list(self.asked or ())] = True
         has_questions[list(self.unasked)] = False
         targets = targets[has_questions[targets[:, 0]]]
-        return targets if self.repeats else targets[~had_before(self.sequences, targets)]
+        asked: Ints = targets if self.repeats else targets[~had_before(self.sequences, targets)]
+        return asked
 
     def targets(self, split: str) -> Ints:
         """User and position of every item of a split that has a history, as ``questions``."""
