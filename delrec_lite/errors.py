@@ -77,6 +77,7 @@ EXTRAS = {
     "duckdb": "data",
     "fastapi": "serve",
     "gguf": "gguf",
+    "httpx2": "client",
     "huggingface_hub": "train",
     "llama_cpp": "gguf",
     "matplotlib": "plots",

@@ -44,6 +44,13 @@ def prepare(
         str,
         typer.Option(help="Columns of the item list to keep as side text, such as `category,brand`."),
     ] = "",
+    item_columns: Annotated[
+        str,
+        typer.Option(
+            help="Columns of the item list to keep for filters, such as `category,price,available,tags:list`; "
+            "a type (text, number, truth, list) is found in the values where none is named."
+        ),
+    ] = "",
     on_bad_row: Annotated[
         str, typer.Option(help="refuse or drop malformed rows; both report their number and the first few.")
     ] = "refuse",
@@ -87,10 +94,11 @@ def prepare(
     from delrec_lite.data.memory import memory_for
     from delrec_lite.data.prepare import drop_untitled, prepare_tables
     from delrec_lite.data.prepare import prepare as prepare_pulled
-    from delrec_lite.data.readers import parse_columns, parse_text_columns, read_interactions, read_items
+    from delrec_lite.data.readers import parse_columns, parse_text_columns, read_interactions, read_item_list
     from delrec_lite.data.sources import is_stdin
     from delrec_lite.data.store import Settings, dataset_files, parse_split
     from delrec_lite.data.tables import Layout
+    from delrec_lite.data.typed_columns import parse_specs
     from delrec_lite.errors import UsageError
     from delrec_lite.files import check_folder
     from delrec_lite.hub.pull import pull
@@ -100,8 +108,10 @@ def prepare(
     folder = out or Path("data") / name
     check_folder(folder, "data set", dataset_files)  # before minutes of reading, not after
     bad, untitled, checks = BadRows(parse_policy(on_bad_row)), 0, Checks()
-    text_names, rule, parts = parse_text_columns(text_columns), parse_duplicates(duplicates), parse_split(split)
-    settings = Settings(k_core, candidates, seed, parts, text_names, rule, repeats, test_users)
+    text_names, kept = parse_text_columns(text_columns), parse_text_columns(item_columns)
+    specs = parse_specs(kept)
+    rule, doubles = parse_split(split), parse_duplicates(duplicates)
+    settings = Settings(k_core, candidates, seed, rule, text_names, doubles, repeats, kept, test_users)
     if (interactions is None) != (items is None):
         raise UsageError("--interactions and --items go together", "give both: the log, and the titles of its items")
     if interactions is not None and items is not None:
@@ -117,15 +127,16 @@ def prepare(
             dataset, untitled = prepare_large(name, source, folder, settings, bad, console, checks)
         else:
             log = read_interactions(Path(interactions), names, bad=bad, layout=layout)
-            titles, texts = read_items(Path(items), text_names, names, bad, layout)
+            listed = read_item_list(Path(items), text_names, specs, names, bad, layout)
             for malformed in bad.files:
                 console.say(f"  dropped: {malformed}")
             if bad.policy == "drop":
-                log, untitled = drop_untitled(log, titles)
+                log, untitled = drop_untitled(log, listed.titles)
                 if untitled:
                     console.say(f"  dropped: {untitled} interactions with items that have no title")
             checks.notes += bad.notes
-            dataset = prepare_tables(name, log, titles, folder, settings, console, texts, checks)
+            texts, rows = listed.texts, listed.rows
+            dataset = prepare_tables(name, log, listed.titles, folder, settings, console, texts, checks, rows)
     else:
         if unused := [
             option
@@ -153,6 +164,7 @@ def prepare(
             settings.duplicates,
             repeats,
             checks,
+            kept,
             test_users,
         )
     data = {
@@ -166,6 +178,7 @@ def prepare(
         "seed": seed,
         "split": settings.split,
         **({"text_columns": list(text_names)} if text_names else {}),
+        **({"item_columns": {c.name: c.kind for c in dataset.catalog.columns}} if kept else {}),
         **({"test_users": test_users} if test_users else {}),
         "duplicates": settings.duplicates,
         "repeats": dataset.repeats,

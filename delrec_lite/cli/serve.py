@@ -34,6 +34,12 @@ def serve(
     pid_file: Annotated[
         Path | None, typer.Option(help="File for the process id: written at the start, removed at the end.")
     ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            help="File that keeps changes of availability over a restart; default: a reload alone keeps them."
+        ),
+    ] = None,
     log_histories: Annotated[
         bool,
         typer.Option(
@@ -65,5 +71,6 @@ def serve(
         root_path=root_path,
         cors_origins=tuple(cors_origin or ()),
         pid_file=pid_file,
+        state=state,
     )
     run(bundle, settings)

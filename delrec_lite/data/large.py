@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from delrec_lite.data.sources import copy_pipe
 from delrec_lite.data.store import Settings, dataset_files, make_dataset, write_large
 from delrec_lite.data.tables import Layout
 from delrec_lite.data.times import TimesSoFar
+from delrec_lite.data.typed_columns import parse_specs
 from delrec_lite.data.types import Catalog, Dataset, Ints
 from delrec_lite.errors import DataError, StorageError
 from delrec_lite.files import put_in_place, writing
@@ -112,12 +113,13 @@ def _prepared(
     table = LogTable(work, int(source.memory * ENGINE_SHARE), cores_allowed())
     try:
         times = _read(source, table, work, bad, console)
-        titles, texts = read_items_from(
-            source.items, settings.text_columns, source.columns, bad, source.layout, source.memory
+        specs = parse_specs(settings.item_columns)
+        listed = read_items_from(
+            source.items, settings.text_columns, specs, source.columns, bad, source.layout, source.memory
         )
         for malformed in bad.files:
             console.say(f"  dropped: {malformed}")
-        ids, untitled = table.number_items(titles if bad.policy == "drop" else None)
+        ids, untitled = table.number_items(listed.titles if bad.policy == "drop" else None)
         if not ids:
             raise DataError("no item of the log is in the item list", "check that both files use the same item ids")
         if untitled:
@@ -141,8 +143,8 @@ def _prepared(
     shutil.rmtree(log.folder)
     catalog = Catalog(core_ids := tuple(i for i, kept in zip(ids, items, strict=True) if kept), core_ids)
     dataset, tally = _split(name, catalog, user_ids, core, staging, settings)
-    dataset = replace(dataset, catalog=titled_catalog(dataset, titles, texts if settings.text_columns else None))
-    dataset = make_dataset(name, dataset.catalog, user_ids, dataset.sequences, dataset.cuts)
+    catalog = titled_catalog(dataset, listed.titles, listed.texts, listed.rows)
+    dataset = make_dataset(name, catalog, user_ids, dataset.sequences, dataset.cuts)
     check_core(checks, before, dataset, settings.k_core, tally)
     dataset, candidates = asked(dataset, settings, checks)
     shutil.rmtree(work)

@@ -12,11 +12,13 @@ import numpy.typing as npt
 from delrec_lite.console import QUIET, Console
 from delrec_lite.data.candidates import SPLITS, sample_candidates, sampled_users, users_to_leave_out
 from delrec_lite.data.checks import USUAL, Checks, Tally, check_repeats, few_left_out
+from delrec_lite.data.columns import NO_COLUMNS, ItemRows
 from delrec_lite.data.duplicates import Duplicates, exact_duplicates, without_duplicates
 from delrec_lite.data.readers import Interactions
 from delrec_lite.data.sequences import lengths_of
 from delrec_lite.data.store import Settings, SplitRule, make_dataset, save_dataset
 from delrec_lite.data.titles import unique_titles
+from delrec_lite.data.typed_columns import parse_specs
 from delrec_lite.data.types import CandidateSets, Catalog, Dataset
 from delrec_lite.errors import DataError, UsageError
 from delrec_lite.hub.registry import Asset, find_dataset
@@ -38,6 +40,7 @@ def prepare(
     duplicates: Duplicates = "keep",
     repeats: bool | None = None,
     checks: Checks | None = None,
+    item_columns: Sequence[str] = (),
     test_users: int | None = None,
 ) -> Dataset:
     """Prepare a pulled data set.
@@ -55,18 +58,21 @@ def prepare(
         duplicates: See ``Settings``.
         repeats: See ``Settings``.
         checks: Gets what was found in the log.
+        item_columns: Columns to keep for filters; ``genres`` and ``year`` of ml-100k.
         test_users: See ``Settings``.
 
     Raises:
         DataError: Malformed rows, no interactions after the k-core, or no questions.
         StorageError: ``out`` cannot be written.
-        UsageError: No data set of this name, or it has no such side text.
+        UsageError: No data set of this name, or it has no such side text or column.
     """
     asset = find_dataset(name)
     interactions, titles = _resolved(asset.reader)(source)
     texts = _side_text(asset, source, text_columns) if text_columns else {}
-    settings = Settings(k_core, m, seed, split, tuple(text_columns), duplicates, repeats, test_users)
-    return prepare_tables(name, interactions, titles, out, settings, console, texts, checks)
+    columns = _item_columns(asset, source, item_columns) if item_columns else NO_COLUMNS
+    kept = tuple(item_columns)
+    settings = Settings(k_core, m, seed, split, tuple(text_columns), duplicates, repeats, kept, test_users)
+    return prepare_tables(name, interactions, titles, out, settings, console, texts, checks, columns)
 
 
 def _side_text(asset: Asset, source: Path, columns: Sequence[str]) -> Mapping[str, str]:
@@ -74,6 +80,13 @@ def _side_text(asset: Asset, source: Path, columns: Sequence[str]) -> Mapping[st
         raise UsageError(f"{asset.name} has no side text", "leave out --text-columns")
     texts: Mapping[str, str] = _resolved(asset.text_reader)(source, columns)
     return texts
+
+
+def _item_columns(asset: Asset, source: Path, columns: Sequence[str]) -> ItemRows:
+    if not asset.column_reader:
+        raise UsageError(f"{asset.name} has no item columns", "leave out --item-columns")
+    rows: ItemRows = _resolved(asset.column_reader)(source, parse_specs(columns))
+    return rows
 
 
 def _resolved(reader: Any) -> Any:
@@ -89,6 +102,7 @@ def prepare_tables(
     console: Console = QUIET,
     texts: Mapping[str, str] | None = None,
     checks: Checks | None = None,
+    columns: ItemRows = NO_COLUMNS,
 ) -> Dataset:
     """Prepare any log; ``titles`` and ``texts`` give each item id's title and side text. Otherwise as ``prepare``."""
     check_settings(settings)
@@ -96,7 +110,7 @@ def prepare_tables(
     checks.rows, checks.duplicates = len(interactions), exact_duplicates(interactions)
     interactions = without_duplicates(interactions, settings.duplicates)
     checks.duplicates_left_out = checks.rows - len(interactions)
-    dataset = build_dataset(name, interactions, titles, settings.k_core, settings.split, texts, checks)
+    dataset = build_dataset(name, interactions, titles, settings.k_core, settings.split, texts, checks, columns)
     dataset, candidates = asked(dataset, settings, checks)
     save_dataset(dataset, candidates, settings, out, checks.dump())
     say_result(dataset, settings, checks, console)
@@ -144,6 +158,7 @@ def build_dataset(
     split: SplitRule = "leave-one-out",
     texts: Mapping[str, str] | None = None,
     checks: Checks | None = None,
+    columns: ItemRows = NO_COLUMNS,
 ) -> Dataset:
     """Filter, order by time (ties by the order of the file) and number users and items from 0.
 
@@ -166,7 +181,8 @@ def build_dataset(
     times = np.split(interactions.times[rows], np.cumsum(lengths)[:-1])
     cuts = None if split == "leave-one-out" else _cuts_by_time(times)
     ids = tuple(item_ids[i] for i in core_items)
-    catalog = titled_catalog(Dataset(name, Catalog(ids, ids), (), tuple(sequences), "", cuts), titles, texts)
+    untitled = Dataset(name, Catalog(ids, ids), (), tuple(sequences), "", cuts)
+    catalog = titled_catalog(untitled, titles, texts, columns)
     dataset = make_dataset(name, catalog, [user_ids[u] for u in core_users], sequences, cuts)
     before = {"users": len(np.unique(users)), "items": len(np.unique(items)), "rows": len(users)}
     tally = Tally()
@@ -175,8 +191,10 @@ def build_dataset(
     return dataset
 
 
-def titled_catalog(dataset: Dataset, titles: Mapping[str, str], texts: Mapping[str, str] | None) -> Catalog:
-    """The catalogue of a data set whose items have no titles yet: unique titles and side texts.
+def titled_catalog(
+    dataset: Dataset, titles: Mapping[str, str], texts: Mapping[str, str] | None, columns: ItemRows = NO_COLUMNS
+) -> Catalog:
+    """The catalogue of a data set whose items have no titles yet: unique titles, side texts and columns.
 
     Raises:
         DataError: An item has no title, or a part of the split is empty.
@@ -192,7 +210,7 @@ def titled_catalog(dataset: Dataset, titles: Mapping[str, str], texts: Mapping[s
         _refuse_empty_parts(dataset)
     # Popularity without validation and test items, so that the number in a title does not depend on them.
     unique = unique_titles([titles[i] for i in ids], dataset.popularity().tolist())
-    return Catalog(ids, unique, tuple(texts.get(i, "") for i in ids) if texts else ())
+    return Catalog(ids, unique, tuple(texts.get(i, "") for i in ids) if texts else (), columns.of(ids))
 
 
 def check_core(checks: Checks, before: Mapping[str, int], dataset: Dataset, k_core: int, tally: Tally) -> None:

@@ -1,6 +1,6 @@
 """Reads the user's own interaction logs and item lists, with configurable columns and checks of each row."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,12 @@ import numpy.typing as npt
 from delrec_lite.data.badrows import BadRows
 from delrec_lite.data.checked import Columns as Columns
 from delrec_lite.data.checked import check_rows
+from delrec_lite.data.columns import ItemColumn, ItemRows
 from delrec_lite.data.locations import Location
 from delrec_lite.data.packages import arrow
 from delrec_lite.data.tables import DETECTED, Layout, OpenTable, Table, joined, open_table
 from delrec_lite.data.times import times_of
+from delrec_lite.data.typed_columns import ColumnSpec, typed_column
 from delrec_lite.data.types import Ints
 from delrec_lite.data.values import is_missing, why_missing
 from delrec_lite.errors import DataError, UsageError
@@ -140,74 +142,127 @@ def read_items(
     bad: BadRows | None = None,
     layout: Layout = DETECTED,
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Title and side text of each item id, from an item list; the formats are those of ``read_interactions``.
+    """Title and side text of each item id: the first parts of ``read_item_list``."""
+    listed = read_item_list(path, text_columns, (), columns, bad, layout)
+    return listed.titles, listed.texts
+
+
+@dataclass(frozen=True)
+class ItemList:
+    """What an item list says.
+
+    Attributes:
+        titles: Title of each item id.
+        texts: Side text of each item id; empty without columns of it.
+        rows: The item columns to keep.
+    """
+
+    titles: dict[str, str]
+    texts: dict[str, str]
+    rows: ItemRows
+
+
+def read_item_list(
+    path: Path,
+    text_columns: Sequence[str] = (),
+    item_columns: Sequence[ColumnSpec] = (),
+    columns: Columns = USUAL_COLUMNS,
+    bad: BadRows | None = None,
+    layout: Layout = DETECTED,
+    found: bool = False,
+) -> ItemList:
+    """Title, side text and columns of each item id, from an item list in a format of ``read_interactions``.
 
     Args:
         path: The item list.
         text_columns: Columns of the side text, in the order in which the text has them; cells may be lists of words.
+        item_columns: Columns to keep beside it; cells may be lists of words.
         columns: Names of the other columns.
         bad: Collects malformed rows: a wrong number of fields, an open quote, a missing id or title, an id with a
             second title. Default: they are refused.
         layout: How the file is written.
-
-    Returns:
-        The titles; the side texts, empty without ``text_columns``.
+        found: Keep those of ``item_columns`` that the list has; otherwise it must have all.
 
     Raises:
-        DataError: No such file or column, or malformed rows that are refused.
+        DataError: No such file or column, malformed rows that are refused, or a value that is not of its column's type.
     """
     opened = open_table(path, layout, expected=(columns.title,))
     columns = _item_columns(columns, opened, layout)
-    table = opened.read((columns.item, columns.title, *text_columns), lists=text_columns)
-    return _items_of(table, columns, text_columns, bad or BadRows(), layout)
+    specs = [spec for spec in item_columns if spec.name in opened.names or not found]
+    return _list_of(opened.read, columns, text_columns, specs, bad or BadRows(), layout)
 
 
 def read_items_from(
     location: Location,
     text_columns: Sequence[str],
+    item_columns: Sequence[ColumnSpec],
     columns: Columns,
     bad: BadRows,
     layout: Layout,
     memory: int,
-) -> tuple[dict[str, str], dict[str, str]]:
-    """``read_items`` of all tables of a location; an id's title and text are those of its first row.
+) -> ItemList:
+    """``read_item_list`` of all tables of a location, one after another.
 
     Args:
         location: Where they are.
-        text_columns: See ``read_items``.
-        columns: See ``read_items``.
-        bad: See ``read_items``.
-        layout: See ``read_items``.
+        text_columns: See ``read_item_list``.
+        item_columns: See ``read_item_list``.
+        columns: See ``read_item_list``.
+        bad: See ``read_item_list``.
+        layout: See ``read_item_list``.
         memory: Bytes that a database may use.
     """
     if location.is_single:
-        return read_items(location.files[0], text_columns, columns, bad, layout)
-    titles: dict[str, str] = {}
-    texts: dict[str, str] = {}
-    for opened in location.opened(layout, (columns.title,), memory=memory // 8):
-        chosen = replace(_numbered(columns, title="2"), item="1") if opened.numbered else columns
-        tables = list(opened.read((chosen.item, chosen.title, *text_columns), text_columns))
-        of_table = _items_of(joined(tables), chosen, text_columns, bad, layout, titles)
-        titles = of_table[0]
-        texts = {**of_table[1], **texts}
-    return titles, texts
+        return read_item_list(location.files[0], text_columns, item_columns, columns, bad, layout)
+    opened = list(location.opened(layout, (columns.title,), memory=memory // 8))
+    if opened[0].numbered:
+        columns = replace(_numbered(columns, title="2"), item="1")
+
+    def read(names: Sequence[str], lists: Sequence[str]) -> Table:
+        return joined([table for part in opened for table in part.read(names, lists)], location.path)
+
+    return _list_of(read, columns, text_columns, item_columns, bad, layout)
 
 
-def _items_of(
-    table: Table,
+def _list_of(
+    read: Callable[[Sequence[str], Sequence[str]], Table],
     columns: Columns,
     text_columns: Sequence[str],
+    specs: Sequence[ColumnSpec],
     bad: BadRows,
     layout: Layout,
-    known: Mapping[str, str] | None = None,
-) -> tuple[dict[str, str], dict[str, str]]:
+) -> ItemList:
+    kept = [spec.name for spec in specs]
+    table = read((columns.item, columns.title, *text_columns, *kept), (*text_columns, *kept))
     items = table.texts(columns.item)
     titles = [" ".join(title.replace("\0", " ").split()) for title in table.texts(columns.title)]
-    title_of = titles_of(table, items, titles, bad, layout.keep_na, known)
-    if not text_columns:
-        return title_of, {}
-    cells = [_cells(table, name) for name in text_columns]
-    return title_of, texts_of(items, cells, layout.keep_na)
+    title_of = titles_of(table, items, titles, bad, layout.keep_na)
+    texts = texts_of(items, [_cells(table, name) for name in text_columns], layout.keep_na) if text_columns else {}
+    return ItemList(title_of, texts, ItemRows(items, _typed(table, specs, layout)))
+
+
+def read_item_rows(
+    path: Path,
+    item_columns: Sequence[ColumnSpec],
+    columns: Columns = USUAL_COLUMNS,
+    bad: BadRows | None = None,
+    layout: Layout = DETECTED,
+) -> ItemRows:
+    """The columns of ``read_item_list``, of a list that may have no titles; raises the same."""
+    opened = open_table(path, layout, expected=(columns.item,))
+    columns = _item_columns(columns, opened, layout)
+    names = [spec.name for spec in item_columns]
+    table = opened.read((columns.item, *names), lists=names)
+    (bad or BadRows()).add(path, len(table.malformed), table.malformed)
+    return ItemRows(table.texts(columns.item), _typed(table, item_columns, layout))
+
+
+def _typed(table: Table, specs: Sequence[ColumnSpec], layout: Layout) -> tuple[ItemColumn, ...]:
+    """A table's columns to keep, with their types."""
+    return tuple(
+        typed_column(spec, _parts(table, spec.name), table.where(spec.name), table.row, layout.keep_na)
+        for spec in specs
+    )
 
 
 def _numbered(columns: Columns, **defaults: str) -> Columns:
@@ -230,7 +285,7 @@ def _item_columns(columns: Columns, opened: OpenTable, layout: Layout) -> Column
     if opened.numbered:
         return replace(_numbered(columns, title="2"), item="1")
     if not layout.header and columns.item not in opened.names:
-        usual = Columns().item
+        usual = USUAL_COLUMNS.item
         return replace(columns, item=usual if usual in opened.names else opened.names[0])
     return columns
 
@@ -257,16 +312,20 @@ def _cells(table: Table, name: str) -> list[str]:
     return table.texts(name)
 
 
+def _parts(table: Table, name: str) -> list[Any]:
+    """A column's cells: texts, or lists of texts."""
+    pa, column = arrow(), table.columns[name]
+    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
+        return table.texts(name)
+    cells: list[Any] = column.to_pylist()
+    return cells
+
+
 def titles_of(
-    table: Table,
-    items: Sequence[str],
-    titles: Sequence[str],
-    bad: BadRows,
-    keep_na: bool = False,
-    known: Mapping[str, str] | None = None,
+    table: Table, items: Sequence[str], titles: Sequence[str], bad: BadRows, keep_na: bool = False
 ) -> dict[str, str]:
-    """Title of each item id, ``known`` ones among them; malformed rows go to ``bad``."""
-    title_of = dict(known or {})
+    """Title of each item id; malformed rows go to ``bad``."""
+    title_of: dict[str, str] = {}
     malformed = list(table.malformed)
     words, blank = False, 0
     for record, (item, title) in enumerate(zip(items, titles, strict=True)):

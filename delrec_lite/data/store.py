@@ -1,6 +1,7 @@
 """Reads and writes a prepared data set as a folder of JSON, npz and npy files, without pickle.
 
-``dataset.json`` (counts, settings, fingerprint), ``catalog.json`` (ids, titles, side texts), ``users.json`` (ids),
+``dataset.json`` (counts, settings, fingerprint), ``catalog.json`` (ids, titles, side texts), ``columns.json`` (item
+columns, where there are any), ``users.json`` (ids),
 ``sequences.npz`` (``items`` of all users concatenated, ``lengths`` per user, ``cuts`` of a split by time, ``unasked``
 users without questions, ``asked`` users who were sampled),
 ``candidates-valid.json`` and ``candidates-test.json``. Schema 2, of large data sets, has arrays in place of the last
@@ -20,6 +21,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from delrec_lite.data.arrays import ARRAY_FILES, map_sequences, read_candidates, read_cuts, read_users, write_arrays
+from delrec_lite.data.columns import columns_fingerprint, dump_columns, load_columns
 from delrec_lite.data.duplicates import Duplicates
 from delrec_lite.data.sequences import MappedSequences, joined_blocks, lengths_of
 from delrec_lite.data.types import SPLITS, CandidateSets, Catalog, Dataset, Ints
@@ -32,6 +34,7 @@ _AGAIN = "prepare the data set again"
 _FILES = {
     "dataset.json",
     "catalog.json",
+    "columns.json",
     "users.json",
     "sequences.npz",
     "candidates-valid.json",
@@ -52,6 +55,7 @@ class Settings:
         text_columns: Columns of the item list that are kept as side text.
         duplicates: See ``without_duplicates``.
         repeats: Whether an item that a user had before may be the next one; None: if that is usual in the log.
+        item_columns: Columns of the item list that are kept for filters, each maybe with its type: ``price:number``.
         test_users: How many users have questions, drawn with the seed; None: all.
     """
 
@@ -62,13 +66,14 @@ class Settings:
     text_columns: tuple[str, ...] = ()
     duplicates: Duplicates = "keep"
     repeats: bool | None = None
+    item_columns: tuple[str, ...] = ()
     test_users: int | None = None
 
     def dump(self) -> dict[str, Any]:
-        """As JSON values; without ``text_columns`` and ``test_users`` where there are none."""
-        settings = {**vars(self), "text_columns": list(self.text_columns)}
-        absent = {name for name in ("text_columns", "test_users") if not settings[name]}
-        return {name: value for name, value in settings.items() if name not in absent}
+        """As JSON values; without ``text_columns``, ``item_columns`` and ``test_users`` where there are none."""
+        listed = {name: list(getattr(self, name)) for name in ("text_columns", "item_columns")}
+        values = {**vars(self), **listed}
+        return {name: value for name, value in values.items() if value or name not in (*listed, "test_users")}
 
 
 def parse_split(text: str) -> SplitRule:
@@ -202,6 +207,8 @@ def _write_about(
     catalog, texts = dataset.catalog, {"texts": dataset.catalog.texts} if dataset.catalog.texts else {}
     _dump(folder / "catalog.json", {"ids": catalog.ids, "titles": catalog.titles, **texts})
     _dump(folder / "users.json", dataset.user_ids)
+    if catalog.columns:
+        _dump(folder / "columns.json", dump_columns(catalog.columns))
     about = {
         **head,
         "name": dataset.name,
@@ -212,6 +219,7 @@ def _write_about(
         **settings.dump(),
         "repeats": dataset.repeats,
         **({"checks": checks} if checks else {}),
+        **({"columns": columns_fingerprint(catalog.columns)} if catalog.columns else {}),
         "fingerprint": dataset.fingerprint,
     }
     _dump(folder / "dataset.json", about, indent=2)
@@ -237,12 +245,14 @@ def load_dataset(folder: Path) -> Dataset:
         raise DataError(f"{folder} has data set schema {about.get('schema')}, this program reads {schemas}", _AGAIN)
     try:
         titles, users = _load(folder / "catalog.json"), _load(folder / "users.json")
-        catalog = Catalog(tuple(titles["ids"]), tuple(titles["titles"]), tuple(titles.get("texts", ())))
+        columns = load_columns(_load(folder / "columns.json"), len(titles["ids"])) if "columns" in about else ()
+        catalog = Catalog(tuple(titles["ids"]), tuple(titles["titles"]), tuple(titles.get("texts", ())), columns)
         parts = _mapped_parts(folder) if about["schema"] == SCHEMA_OF_ARRAYS else _packed_parts(folder)
         sequences, cuts, unasked, asked = parts
         repeats = about.get("repeats", False)
         dataset = make_dataset(about["name"], catalog, users, sequences, cuts, repeats, unasked or (), asked)
         intact = dataset.fingerprint == about["fingerprint"]
+        intact &= not columns or columns_fingerprint(columns) == about["columns"]
         if "repeats" not in about and has_repeats(dataset):
             # Written when every item was a question; its candidate sets fit if items of the history count.
             dataset = replace(dataset, repeats=True)
@@ -291,6 +301,7 @@ def load_settings(folder: Path) -> tuple[str, Settings]:
             text_columns=tuple(about.get("text_columns", ())),
             duplicates=about.get("duplicates", "keep"),
             repeats=repeats,
+            item_columns=tuple(about.get("item_columns", ())),
             test_users=about.get("test_users"),
         )
     except (KeyError, TypeError) as error:

@@ -74,17 +74,25 @@ class Table:
         return texts
 
 
-def joined(tables: Sequence[Table]) -> Table:
-    """Tables of consecutive rows of one file as one."""
-    first, pa = tables[0], arrow()
-    columns = {
-        name: pa.chunked_array([chunk for table in tables for chunk in table.columns[name].chunks], column.type)
-        for name, column in first.columns.items()
-    }
-    numbers = [number for table in tables for number in table.numbers or []] or None
-    skipped = [number for table in tables for number in table.skipped]
+def joined(tables: Sequence[Table], path: Path) -> Table:
+    """Several tables as one, each row with the number that it has in its file; ``path`` is for errors."""
+    columns = {name: _chunks([table.columns[name] for table in tables]) for name in tables[0].columns}
+    numbers = [table.row(n) for table in tables for n in range(len(next(iter(table.columns.values()))))]
     malformed = [row for table in tables for row in table.malformed]
-    return Table(first.path, columns, first.first_row, skipped, malformed, numbers, first.numbered)
+    return Table(path, columns, 1, malformed=malformed, numbers=numbers, numbered=tables[0].numbered)
+
+
+def _chunks(columns: Sequence[Any]) -> Any:
+    """Columns one after another: of one type, or of lists where one has lists, else of text."""
+    pa = arrow()
+    if any(column.type != columns[0].type for column in columns):
+        texts = [column if pa.types.is_list(column.type) else as_text(column) for column in columns]
+        if any(pa.types.is_list(column.type) for column in texts):
+            parts = [column.to_pylist() for column in texts]
+            cells = [[cell] if isinstance(cell, str) else cell for part in parts for cell in part]
+            return pa.chunked_array([pa.array(cells, pa.list_(pa.string()))])
+        columns = texts
+    return pa.chunked_array([chunk for column in columns for chunk in column.chunks], columns[0].type)
 
 
 @dataclass(frozen=True)

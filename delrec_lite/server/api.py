@@ -13,10 +13,13 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
-from delrec_lite.errors import DelrecError, did_you_mean
+from delrec_lite.errors import DelrecError, StorageError, did_you_mean
 from delrec_lite.server import messages
+from delrec_lite.server.availability import AvailabilityState
+from delrec_lite.server.catalog import AvailabilityBody, catalog_router
 from delrec_lite.server.guard import Guard
 from delrec_lite.server.metrics import Metrics
+from delrec_lite.server.request_id import HEADER
 from delrec_lite.server.schemas import (
     BatchAnswer,
     BatchBody,
@@ -40,7 +43,7 @@ _FAILURES: dict[int | str, dict[str, Any]] = {
     413: {"model": Failure, "description": "The body is too long"},
     415: {"model": Failure, "description": "The body is not sent as JSON"},
     422: {"model": Failure, "description": "The request is not valid"},
-    503: {"model": Failure, "description": "Too many requests are waiting"},
+    503: {"model": Failure, "description": "Too many requests are waiting, or a change cannot be kept"},
     504: {"model": Failure, "description": "No answer in time"},
 }
 
@@ -51,6 +54,7 @@ def make_api(
     log_bodies: bool = False,
     root_path: str = "",
     cors_origins: Sequence[str] = (),
+    state: AvailabilityState | None = None,
 ) -> FastAPI:
     """The application; it closes ``worker`` when it shuts down.
 
@@ -59,6 +63,7 @@ def make_api(
         key: Required from every caller; None: no key is required.
         log_bodies: Log the bodies of requests, histories included.
         root_path: Prefix of all paths behind a proxy, such as ``/recs``; paths without it are answered too.
+        state: What was changed about the availability of items; None: nothing, and changes are kept in memory.
         cors_origins: Other sites whose pages may call the API from a browser, such as ``https://shop.example``.
     """
 
@@ -71,7 +76,10 @@ def make_api(
     metrics = Metrics(worker.waiting)
     _handle_errors(api)
 
+    state = AvailabilityState() if state is None else state
+
     async def answer(work: Work, size: int = 1) -> Any:
+        state.refresh(worker.recommender.availability)
         future = asyncio.wrap_future(worker.ask(work, size))
         try:
             return await asyncio.wait_for(future, worker.seconds + 1.0)
@@ -79,18 +87,19 @@ def make_api(
             raise DeadlineExceeded("no answer in time", "send a smaller request, or try again in a moment") from error
 
     @api.post("/v1/recommend", response_model=RecommendAnswer, responses=_FAILURES)
-    async def recommend(body: RecommendBody) -> Any:
+    async def recommend(body: RecommendBody, request: Request) -> Any:
         """Rank the next items after one history."""
         recommendation = await answer(lambda recommender: recommend_steps(recommender, body), size_of(body))
         prefix = len(worker.recommender.bundle.prompt.prefix)
         metrics.tokens(recommendation.tokens_computed, recommendation.tokens_avoided, prefix)
-        return asdict(recommendation)
+        return {"request_id": request.state.request_id, **asdict(recommendation)}
 
     @api.post("/v1/batch", response_model=BatchAnswer, responses=_FAILURES)
-    async def batch(body: BatchBody) -> Any:
+    async def batch(body: BatchBody, request: Request) -> Any:
         """Rank the next items for many histories, in steps between which other requests are answered."""
         rankings = await answer(lambda recommender: batch_steps(recommender, body), len(body.histories))
         return {
+            "request_id": request.state.request_id,
             "answers": [[asdict(item) for item in ranking] for ranking in rankings],
             "skipped": [[asdict(skipped) for skipped in ranking.skipped] for ranking in rankings],
             "basis": [ranking.basis for ranking in rankings],
@@ -147,6 +156,7 @@ def make_api(
             page_text, headers={"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff"}
         )
 
+    api.include_router(catalog_router(worker, state, _FAILURES))
     route_paths = frozenset(str(getattr(route, "path", "")) for route in api.routes)
     api.add_middleware(
         Guard, metrics=metrics, route_paths=route_paths, key=key, log_bodies=log_bodies, root_path=root_path
@@ -156,8 +166,8 @@ def make_api(
             CORSMiddleware,
             allow_origins=list(cors_origins),
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type"],
-            expose_headers=["Retry-After"],
+            allow_headers=["Authorization", "Content-Type", HEADER],
+            expose_headers=["Retry-After", HEADER],
         )
     return api
 
@@ -181,6 +191,10 @@ def _handle_errors(api: FastAPI) -> None:
     async def deadline_exceeded(_: Request, error: DeadlineExceeded) -> JSONResponse:
         return failure(504, error.message, error.hint)
 
+    @api.exception_handler(StorageError)
+    async def not_kept(_: Request, error: StorageError) -> JSONResponse:
+        return failure(503, error.message, error.hint, **{"Retry-After": "10"})
+
     @api.exception_handler(DelrecError)
     async def refused(_: Request, error: DelrecError) -> JSONResponse:
         return failure(400, error.message, error.hint)
@@ -203,8 +217,9 @@ def _handle_errors(api: FastAPI) -> None:
         return failure(error.status_code, str(error.detail), "see /docs", **headers)
 
     @api.exception_handler(Exception)
-    async def broken(_: Request, __: Exception) -> JSONResponse:
-        return failure(500, "the server made a mistake", "its log has the details; please report them")
+    async def broken(request: Request, _: Exception) -> JSONResponse:
+        headers = {HEADER: request.state.request_id}
+        return failure(500, "the server made a mistake", "its log has the details; please report them", **headers)
 
 
 # The fields of each path's body.
@@ -215,6 +230,7 @@ _FIELDS = {
         ("batch", BatchBody),
         ("explain", ExplainBody),
         ("teacher", TeacherBody),
+        ("catalog/availability", AvailabilityBody),
     )
 }
 

@@ -1,4 +1,4 @@
-"""Middleware for every request: the key, limits on the body, stop when the client disconnects, log line, metrics."""
+"""Middleware for every request: its id, the key, limits on the body, stop on disconnection, log line, metrics."""
 
 import asyncio
 import hmac
@@ -9,6 +9,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from delrec_lite.server.metrics import Metrics
+from delrec_lite.server.request_id import HEADER, request_id
 
 LOG = logging.getLogger("delrec_lite.server")
 # The titles of a thousand histories fit.
@@ -52,13 +53,15 @@ class Guard:
             await self.app(scope, receive, send)
             return
         start, status, body = time.perf_counter(), 500, b""
+        path, name = _below(scope["path"], self.root_path), request_id(dict(scope["headers"]))
+        scope["state"] = {**scope.get("state", {}), "request_id": name}  # also for the answer to a fault
         scope = {**scope, "root_path": self.root_path}
-        path = _below(scope["path"], self.root_path)
 
         async def sending(message: Any) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                message = {**message, "headers": [*message["headers"], (HEADER.lower().encode(), name.encode())]}
             await send(message)
 
         try:
@@ -72,7 +75,8 @@ class Guard:
         finally:
             seconds = time.perf_counter() - start
             self.metrics.answered(path if path in self.route_paths else "other", status, seconds)
-            line = {"method": scope["method"], "path": path[:200], "status": status, "ms": round(seconds * 1e3, 2)}
+            line = {"id": name, "method": scope["method"], "path": path[:200], "status": status}
+            line["ms"] = round(seconds * 1e3, 2)
             if self.log_bodies and body:
                 line["body"] = body.decode("utf-8", "replace")
             LOG.info(json.dumps(line))

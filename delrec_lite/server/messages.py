@@ -8,6 +8,7 @@ from delrec_lite.errors import did_you_mean
 JSON = "application/json"
 _EXAMPLE = '{"history": ["Toy Story (1995)", "id:42"]}'
 _BATCH_EXAMPLE = '{"histories": [["Toy Story (1995)", "id:42"], ["id:7"]]}'
+_AVAILABILITY_EXAMPLE = '{"unavailable": ["id:42"], "available": []}'
 _KINDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}
 _SEE = "see /docs for the fields of a request"
 
@@ -35,7 +36,8 @@ def invalid(errors: Sequence[Mapping[str, Any]], content_type: str, fields: Sequ
     """
     error = errors[0]
     place, kind, value = error["loc"], error["type"], error.get("input")
-    send = f"send JSON such as {_BATCH_EXAMPLE if 'histories' in fields else _EXAMPLE}"
+    examples = {"histories": _BATCH_EXAMPLE, "unavailable": _AVAILABILITY_EXAMPLE}
+    send = f"send JSON such as {next((examples[name] for name in examples if name in fields), _EXAMPLE)}"
     if kind == "json_invalid":
         reason = error.get("ctx", {}).get("error", "it cannot be read")
         message = f"the body is not JSON: {reason} (character {place[-1]})"

@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from delrec_lite.server.pid_file import pid_file
 from delrec_lite.server.signals import catch_hangups, on_hangup
 
 if TYPE_CHECKING:
+    from delrec_lite.server.availability import AvailabilityState
     from delrec_lite.server.worker import Worker
 
 LOG = logging.getLogger("delrec_lite.server")
@@ -42,6 +44,7 @@ class Settings:
         root_path: Prefix of all paths behind a proxy, such as ``/recs``.
         cors_origins: Sites whose pages may call the API, such as ``https://shop.example``; ``*``: all.
         pid_file: Written at the start, removed at the end.
+        state: File that keeps changes of availability over a restart; None: they are kept in memory.
     """
 
     host: str = "127.0.0.1"
@@ -56,6 +59,7 @@ class Settings:
     root_path: str = ""
     cors_origins: tuple[str, ...] = ()
     pid_file: Path | None = None
+    state: Path | None = None
 
     def __post_init__(self) -> None:
         root = self.root_path.strip("/")
@@ -81,6 +85,7 @@ def serve(bundle: Path, settings: Settings) -> None:
         import uvicorn
 
         from delrec_lite.server.api import make_api
+        from delrec_lite.server.availability import AvailabilityState
         from delrec_lite.server.worker import Worker
     except ImportError as error:
         raise MissingPackageError(
@@ -90,9 +95,11 @@ def serve(bundle: Path, settings: Settings) -> None:
     _log_to_stderr()
     # Before the model, so that a used port is reported at once.
     with _listen(settings.host, settings.port) as listening, pid_file(settings.pid_file):
-        worker = Worker(load(bundle, settings), settings.waiting, settings.seconds)
+        state, recommender = AvailabilityState(settings.state), load(bundle, settings)
+        with state.carried_to(recommender.availability):
+            worker = Worker(recommender, settings.waiting, settings.seconds)
         config = uvicorn.Config(
-            make_api(worker, settings.key, settings.log_histories, settings.root_path, settings.cors_origins),
+            make_api(worker, settings.key, settings.log_histories, settings.root_path, settings.cors_origins, state),
             log_level="warning",
             access_log=False,
             timeout_keep_alive=10,
@@ -100,7 +107,7 @@ def serve(bundle: Path, settings: Settings) -> None:
         )
         _announce(listening, worker.recommender, settings)
         try:
-            with on_hangup(lambda: _reload(bundle, settings, worker)):
+            with on_hangup(lambda: _reload(bundle, settings, worker, state)):
                 uvicorn.Server(config).run(sockets=[listening])
         finally:
             worker.close()
@@ -155,7 +162,7 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _reload(bundle: Path, settings: Settings, worker: "Worker") -> None:
+def _reload(bundle: Path, settings: Settings, worker: "Worker", state: "AvailabilityState | None" = None) -> None:
     """Load the bundle from disk again if it verifies; otherwise continue with the loaded one."""
     try:
         newer = load(bundle, settings)
@@ -167,7 +174,8 @@ def _reload(bundle: Path, settings: Settings, worker: "Worker") -> None:
         LOG.error(json.dumps({"reload": "refused", "error": message, "hint": hint}))
         return
     try:
-        worker.replace(newer)
+        with nullcontext() if state is None else state.carried_to(newer.availability):
+            worker.replace(newer)
     except DelrecError:  # the worker was closed in the meantime
         newer.close()
         return
