@@ -162,7 +162,7 @@ def _value(value: Any) -> str | None:
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     text = cell_text(value, False)
-    return str(value) if text is None else text
+    return text if isinstance(text, str) else str(value)
 
 
 def _file(query: Query) -> Path:
