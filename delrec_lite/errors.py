@@ -88,6 +88,7 @@ EXTRAS = {
     "prometheus_client": "serve",
     "pyarrow": "data",
     "pydantic": "train",
+    "ray": "ray",
     "safetensors": "train",
     "scipy": "train",
     "torch": "train",

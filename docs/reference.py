@@ -32,6 +32,9 @@ LIBRARY = {
         "delrec_lite.runtime.retriever.Retriever",
         "delrec_lite.runtime.additions.add_items",
         "delrec_lite.runtime.verify.verify",
+        "delrec_lite.scoring.scorer.Scorer",
+        "delrec_lite.scoring.run.score",
+        "delrec_lite.scoring.run.Options",
     ),
     "A client of a server": (
         "delrec_lite.client.Client",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from delrec_lite.data.packages import arrow
-from delrec_lite.data.sources import cut_or_damaged, encoding_of, packed_kind, refuse_foreign, unreadable
+from delrec_lite.data.sources import check_foreign, cut_or_damaged, encoding_of, packed_as, unreadable
 from delrec_lite.errors import DataError
 
 BLOCK_BYTES = 1 << 24
@@ -54,7 +54,7 @@ def _lines(data: bytes) -> bytes:
 def _decoded(path: Path, parts: Iterator[bytes], encoding: str) -> Iterator[bytes]:
     """The parts as UTF-8."""
     first = next(parts, b"")
-    refuse_foreign(path, first)
+    check_foreign(path, first)
     encoding = encoding_of(first, encoding)
     if encoding == "utf-8":
         yield first
@@ -73,7 +73,7 @@ def _decoded(path: Path, parts: Iterator[bytes], encoding: str) -> Iterator[byte
 def _unpacked(path: Path, size: int) -> Iterator[bytes]:
     try:
         with path.open("rb") as file:
-            kind = packed_kind(file.read(HEAD_BYTES))
+            kind = packed_as(file.read(HEAD_BYTES))
             file.seek(0)
             try:
                 stream = _opened(file, kind)

@@ -60,9 +60,9 @@ def content_of(path: Path) -> bytes:
     except OSError as error:
         raise unreadable(path, error) from error
     path = Path("standard input") if str(path) == "-" else path
-    if kind := packed_kind(data):
+    if kind := packed_as(data):
         data = _unpacked(path, data, kind)
-    refuse_foreign(path, data)
+    check_foreign(path, data)
     return data
 
 
@@ -81,16 +81,16 @@ def copy_pipe(path: Path, copy: Path) -> Path:
     return copy
 
 
-def packed_kind(data: bytes) -> str:
-    """How a file is compressed, by its first bytes; empty if it is not."""
+def packed_as(data: bytes) -> str:
+    """The compression that the first bytes of a file tell; empty for none."""
     return next((kind for magic, kind in _PACKED if data.startswith(magic)), "")
 
 
-def refuse_foreign(path: Path, data: bytes) -> None:
-    """Refuse a format that is no table here, by the first bytes of a file.
+def check_foreign(path: Path, data: bytes) -> None:
+    """Refuse what the first bytes of a file tell to be no table.
 
     Raises:
-        DataError: It is one; says which.
+        DataError: It is an archive, a workbook, a database, or a table of another format; says what to do.
     """
     for magic, what, hint in _FOREIGN:
         if data.startswith(magic):

@@ -171,7 +171,7 @@ def open_table(
     text = as_utf8(path, data, encoding)
     if is_json(path) or (text.startswith((b"{", b"[{")) and not names):
         return _open_json(path, text)
-    return _open_text(path, text, layout, names, expected)
+    return open_text(path, text, layout, names, expected)
 
 
 def read_table(
@@ -232,7 +232,8 @@ def text_columns(
     return header, columns, not header and not names
 
 
-def _open_text(path: Path, text: bytes, layout: Layout, names: Sequence[str], expected: Collection[str]) -> OpenTable:
+def open_text(path: Path, text: bytes, layout: Layout, names: Sequence[str], expected: Collection[str]) -> OpenTable:
+    """Delimited text as a table; arguments as in ``open_table``, ``text`` as ``as_utf8`` gives it."""
     rows = DelimitedText(path, text, layout.separator)
     header, columns, numbered = text_columns(rows, layout, names, expected)
 

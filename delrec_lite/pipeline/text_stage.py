@@ -1,5 +1,6 @@
 """The text features of a run's items, from the source that its recipe names."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ def text_features(run: Stages, models: ModelBuilder) -> "ItemText":
 
     base, dataset = models.base("fp32"), run.dataset
     texts = dataset.catalog.descriptions
-    vectors_of = {
+    vectors_of: dict[str, Callable[[], Any]] = {
         "rows": lambda: None,
         "states": lambda: state_means(base, texts),
         "encoder": lambda: encoder_means(run.encoder.folder, texts),
