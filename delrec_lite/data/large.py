@@ -13,8 +13,9 @@ from delrec_lite.data.badrows import SHOWN, BadRows
 from delrec_lite.data.batches import BATCH_ROWS
 from delrec_lite.data.checked import Columns, check_rows
 from delrec_lite.data.checks import Checks, Tally
+from delrec_lite.data.engine import engine_errors
 from delrec_lite.data.locations import Location, is_pipe
-from delrec_lite.data.log_table import LogTable, engine_errors
+from delrec_lite.data.log_table import LogTable
 from delrec_lite.data.ordered_log import OrderedLog, order_statistics, ordered_keys, write_ordered
 from delrec_lite.data.packages import duckdb
 from delrec_lite.data.prepare import asked, check_core, check_settings, k_core, say_result, titled_catalog
@@ -84,9 +85,13 @@ def prepare_large(
         OutOfMemoryError: DuckDB cannot sort the log in so little memory.
     """
     check_settings(settings)
-    package, checks = duckdb(), Checks() if checks is None else checks
+    checks = Checks() if checks is None else checks
+    duckdb()  # before anything is written
     try:
-        with writing(out, "data set", dataset_files) as (target, staging), engine_errors(package, out):
+        with (
+            writing(out, "data set", dataset_files) as (target, staging),
+            engine_errors(out, "give more with --memory"),
+        ):
             staging.mkdir()
             work = staging / "work"
             work.mkdir()

@@ -1,7 +1,6 @@
 """A log in a DuckDB file: rows are added in batches, ids are numbered, and rows come back in order of user and time."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,33 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from delrec_lite.data.checked import CheckedRows
-from delrec_lite.data.packages import arrow, duckdb
+from delrec_lite.data.engine import connect
+from delrec_lite.data.packages import arrow
 from delrec_lite.data.prepare import id_order, sort_key
 from delrec_lite.data.types import Ints
-from delrec_lite.errors import OutOfMemoryError, StorageError
 
 # Ids that are the same as a number and as its text; then rows hold the number, in 8 bytes.
 _WHOLE = "^(0|[1-9][0-9]{0,17})$"
-
-
-@contextmanager
-def engine_errors(package: Any, folder: Path) -> Iterator[None]:
-    """One clear error for a full disk, and for too little memory.
-
-    Raises:
-        StorageError: The disk is full, or the folder cannot be written.
-        OutOfMemoryError: The limit is too low for the engine.
-    """
-    try:
-        yield
-    except package.OutOfMemoryException as error:
-        raise OutOfMemoryError(
-            f"the log does not fit the limit: {' '.join(str(error).split())[:200]}", "give more with --memory"
-        ) from error
-    except package.IOException as error:
-        raise StorageError(
-            f"cannot write {folder}: {' '.join(str(error).split())[:200]}", "choose a folder on a disk with free space"
-        ) from error
 
 
 class LogTable:
@@ -48,16 +27,10 @@ class LogTable:
     """
 
     def __init__(self, folder: Path, memory: int, threads: int) -> None:
-        package = duckdb()
-        settings = {
-            "memory_limit": f"{memory // 10**6}MB",
-            "threads": threads,
-            "temp_directory": str(folder / "spill"),
-            "preserve_insertion_order": False,
-        }
         self.rows = 0
         self._text = {"u": False, "i": False}
-        self._connection = package.connect(str(folder / "log.duckdb"), config=settings)
+        self._connection = connect(folder / "spill", memory, threads, folder / "log.duckdb")
+        self._connection.execute("SET preserve_insertion_order = false")
         self._connection.execute("CREATE TABLE log (u BIGINT, i BIGINT, t DOUBLE, n BIGINT, r BIGINT)")
         # One transaction: its rows go to the file as they come, without a second copy in a journal.
         self._connection.execute("BEGIN")

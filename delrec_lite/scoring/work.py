@@ -8,15 +8,19 @@ from typing import Any
 
 from delrec_lite.console import Console
 from delrec_lite.data.badrows import BadRows, Policy
-from delrec_lite.data.database import database
+from delrec_lite.data.engine import connect, engine_errors
 from delrec_lite.data.packages import arrow
 from delrec_lite.errors import DataError
+from delrec_lite.machine import cores_allowed
 from delrec_lite.scoring.columns import Names
 from delrec_lite.scoring.inputs import InputFile
 from delrec_lite.scoring.scorer import HISTORY, USER
 from delrec_lite.scoring.users import User, Users
 
 REJECTED = "rejected.parquet"
+MEMORY = 512 * 10**6
+# Each thread of DuckDB needs memory of its own.
+MOST_THREADS = 4
 
 
 def part_name(number: int) -> str:
@@ -73,7 +77,9 @@ def write_work(
     """
     bad = BadRows(policy)
     users = parts = empty = unknown = 0
-    with database(folder / "database") as connection:
+    threads = min(MOST_THREADS, cores_allowed())
+    spilled = folder / "database"
+    with engine_errors(folder, "score fewer users in one call"), connect(spilled, MEMORY, threads) as connection:
         source = Users(files, names, known, connection)
         source.read(console)
         if policy == "refuse":
