@@ -19,7 +19,7 @@ from delrec_lite.evaluation.table import compare_all, rows_for
 from delrec_lite.pipeline.run import Run
 from delrec_lite.provenance import stamp
 
-SOURCES = ("none", "rows", "states", "encoder", "encoder+rows")
+SOURCES = ("none", "rows", "states", "encoder")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
 def with_source(recipe: Recipe, source: str) -> Recipe:
     """The recipe with teachers whose items have text of this source, or ``none``."""
     dump = recipe.dump()
-    dump["name"] = f"{recipe.name}-text-{source.replace('+', '-')}"
+    dump["name"] = f"{recipe.name}-text-{source}"
     dump["model"] |= {"item_text": source, "item_vectors": None}
     dump["teacher"]["text"] = source != "none"
     if source == "none":

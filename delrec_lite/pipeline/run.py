@@ -166,7 +166,7 @@ class Run(StageCache):
 
     def text_sources(self) -> list[Any]:
         """The inputs of text features outside the base model and the data set."""
-        if "encoder" in (self.recipe.text_features or ""):
+        if self.recipe.text_features == "encoder":
             return [self.encoder.files]
         path = self.recipe.model.item_vectors
         return [] if path is None else [file_digest(Path(path), "model.item_vectors")]
