@@ -27,7 +27,8 @@ from delrec_lite.training.shapes import Shape, find_shape
 DENSE, SPARSE = "ml-100k-cpu", "beauty"
 # Interactions an item. MovieLens-100K has 74, Steam 35, Amazon Beauty 16; nothing between was measured.
 DENSE_FROM = 50
-# Item tokens of stage 2 by the seconds of a whole training on two cores: with stage 1, teachers and validation.
+# Item tokens of stage 2 by the seconds of a whole training: with stage 1, teachers and validation. That of sparse data
+# was measured on one core (329), beside other work.
 TOKENS_PER_SECOND = {DENSE: 190, SPARSE: 280}
 LEAST_EPOCHS = 0.5
 
