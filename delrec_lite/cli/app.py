@@ -30,6 +30,7 @@ VERBS = (
     "recommend",
     "explain",
     "serve",
+    "feedback",
     "verify",
     "catalog",
     "bench",

@@ -34,10 +34,26 @@ def serve(
     pid_file: Annotated[
         Path | None, typer.Option(help="File for the process id: written at the start, removed at the end.")
     ] = None,
+    feedback_log: Annotated[
+        Path | None,
+        typer.Option(help="SQLite file for served lists and what people did with them; see `delrec-lite feedback`."),
+    ] = None,
+    feedback_limit: Annotated[
+        str, typer.Option(help="Largest feedback log, such as 1GB or 200000rows; the oldest lists go first.")
+    ] = "1GB",
+    compare: Annotated[
+        Path | None, typer.Option(help="Another bundle, which answers a part of the callers; both are in memory.")
+    ] = None,
+    share: Annotated[float, typer.Option(help="The part of the callers whom --compare answers.")] = 0.1,
+    traces: Annotated[
+        bool,
+        typer.Option("--traces", help="Send OpenTelemetry traces; on where OTEL_EXPORTER_OTLP_ENDPOINT is set."),
+    ] = False,
     log_histories: Annotated[
         bool,
         typer.Option(
-            "--log-histories", help="Log the requests with their histories; by default histories are not logged."
+            "--log-histories",
+            help="Log the requests with their histories, in the feedback log too; default: no histories.",
         ),
     ] = False,
 ) -> None:
@@ -65,5 +81,10 @@ def serve(
         root_path=root_path,
         cors_origins=tuple(cors_origin or ()),
         pid_file=pid_file,
+        feedback_log=feedback_log,
+        feedback_limit=feedback_limit,
+        compare=compare,
+        share=share,
+        traces=traces,
     )
     run(bundle, settings)

@@ -58,6 +58,7 @@ class Recommendation:
         milliseconds: Time by phase: ``match``, ``encode``, ``prefill``, ``sort``.
         tokens_computed: Tokens that the model evaluated for this answer.
         tokens_avoided: Tokens of the prompt that were cached: instruction, soft prompt, a session's history.
+        bundle: Name and version of the bundle that ranked, ``Bundle.label``.
     """
 
     items: list[Ranked]
@@ -67,6 +68,7 @@ class Recommendation:
     milliseconds: dict[str, float]
     tokens_computed: int
     tokens_avoided: int
+    bundle: str = ""
 
 
 @dataclass(frozen=True)

@@ -149,6 +149,7 @@ class Recommender:
             clock.milliseconds,
             evaluated.computed,
             evaluated.avoided,
+            self.bundle.label,
         )
 
     def _pool(self, items: Sequence[Item], left_out: Set[int | str]) -> list[Item]:

@@ -1,6 +1,7 @@
 """The HTTP API: a FastAPI application over one worker."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -14,9 +15,19 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
 from delrec_lite.errors import DelrecError, did_you_mean
+from delrec_lite.runtime.answer import Ranking
 from delrec_lite.server import messages
+from delrec_lite.server.arms import Arm, Arms
+from delrec_lite.server.caller import USER_HEADER, caller_of
+from delrec_lite.server.collectors import add_collectors
+from delrec_lite.server.feedback.log import FeedbackLog
+from delrec_lite.server.feedback.routes import add_feedback
+from delrec_lite.server.feedback.schemas import FeedbackBody
+from delrec_lite.server.feedback.serving import log_lists
 from delrec_lite.server.guard import Guard
+from delrec_lite.server.health import Health, add_health
 from delrec_lite.server.metrics import Metrics
+from delrec_lite.server.request_id import HEADER
 from delrec_lite.server.schemas import (
     BatchAnswer,
     BatchBody,
@@ -29,7 +40,8 @@ from delrec_lite.server.schemas import (
     TeacherAnswer,
     TeacherBody,
 )
-from delrec_lite.server.steps import batch_steps, explanation_steps, recommend_steps, size_of, teacher_steps
+from delrec_lite.server.steps import batch_steps, explanation_steps, recommend_steps, size_of, teacher_steps, with_label
+from delrec_lite.server.tracing import Traces
 from delrec_lite.server.worker import DeadlineExceeded, QueueFull, Work, Worker
 from delrec_lite.version import __version__
 
@@ -51,8 +63,11 @@ def make_api(
     log_bodies: bool = False,
     root_path: str = "",
     cors_origins: Sequence[str] = (),
+    log: FeedbackLog | None = None,
+    arms: Arms | None = None,
+    traces: Traces | None = None,
 ) -> FastAPI:
-    """The application; it closes ``worker`` when it shuts down.
+    """The application; it closes ``worker``, ``arms``, ``log`` and ``traces`` when it shuts down.
 
     Args:
         worker: Owns the model.
@@ -60,40 +75,59 @@ def make_api(
         log_bodies: Log the bodies of requests, histories included.
         root_path: Prefix of all paths behind a proxy, such as ``/recs``; paths without it are answered too.
         cors_origins: Other sites whose pages may call the API from a browser, such as ``https://shop.example``.
+        log: Of served lists and feedback; None: nothing is logged.
+        arms: ``worker``, and the one of a bundle that shares the traffic; None: ``worker`` alone.
+        traces: Of requests; None: nothing is traced.
     """
+    arms, traces = arms or Arms(worker), traces or Traces()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        await asyncio.to_thread(worker.close)
+        for opened in (arms, log, traces):
+            if opened is not None:
+                await asyncio.to_thread(opened.close)
 
     api = FastAPI(title="delrec-lite", version=__version__, lifespan=lifespan, redoc_url=None)
-    metrics = Metrics(worker.waiting)
+    metrics, health = Metrics(arms.waiting), Health(arms)
+    for arm in arms:
+        arm.worker.pulse.on_begin = metrics.queued.observe
+    add_collectors(metrics.registry, arms, health, log)
     _handle_errors(api)
 
-    async def answer(work: Work, size: int = 1) -> Any:
-        future = asyncio.wrap_future(worker.ask(work, size))
+    async def answer(work: Work, size: int = 1, arm: Arm = arms.first) -> Any:
+        future = asyncio.wrap_future(arm.worker.ask(work, size))
         try:
-            return await asyncio.wait_for(future, worker.seconds + 1.0)
+            return await asyncio.wait_for(future, arm.worker.seconds + 1.0)
         except TimeoutError as error:
             raise DeadlineExceeded("no answer in time", "send a smaller request, or try again in a moment") from error
 
     @api.post("/v1/recommend", response_model=RecommendAnswer, responses=_FAILURES)
-    async def recommend(body: RecommendBody) -> Any:
+    async def recommend(request: Request, body: RecommendBody) -> Any:
         """Rank the next items after one history."""
-        recommendation = await answer(lambda recommender: recommend_steps(recommender, body), size_of(body))
-        prefix = len(worker.recommender.bundle.prompt.prefix)
+        began, caller = time.perf_counter(), caller_of(request, body.session)
+        arm = arms.of(caller.unit)
+        recommendation = await answer(lambda recommender: recommend_steps(recommender, body), size_of(body), arm)
+        prefix = len(arm.worker.recommender.bundle.prompt.prefix)
         metrics.tokens(recommendation.tokens_computed, recommendation.tokens_avoided, prefix)
+        traces.phases(recommendation, began)
+        ranking = Ranking(recommendation.items, recommendation.skipped, recommendation.basis)
+        log_lists(log, caller, arm, recommendation.bundle, [ranking], [body.history])
         return asdict(recommendation)
 
     @api.post("/v1/batch", response_model=BatchAnswer, responses=_FAILURES)
-    async def batch(body: BatchBody) -> Any:
+    async def batch(request: Request, body: BatchBody) -> Any:
         """Rank the next items for many histories, in steps between which other requests are answered."""
-        rankings = await answer(lambda recommender: batch_steps(recommender, body), len(body.histories))
+        caller = caller_of(request)
+        arm = arms.of(caller.unit)
+        work = with_label(lambda recommender: batch_steps(recommender, body))
+        rankings, label = await answer(work, len(body.histories), arm)
+        log_lists(log, caller, arm, label, rankings, body.histories, many=True)
         return {
             "answers": [[asdict(item) for item in ranking] for ranking in rankings],
             "skipped": [[asdict(skipped) for skipped in ranking.skipped] for ranking in rankings],
             "basis": [ranking.basis for ranking in rankings],
+            "bundle": label,
         }
 
     @api.post("/v1/explain", response_model=ExplainAnswer, responses=_FAILURES)
@@ -122,16 +156,8 @@ def make_api(
         ids = recommender.bundle.items.ids
         return [{"id": ids[match.item], "title": match.title} for match in matches]
 
-    @api.get("/healthz")
-    async def healthz() -> dict[str, str]:
-        """Whether the process runs."""
-        return {"status": "ok"}
-
-    @api.get("/readyz")
-    async def readyz() -> dict[str, str]:
-        """Whether the model answers."""
-        has_teacher = "yes" if worker.recommender.teacher is not None else "no"
-        return {"status": "ready", "bundle": worker.recommender.bundle.name, "teacher": has_teacher}
+    add_health(api, health)
+    add_feedback(api, log, _FAILURES)
 
     @api.get("/metrics", response_class=Response)
     async def prometheus() -> Response:
@@ -149,15 +175,21 @@ def make_api(
 
     route_paths = frozenset(str(getattr(route, "path", "")) for route in api.routes)
     api.add_middleware(
-        Guard, metrics=metrics, route_paths=route_paths, key=key, log_bodies=log_bodies, root_path=root_path
+        Guard,
+        metrics=metrics,
+        route_paths=route_paths,
+        key=key,
+        log_bodies=log_bodies,
+        root_path=root_path,
+        traces=traces,
     )
     if cors_origins:  # outside the guard: a browser asks for permission without the key
         api.add_middleware(
             CORSMiddleware,
             allow_origins=list(cors_origins),
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type"],
-            expose_headers=["Retry-After"],
+            allow_headers=["Authorization", "Content-Type", HEADER, USER_HEADER],
+            expose_headers=["Retry-After", HEADER],
         )
     return api
 
@@ -203,8 +235,9 @@ def _handle_errors(api: FastAPI) -> None:
         return failure(error.status_code, str(error.detail), "see /docs", **headers)
 
     @api.exception_handler(Exception)
-    async def broken(_: Request, __: Exception) -> JSONResponse:
-        return failure(500, "the server made a mistake", "its log has the details; please report them")
+    async def broken(request: Request, _: Exception) -> JSONResponse:
+        headers = {HEADER: str(getattr(request.state, "request_id", ""))}
+        return failure(500, "the server made a mistake", "its log has the details; please report them", **headers)
 
 
 # The fields of each path's body.
@@ -215,6 +248,7 @@ _FIELDS = {
         ("batch", BatchBody),
         ("explain", ExplainBody),
         ("teacher", TeacherBody),
+        ("feedback", FeedbackBody),
     )
 }
 

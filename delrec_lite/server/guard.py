@@ -1,4 +1,4 @@
-"""Middleware for every request: the key, limits on the body, stop when the client disconnects, log line, metrics."""
+"""Middleware for every request: key, id, limits on the body, stop when the client disconnects, log, metrics, trace."""
 
 import asyncio
 import hmac
@@ -9,6 +9,8 @@ from collections.abc import Coroutine
 from typing import Any
 
 from delrec_lite.server.metrics import Metrics
+from delrec_lite.server.request_id import HEADER, request_id
+from delrec_lite.server.tracing import Traces
 
 LOG = logging.getLogger("delrec_lite.server")
 # The titles of a thousand histories fit.
@@ -32,6 +34,7 @@ class Guard:
         key: Required in ``Authorization: Bearer KEY``; None: no key is required.
         log_bodies: Log the bodies of requests, histories included.
         root_path: Prefix of all paths behind a proxy, which may have removed it or not.
+        traces: Get a span for each request.
     """
 
     def __init__(
@@ -42,27 +45,40 @@ class Guard:
         key: str | None,
         log_bodies: bool = False,
         root_path: str = "",
+        traces: Traces | None = None,
     ) -> None:
         self.app, self.metrics, self.route_paths = app, metrics, route_paths
         self.key, self.log_bodies, self.root_path = key, log_bodies, root_path
+        self.traces = traces or Traces()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Pass the request on, or refuse it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        start, status, body = time.perf_counter(), 500, b""
+        headers = dict(scope["headers"])
+        scope.setdefault("state", {})["request_id"] = request_id(headers)  # the handler of internal errors sees it too
         scope = {**scope, "root_path": self.root_path}
         path = _below(scope["path"], self.root_path)
+        name = path if path in self.route_paths else "other"
+        with self.traces.request(scope["method"], name, headers) as attributes:
+            await self._answer(scope, receive, send, path, headers, attributes)
+
+    async def _answer(
+        self, scope: Any, receive: Any, send: Any, path: str, headers: dict[bytes, bytes], attributes: dict[str, Any]
+    ) -> None:
+        start, status, body = time.perf_counter(), 500, b""
+        identity = scope["state"]["request_id"]
 
         async def sending(message: Any) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                message = {**message, "headers": [*message["headers"], (HEADER.lower().encode(), identity.encode())]}
             await send(message)
 
         try:
-            refused = self._refused(path, dict(scope["headers"]))
+            refused = self._refused(path, headers)
             if refused is None:
                 body, refused = await _read_body(receive)
             if refused is not None:
@@ -73,6 +89,8 @@ class Guard:
             seconds = time.perf_counter() - start
             self.metrics.answered(path if path in self.route_paths else "other", status, seconds)
             line = {"method": scope["method"], "path": path[:200], "status": status, "ms": round(seconds * 1e3, 2)}
+            line["request_id"] = identity
+            attributes |= {"http.response.status_code": status, "delrec.request_id": identity}
             if self.log_bodies and body:
                 line["body"] = body.decode("utf-8", "replace")
             LOG.info(json.dumps(line))

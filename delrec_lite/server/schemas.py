@@ -101,7 +101,7 @@ class SkippedTitle(BaseModel):
 
 
 class RecommendAnswer(BaseModel):
-    """Best first; `basis` is `popularity` where nothing of the history is known, else `model`."""
+    """Best first; `basis` is `popularity` where nothing of the history is known, else `model`; `bundle` ranked."""
 
     items: list[RankedItem]
     matched: list[MatchedTitle]
@@ -110,6 +110,7 @@ class RecommendAnswer(BaseModel):
     milliseconds: dict[str, float]
     tokens_computed: int
     tokens_avoided: int
+    bundle: str
 
 
 class TeacherAnswer(BaseModel):
@@ -126,6 +127,7 @@ class BatchAnswer(BaseModel):
     answers: list[list[RankedItem]]
     skipped: list[list[SkippedTitle]]
     basis: list[str]
+    bundle: str
 
 
 class ContributionAnswer(BaseModel):

@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,9 +14,12 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from delrec_lite import environment
 from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, UsageError, install_line
+from delrec_lite.machine import peak_rss_bytes
 from delrec_lite.runtime.manifest import REMEDY
 from delrec_lite.runtime.recommender import Recommender
+from delrec_lite.server.feedback.limit import Limit
 from delrec_lite.server.pid_file import pid_file
 from delrec_lite.server.signals import catch_hangups, on_hangup
 
@@ -42,6 +46,11 @@ class Settings:
         root_path: Prefix of all paths behind a proxy, such as ``/recs``.
         cors_origins: Sites whose pages may call the API, such as ``https://shop.example``; ``*``: all.
         pid_file: Written at the start, removed at the end.
+        feedback_log: SQLite file for served lists and feedback; None: none is kept.
+        feedback_limit: Its largest size, such as ``1GB`` or ``200000rows``; the oldest lists go first.
+        compare: Another bundle, which answers a share of the callers; None: none.
+        share: Of the callers whom the other bundle answers, between 0 and 1.
+        traces: Send OpenTelemetry traces, also where the environment names no collector.
     """
 
     host: str = "127.0.0.1"
@@ -56,8 +65,16 @@ class Settings:
     root_path: str = ""
     cors_origins: tuple[str, ...] = ()
     pid_file: Path | None = None
+    feedback_log: Path | None = None
+    feedback_limit: str = "1GB"
+    compare: Path | None = None
+    share: float = 0.1
+    traces: bool = False
 
     def __post_init__(self) -> None:
+        Limit.parse(self.feedback_limit)
+        if not 0 < self.share < 1:
+            raise UsageError(f"--share is {self.share}", "give a part of the callers, such as 0.1")
         root = self.root_path.strip("/")
         if any(character in root for character in "?#% \\"):
             raise UsageError(f"--root-path is {self.root_path!r}", "give a path such as /recs")
@@ -81,6 +98,9 @@ def serve(bundle: Path, settings: Settings) -> None:
         import uvicorn
 
         from delrec_lite.server.api import make_api
+        from delrec_lite.server.arms import Arms
+        from delrec_lite.server.feedback.log import FeedbackLog
+        from delrec_lite.server.tracing import ENDPOINTS, traces_of
         from delrec_lite.server.worker import Worker
     except ImportError as error:
         raise MissingPackageError(
@@ -90,20 +110,39 @@ def serve(bundle: Path, settings: Settings) -> None:
     _log_to_stderr()
     # Before the model, so that a used port is reported at once.
     with _listen(settings.host, settings.port) as listening, pid_file(settings.pid_file):
-        worker = Worker(load(bundle, settings), settings.waiting, settings.seconds)
+        log = None
+        if settings.feedback_log is not None:
+            log = FeedbackLog(settings.feedback_log, Limit.parse(settings.feedback_limit), settings.log_histories)
+        traces = traces_of(settings.traces, any(map(environment.text, ENDPOINTS)))
+        paths = [bundle] if settings.compare is None else [bundle, settings.compare]
+        workers = [Worker(load(path, settings), settings.waiting, settings.seconds) for path in paths]
+        worker = workers[0]
+        arms = Arms(worker, *workers[1:], share=settings.share, salt=paths[-1].name)
         config = uvicorn.Config(
-            make_api(worker, settings.key, settings.log_histories, settings.root_path, settings.cors_origins),
+            make_api(
+                worker,
+                settings.key,
+                settings.log_histories,
+                settings.root_path,
+                settings.cors_origins,
+                log=log,
+                arms=arms,
+                traces=traces,
+            ),
             log_level="warning",
             access_log=False,
             timeout_keep_alive=10,
             timeout_graceful_shutdown=30,
         )
         _announce(listening, worker.recommender, settings)
+        _announce_comparison(workers, settings)
         try:
-            with on_hangup(lambda: _reload(bundle, settings, worker)):
+            with on_hangup(lambda: _reload_all(paths, settings, workers)):
                 uvicorn.Server(config).run(sockets=[listening])
         finally:
-            worker.close()
+            arms.close()
+            if log is not None:
+                log.close()
 
 
 def load(bundle: Path, settings: Settings) -> Recommender:
@@ -141,6 +180,14 @@ def _announce(listening: socket.socket, recommender: Recommender, settings: Sett
         )
 
 
+def _announce_comparison(workers: "Sequence[Worker]", settings: Settings) -> None:
+    """Log which bundles share the traffic, and the memory that both take together."""
+    if settings.compare is None:
+        return
+    labels = {name: worker.recommender.bundle.label for name, worker in zip("AB", workers, strict=True)}
+    LOG.info(json.dumps({"comparing": labels, "share": settings.share, "memory_mb": round(peak_rss_bytes() / 1e6)}))
+
+
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
@@ -153,6 +200,11 @@ def _listen(host: str, port: int) -> socket.socket:
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(f"cannot listen on {host}:{port}: {reason}", "choose another --port or --host") from error
     return listening
+
+
+def _reload_all(bundles: Sequence[Path], settings: Settings, workers: "Sequence[Worker]") -> None:
+    for bundle, worker in zip(bundles, workers, strict=True):
+        _reload(bundle, settings, worker)
 
 
 def _reload(bundle: Path, settings: Settings, worker: "Worker") -> None:

@@ -9,11 +9,13 @@ import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from math import inf
 from types import GeneratorType
 from typing import Any
 
 from delrec_lite.errors import DelrecError
 from delrec_lite.runtime.recommender import Recommender
+from delrec_lite.server.pulse import Pulse
 
 # The steps of a long request: each yields how much of its size is left; the answer is returned.
 Steps = Generator[int, None, Any]
@@ -79,6 +81,7 @@ class Worker:
     def __init__(self, recommender: Recommender, waiting: int = 64, seconds: float = 10.0) -> None:
         self._recommender = recommender
         self.seconds = seconds
+        self.pulse = Pulse()
         self._capacity = waiting
         self._jobs: list[_Job] = []
         self._changed = threading.Condition()
@@ -92,6 +95,11 @@ class Worker:
     def recommender(self) -> Recommender:
         """The current recommender, for uses without the model: its catalogue, its matcher."""
         return self._recommender
+
+    @property
+    def alive(self) -> bool:
+        """Whether the model's thread runs; after ``close`` it does not."""
+        return self._thread.is_alive()
 
     def waiting(self) -> int:
         """Requests in the queue whose callers still wait."""
@@ -110,12 +118,15 @@ class Worker:
             The future answer; cancelling it stops the work after the current step.
 
         Raises:
-            QueueFull: The queue is full, or the worker is closing.
+            QueueFull: The queue is full, the worker is closing, or its thread has ended.
         """
         job = _Job(work, time.monotonic() + self.seconds, Future(), size, size)
+        job.future.add_done_callback(self.pulse.ended)
         with self._changed:
             if self._closing:
                 raise QueueFull("the server is stopping", "try again in a moment")
+            if not self.alive:
+                raise QueueFull("the model's thread has ended", "start the server again")
             if len(self._jobs) >= self._capacity:
                 self._jobs = [queued for queued in self._jobs if not queued.future.cancelled()]
             if len(self._jobs) >= self._capacity:
@@ -137,9 +148,9 @@ class Worker:
             self._replaced.append(old)
 
         with self._changed:
-            if self._closing:
+            if self._closing or not self.alive:
                 raise QueueFull("the server is stopping", "start it again with the newer bundle")
-            self._jobs.append(_Job(swap, float("inf"), done))
+            self._jobs.append(_Job(swap, inf, done))
             self._changed.notify()
         done.result()
 
@@ -183,6 +194,8 @@ class Worker:
         if time.monotonic() > job.deadline:
             _finish(job, error=job.late())
             return True
+        if job.recommender is None and job.deadline < inf:
+            self.pulse.began(max(0.0, time.monotonic() - job.deadline + self.seconds))
         try:
             ended, answer = job.step(self._recommender)
         except BaseException as error:  # the thread must not end

@@ -1,0 +1,135 @@
+"""`/healthz` and `/readyz`: whether the process runs, and whether its model answers."""
+
+import asyncio
+import json
+import logging
+import math
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
+
+from delrec_lite.runtime.recommender import Recommender
+from delrec_lite.server.arms import Arm, Arms
+from delrec_lite.server.schemas import Failure
+from delrec_lite.server.worker import QueueFull
+
+LOG = logging.getLogger("delrec_lite.server")
+# So many answers that failed with an internal error, one after the other, make a server not ready.
+MOST_FAILURES = 5
+# Seconds after an answer during which nobody needs to ask whether the model answers.
+RECENT = 5.0
+# Seconds that `/readyz` waits for the answer to its own question; monitoring seldom waits longer.
+PATIENCE = 0.8
+
+
+class Health:
+    """Watches the models of a server.
+
+    Where nothing was answered lately, ``/readyz`` asks the model itself. A question that is not answered within the
+    deadline of requests makes the server not ready, until the model answers again.
+
+    Args:
+        arms: The workers to watch.
+    """
+
+    def __init__(self, arms: Arms) -> None:
+        self._arms = arms
+        self._asked: dict[str, float] = {}  # since when the model has answered nothing, by arm
+        self._probes: dict[str, Future[Any] | None] = {}
+        self._said = ""
+
+    def ended(self) -> str:
+        """Which model's thread has ended, after which only a new start helps; empty: none."""
+        return next((f"the thread of {_name(arm)} has ended" for arm in self._arms if not arm.worker.alive), "")
+
+    def problem(self) -> str:
+        """Why the server is not ready, as far as is known without asking the model; empty: it is ready."""
+        return self.ended() or next(filter(None, map(self._problem, self._arms)), "")
+
+    async def ask(self) -> str:
+        """``problem``, after asking each model that has answered nothing lately."""
+        await asyncio.gather(*map(self._probe, self._arms))
+        problem = self.problem()
+        if problem != self._said:
+            LOG.warning(json.dumps({"ready": not problem, **({"error": problem} if problem else {})}))
+        self._said = problem
+        return problem
+
+    def facts(self) -> dict[str, str]:
+        """What ``/readyz`` says of a server that is ready."""
+        first, *others = [arm.worker.recommender for arm in self._arms]
+        facts = {"status": "ready", "bundle": first.bundle.name}
+        facts["teacher"] = "yes" if first.teacher is not None else "no"
+        return facts | ({"compared": others[0].bundle.name} if others else {})
+
+    def _problem(self, arm: Arm) -> str:
+        if arm.worker.pulse.failures >= MOST_FAILURES:
+            return f"the last {arm.worker.pulse.failures} answers of {_name(arm)} failed"
+        asked = self._asked.get(arm.name, math.inf)
+        seconds = time.monotonic() - asked
+        if arm.worker.pulse.answered < asked and seconds >= arm.worker.seconds:
+            return f"{_name(arm)} has answered nothing for {seconds:.0f} seconds"
+        return ""
+
+    async def _probe(self, arm: Arm) -> None:
+        worker, now = arm.worker, time.monotonic()
+        if worker.pulse.answered >= self._asked.get(arm.name, math.inf):
+            del self._asked[arm.name]
+        if not worker.alive or now - worker.pulse.answered < min(RECENT, worker.seconds):
+            return
+        self._asked.setdefault(arm.name, now)
+        probe = self._probes.get(arm.name)
+        if probe is None or probe.done():
+            with suppress(QueueFull):  # others wait too: their answers count as well
+                probe = worker.ask(ask_model)
+        self._probes[arm.name] = probe
+        if probe is not None:
+            answer = asyncio.wrap_future(probe)
+            answer.add_done_callback(lambda done: done.cancelled() or done.exception())  # the pulse has counted it
+            await asyncio.wait({answer}, timeout=min(PATIENCE, worker.seconds))
+
+
+def ask_model(recommender: Recommender) -> float:
+    """The score of a recommendation after the first item of the catalogue.
+
+    Raises:
+        ArithmeticError: It is no number.
+    """
+    first = f"id:{recommender.bundle.items.ids[0]}"
+    among = None if recommender.bundle.prompt.format.ranks_catalogue else [first]
+    score = recommender.recommend([first], 1, candidates=among, exclude_history=False).items[0].score
+    if not math.isfinite(score):
+        raise ArithmeticError("the model gives scores that are no numbers")
+    return score
+
+
+def add_health(api: FastAPI, health: Health) -> None:
+    """Add both routes."""
+    failing: Mapping[int | str, dict[str, Any]] = {503: {"model": Failure, "description": "It does not"}}
+
+    @api.get("/healthz", responses=dict(failing), response_model=dict[str, str])
+    async def healthz() -> Any:
+        """Whether the process can answer; where it cannot, only a new start helps."""
+        problem = health.ended()
+        return _failure(problem, "start the server again") if problem else {"status": "ok"}
+
+    @api.get("/readyz", responses=dict(failing), response_model=dict[str, str])
+    async def readyz() -> Any:
+        """Whether the model answers."""
+        problem = await health.ask()
+        if problem:
+            return _failure(problem, "the log of the server may say why; see /healthz")
+        return health.facts()
+
+
+def _failure(error: str, hint: str) -> JSONResponse:
+    return JSONResponse({"error": error, "hint": hint}, 503, {"Retry-After": "5"})
+
+
+def _name(arm: Arm) -> str:
+    return "the model" if arm.name == "A" else "the compared model"
