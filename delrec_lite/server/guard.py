@@ -88,8 +88,8 @@ class Guard:
         finally:
             seconds = time.perf_counter() - start
             self.metrics.answered(path if path in self.route_paths else "other", status, seconds)
-            line = {"method": scope["method"], "path": path[:200], "status": status, "ms": round(seconds * 1e3, 2)}
-            line["request_id"] = identity
+            line = {"id": identity, "method": scope["method"], "path": path[:200], "status": status}
+            line["ms"] = round(seconds * 1e3, 2)
             attributes |= {"http.response.status_code": status, "delrec.request_id": identity}
             if self.log_bodies and body:
                 line["body"] = body.decode("utf-8", "replace")

@@ -95,14 +95,15 @@ class Health:
 
 
 def ask_model(recommender: Recommender) -> float:
-    """The score of a recommendation after the first item of the catalogue.
+    """The score of the best recommendation after the first item of the catalogue; 0 where there is nothing to rank.
 
     Raises:
         ArithmeticError: It is no number.
     """
     first = f"id:{recommender.bundle.items.ids[0]}"
     among = None if recommender.bundle.prompt.format.ranks_catalogue else [first]
-    score = recommender.recommend([first], 1, candidates=among, exclude_history=False).items[0].score
+    items = recommender.recommend([first], 1, candidates=among, exclude_history=False).items
+    score = items[0].score if items else 0.0
     if not math.isfinite(score):
         raise ArithmeticError("the model gives scores that are no numbers")
     return score

@@ -163,7 +163,7 @@ class Store:
         except FileNotFoundError:
             same = False
         if self._database is None or not same:
-            self.close()
+            self._save_moved()
             try:
                 self._open()
             except StorageError as error:
@@ -174,6 +174,13 @@ class Store:
                 self._opened.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             if _size(Path(f"{self.path}-wal")) > most:
                 raise NotStored("someone has been reading it for too long", False)
+
+    def _save_moved(self) -> None:
+        """Close a file that was moved away; SQLite itself would leave behind what is not in it yet."""
+        if self._database is not None:
+            with suppress(sqlite3.Error):
+                self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self.close()
 
     @property
     def _opened(self) -> sqlite3.Connection:
