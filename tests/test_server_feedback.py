@@ -100,7 +100,9 @@ def test_the_lists_of_a_batch_have_the_place_behind_the_id(client):
 
 def test_a_user_key_is_kept_as_given_and_a_client_may_name_its_requests(client, path):
     ask(client, **{"X-Request-Id": "mine", "X-User-Key": "u-42"})
-    client.post("/v1/feedback", json={"request_id": "mine", "item": "x", "event": "click"})  # what came before is written
+    client.post(
+        "/v1/feedback", json={"request_id": "mine", "item": "x", "event": "click"}
+    )  # what came before is written
     assert rows(path, "SELECT who FROM served WHERE request = 'mine'") == [("user:u-42",)]
     for unusable in ("", "a" * 129, "with space", "tab\t"):
         answer = client.post("/v1/recommend", json=HISTORY, headers={"X-Request-Id": unusable})

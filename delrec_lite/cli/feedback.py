@@ -33,17 +33,14 @@ def report(
     quiet: QuietFlag = False,
 ) -> None:
     """Clicks by rank, coverage of the catalogue, events a list; A against B, where two bundles share the traffic."""
-    from delrec_lite.files import check_file, write_atomic
     from delrec_lite.server.feedback.report import report as read
 
     console = make_console(json_output, quiet)
-    if plot is not None:
-        plot = check_file(plot, "picture of this report")
     found = read(log, event)
     if plot is not None:
-        from delrec_lite.server.feedback.chart import chart
+        from delrec_lite.server.feedback.chart import write_chart
 
-        write_atomic(plot, chart(found))
+        write_chart(found, plot)
     if json_output:
         console.result(asdict(found))
         return

@@ -1,11 +1,16 @@
 """The picture of a report: the share of clicked items by rank, with intervals, a line for each bundle."""
 
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+from delrec_lite.errors import StorageError
+from delrec_lite.files import check_file, write_atomic
 from delrec_lite.plots import svg
 from delrec_lite.server.feedback.report import Report
 
 MOST_RANKS = 20
+_MADE = "<!-- made by delrec-lite feedback report -->\n"
 _COLOURS = ("#3b6fb6", "#c8662b", "#3f8f5b", "#8a5fb0")
 
 
@@ -34,3 +39,27 @@ def chart(report: Report) -> str:
             axes.legend(frameon=False)
 
     return svg("feedback", 640, 320, draw)
+
+
+def chart_path(path: Path) -> Path:
+    """Where a picture can go: nothing is there, or an earlier one.
+
+    Raises:
+        StorageError: Something else is there.
+    """
+    with suppress(OSError, ValueError):
+        if path.read_text(encoding="utf-8").startswith(_MADE):
+            return path.resolve()
+    if not path.absolute().parent.is_dir():
+        raise StorageError(f"there is no folder {path.absolute().parent}", "make it, or name another --plot")
+    return check_file(path, "picture of a report")
+
+
+def write_chart(report: Report, path: Path) -> None:
+    """Write the picture.
+
+    Raises:
+        MissingPackageError: matplotlib is not installed.
+        StorageError: Something else is at ``path``.
+    """
+    write_atomic(chart_path(path), _MADE + chart(report) + "\n")
