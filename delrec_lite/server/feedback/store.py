@@ -68,6 +68,7 @@ class Store:
         self._file: tuple[int, int] | None = None
         self._bundles: dict[str, int] = {}
         self._rows = self._transactions = 0
+        self._was_full = False
         try:
             self._open()
         except NotStored as error:
@@ -85,15 +86,20 @@ class Store:
         try:
             self._check_place()
             try:
-                return self._transaction(entries)
+                outcomes = self._transaction(entries)
             except sqlite3.Error as error:
                 if not _is_full(error) or not self._limit.bytes:
                     raise
                 self._shrink()  # full by our own limit, unless the disk is
-                return self._transaction(entries)
+                outcomes = self._transaction(entries)
+            self._was_full = False
+            return outcomes
+        except NotStored as error:  # while a disk is full, SQLite cannot open the file again and says no more than that
+            raise NotStored(error.message, error.full or self._was_full) from error
         except sqlite3.Error as error:
             self._forget()
-            raise NotStored(str(error), _is_full(error)) from error
+            self._was_full = _is_full(error)
+            raise NotStored(str(error), self._was_full) from error
         except OSError as error:
             self._forget()
             raise NotStored(error.strerror or str(error), False) from error
