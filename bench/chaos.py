@@ -2,8 +2,8 @@
 
 For ten minutes clients ask and click while bodies arrive slowly, callers hang up, good and broken bundles are put in
 place with SIGHUP, items become unavailable, the disk of the feedback log is full, and the clock jumps. Nothing may
-answer 500, every answer must be the one that a lone client gets of the same bundle, every place in the queue must be free
-afterwards, and every event that was acknowledged must be in the log after the server has been killed.
+answer 500, every answer must be the one that a lone client gets of the same bundle, every place in the queue must be
+free afterwards, and every event that was acknowledged must be in the log after the server has been killed.
 """
 
 import argparse
@@ -82,7 +82,9 @@ def right_answers(
     bundles: Sequence[Path], seed: int
 ) -> tuple[list[list[str]], dict[tuple[str, int, bool], list[str]], str]:
     """Histories, what each bundle answers to a lone caller, with and without an item, and that item."""
-    rng, expected, histories, hidden = random.Random(seed), {}, [], ""
+    rng, hidden = random.Random(seed), ""
+    expected: dict[tuple[str, int, bool], list[str]] = {}
+    histories: list[list[str]] = []
     for bundle in bundles:
         with Recommender.load(bundle) as recommender:
             ids = recommender.bundle.items.ids

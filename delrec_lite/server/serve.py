@@ -117,7 +117,7 @@ def serve(bundle: Path, settings: Settings) -> None:
         paths = [bundle] if settings.compare is None else [bundle, settings.compare]
         workers = [Worker(load(path, settings), settings.waiting, settings.seconds) for path in paths]
         worker = workers[0]
-        arms = Arms(worker, *workers[1:], share=settings.share, salt=paths[-1].name)
+        arms = Arms(worker, workers[1] if workers[1:] else None, share=settings.share, salt=paths[-1].name)
         config = uvicorn.Config(
             make_api(
                 worker,

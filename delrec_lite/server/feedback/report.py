@@ -134,7 +134,8 @@ def report(path: Path, event: str = "click") -> Report:
             known = [row[0] for row in database.execute("SELECT DISTINCT event FROM events ORDER BY event")]
             if known and event not in known:
                 raise UsageError(f"there is no event {event!r} in {path}", f"it has {', '.join(known)}")
-            bundles = [_bundle(database, *row, event) for row in database.execute("SELECT * FROM bundles").fetchall()]
+            rows = database.execute("SELECT id, label, catalogue FROM bundles").fetchall()
+            bundles = [_bundle(database, number, label, items, event) for number, label, items in rows]
             found = sorted((b for b in bundles if b is not None), key=lambda b: -b.lists)
             return Report(event, found, _comparison(database, event))
         except sqlite3.Error as error:
@@ -234,4 +235,4 @@ def _comparison(database: sqlite3.Connection, event: str) -> Comparison | None:
         )
         hits, lists = (int(total) for total in group.sum(0))
         sides.append(ArmReport(arm, [row[0] for row in labels], len(group), wilson(hits, lists)))
-    return Comparison(*sides, difference(*groups))
+    return Comparison(sides[0], sides[1], difference(groups[0], groups[1]))
