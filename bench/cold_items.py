@@ -83,7 +83,7 @@ def hide(dataset: Dataset, fold: int) -> Hidden:
         for part, valid, test in zip(train, later["valid"], later["test"], strict=True)
     ]
     cuts = np.array([np.cumsum([len(part), len(valid)]) for part, valid, _ in parts])
-    catalog = Catalog(*(tuple(values[i] for i in warm if values) for values in vars(dataset.catalog).values()))
+    catalog = dataset.catalog.take(warm.tolist())
     reduced = make_dataset(
         f"{dataset.name}-cold-{fold}", catalog, dataset.user_ids, [np.concatenate(part) for part in parts], cuts
     )

@@ -54,10 +54,10 @@ class ModelSection(Section):
         "teacher",
         description="initial item vectors: from titles and the teacher's item similarity, from titles alone, or random",
     )
-    item_text: Literal["none", "rows", "states", "encoder", "file"] = Field(
+    item_text: Literal["none", "rows", "states", "encoder", "encoder+rows", "file"] = Field(
         "none",
         description="features of title and side text that a learned map adds to an item's vectors: the base's token "
-        "rows, its hidden states, a sentence encoder's vectors, or your own of item_vectors",
+        "rows, its hidden states, a sentence encoder's vectors (or rows beside them), or your own of item_vectors",
     )
     item_vectors: str | None = Field(
         None, description="for `item_text: file`: a .npy file [items, width], rows in the order of catalog.json"

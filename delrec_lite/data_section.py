@@ -25,7 +25,7 @@ class Section(BaseModel):
 class DataSection(Section):
     """Which interactions, and how they become sequences and candidate sets."""
 
-    default_compatible: ClassVar[frozenset[str]] = frozenset({"text_columns", "duplicates", "repeats"})
+    default_compatible: ClassVar[frozenset[str]] = frozenset({"text_columns", "item_columns", "duplicates", "repeats"})
     name: str = Field("ml-100k", description=f"a data set to pull: {', '.join(DATASETS.built_in)}")
     folder: str | None = Field(
         None,
@@ -42,6 +42,11 @@ class DataSection(Section):
 
     text_columns: tuple[str, ...] = Field(
         (), description="side text that is kept beside the titles for `model.item_text`; `genres` of ml-100k"
+    )
+    item_columns: tuple[str, ...] = Field(
+        (),
+        description="columns that the bundle keeps for filters (`where`), each maybe with its type, `price:number`; "
+        "`genres` and `year` of ml-100k",
     )
     duplicates: Literal["keep", "first", "last", "consecutive"] = Field(
         "keep",

@@ -74,8 +74,10 @@ class ForkError(DelrecError):
 EXTRAS = {
     "accelerate": "train",
     "bitsandbytes": "qlora",
+    "duckdb": "data",
     "fastapi": "serve",
     "gguf": "gguf",
+    "httpx2": "client",
     "huggingface_hub": "train",
     "llama_cpp": "gguf",
     "matplotlib": "plots",
@@ -87,6 +89,7 @@ EXTRAS = {
     "prometheus_client": "serve",
     "pyarrow": "data",
     "pydantic": "train",
+    "ray": "ray",
     "safetensors": "train",
     "scipy": "train",
     "torch": "train",

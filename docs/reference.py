@@ -6,7 +6,7 @@ import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, get_args, get_origin, is_typeddict
 
 import typer
 from pydantic import BaseModel
@@ -23,6 +23,8 @@ LIBRARY = {
         "delrec_lite.runtime.answer.Ranking",
         "delrec_lite.runtime.resolving.Skipped",
         "delrec_lite.runtime.resolving.Resolved",
+        "delrec_lite.runtime.availability.Availability",
+        "delrec_lite.runtime.availability.Change",
         "delrec_lite.runtime.bundle.Bundle",
         "delrec_lite.runtime.engines.base.Engine",
         "delrec_lite.runtime.explain.explain",
@@ -30,10 +32,29 @@ LIBRARY = {
         "delrec_lite.runtime.retriever.Retriever",
         "delrec_lite.runtime.additions.add_items",
         "delrec_lite.runtime.verify.verify",
+        "delrec_lite.scoring.scorer.Scorer",
+        "delrec_lite.scoring.run.score",
+        "delrec_lite.scoring.run.Options",
+    ),
+    "A client of a server": (
+        "delrec_lite.client.Client",
+        "delrec_lite.client.AsyncClient",
+        "delrec_lite.client.Retries",
+        "delrec_lite.client.calls.RecommendOptions",
+        "delrec_lite.client.calls.BatchOptions",
+        "delrec_lite.client.answers.RecommendAnswer",
+        "delrec_lite.client.RequestError",
+        "delrec_lite.client.RefusedError",
+        "delrec_lite.client.BusyError",
+        "delrec_lite.client.UnreachableError",
+        "delrec_lite.client.LateError",
     ),
     "Data": (
         "delrec_lite.data.types.Dataset",
         "delrec_lite.data.types.Catalog",
+        "delrec_lite.data.columns.ItemColumn",
+        "delrec_lite.data.columns.ItemRows",
+        "delrec_lite.data.typed_columns.ColumnSpec",
         "delrec_lite.data.types.Split",
         "delrec_lite.data.types.CandidateSets",
         "delrec_lite.data.store.load_dataset",
@@ -219,13 +240,17 @@ def base_models() -> str:
 def _described(name: str, thing: Any) -> str:
     doc = inspect.cleandoc(thing.__doc__ or "")
     try:
-        signature = f"{name}{inspect.signature(thing)}"
+        if is_typeddict(thing):
+            signature = f"{name}({', '.join(f'{key}: {_shown(kind)}' for key, kind in thing.__annotations__.items())})"
+        else:
+            signature = f"{name}{inspect.signature(thing)}"
     except ValueError:
         signature = name
     if len(signature) > 110:
         signature = re.sub(r"\((.*)\)( ->.*)?$", _one_per_line, signature, flags=re.DOTALL)
     for module in ("collections.abc.", "delrec_lite.runtime.recommender.", "pathlib."):
         signature = signature.replace(module, "")
+    signature = re.sub(r"\*<class '(\w+)'>", r"Unpack[\1]", signature)
     signature = re.sub(r"<[\w.]+ object at 0x[0-9a-f]+>", "...", signature)
     signature = re.sub(r"delrec_lite(\.\w+)+\.(\w+)", r"\2", signature)
     lines = []
@@ -237,6 +262,10 @@ def _described(name: str, thing: Any) -> str:
         else:
             lines.append(line.strip() if line.startswith("     ") else textwrap.dedent(line))
     return f"```python\n{signature}\n```\n\n" + "\n".join(lines).replace("``", "`") + "\n"
+
+
+def _shown(kind: Any) -> str:
+    return re.sub(r"\b(typing|collections\.abc)\.", "", kind.__name__ if inspect.isclass(kind) else str(kind))
 
 
 def _one_per_line(signature: re.Match[str]) -> str:

@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from delrec_lite.export.modelfile import FILE as MODELFILE
+from delrec_lite.export.modelfile import in_stock_runtimes
 from delrec_lite.prompts.format import PromptFormat
-
-# Context length of the examples, in tokens.
-CONTEXT = 256
 
 
 def bundle_readme(
@@ -18,6 +17,7 @@ def bundle_readme(
     parity: Mapping[str, float],
     text: Mapping[str, Any],
     prompt_format: PromptFormat,
+    context: int,
 ) -> str:
     """A model card with front matter and examples for delrec-lite, llama.cpp and ONNX Runtime.
 
@@ -30,6 +30,7 @@ def bundle_readme(
         parity: Comparison with the model in training precision.
         text: The prompt in words, as ``prompt.json`` has it.
         prompt_format: Of the prompt.
+        context: Most tokens of a prompt and the answer.
     """
     kept_tokens, base_tokens = model["text_tokens"]["kept"], model["text_tokens"]["of"]
     base = f"base_model: {model['base']}\n"
@@ -42,7 +43,7 @@ def bundle_readme(
     kinds = (extra, "onnx") if extra == "gguf" and model.get("onnx") else (extra,)
     tags = "\n".join(f"  - {tag}" for tag in ("recommendation", "sequential-recommendation", *kinds, "delrec"))
     types = ", ".join(f"{count} x {kind}" for kind, count in model["tensor_types"].items()) or "F16"
-    runtimes = _llama_cpp(name, model, first, second, text, prompt_format) + _onnx(name, model)
+    runtimes = _llama_cpp(name, model, first, second, text, prompt_format, context) + _onnx(name, model)
     catalogue = "the whole\ncatalogue as item tokens" if prompt_format.item_tokens else "titles\nread as words"
     candidate_options, candidate_argument = "", ""
     if not prompt_format.ranks_catalogue:
@@ -106,13 +107,19 @@ def _model_files(model: Mapping[str, Any]) -> str:
 
 
 def _llama_cpp(
-    name: str, model: Mapping[str, Any], first: str, second: str, text: Mapping[str, Any], prompt_format: PromptFormat
+    name: str,
+    model: Mapping[str, Any],
+    first: str,
+    second: str,
+    text: Mapping[str, Any],
+    prompt_format: PromptFormat,
+    context: int,
 ) -> str:
     kind = prompt_format.verbalizer_kind
     ranking = kind.ranking(prompt_format.candidates)
-    if not model["file"].endswith(".gguf") or not ranking:
-        return ""
-    if model.get("soft_layers") == "all":
+    if not in_stock_runtimes(model, prompt_format):
+        if not model["file"].endswith(".gguf") or not ranking:
+            return ""
         return """## In other llama.cpp runtimes
 
 The GGUF file loads there, but they do not read `deep-prompt.npy`, the vectors that the soft prompt adds between the
@@ -142,7 +149,7 @@ from llama_cpp import Llama
 
 folder = "{name}.delrec/"
 {prompt_code}
-model = Llama(folder + "{model["file"]}", n_ctx={CONTEXT}, logits_all=True, verbose=False)
+model = Llama(folder + "{model["file"]}", n_ctx={context}, logits_all=True, verbose=False)
 answer = model.create_completion(prompt, max_tokens=1, logprobs=10)
 for title, logprob in answer["choices"][0]["logprobs"]["top_logprobs"][0].items():
     print(f"{{logprob:8.3f}}  {{title}}")
@@ -150,7 +157,24 @@ for title, logprob in answer["choices"][0]["logprobs"]["top_logprobs"][0].items(
 
 A server does the same: `python -m llama_cpp.server --model {model["file"]} --logits_all true`, then a completion
 request with `max_tokens` 1 and `logprobs` 10. In a chat the template adds the fixed words; the message is
-the titles, oldest first, one per line.
+the titles, oldest first, one per line. llama.cpp's own server takes the same prompt:
+`llama-server --model {model["file"]} --ctx-size {context}`, then `POST /completion` with `prompt`, `"n_predict": 1`,
+`"n_probs": 10` and `"temperature": 0`; `completion_probabilities[0].top_logprobs` is the ranking.
+
+""" + ("" if prompt_format.candidates else _ollama(name, f"{before}{first}{after}{before}{second}{after}"))
+
+
+def _ollama(name: str, titles: str) -> str:
+    quoted = titles.replace("\\", r"\\").replace("'", r"\'").replace("\n", r"\n")
+    return f"""## In Ollama
+
+```bash
+ollama create {name} -f {MODELFILE}
+ollama run {name} $'{quoted}'
+```
+
+The answer is the title of the best item, and no more: for a ranking ask its API with `logprobs` and `top_logprobs`
+(20 at most; since November 2025). Ollama knows neither ids nor exclusions nor new items. It was not tried there.
 
 """
 

@@ -8,6 +8,7 @@ import gguf
 import numpy as np
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from delrec_lite.data.columns import ItemColumn, dump_columns
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.finish import finish_bundle
 
@@ -21,6 +22,15 @@ TITLES = [
     for n, colour in enumerate(["Red", "Blue", "Green", "Silent", "Golden", "Last", "Warm", "Paper"])
     for m, place in enumerate(["River", "Mountain", "Garden", "Harbour", "Winter"])
 ]
+# Columns of the items, which their titles say too; every seventh item has no price.
+COLUMNS = (
+    ItemColumn("colour", "text", tuple(title.split()[0] for title in TITLES)),
+    ItemColumn("price", "number", tuple(None if n % 7 == 6 else n / 2 for n in range(len(TITLES)))),
+    ItemColumn("new", "truth", tuple(n >= 20 for n in range(len(TITLES)))),
+    ItemColumn(
+        "tags", "list", tuple((title.split()[1], "even" if n % 2 == 0 else "odd") for n, title in enumerate(TITLES))
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,9 @@ class Tiny:
         return self.hidden_states(histories) @ self.weights["output.weight"][self.item_base :].T
 
 
-def tiny_bundle(tmp_path: Path, titles=tuple(TITLES), seed=0, declared_hidden=HIDDEN, name="tiny", **prompt) -> Tiny:
+def tiny_bundle(
+    tmp_path: Path, titles=tuple(TITLES), seed=0, declared_hidden=HIDDEN, name="tiny", columns=(), **prompt
+) -> Tiny:
     """Write ``tmp_path/NAME.delrec``; ``prompt`` overrides keys of prompt.json."""
     vocabulary = SPECIALS + sorted(pre_tokenizers.ByteLevel.alphabet()) + ["".join(pair) for pair in MERGES]
     base = len(vocabulary) + SOFT
@@ -63,6 +75,8 @@ def tiny_bundle(tmp_path: Path, titles=tuple(TITLES), seed=0, declared_hidden=HI
     catalog = {"ids": ids, "titles": list(titles), "popularity": list(range(len(titles), 0, -1))}
     for file, data in (("prompt.json", prompt_json), ("catalog.json", catalog)):
         (staging / file).write_text(json.dumps(data), encoding="utf-8")
+    if columns:
+        (staging / "item-columns.json").write_text(json.dumps(dump_columns(columns)), encoding="utf-8")
     model = {"base": "random", "architecture": "llama", "hidden": declared_hidden}
     model |= {"quant": "f32", "file": "model-f32.gguf"}
     target = tmp_path / f"{name}.delrec"

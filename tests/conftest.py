@@ -136,3 +136,21 @@ def page_module(monkeypatch, tmp_path):
         return importlib.import_module(name)
 
     return module
+
+
+@pytest.fixture
+def browser():
+    """Chromium without a window; the test is left out where there is none."""
+    from selenium import webdriver
+
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("no chromium and chromedriver here: make browser installs them")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for option in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(option)
+    chrome = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    chrome.set_window_size(1100, 900)
+    yield chrome
+    chrome.quit()

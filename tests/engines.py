@@ -96,6 +96,9 @@ class DecayEngine:
             raise BundleError("no such token", "export the run again")
         return self._rows[list(tokens)].mean(0)
 
+    def item_vectors(self, items):
+        return self._rows[[self._prompt.item_token_base + item for item in items]]
+
     def close(self):
         with self._lock:
             self._open = False

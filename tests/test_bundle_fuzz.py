@@ -11,16 +11,16 @@ from delrec_lite.files import sha256_of
 from delrec_lite.runtime.explain import explain
 from delrec_lite.runtime.golden import FILE, Golden, read_golden, write_golden
 from delrec_lite.runtime.recommender import Recommender
-from tests.bundles import TITLES, tiny_bundle
+from tests.bundles import COLUMNS, TITLES, tiny_bundle
 
-FILES = ("manifest.json", "prompt.json", "catalog.json", FILE)
+FILES = ("manifest.json", "prompt.json", "catalog.json", "item-columns.json", FILE)
 LEAVES = [None, True, 0, -1, 1, 2**31, 2**63, 10**30, 0.5, 1e308, float("nan"), float("inf"), "", "x", "\x00", [], {}]
-CHANGES = 120
+CHANGES = 150
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    tiny = tiny_bundle(tmp_path_factory.mktemp("fuzz"))
+    tiny = tiny_bundle(tmp_path_factory.mktemp("fuzz"), columns=COLUMNS)
     folder = tiny.bundle.folder
     histories = tuple(np.array([n, n + 1]) for n in range(3))
     golden = Golden(histories, np.array([5, 6, 7]), np.array([[5, 8], [6, 9], [7, 10]]))
@@ -70,6 +70,10 @@ def use(folder):
     with Recommender.load(folder, threads=1) as recommender:
         recommender.recommend([TITLES[0], "Purple Cactus"], k=3, candidates=TITLES[:5], allow_new=True)
         recommender.recommend_batch([["id:i0"], []], k=3)
+        recommender.columns.summaries()
+        for name in recommender.columns.names:
+            recommender.recommend([], k=3, where=f"not `{name}` is missing")
+        recommender.recommend([], k=3, where='colour > "Blue" or price < 5 or new or tags has "odd"', diversity=0.5)
         explain(recommender, ["id:i0", "id:i1"])
         recommender.search("red", 3)
 

@@ -88,6 +88,16 @@ def test_each_answer_is_that_of_its_bundle_alone_and_the_log_names_it(client, bu
     assert client.get("/readyz").json()["compared"] == "new"
 
 
+def test_an_item_that_is_not_available_is_in_no_answer_of_either(client):
+    first = [client.post("/v1/recommend", json=HISTORY).json() for _ in range(12)]
+    gone = sorted({item["id"] for answer in first for item in answer["items"]})
+    changed = client.post("/v1/catalog/availability", json={"unavailable": [f"id:{item}" for item in gone]})
+    assert changed.status_code == 200
+    answers = [client.post("/v1/recommend", json=HISTORY).json() for _ in range(12)]
+    assert len({answer["bundle"] for answer in answers}) == 2
+    assert not {item["id"] for answer in answers for item in answer["items"]} & set(gone)
+
+
 def test_the_server_is_not_ready_when_the_compared_model_fails(client, monkeypatch):
     second = client.arms.of(next(f"s{n}" for n in range(99) if client.arms.of(f"s{n}").name == "B")).worker
     second.pulse.failures = 99

@@ -113,6 +113,13 @@ class TestContract:
         assert (states.shape, states.dtype) == ((len(HISTORIES), head.shape[1]), np.float32)
         np.testing.assert_allclose(states @ head.T, engine.scores(HISTORIES), atol=0.03)
 
+    def test_item_vectors_are_the_input_rows(self, engine, bundle):
+        rows = items_of(bundle, "token_embd.weight")
+        for items in ([3, 1, 3], list(range(bundle.trained)), []):
+            vectors = engine.item_vectors(items)
+            assert (vectors.shape, vectors.dtype) == ((len(items), rows.shape[1]), np.float32)
+            np.testing.assert_allclose(vectors, rows[items], atol=1e-2)
+
     def test_one_evaluation_gives_scores_states_and_its_cost(self, engine):
         scores, states, tokens = engine.evaluate(HISTORIES)
         np.testing.assert_allclose(scores, engine.scores(HISTORIES), atol=0.03)

@@ -73,6 +73,14 @@ def test_features_of_token_rows_are_a_linear_map_of_them(base, text):
     torch.testing.assert_close(unseen_changed.features[2:], text.features[2:])
 
 
+def test_sources_stand_side_by_side_with_equal_strength(base, text):
+    vectors = torch.randn(ITEMS, 5, generator=torch.Generator().manual_seed(0))
+    both = item_text(base, TEXTS, SEEN, (vectors, None))
+    alone = item_text(base, TEXTS, SEEN, (vectors,))
+    torch.testing.assert_close(both.features * 2**0.5, torch.cat([alone.features, text.features], 1))
+    torch.testing.assert_close(both.from_rows * 2**0.5, torch.cat([alone.from_rows, text.from_rows], 1))
+
+
 def test_states_do_not_depend_on_the_texts_beside_them(base):
     together, alone = state_means(base, TEXTS), state_means(base, TEXTS[4:5])
     torch.testing.assert_close(together[4], alone[0], atol=1e-5, rtol=1e-5)

@@ -16,6 +16,7 @@ from delrec_lite.files import sha256_of
 from delrec_lite.llm.forward import score_all
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.onnx import _groups
+from delrec_lite.runtime.onnx_rows import read_item_rows
 from delrec_lite.runtime.recommender import Recommender
 from delrec_lite.runtime.retriever import Retriever
 from tests.conftest import export_tiny
@@ -264,3 +265,29 @@ def test_the_engine_needs_neither_torch_nor_onnx(onnx_bundle):
     assert process.returncode == 0, process.stderr
     assert process.stdout.strip() in dataset().catalog.titles
     assert process.stderr == "", "ONNX Runtime writes to stderr"
+
+
+def test_item_rows_of_a_damaged_file_are_rows_or_one_clear_error(onnx_bundle):
+    path = onnx_bundle / "model-int8_block.onnx"
+    intact, weights = path.read_bytes(), path.with_name(f"{path.name}.data")
+    expected = read_item_rows(path, ITEMS, 64)
+    assert (expected.shape, np.isfinite(expected).all()) == ((ITEMS, 64), True)
+    rng, refused = np.random.default_rng(4), 0
+    start = intact.index(b"item_rows")
+    for n in range(400):
+        damaged = bytearray(intact[: rng.integers(1, len(intact))] if n % 4 == 0 else intact)
+        place = rng.integers(0, len(damaged)) if n % 2 else min(len(damaged) - 1, start + rng.integers(-40, 120))
+        damaged[place] = rng.integers(0, 256)
+        path.write_bytes(damaged)
+        try:
+            assert read_item_rows(path, ITEMS, 64).shape == (ITEMS, 64)
+        except BundleError:
+            refused += 1
+    assert 100 < refused < 400
+    path.write_bytes(intact)
+    for wrong in ((ITEMS + 1, 64), (ITEMS, 16)):
+        with pytest.raises(BundleError, match="item_rows has the shape"):
+            read_item_rows(path, *wrong)
+    weights.write_bytes(weights.read_bytes()[:10])
+    with pytest.raises(BundleError, match="gives no item rows"):
+        read_item_rows(path, ITEMS, 64)

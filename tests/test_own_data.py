@@ -19,7 +19,7 @@ from delrec_lite.errors import ConfigError, OutOfMemoryError, UsageError
 from delrec_lite.pipeline.memory import RecipeCheck
 from delrec_lite.pipeline.rows import TRAINED, bundle_row
 from delrec_lite.pipeline.run import Run
-from delrec_lite.pipeline.start import start_recipe
+from delrec_lite.pipeline.start import DENSE, SPARSE, start_recipe
 from delrec_lite.pipeline.table import evaluate
 from delrec_lite.training.plan import plan
 from tests.serving import PROGRAM, Served
@@ -73,7 +73,8 @@ def test_a_shop_s_files_become_a_bundle_that_answers(shop, tiny_base):
     started = json.loads(program(shop, "init", "shop", "--base", tiny_base, "--json"))
     assert started == {"path": "shop.yaml", "minutes": 1}
     recipe = yaml.safe_load((shop / "shop.yaml").read_text())
-    recipe["teacher"] = {"settings": {"epochs": 1, "hidden": 8, "max_length": 8}}
+    recipe["model"]["item_text"] = "rows"  # the sentence encoder cannot be fetched here
+    recipe["teacher"] = {"text": True, "settings": {"epochs": 1, "hidden": 8, "max_length": 8}}
     recipe["distill"] |= {"epochs": 0.3, "tokens_per_step": 100}
     recipe["finetune"] |= {"epochs": 0.3, "tokens_per_step": 100, "rank": 2, "valid_every": 0.0}
     recipe["export"] = {"quant": "f16", "score_correlation": 0.5}
@@ -105,15 +106,32 @@ def test_a_recipe_is_sized_to_its_data_and_never_overwritten(shop, monkeypatch):
     out = shop / "recipe.yaml"
     started = start_recipe("shop", Path("data/shop"), "item", "", out)
     assert load_recipe(str(out)) == started.recipe
-    assert started.recipe.finetune.epochs == load_recipe("ml-100k-cpu").finetune.epochs
-    monkeypatch.setattr("delrec_lite.pipeline.start.TOKENS_PER_SECOND", 0.1)
+    few = load_recipe("beauty")  # the shop has 11 interactions an item
+    assert (started.recipe.finetune, started.recipe.model, started.recipe.teacher) == (
+        few.finetune,
+        few.model,
+        few.teacher,
+    )
+    monkeypatch.setattr("delrec_lite.pipeline.start.TOKENS_PER_SECOND", {DENSE: 1.0, SPARSE: 0.1})
     larger = start_recipe("shop", Path("data/shop"), "item", "", shop / "larger.yaml")
     assert larger.recipe.finetune.epochs == pytest.approx(3600 * 0.1 / 320, abs=0.01)
     with pytest.raises(UsageError, match="exists"):
         start_recipe("shop", Path("data/shop"), "item", "", out)
 
 
+def test_items_with_many_interactions_get_the_recipe_of_dense_data(shop, monkeypatch, tiny_base):
+    prepared(shop)
+    monkeypatch.chdir(shop)
+    monkeypatch.setattr("delrec_lite.pipeline.start.DENSE_FROM", 10)
+    many = load_recipe("ml-100k-cpu")
+    started = start_recipe("shop", Path("data/shop"), "item", "", shop / "dense.yaml").recipe
+    assert (started.finetune, started.model) == (many.finetune, many.model)
+    own_base = start_recipe("shop", Path("data/shop"), "item", str(tiny_base), shop / "base.yaml").recipe
+    assert own_base.model.layers is None  # how many suffice is known of the default base alone
+
+
 def test_a_recipe_for_a_card_holds_what_the_plan_finds(shop, monkeypatch):
+    monkeypatch.setattr("delrec_lite.pipeline.start.DENSE_FROM", 1)  # the plan is of the dense recipe
     prepared(shop)
     monkeypatch.chdir(shop)
     base = "Qwen/Qwen2.5-7B-Instruct"

@@ -1,4 +1,4 @@
-"""`serve` as a process: clear errors at the start, reload on SIGHUP, a clean end, and its page in a browser."""
+"""`serve` as a process: clear errors at the start, reload on SIGHUP and a clean end."""
 
 import json
 import shutil
@@ -87,84 +87,6 @@ def test_a_server_ends_on_sigterm_and_logs_no_history(served):
     assert TITLES[0] not in served.log.read_text()
     with pytest.raises(urllib.error.URLError):
         served.post({"history": TITLES[:2]})
-
-
-CONTRAST = """
-const [ink, sheet] = [["color", arguments[0]], ["backgroundColor", arguments[1]]].map(([what, where]) => {
-  const parts = getComputedStyle(document.querySelector(where))[what].match(/\\d+/g).slice(0, 3).map(v => v / 255);
-  const [r, g, b] = parts.map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-});
-return (Math.max(ink, sheet) + 0.05) / (Math.min(ink, sheet) + 0.05);
-"""
-
-
-@pytest.fixture
-def browser():
-    from selenium import webdriver
-
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("no chromium and chromedriver here: make browser installs them")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for option in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(option)
-    chrome = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    chrome.set_window_size(1100, 900)
-    yield chrome
-    chrome.quit()
-
-
-def test_the_page_in_a_browser(served, browser):
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.common.keys import Keys
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    wait = WebDriverWait(browser, 30)
-
-    def texts(selector):
-        script = "return [...document.querySelectorAll(arguments[0])].map(e => e.textContent)"
-        return browser.execute_script(script, selector)
-
-    def click(selector, n=0):
-        browser.execute_script("document.querySelectorAll(arguments[0])[arguments[1]].click()", selector, n)
-
-    names = "#ranking .item > span:nth-child(2)"
-    browser.get(served.address)
-    wait.until(lambda _: len(texts("#found button")) == 6)
-    words = browser.find_element(By.ID, "words")
-    words.send_keys("red rivr")
-    wait.until(lambda _: texts("#found button")[0] == "Red River (1950)")
-    words.send_keys(Keys.ENTER)  # only the keyboard
-    wait.until(lambda _: len(texts(names)) == 10)
-    first = texts(names)
-    assert first == [i["title"] for i in served.post({"history": ["Red River (1950)"]})["items"]]
-    assert "1 token computed" in texts("#time")[0]
-    words.send_keys("img onerror")
-    wait.until(lambda _: MARKUP in texts("#found button"))
-    click("#found button", texts("#found button").index(MARKUP))
-    wait.until(lambda _: len(texts("#history li")) == 2)
-    wait.until(lambda _: texts(names) != first)
-    assert browser.title == "delrec-lite"
-    assert not texts("img")
-    click("#ranking .item")
-    wait.until(lambda _: len(texts(".why li")) == 3)  # two titles and what the figures mean
-    browser.set_window_size(380, 800)
-    assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
-    browser.find_element(By.CSS_SELECTOR, "#history button").send_keys(Keys.ENTER)
-    wait.until(lambda _: len(texts("#history li")) == 1)
-    assert browser.switch_to.active_element.accessible_name == "Remove " + MARKUP  # the focus stays in the list
-    assert texts("#error") == [""]
-    backgrounds = []
-    for scheme in ("light", "dark"):
-        feature = {"name": "prefers-color-scheme", "value": scheme}
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
-        backgrounds.append(browser.execute_script("return getComputedStyle(document.body).backgroundColor"))
-        # The contrast of the palest text (WCAG 2, level AA) and of the ranking (AAA).
-        assert browser.execute_script(CONTRAST, "#time", "section") > 4.5
-        assert browser.execute_script(CONTRAST, "#ranking .item", "section") > 7
-    assert backgrounds[0] != backgrounds[1]
 
 
 def test_parallel_clients_get_the_answers_of_a_single_client(served):

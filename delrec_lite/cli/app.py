@@ -28,6 +28,7 @@ VERBS = (
     "eval",
     "ablate",
     "recommend",
+    "score",
     "explain",
     "serve",
     "feedback",

@@ -1,5 +1,6 @@
-"""`delrec-lite catalog add`: adds items after training."""
+"""`delrec-lite catalog`: adds items after training, and gives items other values in their columns."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,7 @@ import typer
 from delrec_lite.cli.common import JsonFlag, QuietFlag, make_console
 
 EXAMPLE = "Example: `delrec-lite catalog add shop.delrec new-items.csv --columns item=sku,title=name`"
+COLUMNS_EXAMPLE = "Example: `delrec-lite catalog columns shop.delrec items.csv --item-columns price,available`"
 catalog = typer.Typer(no_args_is_help=True, help="Change what a bundle can recommend, without training.")
 
 
@@ -34,22 +36,70 @@ def add(
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Add items by their titles, so that they can be recommended. A running server loads them on SIGHUP."""
+    """Add items by their titles, so that they can be recommended; item columns of the bundle are read too.
+
+    A running server loads them on SIGHUP.
+    """
     from delrec_lite.data.badrows import BadRows, parse_policy
-    from delrec_lite.data.readers import parse_columns, parse_text_columns, read_items
+    from delrec_lite.data.readers import parse_columns, parse_text_columns, read_item_list
     from delrec_lite.data.tables import Layout
+    from delrec_lite.data.typed_columns import ColumnSpec
     from delrec_lite.runtime.additions import add_items
+    from delrec_lite.runtime.bundle import Bundle
 
     console = make_console(json_output, quiet)
     bad = BadRows(parse_policy(on_bad_row))
     names, text_names = parse_columns(columns), parse_text_columns(text_columns)
-    new, texts = read_items(items, text_names, names, bad, Layout(keep_na=keep_na))
+    # The bundle's own item columns, as far as the list has them.
+    specs = [ColumnSpec(column.name, column.kind) for column in Bundle.open(bundle, verify=False).columns]
+    new = read_item_list(items, text_names, specs, names, bad, Layout(keep_na=keep_na), found=True)
     for malformed in bad.files:
         console.say(f"  dropped: {malformed}")
     for note in bad.notes:
         console.say(f"  {note}")
-    added = add_items(bundle, new, out, texts)
+    added = add_items(bundle, new.titles, out, new.texts, new.rows)
     shown = str(out or bundle)
     data = {"folder": shown, "added": added.titles, "items": added.items, "known": added.known}
     known = f"; {len(added.known)} were in the catalogue already" if added.known else ""
     console.result(data if json_output else f"{len(added.titles)} items added to {shown}{known}; {added.items} in all")
+
+
+@catalog.command("columns", epilog=COLUMNS_EXAMPLE)
+def set_item_columns(
+    bundle: Annotated[Path, typer.Argument(help="The bundle folder, NAME.delrec.")],
+    items: Annotated[Path, typer.Argument(help="Items with id and columns, in any format of an item list.")],
+    item_columns: Annotated[
+        str, typer.Option(help="Columns to set, such as `price,available,tags:list`; a type as in prepare.")
+    ] = "",
+    columns: Annotated[str, typer.Option(help="Your column names, such as `item=sku`.")] = "",
+    out: Annotated[Path | None, typer.Option(help="The bundle to write; default: replace BUNDLE.")] = None,
+    on_bad_row: Annotated[str, typer.Option(help="refuse or drop malformed rows.")] = "refuse",
+    json_output: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Set the item columns that filters read, for the items that the list names; no column of titles is needed.
+
+    A running server loads them on SIGHUP.
+    """
+    from dataclasses import asdict
+
+    from delrec_lite.data.badrows import BadRows, parse_policy
+    from delrec_lite.data.readers import parse_columns, parse_text_columns, read_item_rows
+    from delrec_lite.data.typed_columns import parse_specs
+    from delrec_lite.runtime.bundle import Bundle
+    from delrec_lite.runtime.new_columns import set_columns
+
+    console = make_console(json_output, quiet)
+    bad = BadRows(parse_policy(on_bad_row))
+    kinds = {column.name: column.kind for column in Bundle.open(bundle, verify=False).columns}
+    specs = [replace(s, kind=s.kind or kinds.get(s.name)) for s in parse_specs(parse_text_columns(item_columns))]
+    rows = read_item_rows(items, specs, parse_columns(columns), bad)
+    for malformed in bad.files:
+        console.say(f"  dropped: {malformed}")
+    result = set_columns(bundle, rows, out)
+    unknown = f"; {result.unknown} ids are not in the catalogue" if result.unknown else ""
+    names = ", ".join(f"{name} ({kind})" for name, kind in result.columns.items())
+    data = {**asdict(result), "folder": str(result.folder)}
+    console.result(
+        data if json_output else f"{result.items} items have new values in {result.folder}{unknown}; {names}"
+    )

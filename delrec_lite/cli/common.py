@@ -50,11 +50,18 @@ def say_skipped(console: Console, skipped: "Sequence[Skipped]", nearest: Callabl
         skipped: Of the answer.
         nearest: Gives the nearest titles of some words.
     """
-    for where in dict.fromkeys(item.where for item in skipped):
-        given = [item.given for item in skipped if item.where == where]
-        names = ", ".join(map(repr, given[:MOST_NAMED]))
-        more = f" and {len(given) - MOST_NAMED} more" if len(given) > MOST_NAMED else ""
-        console.say(f"not in the catalogue, left out of {where}: {len(given)}, {names}{more}")
-    titles = [item.given for item in skipped if item.given.strip() and not item.given.startswith("id:")]
+    from delrec_lite.runtime.selection import UNAVAILABLE
+
+    unknown = [item for item in skipped if item.reason != UNAVAILABLE]
+    for problem, items in (
+        ("not in the catalogue", unknown),
+        ("not available", [i for i in skipped if i not in unknown]),
+    ):
+        for where in dict.fromkeys(item.where for item in items):
+            given = [item.given for item in items if item.where == where]
+            names = ", ".join(map(repr, given[:MOST_NAMED]))
+            more = f" and {len(given) - MOST_NAMED} more" if len(given) > MOST_NAMED else ""
+            console.say(f"{problem}, left out of {where}: {len(given)}, {names}{more}")
+    titles = [item.given for item in unknown if item.given.strip() and not item.given.startswith("id:")]
     for title in titles[:MOST_NEAREST]:
         console.say(f"  nearest to {title!r}: {', '.join(map(repr, nearest(title)))}; as a new item: --allow-new")

@@ -59,7 +59,7 @@ def explain(
             return
         explanation = runtime_explain.explain(recommender, history or [], item, allow_new, policy)
         say_skipped(console, explanation.skipped, recommender.nearest)
-    place = f"number {explanation.rank}" if explanation.rank else "in the history"
+    place = f"number {explanation.rank}" if explanation.rank else "in the history, or not available"
     console.say(f"{explanation.title}: {place}, {explanation.probability:.1%}, because of")
     ordered = sorted(explanation.contributions, key=lambda c: -c.weight)
     shown = [(c.title, f"{c.weight:+.3f}" if c.read else "not read") for c in ordered]

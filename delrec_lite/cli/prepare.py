@@ -41,6 +41,13 @@ def prepare(
         str,
         typer.Option(help="Columns of the item list to keep as side text, such as `category,brand`."),
     ] = "",
+    item_columns: Annotated[
+        str,
+        typer.Option(
+            help="Columns of the item list to keep for filters, such as `category,price,available,tags:list`; "
+            "a type (text, number, truth, list) is found in the values where none is named."
+        ),
+    ] = "",
     on_bad_row: Annotated[
         str, typer.Option(help="refuse or drop malformed rows; both report their number and the first few.")
     ] = "refuse",
@@ -74,10 +81,11 @@ def prepare(
     from delrec_lite.data.duplicates import parse_duplicates
     from delrec_lite.data.prepare import drop_untitled, prepare_tables
     from delrec_lite.data.prepare import prepare as prepare_pulled
-    from delrec_lite.data.readers import parse_columns, parse_text_columns, read_interactions, read_items
+    from delrec_lite.data.readers import parse_columns, parse_text_columns, read_interactions, read_item_list
     from delrec_lite.data.sources import is_stdin
     from delrec_lite.data.store import Settings, dataset_files, parse_split
     from delrec_lite.data.tables import Layout
+    from delrec_lite.data.typed_columns import parse_specs
     from delrec_lite.errors import UsageError
     from delrec_lite.files import check_folder
     from delrec_lite.hub.pull import pull
@@ -88,7 +96,10 @@ def prepare(
     check_folder(folder, "data set", dataset_files)  # before minutes of reading, not after
     bad, untitled, checks = BadRows(parse_policy(on_bad_row)), 0, Checks()
     text_names = parse_text_columns(text_columns)
-    settings = Settings(k_core, candidates, seed, parse_split(split), text_names, parse_duplicates(duplicates), repeats)
+    kept = parse_text_columns(item_columns)
+    specs = parse_specs(kept)
+    rule, doubles = parse_split(split), parse_duplicates(duplicates)
+    settings = Settings(k_core, candidates, seed, rule, text_names, doubles, repeats, kept)
     if (interactions is None) != (items is None):
         raise UsageError("--interactions and --items go together", "give both: the log, and the titles of its items")
     if interactions is not None and items is not None:
@@ -96,7 +107,8 @@ def prepare(
             raise UsageError("--interactions and --items are both standard input", "give one of them as a file")
         names, layout = parse_columns(columns), Layout(separator, not no_header, keep_na)
         log = read_interactions(interactions, names, bad=bad, layout=layout)
-        titles, texts = read_items(items, text_names, names, bad, layout)
+        listed = read_item_list(items, text_names, specs, names, bad, layout)
+        titles = listed.titles
         for malformed in bad.files:
             console.say(f"  dropped: {malformed}")
         if bad.policy == "drop":
@@ -104,7 +116,7 @@ def prepare(
             if untitled:
                 console.say(f"  dropped: {untitled} interactions with items that have no title")
         checks.notes += bad.notes
-        dataset = prepare_tables(name, log, titles, folder, settings, console, texts, checks)
+        dataset = prepare_tables(name, log, titles, folder, settings, console, listed.texts, checks, listed.rows)
     else:
         if unused := [
             option
@@ -131,6 +143,7 @@ def prepare(
             settings.duplicates,
             repeats,
             checks,
+            kept,
         )
     data = {
         "name": name,
@@ -143,6 +156,7 @@ def prepare(
         "seed": seed,
         "split": settings.split,
         **({"text_columns": list(text_names)} if text_names else {}),
+        **({"item_columns": {c.name: c.kind for c in dataset.catalog.columns}} if kept else {}),
         "duplicates": settings.duplicates,
         "repeats": dataset.repeats,
         "dropped": {"files": [malformed.dump() for malformed in bad.files], "untitled": untitled},

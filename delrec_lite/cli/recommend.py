@@ -42,6 +42,14 @@ def recommend(
         bool, typer.Option(help="Accept unknown titles as new items, represented by their words.")
     ] = False,
     on_unknown: UnknownOption = "skip",
+    where: Annotated[
+        str | None,
+        typer.Option(help='Recommend only what a filter over item columns keeps: `category = "toys" and price < 20`.'),
+    ] = None,
+    diversity: Annotated[
+        float, typer.Option(help="0 to 1: how much less an item counts that is like one before it.")
+    ] = 0.0,
+    popularity_discount: Annotated[float, typer.Option(help="From 0: how much less a popular item counts.")] = 0.0,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: the cores allowed.")] = None,
     quant: QuantOption = None,
     fused: FusedFlag = None,
@@ -68,7 +76,18 @@ def recommend(
         raise UsageError(f"-k is {k}", "ask for at least one item")
     policy = check_policy(on_unknown)
     with Recommender.load(bundle, threads, quant=quant, fused=fused) as recommender:
-        answer = recommender.recommend(titles, k, candidates, allow_new, exclude_history, exclude, on_unknown=policy)
+        answer = recommender.recommend(
+            titles,
+            k,
+            candidates,
+            allow_new,
+            exclude_history,
+            exclude,
+            on_unknown=policy,
+            where=where,
+            diversity=diversity,
+            popularity_discount=popularity_discount,
+        )
         say_skipped(console, answer.skipped, recommender.nearest)
     for match in answer.matched:
         if match.item < 0:
@@ -79,7 +98,7 @@ def recommend(
     if answer.basis == POPULARITY:
         console.say('no known title in the history: the most popular items. Give titles with --history "A title"')
     if not answer.items:
-        console.say("nothing is left to rank: the history, --exclude or unknown candidates leave no item")
+        console.say("nothing is left to rank: history, --exclude, --where and unknown candidates leave no item")
     rows = [(str(i.rank), i.title, f"{i.score:.2f}", f"{i.probability:.1%}") for i in answer.items]
     console.result(asdict(answer), rows, ("rank", "title", "score", "share"))
     phases = ", ".join(f"{name} {ms:.1f}" for name, ms in answer.milliseconds.items())

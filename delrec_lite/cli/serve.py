@@ -34,6 +34,12 @@ def serve(
     pid_file: Annotated[
         Path | None, typer.Option(help="File for the process id: written at the start, removed at the end.")
     ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            help="File that keeps changes of availability over a restart; default: a reload alone keeps them."
+        ),
+    ] = None,
     feedback_log: Annotated[
         Path | None,
         typer.Option(help="SQLite file for served lists and what people did with them; see `delrec-lite feedback`."),
@@ -81,6 +87,7 @@ def serve(
         root_path=root_path,
         cors_origins=tuple(cors_origin or ()),
         pid_file=pid_file,
+        state=state,
         feedback_log=feedback_log,
         feedback_limit=feedback_limit,
         compare=compare,

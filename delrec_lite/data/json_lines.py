@@ -44,9 +44,10 @@ class JsonRows:
     def columns(self, names: Sequence[str], lists: Sequence[str]) -> tuple[dict[str, Any], list[int], Malformed]:
         """Arrow columns by name, the row number of each of their records, and number and reason of malformed rows.
 
-        In the columns ``lists`` a list of words becomes one text, as an item's tags; elsewhere it is malformed.
+        In the columns ``lists`` a cell may be a list of words, as an item's tags: then the whole column has lists.
+        Elsewhere a list is malformed.
         """
-        cells: dict[str, list[str | None]] = {name: [] for name in names}
+        cells: dict[str, list[Any]] = {name: [] for name in names}
         numbers, malformed = [], list(self.malformed)
         for number, parsed in zip(self._numbers, self._objects, strict=True):
             row = {name: _cell(parsed.get(name), name in lists) for name in names}
@@ -55,9 +56,8 @@ class JsonRows:
                 continue
             numbers.append(number)
             for name, cell in row.items():
-                cells[name].append(cell or None)
-        pa = arrow()
-        return {n: pa.chunked_array([pa.array(c, pa.string())]) for n, c in cells.items()}, numbers, malformed
+                cells[name].append(None if cell == "" else cell)
+        return {name: _column(column) for name, column in cells.items()}, numbers, malformed
 
     @staticmethod
     def _lines(text: bytes) -> Iterator[tuple[int, Any]]:
@@ -78,8 +78,17 @@ class JsonRows:
             ) from error
 
 
-def _cell(value: Any, may_be_list: bool) -> str | None:
-    """A value as text, empty for null and nan; None if it has no text."""
+def _column(cells: list[Any]) -> Any:
+    """An Arrow column of texts; of lists of texts where a cell is a list."""
+    pa = arrow()
+    if not any(isinstance(cell, tuple) for cell in cells):
+        return pa.chunked_array([pa.array(cells, pa.string())])
+    lists = [cell if cell is None or isinstance(cell, tuple) else (cell,) for cell in cells]
+    return pa.chunked_array([pa.array(lists, pa.list_(pa.string()))])
+
+
+def _cell(value: Any, may_be_list: bool) -> "str | tuple[str, ...] | None":
+    """A value as text, or a list's parts; empty for null and nan; None if it has no text."""
     if value is None or value != value:
         return ""
     if isinstance(value, str):
@@ -91,5 +100,5 @@ def _cell(value: Any, may_be_list: bool) -> str | None:
     if isinstance(value, int | float):
         return str(value)
     if may_be_list and isinstance(value, list):
-        return ", ".join(str(part) for part in value if part)
+        return tuple(str(part) for part in value if part)
     return None

@@ -1,12 +1,16 @@
 """MovieLens-100K in both layouts of its mirrors: GroupLens' files, and RecBole's atomic files."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from delrec_lite.data.badrows import BadRows
+from delrec_lite.data.columns import ItemRows
 from delrec_lite.data.readers import Columns, Interactions, read_interactions, texts_of, titles_of
 from delrec_lite.data.tables import Table, read_table
 from delrec_lite.data.titles import readable_title
+from delrec_lite.data.typed_columns import ColumnSpec, typed_column
 from delrec_lite.errors import DataError, UsageError
 
 _LOG = ("user_id", "item_id", "rating", "timestamp")
@@ -34,6 +38,7 @@ _GENRES = [
     "War",
     "Western",
 ]
+_YEAR = re.compile(r"\((\d{4})\)$")
 # One title of the original is the word "unknown"; RecBole's copy misspells it.
 _UNKNOWN = {"unkonwn": "unknown"}
 
@@ -76,6 +81,28 @@ def read_genres(folder: Path, columns: Sequence[str]) -> dict[str, str]:
         raise DataError(f"{folder} holds neither u.item nor one .item file", "pull the data set again")
     genres = [", ".join(name for name in _GENRES if name in names and name != "unknown") for names in chosen]
     return texts_of(table.texts("item_id"), [genres])
+
+
+def read_columns(folder: Path, specs: Sequence[ColumnSpec]) -> ItemRows:
+    """The item columns: ``genres``, a list, and ``year`` of the title, a number.
+
+    Args:
+        folder: As in ``read_movielens``.
+        specs: Of these two.
+
+    Raises:
+        UsageError: Another column.
+        DataError: As in ``read_genres``.
+    """
+    if wrong := [spec.name for spec in specs if spec.name not in ("genres", "year")]:
+        raise UsageError(f"ml-100k has no item column {wrong[0]!r}", "take genres, year")
+    titles, genres = read_movielens(folder)[1], read_genres(folder, ["genres"])
+    years = (_YEAR.search(title) for title in titles.values())
+    cells: dict[str, list[Any]] = {
+        "genres": [[name for name in genres[item].split(", ") if name] for item in titles],
+        "year": [year[1] if year else "" for year in years],
+    }
+    return ItemRows(list(titles), tuple(typed_column(spec, cells[spec.name]) for spec in specs))
 
 
 def _grouplens_titles(path: Path) -> dict[str, str]:

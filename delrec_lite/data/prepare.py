@@ -12,10 +12,12 @@ import numpy.typing as npt
 from delrec_lite.console import QUIET, Console
 from delrec_lite.data.candidates import SPLITS, sample_candidates, users_to_leave_out
 from delrec_lite.data.checks import USUAL, Checks, check_repeats, check_times, few_left_out, repeated_share
+from delrec_lite.data.columns import NO_COLUMNS, ItemRows
 from delrec_lite.data.duplicates import Duplicates, exact_duplicates, without_duplicates
 from delrec_lite.data.readers import Interactions
 from delrec_lite.data.store import Settings, SplitRule, make_dataset, save_dataset
 from delrec_lite.data.titles import unique_titles
+from delrec_lite.data.typed_columns import parse_specs
 from delrec_lite.data.types import Catalog, Dataset
 from delrec_lite.errors import DataError, UsageError
 from delrec_lite.hub.registry import Asset, find_dataset
@@ -37,6 +39,7 @@ def prepare(
     duplicates: Duplicates = "keep",
     repeats: bool | None = None,
     checks: Checks | None = None,
+    item_columns: Sequence[str] = (),
 ) -> Dataset:
     """Prepare a pulled data set.
 
@@ -53,17 +56,19 @@ def prepare(
         duplicates: See ``Settings``.
         repeats: See ``Settings``.
         checks: Gets what was found in the log.
+        item_columns: Columns to keep for filters; ``genres`` and ``year`` of ml-100k.
 
     Raises:
         DataError: Malformed rows, no interactions after the k-core, or no questions.
         StorageError: ``out`` cannot be written.
-        UsageError: No data set of this name, or it has no such side text.
+        UsageError: No data set of this name, or it has no such side text or column.
     """
     asset = find_dataset(name)
     interactions, titles = _resolved(asset.reader)(source)
     texts = _side_text(asset, source, text_columns) if text_columns else {}
-    settings = Settings(k_core, m, seed, split, tuple(text_columns), duplicates, repeats)
-    return prepare_tables(name, interactions, titles, out, settings, console, texts, checks)
+    columns = _item_columns(asset, source, item_columns) if item_columns else NO_COLUMNS
+    settings = Settings(k_core, m, seed, split, tuple(text_columns), duplicates, repeats, tuple(item_columns))
+    return prepare_tables(name, interactions, titles, out, settings, console, texts, checks, columns)
 
 
 def _side_text(asset: Asset, source: Path, columns: Sequence[str]) -> Mapping[str, str]:
@@ -71,6 +76,13 @@ def _side_text(asset: Asset, source: Path, columns: Sequence[str]) -> Mapping[st
         raise UsageError(f"{asset.name} has no side text", "leave out --text-columns")
     texts: Mapping[str, str] = _resolved(asset.text_reader)(source, columns)
     return texts
+
+
+def _item_columns(asset: Asset, source: Path, columns: Sequence[str]) -> ItemRows:
+    if not asset.column_reader:
+        raise UsageError(f"{asset.name} has no item columns", "leave out --item-columns")
+    rows: ItemRows = _resolved(asset.column_reader)(source, parse_specs(columns))
+    return rows
 
 
 def _resolved(reader: Any) -> Any:
@@ -86,6 +98,7 @@ def prepare_tables(
     console: Console = QUIET,
     texts: Mapping[str, str] | None = None,
     checks: Checks | None = None,
+    columns: ItemRows = NO_COLUMNS,
 ) -> Dataset:
     """Prepare any log; ``titles`` and ``texts`` give each item id's title and side text. Otherwise as ``prepare``."""
     if settings.k_core < 1 or settings.m < 2:
@@ -97,7 +110,7 @@ def prepare_tables(
     checks.rows, checks.duplicates = len(interactions), exact_duplicates(interactions)
     interactions = without_duplicates(interactions, settings.duplicates)
     checks.duplicates_left_out = checks.rows - len(interactions)
-    dataset = build_dataset(name, interactions, titles, settings.k_core, settings.split, texts, checks)
+    dataset = build_dataset(name, interactions, titles, settings.k_core, settings.split, texts, checks, columns)
     checks.repeated = repeated_share(dataset)
     repeats = checks.repeated >= USUAL if settings.repeats is None else settings.repeats
     dataset = with_questions(dataset, repeats, settings.m)
@@ -122,6 +135,7 @@ def build_dataset(
     split: SplitRule = "leave-one-out",
     texts: Mapping[str, str] | None = None,
     checks: Checks | None = None,
+    columns: ItemRows = NO_COLUMNS,
 ) -> Dataset:
     """Filter, order by time (ties by the order of the file) and number users and items from 0.
 
@@ -155,7 +169,7 @@ def build_dataset(
     if cuts is not None:
         _refuse_empty_parts(untitled_data)
     unique = unique_titles([titles[i] for i in ids], untitled_data.popularity().tolist())
-    catalog = Catalog(ids, unique, tuple(texts.get(i, "") for i in ids) if texts else ())
+    catalog = Catalog(ids, unique, tuple(texts.get(i, "") for i in ids) if texts else (), columns.of(ids))
     dataset = make_dataset(name, catalog, [user_ids[u] for u in core_users], sequences, cuts)
     before = {"users": len(np.unique(users)), "items": len(np.unique(items)), "rows": len(users)}
     checks.few_left_out, note = few_left_out(before, dataset, k_core, SHORTEST)

@@ -9,9 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from delrec_lite.data.badrows import SHOWN, BadRows
+from delrec_lite.data.columns import ItemColumn, ItemRows
 from delrec_lite.data.packages import arrow
 from delrec_lite.data.tables import DETECTED, Layout, OpenTable, Table, open_table
 from delrec_lite.data.times import read_times, why_invalid
+from delrec_lite.data.typed_columns import ColumnSpec, typed_column
 from delrec_lite.data.types import Ints
 from delrec_lite.data.values import as_text, distinct, is_missing, missing, why_missing
 from delrec_lite.errors import DataError, UsageError
@@ -164,32 +166,84 @@ def read_items(
     bad: BadRows | None = None,
     layout: Layout = DETECTED,
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Title and side text of each item id, from an item list; the formats are those of ``read_interactions``.
+    """Title and side text of each item id: the first parts of ``read_item_list``."""
+    listed = read_item_list(path, text_columns, (), columns, bad, layout)
+    return listed.titles, listed.texts
+
+
+@dataclass(frozen=True)
+class ItemList:
+    """What an item list says.
+
+    Attributes:
+        titles: Title of each item id.
+        texts: Side text of each item id; empty without columns of it.
+        rows: The item columns to keep.
+    """
+
+    titles: dict[str, str]
+    texts: dict[str, str]
+    rows: ItemRows
+
+
+def read_item_list(
+    path: Path,
+    text_columns: Sequence[str] = (),
+    item_columns: Sequence[ColumnSpec] = (),
+    columns: Columns = Columns(),
+    bad: BadRows | None = None,
+    layout: Layout = DETECTED,
+    found: bool = False,
+) -> ItemList:
+    """Title, side text and columns of each item id, from an item list in a format of ``read_interactions``.
 
     Args:
         path: The item list.
         text_columns: Columns of the side text, in the order in which the text has them; cells may be lists of words.
+        item_columns: Columns to keep beside it; cells may be lists of words.
         columns: Names of the other columns.
         bad: Collects malformed rows: a wrong number of fields, an open quote, a missing id or title, an id with a
             second title. Default: they are refused.
         layout: How the file is written.
-
-    Returns:
-        The titles; the side texts, empty without ``text_columns``.
+        found: Keep those of ``item_columns`` that the list has; otherwise it must have all.
 
     Raises:
-        DataError: No such file or column, or malformed rows that are refused.
+        DataError: No such file or column, malformed rows that are refused, or a value that is not of its column's type.
     """
     opened = open_table(path, layout, expected=(columns.title,))
     columns = _item_columns(columns, opened, layout)
-    table = opened.read((columns.item, columns.title, *text_columns), lists=text_columns)
+    specs = [spec for spec in item_columns if spec.name in opened.names or not found]
+    kept = [spec.name for spec in specs]
+    table = opened.read((columns.item, columns.title, *text_columns, *kept), lists=(*text_columns, *kept))
     items = table.texts(columns.item)
     titles = [" ".join(title.replace("\0", " ").split()) for title in table.texts(columns.title)]
     title_of = titles_of(table, items, titles, bad or BadRows(), layout.keep_na)
-    if not text_columns:
-        return title_of, {}
-    cells = [_cells(table, name) for name in text_columns]
-    return title_of, texts_of(items, cells, layout.keep_na)
+    texts = texts_of(items, [_cells(table, name) for name in text_columns], layout.keep_na) if text_columns else {}
+    return ItemList(title_of, texts, ItemRows(items, _typed(table, specs, layout)))
+
+
+def read_item_rows(
+    path: Path,
+    item_columns: Sequence[ColumnSpec],
+    columns: Columns = Columns(),
+    bad: BadRows | None = None,
+    layout: Layout = DETECTED,
+) -> ItemRows:
+    """The columns of ``read_item_list``, of a list that may have no titles; raises the same."""
+    opened = open_table(path, layout, expected=(columns.item,))
+    columns = _item_columns(columns, opened, layout)
+    names = [spec.name for spec in item_columns]
+    table = opened.read((columns.item, *names), lists=names)
+    (bad or BadRows()).add(path, len(table.malformed), table.malformed)
+    return ItemRows(table.texts(columns.item), _typed(table, item_columns, layout))
+
+
+def _typed(table: Table, specs: Sequence[ColumnSpec], layout: Layout) -> tuple[ItemColumn, ...]:
+    """A table's columns to keep, with their types."""
+    return tuple(
+        typed_column(spec, _parts(table, spec.name), table.where(spec.name), table.row, layout.keep_na)
+        for spec in specs
+    )
 
 
 def _numbered(columns: Columns, **defaults: str) -> Columns:
@@ -237,6 +291,15 @@ def _cells(table: Table, name: str) -> list[str]:
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
         return [", ".join(str(part) for part in parts or () if part) for parts in column.to_pylist()]
     return table.texts(name)
+
+
+def _parts(table: Table, name: str) -> list[Any]:
+    """A column's cells: texts, or lists of texts."""
+    pa, column = arrow(), table.columns[name]
+    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
+        return table.texts(name)
+    cells: list[Any] = column.to_pylist()
+    return cells
 
 
 def titles_of(

@@ -58,13 +58,26 @@ def content_of(path: Path) -> bytes:
     except OSError as error:
         raise unreadable(path, error) from error
     path = Path("standard input") if str(path) == "-" else path
-    for magic, kind in _PACKED:
-        if data.startswith(magic):
-            data = _unpacked(path, data, kind)
+    if kind := packed_as(data):
+        data = _unpacked(path, data, kind)
+    check_foreign(path, data)
+    return data
+
+
+def packed_as(data: bytes) -> str:
+    """The compression that the first bytes of a file tell; empty for none."""
+    return next((kind for magic, kind in _PACKED if data.startswith(magic)), "")
+
+
+def check_foreign(path: Path, data: bytes) -> None:
+    """Refuse what the first bytes of a file tell to be no table.
+
+    Raises:
+        DataError: It is an archive, a workbook, a database, or a table of another format; says what to do.
+    """
     for magic, what, hint in _FOREIGN:
         if data.startswith(magic):
             raise DataError(f"{path} is {what}", hint)
-    return data
 
 
 def _unpacked(path: Path, data: bytes, kind: str) -> bytes:

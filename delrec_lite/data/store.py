@@ -1,6 +1,7 @@
 """Reads and writes a prepared data set as a folder of JSON and npz files, without pickle.
 
-``dataset.json`` (counts, settings, fingerprint), ``catalog.json`` (ids, titles, side texts), ``users.json`` (ids),
+``dataset.json`` (counts, settings, fingerprint), ``catalog.json`` (ids, titles, side texts), ``columns.json`` (item
+columns, where there are any), ``users.json`` (ids),
 ``sequences.npz`` (``items`` of all users concatenated, ``lengths`` per user, ``cuts`` of a split by time, ``unasked``
 users without questions),
 ``candidates-valid.json`` and ``candidates-test.json``.
@@ -18,6 +19,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from delrec_lite.data.columns import columns_fingerprint, dump_columns, load_columns
 from delrec_lite.data.duplicates import Duplicates
 from delrec_lite.data.types import SPLITS, CandidateSets, Catalog, Dataset, Ints
 from delrec_lite.errors import DataError, StorageError, UsageError
@@ -29,6 +31,7 @@ _AGAIN = "prepare the data set again"
 _FILES = {
     "dataset.json",
     "catalog.json",
+    "columns.json",
     "users.json",
     "sequences.npz",
     "candidates-valid.json",
@@ -48,6 +51,7 @@ class Settings:
         text_columns: Columns of the item list that are kept as side text.
         duplicates: See ``without_duplicates``.
         repeats: Whether an item that a user had before may be the next one; None: if that is usual in the log.
+        item_columns: Columns of the item list that are kept for filters, each maybe with its type: ``price:number``.
     """
 
     k_core: int
@@ -57,11 +61,12 @@ class Settings:
     text_columns: tuple[str, ...] = ()
     duplicates: Duplicates = "keep"
     repeats: bool | None = None
+    item_columns: tuple[str, ...] = ()
 
     def dump(self) -> dict[str, Any]:
-        """As JSON values; without ``text_columns`` where there are none."""
-        settings = {**vars(self), "text_columns": list(self.text_columns)}
-        return settings if self.text_columns else {k: v for k, v in settings.items() if k != "text_columns"}
+        """As JSON values; without ``text_columns`` and ``item_columns`` where there are none."""
+        listed = {name: list(getattr(self, name)) for name in ("text_columns", "item_columns")}
+        return {name: listed.get(name, value) for name, value in vars(self).items() if listed.get(name, True)}
 
 
 def parse_split(text: str) -> SplitRule:
@@ -155,6 +160,8 @@ def _write(
     catalog, texts = dataset.catalog, {"texts": dataset.catalog.texts} if dataset.catalog.texts else {}
     _dump(folder / "catalog.json", {"ids": catalog.ids, "titles": catalog.titles, **texts})
     _dump(folder / "users.json", dataset.user_ids)
+    if catalog.columns:
+        _dump(folder / "columns.json", dump_columns(catalog.columns))
     for split, sets in candidates.items():
         rows = {
             "split": split,
@@ -173,6 +180,7 @@ def _write(
         **settings.dump(),
         "repeats": dataset.repeats,
         **({"checks": checks} if checks else {}),
+        **({"columns": columns_fingerprint(catalog.columns)} if catalog.columns else {}),
         "fingerprint": dataset.fingerprint,
     }
     _dump(folder / "dataset.json", about, indent=2)
@@ -197,7 +205,8 @@ def load_dataset(folder: Path) -> Dataset:
         raise DataError(f"{folder} has data set schema {about.get('schema')}, this program reads {SCHEMA}", _AGAIN)
     try:
         titles, users = _load(folder / "catalog.json"), _load(folder / "users.json")
-        catalog = Catalog(tuple(titles["ids"]), tuple(titles["titles"]), tuple(titles.get("texts", ())))
+        columns = load_columns(_load(folder / "columns.json"), len(titles["ids"])) if "columns" in about else ()
+        catalog = Catalog(tuple(titles["ids"]), tuple(titles["titles"]), tuple(titles.get("texts", ())), columns)
         with np.load(folder / "sequences.npz", allow_pickle=False) as arrays:
             items, lengths = arrays["items"].astype(np.int64), arrays["lengths"]
             cuts = arrays["cuts"].astype(np.int64) if "cuts" in arrays else None
@@ -205,6 +214,7 @@ def load_dataset(folder: Path) -> Dataset:
         sequences = np.split(items, np.cumsum(lengths)[:-1])
         dataset = make_dataset(about["name"], catalog, users, sequences, cuts, about.get("repeats", False), unasked)
         intact = dataset.fingerprint == about["fingerprint"]
+        intact &= not columns or columns_fingerprint(columns) == about["columns"]
         if "repeats" not in about and has_repeats(dataset):
             # Written when every item was a question; its candidate sets fit if items of the history count.
             dataset = replace(dataset, repeats=True)
@@ -237,6 +247,7 @@ def load_settings(folder: Path) -> tuple[str, Settings]:
             text_columns=tuple(about.get("text_columns", ())),
             duplicates=about.get("duplicates", "keep"),
             repeats=repeats,
+            item_columns=tuple(about.get("item_columns", ())),
         )
     except (KeyError, TypeError) as error:
         raise DataError(f"{folder}/dataset.json has no valid settings: {error}", _AGAIN) from error

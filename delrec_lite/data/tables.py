@@ -141,7 +141,7 @@ def open_table(
     text = as_utf8(path, data, encoding)
     if is_json(path) or (text.startswith((b"{", b"[{")) and not names):
         return _open_json(path, text)
-    return _open_text(path, text, layout, names, expected)
+    return open_text(path, text, layout, names, expected)
 
 
 def read_table(
@@ -186,7 +186,8 @@ def _open_json(path: Path, text: bytes) -> OpenTable:
     return OpenTable(path, rows.names, False, read)
 
 
-def _open_text(path: Path, text: bytes, layout: Layout, names: Sequence[str], expected: Collection[str]) -> OpenTable:
+def open_text(path: Path, text: bytes, layout: Layout, names: Sequence[str], expected: Collection[str]) -> OpenTable:
+    """Delimited text as a table; arguments as in ``open_table``, ``text`` as ``as_utf8`` gives it."""
     rows = DelimitedText(path, text, layout.separator)
     header = layout.header and not names
     if not header and not names and expected and set(expected) <= set(rows.first):

@@ -11,6 +11,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from delrec_lite.data.columns import ItemColumn
+
 SPLITS = ("valid", "test")
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -25,14 +27,22 @@ class Catalog:
         ids: The item ids of the data set, one per item.
         titles: Readable titles, same order: ``The Matrix (1999)``.
         texts: Side text of each item, such as its category, same order; empty if the data set has none.
+        columns: Typed columns of the item list, same order; training does not read them.
     """
 
     ids: tuple[str, ...]
     titles: tuple[str, ...]
     texts: tuple[str, ...] = ()
+    columns: tuple[ItemColumn, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def take(self, items: Sequence[int]) -> "Catalog":
+        """The catalogue of some items, in this order."""
+        texts = tuple(self.texts[i] for i in items) if self.texts else ()
+        columns = tuple(column.take(items) for column in self.columns)
+        return Catalog(tuple(self.ids[i] for i in items), tuple(self.titles[i] for i in items), texts, columns)
 
     @property
     def descriptions(self) -> tuple[str, ...]:

@@ -73,6 +73,8 @@ class Asset:
             title of each item id, equal for all mirrors; or ``module:function``, imported on first use.
         text_reader: Of a data set with side text: function from this folder and names of columns to the side text of
             each item id; or ``module:function``.
+        column_reader: Of a data set with item columns: function from this folder and ``data.typed_columns.ColumnSpec``
+            of the columns to ``data.columns.ItemRows``; or ``module:function``.
     """
 
     name: str
@@ -82,6 +84,7 @@ class Asset:
     mirrors: tuple[Mirror, ...]
     reader: str | Callable[[Path], Any] = ""
     text_reader: str | Callable[[Path, Sequence[str]], Any] = ""
+    column_reader: str | Callable[[Path, Sequence[Any]], Any] = ""
 
 
 _SMOLLM2_REVISION = "12fd25f77366fa6b3b4b768ec3050bf629380bac"
@@ -212,6 +215,7 @@ _ML_100K = Asset(
     homepage="https://grouplens.org/datasets/movielens/100k/",
     reader="delrec_lite.data.movielens:read_movielens",
     text_reader="delrec_lite.data.movielens:read_genres",
+    column_reader="delrec_lite.data.movielens:read_columns",
     mirrors=(
         Mirror(
             name="files.grouplens.org",

@@ -51,22 +51,29 @@ class ItemText:
 
 
 @torch.no_grad()
-def item_text(base: Base, texts: Sequence[str], trained: Any, vectors: Any | None = None) -> ItemText:
+def item_text(base: Base, texts: Sequence[str], trained: Any, sources: Sequence[Any | None] = (None,)) -> ItemText:
     """Compute the features of a catalogue.
 
     Args:
         base: Its token rows give every text's mean row.
         texts: Title and side text of each item.
         trained: Which items occur in training, bool ``[items]``; the others have no influence on the map.
-        vectors: Another source of features, float ``[items, width]``; default: the mean token rows.
+        sources: What the features are made of, side by side: vectors, float ``[items, width]``, or None for the mean
+            token rows.
     """
     rows = title_vectors(base.model.get_input_embeddings().weight, texts, base.encode).cpu().double()
-    source = rows if vectors is None else vectors.cpu().double()
-    matrix, shift = half_whitening(source[trained])
-    features = source @ matrix + shift
-    if vectors is not None:
-        matrix, shift = ridge(rows[trained], features[trained], RIDGE)
-    return ItemText(features.float(), torch.cat([matrix, shift[None]]).float())
+    features, maps = [], []
+    for vectors in sources:
+        source = rows if vectors is None else vectors.cpu().double()
+        matrix, shift = half_whitening(source[trained])
+        part = (source @ matrix + shift) / len(sources) ** 0.5
+        if vectors is None:
+            matrix, shift = matrix / len(sources) ** 0.5, shift / len(sources) ** 0.5
+        else:
+            matrix, shift = ridge(rows[trained], part[trained], RIDGE)
+        features.append(part)
+        maps.append(torch.cat([matrix, shift[None]]))
+    return ItemText(torch.cat(features, 1).float(), torch.cat(maps, 1).float())
 
 
 def half_whitening(vectors: Any, width: int = WIDTH) -> tuple[Any, Any]:

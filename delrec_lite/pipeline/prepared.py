@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from delrec_lite.config import Recipe
+from delrec_lite.data.columns import columns_fingerprint
 from delrec_lite.data.store import load_settings
 from delrec_lite.data.types import CandidateSets, Dataset
 from delrec_lite.errors import ConfigError
@@ -30,6 +31,7 @@ def with_dataset_settings(recipe: Recipe) -> Recipe:
         "text_columns": settings.text_columns,
         "duplicates": settings.duplicates,
         "repeats": settings.repeats,
+        "item_columns": settings.item_columns,
     }
     for key, value in prepared.items():
         recipe_value = getattr(data, key)
@@ -42,11 +44,14 @@ def with_dataset_settings(recipe: Recipe) -> Recipe:
 
 
 def dataset_facts(dataset: Dataset, candidates: Mapping[str, CandidateSets]) -> dict[str, Any]:
-    """Sizes, ``fingerprint`` of the sequences, and ``candidates``: the candidate sets' fingerprints by split."""
+    """Sizes, ``fingerprint`` of the sequences, ``candidates``, the candidate sets' fingerprints by split, and
+    ``columns``, the fingerprint of the item columns, where there are any.
+    """
     return {
         "users": len(dataset.user_ids),
         "items": len(dataset.catalog),
         "interactions": sum(len(s) for s in dataset.sequences),
         "fingerprint": dataset.fingerprint,
         "candidates": {split: sets.fingerprint for split, sets in candidates.items()},
+        **({"columns": columns_fingerprint(dataset.catalog.columns)} if dataset.catalog.columns else {}),
     }

@@ -137,6 +137,7 @@ class Run(StageCache):
                 data.text_columns,
                 data.duplicates,
                 data.repeats,
+                item_columns=data.item_columns,
             )
             return dataset_facts(dataset, load_candidates(target))
 
@@ -165,14 +166,14 @@ class Run(StageCache):
 
     def text_sources(self) -> list[Any]:
         """The inputs of text features outside the base model and the data set."""
-        if self.recipe.text_features == "encoder":
+        if "encoder" in (self.recipe.text_features or ""):
             return [self.encoder.files]
         path = self.recipe.model.item_vectors
         return [] if path is None else [file_digest(Path(path), "model.item_vectors")]
 
     @cached_property
     def encoder(self) -> Pulled:
-        """The sentence encoder of ``model.item_text: encoder``, fetched or from the cache."""
+        """The sentence encoder of ``model.item_text``, fetched or from the cache."""
         return current().from_first(lambda: pull(ENCODER, self.console, cache_folder()))
 
     @with_lock
@@ -300,7 +301,8 @@ class Run(StageCache):
             }
 
         settings = self.export_settings.model_dump()
-        key = key_of(CODE, BUNDLE, upstream.key, self._candidates_fingerprint("test"), settings)
+        columns = [facts] if (facts := self.prepare().result.get("columns")) else []
+        key = key_of(CODE, BUNDLE, upstream.key, self._candidates_fingerprint("test"), settings, *columns)
         if not (self.bundle / "manifest.json").is_file():
             (self.folder / "export" / DONE).unlink(missing_ok=True)
         return self._stage("export", key, make)

@@ -16,6 +16,7 @@ SOURCES = {
     "rows": "the base's token rows",
     "states": "the base's hidden states",
     "encoder": "a sentence encoder",
+    "encoder+rows": "a sentence encoder and the base's token rows",
     "file": "your own vectors",
 }
 

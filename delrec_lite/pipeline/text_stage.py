@@ -1,5 +1,6 @@
 """The text features of a run's items, from the source that its recipe names."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,14 +32,15 @@ def text_features(run: Stages, models: ModelBuilder) -> "ItemText":
     from delrec_lite.llm.item_text import ItemText, encoder_means, item_text, state_means
 
     base, dataset = models.base("fp32"), run.dataset
-    texts, kind, vectors = dataset.catalog.descriptions, run.recipe.text_features, None
-    if kind == "states":
-        vectors = state_means(base, texts)
-    elif kind == "encoder":
-        vectors = encoder_means(run.encoder.folder, texts)
-    elif kind == "file":
-        vectors = torch.from_numpy(read_vectors(Path(run.recipe.model.item_vectors or ""), len(texts)))
-    features: ItemText = item_text(base, texts, torch.from_numpy(dataset.popularity() > 0), vectors)
+    texts = dataset.catalog.descriptions
+    vectors_of: dict[str, Callable[[], Any]] = {
+        "rows": lambda: None,
+        "states": lambda: state_means(base, texts),
+        "encoder": lambda: encoder_means(run.encoder.folder, texts),
+        "file": lambda: torch.from_numpy(read_vectors(Path(run.recipe.model.item_vectors or ""), len(texts))),
+    }
+    sources = [vectors_of[kind]() for kind in str(run.recipe.text_features).split("+")]
+    features: ItemText = item_text(base, texts, torch.from_numpy(dataset.popularity() > 0), sources)
     return features
 
 

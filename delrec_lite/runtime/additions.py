@@ -2,20 +2,19 @@
 
 import json
 import os
-import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from delrec_lite.data.columns import NO_COLUMNS, ItemColumn, ItemRows, dump_columns
 from delrec_lite.data.titles import unique_titles
 from delrec_lite.data.types import Floats
-from delrec_lite.errors import StorageError, UsageError
-from delrec_lite.files import writing
-from delrec_lite.runtime.finish import finish_bundle
-from delrec_lite.runtime.manifest import ADDITION_ROWS, ADDITIONS, bundle_files, read_manifest
+from delrec_lite.errors import UsageError
+from delrec_lite.runtime.changing import changing, finish_changed, link_files
+from delrec_lite.runtime.manifest import ADDITION_ROWS, ADDITIONS, ITEM_COLUMNS
 from delrec_lite.runtime.recommender import Recommender
 
 
@@ -41,6 +40,7 @@ def add_items(
     new: Mapping[str, str],
     out: Path | None = None,
     texts: Mapping[str, str] | None = None,
+    rows: ItemRows = NO_COLUMNS,
 ) -> Additions:
     """Write a bundle with more items; a title that the catalogue already has gets a number behind it.
 
@@ -51,25 +51,20 @@ def add_items(
         new: Title of each new item id; ids that the catalogue already has are left out.
         out: The bundle to write; default: ``path`` itself, replaced as a whole at the last moment.
         texts: Side text of new item ids, for a model with item text.
+        rows: Item columns of new item ids; a column of the bundle that is not among them has no value for them.
 
     Raises:
-        UsageError: Nothing to add.
+        UsageError: Nothing to add, or a column that the bundle has not, or has in another type.
         BundleError: ``path`` is no bundle.
         StorageError: The new bundle cannot be written, or ``out`` is neither absent nor a bundle.
     """
-    source = Path(path)
-    if out is None and (source.is_dir() or not source.parent.is_dir()):
-        read_manifest(source)  # an error before anything is written
-    if out is not None and source.resolve() in out.resolve().parents:
-        raise StorageError(f"{out} lies in the bundle {path}, to which nothing may be added", "choose another --out")
-    try:
-        with writing(out or source, "bundle", bundle_files) as (target, staging):
-            return replace(_add(source.resolve(), target, staging, new, texts or {}), folder=out or source)
-    except OSError as error:
-        raise StorageError(f"cannot write {out or path}: {error}", "free space, or choose another --out") from error
+    with changing(Path(path), out) as (source, target, staging):
+        return replace(_add(source, target, staging, new, texts or {}, rows), folder=out or Path(path))
 
 
-def _add(source: Path, target: Path, staging: Path, new: Mapping[str, str], texts: Mapping[str, str]) -> Additions:
+def _add(
+    source: Path, target: Path, staging: Path, new: Mapping[str, str], texts: Mapping[str, str], given: ItemRows
+) -> Additions:
     """``add_items`` into ``staging``, which becomes ``target``."""
     with Recommender.load(source) as recommender:
         bundle = recommender.bundle
@@ -85,21 +80,21 @@ def _add(source: Path, target: Path, staging: Path, new: Mapping[str, str], text
         known = [item for item in new if item in ids]
         new = {item: title for item, title in new.items() if item not in ids}
         titles = catalogue.titles
+        columns = _longer_columns(bundle.columns, given, list(new))
         if new:
             popularity = [*catalogue.popularity, *[0] * len(new)]
             titles = list(unique_titles([*titles, *new.values()], popularity))
             content, rows = _additions(recommender, new, texts)
             content |= {"ids": [*catalogue.ids[bundle.trained :], *new], "titles": titles[bundle.trained :]}
     if new or target != source:
-        staging.mkdir()
-        for name in bundle.manifest["files"]:
-            if not new or name not in {ADDITIONS, ADDITION_ROWS}:
-                _link(bundle.folder / name, staging / name)
+        link_files(bundle, staging, {ADDITIONS, ADDITION_ROWS, ITEM_COLUMNS} if new else set())
         if new:
             (staging / ADDITIONS).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
             np.save(staging / ADDITION_ROWS, rows.astype(np.float32), allow_pickle=False)
-        unchanged = {key: bundle.manifest[key] for key in ("name", "model", "provenance", "licences", "gated")}
-        finish_bundle(staging, target, **unchanged)
+        if new and columns:
+            dumped = json.dumps(dump_columns(columns), ensure_ascii=False)
+            (staging / ITEM_COLUMNS).write_text(dumped, encoding="utf-8")
+        finish_changed(bundle, staging, target)
     return Additions(target, titles[len(catalogue.titles) :], len(titles), known)
 
 
@@ -117,9 +112,21 @@ def _additions(
     return content, rows
 
 
-def _link(source: Path, target: Path) -> None:
-    """Hard-link a file that is never changed; copy it where the file system has no hard links."""
-    try:
-        os.link(source.resolve(), target)  # in a bundle of links, what they lead to
-    except OSError:
-        shutil.copyfile(source, target)
+def _longer_columns(columns: Sequence[ItemColumn], given: ItemRows, new: Sequence[str]) -> list[ItemColumn]:
+    """A bundle's columns with the values of new items behind those that they have.
+
+    Raises:
+        UsageError: A given column is not among them, or of another type.
+    """
+    kinds = {column.name: column.kind for column in columns}
+    values = {}
+    for column in given.of(new):
+        if column.name not in kinds:
+            names = f"it has {', '.join(kinds)}" if kinds else "prepare its data set with --item-columns"
+            raise UsageError(f"this bundle has no item column {column.name!r}", names)
+        if column.kind != kinds[column.name]:
+            kind = kinds[column.name]
+            raise UsageError(f"{column.name!r} is {column.kind} here and {kind} in the bundle", f"give it as {kind}")
+        values[column.name] = column.values
+    nothing = (None,) * len(new)
+    return [ItemColumn(c.name, c.kind, (*c.values, *values.get(c.name, nothing))) for c in columns]

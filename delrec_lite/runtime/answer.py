@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from delrec_lite.data.types import Floats
+from delrec_lite.data.types import Floats, Ints
 from delrec_lite.runtime.matching import Match
 from delrec_lite.runtime.resolving import Skipped
 
@@ -19,10 +19,10 @@ class Ranked:
     """One recommended item.
 
     Attributes:
-        rank: 1 for the best.
+        rank: 1 for the best; with diversity the order is not that of the scores.
         id: The data set's own id; empty for an item outside the catalogue.
         title: As the catalogue has it.
-        score: Higher is better; comparable within one answer.
+        score: Higher is better; comparable within one answer. Less the popularity discount, where there is one.
         probability: Softmax of the scores over everything that was ranked.
     """
 
@@ -80,17 +80,18 @@ class Evaluated:
     avoided: int
 
 
-def rank(scores: Floats, name: Callable[[int], tuple[str, str]], k: int) -> list[Ranked]:
+def rank(scores: Floats, name: Callable[[int], tuple[str, str]], k: int, chosen: Ints | None = None) -> list[Ranked]:
     """The ``k`` best of some scores; of equal ones the earlier come first.
 
     Args:
         scores: Of everything that is ranked, float32 ``[n]``.
         name: Id and title of the n-th.
         k: Most items to return.
+        chosen: The places of the items to return, in their order, instead of the best.
     """
     if len(scores) == 0:
         return []
-    order = np.argsort(-scores, kind="stable")[:k]
+    order = np.argsort(-scores, kind="stable")[:k] if chosen is None else chosen
     shifted = np.exp(scores - scores.max())
     total = float(shifted.sum())
     return [

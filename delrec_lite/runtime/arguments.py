@@ -47,6 +47,20 @@ def values_in(values: Any, where: str, ordered: bool = False) -> list[Any]:
         raise UsageError(f"{where} is of type {_kind(values)} and no list", "give a list") from error
 
 
+def lists_in(values: Any, where: str, count: int) -> list[Any]:
+    """One list, or None, for each of ``count`` histories; all None where nothing is given.
+
+    Raises:
+        UsageError: It is no series, or has another length.
+    """
+    lists = [None] * count if values is None else values_in(values, where, ordered=True)
+    if len(lists) != count:
+        raise UsageError(
+            f"{where} has {len(lists)} entries for {count} histories", "give one list for each history, or None"
+        )
+    return lists
+
+
 def title_of(value: Any, where: str) -> Title:
     """A title as ``str``, or an item id that is a number as ``int``, whatever package they come from.
 
@@ -98,6 +112,12 @@ def indices_in(values: Any, where: str, items: int) -> list[int]:
             f"no item has the index {_shown(given[wrong])}: {where}[{wrong}]", f"items are 0 to {items - 1}"
         )
     return indices
+
+
+def index_rows(rows: Any, where: str, items: int) -> list[list[int]]:
+    """``indices_in`` of each row; a matrix of indices is a series of rows."""
+    values = list(rows) if getattr(rows, "ndim", 1) > 1 else values_in(rows, where, ordered=True)
+    return [indices_in(row, f"{where}[{n}]", items) for n, row in enumerate(values)]
 
 
 def _whole(value: Any) -> int | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from delrec_lite.data.columns import ItemColumn, load_columns
 from delrec_lite.data.types import Floats
 from delrec_lite.errors import BundleError, UsageError
 from delrec_lite.prompts.tasks import Prompts
@@ -17,6 +18,7 @@ from delrec_lite.runtime.manifest import (
     ADDITION_ROWS,
     ADDITIONS,
     DEEP,
+    ITEM_COLUMNS,
     ITEM_TEXT,
     MANIFEST,
     NEW_ITEMS,
@@ -183,6 +185,17 @@ class Bundle:
         if set(ids) & set(trained.ids) or set(titles) & set(trained.titles):
             raise BundleError(f"{path} names an item that the catalogue has", REMEDY)
         return Items(trained.ids + ids, trained.titles + titles, trained.popularity + [0] * len(ids))
+
+    @cached_property
+    def columns(self) -> tuple[ItemColumn, ...]:
+        """The columns of the catalogue, added items included; none in a bundle of a data set without them."""
+        if ITEM_COLUMNS not in self.manifest["files"]:
+            return ()
+        path = self.folder / ITEM_COLUMNS
+        try:
+            return load_columns(read_json(path), len(self.items.ids))
+        except ValueError as error:
+            raise BundleError(f"{path} cannot be read: {error}", REMEDY) from error
 
     @cached_property
     def added_tokens(self) -> list[tuple[int, ...]]:

@@ -64,8 +64,8 @@ class Explanation:
     Attributes:
         id: The data set's own id of the explained item.
         title: Its title.
-        rank: Its rank in the whole catalogue without the history; 0 if it is in the history. Where repeats count in the
-            data set, the history is ranked too.
+        rank: Its rank among the items of the catalogue that are available, without the history; 0 if it is in the
+            history or not available. Where repeats count in the data set, the history is ranked too.
         probability: Over the whole catalogue.
         contributions: One for each item of the history, in its order.
         teacher: None where the bundle has no teacher, onnxruntime is missing, or it knows no item of the history.
@@ -132,7 +132,7 @@ def explain_steps(
     matched = resolved.matched
     scores, weights = yield from _occlusion_steps(recommender, entries, at_once)
     seen = resolved.indices
-    unseen = np.ones(len(scores), dtype=bool)
+    unseen = recommender.availability.mask[: len(scores)].copy()
     if not recommender.bundle.repeats:
         unseen[seen] = False
     if item is not None:
@@ -140,7 +140,7 @@ def explain_steps(
     elif unseen.any():
         target = int(np.where(unseen, scores, -np.inf).argmax())
     else:
-        raise UsageError("the history holds the whole catalogue", "name the item to explain")
+        raise UsageError("the history holds the whole catalogue, as far as it is available", "name the item to explain")
     column = weights[:, target]
     unread = len(matched) - len(column)
     contributions = [

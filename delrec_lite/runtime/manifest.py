@@ -15,6 +15,8 @@ MANIFEST = "manifest.json"
 # Items that were added after training; their vectors are in the second file.
 ADDITIONS = "additions.json"
 ADDITION_ROWS = "additions.npy"
+# Columns of the whole catalogue, such as category and price: see ``data.columns``.
+ITEM_COLUMNS = "item-columns.json"
 # How an item that was not trained is scored: see ``export.new_items``.
 NEW_ITEMS = "new-items.npy"
 # What a text adds to a new item's vectors, in a bundle of a model with item text: see ``export.text_items``.

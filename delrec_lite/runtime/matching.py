@@ -104,6 +104,17 @@ class Matcher:
             return Match(text, self._exact[text], text)
         return self._search(text)
 
+    def exact(self, text: str) -> int | None:
+        """The item that an id, ``id:<item id>`` or a whole title names; similar titles name none."""
+        for item_id in (text, text.removeprefix("id:")):
+            if item_id in self._ids:
+                return self._ids[item_id]
+        return self._exact.get(text)
+
+    def by_id(self, item_id: str) -> int | None:
+        """The item that has an id."""
+        return self._ids.get(item_id)
+
     def _search_titles(self, text: str) -> Match | None:
         """The item whose title is most like a text."""
         if not text.strip():
@@ -143,6 +154,13 @@ class Matcher:
     @cached_property
     def _has_numbers(self) -> bool:
         return any(item_id.isdecimal() for item_id in self._ids)
+
+    def search(self, words: str, k: int) -> list[Match]:
+        """The items whose titles look most like some words; the most popular ones where there are no words."""
+        if words.strip():
+            return [self.find(title) for title in self.nearest(words, k)]
+        popular = sorted(range(len(self._titles)), key=lambda item: (-self._popularity[item], item))[:k]
+        return [self.find(self._titles[item]) for item in popular]
 
     def reason(self, text: str) -> str:
         """Why a text that was not found names no item."""

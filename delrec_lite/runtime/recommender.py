@@ -1,7 +1,7 @@
 """`Recommender`: titles in, ranked titles out. `Recommender.load(path).recommend(history=[...], k=10)`."""
 
 import os
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from delrec_lite.data.types import Floats
-from delrec_lite.errors import DelrecError, ForkError, MissingPackageError, UsageError, install_line
-from delrec_lite.runtime.answer import MODEL, POPULARITY, Clock, Evaluated, Ranked, Ranking, Recommendation, rank
-from delrec_lite.runtime.arguments import Title, Titles, check_k, indices_in, values_in
+from delrec_lite.errors import ForkError, MissingPackageError, UsageError, install_line
+from delrec_lite.runtime.answer import MODEL, POPULARITY, Clock, Evaluated, Ranking, Recommendation
+from delrec_lite.runtime.arguments import Title, Titles, index_rows, lists_in, values_in
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.base import Engine
 from delrec_lite.runtime.engines.factory import AUTO, open_engine
+from delrec_lite.runtime.item_vectors import ItemVectors
 from delrec_lite.runtime.manifest import INSIDE
 from delrec_lite.runtime.matching import Match, Matcher
 from delrec_lite.runtime.new_items import NewItems
 from delrec_lite.runtime.prompting.encoder import Entry
 from delrec_lite.runtime.resolving import Item, OnUnknown, Resolved, key_of, resolve, resolve_one
+from delrec_lite.runtime.selection import Selection, Selector
 
 if TYPE_CHECKING:
     from delrec_lite.runtime.retriever import Retriever
@@ -27,6 +29,12 @@ if TYPE_CHECKING:
 
 class Recommender:
     """Answers requests from a bundle; use it as a context manager, or ``close`` it.
+
+    Attributes:
+        availability: Which items can be recommended now, and how that is changed.
+        columns: The item columns that ``where`` can name.
+        selector: Chooses the items of an answer out of scores.
+        vectors: Of items, by which diversity measures how alike they are.
 
     Args:
         bundle: Opened.
@@ -39,6 +47,9 @@ class Recommender:
         items = bundle.items
         self._matcher = Matcher(items.ids, items.titles, items.popularity)
         self._new_items = NewItems(bundle, engine)
+        self.vectors = ItemVectors(engine, self._new_items, len(items.ids))
+        self.selector = Selector(bundle, self.vectors, self._matcher)
+        self.availability, self.columns = self.selector.availability, self.selector.columns
 
     @classmethod
     def load(
@@ -67,16 +78,11 @@ class Recommender:
             UsageError: The bundle holds no model of this quantisation, or no teacher to mix with; no such engine.
         """
         bundle = Bundle.open(path, verify, quant)
-        opened = open_engine(bundle, engine, threads)
-        if bundle.manifest["model"].get(INSIDE, False) if fused is None else fused:
-            from delrec_lite.runtime.engines.hybrid import with_teacher
+        if not (bundle.manifest["model"].get(INSIDE, False) if fused is None else fused):
+            return cls(bundle, open_engine(bundle, engine, threads))
+        from delrec_lite.runtime.engines.hybrid import open_with_teacher
 
-            try:
-                opened = with_teacher(opened, bundle)
-            except DelrecError:
-                opened.close()
-                raise
-        return cls(bundle, opened)
+        return cls(bundle, open_with_teacher(bundle, engine, threads))
 
     @property
     def engine(self) -> Engine:
@@ -99,6 +105,9 @@ class Recommender:
         exclude: Titles | None = None,
         session: str | None = None,
         on_unknown: OnUnknown = "skip",
+        where: str | None = None,
+        diversity: float = 0.0,
+        popularity_discount: float = 0.0,
     ) -> Recommendation:
         """Rank what comes next; the most popular first where nothing of the history is known.
 
@@ -117,12 +126,15 @@ class Recommender:
             session: Names a user whose history stays in the model's cache, so that the next request evaluates only
                 the new items; the answer is the same.
             on_unknown: ``skip`` what the catalogue lacks, and name it in the answer; or ``refuse`` the request.
+            where: Recommend only items that this filter over item columns keeps, see ``runtime.filters``.
+            diversity: 0 to 1: how much less an item counts that is like one before it, see ``selection.diverse``.
+            popularity_discount: From 0: how much less a popular item counts, see ``selection.discounted``.
 
         Raises:
             UsageError: An argument of another kind, no candidates in a list of them, no list of them for a bundle that
-                ranks candidates alone; with ``refuse``: an unknown title.
+                ranks candidates alone, no valid filter; with ``refuse``: an unknown title.
         """
-        k = check_k(k)
+        selection = Selection.of(k, where, diversity, popularity_discount)
         clock = Clock()
         read = self._resolve(history, "history", allow_new, on_unknown)
         among = None if candidates is None else self._resolve(candidates, "candidates", allow_new, on_unknown)
@@ -133,32 +145,26 @@ class Recommender:
         left_out = {key_of(item) for item in excluded.items}
         if exclude_history or (exclude_history is None and among is None and not self.bundle.repeats):
             left_out |= {key_of(item) for item in read.items}
-        pool = None if among is None else self._pool(among.items, left_out)
+        self.selector.mask(where)  # an error in the filter comes before the model is asked
+        pool, unavailable = (None, []) if among is None else self.selector.pool(among, left_out, where)
         clock.lap("match")
         evaluated = self._evaluate(read.items, pool, session, clock)
         if pool is None:
-            ranked = self._rank_catalogue(evaluated.scores, [item for item in left_out if isinstance(item, int)], k)
+            indices = [item for item in left_out if isinstance(item, int)]
+            ranked = self.selector.rank_catalogue(evaluated.scores, indices, selection)
         else:
-            ranked = rank(evaluated.scores, [self._name(item) for item in pool].__getitem__, k)
+            ranked = self.selector.rank_pool(evaluated.scores, pool, selection)
         clock.lap("sort")
         return Recommendation(
             ranked,
             [*read.matched, *(among.matched if among else [])],
-            [skipped for part in resolved for skipped in part.skipped],
+            [*(skipped for part in resolved for skipped in part.skipped), *unavailable],
             MODEL if read.items else POPULARITY,
             clock.milliseconds,
             evaluated.computed,
             evaluated.avoided,
             self.bundle.label,
         )
-
-    def _pool(self, items: Sequence[Item], left_out: Set[int | str]) -> list[Item]:
-        """The candidates that are ranked: each once; in the catalogue's order, unless the prompt lists them."""
-        by_key = {key_of(item): item for item in reversed(items)}
-        pool = [by_key[key] for key in dict.fromkeys(map(key_of, items)) if key not in left_out]
-        if self.bundle.prompt.format.candidates:
-            return pool
-        return sorted(pool, key=lambda item: (isinstance(item, str), item))
 
     def _evaluate(
         self, history: Sequence[Item], pool: Sequence[Item] | None, session: str | None, clock: Clock
@@ -167,10 +173,9 @@ class Recommender:
         session = None if session is None else str(session)
         if not history or pool == []:
             clock.lap("encode")
-            popular = self._popular()
-            scores = popular if pool is None else np.array([popular[i] if isinstance(i, int) else 0 for i in pool])
+            scores = self.selector.popular(pool)
             clock.lap("prefill")
-            return Evaluated(scores.astype(np.float32), 0, 0)
+            return Evaluated(scores, 0, 0)
         entries = self._encode(history)
         in_prompt: list[Entry] = []  # the candidates, where the prompt asks about them
         if pool is not None and not self.bundle.prompt.format.ranks_catalogue:
@@ -199,25 +204,44 @@ class Recommender:
         k: int = 10,
         exclude_history: bool | None = None,
         on_unknown: OnUnknown = "skip",
+        candidates: Iterable[Titles | None] | None = None,
+        exclude: Iterable[Titles | None] | None = None,
+        allow_new: bool = False,
+        where: str | None = None,
+        diversity: float = 0.0,
+        popularity_discount: float = 0.0,
     ) -> list[Ranking]:
-        """The first ``k`` of the catalogue for many histories of titles at once; arguments as in ``recommend``.
+        """The first ``k`` for many histories of titles at once; arguments as in ``recommend``.
+
+        ``candidates`` and ``exclude`` hold one list, or None, for each history. With candidates or new items the
+        histories are evaluated one after another.
 
         Raises:
-            UsageError: As in ``recommend``.
+            UsageError: As in ``recommend``; or not as many lists as histories.
         """
-        k = check_k(k)
-        read = [
-            self._resolve(history, f"histories[{n}]", False, on_unknown)
-            for n, history in enumerate(values_in(histories, "histories", ordered=True))
-        ]
+        selection = Selection.of(k, where, diversity, popularity_discount)
+        given = values_in(histories, "histories", ordered=True)
+        among, out = (lists_in(v, w, len(given)) for v, w in ((candidates, "candidates"), (exclude, "exclude")))
+        if allow_new or any(pool is not None for pool in among):
+            options: dict[str, Any] = {**vars(selection), "exclude_history": exclude_history, "on_unknown": on_unknown}
+            answers = [
+                self.recommend(history, candidates=pool, exclude=left_out, allow_new=allow_new, **options)
+                for history, pool, left_out in zip(given, among, out, strict=True)
+            ]
+            return [Ranking(answer.items, answer.skipped, answer.basis) for answer in answers]
+        read = [self._resolve(history, f"histories[{n}]", False, on_unknown) for n, history in enumerate(given)]
+        left_out = [self._resolve(v or [], f"exclude[{n}]", False, on_unknown) for n, v in enumerate(out)]
+        self.selector.mask(where)
         exclude_history = not self.bundle.repeats if exclude_history is None else exclude_history
         known = [n for n, resolved in enumerate(read) if resolved.items]
         scores = dict(zip(known, self.scores([read[n].indices for n in known]) if known else [], strict=True))
         rankings = []
-        for n, resolved in enumerate(read):
-            values = scores[n] if n in scores else self._popular()
-            ranked = self._rank_catalogue(values, resolved.indices if exclude_history else [], k)
-            rankings.append(Ranking(ranked, resolved.skipped, MODEL if resolved.items else POPULARITY))
+        for n, (resolved, excluded) in enumerate(zip(read, left_out, strict=True)):
+            values = scores[n] if n in scores else self.selector.popular()
+            indices = [*excluded.indices, *(resolved.indices if exclude_history else [])]
+            ranked = self.selector.rank_catalogue(values, indices, selection)
+            skipped = [*resolved.skipped, *excluded.skipped]
+            rankings.append(Ranking(ranked, skipped, MODEL if resolved.items else POPULARITY))
         return rankings
 
     def scores(self, histories: Iterable[Any]) -> Floats:
@@ -232,7 +256,7 @@ class Recommender:
         Raises:
             UsageError: An empty history, an index outside the catalogue, or a bundle that ranks candidates alone.
         """
-        return self.engine.scores(self._indices(histories, "histories"))
+        return self.engine.scores(index_rows(histories, "histories", len(self.bundle.items.ids)))
 
     def score_candidates(self, histories: Iterable[Any], candidates: Any) -> Floats:
         """Scores of each history's candidates.
@@ -247,18 +271,14 @@ class Recommender:
         Raises:
             UsageError: As in ``scores``.
         """
-        read, among = self._indices(histories, "histories"), self._indices(candidates, "candidates")
+        items = len(self.bundle.items.ids)
+        read, among = index_rows(histories, "histories", items), index_rows(candidates, "candidates", items)
         if len(read) != len(among) or len(set(map(len, among))) > 1:
             raise UsageError("candidates and histories do not fit", "give as many candidates for each of the histories")
         if self.bundle.prompt.format.ranks_catalogue:
             return np.take_along_axis(self.engine.scores(read), np.array(among, np.int64), 1)
         requests = zip(read, among, strict=True)
         return np.stack([self.engine.score_candidates(history, items)[0] for history, items in requests])
-
-    def _indices(self, rows: Iterable[Any], where: str) -> list[list[int]]:
-        items = len(self.bundle.items.ids)
-        values = list(rows) if getattr(rows, "ndim", 1) > 1 else values_in(rows, where, ordered=True)
-        return [indices_in(row, f"{where}[{n}]", items) for n, row in enumerate(values)]
 
     def entries(
         self, history: Titles, allow_new: bool = False, on_unknown: OnUnknown = "skip"
@@ -274,21 +294,21 @@ class Recommender:
     @cached_property
     def teacher(self) -> "Retriever | None":
         """The conventional recommender that was distilled; None where the bundle has none or onnxruntime is missing."""
-        from delrec_lite.runtime.retriever import Retriever
+        from delrec_lite.runtime.retriever import open_retriever
 
-        with suppress(MissingPackageError):  # one thread: its layers are too small for more
-            return Retriever(self.bundle, threads=1) if Retriever.is_in(self.bundle) else None
-        return None
+        return open_retriever(self.bundle)
 
-    def teacher_ranking(self, history: Titles, k: int = 10, on_unknown: OnUnknown = "skip") -> Ranking:
-        """The teacher's recommendations: the first ``k`` of the trained catalogue.
+    def teacher_ranking(
+        self, history: Titles, k: int = 10, on_unknown: OnUnknown = "skip", where: str | None = None
+    ) -> Ranking:
+        """The teacher's recommendations: the first ``k`` of the trained catalogue that are available.
 
-        Without the history, unless the data set says that repeats count.
+        Without the history, unless the data set says that repeats count; ``where`` as in ``recommend``.
 
         Raises:
             UsageError: There is no teacher, no trained item in the history; with ``refuse``: an unknown title.
         """
-        k = check_k(k)
+        selection = Selection.of(k, where)
         if self.teacher is None:
             raise UsageError(
                 "this bundle has no teacher that can be run here",
@@ -297,7 +317,7 @@ class Recommender:
         read = self._resolve(history, "history", False, on_unknown)
         scores = self.teacher.scores([read.indices])[0][: self.bundle.trained]
         left_out = [] if self.bundle.repeats else [item for item in read.indices if item < self.bundle.trained]
-        return Ranking(self._rank_catalogue(scores, left_out, k), read.skipped)
+        return Ranking(self.selector.rank_catalogue(scores, left_out, selection), read.skipped)
 
     def find(self, title: Title) -> Match:
         """The item of the catalogue that a title names.
@@ -317,11 +337,7 @@ class Recommender:
 
     def search(self, words: str, k: int = 10) -> list[Match]:
         """Titles of the catalogue that look most like some words; the most popular ones where there are no words."""
-        if not words.strip():
-            return [
-                self._matcher.find(self.bundle.items.titles[i]) for i in np.argsort(-self._popular(), kind="stable")[:k]
-            ]
-        return [self._matcher.find(title) for title in self.nearest(words, k)]
+        return self._matcher.search(words, k)
 
     def tokens(self, history: Titles, candidates: Titles | None = None) -> int:
         """Tokens that a request takes behind the prompt's prefix; 0 where nothing of the history is known.
@@ -349,6 +365,7 @@ class Recommender:
         self.look_up("a new title")  # prepares the search among the titles
         with suppress(MissingPackageError):  # the package gguf: the requests that need it say so
             self.new_item("a new title")
+            self.vectors.preload()
 
     def __enter__(self) -> "Recommender":
         return self
@@ -359,30 +376,14 @@ class Recommender:
     def _resolve(self, values: Any, where: str, allow_new: bool, on_unknown: OnUnknown) -> Resolved:
         return resolve(self._matcher, values, where, allow_new, on_unknown)
 
-    def _popular(self) -> Floats:
-        """Scores by popularity, whose softmax is each item's share of all interactions: float32 ``[items]``."""
-        return np.log1p(np.asarray(self.bundle.items.popularity, np.float32))
-
     def _encode(self, items: Sequence[Item]) -> list[Entry]:
         """The engine's entries of items, which are indices or the words of new items."""
         return [item if isinstance(item, int) else self.new_entry(item) for item in items]
-
-    def _name(self, item: Item) -> tuple[str, str]:
-        """Id and title; a new item has no id."""
-        items = self.bundle.items
-        return (items.ids[item], items.titles[item]) if isinstance(item, int) else ("", item)
 
     def _candidate_scores(self, scores: Floats, state: Floats, candidates: Sequence[Item]) -> Floats:
         """Scores of candidates out of the catalogue's; ``state`` scores those outside it."""
         values = [scores[c] if isinstance(c, int) else float(self.new_item(c)[1] @ state) for c in candidates]
         return np.array(values, np.float32)
-
-    def _rank_catalogue(self, scores: Floats, left_out: Sequence[int], k: int) -> list[Ranked]:
-        """Rank the catalogue, or as many of its first items as there are scores, without some of them."""
-        included = np.ones(len(scores), dtype=bool)
-        included[list(left_out)] = False
-        items = np.flatnonzero(included)
-        return rank(scores[items], lambda n: self._name(int(items[n])), k)
 
     def new_entry(self, title: str, text: str = "") -> Entry:
         """The engine's entry for an item that was not trained: its vector, or its tokens where histories are titles."""

@@ -15,7 +15,7 @@ Item = int | str
 
 @dataclass(frozen=True)
 class Skipped:
-    """Something that a request names and the catalogue lacks.
+    """Something that a request names and the catalogue lacks, or that is not available.
 
     Attributes:
         given: As typed.
@@ -65,6 +65,7 @@ def resolve(
     """
     check_policy(on_unknown)
     resolved = Resolved()
+    listed = "history" if where.startswith("histor") else where.partition("[")[0]  # without its place in a batch
     for value in titles_in(values, where, ordered=where.startswith("histor")):
         text = _text_of(matcher, value, where)
         match = matcher.look_up(text)
@@ -76,7 +77,7 @@ def resolve(
         elif on_unknown == "refuse":
             raise matcher.unknown(text)
         else:
-            resolved.skipped.append(Skipped(text, where, matcher.reason(text)))
+            resolved.skipped.append(Skipped(text, listed, matcher.reason(text)))
     return resolved
 
 

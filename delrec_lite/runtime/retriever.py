@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 
 from delrec_lite.data.types import Floats, Ints
-from delrec_lite.errors import BundleError, UsageError
+from delrec_lite.errors import BundleError, MissingPackageError, UsageError
 from delrec_lite.machine import threads_for
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.manifest import REMEDY
@@ -80,3 +81,12 @@ class Retriever:
             outputs = run(self._session, ["scores"], {"items": padded([rows[row] for row in batch])})
             scores[batch, : self._items] = outputs[0]
         return scores
+
+
+def open_retriever(bundle: Bundle) -> Retriever | None:
+    """The retriever of a bundle; None where it has none or onnxruntime is missing."""
+    if not Retriever.is_in(bundle):
+        return None
+    with suppress(MissingPackageError):
+        return Retriever(bundle, threads=1)  # its layers are too small for more
+    return None

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
+from functools import partial
 from importlib import resources
 from typing import Any
 
@@ -14,11 +15,14 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
-from delrec_lite.errors import DelrecError, did_you_mean
+from delrec_lite.errors import DelrecError, StorageError, did_you_mean
 from delrec_lite.runtime.answer import Ranking
+from delrec_lite.runtime.availability import Availability
 from delrec_lite.server import messages
 from delrec_lite.server.arms import Arm, Arms
+from delrec_lite.server.availability import AvailabilityState
 from delrec_lite.server.caller import USER_HEADER, caller_of
+from delrec_lite.server.catalog import AvailabilityBody, catalog_router
 from delrec_lite.server.collectors import add_collectors
 from delrec_lite.server.feedback.log import FeedbackLog
 from delrec_lite.server.feedback.routes import add_feedback
@@ -52,7 +56,7 @@ _FAILURES: dict[int | str, dict[str, Any]] = {
     413: {"model": Failure, "description": "The body is too long"},
     415: {"model": Failure, "description": "The body is not sent as JSON"},
     422: {"model": Failure, "description": "The request is not valid"},
-    503: {"model": Failure, "description": "Too many requests are waiting"},
+    503: {"model": Failure, "description": "Too many requests are waiting, or a change cannot be kept"},
     504: {"model": Failure, "description": "No answer in time"},
 }
 
@@ -63,6 +67,7 @@ def make_api(
     log_bodies: bool = False,
     root_path: str = "",
     cors_origins: Sequence[str] = (),
+    state: AvailabilityState | None = None,
     log: FeedbackLog | None = None,
     arms: Arms | None = None,
     traces: Traces | None = None,
@@ -74,6 +79,7 @@ def make_api(
         key: Required from every caller; None: no key is required.
         log_bodies: Log the bodies of requests, histories included.
         root_path: Prefix of all paths behind a proxy, such as ``/recs``; paths without it are answered too.
+        state: What was changed about the availability of items; None: nothing, and changes are kept in memory.
         cors_origins: Other sites whose pages may call the API from a browser, such as ``https://shop.example``.
         log: Of served lists and feedback; None: nothing is logged.
         arms: ``worker``, and the one of a bundle that shares the traffic; None: ``worker`` alone.
@@ -95,7 +101,11 @@ def make_api(
     add_collectors(metrics.registry, arms, health, log)
     _handle_errors(api)
 
+    state = AvailabilityState() if state is None else state
+    state.follow([partial(_availability, arm) for arm in arms if arm is not arms.first])
+
     async def answer(work: Work, size: int = 1, arm: Arm = arms.first) -> Any:
+        state.refresh(arm.worker.recommender.availability)
         future = asyncio.wrap_future(arm.worker.ask(work, size))
         try:
             return await asyncio.wait_for(future, arm.worker.seconds + 1.0)
@@ -103,7 +113,7 @@ def make_api(
             raise DeadlineExceeded("no answer in time", "send a smaller request, or try again in a moment") from error
 
     @api.post("/v1/recommend", response_model=RecommendAnswer, responses=_FAILURES)
-    async def recommend(request: Request, body: RecommendBody) -> Any:
+    async def recommend(body: RecommendBody, request: Request) -> Any:
         """Rank the next items after one history."""
         began, caller = time.perf_counter(), caller_of(request, body.session)
         arm = arms.of(caller.unit)
@@ -113,10 +123,10 @@ def make_api(
         traces.phases(recommendation, began)
         ranking = Ranking(recommendation.items, recommendation.skipped, recommendation.basis)
         log_lists(log, caller, arm, recommendation.bundle, [ranking], [body.history])
-        return asdict(recommendation)
+        return {"request_id": request.state.request_id, **asdict(recommendation)}
 
     @api.post("/v1/batch", response_model=BatchAnswer, responses=_FAILURES)
-    async def batch(request: Request, body: BatchBody) -> Any:
+    async def batch(body: BatchBody, request: Request) -> Any:
         """Rank the next items for many histories, in steps between which other requests are answered."""
         caller = caller_of(request)
         arm = arms.of(caller.unit)
@@ -124,6 +134,7 @@ def make_api(
         rankings, label = await answer(work, len(body.histories), arm)
         log_lists(log, caller, arm, label, rankings, body.histories, many=True)
         return {
+            "request_id": request.state.request_id,
             "answers": [[asdict(item) for item in ranking] for ranking in rankings],
             "skipped": [[asdict(skipped) for skipped in ranking.skipped] for ranking in rankings],
             "basis": [ranking.basis for ranking in rankings],
@@ -173,6 +184,7 @@ def make_api(
             page_text, headers={"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff"}
         )
 
+    api.include_router(catalog_router(worker, state, _FAILURES))
     route_paths = frozenset(str(getattr(route, "path", "")) for route in api.routes)
     api.add_middleware(
         Guard,
@@ -194,6 +206,10 @@ def make_api(
     return api
 
 
+def _availability(arm: Arm) -> Availability:
+    return arm.worker.recommender.availability
+
+
 # The page is one file: nothing from another address may be loaded, run or called.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 
@@ -212,6 +228,10 @@ def _handle_errors(api: FastAPI) -> None:
     @api.exception_handler(DeadlineExceeded)
     async def deadline_exceeded(_: Request, error: DeadlineExceeded) -> JSONResponse:
         return failure(504, error.message, error.hint)
+
+    @api.exception_handler(StorageError)
+    async def not_kept(_: Request, error: StorageError) -> JSONResponse:
+        return failure(503, error.message, error.hint, **{"Retry-After": "10"})
 
     @api.exception_handler(DelrecError)
     async def refused(_: Request, error: DelrecError) -> JSONResponse:
@@ -248,6 +268,7 @@ _FIELDS = {
         ("batch", BatchBody),
         ("explain", ExplainBody),
         ("teacher", TeacherBody),
+        ("catalog/availability", AvailabilityBody),
         ("feedback", FeedbackBody),
     )
 }

@@ -8,6 +8,7 @@ from delrec_lite.errors import did_you_mean
 JSON = "application/json"
 _EXAMPLE = '{"history": ["Toy Story (1995)", "id:42"]}'
 _BATCH_EXAMPLE = '{"histories": [["Toy Story (1995)", "id:42"], ["id:7"]]}'
+_AVAILABILITY_EXAMPLE = '{"unavailable": ["id:42"], "available": []}'
 _FEEDBACK_EXAMPLE = '{"request_id": "1f2e3d4c", "item": "42", "event": "click"}'
 _KINDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}
 _SEE = "see /docs for the fields of a request"
@@ -65,7 +66,8 @@ def invalid(errors: Sequence[Mapping[str, Any]], content_type: str, fields: Sequ
 
 def _example(fields: Sequence[str]) -> str:
     """A body with some of these fields."""
-    return _BATCH_EXAMPLE if "histories" in fields else _FEEDBACK_EXAMPLE if "events" in fields else _EXAMPLE
+    examples = {"histories": _BATCH_EXAMPLE, "unavailable": _AVAILABILITY_EXAMPLE, "events": _FEEDBACK_EXAMPLE}
+    return next((examples[name] for name in examples if name in fields), _EXAMPLE)
 
 
 def _is_json(content_type: str) -> bool:

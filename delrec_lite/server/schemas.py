@@ -16,6 +16,17 @@ ExcludeHistory = Annotated[
 ]
 K = Annotated[int, F(ge=1, le=1000, description="How many to return.")]
 Candidates = Annotated[list[Title], F(min_length=1, max_length=2000, description="Rank only these.")]
+Where = Annotated[
+    str,
+    F(
+        max_length=4000,
+        description='Recommend only what this filter over item columns keeps: `category = "toys" and price < 20`.',
+    ),
+]
+Diversity = Annotated[
+    float, F(ge=0, le=1, description="How much less an item counts that is like one before it; 0: off.")
+]
+Discount = Annotated[float, F(ge=0, le=1000, description="How much less a popular item counts; 0: off.")]
 Excluded = Annotated[list[Title], F(max_length=2000, description="Never recommend these.")]
 
 
@@ -34,10 +45,16 @@ class RecommendBody(_Body):
     session: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
     allow_new: bool = False
     on_unknown: OnUnknown = "skip"
+    where: Where | None = None
+    diversity: Diversity = 0.0
+    popularity_discount: Discount = 0.0
 
 
 class BatchBody(_Body):
-    """Many users' histories; ``candidates`` and ``exclude`` hold one entry for each of them, or nothing."""
+    """Many users' histories; ``candidates`` and ``exclude`` hold one entry for each of them, or nothing.
+
+    All other fields are for all of them.
+    """
 
     histories: Annotated[list[History], F(min_length=1, max_length=1000)]
     k: K = 10
@@ -46,6 +63,9 @@ class BatchBody(_Body):
     exclude_history: ExcludeHistory = None
     allow_new: bool = False
     on_unknown: OnUnknown = "skip"
+    where: Where | None = None
+    diversity: Diversity = 0.0
+    popularity_discount: Discount = 0.0
 
     @model_validator(mode="after")
     def _same_lengths(self) -> Self:
@@ -62,6 +82,7 @@ class TeacherBody(_Body):
     history: History
     k: K = 10
     on_unknown: OnUnknown = "skip"
+    where: Where | None = None
 
 
 class ExplainBody(_Body):
@@ -93,7 +114,7 @@ class MatchedTitle(BaseModel):
 
 
 class SkippedTitle(BaseModel):
-    """Something that the catalogue lacks; `where` names the list that it was left out of."""
+    """Something that the catalogue lacks or that is not available; `where` names the list that it was left out of."""
 
     given: str
     where: str
@@ -103,6 +124,7 @@ class SkippedTitle(BaseModel):
 class RecommendAnswer(BaseModel):
     """Best first; `basis` is `popularity` where nothing of the history is known, else `model`; `bundle` ranked."""
 
+    request_id: str
     items: list[RankedItem]
     matched: list[MatchedTitle]
     skipped: list[SkippedTitle]
@@ -124,6 +146,7 @@ class TeacherAnswer(BaseModel):
 class BatchAnswer(BaseModel):
     """One ranking for each history, with what it skipped and its basis as in a single answer."""
 
+    request_id: str
     answers: list[list[RankedItem]]
     skipped: list[list[SkippedTitle]]
     basis: list[str]

@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ from delrec_lite.server.pid_file import pid_file
 from delrec_lite.server.signals import catch_hangups, on_hangup
 
 if TYPE_CHECKING:
+    from delrec_lite.server.availability import AvailabilityState
     from delrec_lite.server.worker import Worker
 
 LOG = logging.getLogger("delrec_lite.server")
@@ -46,6 +48,7 @@ class Settings:
         root_path: Prefix of all paths behind a proxy, such as ``/recs``.
         cors_origins: Sites whose pages may call the API, such as ``https://shop.example``; ``*``: all.
         pid_file: Written at the start, removed at the end.
+        state: File that keeps changes of availability over a restart; None: they are kept in memory.
         feedback_log: SQLite file for served lists and feedback; None: none is kept.
         feedback_limit: Its largest size, such as ``1GB`` or ``200000rows``; the oldest lists go first.
         compare: Another bundle, which answers a share of the callers; None: none.
@@ -65,6 +68,7 @@ class Settings:
     root_path: str = ""
     cors_origins: tuple[str, ...] = ()
     pid_file: Path | None = None
+    state: Path | None = None
     feedback_log: Path | None = None
     feedback_limit: str = "1GB"
     compare: Path | None = None
@@ -99,6 +103,7 @@ def serve(bundle: Path, settings: Settings) -> None:
 
         from delrec_lite.server.api import make_api
         from delrec_lite.server.arms import Arms
+        from delrec_lite.server.availability import AvailabilityState
         from delrec_lite.server.feedback.log import FeedbackLog
         from delrec_lite.server.tracing import ENDPOINTS, traces_of
         from delrec_lite.server.worker import Worker
@@ -110,12 +115,16 @@ def serve(bundle: Path, settings: Settings) -> None:
     _log_to_stderr()
     # Before the model, so that a used port is reported at once.
     with _listen(settings.host, settings.port) as listening, pid_file(settings.pid_file):
-        log = None
+        log, state = None, AvailabilityState(settings.state)
         if settings.feedback_log is not None:
             log = FeedbackLog(settings.feedback_log, Limit.parse(settings.feedback_limit), settings.log_histories)
         traces = traces_of(settings.traces, any(map(environment.text, ENDPOINTS)))
         paths = [bundle] if settings.compare is None else [bundle, settings.compare]
-        workers = [Worker(load(path, settings), settings.waiting, settings.seconds) for path in paths]
+        workers = []
+        for path in paths:
+            recommender = load(path, settings)
+            with state.carried_to(recommender.availability):
+                workers.append(Worker(recommender, settings.waiting, settings.seconds))
         worker = workers[0]
         arms = Arms(worker, workers[1] if workers[1:] else None, share=settings.share, salt=paths[-1].name)
         config = uvicorn.Config(
@@ -125,6 +134,7 @@ def serve(bundle: Path, settings: Settings) -> None:
                 settings.log_histories,
                 settings.root_path,
                 settings.cors_origins,
+                state=state,
                 log=log,
                 arms=arms,
                 traces=traces,
@@ -137,7 +147,7 @@ def serve(bundle: Path, settings: Settings) -> None:
         _announce(listening, worker.recommender, settings)
         _announce_comparison(workers, settings)
         try:
-            with on_hangup(lambda: _reload_all(paths, settings, workers)):
+            with on_hangup(lambda: _reload_all(paths, settings, workers, state)):
                 uvicorn.Server(config).run(sockets=[listening])
         finally:
             arms.close()
@@ -202,12 +212,14 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _reload_all(bundles: Sequence[Path], settings: Settings, workers: "Sequence[Worker]") -> None:
+def _reload_all(
+    bundles: Sequence[Path], settings: Settings, workers: "Sequence[Worker]", state: "AvailabilityState"
+) -> None:
     for bundle, worker in zip(bundles, workers, strict=True):
-        _reload(bundle, settings, worker)
+        _reload(bundle, settings, worker, state)
 
 
-def _reload(bundle: Path, settings: Settings, worker: "Worker") -> None:
+def _reload(bundle: Path, settings: Settings, worker: "Worker", state: "AvailabilityState | None" = None) -> None:
     """Load the bundle from disk again if it verifies; otherwise continue with the loaded one."""
     try:
         newer = load(bundle, settings)
@@ -219,7 +231,8 @@ def _reload(bundle: Path, settings: Settings, worker: "Worker") -> None:
         LOG.error(json.dumps({"reload": "refused", "error": message, "hint": hint}))
         return
     try:
-        worker.replace(newer)
+        with nullcontext() if state is None else state.carried_to(newer.availability):
+            worker.replace(newer)
     except DelrecError:  # the worker was closed in the meantime
         newer.close()
         return

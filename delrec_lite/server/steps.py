@@ -1,7 +1,6 @@
 """Requests as steps for the worker: titles are looked up in groups, then histories are evaluated in groups."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
 
 from delrec_lite.runtime.answer import Ranking
 from delrec_lite.runtime.explain import explain_steps
@@ -37,7 +36,7 @@ def recommend_steps(recommender: Recommender, body: RecommendBody) -> Steps:
 def teacher_steps(recommender: Recommender, body: TeacherBody) -> Steps:
     """The teacher's ranking after one history; returns a ``Ranking``."""
     yield from _look_up(recommender, titles_of(body), 1)
-    return recommender.teacher_ranking(body.history, body.k, body.on_unknown)
+    return recommender.teacher_ranking(body.history, body.k, body.on_unknown, body.where)
 
 
 def explanation_steps(recommender: Recommender, body: ExplainBody) -> Steps:
@@ -90,21 +89,9 @@ def _look_up(recommender: Recommender, titles: Sequence[str], remaining: int) ->
             recommender.look_up(title)
 
 
-def _rank(recommender: Recommender, body: BatchBody, rows: Iterable[int]) -> Iterator[Ranking]:
-    """Rankings of some of a batch's histories, one by one where each has lists of its own."""
-    if not (body.candidates or body.exclude or body.allow_new):
-        histories = [body.histories[row] for row in rows]
-        for ranking in recommender.recommend_batch(histories, body.k, body.exclude_history, body.on_unknown):
-            yield Ranking(ranking, [replace(entry, where="history") for entry in ranking.skipped], ranking.basis)
-        return
-    for row in rows:
-        answer = recommender.recommend(
-            body.histories[row],
-            body.k,
-            candidates=body.candidates[row] if body.candidates else None,
-            allow_new=body.allow_new,
-            exclude_history=body.exclude_history,
-            exclude=body.exclude[row] if body.exclude else None,
-            on_unknown=body.on_unknown,
-        )
-        yield Ranking(answer.items, answer.skipped, answer.basis)
+def _rank(recommender: Recommender, body: BatchBody, rows: Iterable[int]) -> list[Ranking]:
+    """Rankings of some of a batch's histories."""
+    request = body.model_dump()
+    for name in ("histories", "candidates", "exclude"):
+        request[name] = [request[name][row] for row in rows] if request[name] else None
+    return recommender.recommend_batch(**request)

@@ -44,6 +44,17 @@ class WithAdditions(EngineWrapper):
         scores, states, computed = super().evaluate(requests, session)
         return Evaluation(np.concatenate([scores, states @ self._outputs.T], axis=1), states, computed)
 
+    def item_vectors(self, items: Sequence[int]) -> Floats:
+        """See ``Engine.item_vectors``; an added item's is its input vector, or the mean row of its title's tokens."""
+        known = [item for item in items if item < self._trained]
+        rows = np.empty((len(items), self._outputs.shape[1]), np.float32)
+        rows[[item < self._trained for item in items]] = super().item_vectors(known)
+        for n, item in enumerate(items):
+            if item >= self._trained:
+                entry = self._inputs[item - self._trained]
+                rows[n] = self.token_vector(entry) if isinstance(entry, tuple) else entry
+        return rows
+
     def translated(self, request: Sequence[Entry]) -> list[Entry]:
         """The request with added items replaced by their inputs."""
         last = self._trained + len(self._inputs) - 1

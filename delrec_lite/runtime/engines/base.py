@@ -104,5 +104,11 @@ class Engine(Protocol):
     def token_vector(self, tokens: Sequence[int]) -> Floats:
         """The mean input row of text tokens: float32 ``[hidden]``."""
 
+    def item_vectors(self, items: Sequence[int]) -> Floats:
+        """The rows by which the model reads items of the catalogue: float32 ``[n, hidden]``.
+
+        Where histories are titles: the mean row of each title's tokens.
+        """
+
     def close(self) -> None:
         """Free the model; a second call does nothing."""

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from delrec_lite.data.types import Floats
-from delrec_lite.errors import BundleError, UsageError
+from delrec_lite.errors import BundleError, DelrecError, UsageError
 from delrec_lite.evaluation.fusion import mix
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.base import Engine, Evaluation
+from delrec_lite.runtime.engines.factory import open_engine
 from delrec_lite.runtime.engines.wrapper import EngineWrapper
 from delrec_lite.runtime.manifest import REMEDY
 from delrec_lite.runtime.prompting.encoder import Entry
@@ -60,6 +61,16 @@ class HybridEngine(EngineWrapper):
         mixed = scores.copy()
         mixed[rows] = mix(scores[rows], teacher_scores, self._weight)
         return mixed
+
+
+def open_with_teacher(bundle: Bundle, name: str, threads: int | None) -> Engine:
+    """``open_engine`` and ``with_teacher``; nothing stays open after an error of either."""
+    engine = open_engine(bundle, name, threads)
+    try:
+        return with_teacher(engine, bundle)
+    except DelrecError:
+        engine.close()
+        raise
 
 
 def with_teacher(engine: Engine, bundle: Bundle) -> Engine:

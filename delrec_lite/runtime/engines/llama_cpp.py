@@ -43,7 +43,7 @@ class LlamaEngine:
         count = None if threads is None else threads_for(threads)
         self._lock = threading.Lock()
         self._prompt, self._items = bundle.prompt, bundle.trained
-        self._start = len(bundle.prompt.prefix)
+        self._start, self._titles = len(bundle.prompt.prefix), bundle.prompts.titles
         self._llama = LlamaContext(bundle)
         self.hidden = self._llama.hidden
         try:
@@ -188,6 +188,13 @@ class LlamaEngine:
     def token_vector(self, tokens: Sequence[int]) -> Floats:
         """See ``Engine.token_vector``."""
         return self._llama.rows.mean(tokens)
+
+    def item_vectors(self, items: Sequence[int]) -> Floats:
+        """See ``Engine.item_vectors``."""
+        if self._prompt.format.history_format.item_rows:
+            return self._llama.rows.rows([self._prompt.item_token_base + item for item in items])
+        titles = [self._llama.rows.mean(self._titles[item]) for item in items]
+        return np.stack(titles) if titles else np.empty((0, self.hidden), np.float32)
 
     def close(self) -> None:
         """See ``Engine.close``; waits for a request that is being answered."""

@@ -16,6 +16,7 @@ from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.base import Evaluation
 from delrec_lite.runtime.engines.sessions import Sessions, count_shared
 from delrec_lite.runtime.manifest import REMEDY
+from delrec_lite.runtime.onnx_rows import read_item_rows
 from delrec_lite.runtime.onnx_session import open_session, padded, run, shapes
 from delrec_lite.runtime.prompting.encoder import Entry, PromptEncoder, Token
 
@@ -55,6 +56,7 @@ class OnnxEngine:
         try:
             self._check(bundle)
             self._rows = _token_rows(bundle, self.hidden)
+            self._item_rows = read_item_rows(self._path, self._items, self.hidden)
         except BaseException:
             self.close()
             raise
@@ -149,6 +151,11 @@ class OnnxEngine:
             raise BundleError(f"{self._path.parent}: no token rows for {rows[:5]}", REMEDY)
         mean: Floats = self._rows[rows].astype(np.float32).mean(0)
         return mean
+
+    def item_vectors(self, items: Sequence[int]) -> Floats:
+        """See ``Engine.item_vectors``."""
+        vectors: Floats = self._item_rows[list(items)].astype(np.float32)
+        return vectors
 
     def close(self) -> None:
         """See ``Engine.close``."""

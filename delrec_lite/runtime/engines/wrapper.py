@@ -55,6 +55,10 @@ class EngineWrapper:
         """See ``Engine.token_vector``."""
         return self.engine.token_vector(tokens)
 
+    def item_vectors(self, items: Sequence[int]) -> Floats:
+        """See ``Engine.item_vectors``."""
+        return self.engine.item_vectors(items)
+
     def close(self) -> None:
         """See ``Engine.close``."""
         self.engine.close()

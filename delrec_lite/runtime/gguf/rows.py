@@ -69,7 +69,12 @@ class TokenRows:
         return _Matrix(self._data, self._start, width // block * block_bytes, count, kind)
 
     def row(self, token: int) -> Floats:
-        """One row: float32 ``[hidden]``.
+        """One row: float32 ``[hidden]``; raises the same as ``rows``."""
+        row: Floats = self.rows([token])[0]
+        return row
+
+    def rows(self, tokens: Sequence[int]) -> Floats:
+        """Several rows: float32 ``[tokens, hidden]``.
 
         Raises:
             BundleError: There is no such row.
@@ -78,17 +83,18 @@ class TokenRows:
         from gguf.quants import dequantize
 
         matrix = self._matrix
-        if not 0 <= token < matrix.count:
+        if wrong := [token for token in tokens if not 0 <= token < matrix.count]:
             raise BundleError(
-                f"{self._path} has {matrix.count} token rows, none for token {token}", "export the run again"
+                f"{self._path} has {matrix.count} token rows, none for token {wrong[0]}", "export the run again"
             )
-        packed = np.frombuffer(matrix.data, np.uint8, matrix.row_bytes, matrix.start + token * matrix.row_bytes)
+        stored = np.frombuffer(matrix.data, np.uint8, matrix.count * matrix.row_bytes, matrix.start)
+        packed = stored.reshape(matrix.count, matrix.row_bytes)[list(tokens)]
         if matrix.kind.name in ("F32", "F16"):
             packed = packed.view(np.float32 if matrix.kind.name == "F32" else np.float16)
-        row: Floats = np.ascontiguousarray(dequantize(packed[None], matrix.kind)[0], np.float32)
-        return row
+        rows: Floats = np.ascontiguousarray(dequantize(packed, matrix.kind), np.float32)
+        return rows
 
     def mean(self, tokens: Sequence[int]) -> Floats:
         """The mean of several rows: float32 ``[hidden]``."""
-        mean: Floats = np.mean([self.row(token) for token in tokens], axis=0, dtype=np.float32)
+        mean: Floats = np.mean(self.rows(tokens), axis=0, dtype=np.float32)
         return mean

@@ -1,0 +1,1 @@
+"""Bulk scoring: recommendations for every user of a table, by processes of this machine or by Ray."""

@@ -1,0 +1,212 @@
+"""Reads an input file in chunks of bounded size: row numbers, users, items or histories, and times as Arrow tables."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from delrec_lite.data.packages import arrow
+from delrec_lite.data.sources import as_utf8, unreadable
+from delrec_lite.data.tables import DETECTED, Table, open_text
+from delrec_lite.data.values import as_text
+from delrec_lite.errors import DataError
+from delrec_lite.scoring.columns import Shape
+from delrec_lite.scoring.inputs import JSON, PARQUET, InputFile
+from delrec_lite.scoring.lists import list_in, lists_of, text_in
+
+BLOCK_BYTES = 1 << 23
+LONGEST_LINE = 1 << 26
+PARQUET_ROWS = 1 << 14
+COLUMNS = ("row", "id", "items", "time")
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some rows of a file.
+
+    Attributes:
+        table: Columns ``row`` (number in the file, int64), ``id`` of the user (string), ``items`` (string, or list of
+            strings, null where there is no list) and ``time`` (microseconds as int64, or a number or date as a string).
+        malformed: Number and reason of rows that do not read.
+    """
+
+    table: Any
+    malformed: list[tuple[int, str]] = field(default_factory=list)
+
+
+def kinds_of(file: InputFile) -> dict[str, Any]:
+    """The Arrow type of each column of a file, by name; of text and JSON, whether its values are lists.
+
+    Raises:
+        DataError: It cannot be read, or has no rows.
+    """
+    pa = arrow()
+    if file.kind == PARQUET:
+        schema = _parquet(file, lambda: pa.parquet.read_schema(str(file.path)))
+        return dict(zip(schema.names, schema.types, strict=True))
+    _, text = next(_blocks(file), (0, b""))
+    if file.kind != JSON:
+        return dict.fromkeys(open_text(file.path, text, DETECTED, (), ()).names, pa.string())
+    kinds: dict[str, Any] = {}
+    for _, parsed in _objects(file, text, 1):
+        for name, value in parsed.items() if isinstance(parsed, dict) else ():
+            if value is not None:
+                kinds.setdefault(name, pa.list_(pa.string()) if isinstance(value, list) else pa.string())
+            else:
+                kinds.setdefault(name, pa.string())
+    return kinds
+
+
+def chunks(file: InputFile, shape: Shape) -> Iterator[Chunk]:
+    """The rows of a file, in order.
+
+    Raises:
+        DataError: It cannot be read, or a column has values that are no ids, lists or times.
+    """
+    if file.kind == PARQUET:
+        yield from _parquet_chunks(file, shape)
+    elif file.kind == JSON:
+        for above, text in _blocks(file):
+            yield _json_chunk(_objects(file, text, above + 1), shape)
+    else:
+        yield from _text_chunks(file, shape)
+
+
+def _parquet_chunks(file: InputFile, shape: Shape) -> Iterator[Chunk]:
+    pa = arrow()
+    opened = _parquet(file, lambda: pa.parquet.ParquetFile(str(file.path)))
+    batches = opened.iter_batches(PARQUET_ROWS, columns=list(shape.names))
+    row = 1
+    with opened:
+        while (batch := _parquet(file, lambda: next(batches, None))) is not None:
+            columns = {
+                name: pa.chunked_array([batch.column(name)], batch.schema.field(name).type) for name in shape.names
+            }
+            numbers = np.arange(row, row + batch.num_rows)
+            row += batch.num_rows
+            yield Chunk(_normal(Table(file.path, columns, 1), numbers, shape))
+
+
+def _parquet(file: InputFile, read: Any) -> Any:
+    try:
+        return read()
+    except OSError as error:
+        raise unreadable(file.path, error) from error
+    except arrow().ArrowException as error:
+        text = " ".join(str(error).split())
+        raise DataError(f"cannot read {file.path}: {text}", "check that it is the right file and complete") from error
+
+
+def _text_chunks(file: InputFile, shape: Shape) -> Iterator[Chunk]:
+    header = b""
+    for above, text in _blocks(file):
+        whole = header + text
+        if not header:
+            header = _header(text)
+            if text == header:
+                continue
+        table = open_text(file.path, whole, DETECTED, (), ()).read(shape.names)
+        shift = above - (whole.count(b"\n") - text.count(b"\n"))
+        count = len(table.columns[shape.user])
+        all_rows = np.arange(table.first_row, table.first_row + count + len(table.skipped))
+        numbers = np.setdiff1d(all_rows, np.array(table.skipped, np.int64))[:count]
+        malformed = [(row + shift, reason) for row, reason in table.malformed]
+        yield Chunk(_normal(table, numbers + shift, shape), malformed)
+
+
+def _header(text: bytes) -> bytes:
+    """The lines up to that with the names of the columns; before it may come one that names the separator."""
+    end = 0
+    while (line_end := text.find(b"\n", end)) >= 0:
+        line, end = text[end:line_end], line_end + 1
+        if line.strip() and not line.startswith(b"sep="):
+            break
+    return text[:end]
+
+
+def _json_chunk(objects: Iterator[tuple[int, Any]], shape: Shape) -> Chunk:
+    pa = arrow()
+    rows: list[tuple[int, str, Any, str]] = []
+    malformed = []
+    for number, parsed in objects:
+        if not isinstance(parsed, dict):
+            malformed.append((number, "not a JSON object"))
+            continue
+        user, time = text_in(parsed.get(shape.user)), text_in(parsed.get(shape.time))
+        value = parsed.get(shape.values)
+        items = list_in(value) if shape.listed else text_in(value)
+        texts = {shape.user: user, shape.time: time} | ({} if shape.listed else {shape.values: items})
+        if wrong := [name for name, text in texts.items() if text is None]:
+            malformed.append((number, f"{wrong[0]} is neither text nor a number"))
+        else:
+            rows.append((number, user or "", items, time or ""))
+    kinds = (pa.int64(), pa.string(), pa.list_(pa.string()) if shape.listed else pa.string(), pa.string())
+    arrays = [pa.array([row[n] for row in rows], kind) for n, kind in enumerate(kinds)]
+    return Chunk(pa.table(arrays, COLUMNS), malformed)
+
+
+def _normal(table: Table, numbers: Any, shape: Shape) -> Any:
+    """The columns of a chunk from those of a file."""
+    pa = arrow()
+    users = as_text(table.columns[shape.user], table.where(shape.user))
+    values = table.columns[shape.values]
+    if shape.listed:
+        flat, lengths = lists_of(values, table.where(shape.values))
+        offsets = np.append(0, np.cumsum(np.maximum(lengths, 0)))
+        items = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), flat, mask=pa.array(lengths < 0))
+    else:
+        items = as_text(values, table.where(shape.values))
+    times = _times(table.columns[shape.time], table.where(shape.time)) if shape.time else pa.nulls(len(numbers))
+    return pa.table([pa.array(numbers, pa.int64()), users, items, times], COLUMNS)
+
+
+def _times(column: Any, name: str) -> Any:
+    pa = arrow()
+    if pa.types.is_date(column.type):
+        column = column.cast(pa.timestamp("ms"))
+    if pa.types.is_timestamp(column.type):
+        return column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(pa.int64())
+    return as_text(column, name)
+
+
+def _objects(file: InputFile, text: bytes, first: int) -> Iterator[tuple[int, Any]]:
+    """Number and content of each line that is not empty, None where it is no JSON; or of each value of one list."""
+    if first == 1 and text.lstrip().startswith(b"["):
+        try:
+            yield from enumerate(json.loads(text), start=1)
+        except (ValueError, RecursionError) as error:
+            hint = f"write one object a line; lists of up to {BLOCK_BYTES >> 20} MB are read too"
+            raise DataError(f"{file.path} begins like a JSON list but is none: {error}", hint) from error
+        return
+    for number, line in enumerate(text.split(b"\n"), start=first):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except (ValueError, RecursionError):
+                yield number, None
+
+
+def _blocks(file: InputFile) -> Iterator[tuple[int, bytes]]:
+    """Whole lines of a text, as UTF-8, and how many lines are above them."""
+    above, rest = 0, b""
+    with file.open() as stream:
+        while True:
+            try:
+                block = stream.read(BLOCK_BYTES)
+            except (OSError, ValueError) as error:
+                reason = " ".join(str(error).split())
+                raise DataError(f"{file.path} is cut or damaged: {reason}", "copy or download it again") from error
+            text = rest + block
+            end = text.rfind(b"\n") + 1 if block else len(text)
+            if len(text) - end > LONGEST_LINE:
+                raise DataError(
+                    f"{file.path} has a line of more than {LONGEST_LINE >> 20} MB", "give Parquet, or shorter lists"
+                )
+            rest = text[end:]
+            if clean := as_utf8(file.path, text[:end]):
+                yield above, clean
+            above += text.count(b"\n", 0, end)
+            if not block:
+                return

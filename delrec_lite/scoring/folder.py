@@ -1,0 +1,63 @@
+"""The folder of recommendations: parts, ``rejected.parquet``, and a manifest that says of what they are."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from delrec_lite.errors import StorageError
+from delrec_lite.files import write_atomic
+from delrec_lite.scoring.work import REJECTED, part_name
+
+WHAT = "folder of recommendations"
+MANIFEST, WORK = "manifest.json", ".work"
+KIND = "recommendations"
+RUNNING, DONE = "running", "done"
+# What identifies a run; the rest of its manifest says how far it is.
+IDENTITY = ("bundle", "input", "options")
+_OWN = re.compile(rf"(part-\d{{5,}}\.parquet|{re.escape(MANIFEST)})(\.\d+\.part)?|{re.escape(REJECTED)}")
+
+
+def made(folder: Path) -> set[str] | None:
+    """The files of such a folder, with what killed processes left; None where it is none."""
+    if read_manifest(folder) is None:
+        return None
+    own = {path.name for path in folder.iterdir() if _OWN.fullmatch(path.name)}
+    return own | {str(path.relative_to(folder)) for path in (folder / WORK).rglob("*") if path.is_file()}
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a folder of recommendations; None where there is none."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) and manifest.get("kind") == KIND else None
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write or replace the manifest."""
+    write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+
+
+def check_same(folder: Path, manifest: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    """Check that a folder is of this run.
+
+    Raises:
+        StorageError: It holds another one; says what differs.
+    """
+    for key in IDENTITY:
+        before, now = manifest.get(key), identity[key]
+        if before == now:
+            continue
+        what = f"another {key}"
+        if key == "options" and isinstance(before, dict):
+            differing = [name for name in now if before.get(name) != now[name]]
+            what = f"other options ({', '.join(name.replace('_', '-') for name in differing)})"
+        raise StorageError(f"{folder} holds another run, of {what}", "choose another --out, or remove that folder")
+
+
+def missing_parts(folder: Path, parts: int) -> list[str]:
+    """Names of the parts that are not finished."""
+    return [name for name in map(part_name, range(parts)) if not (folder / name).is_file()]

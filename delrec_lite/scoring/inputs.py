@@ -1,0 +1,135 @@
+"""The files of an input: one file, the files of a folder, or those of a pattern; their kinds and their fingerprint."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from glob import glob, has_magic
+from pathlib import Path
+from typing import Any
+
+from delrec_lite.data.json_lines import is_json
+from delrec_lite.data.packages import arrow
+from delrec_lite.data.sources import PARQUET_MAGIC, as_utf8, check_foreign, content_of, is_stdin, packed_as, unreadable
+from delrec_lite.errors import DataError
+from delrec_lite.files import sha256_of
+
+PARQUET, JSON, TEXT = "parquet", "json", "text"
+_SUFFIXES = (".parquet", ".pq", ".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", ".inter")
+_PACKED = (".gz", ".bz2", ".zst", ".lz4")
+_HEAD_BYTES = 1 << 12
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A file of an input.
+
+    Attributes:
+        path: Where it is.
+        kind: ``parquet``, ``json`` or ``text``.
+        compression: ``gzip``, ``bz2``, ``zstd``, ``lz4``, or empty.
+    """
+
+    path: Path
+    kind: str
+    compression: str = ""
+
+    def open(self) -> Any:
+        """The unpacked content as a stream of Arrow.
+
+        Raises:
+            DataError: It cannot be read.
+        """
+        pa = arrow()
+        try:
+            return pa.input_stream(str(self.path), compression=self.compression or None)
+        except OSError as error:
+            raise unreadable(self.path, error) from error
+
+
+def input_files(source: str) -> list[InputFile]:
+    """The files that a path names: itself, those of a folder and the folders in it, or those that fit a pattern.
+
+    Files and folders whose names begin with ``_`` or ``.`` are left out of a folder, as Spark's are.
+
+    Raises:
+        DataError: There are none, one cannot be read, or is of a foreign format.
+    """
+    path = Path(source)
+    if is_stdin(path):
+        raise DataError("users are not read from standard input", "give a file: a run that is continued reads it again")
+    if path.is_dir():
+        inside = sorted(file for file in path.rglob("*") if file.is_file())
+        paths = [file for file in inside if _is_data(file.relative_to(path))]
+    elif has_magic(source) and not path.exists():
+        names = glob(source, recursive=True)  # noqa: PTH207 - the pattern may be absolute
+        paths = sorted(file for file in map(Path, names) if file.is_file())
+    else:
+        paths = [path]
+    if not paths:
+        raise DataError(
+            f"no file of users at {source}", "give Parquet, CSV or JSON Lines: a file, a folder or a pattern"
+        )
+    return [_classified(path) for path in paths]
+
+
+def _is_data(name: Path) -> bool:
+    suffixes = [suffix.lower() for suffix in name.suffixes if suffix.lower() not in _PACKED]
+    return bool(suffixes) and suffixes[-1] in _SUFFIXES and not any(part.startswith(("_", ".")) for part in name.parts)
+
+
+def _classified(path: Path) -> InputFile:
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if head.startswith(PARQUET_MAGIC) or path.suffix.lower() in (".parquet", ".pq"):
+        return InputFile(path, PARQUET)
+    compression = packed_as(head)
+    file_in = InputFile(path, TEXT, compression)
+    if compression:
+        try:
+            with file_in.open() as stream:
+                head = stream.read(_HEAD_BYTES)
+        except OSError as error:
+            raise unreadable(path, error) from error
+    check_foreign(path, head)
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DataError(f"{path} is UTF-16 text", "save it as UTF-8")
+    is_lines = head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{")
+    return InputFile(path, JSON if is_json(path) or is_lines else TEXT, compression)
+
+
+def input_fingerprint(files: Sequence[InputFile]) -> str:
+    """A sha256 over the contents of the files, in their order; names and places do not count.
+
+    Raises:
+        DataError: One cannot be read.
+    """
+    digests = []
+    for file in files:
+        try:
+            digests.append(sha256_of(file.path))
+        except OSError as error:
+            raise unreadable(file.path, error) from error
+    return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
+
+
+def read_ids(path: Path) -> tuple[str, ...]:
+    """The item ids in a text file, one a line, each once; blank lines are left out.
+
+    Raises:
+        DataError: It cannot be read, is no text, or holds none.
+    """
+    content = content_of(path)
+    if content.startswith(PARQUET_MAGIC):
+        raise DataError(f"{path} is a Parquet file", "write one item id a line, as text")
+    try:
+        lines = as_utf8(path, content).decode().splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text", "save it as UTF-8") from error
+    ids = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if not ids:
+        raise DataError(f"{path} holds no item ids", "write one a line")
+    return ids

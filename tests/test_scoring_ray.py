@@ -1,0 +1,118 @@
+"""`score --engine ray` gives what the local engine gives: with a stand-in for Ray's contract, and with Ray itself."""
+
+import json
+import sys
+import types
+from functools import cached_property
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from delrec_lite.errors import BundleError, MissingPackageError, StorageError
+from delrec_lite.scoring.ray_engine import score_ray
+from delrec_lite.scoring.run import score
+from delrec_lite.scoring.scorer import Scorer, bundle_fingerprint
+from tests.bundles import tiny_bundle
+from tests.scoring import HISTORIES, SMALL, assert_same, expected_rows, rows_of, table_file
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return tiny_bundle(tmp_path_factory.mktemp("scored")).bundle.folder
+
+
+@pytest.fixture(scope="module")
+def expected(bundle):
+    return expected_rows(bundle)
+
+
+class FakeData:
+    """A data set of Ray as far as it is used: rows, and a class that is called with batches of them."""
+
+    def __init__(self, rows, calls=()):
+        self._rows, self._calls = rows, list(calls)
+
+    def map_batches(self, kind, fn_constructor_kwargs, batch_size, batch_format, compute, num_cpus):
+        assert (batch_format, num_cpus) == ("pyarrow", 1)
+        assert compute >= 1
+        call = (kind, json.loads(json.dumps(fn_constructor_kwargs)), batch_size)  # sent to another process
+        return FakeData(self._rows, [*self._calls, call])
+
+    @cached_property
+    def _done(self):
+        table = pa.Table.from_pylist(self._rows)
+        for kind, arguments, size in self._calls:
+            actor = kind(**arguments)
+            table = pa.concat_tables([actor(table.slice(n, size)) for n in range(0, len(table), size)])
+        return table
+
+    def iter_rows(self):
+        yield from self._done.to_pylist()
+
+
+@pytest.fixture
+def fake_ray(monkeypatch):
+    ray, data = types.ModuleType("ray"), types.ModuleType("ray.data")
+    data.from_items = lambda rows, override_num_blocks: FakeData(rows)
+    data.ActorPoolStrategy = lambda size: size
+    ray.data = data
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setitem(sys.modules, "ray.data", data)
+
+
+def test_parts_go_through_map_batches(fake_ray, bundle, expected, tmp_path):
+    users = table_file(tmp_path / "users.parquet", HISTORIES)
+    manifest = score(bundle, users, tmp_path / "recs", SMALL, engine="ray", workers=2)
+    assert manifest["state"] == "done"
+    assert_same(rows_of(tmp_path / "recs"), expected)
+
+
+def test_an_error_of_an_actor_is_that_of_a_worker(fake_ray, bundle, tmp_path):
+    pq.write_table(pa.table({"user_id": ["a"], "history": [["i1"]]}), tmp_path / "part-00000.parquet")
+    job = {"bundle": str(bundle), "fingerprint": "0" * 64}
+    with pytest.raises(BundleError, match="another one than this run began with"):
+        score_ray(job, tmp_path, tmp_path / "out", ["part-00000.parquet"], 1, print)
+    job["fingerprint"] = bundle_fingerprint(bundle)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"part-00000.parquet"):
+        score_ray(job, tmp_path, tmp_path / "file", ["part-00000.parquet"], 1, print)
+    with pytest.raises(StorageError):
+        score(bundle, table_file(tmp_path / "u.parquet", {"a": ["i1"]}), tmp_path / "file", SMALL, engine="ray")
+
+
+def test_without_ray_the_install_line_is_named(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingPackageError, match="--engine ray") as error:
+        score_ray({}, tmp_path, tmp_path, ["part-00000.parquet"], 1, print)
+    assert 'pip install "delrec-lite[ray]"' in error.value.hint
+
+
+@pytest.fixture(scope="module")
+def real_ray():
+    """Ray with two processors on this machine."""
+    pytest.importorskip("ray.data", reason="Ray is not installed")
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield ray
+    ray.shutdown()
+
+
+def test_ray_gives_what_the_local_engine_gives(real_ray, bundle, expected, tmp_path):
+    users = table_file(tmp_path / "users.parquet", HISTORIES)
+    score(bundle, users, tmp_path / "recs", SMALL, engine="ray", workers=2)
+    assert_same(rows_of(tmp_path / "recs"), expected)
+
+
+def test_a_scorer_is_a_class_for_map_batches(real_ray, bundle, expected, tmp_path):
+    users = table_file(tmp_path / "users.parquet", HISTORIES)
+    scored = real_ray.data.read_parquet(users).map_batches(
+        Scorer,
+        fn_constructor_kwargs={"bundle": str(bundle), "k": 4},
+        batch_format="pyarrow",
+        concurrency=2,
+        batch_size=8,
+    )
+    rows = [(r["user_id"], r["rank"], r["item_id"], r["score"]) for r in scored.iter_rows()]
+    assert_same(sorted(rows), sorted(expected))
