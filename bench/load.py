@@ -1,7 +1,8 @@
-"""What a server does under load: ``python -m delrec_lite.bench.load BUNDLE --out FILE``.
+"""What a server does under load: ``python -m delrec_lite.bench.load BUNDLE... --out FILE``.
 
-Many clients ask a `delrec-lite serve` for a while, first with a queue that holds all of them, then with one that does
-not.
+Many clients, and one alone, ask a `delrec-lite serve` for a while: in turns one that evaluates waiting requests
+together and one that evaluates each alone. Then many ask one with a queue that holds all of them, and one with a queue
+that does not.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from delrec_lite.bench.workloads import requests_of
 from delrec_lite.errors import DelrecError
 from delrec_lite.provenance import stamp
 from delrec_lite.runtime.bundle import Bundle
+from delrec_lite.runtime.engines.llama_batch import SEQUENCES as TOGETHER
 
 RSS_EVERY = 1000
 
@@ -154,14 +156,15 @@ def _rss(pid: int | None) -> list[int]:
 
 
 @contextmanager
-def server(bundle: Path, queue: int) -> Iterator[tuple[str, int]]:
+def server(bundle: Path, queue: int, together: int = TOGETHER, workers: int = 1) -> Iterator[tuple[str, int]]:
     """A new server over a bundle: its address and process id.
 
     Raises:
         DelrecError: It did not start.
     """
     command = [sys.executable, "-c", "from delrec_lite.cli.app import main; main()"]
-    command += ["serve", str(bundle), "--port", "0", "--queue", str(queue)]
+    command += ["serve", str(bundle), "--port", "0", "--queue", str(queue), "--micro-batch", str(together)]
+    command += ["--workers", str(workers)]
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(command, stderr=log)
         try:
@@ -183,30 +186,64 @@ def _whole_lines(log: Any) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Bundle and sizes."""
+    """Bundles and sizes."""
     options = script_parser("load", __doc__)
-    options.add_argument("bundle", type=Path)
+    options.add_argument("bundle", type=Path, nargs="+")
     options.add_argument("--clients", type=int, default=32)
     options.add_argument("--seconds", type=float, default=60.0)
-    options.add_argument("--requests", type=int, default=10_000, help="least answers with room for all")
+    options.add_argument("--rounds", type=int, default=2, help="runs of each kind, in turns")
+    options.add_argument(
+        "--batch", type=int, default=TOGETHER, help="most requests evaluated together, beside 1; 1: no comparison"
+    )
+    options.add_argument("--workers", type=int, default=1, help="models of each server")
+    options.add_argument("--requests", type=int, default=20_000, help="least answers with room for all")
     options.add_argument("--narrow", type=int, default=8, help="places in the queue that is too short")
     return options
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure both queues and write the report."""
-    options = parser().parse_args(arguments)
-    bundle = Bundle.open(options.bundle)
+def measure(path: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """All runs of one bundle."""
+    bundle = Bundle.open(path)
     requests = requests_of(bundle)
     histories = [requests.of("cold", n).history for n in range(len(requests))]
+    report: dict[str, Any] = {
+        "bundle": {"name": bundle.name, "quant": bundle.manifest["model"]["quant"], "source": requests.source}
+    }
+
+    def run(clients: int, queue: int, together: int, least: int = 0) -> dict[str, Any]:
+        with server(path, queue, together, options.workers) as (url, pid):
+            result = measure_load(url, histories, clients, options.seconds, least, pid)
+        # A request waits at most for the evaluation that has begun, and for all places in the queue.
+        bound = result.turn_ms * (min(queue, clients) + min(together, clients))
+        line = {
+            "queue": queue,
+            "together": together,
+            "workers": options.workers,
+            **asdict(result),
+            "bound_ms": round(bound, 2),
+        }
+        print(bundle.name, json.dumps(line, indent=1), file=sys.stderr)
+        return line
+
+    room = 2 * options.clients
+    batches = sorted({options.batch, 1})
+    runs = []
+    for turn in range(options.rounds):
+        order = batches if turn % 2 else batches[::-1]
+        runs += [run(clients, room, together) for clients in (options.clients, 1) for together in order]
+    report["runs"] = runs
+    report["room for all"] = run(options.clients, room, options.batch, options.requests)
+    report["too short"] = run(options.clients, options.narrow, options.batch)
+    return report
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure every bundle and write the report; that of the first is at the top, the others behind it."""
+    options = parser().parse_args(arguments)
     report: dict[str, Any] = stamp()
-    report["bundle"] = {"name": bundle.name, "quant": bundle.manifest["model"]["quant"], "source": requests.source}
-    queues = (("room for all", 2 * options.clients, options.requests), ("too short", options.narrow, 0))
-    for name, queue, least in queues:
-        with server(options.bundle, queue) as (url, pid):
-            result = measure_load(url, histories, options.clients, options.seconds, least, pid)
-        report[name] = {"queue": queue, **asdict(result)}
-        print(name, json.dumps(report[name], indent=1), file=sys.stderr)
+    first, *others = options.bundle
+    report |= measure(first, options)
+    report["others"] = [measure(path, options) for path in others]
     write_json(report, options.out)
 
 

@@ -15,7 +15,7 @@ def text(name: str) -> str:
 
 def flag(name: str) -> bool:
     """Whether a switch is on; unset, empty, ``0``, ``false``, ``no``, ``off`` and ``none`` in any case are off."""
-    return text(name).lower() not in _OFF
+    return not is_off(text(name))
 
 
 def number(name: str, default: int, least: int = 0) -> int:
@@ -50,6 +50,17 @@ def folder(name: str) -> Path | None:
 def those_set(*names: str) -> dict[str, str]:
     """The variables of these names that are set, as they are."""
     return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def settings(prefix: str) -> dict[str, str]:
+    """The variables that begin with a prefix and hold something, by the rest of their name in lower case."""
+    names = (name for name in os.environ if name.startswith(prefix))
+    return {name.removeprefix(prefix).lower(): value for name in names if (value := text(name))}
+
+
+def is_off(value: str) -> bool:
+    """Whether a switch of this value is off."""
+    return value.strip().lower() in _OFF
 
 
 # With 0 columns rich prints nothing, with millions it needs all memory.

@@ -39,7 +39,7 @@ class DataError(DelrecError):
 
 
 class FetchError(DelrecError):
-    """All mirrors failed: unreachable, truncated, or a wrong sha256."""
+    """All mirrors failed (unreachable, truncated, a wrong sha256), or a database cannot be reached."""
 
     exit_code = 5
 

@@ -272,6 +272,22 @@ def server(report: Report) -> str:
     return table((*header, "memory grew, MB"), rows)
 
 
+def together(report: Report) -> str:
+    """What clients saw with waiting requests evaluated together, and each alone."""
+    rows = []
+    for bundle in (report, *report.get("others", ())):
+        for r in bundle.get("runs", ()):
+            kind = f"up to {r['together']} together" if r["together"] > 1 else "each alone"
+            ms = r["ms"]
+            times = f"{ms['p50']:.0f}, {ms['p99']:.0f}"
+            bound = f"{r['bound_ms']:.0f}"
+            rows.append((bundle["bundle"]["quant"], r["clients"], kind, r["per_second"], times, bound, r["differing"]))
+    if not rows:
+        return "Not measured yet."
+    header = ("bundle", "clients", "waiting requests", "a second", "ms p50, p99", "longest by the queue", "differing")
+    return table(header, sorted(rows, key=lambda row: (row[0], -row[1], row[2])))
+
+
 def catalogue(report: Report) -> str:
     """What the number of items costs."""
     rows = [
@@ -325,6 +341,7 @@ TABLES: dict[str, tuple[str, Callable[[Report], str]]] = {
     "peers": ("latency-epyc-2-cores.json", peers),
     "quantisations": ("export-ml-100k.json", quantisation),
     "server": ("load-server.json", server),
+    "together": ("load-server.json", together),
     "catalogue": ("catalogue-size.json", catalogue),
     "explanations": ("faithfulness-ml-100k.json", explanations),
     "new items": ("new-items-ml-100k.json", new_items),

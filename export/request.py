@@ -41,6 +41,7 @@ class ExportRequest:
         teacher: Written as ``retriever.onnx``.
         teacher_inside: Whether the model was trained with the teacher's log-probabilities added to its scores.
         measured_quants: The quantisations to choose from, measured; the README has a table and a picture of them.
+        texts: Side text of each item, of a data set that keeps none, for words beside a history.
     """
 
     model: ItemLM
@@ -61,6 +62,7 @@ class ExportRequest:
     teacher: Teacher | Ensemble | None = None
     teacher_inside: bool = False
     measured_quants: Sequence[QuantRow] = ()
+    texts: Sequence[str] = ()
 
     @property
     def tokenizer_json(self) -> Path:

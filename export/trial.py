@@ -10,9 +10,10 @@ from delrec_lite.evaluation.fusion import INSIDE_WEIGHT, best_weight
 from delrec_lite.export.bundle_files import golden
 from delrec_lite.export.model_files import manifest_model
 from delrec_lite.export.parity import compare_scores, gate
-from delrec_lite.export.reference_scores import ReferenceScores
+from delrec_lite.export.reference_scores import PARITY_USERS, ReferenceScores
 from delrec_lite.export.request import ExportRequest, ModelFile
 from delrec_lite.export.weights import ServedModel
+from delrec_lite.export.words import words_weights
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.factory import open_engine
 from delrec_lite.runtime.engines.hybrid import WEIGHT
@@ -29,7 +30,7 @@ class Checked:
 
     Attributes:
         models: Each with its ``parity``, the default first.
-        shared: Other fields of the manifest's ``model``: the weight of the teacher's scores, or none.
+        shared: Other fields of the manifest's ``model``: the weights of words and of the teacher's scores.
     """
 
     models: list[ModelFile]
@@ -67,8 +68,8 @@ def check_models(
     for model in models:  # opened one after another
         chosen = bundle.choose(model.quant, model.format)
         with Recommender(chosen, open_engine(chosen)) as recommender:
-            if not checked and request.teacher is not None and reference.candidates is None:
-                shared = {WEIGHT: _teacher_weight(request, recommender)}
+            if not checked:
+                shared = _chosen_weights(request, reference, recommender)
             parity = compare_scores(reference.scores, reference.scores_of(recommender))
             gate(parity, request.score_correlation, model.quant)
             golden_scores.append(answers(recommender, stored))
@@ -78,15 +79,21 @@ def check_models(
     return Checked(checked, shared)
 
 
-def _teacher_weight(request: ExportRequest, recommender: Recommender) -> float:
-    """The best weight of the teacher's scores against the exported model's, on some validation users.
+def _chosen_weights(request: ExportRequest, reference: ReferenceScores, recommender: Recommender) -> dict[str, float]:
+    """The best weights beside the exported model's scores, on some validation users: of words, and of the teacher.
 
     A model with its teacher inside was trained and validated with the sum of both: equal weights.
     """
-    assert request.teacher is not None
-    if request.teacher_inside:
-        return INSIDE_WEIGHT
     valid = request.dataset.valid()
+    if reference.candidates is not None:
+        sample = valid.take(subsample(len(valid), PARITY_USERS))
+        scores = recommender.score_candidates(sample.histories, reference.candidates)
+        return words_weights(request, recommender, sample, scores, reference.candidates)
     sample = valid.take(subsample(len(valid), WEIGHT_USERS))
-    teacher_scores = request.teacher.scores(sample.histories)
-    return best_weight(recommender.scores(sample.histories), teacher_scores, sample.targets)
+    scores = recommender.scores(sample.histories)
+    weights = words_weights(request, recommender, sample, scores)
+    if request.teacher is None:
+        return weights
+    if request.teacher_inside:
+        return weights | {WEIGHT: INSIDE_WEIGHT}
+    return weights | {WEIGHT: best_weight(scores, request.teacher.scores(sample.histories), sample.targets)}

@@ -19,6 +19,7 @@ from delrec_lite.export.reference_scores import ReferenceScores
 from delrec_lite.export.request import ExportRequest
 from delrec_lite.export.states import answer_states, training_states
 from delrec_lite.export.text_items import new_item_boost, text_item_maps
+from delrec_lite.export.words import word_table
 from delrec_lite.llm.items import title_vectors
 from delrec_lite.llm.load import load_base
 from delrec_lite.llm.model import ItemLM
@@ -62,7 +63,9 @@ class ServedModel:
 
 
 def merge_and_prune(request: ExportRequest, reference: ReferenceScores, staging: Path) -> tuple[Merged, ServedModel]:
-    """Compute the weights; writes ``tokenizer.json``, and the maps for new items if the whole catalogue is ranked.
+    """Compute the weights; writes ``tokenizer.json``, ``words.npz``, and the maps for new items.
+
+    The maps are written if the whole catalogue is ranked.
 
     The model's LLM is changed: afterwards it is on the CPU in float32, without adapter.
     """
@@ -75,6 +78,7 @@ def merge_and_prune(request: ExportRequest, reference: ReferenceScores, staging:
         else:
             states = answer_states(model, prompts, reference.histories, reference.candidates, request.max_history)
     boost = _write_new_items(request, states, staging) if reference.candidates is None else None
+    word_table(request).save(staging)
     original = request.merge_base == "original"
     layers = request.base.model.config.num_hidden_layers
     plain = load_base(request.base.name, request.base.folder, "fp32", layers=layers).model if original else None

@@ -27,7 +27,9 @@ class Served:
         if before:
             before(self.process)
         self.address = json.loads(self.wait_for("address"))["address"]
-        self.port = int(self.address.rsplit(":", 1)[1])
+        port = self.address.rsplit(":", 1)[1]
+        self.port = int(port) if port.isdecimal() else None  # a Unix socket has none
+        self.context = None  # for TLS
 
     def __enter__(self):
         return self
@@ -48,5 +50,5 @@ class Served:
     def post(self, body, path="recommend", **headers):
         headers = {"Content-Type": "application/json", **headers}
         request = urllib.request.Request(f"{self.address}/v1/{path}", json.dumps(body).encode(), headers)
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=30, context=self.context) as answer:
             return json.loads(answer.read())

@@ -90,11 +90,11 @@ def test_without_ray_the_install_line_is_named(monkeypatch, tmp_path):
 
 @pytest.fixture(scope="module")
 def real_ray():
-    """Ray with two processors on this machine."""
+    """Ray on this machine, with a processor for reading beside those of the actors."""
     pytest.importorskip("ray.data", reason="Ray is not installed")
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield ray
     ray.shutdown()
 

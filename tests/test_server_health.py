@@ -96,7 +96,7 @@ def test_a_model_that_hangs_is_not_ready_where_the_queue_is_full_too(client, wor
 
 def test_answers_that_fail_make_it_not_ready_until_one_succeeds(client, monkeypatch, caplog):
     with monkeypatch.context() as patched, caplog.at_level("WARNING", "delrec_lite.server"):
-        patched.setattr(Recommender, "recommend", lambda *_, **__: 1 / 0)
+        patched.setattr(Recommender, "prepare", lambda *_, **__: 1 / 0)
         for n in range(MOST_FAILURES):
             assert client.get("/healthz").status_code == 200
             assert n or ready(client) == ""
@@ -112,7 +112,7 @@ def test_answers_that_fail_make_it_not_ready_until_one_succeeds(client, monkeypa
 
 def test_a_model_that_is_mended_is_ready_again_without_a_request(client, worker, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(Recommender, "recommend", lambda *_, **__: 1 / 0)
+        patched.setattr(Recommender, "prepare", lambda *_, **__: 1 / 0)
         for _ in range(MOST_FAILURES):
             client.post("/v1/recommend", json=HISTORY)
         assert ready(client)

@@ -107,7 +107,20 @@ def test_the_report_of_a_load(tmp_path, tiny_bundle):
     from delrec_lite.bench import load
 
     out = tmp_path / "load.json"
-    sizes = ["--clients", "6", "--seconds", "1.5", "--requests", "100", "--narrow", "1"]
+    sizes = [
+        "--clients",
+        "6",
+        "--seconds",
+        "1.0",
+        "--rounds",
+        "1",
+        "--requests",
+        "100",
+        "--narrow",
+        "1",
+        "--batch",
+        "4",
+    ]
     load.main([str(tiny_bundle), "--out", str(out), *sizes])
     report = json.loads(out.read_text())
     wide, narrow = report["room for all"], report["too short"]
@@ -117,4 +130,6 @@ def test_the_report_of_a_load(tmp_path, tiny_bundle):
     assert set(narrow["statuses"]) == {"200", "503"}
     assert narrow["refused_honestly"] == narrow["statuses"]["503"]
     assert wide["differing"] == narrow["differing"] == 0
+    assert [(run["clients"], run["together"]) for run in report["runs"]] == [(6, 4), (6, 1), (1, 4), (1, 1)]
+    assert all(set(run["statuses"]) == {"200"} and run["differing"] == 0 for run in report["runs"])
     assert narrow["ms"]["p50"] <= wide["ms"]["p50"]  # the places in the queue bound the wait

@@ -88,7 +88,7 @@ def test_a_wrong_path_or_method_is_refused_with_the_right_one(client, method, pa
 
 
 def test_a_fault_of_the_server_is_json_too(bundle, monkeypatch):
-    monkeypatch.setattr(Recommender, "recommend", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(Recommender, "prepare", lambda *_, **__: 1 / 0)
     with TestClient(make_api(Worker(Recommender.load(bundle, threads=1))), raise_server_exceptions=False) as client:
         answer = client.post("/v1/recommend", json=HISTORY)
     assert (answer.status_code, set(answer.json())) == (500, {"error", "hint"})

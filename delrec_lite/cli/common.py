@@ -10,6 +10,7 @@ from delrec_lite.console import Console
 
 if TYPE_CHECKING:
     from delrec_lite.runtime.resolving import Skipped
+    from delrec_lite.runtime.words.reading import WordsRead
 
 # Skipped titles whose nearest ones are looked for, and those that are named.
 MOST_NEAREST, MOST_NAMED = 3, 10
@@ -28,6 +29,12 @@ FusedFlag = Annotated[
 UnknownOption = Annotated[
     str, typer.Option("--on-unknown", help="skip (and name) ids and titles that the catalogue lacks, or refuse them.")
 ]
+WordsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--words", help='What is wanted, such as "space adventure, not for children"; beside a history or alone.'
+    ),
+]
 QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 
 
@@ -40,6 +47,14 @@ def make_console(json_output: bool = False, quiet: bool = False) -> Console:
     """The console of a command; where it is quiet, so are the library's warnings."""
     logging.getLogger("delrec_lite").setLevel(logging.ERROR if quiet and not json_output else logging.NOTSET)
     return Console("json" if json_output else "quiet" if quiet else "human")
+
+
+def say_words(console: Console, read: "WordsRead | None") -> None:
+    """Say which words of a request count for nothing, and which are avoided."""
+    if read is not None and read.unknown:
+        console.say(f"not known, so they count for nothing: {', '.join(map(repr, read.unknown[:MOST_NAMED]))}")
+    if read is not None and read.avoided:
+        console.say(f"avoided: {', '.join(read.avoided)}")
 
 
 def say_skipped(console: Console, skipped: "Sequence[Skipped]", nearest: Callable[[str], list[str]]) -> None:

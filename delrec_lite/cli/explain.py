@@ -5,7 +5,15 @@ from typing import Annotated
 
 import typer
 
-from delrec_lite.cli.common import JsonFlag, QuietFlag, UnknownOption, make_console, say_skipped
+from delrec_lite.cli.common import (
+    JsonFlag,
+    QuietFlag,
+    UnknownOption,
+    WordsOption,
+    make_console,
+    say_skipped,
+    say_words,
+)
 
 EXAMPLE = 'Example: `delrec-lite explain my.delrec --history "Toy Story" --history "Alien" --item "The Matrix"`'
 
@@ -30,6 +38,7 @@ def explain(
         Path | None, typer.Option(help="With --faithfulness: a prepared data set. Default: the stored requests.")
     ] = None,
     users: Annotated[int, typer.Option("-n", min=1, help="With --faithfulness: number of users.")] = 200,
+    words: WordsOption = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: the cores allowed.")] = None,
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -57,13 +66,19 @@ def explain(
             ]
             console.result(asdict(summary), rows, ("faithfulness", bundle.name))
             return
-        explanation = runtime_explain.explain(recommender, history or [], item, allow_new, policy)
+        explanation = runtime_explain.explain(recommender, history or [], item, allow_new, policy, words)
         say_skipped(console, explanation.skipped, recommender.nearest)
     place = f"number {explanation.rank}" if explanation.rank else "in the history, or not available"
     console.say(f"{explanation.title}: {place}, {explanation.probability:.1%}, because of")
     ordered = sorted(explanation.contributions, key=lambda c: -c.weight)
     shown = [(c.title, f"{c.weight:+.3f}" if c.read else "not read") for c in ordered]
     console.result(asdict(explanation), shown, ("history item", "log-probability"))
+    if (about := explanation.words) is not None:
+        say_words(console, about.read)
+        for word in about.contributions:
+            near = f" (nearest in its text: {word.nearest})" if word.nearest else ""
+            console.say(f"  {'not ' if word.negated else ''}{word.word}: {word.weight:+.3f}{near}")
+        console.say(f"texts that fit the words best: {', '.join(about.fitting)}")
     if (teacher := explanation.teacher) is not None:
         rank = f"number {teacher.rank}, {teacher.probability:.1%}" if teacher.rank else "in the history"
         first = "also its first" if teacher.agrees else f"its first is {teacher.first}"

@@ -25,11 +25,14 @@ def prepare(
         str, typer.Option(help="leave-one-out, or chronological: 8:1:1 by time, cut at the same times for all users.")
     ] = "leave-one-out",
     interactions: Annotated[
-        Path | None,
-        typer.Option(help="Your own log: CSV, TSV, JSON Lines, Parquet or a RecBole .inter file; - is standard input."),
+        str | None,
+        typer.Option(
+            help="Your own log: CSV, TSV, JSON Lines, Parquet or a RecBole .inter file, a folder or pattern of such "
+            "files, a `datasets` folder, or `sqlite:FILE?QUERY` (also duckdb:, postgres:); - is standard input."
+        ),
     ] = None,
     items: Annotated[
-        Path | None, typer.Option(help="Your own item list with id and title, in any of these formats.")
+        str | None, typer.Option(help="Your own item list with id and title, in any of these forms.")
     ] = None,
     columns: Annotated[
         str,
@@ -72,6 +75,14 @@ def prepare(
             help="Whether an item that a user had before may be the next one; default: if that is usual in the log.",
         ),
     ] = None,
+    test_users: Annotated[
+        int | None,
+        typer.Option(min=1, help="Evaluate so many users, drawn with the seed; default: all of them."),
+    ] = None,
+    memory: Annotated[
+        str,
+        typer.Option(help="Prepare your own log within so much memory, such as 2GB; default: if it needs too much."),
+    ] = "",
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -79,6 +90,8 @@ def prepare(
     from delrec_lite.data.badrows import BadRows, parse_policy
     from delrec_lite.data.checks import Checks
     from delrec_lite.data.duplicates import parse_duplicates
+    from delrec_lite.data.locations import locate
+    from delrec_lite.data.memory import memory_for
     from delrec_lite.data.prepare import drop_untitled, prepare_tables
     from delrec_lite.data.prepare import prepare as prepare_pulled
     from delrec_lite.data.readers import parse_columns, parse_text_columns, read_interactions, read_item_list
@@ -95,28 +108,35 @@ def prepare(
     folder = out or Path("data") / name
     check_folder(folder, "data set", dataset_files)  # before minutes of reading, not after
     bad, untitled, checks = BadRows(parse_policy(on_bad_row)), 0, Checks()
-    text_names = parse_text_columns(text_columns)
-    kept = parse_text_columns(item_columns)
+    text_names, kept = parse_text_columns(text_columns), parse_text_columns(item_columns)
     specs = parse_specs(kept)
     rule, doubles = parse_split(split), parse_duplicates(duplicates)
-    settings = Settings(k_core, candidates, seed, rule, text_names, doubles, repeats, kept)
+    settings = Settings(k_core, candidates, seed, rule, text_names, doubles, repeats, kept, test_users)
     if (interactions is None) != (items is None):
         raise UsageError("--interactions and --items go together", "give both: the log, and the titles of its items")
     if interactions is not None and items is not None:
-        if is_stdin(interactions) and is_stdin(items):
-            raise UsageError("--interactions and --items are both standard input", "give one of them as a file")
         names, layout = parse_columns(columns), Layout(separator, not no_header, keep_na)
-        log = read_interactions(interactions, names, bad=bad, layout=layout)
-        listed = read_item_list(items, text_names, specs, names, bad, layout)
-        titles = listed.titles
-        for malformed in bad.files:
-            console.say(f"  dropped: {malformed}")
-        if bad.policy == "drop":
-            log, untitled = drop_untitled(log, titles)
-            if untitled:
-                console.say(f"  dropped: {untitled} interactions with items that have no title")
-        checks.notes += bad.notes
-        dataset = prepare_tables(name, log, titles, folder, settings, console, listed.texts, checks, listed.rows)
+        log_place, item_place = locate(interactions), locate(items)
+        if log_place.is_single and item_place.is_single and is_stdin(Path(items)) and is_stdin(Path(interactions)):
+            raise UsageError("--interactions and --items are both standard input", "give one of them as a file")
+        limit = memory_for(log_place, item_place, memory, console)
+        if limit:
+            from delrec_lite.data.large import LargeLog, prepare_large
+
+            source = LargeLog(log_place, item_place, names, layout, limit)
+            dataset, untitled = prepare_large(name, source, folder, settings, bad, console, checks)
+        else:
+            log = read_interactions(Path(interactions), names, bad=bad, layout=layout)
+            listed = read_item_list(Path(items), text_names, specs, names, bad, layout)
+            for malformed in bad.files:
+                console.say(f"  dropped: {malformed}")
+            if bad.policy == "drop":
+                log, untitled = drop_untitled(log, listed.titles)
+                if untitled:
+                    console.say(f"  dropped: {untitled} interactions with items that have no title")
+            checks.notes += bad.notes
+            texts, rows = listed.texts, listed.rows
+            dataset = prepare_tables(name, log, listed.titles, folder, settings, console, texts, checks, rows)
     else:
         if unused := [
             option
@@ -125,14 +145,15 @@ def prepare(
                 "--separator": separator,
                 "--no-header": no_header,
                 "--keep-na": keep_na,
+                "--memory": memory,
             }.items()
             if value
         ]:
             raise UsageError(f"{unused[0]} is about your own files", "give them with --interactions and --items")
-        source = pull(find_dataset(name).name, console).folder
+        pulled = pull(find_dataset(name).name, console).folder
         dataset = prepare_pulled(
             name,
-            source,
+            pulled,
             folder,
             k_core,
             candidates,
@@ -144,19 +165,21 @@ def prepare(
             repeats,
             checks,
             kept,
+            test_users,
         )
     data = {
         "name": name,
         "folder": str(folder),
         "users": len(dataset.user_ids),
         "items": len(dataset.catalog),
-        "interactions": sum(len(s) for s in dataset.sequences),
+        "interactions": dataset.interactions,
         "k_core": k_core,
         "candidates": candidates,
         "seed": seed,
         "split": settings.split,
         **({"text_columns": list(text_names)} if text_names else {}),
         **({"item_columns": {c.name: c.kind for c in dataset.catalog.columns}} if kept else {}),
+        **({"test_users": test_users} if test_users else {}),
         "duplicates": settings.duplicates,
         "repeats": dataset.repeats,
         "dropped": {"files": [malformed.dump() for malformed in bad.files], "untitled": untitled},

@@ -11,8 +11,10 @@ from delrec_lite.cli.common import (
     QuantOption,
     QuietFlag,
     UnknownOption,
+    WordsOption,
     make_console,
     say_skipped,
+    say_words,
 )
 
 EXAMPLE = 'Example: `delrec-lite recommend my.delrec --history "Toy Story (1995)" --history "Star Wars (1977)" -k 10`'
@@ -53,6 +55,11 @@ def recommend(
     threads: Annotated[int | None, typer.Option(min=1, help="Default: the cores allowed.")] = None,
     quant: QuantOption = None,
     fused: FusedFlag = None,
+    words: WordsOption = None,
+    words_weight: Annotated[
+        float | None,
+        typer.Option(help="Of the words, 0 to 100; default: the weight that validation users chose."),
+    ] = None,
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -87,8 +94,11 @@ def recommend(
             where=where,
             diversity=diversity,
             popularity_discount=popularity_discount,
+            words=words,
+            words_weight=words_weight,
         )
         say_skipped(console, answer.skipped, recommender.nearest)
+    say_words(console, answer.words)
     for match in answer.matched:
         if match.item < 0:
             console.say(f"new item: {match.given}")

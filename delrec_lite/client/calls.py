@@ -1,7 +1,7 @@
 """The server's paths as calls: what is sent, and what the answer becomes. Both clients send the same ones."""
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypedDict
 
@@ -35,10 +35,12 @@ class RecommendOptions(TypedDict, total=False):
     where: str | None
     diversity: float
     popularity_discount: float
+    words: str | None
+    words_weight: float | None
 
 
 class BatchOptions(TypedDict, total=False):
-    """Fields of ``POST /v1/batch`` beside the histories; ``candidates`` and ``exclude`` have an entry for each."""
+    """Fields of ``POST /v1/batch`` beside the histories; ``candidates``, ``exclude`` and ``words`` have one entry for each."""
 
     k: int
     candidates: Iterable[Titles | None]
@@ -49,11 +51,14 @@ class BatchOptions(TypedDict, total=False):
     where: str | None
     diversity: float
     popularity_discount: float
+    words: Sequence[str | None]
+    words_weight: float | None
 
 
 class ExplainOptions(TypedDict, total=False):
     """Fields of ``POST /v1/explain`` beside the history."""
 
+    words: str | None
     item: str | int | None
     allow_new: bool
     on_unknown: Literal["skip", "refuse"]

@@ -1,7 +1,10 @@
 """Candidate sets: one positive and m - 1 negatives per question, sampled once for all models."""
 
+from dataclasses import replace
+
 import numpy as np
 
+from delrec_lite.data.sequences import lengths_of
 from delrec_lite.data.types import SPLITS as SPLITS
 from delrec_lite.data.types import CandidateSets, Dataset
 from delrec_lite.errors import DataError
@@ -49,6 +52,24 @@ def sample_candidates(dataset: Dataset, split: str, m: int, seed: int) -> Candid
     return CandidateSets(split, sets, seed)
 
 
+def sampled_users(dataset: Dataset, count: int | None, seed: int) -> tuple[int, ...] | None:
+    """Indices of ``count`` users with questions, drawn at random, ascending; None: all of them.
+
+    Args:
+        dataset: The data; its ``asked`` is not heeded.
+        count: How many users; None: all.
+        seed: Random seed; the stream is another one than those of the candidate sets.
+    """
+    if count is None:
+        return None
+    dataset = replace(dataset, asked=None)
+    users = np.unique(np.concatenate([dataset.questions(split)[:, 0] for split in SPLITS]))
+    if len(users) <= count:
+        return None
+    rng = np.random.default_rng([seed, len(SPLITS)])
+    return tuple(np.sort(rng.choice(users, count, replace=False)).tolist())
+
+
 def users_to_leave_out(dataset: Dataset, m: int) -> tuple[int, ...]:
     """Indices of users with fewer than m - 1 unseen items; nobody where repeats count.
 
@@ -60,7 +81,10 @@ def users_to_leave_out(dataset: Dataset, m: int) -> tuple[int, ...]:
         if items < m:
             raise DataError(f"{dataset.name} has {items} items, {m} candidates are needed", FEWER)
         return ()
-    unseen = np.array([items - len(np.unique(sequence)) for sequence in dataset.sequences])
+    # A user's distinct items are counted only where the length does not rule it out.
+    unseen = items - lengths_of(dataset.sequences)
+    for user in np.flatnonzero(unseen < m - 1).tolist():
+        unseen[user] = items - len(np.unique(dataset.sequences[user]))
     few = np.flatnonzero(unseen < m - 1)
     if len(few) == len(unseen):
         most = int(np.argmax(unseen))

@@ -1,13 +1,14 @@
 """What a log's owner should know about its times, duplicates and repeats before any model is trained."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from delrec_lite.data.types import SPLITS, Dataset
+from delrec_lite.data.sequences import had_before, lengths_of
+from delrec_lite.data.types import SPLITS, Dataset, Ints
 
 # Share of the next items that a user had before, from which on leaving them out would change the task: repeats count
 # unless the user says otherwise.
@@ -47,55 +48,81 @@ class Checks:
         return {name: round(v, 4) if isinstance(v, float) else v for name, v in asdict(self).items()}
 
 
-def repeated_share(dataset: Dataset) -> float:
-    """Share of the validation and test items that the user had before."""
-    repeated = [dataset.repeated[dataset.places(dataset.targets(split))] for split in SPLITS]
-    together = np.concatenate(repeated)
-    return float(together.mean()) if len(together) else 0.0
+@dataclass
+class Tally:
+    """What the checks count in the sequences, block of users after block of users.
 
-
-def check_times(checks: Checks, dataset: Dataset, times: Sequence[npt.NDArray[Any]]) -> None:
-    """Count test items with the time of the item before, and say what their order means.
-
-    Args:
-        checks: To add to.
-        dataset: The data.
-        times: Of each user's items, in the order of ``dataset.sequences``.
+    Attributes:
+        targets: Validation and test items that have a history.
+        tests: Test items among them.
+        repeated: Targets that the user had before.
+        tied: Test items with the time of the user's item before.
+        same_again: Test items that are the user's item before.
+        interactions: Of all users.
+        same_time: Whether all of them have one time.
     """
-    together = np.concatenate(times)
-    places = dataset.places(dataset.targets("test"))
-    if not len(places):
-        return
-    checks.tied = float((together[places] == together[places - 1]).mean())
-    if len(together) > 1 and (together == together[0]).all():
-        checks.notes.append("times: all are equal, so the order of a user's items is that of the file")
-    elif checks.tied:
-        checks.notes.append(
-            f"times: {_share(checks.tied)} of the test items have the time of the item before; which of them is the "
-            "last one is the order of the file, not time"
-        )
+
+    targets: int = 0
+    tests: int = 0
+    repeated: int = 0
+    tied: int = 0
+    same_again: int = 0
+    interactions: int = 0
+    same_time: bool = True
+    _time: Any = None
+
+    def add(self, block: Dataset, items: Ints, times: npt.NDArray[Any]) -> None:
+        """Count a block of users.
+
+        Args:
+            block: A data set of these users alone.
+            items: Its sequences, one after another.
+            times: Of the items.
+        """
+        for split in SPLITS:
+            targets = block.targets(split)
+            self.targets += len(targets)
+            self.repeated += int(had_before(block.sequences, targets).sum())
+        lengths = lengths_of(block.sequences)
+        places = (np.cumsum(lengths) - lengths)[targets[:, 0]] + targets[:, 1]
+        self.tests += len(places)
+        self.tied += int((times[places] == times[places - 1]).sum())
+        self.same_again += int((items[places] == items[places - 1]).sum())
+        self.interactions += len(items)
+        self._time = times[0] if self._time is None and len(times) else self._time
+        self.same_time = self.same_time and bool((times == self._time).all())
+
+    def check_times(self, checks: Checks) -> None:
+        """Write the shares to ``checks``, and say what the order of equal times means."""
+        if not self.tests:
+            return
+        checks.repeated = self.repeated / self.targets
+        checks.tied, checks.same_again = self.tied / self.tests, self.same_again / self.tests
+        if self.interactions > 1 and self.same_time:
+            checks.notes.append("times: all are equal, so the order of a user's items is that of the file")
+        elif checks.tied:
+            checks.notes.append(
+                f"times: {_share(checks.tied)} of the test items have the time of the item before; which of them is "
+                "the last one is the order of the file, not time"
+            )
 
 
 def check_repeats(checks: Checks, dataset: Dataset, rule: str, m: int) -> None:
     """Count duplicates, repeats and users without questions, and say what is done with them.
 
     Args:
-        checks: To add to; its ``duplicates``, ``duplicates_left_out`` and ``repeated`` are known.
+        checks: To add to; its ``duplicates``, ``duplicates_left_out``, ``same_again`` and ``repeated`` are known.
         dataset: The data.
         rule: How duplicates were handled.
         m: Size of a candidate set.
     """
-    items = np.concatenate(dataset.sequences)
-    targets = dataset.targets("test")
-    places = dataset.places(targets)
-    if len(places):
-        checks.same_again = float((items[places] == items[places - 1]).mean())
+    tests = len(dataset.targets("test"))
     if rule != "keep":
         checks.notes.append(f"duplicates: {checks.duplicates_left_out} of {checks.rows} rows left out ({rule})")
     elif checks.duplicates or checks.same_again:
-        same = round(checks.same_again * len(places))
+        same = round(checks.same_again * tests)
         checks.notes.append(
-            f"duplicates: {checks.duplicates} of {checks.rows} rows repeat an earlier row, and {same} of {len(places)} "
+            f"duplicates: {checks.duplicates} of {checks.rows} rows repeat an earlier row, and {same} of {tests} "
             "test items are the item before again; --duplicates first, last or consecutive leaves such rows out"
         )
     if checks.repeated and dataset.repeats:
@@ -123,7 +150,7 @@ def few_left_out(before: Mapping[str, int], dataset: Dataset, k: int, shortest: 
     after = {
         "users": len(dataset.user_ids),
         "items": len(dataset.catalog),
-        "rows": sum(len(sequence) for sequence in dataset.sequences),
+        "rows": dataset.interactions,
     }
     lost = {name: before[name] - after[name] for name in after}
     if not lost["rows"]:

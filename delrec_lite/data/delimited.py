@@ -5,6 +5,7 @@ import csv
 import io
 import re
 from bisect import bisect_right
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,10 +79,9 @@ class DelimitedText:
         self._lines = text.count(b"\n", 0, self._start)
         if separator.encode() not in text[self._start : text.find(b"\n", self._start)]:
             separator = ""  # that of the user's other file
-        if len(separator.encode()) > 1:
-            text, separator = text.replace(separator.encode(), _UNIT_SEPARATOR.encode()), _UNIT_SEPARATOR
-        self._text = _with_marks(text)
-        self._is_broken = self._text is not text
+        self._long_separator = separator.encode() if len(separator.encode()) > 1 else b""
+        self._text = self._marked(text)
+        separator = _UNIT_SEPARATOR if self._long_separator else separator
         head = self._text[self._start : self._start + _HEADER_BYTES].decode("utf-8", "replace")
         line = head.partition("\n")[0]
         if not line.strip():
@@ -121,24 +121,79 @@ class DelimitedText:
         Raises:
             DataError: No rows, or columns that cannot be read.
         """
+        (body,) = self.blocks(positions, width, header, ())
+        return body
+
+    def blocks(
+        self, positions: list[int], width: int, header: bool, rest: Iterable[bytes], quotes_are_closed: bool = False
+    ) -> Iterator[Body]:
+        """Read the columns of the text and of more text that follows it, block by block; otherwise as ``read``.
+
+        Args:
+            positions: From 0.
+            width: Number of fields of a row.
+            header: Whether the first line names the columns.
+            rest: Whole lines, as the text.
+            quotes_are_closed: It is known of the whole text that no quote makes all quotes text; see the class.
+        """
         start, above = self._start, self._lines
         for _ in range(self._first_lines if header else 0):
             start, above = self._text.index(b"\n", start) + 1, above + 1
-        text = self._text[start:]
-        if not text:
+        left, blocks, is_empty = self._text[start:], iter(rest), True
+        self._text = b""
+        while True:
+            following = next(blocks, None)
+            text, quoted, several_lines, left = self._closed(left, width, following is None, quotes_are_closed)
+            if text:
+                is_empty = False
+                body = self._parsed(text, above, _Form(positions, width, quoted, several_lines))
+                above += len(body.columns[0]) + len(body.skipped)
+                yield body
+            if following is None:
+                break
+            left += self._marked(following)
+        if is_empty:
             raise DataError(f"{self._path} holds no rows", "check that it is the right file")
-        text, quoted, several_lines = self._closed(text, width)
-        return self._parsed(text, above, _Form(positions, width, quoted, several_lines))
 
-    def _closed(self, text: bytes, width: int) -> tuple[bytes, bool, bool]:
-        """Rows without open quotes, whether quotes count, and whether a field has several lines."""
+    def closes_quotes(self, width: int, header: bool, rest: Iterable[bytes]) -> bool:
+        """Whether no quote of the text makes all quotes text, with a separator other than comma and semicolon."""
+        if self._separator in ",;" or self._quotes_are_text or width < 2:
+            return False
+        left, blocks = self._text[self._start :], iter(rest)
+        while True:
+            following = next(blocks, None)
+            if b'"' in left:
+                found = close_quotes(
+                    left, self._separator, width, strict=True, heeds_rows=False, is_last=following is None
+                )
+                left = found.rest
+                if not found.is_closed:
+                    return False
+            else:
+                left = b""
+            if following is None:
+                return True
+            left += self._marked(following)
+
+    def _marked(self, text: bytes) -> bytes:
+        """The text as it is parsed."""
+        if self._long_separator:
+            text = text.replace(self._long_separator, _UNIT_SEPARATOR.encode())
+        return _with_marks(text)
+
+    def _closed(
+        self, text: bytes, width: int, is_last: bool, quotes_are_closed: bool
+    ) -> tuple[bytes, bool, bool, bytes]:
+        """Rows without open quotes, whether quotes count, whether a field has several lines, and rows for later."""
         if b'"' not in text or self._quotes_are_text or width < 2:
-            return text, False, False
+            return text, False, False, b""
         strict = self._separator not in ",;"
-        if strict and not close_quotes(text, self._separator, width, strict=True, heeds_rows=False).is_closed:
-            return text, False, False
-        closed = close_quotes(text, self._separator, width, self._spaced, strict)
-        return closed.text, True, closed.several_lines
+        if strict and not quotes_are_closed:
+            whole = close_quotes(text, self._separator, width, strict=True, heeds_rows=False) if is_last else None
+            if whole is None or not whole.is_closed:
+                return text, False, False, b""
+        closed = close_quotes(text, self._separator, width, self._spaced, strict, is_last=is_last)
+        return closed.text, True, closed.several_lines, closed.rest
 
     def _parsed(self, text: bytes, above: int, form: "_Form") -> Body:
         """Parse rows.
@@ -180,7 +235,7 @@ class DelimitedText:
                 f"cannot read {self._path}: {reason}", "check that it is the right file and complete"
             ) from error
         columns = [pa.compute.utf8_trim_whitespace(table.column(names[position])) for position in form.positions]
-        if self._is_broken:
+        if _BROKEN.encode() in text:
             broken = np.any([pa.compute.match_substring(c, _BROKEN).to_numpy() for c in columns], axis=0)
             numbers = [row_number(int(record), above + 1, skipped) for record in np.flatnonzero(broken)]
             wrong += [(number, NOT_UTF8) for number in numbers]

@@ -22,16 +22,19 @@ class JsonRows:
     Args:
         path: For errors.
         text: UTF-8.
+        first: Number of its first line.
 
     Raises:
         DataError: No objects, or a list that is not JSON.
     """
 
-    def __init__(self, path: Path, text: bytes) -> None:
+    def __init__(self, path: Path, text: bytes, first: int = 1) -> None:
         self.malformed: Malformed = []
         self._numbers: list[int] = []
         self._objects: list[dict[str, Any]] = []
-        for number, parsed in self._list(path, text) if text.lstrip().startswith(b"[") else self._lines(text):
+        for number, parsed in (
+            self._list(path, text) if first == 1 and text.lstrip().startswith(b"[") else self._lines(text, first)
+        ):
             if isinstance(parsed, dict):
                 self._numbers.append(number)
                 self._objects.append(parsed)
@@ -50,7 +53,7 @@ class JsonRows:
         cells: dict[str, list[Any]] = {name: [] for name in names}
         numbers, malformed = [], list(self.malformed)
         for number, parsed in zip(self._numbers, self._objects, strict=True):
-            row = {name: _cell(parsed.get(name), name in lists) for name in names}
+            row = {name: cell_text(parsed.get(name), name in lists) for name in names}
             if wrong := [name for name, cell in row.items() if cell is None]:
                 malformed.append((number, f"{wrong[0]} is neither text nor a number"))
                 continue
@@ -60,8 +63,8 @@ class JsonRows:
         return {name: _column(column) for name, column in cells.items()}, numbers, malformed
 
     @staticmethod
-    def _lines(text: bytes) -> Iterator[tuple[int, Any]]:
-        for number, line in enumerate(text.split(b"\n"), start=1):
+    def _lines(text: bytes, first: int) -> Iterator[tuple[int, Any]]:
+        for number, line in enumerate(text.split(b"\n"), start=first):
             if line.strip():
                 try:
                     yield number, json.loads(line)
@@ -87,7 +90,7 @@ def _column(cells: list[Any]) -> Any:
     return pa.chunked_array([pa.array(lists, pa.list_(pa.string()))])
 
 
-def _cell(value: Any, may_be_list: bool) -> "str | tuple[str, ...] | None":
+def cell_text(value: Any, may_be_list: bool) -> "str | tuple[str, ...] | None":
     """A value as text, or a list's parts; empty for null and nan; None if it has no text."""
     if value is None or value != value:
         return ""

@@ -1,4 +1,4 @@
-"""Imports pyarrow where it is used."""
+"""Imports pyarrow and duckdb where they are used."""
 
 from typing import Any
 
@@ -21,3 +21,18 @@ def arrow() -> Any:
             "reading tables needs pyarrow, which is not installed", install_line("pyarrow")
         ) from error
     return pyarrow
+
+
+def duckdb() -> Any:
+    """The package ``duckdb``.
+
+    Raises:
+        MissingPackageError: It is not installed.
+    """
+    try:
+        import duckdb
+    except ImportError as error:
+        raise MissingPackageError(
+            "logs larger than memory need duckdb, which is not installed", install_line("duckdb")
+        ) from error
+    return duckdb

@@ -1,6 +1,6 @@
 """`prepare`: turns a log and item titles into sequences, splits and candidate sets, once per data set."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from pkgutil import resolve_name
@@ -10,15 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from delrec_lite.console import QUIET, Console
-from delrec_lite.data.candidates import SPLITS, sample_candidates, users_to_leave_out
-from delrec_lite.data.checks import USUAL, Checks, check_repeats, check_times, few_left_out, repeated_share
+from delrec_lite.data.candidates import SPLITS, sample_candidates, sampled_users, users_to_leave_out
+from delrec_lite.data.checks import USUAL, Checks, Tally, check_repeats, few_left_out
 from delrec_lite.data.columns import NO_COLUMNS, ItemRows
 from delrec_lite.data.duplicates import Duplicates, exact_duplicates, without_duplicates
 from delrec_lite.data.readers import Interactions
+from delrec_lite.data.sequences import lengths_of
 from delrec_lite.data.store import Settings, SplitRule, make_dataset, save_dataset
 from delrec_lite.data.titles import unique_titles
 from delrec_lite.data.typed_columns import parse_specs
-from delrec_lite.data.types import Catalog, Dataset
+from delrec_lite.data.types import CandidateSets, Catalog, Dataset
 from delrec_lite.errors import DataError, UsageError
 from delrec_lite.hub.registry import Asset, find_dataset
 
@@ -40,6 +41,7 @@ def prepare(
     repeats: bool | None = None,
     checks: Checks | None = None,
     item_columns: Sequence[str] = (),
+    test_users: int | None = None,
 ) -> Dataset:
     """Prepare a pulled data set.
 
@@ -57,6 +59,7 @@ def prepare(
         repeats: See ``Settings``.
         checks: Gets what was found in the log.
         item_columns: Columns to keep for filters; ``genres`` and ``year`` of ml-100k.
+        test_users: See ``Settings``.
 
     Raises:
         DataError: Malformed rows, no interactions after the k-core, or no questions.
@@ -65,13 +68,19 @@ def prepare(
     """
     asset = find_dataset(name)
     interactions, titles = _resolved(asset.reader)(source)
-    texts = _side_text(asset, source, text_columns) if text_columns else {}
+    texts = side_text(asset, source, text_columns) if text_columns else {}
     columns = _item_columns(asset, source, item_columns) if item_columns else NO_COLUMNS
-    settings = Settings(k_core, m, seed, split, tuple(text_columns), duplicates, repeats, tuple(item_columns))
+    kept = tuple(item_columns)
+    settings = Settings(k_core, m, seed, split, tuple(text_columns), duplicates, repeats, kept, test_users)
     return prepare_tables(name, interactions, titles, out, settings, console, texts, checks, columns)
 
 
-def _side_text(asset: Asset, source: Path, columns: Sequence[str]) -> Mapping[str, str]:
+def side_text(asset: Asset, source: Path, columns: Sequence[str]) -> Mapping[str, str]:
+    """Side text of each item id of a pulled data set.
+
+    Raises:
+        UsageError: It has no such side text.
+    """
     if not asset.text_reader:
         raise UsageError(f"{asset.name} has no side text", "leave out --text-columns")
     texts: Mapping[str, str] = _resolved(asset.text_reader)(source, columns)
@@ -101,30 +110,49 @@ def prepare_tables(
     columns: ItemRows = NO_COLUMNS,
 ) -> Dataset:
     """Prepare any log; ``titles`` and ``texts`` give each item id's title and side text. Otherwise as ``prepare``."""
-    if settings.k_core < 1 or settings.m < 2:
-        raise UsageError(
-            f"k-core is {settings.k_core} and candidates is {settings.m}",
-            "k-core must be at least 1, candidates at least 2",
-        )
+    check_settings(settings)
     checks = Checks() if checks is None else checks
     checks.rows, checks.duplicates = len(interactions), exact_duplicates(interactions)
     interactions = without_duplicates(interactions, settings.duplicates)
     checks.duplicates_left_out = checks.rows - len(interactions)
     dataset = build_dataset(name, interactions, titles, settings.k_core, settings.split, texts, checks, columns)
-    checks.repeated = repeated_share(dataset)
-    repeats = checks.repeated >= USUAL if settings.repeats is None else settings.repeats
-    dataset = with_questions(dataset, repeats, settings.m)
-    check_repeats(checks, dataset, settings.duplicates, settings.m)
-    candidates = {split: sample_candidates(dataset, split, settings.m, settings.seed) for split in SPLITS}
+    dataset, candidates = asked(dataset, settings, checks)
     save_dataset(dataset, candidates, settings, out, checks.dump())
-    count = sum(len(s) for s in dataset.sequences)
+    say_result(dataset, settings, checks, console)
+    return dataset
+
+
+def check_settings(settings: Settings) -> None:
+    """Refuse values that no data set can have.
+
+    Raises:
+        UsageError: There is one.
+    """
+    if settings.k_core < 1 or settings.m < 2:
+        raise UsageError(
+            f"k-core is {settings.k_core} and candidates is {settings.m}",
+            "k-core must be at least 1, candidates at least 2",
+        )
+    if settings.test_users is not None and settings.test_users < 1:
+        raise UsageError(f"test-users is {settings.test_users}", "at least 1, or leave it out for all users")
+
+
+def asked(dataset: Dataset, settings: Settings, checks: Checks) -> tuple[Dataset, dict[str, CandidateSets]]:
+    """The data set with its questions, and their candidate sets; what was found goes to ``checks``."""
+    repeats = checks.repeated >= USUAL if settings.repeats is None else settings.repeats
+    dataset = with_questions(dataset, repeats, settings.m, settings.test_users, settings.seed)
+    check_repeats(checks, dataset, settings.duplicates, settings.m)
+    return dataset, {split: sample_candidates(dataset, split, settings.m, settings.seed) for split in SPLITS}
+
+
+def say_result(dataset: Dataset, settings: Settings, checks: Checks, console: Console) -> None:
+    """Show the counts and the notes."""
     console.say(
-        f"  {name}: {len(dataset.user_ids)} users, {len(dataset.catalog)} items, {count} of {checks.rows} interactions "
-        f"after the {settings.k_core}-core"
+        f"  {dataset.name}: {len(dataset.user_ids)} users, {len(dataset.catalog)} items, {dataset.interactions} of "
+        f"{checks.rows} interactions after the {settings.k_core}-core"
     )
     for note in checks.notes:
         console.say(f"  {note}")
-    return dataset
 
 
 def build_dataset(
@@ -158,28 +186,54 @@ def build_dataset(
     times = np.split(interactions.times[rows], np.cumsum(lengths)[:-1])
     cuts = None if split == "leave-one-out" else _cuts_by_time(times)
     ids = tuple(item_ids[i] for i in core_items)
-    untitled = next((i for i in ids if i not in titles), None)
-    if untitled is not None:
-        raise DataError(
-            f"item {untitled!r} of {name} has interactions but no title",
-            "add it to the item list, or leave out interactions with such items with --on-bad-row drop",
-        )
-    # Popularity without validation and test items, so that the number in a title does not depend on them.
-    untitled_data = Dataset(name, Catalog(ids, ids), (), tuple(sequences), "", cuts)
-    if cuts is not None:
-        _refuse_empty_parts(untitled_data)
-    unique = unique_titles([titles[i] for i in ids], untitled_data.popularity().tolist())
-    catalog = Catalog(ids, unique, tuple(texts.get(i, "") for i in ids) if texts else (), columns.of(ids))
+    untitled = Dataset(name, Catalog(ids, ids), (), tuple(sequences), "", cuts)
+    catalog = titled_catalog(untitled, titles, texts, columns)
     dataset = make_dataset(name, catalog, [user_ids[u] for u in core_users], sequences, cuts)
     before = {"users": len(np.unique(users)), "items": len(np.unique(items)), "rows": len(users)}
-    checks.few_left_out, note = few_left_out(before, dataset, k_core, SHORTEST)
-    checks.notes += [note] if note else []
-    check_times(checks, dataset, times)
+    tally = Tally()
+    tally.add(dataset, np.concatenate(sequences), np.concatenate(times))
+    check_core(checks, before, dataset, k_core, tally)
     return dataset
 
 
-def with_questions(dataset: Dataset, repeats: bool, m: int) -> Dataset:
+def titled_catalog(
+    dataset: Dataset, titles: Mapping[str, str], texts: Mapping[str, str] | None, columns: ItemRows = NO_COLUMNS
+) -> Catalog:
+    """The catalogue of a data set whose items have no titles yet: unique titles, side texts and columns.
+
+    Raises:
+        DataError: An item has no title, or a part of the split is empty.
+    """
+    ids = dataset.catalog.ids
+    untitled = next((i for i in ids if i not in titles), None)
+    if untitled is not None:
+        raise DataError(
+            f"item {untitled!r} of {dataset.name} has interactions but no title",
+            "add it to the item list, or leave out interactions with such items with --on-bad-row drop",
+        )
+    if dataset.cuts is not None:
+        _refuse_empty_parts(dataset)
+    # Popularity without validation and test items, so that the number in a title does not depend on them.
+    unique = unique_titles([titles[i] for i in ids], dataset.popularity().tolist())
+    return Catalog(ids, unique, tuple(texts.get(i, "") for i in ids) if texts else (), columns.of(ids))
+
+
+def check_core(checks: Checks, before: Mapping[str, int], dataset: Dataset, k_core: int, tally: Tally) -> None:
+    """Note what the k-core left out, and what the times say; ``before`` counts users, items and rows."""
+    checks.few_left_out, note = few_left_out(before, dataset, k_core, SHORTEST)
+    checks.notes += [note] if note else []
+    tally.check_times(checks)
+
+
+def with_questions(dataset: Dataset, repeats: bool, m: int, test_users: int | None = None, seed: int = 2024) -> Dataset:
     """The data set with ``repeats``, and without the questions of users who have too few unseen items for m candidates.
+
+    Args:
+        dataset: Without questions.
+        repeats: See ``Dataset``.
+        m: Candidates of a question.
+        test_users: How many users are asked, drawn at random; None: all.
+        seed: Random seed of the draw.
 
     Raises:
         DataError: No question is left.
@@ -187,7 +241,8 @@ def with_questions(dataset: Dataset, repeats: bool, m: int) -> Dataset:
     dataset = replace(dataset, repeats=repeats)
     unasked = users_to_leave_out(dataset, m)
     catalog, users, sequences = dataset.catalog, dataset.user_ids, dataset.sequences
-    result = make_dataset(dataset.name, catalog, users, sequences, dataset.cuts, repeats, unasked)
+    chosen = sampled_users(replace(dataset, unasked=unasked), test_users, seed)
+    result = make_dataset(dataset.name, catalog, users, sequences, dataset.cuts, repeats, unasked, chosen)
     for part in SPLITS:
         if not len(result.questions(part)):
             raise DataError(
@@ -200,7 +255,7 @@ def with_questions(dataset: Dataset, repeats: bool, m: int) -> Dataset:
 
 def _refuse_empty_parts(dataset: Dataset) -> None:
     empty = [part for part in SPLITS if not len(dataset.targets(part))]
-    if not any(len(s) > 1 for s in dataset.train()):
+    if not (lengths_of(dataset.train()) > 1).any():
         empty.insert(0, "training")
     if empty:
         raise DataError(
@@ -239,19 +294,51 @@ def k_core_rows(users: npt.NDArray[np.int64], items: npt.NDArray[np.int64], k: i
         items: Item index per row.
         k: Minimum interactions; for users at least ``SHORTEST`` in any case.
     """
-    remaining = np.ones(len(users), dtype=bool)
+    in_core = k_core(lambda: [(users, items)], int(users.max()) + 1, int(items.max()) + 1, k)
+    remaining: npt.NDArray[np.bool_] = in_core[0][users] & in_core[1][items]
+    return remaining
+
+
+def k_core(
+    blocks: Callable[[], Iterable[tuple[npt.NDArray[Any], npt.NDArray[Any]]]], users: int, items: int, k: int
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Which users and which items remain, as ``k_core_rows``: bool ``[users]`` and ``[items]``.
+
+    Args:
+        blocks: All rows, user index and item index; every round reads them once.
+        users: How many there are.
+        items: How many there are.
+        k: Minimum interactions.
+    """
+    user_in, item_in = np.ones(users, dtype=bool), np.ones(items, dtype=bool)
     while True:
-        by_user = np.bincount(users[remaining], minlength=users.max() + 1)
-        by_item = np.bincount(items[remaining], minlength=items.max() + 1)
-        filtered = remaining & (by_user[users] >= max(k, SHORTEST)) & (by_item[items] >= k)
-        if filtered.sum() == remaining.sum():
-            return filtered
-        remaining = filtered
+        by_user, by_item = np.zeros(users, dtype=np.int64), np.zeros(items, dtype=np.int64)
+        for of_user, of_item in blocks():
+            remaining = user_in[of_user] & item_in[of_item]
+            first = int(of_user.min())
+            counts = np.bincount(of_user[remaining] - first)
+            by_user[first : first + len(counts)] += counts
+            by_item += np.bincount(of_item[remaining], minlength=items)
+        users_left, items_left = user_in & (by_user >= max(k, SHORTEST)), item_in & (by_item >= k)
+        if users_left.sum() == user_in.sum() and items_left.sum() == item_in.sum():
+            return user_in, item_in
+        user_in, item_in = users_left, items_left
+
+
+def id_order(ids: Sequence[str]) -> list[int]:
+    """The order of ids: numbers by value, then the others."""
+    return sorted(range(len(ids)), key=lambda n: (not ids[n].isdecimal(), _value(ids[n]), ids[n]))
+
+
+def sort_key(text: str) -> str:
+    """A text that is ordered, with the id itself for equal ones, as ``id_order`` orders ids."""
+    digits = str(_value(text))
+    return f"0{len(digits):03}{digits}" if text.isdecimal() else "1"
 
 
 def _number(ids: Sequence[str], rows: npt.NDArray[np.int64]) -> tuple[list[str], npt.NDArray[np.int64]]:
     """Distinct ids in order, and each row's index into them."""
-    order = sorted(range(len(ids)), key=lambda n: (not ids[n].isdecimal(), _value(ids[n]), ids[n]))
+    order = id_order(ids)
     position = np.empty(len(ids), dtype=np.int64)
     position[order] = np.arange(len(ids))
     return [ids[n] for n in order], position[rows]

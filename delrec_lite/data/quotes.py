@@ -25,11 +25,13 @@ class Quoting:
         text: The text, with ``OPEN_LINE`` in place of each line whose quote is left open.
         is_closed: Whether there were no such lines.
         several_lines: Whether a field that is left has several lines.
+        rest: What begins a row that may end after the text.
     """
 
     text: bytes
     is_closed: bool
     several_lines: bool
+    rest: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,13 @@ def _patterns(delimiter: bytes, strict: bool) -> _Patterns:
 
 
 def close_quotes(
-    text: bytes, delimiter: str, width: int, spaced: bool = False, strict: bool = False, heeds_rows: bool = True
+    text: bytes,
+    delimiter: str,
+    width: int,
+    spaced: bool = False,
+    strict: bool = False,
+    heeds_rows: bool = True,
+    is_last: bool = True,
 ) -> Quoting:
     r"""Replace the lines whose quote is left open.
 
@@ -68,12 +76,15 @@ def close_quotes(
         spaced: Rows have a space after each delimiter, as the header has.
         strict: Text after a closing quote is not allowed in any field.
         heeds_rows: A field with a line that is itself a row counts as left open.
+        is_last: No text follows; else the last rows are left for it where they may be part of a longer one.
     """
     separator = delimiter.encode()
     patterns = _patterns(separator, strict)
     parts: list[bytes] = []
     several_lines, at, written = False, 0, 0
     while (at := _skip(patterns.lines, text, at)) < len(text):
+        if not is_last and len(text) - at <= LONGEST:
+            break
         record = patterns.record.match(text, at, min(len(text), at + LONGEST))
         fields = _fields(record.group(), patterns.field) if record else []
         closed = len(fields) == width and all(part.endswith(b'"') for part in fields if b"\n" in part)
@@ -83,7 +94,8 @@ def close_quotes(
             parts += [text[written:at], OPEN_LINE.encode()]
             written = text.index(b"\n", at)
             at = written + 1
-    return Quoting(b"".join([*parts, text[written:]]) if parts else text, not parts, several_lines)
+    rest, text = text[at:], text[:at]
+    return Quoting(b"".join([*parts, text[written:]]) if parts else text, not parts, several_lines, rest)
 
 
 def _skip(pattern: re.Pattern[bytes], text: bytes, at: int) -> int:

@@ -1,6 +1,6 @@
 """Reads the user's own interaction logs and item lists, with configurable columns and checks of each row."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -8,35 +8,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from delrec_lite.data.badrows import SHOWN, BadRows
+from delrec_lite.data.badrows import BadRows
+from delrec_lite.data.checked import Columns as Columns
+from delrec_lite.data.checked import check_rows
 from delrec_lite.data.columns import ItemColumn, ItemRows
+from delrec_lite.data.locations import Location
 from delrec_lite.data.packages import arrow
-from delrec_lite.data.tables import DETECTED, Layout, OpenTable, Table, open_table
-from delrec_lite.data.times import read_times, why_invalid
+from delrec_lite.data.tables import DETECTED, Layout, OpenTable, Table, joined, open_table
+from delrec_lite.data.times import times_of
 from delrec_lite.data.typed_columns import ColumnSpec, typed_column
 from delrec_lite.data.types import Ints
-from delrec_lite.data.values import as_text, distinct, is_missing, missing, why_missing
+from delrec_lite.data.values import is_missing, why_missing
 from delrec_lite.errors import DataError, UsageError
 
-
-@dataclass(frozen=True)
-class Columns:
-    """Names of the columns of a file.
-
-    Attributes:
-        user: User id.
-        item: Item id, in the log and in the item list.
-        time: Orders a user's interactions: a Unix time, a counter, or a date and time in ISO 8601.
-        title: Item title, in the item list.
-
-    In files without a header they are numbers from 1: by default user, item and time are the first three columns of
-    the log, and item and title the first two of the item list.
-    """
-
-    user: str = "user_id"
-    item: str = "item_id"
-    time: str = "timestamp"
-    title: str = "title"
+USUAL_COLUMNS = Columns()
 
 
 @dataclass(frozen=True)
@@ -90,7 +75,7 @@ def parse_columns(text: str) -> Columns:
 
 def read_interactions(
     path: Path,
-    columns: Columns = Columns(),
+    columns: Columns = USUAL_COLUMNS,
     names: Sequence[str] = (),
     bad: BadRows | None = None,
     layout: Layout = DETECTED,
@@ -110,47 +95,38 @@ def read_interactions(
     """
     bad = bad or BadRows()
     opened = open_table(path, layout, names, (columns.user, columns.item, columns.time))
-    if opened.numbered:
-        columns = _numbered(columns, user="1", item="2", time="3")
+    columns = log_columns(columns, opened.numbered)
     table = opened.read((columns.user, columns.item, columns.time))
-    users, user_ids = distinct(table.columns[columns.user], table.where(columns.user))
-    items, item_ids = distinct(table.columns[columns.item], table.where(columns.item))
-    times = read_times(table.columns[columns.time], table.where(columns.time))
-    no_user, no_item = missing(user_ids, layout.keep_na)[users], missing(item_ids, layout.keep_na)[items]
-    unusable = no_user | no_item | ~times.valid
-    malformed = unusable.copy()
-    examples = list(table.malformed)
-    # Spreadsheets write blank rows; a row with these three columns empty is skipped and counted, not malformed.
-    empty_user, empty_item = missing(user_ids, True)[users], missing(item_ids, True)[items]
-    for record in np.flatnonzero(empty_user & empty_item & ~times.valid):
-        malformed[record] = bool(_text_at(table, columns.time, int(record)))
-    for record in np.flatnonzero(malformed)[:SHOWN]:
-        reason = why_invalid(table.label(columns.time), _text_at(table, columns.time, int(record)))
-        for name, ids, rows, is_wrong in (
-            (columns.item, item_ids, items, no_item),
-            (columns.user, user_ids, users, no_user),
-        ):
-            if is_wrong[record]:
-                reason = f"{table.label(name)} {why_missing(ids[rows[record]])}"
-        examples.append((table.row(int(record)), reason))
-    words = bool((no_user & ~empty_user | no_item & ~empty_item).any())
-    bad.add(path, len(table.malformed) + int(malformed.sum()), examples, words)
+    rows = check_rows(table, columns, layout.keep_na)
+    times = times_of(rows.times, table.where(columns.time))
+    bad.add(path, rows.malformed, rows.examples, rows.words)
     bad.notes += times.notes
-    bad.skip(path, int((unusable & ~malformed).sum()))
-    if unusable.all():
-        raise DataError(f"{path} holds no interactions", "check that it is the right file")
-    return Interactions(user_ids, item_ids, users, items, times.values).take(~unusable)
+    bad.skip(path, rows.blank)
+    if not rows.usable.any():
+        raise no_interactions(path)
+    ids = (tuple(rows.user_ids.to_pylist()), tuple(rows.item_ids.to_pylist()))
+    return Interactions(*ids, rows.users, rows.items, times.values).take(rows.usable)
+
+
+def no_interactions(path: Path) -> DataError:
+    """The error for a log without a row that can be used."""
+    return DataError(f"{path} holds no interactions", "check that it is the right file")
+
+
+def log_columns(columns: Columns, numbered: bool) -> Columns:
+    """The columns of a log, which have numbers if it has no header."""
+    return _numbered(columns, user="1", item="2", time="3") if numbered else columns
 
 
 def read_titles(
-    path: Path, columns: Columns = Columns(), bad: BadRows | None = None, layout: Layout = DETECTED
+    path: Path, columns: Columns = USUAL_COLUMNS, bad: BadRows | None = None, layout: Layout = DETECTED
 ) -> dict[str, str]:
     """Title of each item id: the first part of ``read_items``."""
     return read_items(path, (), columns, bad, layout)[0]
 
 
 def read_texts(
-    path: Path, text_columns: Sequence[str], columns: Columns = Columns(), layout: Layout = DETECTED
+    path: Path, text_columns: Sequence[str], columns: Columns = USUAL_COLUMNS, layout: Layout = DETECTED
 ) -> dict[str, str]:
     """Side text of each item id: the second part of ``read_items``, of a list that may have no titles."""
     opened = open_table(path, layout, expected=(columns.item,))
@@ -162,7 +138,7 @@ def read_texts(
 def read_items(
     path: Path,
     text_columns: Sequence[str] = (),
-    columns: Columns = Columns(),
+    columns: Columns = USUAL_COLUMNS,
     bad: BadRows | None = None,
     layout: Layout = DETECTED,
 ) -> tuple[dict[str, str], dict[str, str]]:
@@ -190,7 +166,7 @@ def read_item_list(
     path: Path,
     text_columns: Sequence[str] = (),
     item_columns: Sequence[ColumnSpec] = (),
-    columns: Columns = Columns(),
+    columns: Columns = USUAL_COLUMNS,
     bad: BadRows | None = None,
     layout: Layout = DETECTED,
     found: bool = False,
@@ -213,11 +189,54 @@ def read_item_list(
     opened = open_table(path, layout, expected=(columns.title,))
     columns = _item_columns(columns, opened, layout)
     specs = [spec for spec in item_columns if spec.name in opened.names or not found]
+    return _list_of(opened.read, columns, text_columns, specs, bad or BadRows(), layout)
+
+
+def read_items_from(
+    location: Location,
+    text_columns: Sequence[str],
+    item_columns: Sequence[ColumnSpec],
+    columns: Columns,
+    bad: BadRows,
+    layout: Layout,
+    memory: int,
+) -> ItemList:
+    """``read_item_list`` of all tables of a location, one after another.
+
+    Args:
+        location: Where they are.
+        text_columns: See ``read_item_list``.
+        item_columns: See ``read_item_list``.
+        columns: See ``read_item_list``.
+        bad: See ``read_item_list``.
+        layout: See ``read_item_list``.
+        memory: Bytes that a database may use.
+    """
+    if location.is_single:
+        return read_item_list(location.files[0], text_columns, item_columns, columns, bad, layout)
+    opened = list(location.opened(layout, (columns.title,), memory=memory // 8))
+    if opened[0].numbered:
+        columns = replace(_numbered(columns, title="2"), item="1")
+
+    def read(names: Sequence[str], lists: Sequence[str]) -> Table:
+        return joined([table for part in opened for table in part.read(names, lists)], location.path)
+
+    return _list_of(read, columns, text_columns, item_columns, bad, layout)
+
+
+def _list_of(
+    read: Callable[[Sequence[str], Sequence[str]], Table],
+    columns: Columns,
+    text_columns: Sequence[str],
+    specs: Sequence[ColumnSpec],
+    bad: BadRows,
+    layout: Layout,
+) -> ItemList:
     kept = [spec.name for spec in specs]
-    table = opened.read((columns.item, columns.title, *text_columns, *kept), lists=(*text_columns, *kept))
+    table = read((columns.item, columns.title, *text_columns, *kept), (*text_columns, *kept))
     items = table.texts(columns.item)
     titles = [" ".join(title.replace("\0", " ").split()) for title in table.texts(columns.title)]
-    title_of = titles_of(table, items, titles, bad or BadRows(), layout.keep_na)
+    title_of = titles_of(table, items, titles, bad, layout.keep_na)
     texts = texts_of(items, [_cells(table, name) for name in text_columns], layout.keep_na) if text_columns else {}
     return ItemList(title_of, texts, ItemRows(items, _typed(table, specs, layout)))
 
@@ -225,7 +244,7 @@ def read_item_list(
 def read_item_rows(
     path: Path,
     item_columns: Sequence[ColumnSpec],
-    columns: Columns = Columns(),
+    columns: Columns = USUAL_COLUMNS,
     bad: BadRows | None = None,
     layout: Layout = DETECTED,
 ) -> ItemRows:
@@ -253,7 +272,7 @@ def _numbered(columns: Columns, **defaults: str) -> Columns:
         UsageError: The user names a column of a file without names.
     """
     named = {name: getattr(columns, name) for name in defaults}
-    usual = Columns()
+    usual = USUAL_COLUMNS
     if wrong := [f"{k}={v}" for k, v in named.items() if not v.isdecimal() and v != getattr(usual, k)]:
         raise UsageError(
             f"--columns {wrong[0]}: without a header, columns have numbers", "write user=1,item=2,time=3,title=2"
@@ -266,7 +285,7 @@ def _item_columns(columns: Columns, opened: OpenTable, layout: Layout) -> Column
     if opened.numbered:
         return replace(_numbered(columns, title="2"), item="1")
     if not layout.header and columns.item not in opened.names:
-        usual = Columns().item
+        usual = USUAL_COLUMNS.item
         return replace(columns, item=usual if usual in opened.names else opened.names[0])
     return columns
 
@@ -327,8 +346,3 @@ def titles_of(
     bad.add(table.path, len(malformed), malformed, words)
     bad.skip(table.path, blank)
     return title_of
-
-
-def _text_at(table: Table, name: str, record: int) -> str:
-    text: str = as_text(table.columns[name].slice(record, 1))[0].as_py()
-    return text

@@ -2,7 +2,9 @@
 
 import bz2
 import codecs
+import contextlib
 import gzip
+import shutil
 import sys
 import zlib
 from pathlib import Path
@@ -17,7 +19,7 @@ _PACKED = ((b"\x1f\x8b", "gzip"), (b"BZh", "bz2"), (b"\x28\xb5\x2f\xfd", "zstd")
 _FOREIGN = (
     (b"PK\x03\x04", "a zip archive or a workbook (.xlsx)", "save the sheet as CSV, or unpack the archive"),
     (b"\xd0\xcf\x11\xe0", "a workbook (.xls)", "save the sheet as CSV"),
-    (b"SQLite format 3", "an SQLite database", "write the table as CSV or Parquet"),
+    (b"SQLite format 3", "an SQLite database", "name a query: sqlite:FILE?SELECT ... FROM ..."),
     (b"ARROW1", "an Arrow or Feather file", "write it as Parquet or CSV"),
     (b"ORC", "an ORC file", "write it as Parquet or CSV"),
     (b"Obj\x01", "an Avro file", "write it as Parquet or CSV"),
@@ -64,6 +66,21 @@ def content_of(path: Path) -> bytes:
     return data
 
 
+def copy_pipe(path: Path, copy: Path) -> Path:
+    """Write the content of a pipe or of standard input (``-``) to a file, and return it.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        with contextlib.ExitStack() as stack:
+            source = sys.stdin.buffer if str(path) == "-" else stack.enter_context(path.open("rb"))
+            shutil.copyfileobj(source, stack.enter_context(copy.open("wb")))
+    except OSError as error:
+        raise unreadable(path, error) from error
+    return copy
+
+
 def packed_as(data: bytes) -> str:
     """The compression that the first bytes of a file tell; empty for none."""
     return next((kind for magic, kind in _PACKED if data.startswith(magic)), "")
@@ -80,6 +97,12 @@ def check_foreign(path: Path, data: bytes) -> None:
             raise DataError(f"{path} is {what}", hint)
 
 
+def cut_or_damaged(path: Path, kind: str, error: Exception) -> DataError:
+    """The error for a compressed file that cannot be unpacked."""
+    reason = " ".join(str(error).split())
+    return DataError(f"{path} is cut or damaged: its {kind} data cannot be unpacked: {reason}", _CUT)
+
+
 def _unpacked(path: Path, data: bytes, kind: str) -> bytes:
     try:
         if kind == "gzip":
@@ -91,8 +114,7 @@ def _unpacked(path: Path, data: bytes, kind: str) -> bytes:
             unpacked: bytes = stream.read()
             return unpacked
     except (EOFError, OSError, ValueError, zlib.error) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{path} is cut or damaged: its {kind} data cannot be unpacked: {reason}", _CUT) from error
+        raise cut_or_damaged(path, kind, error) from error
 
 
 def as_utf8(path: Path, data: bytes, encoding: str = "utf-8") -> bytes:
@@ -106,10 +128,7 @@ def as_utf8(path: Path, data: bytes, encoding: str = "utf-8") -> bytes:
     Raises:
         DataError: Not text in this encoding. UTF-8 is not checked: columns that nobody reads may be broken.
     """
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        encoding = "utf-16"
-    elif zeros := [start for start in (0, 1) if len(data) >= 8 and not any(data[start:8:2])]:
-        encoding = "utf-16-be" if zeros[0] == 0 else "utf-16-le"
+    encoding = encoding_of(data, encoding)
     if encoding != "utf-8":
         try:
             data = data.decode(encoding).encode()
@@ -121,6 +140,15 @@ def as_utf8(path: Path, data: bytes, encoding: str = "utf-8") -> bytes:
     if data.endswith(b"\n\n") or not data.endswith(b"\n"):
         data = data.rstrip(b"\n") + b"\n"
     return data if data != b"\n" else b""
+
+
+def encoding_of(data: bytes, encoding: str) -> str:
+    """UTF-16 where the first bytes say so, else ``encoding``."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if zeros := [start for start in (0, 1) if len(data) >= 8 and not any(data[start:8:2])]:
+        return "utf-16-be" if zeros[0] == 0 else "utf-16-le"
+    return encoding
 
 
 def unreadable(path: Path, error: OSError) -> DataError:

@@ -1,10 +1,11 @@
-"""Reads and writes a prepared data set as a folder of JSON and npz files, without pickle.
+"""Reads and writes a prepared data set as a folder of JSON, npz and npy files, without pickle.
 
 ``dataset.json`` (counts, settings, fingerprint), ``catalog.json`` (ids, titles, side texts), ``columns.json`` (item
 columns, where there are any), ``users.json`` (ids),
 ``sequences.npz`` (``items`` of all users concatenated, ``lengths`` per user, ``cuts`` of a split by time, ``unasked``
-users without questions),
-``candidates-valid.json`` and ``candidates-test.json``.
+users without questions, ``asked`` users who were sampled),
+``candidates-valid.json`` and ``candidates-test.json``. Schema 2, of large data sets, has arrays in place of the last
+three: see ``arrays``.
 """
 
 import hashlib
@@ -19,14 +20,16 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from delrec_lite.data.arrays import ARRAY_FILES, map_sequences, read_candidates, read_cuts, read_users, write_arrays
 from delrec_lite.data.columns import columns_fingerprint, dump_columns, load_columns
 from delrec_lite.data.duplicates import Duplicates
+from delrec_lite.data.sequences import MappedSequences, joined_blocks, lengths_of
 from delrec_lite.data.types import SPLITS, CandidateSets, Catalog, Dataset, Ints
 from delrec_lite.errors import DataError, StorageError, UsageError
 from delrec_lite.files import put_in_place, writing
 
 SplitRule = Literal["leave-one-out", "chronological"]
-SCHEMA = 1
+SCHEMA, SCHEMA_OF_ARRAYS = 1, 2
 _AGAIN = "prepare the data set again"
 _FILES = {
     "dataset.json",
@@ -36,6 +39,7 @@ _FILES = {
     "sequences.npz",
     "candidates-valid.json",
     "candidates-test.json",
+    *ARRAY_FILES,
 }
 
 
@@ -52,6 +56,7 @@ class Settings:
         duplicates: See ``without_duplicates``.
         repeats: Whether an item that a user had before may be the next one; None: if that is usual in the log.
         item_columns: Columns of the item list that are kept for filters, each maybe with its type: ``price:number``.
+        test_users: How many users have questions, drawn with the seed; None: all.
     """
 
     k_core: int
@@ -62,11 +67,13 @@ class Settings:
     duplicates: Duplicates = "keep"
     repeats: bool | None = None
     item_columns: tuple[str, ...] = ()
+    test_users: int | None = None
 
     def dump(self) -> dict[str, Any]:
-        """As JSON values; without ``text_columns`` and ``item_columns`` where there are none."""
+        """As JSON values; without ``text_columns``, ``item_columns`` and ``test_users`` where there are none."""
         listed = {name: list(getattr(self, name)) for name in ("text_columns", "item_columns")}
-        return {name: listed.get(name, value) for name, value in vars(self).items() if listed.get(name, True)}
+        values = {**vars(self), **listed}
+        return {name: value for name, value in values.items() if value or name not in (*listed, "test_users")}
 
 
 def parse_split(text: str) -> SplitRule:
@@ -88,18 +95,23 @@ def make_dataset(
     cuts: Ints | None = None,
     repeats: bool = False,
     unasked: tuple[int, ...] = (),
+    asked: tuple[int, ...] | None = None,
 ) -> Dataset:
     """A data set with its fingerprint: sha256 over all attributes."""
     texts = [catalog.texts] if catalog.texts else []
     digest = hashlib.sha256(json.dumps([name, catalog.ids, catalog.titles, list(user_ids), *texts]).encode())
-    for sequence in sequences:
-        digest.update(np.int64(len(sequence)).astype("<i8").tobytes())
-        digest.update(sequence.astype("<i8").tobytes())
+    lengths = lengths_of(sequences)
+    for users, items in joined_blocks(sequences):  # before its items, the length of each sequence
+        counts = lengths[users]
+        digest.update(np.insert(items, np.cumsum(counts) - counts, counts).astype("<i8").tobytes())
     if cuts is not None:
         digest.update(cuts.astype("<i8").tobytes())
     if repeats or unasked:  # else the fingerprint is that of data sets from before there was either
         digest.update(json.dumps([repeats, unasked]).encode())
-    return Dataset(name, catalog, tuple(user_ids), tuple(sequences), digest.hexdigest(), cuts, repeats, unasked)
+    if asked is not None:
+        digest.update(json.dumps({"asked": asked}).encode())
+    kept = sequences if isinstance(sequences, MappedSequences) else tuple(sequences)
+    return Dataset(name, catalog, tuple(user_ids), kept, digest.hexdigest(), cuts, repeats, unasked, asked)
 
 
 def save_dataset(
@@ -149,19 +161,16 @@ def _write(
     folder: Path,
     checks: Mapping[str, Any],
 ) -> None:
-    lengths = np.array([len(s) for s in dataset.sequences], dtype=np.int64)
+    lengths = lengths_of(dataset.sequences)
     items = np.concatenate(dataset.sequences) if dataset.sequences else np.empty(0, dtype=np.int64)
     arrays: dict[str, Any] = {"items": items.astype(np.int32), "lengths": lengths}
     if dataset.cuts is not None:
         arrays["cuts"] = dataset.cuts.astype(np.int32)
     if dataset.unasked:
         arrays["unasked"] = np.array(dataset.unasked, dtype=np.int64)
+    if dataset.asked is not None:
+        arrays["asked"] = np.array(dataset.asked, dtype=np.int64)
     np.savez_compressed(folder / "sequences.npz", **arrays)
-    catalog, texts = dataset.catalog, {"texts": dataset.catalog.texts} if dataset.catalog.texts else {}
-    _dump(folder / "catalog.json", {"ids": catalog.ids, "titles": catalog.titles, **texts})
-    _dump(folder / "users.json", dataset.user_ids)
-    if catalog.columns:
-        _dump(folder / "columns.json", dump_columns(catalog.columns))
     for split, sets in candidates.items():
         rows = {
             "split": split,
@@ -170,12 +179,42 @@ def _write(
             "items": sets.items.tolist(),
         }
         _dump(folder / f"candidates-{split}.json", rows)
+    _write_about(dataset, candidates, settings, folder, checks, {"schema": SCHEMA})
+
+
+def write_large(
+    dataset: Dataset,
+    candidates: Mapping[str, CandidateSets],
+    settings: Settings,
+    folder: Path,
+    checks: Mapping[str, Any],
+) -> None:
+    """Write a data set whose sequences are already in ``folder`` as arrays; the rest as ``save_dataset``."""
+    write_arrays(folder, dataset, candidates)
+    digests = {split: sets.fingerprint for split, sets in candidates.items()}
+    head = {"schema": SCHEMA_OF_ARRAYS, "candidates": digests}
+    _write_about(dataset, candidates, settings, folder, checks, head)
+
+
+def _write_about(
+    dataset: Dataset,
+    candidates: Mapping[str, CandidateSets],
+    settings: Settings,
+    folder: Path,
+    checks: Mapping[str, Any],
+    head: Mapping[str, Any],
+) -> None:
+    catalog, texts = dataset.catalog, {"texts": dataset.catalog.texts} if dataset.catalog.texts else {}
+    _dump(folder / "catalog.json", {"ids": catalog.ids, "titles": catalog.titles, **texts})
+    _dump(folder / "users.json", dataset.user_ids)
+    if catalog.columns:
+        _dump(folder / "columns.json", dump_columns(catalog.columns))
     about = {
-        "schema": SCHEMA,
+        **head,
         "name": dataset.name,
         "users": len(dataset.user_ids),
         "items": len(dataset.catalog),
-        "interactions": int(lengths.sum()),
+        "interactions": dataset.interactions,
         "questions": {split: len(sets.items) for split, sets in candidates.items()},
         **settings.dump(),
         "repeats": dataset.repeats,
@@ -201,18 +240,17 @@ def load_dataset(folder: Path) -> Dataset:
         DataError: Not a prepared data set, another schema version, or changed after it was prepared.
     """
     about = _load(folder / "dataset.json")
-    if about.get("schema") != SCHEMA:
-        raise DataError(f"{folder} has data set schema {about.get('schema')}, this program reads {SCHEMA}", _AGAIN)
+    if about.get("schema") not in (SCHEMA, SCHEMA_OF_ARRAYS):
+        schemas = f"{SCHEMA} and {SCHEMA_OF_ARRAYS}"
+        raise DataError(f"{folder} has data set schema {about.get('schema')}, this program reads {schemas}", _AGAIN)
     try:
         titles, users = _load(folder / "catalog.json"), _load(folder / "users.json")
         columns = load_columns(_load(folder / "columns.json"), len(titles["ids"])) if "columns" in about else ()
         catalog = Catalog(tuple(titles["ids"]), tuple(titles["titles"]), tuple(titles.get("texts", ())), columns)
-        with np.load(folder / "sequences.npz", allow_pickle=False) as arrays:
-            items, lengths = arrays["items"].astype(np.int64), arrays["lengths"]
-            cuts = arrays["cuts"].astype(np.int64) if "cuts" in arrays else None
-            unasked = tuple(arrays["unasked"].tolist()) if "unasked" in arrays else ()
-        sequences = np.split(items, np.cumsum(lengths)[:-1])
-        dataset = make_dataset(about["name"], catalog, users, sequences, cuts, about.get("repeats", False), unasked)
+        parts = _mapped_parts(folder) if about["schema"] == SCHEMA_OF_ARRAYS else _packed_parts(folder)
+        sequences, cuts, unasked, asked = parts
+        repeats = about.get("repeats", False)
+        dataset = make_dataset(about["name"], catalog, users, sequences, cuts, repeats, unasked or (), asked)
         intact = dataset.fingerprint == about["fingerprint"]
         intact &= not columns or columns_fingerprint(columns) == about["columns"]
         if "repeats" not in about and has_repeats(dataset):
@@ -223,6 +261,22 @@ def load_dataset(folder: Path) -> Dataset:
     if not intact:
         raise DataError(f"{folder} was changed after it was prepared: its fingerprint differs", _AGAIN)
     return dataset
+
+
+_Users = tuple[int, ...] | None
+
+
+def _packed_parts(folder: Path) -> tuple[Sequence[Ints], Ints | None, _Users, _Users]:
+    """Sequences, cuts, unasked and asked users."""
+    with np.load(folder / "sequences.npz", allow_pickle=False) as arrays:
+        items, lengths = arrays["items"].astype(np.int64), arrays["lengths"]
+        cuts = arrays["cuts"].astype(np.int64) if "cuts" in arrays else None
+        unasked, asked = (tuple(arrays[n].tolist()) if n in arrays else None for n in ("unasked", "asked"))
+    return np.split(items, np.cumsum(lengths)[:-1]), cuts, unasked, asked
+
+
+def _mapped_parts(folder: Path) -> tuple[Sequence[Ints], Ints | None, _Users, _Users]:
+    return map_sequences(folder), read_cuts(folder), read_users(folder, "unasked"), read_users(folder, "asked")
 
 
 def has_repeats(dataset: Dataset) -> bool:
@@ -248,6 +302,7 @@ def load_settings(folder: Path) -> tuple[str, Settings]:
             duplicates=about.get("duplicates", "keep"),
             repeats=repeats,
             item_columns=tuple(about.get("item_columns", ())),
+            test_users=about.get("test_users"),
         )
     except (KeyError, TypeError) as error:
         raise DataError(f"{folder}/dataset.json has no valid settings: {error}", _AGAIN) from error
@@ -262,17 +317,20 @@ def load_candidates(folder: Path) -> dict[str, CandidateSets]:
     about = _load(folder / "dataset.json")
     candidates = {}
     for split in SPLITS:
-        path = folder / f"candidates-{split}.json"
-        data = _load(path)
+        path = folder / f"candidates-{split}.{'npy' if about.get('schema') == SCHEMA_OF_ARRAYS else 'json'}"
         try:
-            items = np.array(data["items"], dtype=np.int64)
-            items = items if items.size else items.reshape(0, about["m"])  # JSON stores no shape
-            sets = CandidateSets(split, items, int(data["seed"]))
-            fits = data["dataset"] == about["fingerprint"] and sets.items.shape == (
-                about["questions"][split] if "questions" in about else about["users"],
-                about["m"],
-            )
-        except (ValueError, KeyError, TypeError) as error:
+            if path.suffix == ".npy":
+                sets = read_candidates(folder, split, int(about["seed"]))
+                fits = sets.fingerprint == about["candidates"][split]
+            else:
+                data = _load(path)
+                items = np.array(data["items"], dtype=np.int64)
+                items = items if items.size else items.reshape(0, about["m"])  # JSON stores no shape
+                sets = CandidateSets(split, items, int(data["seed"]))
+                fits = data["dataset"] == about["fingerprint"]
+            count = about["questions"][split] if "questions" in about else about["users"]
+            fits = fits and sets.items.shape == (count, about["m"])
+        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"cannot read {path}: {error}", _AGAIN) from error
         if not fits:
             raise DataError(f"{path} belongs to another data set", _AGAIN)

@@ -74,6 +74,27 @@ class Table:
         return texts
 
 
+def joined(tables: Sequence[Table], path: Path) -> Table:
+    """Several tables as one, each row with the number that it has in its file; ``path`` is for errors."""
+    columns = {name: _chunks([table.columns[name] for table in tables]) for name in tables[0].columns}
+    numbers = [table.row(n) for table in tables for n in range(len(next(iter(table.columns.values()))))]
+    malformed = [row for table in tables for row in table.malformed]
+    return Table(path, columns, 1, malformed=malformed, numbers=numbers, numbered=tables[0].numbered)
+
+
+def _chunks(columns: Sequence[Any]) -> Any:
+    """Columns one after another: of one type, or of lists where one has lists, else of text."""
+    pa = arrow()
+    if any(column.type != columns[0].type for column in columns):
+        texts = [column if pa.types.is_list(column.type) else as_text(column) for column in columns]
+        if any(pa.types.is_list(column.type) for column in texts):
+            parts = [column.to_pylist() for column in texts]
+            cells = [[cell] if isinstance(cell, str) else cell for part in parts for cell in part]
+            return pa.chunked_array([pa.array(cells, pa.list_(pa.string()))])
+        columns = texts
+    return pa.chunked_array([chunk for column in columns for chunk in column.chunks], columns[0].type)
+
+
 @dataclass(frozen=True)
 class OpenTable:
     """A table whose columns are known but not read yet.
@@ -99,16 +120,25 @@ class OpenTable:
         Raises:
             DataError: No such column, or damaged content.
         """
-        missing = [name for name in columns if name not in self.names]
-        if missing and self.numbered:
-            raise DataError(
-                f"{self.path} has no header and {len(self.names)} columns, and {missing[0]!r} is none of them",
-                f"name columns by their numbers, 1 to {len(self.names)}",
-            )
-        if missing:
-            names = textwrap.shorten(", ".join(self.names), 300, placeholder=" ...")
-            raise DataError(f"{self.path} has no column {missing[0]!r}", f"it has: {names}")
+        refuse_missing(self.path, columns, self.names, self.numbered)
         return self._read(list(dict.fromkeys(columns)), lists)
+
+
+def refuse_missing(path: Path, columns: Sequence[str], names: Sequence[str], numbered: bool = False) -> None:
+    """Refuse columns that are not among the names of a table.
+
+    Raises:
+        DataError: There is one.
+    """
+    missing = [name for name in columns if name not in names]
+    if missing and numbered:
+        raise DataError(
+            f"{path} has no header and {len(names)} columns, and {missing[0]!r} is none of them",
+            f"name columns by their numbers, 1 to {len(names)}",
+        )
+    if missing:
+        shown = textwrap.shorten(", ".join(names), 300, placeholder=" ...")
+        raise DataError(f"{path} has no column {missing[0]!r}", f"it has: {shown}")
 
 
 def open_table(
@@ -159,13 +189,18 @@ def _open_parquet(path: Path, source: Any) -> OpenTable:
     pa = arrow()
 
     def read(columns: Sequence[str], _: Sequence[str]) -> Table:
-        table = _parquet(path, lambda: pa.parquet.ParquetFile(source).read(columns=list(columns)))
+        table = reading_parquet(path, lambda: pa.parquet.ParquetFile(source).read(columns=list(columns)))
         return Table(path, {name: table.column(name) for name in columns}, 1)
 
-    return OpenTable(path, list(_parquet(path, lambda: pa.parquet.read_schema(source).names)), False, read)
+    return OpenTable(path, list(reading_parquet(path, lambda: pa.parquet.read_schema(source).names)), False, read)
 
 
-def _parquet(path: Path, read: Callable[[], Any]) -> Any:
+def reading_parquet(path: Path, read: Callable[[], Any]) -> Any:
+    """The result of ``read``, with one clear error for a file that is absent, damaged or something else.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
     pa = arrow()
     try:
         return read()
@@ -186,14 +221,21 @@ def _open_json(path: Path, text: bytes) -> OpenTable:
     return OpenTable(path, rows.names, False, read)
 
 
-def open_text(path: Path, text: bytes, layout: Layout, names: Sequence[str], expected: Collection[str]) -> OpenTable:
-    """Delimited text as a table; arguments as in ``open_table``, ``text`` as ``as_utf8`` gives it."""
-    rows = DelimitedText(path, text, layout.separator)
+def text_columns(
+    rows: DelimitedText, layout: Layout, names: Sequence[str] = (), expected: Collection[str] = ()
+) -> tuple[bool, list[str], bool]:
+    """Whether the first line is a header, the names of the columns, and whether these are numbers."""
     header = layout.header and not names
     if not header and not names and expected and set(expected) <= set(rows.first):
         header = True
-    numbered = not header and not names
     columns = rows.first if header else list(names) or [str(n + 1) for n in range(len(rows.first))]
+    return header, columns, not header and not names
+
+
+def open_text(path: Path, text: bytes, layout: Layout, names: Sequence[str], expected: Collection[str]) -> OpenTable:
+    """Delimited text as a table; arguments as in ``open_table``, ``text`` as ``as_utf8`` gives it."""
+    rows = DelimitedText(path, text, layout.separator)
+    header, columns, numbered = text_columns(rows, layout, names, expected)
 
     def read(chosen: Sequence[str], _: Sequence[str]) -> Table:
         positions = [columns.index(name) for name in chosen]

@@ -1,7 +1,7 @@
 """Times of interactions as numbers: Unix times, counters, dates; and what is odd about them."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -52,6 +52,67 @@ class Times:
 
 
 @dataclass(frozen=True)
+class PartOfTimes:
+    """The times of some rows of a log, before it is known whether the others need exact numbers.
+
+    Attributes:
+        values: As ``Times.values``, always float64.
+        exact: The numbers, or dates as nanoseconds since 1970, int64; None where there are fractions or far dates.
+        needs_exact: Whether float64 would make different times equal.
+        valid: Whether a row has a time.
+        are_dates: Whether all of them are dates.
+        zones: How many times name no time zone, and how many name one, of dates in text.
+    """
+
+    values: Numbers
+    exact: Numbers | None
+    needs_exact: bool
+    valid: npt.NDArray[np.bool_]
+    are_dates: bool = False
+    zones: tuple[int, int] = (0, 0)
+
+
+@dataclass
+class TimesSoFar:
+    """What holds for the parts of a log together: whether its times are exact, and what is odd about them."""
+
+    kinds: set[bool] = field(default_factory=set)
+    can_be_exact: bool = True
+    needs_exact: bool = False
+    zones: tuple[int, int] = (0, 0)
+    sizes: dict[str, int] = field(default_factory=lambda: {unit: 0 for unit, _, _ in _SIZES})
+
+    def add(self, part: PartOfTimes) -> None:
+        """Count a part."""
+        if not part.valid.any():
+            return
+        self.kinds.add(part.are_dates)
+        self.can_be_exact &= part.exact is not None
+        self.needs_exact |= part.needs_exact
+        self.zones = (self.zones[0] + part.zones[0], self.zones[1] + part.zones[1])
+        sizes = np.abs(part.values[part.valid])
+        for unit, low, high in _SIZES:
+            self.sizes[unit] += int(((sizes >= low) & (sizes < high)).sum())
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether all times are ``PartOfTimes.exact``."""
+        return self.needs_exact and self.can_be_exact and len(self.kinds) == 1
+
+    def notes(self, name: str) -> tuple[str, ...]:
+        """What is odd, a sentence each; ``name`` is the column's."""
+        notes = []
+        if all(self.zones):
+            local, zoned = self.zones
+            notes.append(f"{name}: {local} times have no time zone and are read as UTC, {zoned} have one")
+        units = [f"{count} like {unit}" for unit, count in self.sizes.items() if count]
+        if len(units) > 1 and False in self.kinds:
+            mixed = f"{name}: the numbers have several units, {' and '.join(units)}, and are ordered as they are"
+            notes.append(f"{mixed}; write all in one unit")
+        return tuple(notes)
+
+
+@dataclass(frozen=True)
 class _Moment:
     """Nanoseconds since 1970, and whether the text named its time zone."""
 
@@ -60,11 +121,24 @@ class _Moment:
 
 
 def read_times(column: Any, name: str) -> Times:
-    """The times of an Arrow column of numbers, dates or text.
+    """The times of an Arrow column of numbers, dates or text; see ``part_of_times``."""
+    return times_of(part_of_times(column, name), name)
+
+
+def times_of(part: PartOfTimes, name: str) -> Times:
+    """The times of a log that is one part; ``name`` is the column's, for the notes."""
+    together = TimesSoFar()
+    together.add(part)
+    values = part.exact if together.is_exact and part.exact is not None else part.values
+    return Times(values, part.valid, together.notes(name))
+
+
+def part_of_times(column: Any, name: str) -> PartOfTimes:
+    """The times of some rows.
 
     Args:
-        column: A chunked array.
-        name: Of the column, for errors and notes.
+        column: A chunked array of numbers, dates or text.
+        name: Of the column, for errors.
 
     Raises:
         DataError: A type that has no date, such as times of day.
@@ -72,7 +146,7 @@ def read_times(column: Any, name: str) -> Times:
     pa = arrow()
     kind = column.type
     if pa.types.is_dictionary(kind):
-        return read_times(column.cast(kind.value_type), name)
+        return part_of_times(column.cast(kind.value_type), name)
     if pa.types.is_time(kind):
         raise DataError(f"{name} holds times of day without a date", "write date and time, such as 2024-01-03T09:12:00")
     if pa.types.is_date(kind):
@@ -80,19 +154,20 @@ def read_times(column: Any, name: str) -> Times:
     if pa.types.is_timestamp(column.type):
         moments, valid = _whole(column)
         unit = column.type.unit
-        return Times(_seconds(moments) if unit == "ns" else moments / _PER_SECOND[unit], valid)
+        if unit == "ns":
+            return _dates(moments, valid)
+        return PartOfTimes(moments / _PER_SECOND[unit], None, False, valid, are_dates=True)
     if pa.types.is_integer(kind) or pa.types.is_duration(kind):
         try:
-            return _checked(*_whole(column), name)
+            return _whole_numbers(*_whole(column))
         except pa.ArrowInvalid:  # uint64 beyond int64
             pass
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        values = column.cast(pa.float64()).fill_null(float("nan")).to_numpy()
-        return _checked(values, np.isfinite(values), name)
-    return _of_text(as_text(column, name), name)
+        return _numbers(column.cast(pa.float64()).fill_null(float("nan")).to_numpy())
+    return _of_text(as_text(column, name))
 
 
-def _of_text(column: Any, name: str) -> Times:
+def _of_text(column: Any) -> PartOfTimes:
     pa = arrow()
     filled = pa.compute.if_else(pa.compute.equal(column, ""), pa.scalar(None, pa.string()), column)
     for kind in (pa.int64(), pa.float64()):
@@ -101,35 +176,33 @@ def _of_text(column: Any, name: str) -> Times:
         except pa.ArrowInvalid:
             continue
         if pa.types.is_integer(kind):
-            return _checked(*_whole(numbers), name)
-        values = numbers.fill_null(float("nan")).to_numpy()
-        return _checked(values, np.isfinite(values), name)
+            return _whole_numbers(*_whole(numbers))
+        return _numbers(numbers.fill_null(float("nan")).to_numpy())
     coded = filled.dictionary_encode().unify_dictionaries().combine_chunks()
     texts = coded.dictionary.to_pylist()
     positions = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-    return _of_distinct(texts, positions, name)
+    return _of_distinct(texts, positions)
 
 
-def _of_distinct(texts: list[str], positions: Numbers, name: str) -> Times:
+def _of_distinct(texts: list[str], positions: Numbers) -> PartOfTimes:
     """Dates, or dates and numbers: the value of each distinct text, and the rows' positions in them."""
     moments = [_moment(text) for text in texts]
     numbers = [_number(text) if moment is None else np.nan for text, moment in zip(texts, moments, strict=True)]
     zoned, local = ([moment is not None and moment.zoned is zone for moment in moments] for zone in (True, False))
-    counts = [int(np.append(mask, False)[positions].sum()) for mask in (zoned, local)]
-    notes = []
-    if all(counts):
-        notes.append(f"{name}: {counts[1]} times have no time zone and are read as UTC, {counts[0]} have one")
+    counts = tuple(int(np.append(mask, False)[positions].sum()) for mask in (local, zoned))
+    zones = (counts[0], counts[1])
     is_number = np.append(np.isfinite(numbers), False)
     if not is_number.any():
-        values = _seconds(np.array([0 if moment is None else moment.nanoseconds for moment in moments] + [0], object))
+        since = np.array([0 if moment is None else moment.nanoseconds for moment in moments] + [0], object)
         valid = np.array([moment is not None for moment in moments] + [False])
-        return Times(values[positions], valid[positions], tuple(notes))
+        part = _dates(since, valid)
+        exact = None if part.exact is None else part.exact[positions]
+        return replace(part, values=part.values[positions], exact=exact, valid=valid[positions], zones=zones)
     mixed = [
         number if moment is None else moment.nanoseconds / NANOSECONDS
         for number, moment in zip(numbers, moments, strict=True)
     ]
-    in_rows = np.append(mixed, np.nan)[positions]
-    return _checked(in_rows, np.isfinite(in_rows), name, tuple(notes))
+    return replace(_numbers(np.append(mixed, np.nan)[positions]), zones=zones)
 
 
 def _whole(column: Any) -> tuple[Numbers, npt.NDArray[np.bool_]]:
@@ -139,24 +212,19 @@ def _whole(column: Any) -> tuple[Numbers, npt.NDArray[np.bool_]]:
     return column.cast(pa.int64()).fill_null(0).to_numpy(), np.asarray(valid, dtype=bool)
 
 
-def _seconds(moments: Numbers) -> Numbers:
-    """Nanoseconds since 1970 as float64 seconds; unchanged, as int64, if parts of a microsecond would be lost."""
-    if (moments % 1000).any() and np.abs(moments).max() < 2**63:
-        return moments.astype(np.int64)
-    return (moments // 1000).astype(np.float64) / 1e6
+def _whole_numbers(values: Numbers, valid: npt.NDArray[np.bool_]) -> PartOfTimes:
+    return PartOfTimes(values.astype(np.float64), values, bool(len(values) and np.abs(values).max() >= _EXACT), valid)
 
 
-def _checked(values: Numbers, valid: npt.NDArray[np.bool_], name: str, notes: tuple[str, ...] = ()) -> Times:
-    """Numbers, with a note if they have several units."""
-    if values.dtype == np.int64 and (not len(values) or np.abs(values).max() < _EXACT):
-        values = values.astype(np.float64)
-    sizes = np.abs(values[valid])
-    counts = {unit: int(((sizes >= low) & (sizes < high)).sum()) for unit, low, high in _SIZES}
-    units = [f"{count} like {unit}" for unit, count in counts.items() if count]
-    if len(units) > 1:
-        mixed = f"{name}: the numbers have several units, {' and '.join(units)}, and are ordered as they are"
-        notes = (*notes, f"{mixed}; write all in one unit")
-    return Times(values, valid, notes)
+def _numbers(values: Numbers) -> PartOfTimes:
+    return PartOfTimes(values, None, False, np.isfinite(values))
+
+
+def _dates(moments: Numbers, valid: npt.NDArray[np.bool_]) -> PartOfTimes:
+    """Nanoseconds since 1970 as seconds; as they are, too, unless they are too far away for int64."""
+    exact = moments.astype(np.int64) if not len(moments) or np.abs(moments).max() < 2**63 else None
+    seconds = (moments // 1000).astype(np.float64) / 1e6
+    return PartOfTimes(seconds, exact, bool((moments % 1000).any()), valid, are_dates=True)
 
 
 def _number(text: str) -> float:

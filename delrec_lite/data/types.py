@@ -6,12 +6,12 @@ Users and items are integers from 0 inside the program; the ids of the data set 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from delrec_lite.data.columns import ItemColumn
+from delrec_lite.data.sequences import MappedSequences, had_before, joined_blocks, lengths_of
 
 SPLITS = ("valid", "test")
 Ints = npt.NDArray[np.int64]
@@ -71,26 +71,38 @@ class Dataset:
         repeats: Whether an item that a user had before may be the next one. If not, such an item is no question, and
             rankings leave out the items of a history.
         unasked: Indices of users without questions, because they have too few unseen items for a candidate set.
+        asked: Indices of the users who were sampled for questions, ascending; None: nobody was left out.
     """
 
     name: str
     catalog: Catalog
     user_ids: tuple[str, ...]
-    sequences: tuple[Ints, ...]
+    sequences: Sequence[Ints]
     fingerprint: str
     cuts: Ints | None = None
     repeats: bool = False
     unasked: tuple[int, ...] = ()
+    asked: tuple[int, ...] | None = None
 
-    def train(self) -> tuple[Ints, ...]:
+    @property
+    def interactions(self) -> int:
+        """How many there are."""
+        return int(lengths_of(self.sequences).sum())
+
+    def train(self) -> Sequence[Ints]:
         """The training part of every sequence; under a split by time it may be empty."""
+        if isinstance(self.sequences, MappedSequences):
+            return self.sequences.first(self.sequences.lengths - 2 if self.cuts is None else self.cuts[:, 0])
         if self.cuts is None:
             return tuple(s[:-2] for s in self.sequences)
         return tuple(s[:cut] for s, cut in zip(self.sequences, self.cuts[:, 0], strict=True))
 
     def popularity(self) -> Ints:
         """How often each item occurs in the training part: ``[items]``."""
-        return np.bincount(np.concatenate(self.train()), minlength=len(self.catalog))
+        counts = np.zeros(len(self.catalog), dtype=np.int64)
+        for _, items in joined_blocks(self.train()):
+            counts += np.bincount(items, minlength=len(self.catalog))
+        return counts
 
     def valid(self) -> "Split":
         """The validation part: each of its items is a target, and the user's items before it are the history."""
@@ -103,19 +115,19 @@ class Dataset:
     def questions(self, split: str) -> Ints:
         """User and position of every target of a split: int64 ``[questions, 2]``, ordered by user.
 
-        Without users of ``unasked`` and, unless ``repeats``, without items that the user had before.
+        Without users of ``unasked`` or outside ``asked``; unless ``repeats``, without items that the user had before.
         """
         targets = self.targets(split)
-        has_questions = np.ones(len(self.sequences), dtype=bool)
+        has_questions = np.full(len(self.sequences), self.asked is None)
+        has_questions[list(self.asked or ())] = True
         has_questions[list(self.unasked)] = False
-        kept = has_questions[targets[:, 0]]
-        if not self.repeats:
-            kept &= ~self.repeated[self.places(targets)]
-        return targets[kept]
+        targets = targets[has_questions[targets[:, 0]]]
+        asked: Ints = targets if self.repeats else targets[~had_before(self.sequences, targets)]
+        return asked
 
     def targets(self, split: str) -> Ints:
         """User and position of every item of a split that has a history, as ``questions``."""
-        ends = np.array([len(s) for s in self.sequences], dtype=np.int64)
+        ends = lengths_of(self.sequences)
         cuts = np.stack([ends - 2, ends - 1], 1) if self.cuts is None else self.cuts
         first, last = (cuts[:, 0], cuts[:, 1]) if split == "valid" else (cuts[:, 1], ends)
         first = np.maximum(first, 1)  # the first item of a user has no history
@@ -123,21 +135,6 @@ class Dataset:
         users = np.repeat(np.arange(len(ends)), counts)
         within = np.arange(len(users)) - np.repeat(np.cumsum(counts) - counts, counts)
         return np.stack([users, first[users] + within], 1)
-
-    @cached_property
-    def repeated(self) -> npt.NDArray[np.bool_]:
-        """Whether the user had the item before, for the items of all sequences one after another: bool ``[items]``."""
-        items = np.concatenate([*self.sequences, np.empty(0, np.int64)])
-        users = np.repeat(np.arange(len(self.sequences)), [len(s) for s in self.sequences])
-        repeated = np.ones(len(items), dtype=bool)
-        repeated[np.unique(users * (len(self.catalog) + 1) + items, return_index=True)[1]] = False
-        return repeated
-
-    def places(self, targets: Ints) -> Ints:
-        """Where targets are in all sequences one after another, as in ``repeated``: int64 ``[targets]``."""
-        starts = np.cumsum([0, *(len(s) for s in self.sequences)])
-        places: Ints = starts[targets[:, 0]] + targets[:, 1]
-        return places
 
     def _split(self, name: str) -> "Split":
         questions = self.questions(name).tolist()

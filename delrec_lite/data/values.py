@@ -1,7 +1,5 @@
 """Columns of ids and titles as text: numbers, UUIDs and bytes become text, and words for missing values are known."""
 
-from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
@@ -25,9 +23,11 @@ def is_missing(text: str, keep_na: bool) -> bool:
     return not text or (not keep_na and text in MISSING)
 
 
-def missing(texts: Sequence[str], keep_na: bool) -> npt.NDArray[np.bool_]:
-    """``is_missing`` of several cells."""
-    return np.array([is_missing(text, keep_na) for text in texts], dtype=bool)
+def missing(texts: Any, keep_na: bool) -> npt.NDArray[np.bool_]:
+    """``is_missing`` of the cells of an Arrow array of text."""
+    pa = arrow()
+    words = pa.array([""] if keep_na else sorted(MISSING), pa.string())
+    return np.asarray(pa.compute.is_in(texts, value_set=words).to_numpy(zero_copy_only=False), dtype=bool)
 
 
 def why_missing(text: str) -> str:
@@ -56,9 +56,7 @@ def as_text(column: Any, name: str = "a column") -> Any:
         if pa.types.is_dictionary(kind):
             return as_text(column.cast(kind.value_type), name)
         if pa.types.is_floating(kind):
-            column = pa.compute.if_else(pa.compute.is_nan(column), pa.scalar(None, kind), column)
-            with suppress(pa.ArrowInvalid):
-                column = column.cast(pa.int64())
+            column = _text_of_floats(column)
         if pa.types.is_fixed_size_binary(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
             column = _text_of_bytes(column, name)
         if pa.types.is_nested(kind):
@@ -66,6 +64,17 @@ def as_text(column: Any, name: str = "a column") -> Any:
         return pa.compute.utf8_trim_whitespace(column.cast(pa.string()).fill_null(""))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
         raise DataError(f"{name} has values of type {kind}, not text or numbers", "write them as text") from error
+
+
+def _text_of_floats(column: Any) -> Any:
+    """A column of floats as text, each by itself, so that it does not matter which rows are read together."""
+    pa = arrow()
+    is_whole = pa.compute.and_(
+        pa.compute.equal(column, pa.compute.floor(column)), pa.compute.less(pa.compute.abs(column), 2.0**63)
+    ).fill_null(False)
+    whole = pa.compute.if_else(is_whole, column, pa.scalar(0, column.type)).cast(pa.int64()).cast(pa.string())
+    texts = pa.compute.if_else(is_whole, whole, column.cast(pa.string()))
+    return pa.compute.if_else(pa.compute.is_nan(column), pa.scalar(None, pa.string()), texts)
 
 
 def _text_of_bytes(column: Any, name: str) -> Any:
@@ -90,9 +99,27 @@ def _text_of_bytes(column: Any, name: str) -> Any:
     return pa.chunked_array([pa.array(texts, pa.string()).take(coded.indices)])
 
 
-def distinct(column: Any, name: str = "a column") -> tuple[Ints, tuple[str, ...]]:
-    """A column of ids as indices into its distinct values."""
-    coded = as_text(column, name).dictionary_encode().unify_dictionaries().combine_chunks()
-    if isinstance(coded, arrow().ChunkedArray):  # there are no chunks
-        return np.empty(0, np.int64), ()
-    return coded.indices.to_numpy(zero_copy_only=False).astype(np.int64), tuple(coded.dictionary.to_pylist())
+def distinct(column: Any, name: str = "a column") -> tuple[Ints, Any]:
+    """A column of ids as indices into its distinct values, an Arrow array of text."""
+    pa = arrow()
+    if pa.types.is_integer(column.type):
+        # Fewer values become text; whole numbers that differ have texts that differ.
+        coded = _encoded(column)
+        texts = as_text(pa.chunked_array([coded.dictionary]), name).combine_chunks()
+        if coded.null_count:
+            texts = pa.concat_arrays([texts, pa.array([""], pa.string())])
+        return _indices(coded.indices.fill_null(len(coded.dictionary))), texts
+    coded = _encoded(as_text(column, name))
+    return _indices(coded.indices), coded.dictionary
+
+
+def _encoded(column: Any) -> Any:
+    pa = arrow()
+    coded = column.dictionary_encode().unify_dictionaries().combine_chunks()
+    if isinstance(coded, pa.ChunkedArray):  # there are no chunks
+        return pa.array([], column.type).dictionary_encode()
+    return coded
+
+
+def _indices(indices: Any) -> Ints:
+    return np.asarray(indices.to_numpy(zero_copy_only=False), dtype=np.int64)

@@ -73,6 +73,7 @@ class Asset:
             title of each item id, equal for all mirrors; or ``module:function``, imported on first use.
         text_reader: Of a data set with side text: function from this folder and names of columns to the side text of
             each item id; or ``module:function``.
+        text_columns: The names of this side text. Words beside a history find it, whether or not a recipe trains on it.
         column_reader: Of a data set with item columns: function from this folder and ``data.typed_columns.ColumnSpec``
             of the columns to ``data.columns.ItemRows``; or ``module:function``.
     """
@@ -84,6 +85,7 @@ class Asset:
     mirrors: tuple[Mirror, ...]
     reader: str | Callable[[Path], Any] = ""
     text_reader: str | Callable[[Path, Sequence[str]], Any] = ""
+    text_columns: tuple[str, ...] = ()
     column_reader: str | Callable[[Path, Sequence[Any]], Any] = ""
 
 
@@ -215,6 +217,7 @@ _ML_100K = Asset(
     homepage="https://grouplens.org/datasets/movielens/100k/",
     reader="delrec_lite.data.movielens:read_movielens",
     text_reader="delrec_lite.data.movielens:read_genres",
+    text_columns=("genres",),
     column_reader="delrec_lite.data.movielens:read_columns",
     mirrors=(
         Mirror(

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from delrec_lite.data.prepare import side_text
 from delrec_lite.errors import ConfigError, MissingPackageError
+from delrec_lite.hub.registry import find_dataset
 from delrec_lite.pipeline.base import check_folder
 from delrec_lite.pipeline.model_builder import ModelBuilder
 from delrec_lite.pipeline.stage import Stages
@@ -73,8 +75,18 @@ def write_bundle(
             teacher=run.models.teacher() if settings.retriever else None,
             teacher_inside=recipe.finetune.teacher_inside,
             measured_quants=measured_quants,
+            texts=_side_texts(run),
         )
         return export(request, run.console)
+
+
+def _side_texts(run: ModelStages) -> Sequence[str]:
+    """Side text of each item, where a pulled data set was prepared without it; else nothing."""
+    if "data" not in run.pulled or run.dataset.catalog.texts:
+        return ()
+    asset = find_dataset(run.recipe.data.name)
+    texts = side_text(asset, run.pulled["data"].folder, asset.text_columns) if asset.text_columns else {}
+    return [texts.get(item, "") for item in run.dataset.catalog.ids] if texts else ()
 
 
 def _provenance(run: ModelStages) -> dict[str, Any]:

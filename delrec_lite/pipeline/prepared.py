@@ -50,7 +50,7 @@ def dataset_facts(dataset: Dataset, candidates: Mapping[str, CandidateSets]) -> 
     return {
         "users": len(dataset.user_ids),
         "items": len(dataset.catalog),
-        "interactions": sum(len(s) for s in dataset.sequences),
+        "interactions": dataset.interactions,
         "fingerprint": dataset.fingerprint,
         "candidates": {split: sets.fingerprint for split, sets in candidates.items()},
         **({"columns": columns_fingerprint(dataset.catalog.columns)} if dataset.catalog.columns else {}),

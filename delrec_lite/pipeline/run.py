@@ -36,8 +36,8 @@ CODE = 3
 # The same for the stage `prepare` alone. 2: its result has the fingerprints of the candidate sets.
 PREPARED = 2
 # The same for export alone, so that a bundle is written again without new training. 2: the teacher's weight. 3: int8
-# that cannot saturate, and scaled rotary positions.
-BUNDLE = 3
+# that cannot saturate, and scaled rotary positions. 4: the words that a request may have.
+BUNDLE = 4
 
 
 class Run(StageCache):

@@ -50,7 +50,7 @@ def add_items(
         path: The bundle.
         new: Title of each new item id; ids that the catalogue already has are left out.
         out: The bundle to write; default: ``path`` itself, replaced as a whole at the last moment.
-        texts: Side text of new item ids, for a model with item text.
+        texts: Side text of new item ids, for a model with item text and for words beside a history.
         rows: Item columns of new item ids; a column of the bundle that is not among them has no value for them.
 
     Raises:
@@ -86,6 +86,7 @@ def _add(
             titles = list(unique_titles([*titles, *new.values()], popularity))
             content, rows = _additions(recommender, new, texts)
             content |= {"ids": [*catalogue.ids[bundle.trained :], *new], "titles": titles[bundle.trained :]}
+            content["texts"] = [*bundle.added_texts, *(texts.get(item, "") for item in new)]
     if new or target != source:
         link_files(bundle, staging, {ADDITIONS, ADDITION_ROWS, ITEM_COLUMNS} if new else set())
         if new:

@@ -8,10 +8,11 @@ import numpy as np
 
 from delrec_lite.data.types import Floats, Ints
 from delrec_lite.runtime.matching import Match
-from delrec_lite.runtime.resolving import Skipped
+from delrec_lite.runtime.resolving import Item, Skipped
+from delrec_lite.runtime.words.reading import Worded, WordsRead
 
-# What ranked: the model, or how often each item was chosen, where nothing of a history is known.
-MODEL, POPULARITY = "model", "popularity"
+# What ranked: the model; where nothing of a history is known, words, or else how often each item was chosen.
+MODEL, WORDS, POPULARITY = "model", "words", "popularity"
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,19 @@ class Ranking(list[Ranked]):
 
     Attributes:
         skipped: What the catalogue lacks.
-        basis: ``model``, or ``popularity`` where nothing of the history is known.
+        basis: ``model``; where nothing of the history is known, ``words`` or ``popularity``.
+        words: What was understood of the request's words; None where it has none.
     """
 
-    def __init__(self, items: Iterable[Ranked], skipped: Sequence[Skipped] = (), basis: str = MODEL) -> None:
+    def __init__(
+        self,
+        items: Iterable[Ranked],
+        skipped: Sequence[Skipped] = (),
+        basis: str = MODEL,
+        words: WordsRead | None = None,
+    ) -> None:
         super().__init__(items)
-        self.skipped, self.basis = list(skipped), basis
+        self.skipped, self.basis, self.words = list(skipped), basis, words
 
 
 @dataclass(frozen=True)
@@ -54,10 +62,11 @@ class Recommendation:
         items: Best first; empty where nothing is left to rank.
         matched: The item found for each title of history and candidates; a new title is matched to itself.
         skipped: What was left out of the request because the catalogue lacks it.
-        basis: What ranked: ``model``, or ``popularity`` where nothing of the history is known.
+        basis: What ranked: ``model``; where nothing of the history is known, ``words`` or ``popularity``.
         milliseconds: Time by phase: ``match``, ``encode``, ``prefill``, ``sort``.
         tokens_computed: Tokens that the model evaluated for this answer.
         tokens_avoided: Tokens of the prompt that were cached: instruction, soft prompt, a session's history.
+        words: What was understood of the request's words; None where it has none.
         bundle: Name and version of the bundle that ranked, ``Bundle.label``.
     """
 
@@ -68,6 +77,7 @@ class Recommendation:
     milliseconds: dict[str, float]
     tokens_computed: int
     tokens_avoided: int
+    words: WordsRead | None = None
     bundle: str = ""
 
 
@@ -78,6 +88,16 @@ class Evaluated:
     scores: Floats
     computed: int
     avoided: int
+
+
+def basis_of(history: Sequence[Item], worded: Worded | None) -> str:
+    """What ranks: the model after a history, or else words that are known, or else popularity."""
+    return MODEL if history else WORDS if worded and worded.asked else POPULARITY
+
+
+def read_of(worded: Worded | None) -> WordsRead | None:
+    """What was understood of a request's words; None where it has none."""
+    return None if worded is None else worded.read
 
 
 def rank(scores: Floats, name: Callable[[int], tuple[str, str]], k: int, chosen: Ints | None = None) -> list[Ranked]:

@@ -212,6 +212,17 @@ class Bundle:
         return [tuple(title) for title in titles]
 
     @cached_property
+    def added_texts(self) -> list[str]:
+        """Side text of each added item; empty ones where they were added before side text was kept."""
+        if not self.holds_additions:
+            return []
+        path, count = self.folder / ADDITIONS, len(self.items.ids) - self.trained
+        texts: Any = read_json(path).get("texts", [""] * count)
+        if not _is_list_of(texts, str) or len(texts) != count:
+            raise BundleError(f"{path}: texts is not a text for each item", REMEDY)
+        return list(texts)
+
+    @cached_property
     def new_items(self) -> Floats | None:
         """Linear map from a title's mean row to the vector that scores it: float32 ``[hidden + 1, hidden]``.
 

@@ -15,6 +15,7 @@ from delrec_lite.runtime.arguments import Title, Titles
 from delrec_lite.runtime.prompting.encoder import Entry
 from delrec_lite.runtime.recommender import Recommender
 from delrec_lite.runtime.resolving import OnUnknown, Skipped
+from delrec_lite.runtime.words.reading import WordsExplained
 
 T = TypeVar("T")
 # Yields how many histories are left to evaluate; the result is returned.
@@ -72,6 +73,7 @@ class Explanation:
         skipped: Items of the history that the catalogue lacks.
         soft_words: For each vector of the soft prompt the nearest words, nearest first; the same for every request.
         milliseconds: Time taken.
+        words: What the words of the request do; None where it has none.
     """
 
     id: str
@@ -83,6 +85,7 @@ class Explanation:
     skipped: list[Skipped]
     soft_words: list[list[str]]
     milliseconds: float
+    words: WordsExplained | None = None
 
 
 def explain(
@@ -91,8 +94,9 @@ def explain(
     item: Title | None = None,
     allow_new: bool = False,
     on_unknown: OnUnknown = "skip",
+    words: str | None = None,
 ) -> Explanation:
-    """Explain one item after a history; by default the first recommendation.
+    """Explain one item after a history, beside words, or by words alone; by default the first recommendation.
 
     Args:
         recommender: Loaded.
@@ -100,11 +104,12 @@ def explain(
         item: A title of the catalogue.
         allow_new: Take an unknown title of the history as a new item.
         on_unknown: ``skip`` titles of the history that the catalogue lacks, and name them; or ``refuse`` the request.
+        words: What is wanted, as in ``Recommender.recommend``.
 
     Raises:
         UsageError: Nothing of the history is known, or the item to explain is not; with ``refuse``: an unknown title.
     """
-    return _last(explain_steps(recommender, history, item, allow_new, on_unknown))
+    return _last(explain_steps(recommender, history, item, allow_new, on_unknown, words=words))
 
 
 def explain_steps(
@@ -114,6 +119,7 @@ def explain_steps(
     allow_new: bool,
     on_unknown: OnUnknown,
     at_once: int | None = None,
+    words: str | None = None,
 ) -> Steps[Explanation]:
     """``explain`` in steps, for a server; each evaluates at most ``at_once`` histories (None: all).
 
@@ -122,15 +128,21 @@ def explain_steps(
     """
     start = time.perf_counter()
     resolved, entries = recommender.entries(history, allow_new, on_unknown)
-    if not entries and resolved.skipped:
+    worded = recommender.words.read(words, alone=not entries)
+    if not entries and worded is not None and worded.asked:
+        plain, reduced = recommender.selector.popular(), np.empty((0, len(recommender.bundle.items.ids)), np.float32)
+    elif not entries and resolved.skipped:
         raise UsageError(
             f"nothing of the history is in the catalogue, the first is {resolved.skipped[0].given!r}",
             "give at least one title of the catalogue, or --allow-new, allow_new",
         )
-    if not entries:
+    elif not entries:
         raise UsageError("the history is empty", "give at least one title")
+    else:
+        plain, reduced = yield from _occlusion_steps(recommender, entries, at_once)
+    scores = recommender.words.mixed(worded, plain)
+    weights = _falls(scores, recommender.words.mixed(worded, reduced))
     matched = resolved.matched
-    scores, weights = yield from _occlusion_steps(recommender, entries, at_once)
     seen = resolved.indices
     unseen = recommender.availability.mask[: len(scores)].copy()
     if not recommender.bundle.repeats:
@@ -151,7 +163,8 @@ def explain_steps(
     items = recommender.bundle.items
     probability = float(np.exp(_log_softmax(scores[None])[0, target]))
     opinion = _opinion(recommender, seen, unseen, scores, target) if seen else None
-    words = recommender.bundle.manifest["model"].get("soft_words", [])
+    about = None if worded is None else recommender.words.explained(worded, plain, target)
+    soft_words = recommender.bundle.manifest["model"].get("soft_words", [])
     milliseconds = (time.perf_counter() - start) * 1e3
     return Explanation(
         items.ids[target],
@@ -161,8 +174,9 @@ def explain_steps(
         contributions,
         opinion,
         resolved.skipped,
-        words,
+        soft_words,
         milliseconds,
+        about,
     )
 
 
@@ -194,13 +208,14 @@ def occlude(recommender: Recommender, entries: Sequence[Entry]) -> tuple[Floats,
     Returns:
         float32 ``[items]`` and float32 ``[entries read, items]``.
     """
-    return _last(_occlusion_steps(recommender, entries, None))
+    scores, reduced = _last(_occlusion_steps(recommender, entries, None))
+    return scores, _falls(scores, reduced)
 
 
 def _occlusion_steps(
     recommender: Recommender, entries: Sequence[Entry], at_once: int | None
 ) -> Steps[tuple[Floats, Floats]]:
-    """``occlude`` in steps."""
+    """Scores with the whole history, and without each entry that is read, in steps; without the only one all equal."""
     read = list(entries[-recommender.engine.count_tokens(entries)[0] :])
     reduced = [read[:n] + read[n + 1 :] for n in range(len(read))]
     histories = [read, *(history for history in reduced if history)]
@@ -210,10 +225,13 @@ def _occlusion_steps(
             yield len(histories) - first
         parts.append(recommender.engine.scores(histories[first : first + (at_once or len(histories))]))
     scores = np.concatenate(parts)
-    logs = _log_softmax(scores)
-    uniform = np.full((1, scores.shape[1]), -np.log(scores.shape[1]), np.float32)
-    weights: Floats = logs[:1] - (logs[1:] if len(read) > 1 else uniform)
-    return scores[0], weights
+    return scores[0], scores[1:] if len(read) > 1 else np.zeros_like(scores)
+
+
+def _falls(scores: Floats, reduced: Floats) -> Floats:
+    """How much every item's log-probability falls from ``scores`` to each row of ``reduced``."""
+    falls: Floats = _log_softmax(scores[None]) - _log_softmax(reduced)
+    return falls
 
 
 @dataclass(frozen=True)

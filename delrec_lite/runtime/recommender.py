@@ -10,7 +10,7 @@ import numpy as np
 
 from delrec_lite.data.types import Floats
 from delrec_lite.errors import ForkError, MissingPackageError, UsageError, install_line
-from delrec_lite.runtime.answer import MODEL, POPULARITY, Clock, Evaluated, Ranking, Recommendation
+from delrec_lite.runtime.answer import Clock, Evaluated, Ranking, Recommendation, basis_of, read_of
 from delrec_lite.runtime.arguments import Title, Titles, index_rows, lists_in, values_in
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.base import Engine
@@ -19,9 +19,11 @@ from delrec_lite.runtime.item_vectors import ItemVectors
 from delrec_lite.runtime.manifest import INSIDE
 from delrec_lite.runtime.matching import Match, Matcher
 from delrec_lite.runtime.new_items import NewItems
+from delrec_lite.runtime.prepared import Evaluator, Prepared, finished
 from delrec_lite.runtime.prompting.encoder import Entry
-from delrec_lite.runtime.resolving import Item, OnUnknown, Resolved, key_of, resolve, resolve_one
+from delrec_lite.runtime.resolving import OnUnknown, Resolved, key_of, resolve, resolve_one
 from delrec_lite.runtime.selection import Selection, Selector
+from delrec_lite.runtime.words.reading import Words, one_for_each
 
 if TYPE_CHECKING:
     from delrec_lite.runtime.retriever import Retriever
@@ -34,6 +36,7 @@ class Recommender:
         availability: Which items can be recommended now, and how that is changed.
         columns: The item columns that ``where`` can name.
         selector: Chooses the items of an answer out of scores.
+        words: Reads the words of requests.
         vectors: Of items, by which diversity measures how alike they are.
 
     Args:
@@ -49,7 +52,9 @@ class Recommender:
         self._new_items = NewItems(bundle, engine)
         self.vectors = ItemVectors(engine, self._new_items, len(items.ids))
         self.selector = Selector(bundle, self.vectors, self._matcher)
+        self.words = Words(bundle)
         self.availability, self.columns = self.selector.availability, self.selector.columns
+        self._evaluator = Evaluator(bundle, engine, self._new_items, self.selector)
 
     @classmethod
     def load(
@@ -108,6 +113,8 @@ class Recommender:
         where: str | None = None,
         diversity: float = 0.0,
         popularity_discount: float = 0.0,
+        words: str | None = None,
+        words_weight: float | None = None,
     ) -> Recommendation:
         """Rank what comes next; the most popular first where nothing of the history is known.
 
@@ -129,11 +136,34 @@ class Recommender:
             where: Recommend only items that this filter over item columns keeps, see ``runtime.filters``.
             diversity: 0 to 1: how much less an item counts that is like one before it, see ``selection.diverse``.
             popularity_discount: From 0: how much less a popular item counts, see ``selection.discounted``.
+            words: What is wanted, such as "space adventure, not for children", see ``Words.read``.
+            words_weight: Of the words, 0 to 100; default: the one that validation users chose.
 
         Raises:
             UsageError: An argument of another kind, no candidates in a list of them, no list of them for a bundle that
                 ranks candidates alone, no valid filter; with ``refuse``: an unknown title.
         """
+        asked = (history, k, candidates, allow_new, exclude_history, exclude, session, on_unknown)
+        prepared = self.prepare(*asked, where, diversity, popularity_discount, words, words_weight)
+        return self.finish(prepared, self.evaluate([prepared])[0])
+
+    def prepare(
+        self,
+        history: Titles,
+        k: int = 10,
+        candidates: Titles | None = None,
+        allow_new: bool = False,
+        exclude_history: bool | None = None,
+        exclude: Titles | None = None,
+        session: str | None = None,
+        on_unknown: OnUnknown = "skip",
+        where: str | None = None,
+        diversity: float = 0.0,
+        popularity_discount: float = 0.0,
+        words: str | None = None,
+        words_weight: float | None = None,
+    ) -> Prepared:
+        """Read a request, without the model; arguments and errors as in ``recommend``."""
         selection = Selection.of(k, where, diversity, popularity_discount)
         clock = Clock()
         read = self._resolve(history, "history", allow_new, on_unknown)
@@ -141,62 +171,29 @@ class Recommender:
         if among is not None and not among.items and not among.skipped:
             raise UsageError("there are no candidates", "give at least one, or no list, to rank the whole catalogue")
         excluded = self._resolve([] if exclude is None else exclude, "exclude", allow_new, on_unknown)
-        resolved = [read, excluded] if among is None else [read, among, excluded]
         left_out = {key_of(item) for item in excluded.items}
         if exclude_history or (exclude_history is None and among is None and not self.bundle.repeats):
             left_out |= {key_of(item) for item in read.items}
         self.selector.mask(where)  # an error in the filter comes before the model is asked
         pool, unavailable = (None, []) if among is None else self.selector.pool(among, left_out, where)
+        worded = self.words.read(words, words_weight, alone=not read.items)
         clock.lap("match")
-        evaluated = self._evaluate(read.items, pool, session, clock)
-        if pool is None:
-            indices = [item for item in left_out if isinstance(item, int)]
-            ranked = self.selector.rank_catalogue(evaluated.scores, indices, selection)
-        else:
-            ranked = self.selector.rank_pool(evaluated.scores, pool, selection)
-        clock.lap("sort")
-        return Recommendation(
-            ranked,
-            [*read.matched, *(among.matched if among else [])],
-            [*(skipped for part in resolved for skipped in part.skipped), *unavailable],
-            MODEL if read.items else POPULARITY,
-            clock.milliseconds,
-            evaluated.computed,
-            evaluated.avoided,
-            self.bundle.label,
-        )
-
-    def _evaluate(
-        self, history: Sequence[Item], pool: Sequence[Item] | None, session: str | None, clock: Clock
-    ) -> Evaluated:
-        """Scores of the catalogue, or of ``pool``, after a history."""
         session = None if session is None else str(session)
-        if not history or pool == []:
-            clock.lap("encode")
-            scores = self.selector.popular(pool)
-            clock.lap("prefill")
-            return Evaluated(scores, 0, 0)
-        entries = self._encode(history)
-        in_prompt: list[Entry] = []  # the candidates, where the prompt asks about them
-        if pool is not None and not self.bundle.prompt.format.ranks_catalogue:
-            in_prompt = self._encode(pool)
-        clock.lap("encode")
-        _, tokens = self.engine.count_tokens(entries, in_prompt)
-        state = np.empty(0, np.float32)
-        if in_prompt:
-            scores, computed = self.engine.score_candidates(entries, in_prompt, session)
-        elif pool is not None and not all(isinstance(item, int) for item in pool):
-            evaluation = self.engine.evaluate([entries], session)
-            scores, state, computed = evaluation.scores[0], evaluation.states[0], evaluation.tokens
-        elif session is None:
-            scores, computed = self.engine.scores([entries])[0], tokens
-        else:
-            scores, computed = self.engine.score_session(session, entries)
-        clock.lap("prefill")
-        if pool is not None and not in_prompt:
-            scores = self._candidate_scores(scores, state, pool)
-        avoided = max(0, len(self.bundle.prompt.prefix) + tokens - computed)  # an engine may cache nothing
-        return Evaluated(scores, computed, avoided)
+        prepared = Prepared(selection, read, among, excluded, left_out, pool, unavailable, worded, session, clock)
+        self._evaluator.encode_request(prepared)
+        return prepared
+
+    def evaluate(self, prepared: Sequence[Prepared]) -> list[Evaluated]:
+        """Scores for requests that were prepared; those of the whole catalogue by one call of the engine.
+
+        A request's scores are those it gets alone, up to the rounding of another batch shape.
+        """
+        _ = self.engine  # refused in a forked process
+        return self._evaluator.evaluate(prepared)
+
+    def finish(self, prepared: Prepared, evaluated: Evaluated) -> Recommendation:
+        """Rank what a request asks for."""
+        return finished(prepared, evaluated, self.selector, self.words, self.bundle.label)
 
     def recommend_batch(
         self,
@@ -210,11 +207,13 @@ class Recommender:
         where: str | None = None,
         diversity: float = 0.0,
         popularity_discount: float = 0.0,
+        words: Iterable[str | None] | None = None,
+        words_weight: float | None = None,
     ) -> list[Ranking]:
         """The first ``k`` for many histories of titles at once; arguments as in ``recommend``.
 
-        ``candidates`` and ``exclude`` hold one list, or None, for each history. With candidates or new items the
-        histories are evaluated one after another.
+        ``candidates`` and ``exclude`` hold one list, or None, for each history, ``words`` one text, or None. With
+        candidates or new items the histories are evaluated one after another.
 
         Raises:
             UsageError: As in ``recommend``; or not as many lists as histories.
@@ -222,26 +221,29 @@ class Recommender:
         selection = Selection.of(k, where, diversity, popularity_discount)
         given = values_in(histories, "histories", ordered=True)
         among, out = (lists_in(v, w, len(given)) for v, w in ((candidates, "candidates"), (exclude, "exclude")))
+        texts = one_for_each(words, len(given))
         if allow_new or any(pool is not None for pool in among):
             options: dict[str, Any] = {**vars(selection), "exclude_history": exclude_history, "on_unknown": on_unknown}
+            options |= {"allow_new": allow_new, "words_weight": words_weight}
             answers = [
-                self.recommend(history, candidates=pool, exclude=left_out, allow_new=allow_new, **options)
-                for history, pool, left_out in zip(given, among, out, strict=True)
+                self.recommend(history, candidates=pool, exclude=left_out, words=text, **options)
+                for history, pool, left_out, text in zip(given, among, out, texts, strict=True)
             ]
-            return [Ranking(answer.items, answer.skipped, answer.basis) for answer in answers]
+            return [Ranking(answer.items, answer.skipped, answer.basis, answer.words) for answer in answers]
         read = [self._resolve(history, f"histories[{n}]", False, on_unknown) for n, history in enumerate(given)]
         left_out = [self._resolve(v or [], f"exclude[{n}]", False, on_unknown) for n, v in enumerate(out)]
         self.selector.mask(where)
         exclude_history = not self.bundle.repeats if exclude_history is None else exclude_history
+        asked = [self.words.read(text, words_weight, not r.items) for text, r in zip(texts, read, strict=True)]
         known = [n for n, resolved in enumerate(read) if resolved.items]
         scores = dict(zip(known, self.scores([read[n].indices for n in known]) if known else [], strict=True))
         rankings = []
         for n, (resolved, excluded) in enumerate(zip(read, left_out, strict=True)):
-            values = scores[n] if n in scores else self.selector.popular()
+            values = self.words.mixed(asked[n], scores[n] if n in scores else self.selector.popular())
             indices = [*excluded.indices, *(resolved.indices if exclude_history else [])]
             ranked = self.selector.rank_catalogue(values, indices, selection)
             skipped = [*resolved.skipped, *excluded.skipped]
-            rankings.append(Ranking(ranked, skipped, MODEL if resolved.items else POPULARITY))
+            rankings.append(Ranking(ranked, skipped, basis_of(resolved.items, asked[n]), read_of(asked[n])))
         return rankings
 
     def scores(self, histories: Iterable[Any]) -> Floats:
@@ -289,7 +291,7 @@ class Recommender:
             UsageError: As in ``recommend``.
         """
         resolved = self._resolve(history, "history", allow_new, on_unknown)
-        return resolved, self._encode(resolved.items)
+        return resolved, self._evaluator.encode(resolved.items)
 
     @cached_property
     def teacher(self) -> "Retriever | None":
@@ -347,8 +349,12 @@ class Recommender:
         """
         among = self._resolve([] if candidates is None else candidates, "candidates", False, "skip")
         _, entries = self.entries(history)
-        in_prompt = [] if self.bundle.prompt.format.ranks_catalogue else self._encode(among.items)
+        in_prompt = [] if self.bundle.prompt.format.ranks_catalogue else self._evaluator.encode(among.items)
         return self.engine.count_tokens(entries, in_prompt)[1] if entries else 0
+
+    def share_availability(self, other: "Recommender") -> None:
+        """Recommend what another recommender of the same bundle does, also when that is changed."""
+        self.selector.availability = self.availability = other.availability
 
     def close(self) -> None:
         """Free the model; nothing in a forked process, which did not load it."""
@@ -363,6 +369,7 @@ class Recommender:
         """
         _ = self.teacher
         self.look_up("a new title")  # prepares the search among the titles
+        self.words.preload()
         with suppress(MissingPackageError):  # the package gguf: the requests that need it say so
             self.new_item("a new title")
             self.vectors.preload()
@@ -375,15 +382,6 @@ class Recommender:
 
     def _resolve(self, values: Any, where: str, allow_new: bool, on_unknown: OnUnknown) -> Resolved:
         return resolve(self._matcher, values, where, allow_new, on_unknown)
-
-    def _encode(self, items: Sequence[Item]) -> list[Entry]:
-        """The engine's entries of items, which are indices or the words of new items."""
-        return [item if isinstance(item, int) else self.new_entry(item) for item in items]
-
-    def _candidate_scores(self, scores: Floats, state: Floats, candidates: Sequence[Item]) -> Floats:
-        """Scores of candidates out of the catalogue's; ``state`` scores those outside it."""
-        values = [scores[c] if isinstance(c, int) else float(self.new_item(c)[1] @ state) for c in candidates]
-        return np.array(values, np.float32)
 
     def new_entry(self, title: str, text: str = "") -> Entry:
         """The engine's entry for an item that was not trained: its vector, or its tokens where histories are titles."""

@@ -30,7 +30,9 @@ from delrec_lite.server.feedback.schemas import FeedbackBody
 from delrec_lite.server.feedback.serving import log_lists
 from delrec_lite.server.guard import Guard
 from delrec_lite.server.health import Health, add_health
+from delrec_lite.server.keys import Keys
 from delrec_lite.server.metrics import Metrics
+from delrec_lite.server.rates import RateLimit
 from delrec_lite.server.request_id import HEADER
 from delrec_lite.server.schemas import (
     BatchAnswer,
@@ -41,12 +43,14 @@ from delrec_lite.server.schemas import (
     ItemAnswer,
     RecommendAnswer,
     RecommendBody,
+    SessionHeader,
     TeacherAnswer,
     TeacherBody,
 )
 from delrec_lite.server.steps import batch_steps, explanation_steps, recommend_steps, size_of, teacher_steps, with_label
 from delrec_lite.server.tracing import Traces
 from delrec_lite.server.worker import DeadlineExceeded, QueueFull, Work, Worker
+from delrec_lite.server.workers import Workers
 from delrec_lite.version import __version__
 
 _FAILURES: dict[int | str, dict[str, Any]] = {
@@ -56,18 +60,20 @@ _FAILURES: dict[int | str, dict[str, Any]] = {
     413: {"model": Failure, "description": "The body is too long"},
     415: {"model": Failure, "description": "The body is not sent as JSON"},
     422: {"model": Failure, "description": "The request is not valid"},
+    429: {"model": Failure, "description": "Too many requests with this key"},
     503: {"model": Failure, "description": "Too many requests are waiting, or a change cannot be kept"},
     504: {"model": Failure, "description": "No answer in time"},
 }
 
 
 def make_api(
-    worker: Worker,
-    key: str | None = None,
+    worker: Worker | Workers,
+    key: str | Keys | None = None,
     log_bodies: bool = False,
     root_path: str = "",
     cors_origins: Sequence[str] = (),
     state: AvailabilityState | None = None,
+    limit: RateLimit | None = None,
     log: FeedbackLog | None = None,
     arms: Arms | None = None,
     traces: Traces | None = None,
@@ -76,15 +82,17 @@ def make_api(
 
     Args:
         worker: Owns the model.
-        key: Required from every caller; None: no key is required.
+        key: Required from every caller, one of them if there are several; None: no key is required.
         log_bodies: Log the bodies of requests, histories included.
         root_path: Prefix of all paths behind a proxy, such as ``/recs``; paths without it are answered too.
         state: What was changed about the availability of items; None: nothing, and changes are kept in memory.
         cors_origins: Other sites whose pages may call the API from a browser, such as ``https://shop.example``.
+        limit: On each caller's requests.
         log: Of served lists and feedback; None: nothing is logged.
         arms: ``worker``, and the one of a bundle that shares the traffic; None: ``worker`` alone.
         traces: Of requests; None: nothing is traced.
     """
+    keys = key if isinstance(key, Keys) else Keys({"key": key} if key else {})
     arms, traces = arms or Arms(worker), traces or Traces()
 
     @asynccontextmanager
@@ -96,28 +104,35 @@ def make_api(
 
     api = FastAPI(title="delrec-lite", version=__version__, lifespan=lifespan, redoc_url=None)
     metrics, health = Metrics(arms.waiting), Health(arms)
-    for arm in arms:
-        arm.worker.pulse.on_begin = metrics.queued.observe
+    served = [one for arm in arms for one in arm.worker.each]
+    for one in served:
+        one.on_group, one.pulse.on_begin = metrics.evaluated, metrics.queued.observe
     add_collectors(metrics.registry, arms, health, log)
     _handle_errors(api)
 
     state = AvailabilityState() if state is None else state
-    state.follow([partial(_availability, arm) for arm in arms if arm is not arms.first])
+    state.follow([partial(_availability, one) for one in served])
 
-    async def answer(work: Work, size: int = 1, arm: Arm = arms.first) -> Any:
+    async def answer(
+        work: Work, size: int = 1, arm: Arm = arms.first, joins: bool = False, session: str | None = None
+    ) -> Any:
         state.refresh(arm.worker.recommender.availability)
-        future = asyncio.wrap_future(arm.worker.ask(work, size))
+        future = asyncio.wrap_future(arm.worker.ask(work, size, joins, session))
         try:
             return await asyncio.wait_for(future, arm.worker.seconds + 1.0)
         except TimeoutError as error:
             raise DeadlineExceeded("no answer in time", "send a smaller request, or try again in a moment") from error
 
     @api.post("/v1/recommend", response_model=RecommendAnswer, responses=_FAILURES)
-    async def recommend(body: RecommendBody, request: Request) -> Any:
+    async def recommend(body: RecommendBody, request: Request, x_session: SessionHeader = None) -> Any:
         """Rank the next items after one history."""
-        began, caller = time.perf_counter(), caller_of(request, body.session)
+        began = time.perf_counter()
+        if body.session is None and x_session:
+            body = body.model_copy(update={"session": x_session})
+        caller = caller_of(request, body.session)
         arm = arms.of(caller.unit)
-        recommendation = await answer(lambda recommender: recommend_steps(recommender, body), size_of(body), arm)
+        steps = partial(recommend_steps, body=body)
+        recommendation = await answer(steps, size_of(body), arm, joins=True, session=body.session)
         prefix = len(arm.worker.recommender.bundle.prompt.prefix)
         metrics.tokens(recommendation.tokens_computed, recommendation.tokens_avoided, prefix)
         traces.phases(recommendation, began)
@@ -138,6 +153,7 @@ def make_api(
             "answers": [[asdict(item) for item in ranking] for ranking in rankings],
             "skipped": [[asdict(skipped) for skipped in ranking.skipped] for ranking in rankings],
             "basis": [ranking.basis for ranking in rankings],
+            "words": [asdict(ranking.words) if ranking.words else None for ranking in rankings],
             "bundle": label,
         }
 
@@ -156,7 +172,9 @@ def make_api(
         skipped = [asdict(skipped) for skipped in ranking.skipped]
         return {"kinds": list(kinds), "items": [asdict(item) for item in ranking], "skipped": skipped}
 
-    @api.get("/v1/items", response_model=list[ItemAnswer], responses={422: _FAILURES[422], 401: _FAILURES[401]})
+    few: dict[int | str, dict[str, Any]] = {status: _FAILURES[status] for status in (401, 422, 429)}
+
+    @api.get("/v1/items", response_model=list[ItemAnswer], responses=few)
     async def items(
         query: str = Query("", max_length=500, description="Words of a title; empty: the most popular items."),
         limit: int = Query(10, ge=1, le=100),
@@ -190,9 +208,10 @@ def make_api(
         Guard,
         metrics=metrics,
         route_paths=route_paths,
-        key=key,
+        keys=keys,
         log_bodies=log_bodies,
         root_path=root_path,
+        limit=limit,
         traces=traces,
     )
     if cors_origins:  # outside the guard: a browser asks for permission without the key
@@ -200,14 +219,14 @@ def make_api(
             CORSMiddleware,
             allow_origins=list(cors_origins),
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", HEADER, USER_HEADER],
+            allow_headers=["Authorization", "Content-Type", "X-Session", HEADER, USER_HEADER],
             expose_headers=["Retry-After", HEADER],
         )
     return api
 
 
-def _availability(arm: Arm) -> Availability:
-    return arm.worker.recommender.availability
+def _availability(worker: Worker) -> Availability:
+    return worker.recommender.availability
 
 
 # The page is one file: nothing from another address may be loaded, run or called.

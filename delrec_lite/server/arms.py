@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from delrec_lite.server.worker import Worker
+from delrec_lite.server.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -13,11 +14,11 @@ class Arm:
 
     Attributes:
         name: ``A`` or ``B``.
-        worker: Owns its model.
+        worker: Owns its model, or its copies.
     """
 
     name: str
-    worker: Worker
+    worker: Worker | Workers
 
 
 class Arms:
@@ -30,7 +31,9 @@ class Arms:
         salt: Names the comparison: with another one, other callers are chosen.
     """
 
-    def __init__(self, worker: Worker, other: Worker | None = None, share: float = 0.0, salt: str = "") -> None:
+    def __init__(
+        self, worker: Worker | Workers, other: Worker | Workers | None = None, share: float = 0.0, salt: str = ""
+    ) -> None:
         self.first = Arm("A", worker)
         self._other = None if other is None else Arm("B", other)
         self._share, self._salt = share, salt

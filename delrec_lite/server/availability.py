@@ -45,7 +45,7 @@ class AvailabilityState:
         return self._file is not None
 
     def follow(self, others: Sequence[Callable[[], Availability]]) -> None:
-        """Apply every change to these too: each gives the availability of another bundle that is served."""
+        """Apply every change to these too: each gives the availability of a model that is served."""
         self._others = others
 
     def vanished(self, availability: Availability) -> list[str]:
@@ -85,7 +85,8 @@ class AvailabilityState:
                     self._write(merged)
                     self._changes = merged
                 for other in self._others:
-                    other().apply(merged)
+                    if (served := other()) is not availability:  # which is counted below
+                        served.apply(merged)
                 return Change(availability.apply(merged), skipped)
         except OSError as error:  # of the file, or of the lock beside it
             raise StorageError(

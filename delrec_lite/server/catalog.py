@@ -12,6 +12,7 @@ from delrec_lite.runtime.recommender import Recommender
 from delrec_lite.server.availability import AvailabilityState
 from delrec_lite.server.schemas import OnUnknown, SkippedTitle, Title
 from delrec_lite.server.worker import Worker
+from delrec_lite.server.workers import Workers
 
 Items = Annotated[list[Title], F(max_length=10_000, description="Item ids, `id:ITEM` or whole titles.")]
 
@@ -68,7 +69,9 @@ class ColumnAnswer(BaseModel):
     highest: float | None = None
 
 
-def catalog_router(worker: Worker, state: AvailabilityState, failures: dict[int | str, dict[str, Any]]) -> APIRouter:
+def catalog_router(
+    worker: Worker | Workers, state: AvailabilityState, failures: dict[int | str, dict[str, Any]]
+) -> APIRouter:
     """The routes.
 
     Args:
@@ -77,7 +80,7 @@ def catalog_router(worker: Worker, state: AvailabilityState, failures: dict[int 
         failures: What the document says of refusals, by status.
     """
     router = APIRouter(prefix="/v1/catalog")
-    read: dict[int | str, dict[str, Any]] = {status: failures[status] for status in (401, 422)}
+    read: dict[int | str, dict[str, Any]] = {status: failures[status] for status in (401, 422, 429)}
 
     @router.get("/availability", response_model=AvailabilityAnswer, responses=read)
     async def availability(

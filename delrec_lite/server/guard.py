@@ -1,14 +1,16 @@
-"""Middleware for every request: key, id, limits on the body, stop when the client disconnects, log, metrics, trace."""
+"""Middleware for every request: id, key, limits on rate and body, stop on disconnection, log, metrics, trace."""
 
 import asyncio
-import hmac
 import json
 import logging
+import math
 import time
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, NamedTuple
 
+from delrec_lite.server.keys import Keys
 from delrec_lite.server.metrics import Metrics
+from delrec_lite.server.rates import RateLimit
 from delrec_lite.server.request_id import HEADER, request_id
 from delrec_lite.server.tracing import Traces
 
@@ -19,9 +21,21 @@ BODY_SECONDS = 15.0
 CLIENT_CLOSED = 499  # nobody reads the answer; the status is for the log and the metrics
 # Needed before a key can be asked for, or by monitoring that has none. The metrics tell how much is sold: they need it.
 WITHOUT_KEY = {"/", "/healthz", "/readyz", "/docs", "/openapi.json"}
-Refusal = tuple[int, str, str]  # status, error, hint
-_TOO_LONG: Refusal = 413, f"the body is over {BODY_BYTES} bytes", "send smaller requests"
-_TOO_SLOW: Refusal = 408, f"the body did not arrive within {BODY_SECONDS:.0f} seconds", "send it without pauses"
+# Not limited, because monitoring and the page need them.
+WITHOUT_LIMIT = WITHOUT_KEY | {"/metrics"}
+
+
+class Refusal(NamedTuple):
+    """The answer to a request that is not passed on."""
+
+    status: int
+    error: str
+    hint: str
+    header: tuple[bytes, bytes] | None = None
+
+
+_TOO_LONG = Refusal(413, f"the body is over {BODY_BYTES} bytes", "send smaller requests")
+_TOO_SLOW = Refusal(408, f"the body did not arrive within {BODY_SECONDS:.0f} seconds", "send it without pauses")
 
 
 class Guard:
@@ -31,9 +45,10 @@ class Guard:
         app: The guarded application.
         metrics: Counts the requests.
         route_paths: Paths that are counted by name; all others are counted together.
-        key: Required in ``Authorization: Bearer KEY``; None: no key is required.
+        keys: One is required in ``Authorization: Bearer KEY``, if there are any.
         log_bodies: Log the bodies of requests, histories included.
         root_path: Prefix of all paths behind a proxy, which may have removed it or not.
+        limit: On the requests with each key or, without keys, of each client's address.
         traces: Get a span for each request.
     """
 
@@ -42,13 +57,14 @@ class Guard:
         app: Any,
         metrics: Metrics,
         route_paths: frozenset[str],
-        key: str | None,
+        keys: Keys,
         log_bodies: bool = False,
         root_path: str = "",
+        limit: RateLimit | None = None,
         traces: Traces | None = None,
     ) -> None:
         self.app, self.metrics, self.route_paths = app, metrics, route_paths
-        self.key, self.log_bodies, self.root_path = key, log_bodies, root_path
+        self.keys, self.log_bodies, self.root_path, self.limit = keys, log_bodies, root_path, limit
         self.traces = traces or Traces()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -69,6 +85,7 @@ class Guard:
     ) -> None:
         start, status, body = time.perf_counter(), 500, b""
         identity = scope["state"]["request_id"]
+        caller = self.keys.name_of(headers.get(b"authorization", b"")) if self.keys else None
 
         async def sending(message: Any) -> None:
             nonlocal status
@@ -78,11 +95,11 @@ class Guard:
             await send(message)
 
         try:
-            refused = self._refused(path, headers)
+            refused = self._refused(path, headers, caller, scope)
             if refused is None:
                 body, refused = await _read_body(receive)
             if refused is not None:
-                await _refuse(sending, *refused)
+                await _refuse(sending, refused)
             elif not await _run_until_disconnect(self.app(scope, _replay(body, receive), sending), receive):
                 status = CLIENT_CLOSED
         finally:
@@ -91,18 +108,29 @@ class Guard:
             line = {"id": identity, "method": scope["method"], "path": path[:200], "status": status}
             line["ms"] = round(seconds * 1e3, 2)
             attributes |= {"http.response.status_code": status, "delrec.request_id": identity}
+            if caller is not None:
+                line["key"] = caller
             if self.log_bodies and body:
                 line["body"] = body.decode("utf-8", "replace")
             LOG.info(json.dumps(line))
 
-    def _refused(self, path: str, headers: dict[bytes, bytes]) -> Refusal | None:
-        if self.key is not None and path not in WITHOUT_KEY and not self._allowed(headers):
-            return 401, "this server requires a key", "send Authorization: Bearer KEY"
+    def _refused(self, path: str, headers: dict[bytes, bytes], caller: str | None, scope: Any) -> Refusal | None:
+        if self.keys and caller is None and path not in WITHOUT_KEY:
+            return _no_key(path, sent=b"authorization" in headers)
+        if self.limit is not None and path not in WITHOUT_LIMIT:
+            wait = self.limit.wait(caller or str((scope.get("client") or ("",))[0]))
+            if wait > 0:
+                seconds = math.ceil(wait)
+                hint = f"try again in {seconds} second{'s' if seconds > 1 else ''}"
+                return Refusal(429, "too many requests", hint, (b"retry-after", str(seconds).encode()))
         return _TOO_LONG if _length(headers) > BODY_BYTES else None
 
-    def _allowed(self, headers: dict[bytes, bytes]) -> bool:
-        assert self.key is not None
-        return hmac.compare_digest(headers.get(b"authorization", b""), b"Bearer " + self.key.encode())
+
+def _no_key(path: str, sent: bool) -> Refusal:
+    hint = "the key that was sent is not one of them" if sent else "send Authorization: Bearer KEY"
+    if path == "/metrics":
+        hint += "; in Prometheus: authorization: {credentials_file: FILE}; /healthz and /readyz need none"
+    return Refusal(401, "this server requires a key", hint, (b"www-authenticate", b"Bearer"))
 
 
 def _below(path: str, root: str) -> str:
@@ -169,8 +197,9 @@ def _replay(body: bytes, receive: Any) -> Any:
     return receiving
 
 
-async def _refuse(send: Any, status: int, error: str, hint: str) -> None:
-    body = json.dumps({"error": error, "hint": hint}).encode()
+async def _refuse(send: Any, refusal: Refusal) -> None:
+    body = json.dumps({"error": refusal.error, "hint": refusal.hint}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+    headers += [refusal.header] if refusal.header else []
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

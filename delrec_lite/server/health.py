@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI
@@ -16,7 +17,7 @@ from fastapi.responses import JSONResponse
 from delrec_lite.runtime.recommender import Recommender
 from delrec_lite.server.arms import Arm, Arms
 from delrec_lite.server.schemas import Failure
-from delrec_lite.server.worker import QueueFull
+from delrec_lite.server.worker import QueueFull, Worker
 
 LOG = logging.getLogger("delrec_lite.server")
 # So many answers that failed with an internal error, one after the other, make a server not ready.
@@ -27,11 +28,30 @@ RECENT = 5.0
 PATIENCE = 0.8
 
 
+@dataclass
+class _Watched:
+    """One model's thread.
+
+    Attributes:
+        name: In messages.
+        worker: Owns the model.
+        asked: Since when it has answered nothing, though it was asked; infinite: it answers.
+        probe: The last question.
+    """
+
+    name: str
+    worker: Worker
+    asked: float = math.inf
+    probe: "Future[Any] | None" = None
+
+
 class Health:
     """Watches the models of a server.
 
     Where nothing was answered lately, ``/readyz`` asks the model itself. A question that is not answered within the
     deadline of requests makes the server not ready, until the model answers again.
+
+    Each copy of a model is watched by itself: its sessions have no other.
 
     Args:
         arms: The workers to watch.
@@ -39,21 +59,20 @@ class Health:
 
     def __init__(self, arms: Arms) -> None:
         self._arms = arms
-        self._asked: dict[str, float] = {}  # since when the model has answered nothing, by arm
-        self._probes: dict[str, Future[Any] | None] = {}
+        self._watched = [_Watched(_name(arm, n), worker) for arm in arms for n, worker in enumerate(arm.worker.each)]
         self._said = ""
 
     def ended(self) -> str:
         """Which model's thread has ended, after which only a new start helps; empty: none."""
-        return next((f"the thread of {_name(arm)} has ended" for arm in self._arms if not arm.worker.alive), "")
+        return next((f"the thread of {one.name} has ended" for one in self._watched if not one.worker.alive), "")
 
     def problem(self) -> str:
         """Why the server is not ready, as far as is known without asking the model; empty: it is ready."""
-        return self.ended() or next(filter(None, map(self._problem, self._arms)), "")
+        return self.ended() or next(filter(None, map(_problem, self._watched)), "")
 
     async def ask(self) -> str:
         """``problem``, after asking each model that has answered nothing lately."""
-        await asyncio.gather(*map(self._probe, self._arms))
+        await asyncio.gather(*map(_probe, self._watched))
         problem = self.problem()
         if problem != self._said:
             LOG.warning(json.dumps({"ready": not problem, **({"error": problem} if problem else {})}))
@@ -67,31 +86,32 @@ class Health:
         facts["teacher"] = "yes" if first.teacher is not None else "no"
         return facts | ({"compared": others[0].bundle.name} if others else {})
 
-    def _problem(self, arm: Arm) -> str:
-        if arm.worker.pulse.failures >= MOST_FAILURES:
-            return f"the last {arm.worker.pulse.failures} answers of {_name(arm)} failed"
-        asked = self._asked.get(arm.name, math.inf)
-        seconds = time.monotonic() - asked
-        if arm.worker.pulse.answered < asked and seconds >= arm.worker.seconds:
-            return f"{_name(arm)} has answered nothing for {seconds:.0f} seconds"
-        return ""
 
-    async def _probe(self, arm: Arm) -> None:
-        worker, now = arm.worker, time.monotonic()
-        if worker.pulse.answered >= self._asked.get(arm.name, math.inf):
-            del self._asked[arm.name]
-        if not worker.alive or now - worker.pulse.answered < min(RECENT, worker.seconds):
-            return
-        self._asked.setdefault(arm.name, now)
-        probe = self._probes.get(arm.name)
-        if probe is None or probe.done():
-            with suppress(QueueFull):  # others wait too: their answers count as well
-                probe = worker.ask(ask_model)
-        self._probes[arm.name] = probe
-        if probe is not None:
-            answer = asyncio.wrap_future(probe)
-            answer.add_done_callback(lambda done: done.cancelled() or done.exception())  # the pulse has counted it
-            await asyncio.wait({answer}, timeout=min(PATIENCE, worker.seconds))
+def _problem(watched: _Watched) -> str:
+    pulse, asked = watched.worker.pulse, watched.asked
+    if pulse.failures >= MOST_FAILURES:
+        return f"the last {pulse.failures} answers of {watched.name} failed"
+    seconds = time.monotonic() - asked
+    if pulse.answered < asked and seconds >= watched.worker.seconds:
+        return f"{watched.name} has answered nothing for {seconds:.0f} seconds"
+    return ""
+
+
+async def _probe(watched: _Watched) -> None:
+    worker, now = watched.worker, time.monotonic()
+    if worker.pulse.answered >= watched.asked:
+        watched.asked = math.inf
+    if not worker.alive or now - worker.pulse.answered < min(RECENT, worker.seconds):
+        return
+    watched.asked = min(watched.asked, now)
+    if watched.probe is None or watched.probe.done():
+        watched.probe = None
+        with suppress(QueueFull):  # others wait too: their answers count as well
+            watched.probe = worker.ask(ask_model)
+    if watched.probe is not None:
+        answer = asyncio.wrap_future(watched.probe)
+        answer.add_done_callback(lambda done: done.cancelled() or done.exception())  # the pulse has counted it
+        await asyncio.wait({answer}, timeout=min(PATIENCE, worker.seconds))
 
 
 def ask_model(recommender: Recommender) -> float:
@@ -132,5 +152,6 @@ def _failure(error: str, hint: str) -> JSONResponse:
     return JSONResponse({"error": error, "hint": hint}, 503, {"Retry-After": "5"})
 
 
-def _name(arm: Arm) -> str:
-    return "the model" if arm.name == "A" else "the compared model"
+def _name(arm: Arm, number: int) -> str:
+    name = "the model" if arm.name == "A" else "the compared model"
+    return name if len(arm.worker.each) == 1 else f"copy {number + 1} of {name}"

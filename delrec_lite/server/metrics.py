@@ -5,6 +5,7 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 _BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+_GROUPS = (1, 2, 4, 8, 16)
 
 
 class Metrics:
@@ -24,6 +25,9 @@ class Metrics:
         self.computed = Counter("delrec_tokens_computed", "Tokens the model evaluated", registry=self.registry)
         self.avoided = Counter("delrec_tokens_avoided", "Tokens found in the cache", registry=self.registry)
         self.hits = Counter("delrec_session_hits", "Requests whose session was known", registry=self.registry)
+        self.groups = Histogram(
+            "delrec_evaluated_together", "Requests of an evaluation", buckets=_GROUPS, registry=self.registry
+        )
         gauge = Gauge("delrec_waiting", "Requests in the queue", registry=self.registry)
         gauge.set_function(waiting)
         self.queued = Histogram(
@@ -35,6 +39,10 @@ class Metrics:
         """Count one request."""
         self.requests.labels(path, str(status)).inc()
         self.seconds.labels(path).observe(seconds)
+
+    def evaluated(self, requests: int) -> None:
+        """Count one evaluation of so many requests."""
+        self.groups.observe(requests)
 
     def tokens(self, computed: int, avoided: int, prefix: int) -> None:
         """Count an answer's tokens; more avoided tokens than the prefix has mean that the session was cached.

@@ -2,6 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
+from fastapi import Header
 from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
 from pydantic import Field as F
 
@@ -28,6 +29,19 @@ Diversity = Annotated[
 ]
 Discount = Annotated[float, F(ge=0, le=1000, description="How much less a popular item counts; 0: off.")]
 Excluded = Annotated[list[Title], F(max_length=2000, description="Never recommend these.")]
+SessionHeader = Annotated[
+    str | None, Header(max_length=128, description="As `session`, which counts where both are given.")
+]
+
+
+WordsText = Annotated[
+    str,
+    StringConstraints(max_length=500),
+    F(description="What is wanted, such as `space adventure, not for children`; beside a history or alone."),
+]
+WordsWeight = Annotated[
+    float | None, F(ge=0, le=100, description="Of the words. Default: what validation users chose.")
+]
 
 
 class _Body(BaseModel):
@@ -48,10 +62,12 @@ class RecommendBody(_Body):
     where: Where | None = None
     diversity: Diversity = 0.0
     popularity_discount: Discount = 0.0
+    words: WordsText | None = None
+    words_weight: WordsWeight = None
 
 
 class BatchBody(_Body):
-    """Many users' histories; ``candidates`` and ``exclude`` hold one entry for each of them, or nothing.
+    """Many users' histories; ``candidates``, ``exclude`` and ``words`` hold one entry for each, or nothing.
 
     All other fields are for all of them.
     """
@@ -66,10 +82,12 @@ class BatchBody(_Body):
     where: Where | None = None
     diversity: Diversity = 0.0
     popularity_discount: Discount = 0.0
+    words: Annotated[list[WordsText | None], F(max_length=1000, description="null: no words.")] = []
+    words_weight: WordsWeight = None
 
     @model_validator(mode="after")
     def _same_lengths(self) -> Self:
-        for name in ("candidates", "exclude"):
+        for name in ("candidates", "exclude", "words"):
             entries = len(getattr(self, name))
             if entries not in (0, len(self.histories)):
                 raise ValueError(f"{name} has {entries} entries for {len(self.histories)} histories")
@@ -92,6 +110,7 @@ class ExplainBody(_Body):
     item: Title | None = None
     allow_new: bool = False
     on_unknown: OnUnknown = "skip"
+    words: WordsText | None = None
 
 
 class RankedItem(BaseModel):
@@ -121,8 +140,18 @@ class SkippedTitle(BaseModel):
     reason: str
 
 
+class WordsReadAnswer(BaseModel):
+    """What was understood of a request's words; `unknown` ones count for nothing."""
+
+    given: str
+    used: list[str]
+    avoided: list[str]
+    unknown: list[str]
+    weight: float
+
+
 class RecommendAnswer(BaseModel):
-    """Best first; `basis` is `popularity` where nothing of the history is known, else `model`; `bundle` ranked."""
+    """Best first; `basis` is `model`; after no known history, `words` or `popularity`; `bundle` ranked."""
 
     request_id: str
     items: list[RankedItem]
@@ -132,6 +161,7 @@ class RecommendAnswer(BaseModel):
     milliseconds: dict[str, float]
     tokens_computed: int
     tokens_avoided: int
+    words: WordsReadAnswer | None
     bundle: str
 
 
@@ -150,6 +180,7 @@ class BatchAnswer(BaseModel):
     answers: list[list[RankedItem]]
     skipped: list[list[SkippedTitle]]
     basis: list[str]
+    words: list[WordsReadAnswer | None]
     bundle: str
 
 
@@ -172,6 +203,23 @@ class OpinionAnswer(BaseModel):
     shared: float
 
 
+class WordAnswer(BaseModel):
+    """How much one word adds to the log-probability, and the word of the item's text that is nearest to it."""
+
+    word: str
+    negated: bool
+    weight: float
+    nearest: str
+
+
+class WordsExplainedAnswer(BaseModel):
+    """Which words matter, and the titles of the items whose texts fit them best."""
+
+    read: WordsReadAnswer
+    contributions: list[WordAnswer]
+    fitting: list[str]
+
+
 class ExplainAnswer(BaseModel):
     """How an item's rank came about."""
 
@@ -184,6 +232,7 @@ class ExplainAnswer(BaseModel):
     skipped: list[SkippedTitle]
     soft_words: list[list[str]]
     milliseconds: float
+    words: WordsExplainedAnswer | None
 
 
 class ItemAnswer(BaseModel):

@@ -59,17 +59,19 @@ def _next() -> bool:
 
 @contextmanager
 def on_terminate(clean_up: Callable[[], None]) -> Iterator[None]:
-    """Call ``clean_up`` before SIGTERM ends the process; nothing outside the main thread."""
+    """Call ``clean_up`` before SIGTERM ends the process, and then those around it; nothing outside the main thread."""
     if not _in_main_thread():
         yield
         return
 
+    previous = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
+
     def terminate(*_: object) -> None:
         clean_up()
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, previous)
         signal.raise_signal(signal.SIGTERM)
 
-    previous = signal.signal(signal.SIGTERM, terminate)
+    signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     finally:

@@ -28,9 +28,11 @@ def size_of(body: RecommendBody | TeacherBody | ExplainBody) -> int:
 
 
 def recommend_steps(recommender: Recommender, body: RecommendBody) -> Steps:
-    """Rank what comes after one history; returns a ``Recommendation``."""
+    """Rank what comes after one history, which is evaluated with others that wait; returns a ``Recommendation``."""
     yield from _look_up(recommender, titles_of(body), 1)
-    return recommender.recommend(**body.model_dump())
+    prepared = recommender.prepare(**body.model_dump())
+    evaluated = yield prepared
+    return recommender.finish(prepared, evaluated)
 
 
 def teacher_steps(recommender: Recommender, body: TeacherBody) -> Steps:
@@ -42,7 +44,11 @@ def teacher_steps(recommender: Recommender, body: TeacherBody) -> Steps:
 def explanation_steps(recommender: Recommender, body: ExplainBody) -> Steps:
     """Explain one item; returns an ``Explanation``."""
     yield from _look_up(recommender, titles_of(body), 1 + len(body.history))
-    return (yield from explain_steps(recommender, body.history, body.item, body.allow_new, body.on_unknown, STEP))
+    return (
+        yield from explain_steps(
+            recommender, body.history, body.item, body.allow_new, body.on_unknown, STEP, body.words
+        )
+    )
 
 
 def batch_steps(recommender: Recommender, body: BatchBody) -> Steps:
@@ -92,6 +98,6 @@ def _look_up(recommender: Recommender, titles: Sequence[str], remaining: int) ->
 def _rank(recommender: Recommender, body: BatchBody, rows: Iterable[int]) -> list[Ranking]:
     """Rankings of some of a batch's histories."""
     request = body.model_dump()
-    for name in ("histories", "candidates", "exclude"):
+    for name in ("histories", "candidates", "exclude", "words"):
         request[name] = [request[name][row] for row in rows] if request[name] else None
     return recommender.recommend_batch(**request)

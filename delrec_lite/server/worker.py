@@ -1,89 +1,56 @@
 """`Worker`: one thread that owns the model, with a bounded queue of requests; its bundle can be replaced.
 
-A long request is a generator: it yields after every step, and then requests that take one step go first. It stops where
-its deadline has passed or its caller has disconnected.
+Requests that wait are evaluated together. A long request is a generator: it yields after every step, and then requests
+that take one step go first. It stops where its deadline has passed or its caller has disconnected.
 """
 
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
-from math import inf
-from types import GeneratorType
 from typing import Any
 
 from delrec_lite.errors import DelrecError
 from delrec_lite.runtime.recommender import Recommender
+from delrec_lite.server.jobs import DeadlineExceeded, Job, Steps, Work
 from delrec_lite.server.pulse import Pulse
+from delrec_lite.server.settings import TOGETHER
 
-# The steps of a long request: each yields how much of its size is left; the answer is returned.
-Steps = Generator[int, None, Any]
-# Gives the answer, or the steps to it.
-Work = Callable[[Recommender], Any]
+__all__ = ["DeadlineExceeded", "QueueFull", "Steps", "Work", "Worker"]
 
 
 class QueueFull(DelrecError):
     """The queue is full."""
 
 
-class DeadlineExceeded(DelrecError):
-    """The answer would come after its deadline."""
-
-
-@dataclass
-class _Job:
-    work: Work
-    deadline: float
-    future: "Future[Any]"
-    size: int = 1
-    remaining: int = 1
-    recommender: Recommender | None = None  # the one that its first step used
-    steps: Steps | None = None
-
-    def step(self, current: Recommender) -> tuple[bool, Any]:
-        """Do the next step; whether it was the last one, and the answer."""
-        if self.recommender is None:
-            self.recommender = current
-            answer = self.work(current)
-            if not isinstance(answer, GeneratorType):
-                return True, answer
-            self.steps = answer
-        assert self.steps is not None
-        try:
-            self.remaining = next(self.steps)
-        except StopIteration as end:
-            return True, end.value
-        return False, None
-
-    def late(self) -> DeadlineExceeded:
-        """The error where its deadline has passed."""
-        if self.steps is None:
-            return DeadlineExceeded("no answer in time", "send a smaller request, or try again in a moment")
-        share = max(0, self.size - self.remaining) / self.size
-        return DeadlineExceeded(
-            f"only {share:.0%} of the work was done in time",
-            "send a smaller request, or start the server with a longer --deadline",
-        )
-
-
 class Worker:
-    """Answers one request at a time: those of one step in the order they came, between the steps of longer ones.
+    """Answers requests of one step in the order they came, between the steps of longer ones.
 
+    Whenever the model is free, the requests for one history that wait are evaluated together; it never waits for more.
     While both kinds wait, each gets half of the time; of the longer ones the one with least left to do goes first.
+
+    Attributes:
+        seconds: As given.
+        pulse: What its thread did last.
+        on_group: Called with the number of requests of each evaluation.
 
     Args:
         recommender: Loaded; closed by ``close``.
         waiting: Most requests in the queue; a request whose future is cancelled frees its place.
         seconds: A request that is not finished within this time is refused, or stopped after the current step.
+        together: Most requests that are evaluated together; 1: each alone.
     """
 
-    def __init__(self, recommender: Recommender, waiting: int = 64, seconds: float = 10.0) -> None:
+    def __init__(
+        self, recommender: Recommender, waiting: int = 64, seconds: float = 10.0, together: int = TOGETHER
+    ) -> None:
         self._recommender = recommender
         self.seconds = seconds
         self.pulse = Pulse()
-        self._capacity = waiting
-        self._jobs: list[_Job] = []
+        self.on_group: Callable[[int], None] = lambda size: None
+        self._capacity, self._together = waiting, together
+        self._jobs: list[Job] = []
+        self._busy = False
         self._changed = threading.Condition()
         self._closing = False
         self._replaced: list[Recommender] = []  # still used by requests that began with them
@@ -101,18 +68,34 @@ class Worker:
         """Whether the model's thread runs; after ``close`` it does not."""
         return self._thread.is_alive()
 
+    @property
+    def recommenders(self) -> list[Recommender]:
+        """All of them: the current one."""
+        return [self._recommender]
+
+    @property
+    def each(self) -> "list[Worker]":
+        """This one; see ``Workers``."""
+        return [self]
+
     def waiting(self) -> int:
         """Requests in the queue whose callers still wait."""
         with self._changed:
             return sum(not job.future.cancelled() for job in self._jobs)
 
-    def ask(self, work: Work, size: int = 1) -> "Future[Any]":
+    def load(self) -> int:
+        """Requests in the queue and the one that is being answered."""
+        return self.waiting() + self._busy
+
+    def ask(self, work: Work, size: int = 1, joins: bool = False, session: str | None = None) -> "Future[Any]":
         """Queue some work.
 
         Args:
             work: Called with the recommender in the model's thread. It returns the answer or, for long work, a
                 generator of ``Steps``, which keeps this recommender until its end.
             size: How many histories it evaluates, or a similar measure of its steps; 1: a short request.
+            joins: Its steps give a prepared request, which is evaluated together with those of others.
+            session: The user whose cache it continues; see ``Workers``.
 
         Returns:
             The future answer; cancelling it stops the work after the current step.
@@ -120,7 +103,9 @@ class Worker:
         Raises:
             QueueFull: The queue is full, the worker is closing, or its thread has ended.
         """
-        job = _Job(work, time.monotonic() + self.seconds, Future(), size, size)
+        asked = time.monotonic()
+        job = Job(work, asked + self.seconds, Future(), size, joins, size)
+        job.on_begin = lambda: self.pulse.began(time.monotonic() - asked)
         job.future.add_done_callback(self.pulse.ended)
         with self._changed:
             if self._closing:
@@ -150,7 +135,7 @@ class Worker:
         with self._changed:
             if self._closing or not self.alive:
                 raise QueueFull("the server is stopping", "start it again with the newer bundle")
-            self._jobs.append(_Job(swap, inf, done))
+            self._jobs.append(Job(swap, float("inf"), done))
             self._changed.notify()
         done.result()
 
@@ -163,7 +148,7 @@ class Worker:
             self._thread.join()
             self._recommender.close()
 
-    def _next(self) -> _Job | None:
+    def _next(self) -> Job | None:
         """Take the job whose turn it is out of the queue; None when closing and all are done."""
         with self._changed:
             while not self._jobs:
@@ -181,29 +166,61 @@ class Worker:
 
     def _run(self) -> None:
         while (job := self._next()) is not None:
-            start = time.monotonic()
-            if not job.future.cancelled() and not self._advance(job):
-                with self._changed:
-                    self._jobs.append(job)
+            start, self._busy = time.monotonic(), True
+            self._answer(job)
+            self._busy = False
             seconds = time.monotonic() - start
             self._long_lead += seconds if job.size > 1 else -seconds
             self._close_replaced()
 
-    def _advance(self, job: _Job) -> bool:
-        """Do a job's next step; whether it has ended."""
-        if time.monotonic() > job.deadline:
-            _finish(job, error=job.late())
-            return True
-        if job.recommender is None and job.deadline < inf:
-            self.pulse.began(max(0.0, time.monotonic() - job.deadline + self.seconds))
+    def _answer(self, first: Job) -> None:
+        """Do a job's next step; where it needs the model for one history, with others that wait for the same."""
+        group = self._begin([first])
+        if group and self._together > 1:
+            group += self._begin(self._take_joining(self._together - 1))
+        for recommender in {id(job.recommender): job.recommender for job in group}.values():
+            assert recommender is not None  # of those that began before the bundle was replaced, the older one
+            self._evaluate(recommender, [job for job in group if job.recommender is recommender])
+
+    def _begin(self, jobs: list[Job]) -> list[Job]:
+        """Do each job's next step; returns those that need the model now, and puts back those with more steps."""
+        prepared = []
+        for job in jobs:
+            if job.advance(self._recommender):
+                continue
+            if job.prepared is not None:
+                prepared.append(job)
+            else:
+                self._put_back(job)
+        return prepared
+
+    def _take_joining(self, most: int) -> list[Job]:
+        """Take the first short jobs that can be evaluated together with others out of the queue."""
+        with self._changed:
+            jobs = [job for job in self._jobs if job.joins and job.size == 1][:most]
+            for job in jobs:
+                self._jobs.remove(job)
+            return jobs
+
+    def _put_back(self, job: Job) -> None:
+        with self._changed:
+            self._jobs.append(job)
+
+    def _evaluate(self, recommender: Recommender, jobs: list[Job]) -> None:
+        """Evaluate what some jobs have prepared, and do their next step; one by one where that fails together."""
         try:
-            ended, answer = job.step(self._recommender)
+            results = recommender.evaluate([job.prepared for job in jobs if job.prepared is not None])
         except BaseException as error:  # the thread must not end
-            _finish(job, error=error)
-            return True
-        if ended:
-            _finish(job, answer)
-        return ended
+            if len(jobs) == 1:
+                jobs[0].fail(error)
+                return
+            for job in jobs:
+                self._evaluate(recommender, [job])
+            return
+        self.on_group(len(jobs))
+        for job, evaluated in zip(jobs, results, strict=True):
+            if not job.advance(recommender, evaluated):
+                self._put_back(job)
 
     def _close_replaced(self) -> None:
         """Close the replaced recommenders that no started request uses."""
@@ -214,12 +231,3 @@ class Worker:
         for old in [old for old in self._replaced if not any(old is recommender for recommender in used)]:
             self._replaced.remove(old)
             old.close()
-
-
-def _finish(job: _Job, answer: Any = None, error: BaseException | None = None) -> None:
-    if not job.future.set_running_or_notify_cancel():
-        return  # the caller has disconnected
-    if error is not None:
-        job.future.set_exception(error)
-    else:
-        job.future.set_result(answer)

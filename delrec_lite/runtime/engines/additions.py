@@ -8,6 +8,7 @@ from delrec_lite.data.types import Floats
 from delrec_lite.errors import BundleError, UsageError
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.base import Engine, Evaluation
+from delrec_lite.runtime.engines.groups import GroupEvaluation
 from delrec_lite.runtime.engines.wrapper import EngineWrapper
 from delrec_lite.runtime.manifest import ADDITION_ROWS, REMEDY
 from delrec_lite.runtime.prompting.encoder import Entry
@@ -54,6 +55,13 @@ class WithAdditions(EngineWrapper):
                 entry = self._inputs[item - self._trained]
                 rows[n] = self.token_vector(entry) if isinstance(entry, tuple) else entry
         return rows
+
+    def evaluate_group(
+        self, requests: Sequence[Sequence[Entry]], sessions: Sequence[str | None], states: bool = False
+    ) -> GroupEvaluation:
+        """See ``GroupEngine.evaluate_group``; the added items' scores need the states in any case."""
+        group = super().evaluate_group(requests, sessions, states=True)
+        return group._replace(scores=np.concatenate([group.scores, group.states @ self._outputs.T], axis=1))
 
     def translated(self, request: Sequence[Entry]) -> list[Entry]:
         """The request with added items replaced by their inputs."""

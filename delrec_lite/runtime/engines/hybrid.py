@@ -10,6 +10,7 @@ from delrec_lite.evaluation.fusion import mix
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.base import Engine, Evaluation
 from delrec_lite.runtime.engines.factory import open_engine
+from delrec_lite.runtime.engines.groups import GroupEvaluation
 from delrec_lite.runtime.engines.wrapper import EngineWrapper
 from delrec_lite.runtime.manifest import REMEDY
 from delrec_lite.runtime.prompting.encoder import Entry
@@ -49,6 +50,13 @@ class HybridEngine(EngineWrapper):
         """See ``Engine.evaluate``; the states are the engine's."""
         scores, states, computed = super().evaluate(requests, session)
         return Evaluation(self._mixed(scores, requests), states, computed)
+
+    def evaluate_group(
+        self, requests: Sequence[Sequence[Entry]], sessions: Sequence[str | None], states: bool = False
+    ) -> GroupEvaluation:
+        """See ``GroupEngine.evaluate_group``; the states are the engine's."""
+        group = super().evaluate_group(requests, sessions, states)
+        return group._replace(scores=self._mixed(group.scores, requests))
 
     def _mixed(self, scores: Floats, requests: Sequence[Sequence[Entry]]) -> Floats:
         histories = [

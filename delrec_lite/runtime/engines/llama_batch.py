@@ -52,6 +52,13 @@ def merge_histories(histories: Sequence[Sequence[Token]]) -> tuple[list[BatchTok
     return batch, ends
 
 
+def add_sequence(batch: list[BatchToken], sequence: int, position: int, tokens: Sequence[Token]) -> int:
+    """Append a sequence's tokens from a position on to a batch; the index of the last one, which is an output."""
+    batch += (BatchToken(token, position + n, [sequence]) for n, token in enumerate(tokens))
+    batch[-1].is_output = True
+    return len(batch) - 1
+
+
 def token_key(token: Token) -> Hashable:
     """A key that is equal for equal tokens, vectors included."""
     return token if isinstance(token, int) else token.tobytes()

@@ -10,8 +10,10 @@ from delrec_lite.machine import threads_for
 from delrec_lite.prompts.verbalizer import Answer, Candidate
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.base import Evaluation
+from delrec_lite.runtime.engines.groups import GroupEvaluation
 from delrec_lite.runtime.engines.llama_batch import BATCH_TOKENS, SEQUENCES, group_rows, merge_histories, token_key
 from delrec_lite.runtime.engines.llama_context import LlamaContext
+from delrec_lite.runtime.engines.llama_group import LlamaGroup
 from delrec_lite.runtime.engines.sessions import Sessions, count_shared
 from delrec_lite.runtime.prompting.encoder import Entry, PromptEncoder, Token
 
@@ -52,6 +54,7 @@ class LlamaEngine:
             session_tokens = min(SESSIONS * longest, max(SESSION_TOKENS, longest))
             self._sessions = Sessions(SESSIONS, self._clear_slot, session_tokens)
             self._llama.open(count, longest, session_tokens, 1 + SEQUENCES + SESSIONS)
+            self._group = LlamaGroup(self._llama, self._sessions, self._start, _sequence)
         except BaseException:
             self.close()
             raise
@@ -180,6 +183,23 @@ class LlamaEngine:
             for output, row in zip(self._llama.outputs, rows, strict=True):
                 scores[row], states[row] = self._scores(output), self._llama.state(output)
         return Evaluation(scores, states, sum(self.count_tokens(request)[1] for request in requests))
+
+    def evaluate_group(
+        self, requests: Sequence[Sequence[Entry]], sessions: Sequence[str | None], states: bool = False
+    ) -> GroupEvaluation:
+        """See ``GroupEngine.evaluate_group``: one decode for the tokens of all requests, as many as fit."""
+        histories = [self._encoder.history(request) for request in requests]
+        scores = np.empty((len(requests), self._items), np.float32)
+        hidden = np.empty((len(requests), self.hidden if states else 0), np.float32)
+        tokens = [0] * len(requests)
+        with self._lock:
+            self._llama.check_open()
+            for rows, counts in self._group.evaluate(histories, sessions, states):
+                for output, row, count in zip(self._llama.outputs, rows, counts, strict=True):
+                    scores[row], tokens[row] = self._scores(output), count
+                    if states:
+                        hidden[row] = self._llama.state(output)
+        return GroupEvaluation(scores, hidden, tokens)
 
     def hidden_states(self, requests: Sequence[Sequence[Entry]]) -> Floats:
         """See ``Engine.hidden_states``."""

@@ -2,10 +2,11 @@
 
 import json
 import threading
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,12 +15,16 @@ from delrec_lite.errors import BundleError, DelrecError, UsageError
 from delrec_lite.machine import threads_for
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.base import Evaluation
-from delrec_lite.runtime.engines.sessions import Sessions, count_shared
+from delrec_lite.runtime.engines.groups import GroupEvaluation
+from delrec_lite.runtime.engines.sessions import CachedSession, Sessions, count_shared
 from delrec_lite.runtime.manifest import REMEDY
 from delrec_lite.runtime.onnx_rows import read_item_rows
 from delrec_lite.runtime.onnx_session import open_session, padded, run, shapes
 from delrec_lite.runtime.prompting.encoder import Entry, PromptEncoder, Token
 
+T = TypeVar("T")
+# Rows of a group that are evaluated together, the session that the only one continues, and how much of it is there.
+Piece = tuple[list[int], CachedSession | None, int]
 # Requests evaluated together, and their items, padding counted.
 BATCH = 16
 BATCH_ITEMS = 512
@@ -50,7 +55,7 @@ class OnnxEngine:
         self._threads = threads_for(threads)
         self._session: Any = open_session(self._path, self._threads)
         self._single: Any = None  # with one thread, opened when many requests come at once
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a group opens the second session while it holds it
         self._past: dict[int, Floats] = {}  # keys and values by session slot
         self._sessions = Sessions(SESSIONS, lambda slot: self._past.pop(slot, None))
         try:
@@ -111,12 +116,56 @@ class OnnxEngine:
         (scores,), computed = self._continue_session(session, request, ["scores"])
         return scores[0], computed
 
+    def evaluate_group(
+        self, requests: Sequence[Sequence[Entry]], sessions: Sequence[str | None], states: bool = False
+    ) -> GroupEvaluation:
+        """See ``GroupEngine.evaluate_group``: a request, or a batch of them, on each core.
+
+        The graph has one length of the past for all rows of a batch, so a session is a piece of work of its own.
+        """
+        histories = [self._entries(request) for request in requests]
+        scores = np.empty((len(requests), self._items), np.float32)
+        hidden = np.empty((len(requests), self.hidden if states else 0), np.float32)
+        tokens = [len(entries) for entries in histories]
+        names = ["scores", "state"] if states else ["scores"]
+
+        def evaluate(graph: Any, piece: Piece) -> None:
+            rows, session, reused = piece
+            feeds = _feeds([histories[row][reused:] for row in rows], self._items)
+            if session is None:
+                results = run(graph, names, feeds)
+            else:
+                if reused:
+                    feeds["past"] = self._past[session.slot][:, :, :, : len(self._prompt.prefix) + reused]
+                *results, self._past[session.slot] = run(graph, [*names, "present"], feeds)
+                tokens[rows[0]] -= reused
+            for output, values in zip((scores, hidden), results, strict=False):
+                output[rows] = values
+
+        with self._lock:
+            self._open_session()
+            for rows in _rounds(sessions):
+                fresh = [row for row in rows if sessions[row] is None]
+                most = min(self._batch_size, -(-len(fresh) // self._threads))
+                groups = _groups([len(histories[row]) for row in fresh], most)
+                continued = {row: name for row in rows if (name := sessions[row]) is not None}
+                taken = self._sessions.take_together([(n, _keys(histories[row])) for row, n in continued.items()])
+                pieces: list[Piece] = [([fresh[n] for n in group], None, 0) for group in groups]
+                pieces += [([row], *session) for row, session in zip(continued, taken, strict=True)]
+                try:
+                    self._do_all(pieces, evaluate, per_thread=1)
+                except BaseException:
+                    for name in continued.values():
+                        self._sessions.drop(name)
+                    raise
+        return GroupEvaluation(scores, hidden, tokens)
+
     def _continue_session(
         self, session: str, request: Sequence[Entry], outputs: Sequence[str]
     ) -> tuple[list[Floats], int]:
         """Evaluate what a session does not hold yet; the graph's outputs, and how many tokens were evaluated."""
         entries = self._entries(request)
-        keys: list[Hashable] = [entry if isinstance(entry, int) else entry.tobytes() for entry in entries]
+        keys = _keys(entries)
         with self._lock:
             graph = self._open_session()
             cached = self._sessions.take(session, len(entries))
@@ -172,24 +221,29 @@ class OnnxEngine:
         """Outputs of the graph for each history: ``[histories, width]`` for every output name in ``widths``."""
         outputs = [np.empty((len(histories), width), np.float32) for width in widths.values()]
         groups = list(_groups([len(entries) for entries in histories], self._batch_size))
-        session = self._open_session()
-        parallel = self._threads > 1 and len(groups) >= GROUPS_PER_THREAD * self._threads
-        if parallel:
-            single = self._single_threaded()
-            session, parallel = single or session, single is not None
 
-        def evaluate(rows: list[int]) -> None:
-            results = run(session, list(widths), _feeds([histories[row] for row in rows], self._items))
+        def evaluate(graph: Any, rows: list[int]) -> None:
+            results = run(graph, list(widths), _feeds([histories[row] for row in rows], self._items))
             for output, values in zip(outputs, results, strict=True):
                 output[rows] = values
 
-        if parallel:
-            with ThreadPoolExecutor(self._threads) as pool:
-                list(pool.map(evaluate, groups))  # several threads may run one session of ONNX Runtime at once
-        else:
-            for rows in groups:
-                evaluate(rows)
+        self._do_all(groups, evaluate, GROUPS_PER_THREAD)
         return outputs
+
+    def _do_all(self, work: Sequence[T], do: Callable[[Any, T], object], per_thread: int) -> None:
+        """Do every piece of work with a session; from ``per_thread`` pieces for each thread on, a thread does its own.
+
+        Below that, all threads share each piece.
+        """
+        session = self._open_session()
+        if self._threads > 1 and len(work) >= per_thread * self._threads:
+            single = self._single_threaded()
+            if single is not None:
+                with ThreadPoolExecutor(self._threads) as pool:
+                    list(pool.map(partial(do, single), work))  # threads may run one session of ONNX Runtime at once
+                return
+        for piece in work:
+            do(session, piece)
 
     def _single_threaded(self) -> Any:
         """The session with one thread; None where the file has changed since it was loaded."""
@@ -203,6 +257,25 @@ class OnnxEngine:
         """The newest entries of a history with the graph's item ids, which begin at 0."""
         base = self._prompt.item_token_base
         return [token - base if isinstance(token, int) else token for token in self._encoder.history(request)]
+
+
+def _keys(entries: Sequence[Token]) -> list[Hashable]:
+    return [entry if isinstance(entry, int) else entry.tobytes() for entry in entries]
+
+
+def _rounds(sessions: Sequence[str | None]) -> Iterator[list[int]]:
+    """Rows in order, divided so that no session comes twice and that all sessions of a part can be kept."""
+    rows: list[int] = []
+    names: set[str] = set()
+    for row, name in enumerate(sessions):
+        if name is not None and (name in names or len(names) == SESSIONS):
+            yield rows
+            rows, names = [], set()
+        rows.append(row)
+        if name is not None:
+            names.add(name)
+    if rows:
+        yield rows
 
 
 def _feeds(requests: Sequence[Sequence[Token]], items: int) -> dict[str, Any]:

@@ -44,6 +44,36 @@ class Sessions:
         self._cached[name] = session = session or CachedSession(self._slots.pop())
         return session
 
+    def take_together(self, wanted: Sequence[tuple[str, Sequence[Hashable]]]) -> list[tuple[CachedSession, int]]:
+        """The sessions of several requests at once, none of which makes room for another.
+
+        Args:
+            wanted: Different names, each with the keys of its request; not more than there are slots, and not more keys
+                than there may be tokens.
+
+        Returns:
+            Each session, which already holds its request's keys, and how many of them need no evaluation.
+        """
+        for name, keys in wanted:
+            if session := self._cached.get(name):
+                session.entries = session.entries[: count_shared(session.entries, keys)]
+                self._cached.move_to_end(name)
+        taken = []
+        for name, keys in wanted:
+            session = self.take(name, len(keys))
+            taken.append((session, len(session.entries)))
+            session.entries = list(keys)
+        return taken
+
+    def can_hold(self, tokens: int) -> bool:
+        """Whether sessions of so many tokens together can be kept at all."""
+        return self._tokens is None or tokens <= self._tokens
+
+    def count_new(self, name: str, keys: Sequence[Hashable]) -> int:
+        """How many of a request's keys its session does not hold."""
+        session = self._cached.get(name)
+        return len(keys) - (count_shared(session.entries, keys) if session else 0)
+
     def _fits(self, session: CachedSession | None, tokens: int) -> bool:
         if session is None and not self._slots:
             return False

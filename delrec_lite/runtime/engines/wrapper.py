@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from delrec_lite.data.types import Floats
 from delrec_lite.runtime.engines.base import Engine, Evaluation
+from delrec_lite.runtime.engines.groups import GroupEvaluation, evaluate_group
 from delrec_lite.runtime.prompting.encoder import Entry
 
 
@@ -46,6 +47,12 @@ class EngineWrapper:
     def evaluate(self, requests: Sequence[Sequence[Entry]], session: str | None = None) -> Evaluation:
         """See ``Engine.evaluate``."""
         return self.engine.evaluate([self.translated(request) for request in requests], session)
+
+    def evaluate_group(
+        self, requests: Sequence[Sequence[Entry]], sessions: Sequence[str | None], states: bool = False
+    ) -> GroupEvaluation:
+        """See ``GroupEngine.evaluate_group``."""
+        return evaluate_group(self.engine, [self.translated(request) for request in requests], sessions, states)
 
     def hidden_states(self, requests: Sequence[Sequence[Entry]]) -> Floats:
         """See ``Engine.hidden_states``."""

@@ -30,7 +30,8 @@ def add_feedback(api: FastAPI, log: FeedbackLog | None, failures: dict[int | str
         log: Where events go.
         failures: The documented statuses of the other routes.
     """
-    responses: dict[int | str, dict[str, Any]] = {status: failures[status] for status in (400, 401, 408, 413, 415, 422)}
+    shared = (400, 401, 408, 413, 415, 422, 429)
+    responses: dict[int | str, dict[str, Any]] = {status: failures[status] for status in shared}
     responses[404] = {"model": Failure, "description": "There is no such list, no such item in it, or no log"}
     responses[503] = {"model": Failure, "description": "It could not be written now"}
     responses[507] = {"model": Failure, "description": "The disk is full"}
