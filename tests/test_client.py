@@ -145,7 +145,10 @@ def test_the_async_client_gives_the_same_answers(served, client):
 
     together, found, batch, explanation = asyncio.run(ask())
     alone = [client.recommend(history).items for history in histories]
-    assert [answer.items for answer in together] == alone
+    for answer, items in zip(together, alone, strict=True):
+        assert [item.id for item in answer.items] == [item.id for item in items]
+        # Answered together with others, a score may differ in its last bits.
+        assert [item.score for item in answer.items] == pytest.approx([item.score for item in items], abs=1e-5)
     assert [[item.id for item in ranking] for ranking in batch.answers] == [[item.id for item in r] for r in alone]
     assert found == client.items("red rivr", limit=1)
     assert explanation.id == client.explain(histories[0]).id

@@ -39,8 +39,38 @@ class SkippedTitle:
 
 
 @dataclass(frozen=True)
+class WordsReadAnswer:
+    """What was understood of a request's words; ``unknown`` ones count for nothing."""
+
+    given: str
+    used: list[str]
+    avoided: list[str]
+    unknown: list[str]
+    weight: float
+
+
+@dataclass(frozen=True)
+class WordAnswer:
+    """How much one word adds to the log-probability, and the word of the item's text that is nearest to it."""
+
+    word: str
+    negated: bool
+    weight: float
+    nearest: str
+
+
+@dataclass(frozen=True)
+class WordsExplainedAnswer:
+    """Which words matter, and the titles of the items whose texts fit them best."""
+
+    read: WordsReadAnswer
+    contributions: list[WordAnswer]
+    fitting: list[str]
+
+
+@dataclass(frozen=True)
 class RecommendAnswer:
-    """Best first; ``basis`` says what ranked: the model, or popularity where nothing of the history is known."""
+    """Best first; ``basis`` says what ranked: the model, or words or popularity where no history is known."""
 
     request_id: str
     items: list[RankedItem]
@@ -50,6 +80,7 @@ class RecommendAnswer:
     milliseconds: dict[str, float]
     tokens_computed: int
     tokens_avoided: int
+    words: WordsReadAnswer | None
 
 
 @dataclass(frozen=True)
@@ -60,6 +91,7 @@ class BatchAnswer:
     answers: list[list[RankedItem]]
     skipped: list[list[SkippedTitle]]
     basis: list[str]
+    words: list[WordsReadAnswer | None]
 
 
 @dataclass(frozen=True)
@@ -105,6 +137,7 @@ class ExplainAnswer:
     skipped: list[SkippedTitle]
     soft_words: list[list[str]]
     milliseconds: float
+    words: WordsExplainedAnswer | None
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ class RecommendOptions(TypedDict, total=False):
 
 
 class BatchOptions(TypedDict, total=False):
-    """Fields of ``POST /v1/batch`` beside the histories; ``candidates``, ``exclude`` and ``words`` have one entry for each."""
+    """Fields of ``POST /v1/batch`` beside the histories; lists have an entry for each."""
 
     k: int
     candidates: Iterable[Titles | None]
