@@ -76,7 +76,7 @@ def test_errors_are_marked_and_monitoring_is_left_out(client, spans, monkeypatch
     client.get("/no such path")
     for path in ("/healthz", "/readyz", "/metrics"):
         client.get(path)
-    monkeypatch.setattr(Recommender, "recommend", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(Recommender, "prepare", lambda *_, **__: 1 / 0)
     client.post("/v1/recommend", json={"history": TITLES[:2]})
     wrong, unknown, failed = spans.get_finished_spans()
     assert (wrong.attributes["http.response.status_code"], wrong.status.is_ok) == (422, True)

@@ -11,10 +11,10 @@ from concurrent.futures import Future
 from typing import Any
 
 from delrec_lite.errors import DelrecError
+from delrec_lite.runtime.engines.llama_batch import SEQUENCES
 from delrec_lite.runtime.recommender import Recommender
 from delrec_lite.server.jobs import DeadlineExceeded, Job, Steps, Work
 from delrec_lite.server.pulse import Pulse
-from delrec_lite.server.settings import TOGETHER
 
 __all__ = ["DeadlineExceeded", "QueueFull", "Steps", "Work", "Worker"]
 
@@ -42,7 +42,7 @@ class Worker:
     """
 
     def __init__(
-        self, recommender: Recommender, waiting: int = 64, seconds: float = 10.0, together: int = TOGETHER
+        self, recommender: Recommender, waiting: int = 64, seconds: float = 10.0, together: int = SEQUENCES
     ) -> None:
         self._recommender = recommender
         self.seconds = seconds
