@@ -2,11 +2,14 @@
 
 The calls are counted, and made to fail, by a small C library that the dynamic linker loads before all others
 (``LD_PRELOAD``), so that Python, torch, safetensors and llama.cpp all meet the fault where they would meet a real one.
+A process that runs can also be given a full disk and a clock that jumps, from another one: see ``Control``.
 """
 
 import ctypes
 import errno
+import mmap
 import shutil
+import struct
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +25,16 @@ SOURCE = r"""
 #include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
+#include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 static atomic_long calls;
@@ -43,8 +51,25 @@ void delrec_arm(const char *below, long at, int number) {
 
 long delrec_calls(void) { return atomic_load(&calls); }
 
+/* Another process changes this: an error of all changes below a folder, and the seconds that the clock is ahead. */
+struct control { volatile int64_t error, ahead; char folder[PATH_MAX]; };
+static const struct control *control;
+
+__attribute__((constructor)) static void map_control(void) {
+    const char *path = getenv("DELREC_FAULTS");
+    int fd = path ? open(path, O_RDONLY) : -1;
+    if (fd < 0) return;
+    void *mapped = mmap(NULL, sizeof *control, PROT_READ, MAP_SHARED, fd, 0);
+    if (mapped != MAP_FAILED) control = mapped;
+    close(fd);
+}
+
 /* A kill needs no number. A full disk stays full, but files can be removed from it; an I/O error comes once. */
 static int fails(const char *path, int removes) {
+    if (control && control->error && !removes && !strncmp(path, control->folder, strlen(control->folder))) {
+        errno = (int)control->error;
+        return 1;
+    }
     if (!folder[0] || strncmp(path, folder, strlen(folder))) return 0;
     long n = atomic_fetch_add(&calls, 1) + 1;
     if (!first || n < first) return 0;
@@ -130,6 +155,29 @@ ON_PATH(unlink, (const char *path), (path), AT_FDCWD, path, 1)
 ON_PATH(unlinkat, (int dir, const char *path, int how), (dir, path, how), dir, path, 1)
 ON_PATH(rmdir, (const char *path), (path), AT_FDCWD, path, 1)
 
+static int64_t ahead(void) { return control ? control->ahead : 0; }
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    NEXT(int, clock_gettime, (clockid_t, struct timespec *));
+    int code = next(clock, now);
+    if (!code && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE)) now->tv_sec += ahead();
+    return code;
+}
+
+int gettimeofday(struct timeval *now, void *zone) {
+    NEXT(int, gettimeofday, (struct timeval *, void *));
+    int code = next(now, zone);
+    if (!code) now->tv_sec += ahead();
+    return code;
+}
+
+time_t time(time_t *at) {
+    NEXT(time_t, time, (time_t *));
+    time_t now = next(NULL) + ahead();
+    if (at) *at = now;
+    return now;
+}
+
 size_t fwrite(const void *data, size_t size, size_t count, FILE *file) {
     NEXT(size_t, fwrite, (const void *, size_t, size_t, FILE *));
     return fails_fd(fileno(file)) ? 0 : next(data, size, count, file);
@@ -189,3 +237,37 @@ def changes() -> int:
     count = ctypes.CDLL(None).delrec_calls
     count.restype = ctypes.c_long
     return int(count())
+
+
+class Control:
+    """Faults of a process that runs, switched by this one.
+
+    Args:
+        library: See ``build``.
+        folder: Below it no file can be changed while the disk is full; removing works.
+    """
+
+    _FORM = "=qq4096s"
+
+    def __init__(self, library: Path, folder: Path) -> None:
+        path = library.with_name("faults.control")
+        path.write_bytes(bytes(struct.calcsize(self._FORM)))
+        with path.open("r+b") as file:
+            self._memory = mmap.mmap(file.fileno(), 0)
+        self._folder = f"{folder.resolve()}/".encode()
+        self._error = self._ahead = 0
+        self.environment = {"LD_PRELOAD": str(library), "DELREC_FAULTS": str(path)}
+        self._write()
+
+    def fill_disk(self, full: bool) -> None:
+        """Let every change of a file fail for want of space, or not any more."""
+        self._error = errno.ENOSPC if full else 0
+        self._write()
+
+    def set_clock(self, seconds: int) -> None:
+        """Let the clock be ahead of the true time."""
+        self._ahead = seconds
+        self._write()
+
+    def _write(self) -> None:
+        self._memory[:] = struct.pack(self._FORM, self._error, self._ahead, self._folder)

@@ -83,6 +83,7 @@ EXTRAS = {
     "matplotlib": "plots",
     "onnx": "train",
     "onnxruntime": "onnx",
+    "opentelemetry": "otel",
     "optimum": "peers",
     "peft": "train",
     "prometheus_client": "serve",

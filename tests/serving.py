@@ -47,8 +47,8 @@ class Served:
             time.sleep(0.05)
         raise AssertionError(f"{words} not in {self.log.read_text()}")
 
-    def post(self, body, **headers):
+    def post(self, body, path="recommend", **headers):
         headers = {"Content-Type": "application/json", **headers}
-        request = urllib.request.Request(f"{self.address}/v1/recommend", json.dumps(body).encode(), headers)
+        request = urllib.request.Request(f"{self.address}/v1/{path}", json.dumps(body).encode(), headers)
         with urllib.request.urlopen(request, timeout=30, context=self.context) as answer:
             return json.loads(answer.read())

@@ -38,6 +38,7 @@ BODIES = {
     "/v1/batch": (calls.BatchOptions, {"histories"}),
     "/v1/explain": (calls.ExplainOptions, {"history"}),
     "/v1/teacher": (calls.TeacherOptions, {"history"}),
+    "/v1/feedback": (calls.FeedbackOptions, set()),
     "/v1/catalog/availability": (calls.AvailabilityOptions, set()),
 }
 PLAIN = {"integer": int, "number": float, "string": str, "boolean": bool}
@@ -163,6 +164,17 @@ def test_items_are_taken_out_and_put_back_and_filters_are_sent(client):
     assert client.columns() == []
     with pytest.raises(RefusedError, match="colour"):
         client.recommend(TITLES[:2], where="colour = 1")
+
+
+def test_feedback_is_an_event_or_several(client):
+    event = {"request_id": "r", "item": "i1", "event": "click", "value": np.float32(2.5)}
+    with pytest.raises(RefusedError, match="no feedback is logged"):
+        client.feedback(**event)
+    assert calls.feedback({"events": iter([event])}).body == {"events": [event]}
+    script = Script((200, {"accepted": 1, "duplicates": 0, "refused": []}, {}))
+    with Client("http://shop.example", transport=httpx2.MockTransport(script)) as other:
+        assert other.feedback(events=(event,)).accepted == 1
+    assert json.loads(script.requests[0].content)["events"][0]["value"] == 2.5
 
 
 def test_a_session_is_kept_between_calls(served):

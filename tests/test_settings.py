@@ -52,16 +52,18 @@ def test_every_setting_can_be_a_variable(show):
         "cors_origin": "https://a.example, https://b.example",
         "fused": "off",
         "log_histories": "yes",
+        "traces": "yes",
         "rate": "20/s",
         "uds": "/run/x",
     }
     numbers = {"port": 1, "threads": 2, "workers": 3, "micro_batch": 4, "queue": 5, "deadline": 6.0, "burst": 7}
+    numbers["share"] = 0.5
     texts = names - set(variables) - set(numbers)
     given = {**variables, **dict.fromkeys(texts, "text"), **numbers}
     environment = {f"DELREC_SERVE_{name.upper()}": str(value) for name, value in given.items()}
     settings, result = show(**environment)
     expected = {**given, "cors_origin": ["https://a.example", "https://b.example"], "fused": False}
-    assert settings == {**expected, "log_histories": True}
+    assert settings == {**expected, "log_histories": True, "traces": True}
     assert "default" not in result.stdout
     assert show("my.delrec", DELREC_SERVE_PORT=" ", DELREC_SERVE_LOG_HISTORIES="0")[0]["port"] == 8080
 
@@ -137,6 +139,8 @@ def test_a_variable_with_rubbish_is_one_clear_error(show, name, value):
         ({"burst": 5}, "--burst needs --rate"),
         ({"micro_batch": 17}, "--micro-batch is 17"),
         ({"workers": 0}, "--workers is 0"),
+        ({"feedback_limit": "much"}, "much"),
+        ({"share": 1.0}, "--share is 1.0"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings, words):

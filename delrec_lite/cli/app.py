@@ -31,6 +31,7 @@ VERBS = (
     "score",
     "explain",
     "serve",
+    "feedback",
     "verify",
     "catalog",
     "bench",

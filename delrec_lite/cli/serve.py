@@ -73,10 +73,26 @@ def serve(
             help="File that keeps changes of availability over a restart; default: a reload alone keeps them."
         ),
     ] = None,
+    feedback_log: Annotated[
+        Path | None,
+        typer.Option(help="SQLite file for served lists and what people did with them; see `delrec-lite feedback`."),
+    ] = None,
+    feedback_limit: Annotated[
+        str, typer.Option(help="Largest feedback log, such as 1GB or 200000rows; the oldest lists go first.")
+    ] = "1GB",
+    compare: Annotated[
+        Path | None, typer.Option(help="Another bundle, which answers a part of the callers; both are in memory.")
+    ] = None,
+    share: Annotated[float, typer.Option(help="The part of the callers whom --compare answers.")] = 0.1,
+    traces: Annotated[
+        bool,
+        typer.Option("--traces", help="Send OpenTelemetry traces; on where OTEL_EXPORTER_OTLP_ENDPOINT is set."),
+    ] = False,
     log_histories: Annotated[
         bool,
         typer.Option(
-            "--log-histories", help="Log the requests with their histories; by default histories are not logged."
+            "--log-histories",
+            help="Log the requests with their histories, in the feedback log too; default: no histories.",
         ),
     ] = False,
     config: Annotated[
@@ -132,5 +148,10 @@ def serve(
         cors_origins=tuple(cors_origin or ()),
         pid_file=pid_file,
         state=state,
+        feedback_log=feedback_log,
+        feedback_limit=feedback_limit,
+        compare=compare,
+        share=share,
+        traces=traces,
     )
     run(bundle, settings)

@@ -81,6 +81,7 @@ class RecommendAnswer:
     tokens_computed: int
     tokens_avoided: int
     words: WordsReadAnswer | None
+    bundle: str
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ class BatchAnswer:
     skipped: list[list[SkippedTitle]]
     basis: list[str]
     words: list[WordsReadAnswer | None]
+    bundle: str
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,25 @@ class ColumnAnswer:
     true: int | None = None
     lowest: float | None = None
     highest: float | None = None
+
+
+@dataclass(frozen=True)
+class RefusedEvent:
+    """An event that was not stored; ``index`` is its place in ``events``."""
+
+    index: int
+    request_id: str
+    item: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class FeedbackAnswer:
+    """What was stored, durably: new events, and events that were there already."""
+
+    accepted: int
+    duplicates: int
+    refused: list[RefusedEvent]
 
 
 def read(kind: type[Answer], value: Any) -> Answer:

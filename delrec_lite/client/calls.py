@@ -3,7 +3,7 @@
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypedDict
+from typing import Any, Generic, Literal, NotRequired, TypedDict
 
 from delrec_lite.client.answers import (
     Answer,
@@ -12,6 +12,7 @@ from delrec_lite.client.answers import (
     ChangeAnswer,
     ColumnAnswer,
     ExplainAnswer,
+    FeedbackAnswer,
     ItemAnswer,
     RecommendAnswer,
     TeacherAnswer,
@@ -80,6 +81,27 @@ class AvailabilityOptions(TypedDict, total=False):
     on_unknown: Literal["skip", "refuse"]
 
 
+class Event(TypedDict):
+    """What a person did with an item of a served list."""
+
+    request_id: str
+    item: str
+    event: str
+    value: NotRequired[float | None]
+    time: NotRequired[str | float | None]
+
+
+class FeedbackOptions(TypedDict, total=False):
+    """Fields of ``POST /v1/feedback``: one event, or ``events``."""
+
+    request_id: str
+    item: str
+    event: str
+    value: float | None
+    time: str | float | None
+    events: Iterable[Event]
+
+
 @dataclass(frozen=True)
 class Call(Generic[Answer]):
     """One request; the server may receive it twice, because none counts twice.
@@ -140,6 +162,14 @@ def unavailable(limit: int) -> Call[AvailabilityAnswer]:
 def columns() -> Call[list[ColumnAnswer]]:
     """The item columns that ``where`` can name."""
     return Call("GET", "v1/catalog/columns", list[ColumnAnswer])
+
+
+def feedback(options: FeedbackOptions) -> Call[FeedbackAnswer]:
+    """What people did with served items."""
+    body: dict[str, Any] = {**options}
+    if "events" in body:
+        body["events"] = entries("events", body["events"])
+    return Call("POST", "v1/feedback", FeedbackAnswer, body)
 
 
 def items(query: str, limit: int) -> Call[list[ItemAnswer]]:

@@ -13,6 +13,7 @@ from delrec_lite.client.answers import (
     ChangeAnswer,
     ColumnAnswer,
     ExplainAnswer,
+    FeedbackAnswer,
     ItemAnswer,
     RecommendAnswer,
     TeacherAnswer,
@@ -22,6 +23,7 @@ from delrec_lite.client.calls import (
     BatchOptions,
     Call,
     ExplainOptions,
+    FeedbackOptions,
     RecommendOptions,
     TeacherOptions,
     Titles,
@@ -85,6 +87,10 @@ class Client:
     def columns(self) -> list[ColumnAnswer]:
         """The item columns that ``where`` can name, with their values or ranges."""
         return self._send(calls.columns())
+
+    def feedback(self, **options: Unpack[FeedbackOptions]) -> FeedbackAnswer:
+        """Store what people did with served items; an event counts once, however often it is sent."""
+        return self._send(calls.feedback(options))
 
     def items(self, query: str = "", limit: int = 10) -> list[ItemAnswer]:
         """Titles of the catalogue that look like some words; without words the most popular."""

@@ -67,6 +67,7 @@ class Recommendation:
         tokens_computed: Tokens that the model evaluated for this answer.
         tokens_avoided: Tokens of the prompt that were cached: instruction, soft prompt, a session's history.
         words: What was understood of the request's words; None where it has none.
+        bundle: Name and version of the bundle that ranked, ``Bundle.label``.
     """
 
     items: list[Ranked]
@@ -77,6 +78,7 @@ class Recommendation:
     tokens_computed: int
     tokens_avoided: int
     words: WordsRead | None = None
+    bundle: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """`Bundle`: the folder that export writes and everything else reads; verified before anything in it is used."""
 
+import hashlib
+import json
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -102,6 +104,12 @@ class Bundle:
     def name(self) -> str:
         """Its name at export."""
         return str(self.manifest.get("name", self.folder.stem))
+
+    @cached_property
+    def label(self) -> str:
+        """Its name and a hash of its manifest, ``shop@1f2e3d4c5b6a``: another export is another label."""
+        content = json.dumps(self.manifest, sort_keys=True).encode()
+        return f"{self.name}@{hashlib.sha256(content).hexdigest()[:12]}"
 
     @property
     def models(self) -> list[Model]:

@@ -133,7 +133,7 @@ class Evaluator:
         return Evaluated(scores, computed, avoided)
 
 
-def finished(prepared: Prepared, evaluated: Evaluated, selector: Selector, words: Words) -> Recommendation:
+def finished(prepared: Prepared, evaluated: Evaluated, selector: Selector, words: Words, label: str) -> Recommendation:
     """Rank what a request asks for.
 
     Args:
@@ -141,6 +141,7 @@ def finished(prepared: Prepared, evaluated: Evaluated, selector: Selector, words
         evaluated: Its scores.
         selector: Chooses the items of the answer.
         words: Of the same bundle: mixes the request's words in.
+        label: Of the bundle, ``Bundle.label``.
     """
     pool, clock, among = prepared.pool, prepared.clock, prepared.among
     scores = words.mixed(prepared.worded, evaluated.scores, pool)
@@ -159,4 +160,5 @@ def finished(prepared: Prepared, evaluated: Evaluated, selector: Selector, words
         evaluated.computed,
         evaluated.avoided,
         read_of(prepared.worded),
+        label,
     )

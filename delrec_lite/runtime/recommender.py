@@ -193,7 +193,7 @@ class Recommender:
 
     def finish(self, prepared: Prepared, evaluated: Evaluated) -> Recommendation:
         """Rank what a request asks for."""
-        return finished(prepared, evaluated, self.selector, self.words)
+        return finished(prepared, evaluated, self.selector, self.words, self.bundle.label)
 
     def recommend_batch(
         self,

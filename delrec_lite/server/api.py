@@ -1,6 +1,7 @@
 """The HTTP API: a FastAPI application over one worker."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -15,10 +16,20 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
 from delrec_lite.errors import DelrecError, StorageError, did_you_mean
+from delrec_lite.runtime.answer import Ranking
+from delrec_lite.runtime.availability import Availability
 from delrec_lite.server import messages
+from delrec_lite.server.arms import Arm, Arms
 from delrec_lite.server.availability import AvailabilityState
+from delrec_lite.server.caller import USER_HEADER, caller_of
 from delrec_lite.server.catalog import AvailabilityBody, catalog_router
+from delrec_lite.server.collectors import add_collectors
+from delrec_lite.server.feedback.log import FeedbackLog
+from delrec_lite.server.feedback.routes import add_feedback
+from delrec_lite.server.feedback.schemas import FeedbackBody
+from delrec_lite.server.feedback.serving import log_lists
 from delrec_lite.server.guard import Guard
+from delrec_lite.server.health import Health, add_health
 from delrec_lite.server.keys import Keys
 from delrec_lite.server.metrics import Metrics
 from delrec_lite.server.rates import RateLimit
@@ -36,7 +47,8 @@ from delrec_lite.server.schemas import (
     TeacherAnswer,
     TeacherBody,
 )
-from delrec_lite.server.steps import batch_steps, explanation_steps, recommend_steps, size_of, teacher_steps
+from delrec_lite.server.steps import batch_steps, explanation_steps, recommend_steps, size_of, teacher_steps, with_label
+from delrec_lite.server.tracing import Traces
 from delrec_lite.server.worker import DeadlineExceeded, QueueFull, Work, Worker
 from delrec_lite.server.workers import Workers
 from delrec_lite.version import __version__
@@ -62,8 +74,11 @@ def make_api(
     cors_origins: Sequence[str] = (),
     state: AvailabilityState | None = None,
     limit: RateLimit | None = None,
+    log: FeedbackLog | None = None,
+    arms: Arms | None = None,
+    traces: Traces | None = None,
 ) -> FastAPI:
-    """The application; it closes ``worker`` when it shuts down.
+    """The application; it closes ``worker``, ``arms``, ``log`` and ``traces`` when it shuts down.
 
     Args:
         worker: Owns the model.
@@ -73,50 +88,73 @@ def make_api(
         state: What was changed about the availability of items; None: nothing, and changes are kept in memory.
         cors_origins: Other sites whose pages may call the API from a browser, such as ``https://shop.example``.
         limit: On each caller's requests.
+        log: Of served lists and feedback; None: nothing is logged.
+        arms: ``worker``, and the one of a bundle that shares the traffic; None: ``worker`` alone.
+        traces: Of requests; None: nothing is traced.
     """
     keys = key if isinstance(key, Keys) else Keys({"key": key} if key else {})
+    arms, traces = arms or Arms(worker), traces or Traces()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        await asyncio.to_thread(worker.close)
+        for opened in (arms, log, traces):
+            if opened is not None:
+                await asyncio.to_thread(opened.close)
 
     api = FastAPI(title="delrec-lite", version=__version__, lifespan=lifespan, redoc_url=None)
-    metrics = Metrics(worker.waiting)
-    worker.on_group = metrics.evaluated
+    metrics, health = Metrics(arms.waiting), Health(arms)
+    served = [one for arm in arms for one in arm.worker.each]
+    for one in served:
+        one.on_group, one.pulse.on_begin = metrics.evaluated, metrics.queued.observe
+    add_collectors(metrics.registry, arms, health, log)
     _handle_errors(api)
 
     state = AvailabilityState() if state is None else state
+    state.follow([partial(_availability, one) for one in served])
 
-    async def answer(work: Work, size: int = 1, joins: bool = False, session: str | None = None) -> Any:
-        state.refresh(worker.recommender.availability)
-        future = asyncio.wrap_future(worker.ask(work, size, joins, session))
+    async def answer(
+        work: Work, size: int = 1, arm: Arm = arms.first, joins: bool = False, session: str | None = None
+    ) -> Any:
+        state.refresh(arm.worker.recommender.availability)
+        future = asyncio.wrap_future(arm.worker.ask(work, size, joins, session))
         try:
-            return await asyncio.wait_for(future, worker.seconds + 1.0)
+            return await asyncio.wait_for(future, arm.worker.seconds + 1.0)
         except TimeoutError as error:
             raise DeadlineExceeded("no answer in time", "send a smaller request, or try again in a moment") from error
 
     @api.post("/v1/recommend", response_model=RecommendAnswer, responses=_FAILURES)
     async def recommend(body: RecommendBody, request: Request, x_session: SessionHeader = None) -> Any:
         """Rank the next items after one history."""
+        began = time.perf_counter()
         if body.session is None and x_session:
             body = body.model_copy(update={"session": x_session})
+        caller = caller_of(request, body.session)
+        arm = arms.of(caller.unit)
         steps = partial(recommend_steps, body=body)
-        recommendation = await answer(steps, size_of(body), joins=True, session=body.session)
-        prefix = len(worker.recommender.bundle.prompt.prefix)
+        recommendation = await answer(steps, size_of(body), arm, joins=True, session=body.session)
+        prefix = len(arm.worker.recommender.bundle.prompt.prefix)
         metrics.tokens(recommendation.tokens_computed, recommendation.tokens_avoided, prefix)
+        traces.phases(recommendation, began)
+        ranking = Ranking(recommendation.items, recommendation.skipped, recommendation.basis)
+        log_lists(log, caller, arm, recommendation.bundle, [ranking], [body.history])
         return {"request_id": request.state.request_id, **asdict(recommendation)}
 
     @api.post("/v1/batch", response_model=BatchAnswer, responses=_FAILURES)
     async def batch(body: BatchBody, request: Request) -> Any:
         """Rank the next items for many histories, in steps between which other requests are answered."""
-        rankings = await answer(lambda recommender: batch_steps(recommender, body), len(body.histories))
+        caller = caller_of(request)
+        arm = arms.of(caller.unit)
+        work = with_label(lambda recommender: batch_steps(recommender, body))
+        rankings, label = await answer(work, len(body.histories), arm)
+        log_lists(log, caller, arm, label, rankings, body.histories, many=True)
         return {
             "request_id": request.state.request_id,
             "answers": [[asdict(item) for item in ranking] for ranking in rankings],
             "skipped": [[asdict(skipped) for skipped in ranking.skipped] for ranking in rankings],
             "basis": [ranking.basis for ranking in rankings],
             "words": [asdict(ranking.words) if ranking.words else None for ranking in rankings],
+            "bundle": label,
         }
 
     @api.post("/v1/explain", response_model=ExplainAnswer, responses=_FAILURES)
@@ -147,16 +185,8 @@ def make_api(
         ids = recommender.bundle.items.ids
         return [{"id": ids[match.item], "title": match.title} for match in matches]
 
-    @api.get("/healthz")
-    async def healthz() -> dict[str, str]:
-        """Whether the process runs."""
-        return {"status": "ok"}
-
-    @api.get("/readyz")
-    async def readyz() -> dict[str, str]:
-        """Whether the model answers."""
-        has_teacher = "yes" if worker.recommender.teacher is not None else "no"
-        return {"status": "ready", "bundle": worker.recommender.bundle.name, "teacher": has_teacher}
+    add_health(api, health)
+    add_feedback(api, log, _FAILURES)
 
     @api.get("/metrics", response_class=Response)
     async def prometheus() -> Response:
@@ -182,16 +212,21 @@ def make_api(
         log_bodies=log_bodies,
         root_path=root_path,
         limit=limit,
+        traces=traces,
     )
     if cors_origins:  # outside the guard: a browser asks for permission without the key
         api.add_middleware(
             CORSMiddleware,
             allow_origins=list(cors_origins),
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", "X-Session", HEADER],
+            allow_headers=["Authorization", "Content-Type", "X-Session", HEADER, USER_HEADER],
             expose_headers=["Retry-After", HEADER],
         )
     return api
+
+
+def _availability(worker: Worker) -> Availability:
+    return worker.recommender.availability
 
 
 # The page is one file: nothing from another address may be loaded, run or called.
@@ -240,7 +275,7 @@ def _handle_errors(api: FastAPI) -> None:
 
     @api.exception_handler(Exception)
     async def broken(request: Request, _: Exception) -> JSONResponse:
-        headers = {HEADER: request.state.request_id}
+        headers = {HEADER: str(getattr(request.state, "request_id", ""))}
         return failure(500, "the server made a mistake", "its log has the details; please report them", **headers)
 
 
@@ -253,6 +288,7 @@ _FIELDS = {
         ("explain", ExplainBody),
         ("teacher", TeacherBody),
         ("catalog/availability", AvailabilityBody),
+        ("feedback", FeedbackBody),
     )
 }
 

@@ -34,6 +34,7 @@ class AvailabilityState:
             raise StorageError(f"there is no folder for {file}", "make it, or choose another --state")
         self._file = None if file is None else check_file(file, "state of availability", (_KEY,))
         self._lock = threading.Lock()
+        self._others: Sequence[Callable[[], Availability]] = ()
         self._changes: dict[str, bool] = {}
         self._read: tuple[int, int, int] | None = None  # what the file was when it was last read
         self._refresh()
@@ -42,6 +43,10 @@ class AvailabilityState:
     def kept(self) -> bool:
         """Whether a restart keeps the changes."""
         return self._file is not None
+
+    def follow(self, others: Sequence[Callable[[], Availability]]) -> None:
+        """Apply every change to these too: each gives the availability of a model that is served."""
+        self._others = others
 
     def vanished(self, availability: Availability) -> list[str]:
         """Ids that were changed and that a catalogue does not have."""
@@ -79,6 +84,9 @@ class AvailabilityState:
                 if merged != self._changes or self._read is None:  # or the file was taken away
                     self._write(merged)
                     self._changes = merged
+                for other in self._others:
+                    if (served := other()) is not availability:  # which is counted below
+                        served.apply(merged)
                 return Change(availability.apply(merged), skipped)
         except OSError as error:  # of the file, or of the lock beside it
             raise StorageError(
@@ -94,7 +102,8 @@ class AvailabilityState:
             return
         try:
             if self._refresh():
-                availability.apply(self._changes)
+                for served in (availability, *(other() for other in self._others)):
+                    served.apply(self._changes)
         except StorageError as error:
             LOG.warning(json.dumps({"warning": error.message, "hint": error.hint}))
         finally:

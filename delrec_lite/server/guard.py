@@ -1,4 +1,4 @@
-"""Middleware for every request: its id, key, limits on rate and body, stop on disconnection, log line, metrics."""
+"""Middleware for every request: id, key, limits on rate and body, stop on disconnection, log, metrics, trace."""
 
 import asyncio
 import json
@@ -12,6 +12,7 @@ from delrec_lite.server.keys import Keys
 from delrec_lite.server.metrics import Metrics
 from delrec_lite.server.rates import RateLimit
 from delrec_lite.server.request_id import HEADER, request_id
+from delrec_lite.server.tracing import Traces
 
 LOG = logging.getLogger("delrec_lite.server")
 # The titles of a thousand histories fit.
@@ -48,6 +49,7 @@ class Guard:
         log_bodies: Log the bodies of requests, histories included.
         root_path: Prefix of all paths behind a proxy, which may have removed it or not.
         limit: On the requests with each key or, without keys, of each client's address.
+        traces: Get a span for each request.
     """
 
     def __init__(
@@ -59,27 +61,37 @@ class Guard:
         log_bodies: bool = False,
         root_path: str = "",
         limit: RateLimit | None = None,
+        traces: Traces | None = None,
     ) -> None:
         self.app, self.metrics, self.route_paths = app, metrics, route_paths
         self.keys, self.log_bodies, self.root_path, self.limit = keys, log_bodies, root_path, limit
+        self.traces = traces or Traces()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Pass the request on, or refuse it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        start, status, body = time.perf_counter(), 500, b""
-        path, name = _below(scope["path"], self.root_path), request_id(dict(scope["headers"]))
-        scope["state"] = {**scope.get("state", {}), "request_id": name}  # also for the answer to a fault
-        scope = {**scope, "root_path": self.root_path}
         headers = dict(scope["headers"])
+        scope.setdefault("state", {})["request_id"] = request_id(headers)  # the handler of internal errors sees it too
+        scope = {**scope, "root_path": self.root_path}
+        path = _below(scope["path"], self.root_path)
+        name = path if path in self.route_paths else "other"
+        with self.traces.request(scope["method"], name, headers) as attributes:
+            await self._answer(scope, receive, send, path, headers, attributes)
+
+    async def _answer(
+        self, scope: Any, receive: Any, send: Any, path: str, headers: dict[bytes, bytes], attributes: dict[str, Any]
+    ) -> None:
+        start, status, body = time.perf_counter(), 500, b""
+        identity = scope["state"]["request_id"]
         caller = self.keys.name_of(headers.get(b"authorization", b"")) if self.keys else None
 
         async def sending(message: Any) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = {**message, "headers": [*message["headers"], (HEADER.lower().encode(), name.encode())]}
+                message = {**message, "headers": [*message["headers"], (HEADER.lower().encode(), identity.encode())]}
             await send(message)
 
         try:
@@ -93,8 +105,9 @@ class Guard:
         finally:
             seconds = time.perf_counter() - start
             self.metrics.answered(path if path in self.route_paths else "other", status, seconds)
-            line = {"id": name, "method": scope["method"], "path": path[:200], "status": status}
+            line = {"id": identity, "method": scope["method"], "path": path[:200], "status": status}
             line["ms"] = round(seconds * 1e3, 2)
+            attributes |= {"http.response.status_code": status, "delrec.request_id": identity}
             if caller is not None:
                 line["key"] = caller
             if self.log_bodies and body:

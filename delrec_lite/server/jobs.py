@@ -36,6 +36,7 @@ class Job:
         recommender: The one that its first step used.
         steps: Once it has begun.
         prepared: What it waits for the evaluation of.
+        on_begin: Called before its first step.
     """
 
     work: Work
@@ -47,6 +48,7 @@ class Job:
     recommender: Recommender | None = None
     steps: Steps | None = None
     prepared: Prepared | None = None
+    on_begin: Callable[[], None] = lambda: None
 
     def advance(self, current: Recommender, evaluated: Any = None) -> bool:
         """Do the next step; whether it has ended: with an answer, an error, past its deadline, or nobody waits.
@@ -77,6 +79,7 @@ class Job:
     def _step(self, current: Recommender, evaluated: Any) -> tuple[bool, Any]:
         """Whether it was the last step, and the answer."""
         if self.recommender is None:
+            self.on_begin()
             self.recommender = current
             answer = self.work(current)
             if not isinstance(answer, GeneratorType):

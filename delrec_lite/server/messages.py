@@ -9,6 +9,7 @@ JSON = "application/json"
 _EXAMPLE = '{"history": ["Toy Story (1995)", "id:42"]}'
 _BATCH_EXAMPLE = '{"histories": [["Toy Story (1995)", "id:42"], ["id:7"]]}'
 _AVAILABILITY_EXAMPLE = '{"unavailable": ["id:42"], "available": []}'
+_FEEDBACK_EXAMPLE = '{"request_id": "1f2e3d4c", "item": "42", "event": "click"}'
 _KINDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}
 _SEE = "see /docs for the fields of a request"
 
@@ -36,8 +37,7 @@ def invalid(errors: Sequence[Mapping[str, Any]], content_type: str, fields: Sequ
     """
     error = errors[0]
     place, kind, value = error["loc"], error["type"], error.get("input")
-    examples = {"histories": _BATCH_EXAMPLE, "unavailable": _AVAILABILITY_EXAMPLE}
-    send = f"send JSON such as {next((examples[name] for name in examples if name in fields), _EXAMPLE)}"
+    send = f"send JSON such as {_example(fields)}"
     if kind == "json_invalid":
         reason = error.get("ctx", {}).get("error", "it cannot be read")
         message = f"the body is not JSON: {reason} (character {place[-1]})"
@@ -46,7 +46,8 @@ def invalid(errors: Sequence[Mapping[str, Any]], content_type: str, fields: Sequ
         if kind == "missing":
             return 422, "the body is empty", send
         if kind == "value_error":
-            return 422, str(error["msg"]).removeprefix("Value error, "), "give one entry for each history, or none"
+            hint = "give one entry for each history, or none" if "histories" in fields else send
+            return 422, str(error["msg"]).removeprefix("Value error, "), hint
         if not _is_json(content_type):
             return not_json(content_type)
         return 422, f"the body is {_kind(value)}, not an object", send
@@ -61,6 +62,12 @@ def invalid(errors: Sequence[Mapping[str, Any]], content_type: str, fields: Sequ
     if kind == "list_type":
         return 422, f"{where} is {_kind(value)}, not a list", "put it in brackets: [...]"
     return 422, f"{where}: {str(error['msg']).replace('Input should', 'it should')}", _SEE
+
+
+def _example(fields: Sequence[str]) -> str:
+    """A body with some of these fields."""
+    examples = {"histories": _BATCH_EXAMPLE, "unavailable": _AVAILABILITY_EXAMPLE, "events": _FEEDBACK_EXAMPLE}
+    return next((examples[name] for name in examples if name in fields), _EXAMPLE)
 
 
 def _is_json(content_type: str) -> bool:

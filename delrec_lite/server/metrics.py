@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 _BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _GROUPS = (1, 2, 4, 8, 16)
@@ -30,6 +30,10 @@ class Metrics:
         )
         gauge = Gauge("delrec_waiting", "Requests in the queue", registry=self.registry)
         gauge.set_function(waiting)
+        self.queued = Histogram(
+            "delrec_queue_seconds", "From request to the model", buckets=_BUCKETS, registry=self.registry
+        )
+        ProcessCollector(registry=self.registry)  # memory, processor time, open files; on Linux
 
     def answered(self, path: str, status: int, seconds: float) -> None:
         """Count one request."""

@@ -151,7 +151,7 @@ class WordsReadAnswer(BaseModel):
 
 
 class RecommendAnswer(BaseModel):
-    """Best first; `basis` is `model`; where nothing of the history is known, `words` or `popularity`."""
+    """Best first; `basis` is `model`; after no known history, `words` or `popularity`; `bundle` ranked."""
 
     request_id: str
     items: list[RankedItem]
@@ -162,6 +162,7 @@ class RecommendAnswer(BaseModel):
     tokens_computed: int
     tokens_avoided: int
     words: WordsReadAnswer | None
+    bundle: str
 
 
 class TeacherAnswer(BaseModel):
@@ -180,6 +181,7 @@ class BatchAnswer(BaseModel):
     skipped: list[list[SkippedTitle]]
     basis: list[str]
     words: list[WordsReadAnswer | None]
+    bundle: str
 
 
 class ContributionAnswer(BaseModel):

@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from delrec_lite import environment
 from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, install_line
+from delrec_lite.machine import peak_rss_bytes
 from delrec_lite.runtime.manifest import REMEDY
 from delrec_lite.runtime.recommender import Recommender
+from delrec_lite.server.feedback.limit import Limit
 from delrec_lite.server.keys import Keys
 from delrec_lite.server.listening import address_of, listen_on_file
 from delrec_lite.server.listening import listen as _listen
@@ -26,6 +29,7 @@ from delrec_lite.server.signals import catch_hangups, on_hangup
 from delrec_lite.server.tls import load_pair, reload_pair
 
 if TYPE_CHECKING:
+    from delrec_lite.server.arms import Arms
     from delrec_lite.server.availability import AvailabilityState
     from delrec_lite.server.worker import Worker
     from delrec_lite.server.workers import Workers
@@ -45,7 +49,10 @@ def serve(bundle: Path, settings: Settings) -> None:
         import uvicorn
 
         from delrec_lite.server.api import make_api
+        from delrec_lite.server.arms import Arms
         from delrec_lite.server.availability import AvailabilityState
+        from delrec_lite.server.feedback.log import FeedbackLog
+        from delrec_lite.server.tracing import ENDPOINTS, traces_of
         from delrec_lite.server.worker import Worker
         from delrec_lite.server.workers import Workers
     except ImportError as error:
@@ -54,19 +61,38 @@ def serve(bundle: Path, settings: Settings) -> None:
         ) from error
     catch_hangups()
     _log_to_stderr()
-    # All that can be wrong before the model, which takes longest.
+    # All that can be wrong before the models, which take longest.
     keys = Keys({settings.key_name: settings.key} if settings.key else {}, settings.keys_file)
     limit = None if settings.rate is None else RateLimit(settings.rate, settings.burst)
+    traces = traces_of(settings.traces, any(map(environment.text, ENDPOINTS)))
     if settings.tls_cert and settings.tls_key:
         load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), settings.tls_cert, settings.tls_key)
     listens = listen_on_file(settings.uds) if settings.uds else _listen(settings.host, settings.port)
     with listens as listening, pid_file(settings.pid_file):
-        state, recommenders = AvailabilityState(settings.state), load_all(bundle, settings)
-        with state.carried_to(recommenders[0].availability):
-            workers = [Worker(r, settings.waiting, settings.seconds, settings.micro_batch) for r in recommenders]
-        worker = Workers(workers)
+        log, state = None, AvailabilityState(settings.state)
+        if settings.feedback_log is not None:
+            log = FeedbackLog(settings.feedback_log, Limit.parse(settings.feedback_limit), settings.log_histories)
+        paths = [bundle] if settings.compare is None else [bundle, settings.compare]
+        served = []
+        for path in paths:
+            recommenders = load_all(path, settings)
+            with state.carried_to(recommenders[0].availability):
+                workers = [Worker(r, settings.waiting, settings.seconds, settings.micro_batch) for r in recommenders]
+            served.append(Workers(workers))
+        arms = Arms(served[0], served[1] if served[1:] else None, settings.share, paths[-1].name)
         config = uvicorn.Config(
-            make_api(worker, keys, settings.log_histories, settings.root_path, settings.cors_origins, state, limit),
+            make_api(
+                served[0],
+                keys,
+                settings.log_histories,
+                settings.root_path,
+                settings.cors_origins,
+                state=state,
+                limit=limit,
+                log=log,
+                arms=arms,
+                traces=traces,
+            ),
             log_level="warning",
             access_log=False,
             timeout_keep_alive=10,
@@ -75,19 +101,23 @@ def serve(bundle: Path, settings: Settings) -> None:
             ssl_keyfile=settings.tls_key,
         )
         config.load()
-        _announce(listening, worker.recommender, settings)
+        _announce(listening, served[0].recommender, settings)
+        _announce_comparison(arms, settings)
 
         def reload() -> None:
             keys.reload()
             if config.ssl and settings.tls_cert and settings.tls_key:
                 reload_pair(config.ssl, settings.tls_cert, settings.tls_key)
-            _reload(bundle, settings, worker, state)
+            for path, workers in zip(paths, served, strict=True):
+                _reload(path, settings, workers, state)
 
         try:
             with on_hangup(reload):
                 uvicorn.Server(config).run(sockets=[listening])
         finally:
-            worker.close()
+            arms.close()
+            if log is not None:
+                log.close()
 
 
 def load_all(bundle: Path, settings: Settings) -> list[Recommender]:
@@ -140,6 +170,14 @@ def _announce(listening: socket.socket, recommender: Recommender, settings: Sett
         warning = f"{address} can be reached from other machines, and no key is asked for"
         hint = "set keys with --api-key-env or --api-keys, or let a proxy ask for them"
         LOG.warning(json.dumps({"warning": warning, "hint": hint}))
+
+
+def _announce_comparison(arms: "Arms", settings: Settings) -> None:
+    """Log which bundles share the traffic, and the memory that both take together."""
+    if settings.compare is None:
+        return
+    labels = {arm.name: arm.worker.recommender.bundle.label for arm in arms}
+    LOG.info(json.dumps({"comparing": labels, "share": settings.share, "memory_mb": round(peak_rss_bytes() / 1e6)}))
 
 
 def _reload(

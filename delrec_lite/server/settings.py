@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from delrec_lite.errors import UsageError
 from delrec_lite.machine import MOST_THREADS, cores_allowed
 from delrec_lite.runtime.engines.llama_batch import SEQUENCES
+from delrec_lite.server.feedback.limit import Limit
 
 # Most requests that are evaluated together: as many as llama.cpp's context has sequences for.
 TOGETHER = SEQUENCES
@@ -39,6 +40,11 @@ class Settings:
         cors_origins: Sites whose pages may call the API, such as ``https://shop.example``; ``*``: all.
         pid_file: Written at the start, removed at the end.
         state: File that keeps changes of availability over a restart; None: they are kept in memory.
+        feedback_log: SQLite file for served lists and feedback; None: none is kept.
+        feedback_limit: Its largest size, such as ``1GB`` or ``200000rows``; the oldest lists go first.
+        compare: Another bundle, which answers a share of the callers; None: none.
+        share: Of the callers whom the other bundle answers, between 0 and 1.
+        traces: Send OpenTelemetry traces, also where the environment names no collector.
     """
 
     host: str = "127.0.0.1"
@@ -63,8 +69,16 @@ class Settings:
     cors_origins: tuple[str, ...] = ()
     pid_file: Path | None = None
     state: Path | None = None
+    feedback_log: Path | None = None
+    feedback_limit: str = "1GB"
+    compare: Path | None = None
+    share: float = 0.1
+    traces: bool = False
 
     def __post_init__(self) -> None:
+        Limit.parse(self.feedback_limit)
+        if not 0 < self.share < 1:
+            raise UsageError(f"--share is {self.share}", "give a part of the callers, such as 0.1")
         root = self.root_path.strip("/")
         if any(character in root for character in "?#% \\"):
             raise UsageError(f"--root-path is {self.root_path!r}", "give a path such as /recs")

@@ -1,6 +1,6 @@
 """Requests as steps for the worker: titles are looked up in groups, then histories are evaluated in groups."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from delrec_lite.runtime.answer import Ranking
 from delrec_lite.runtime.explain import explain_steps
@@ -63,6 +63,16 @@ def batch_steps(recommender: Recommender, body: BatchBody) -> Steps:
         yield from _look_up(recommender, titles, count - start)
         rankings += _rank(recommender, body, rows)
     return rankings
+
+
+def with_label(work: Callable[[Recommender], Steps]) -> Callable[[Recommender], Steps]:
+    """Work whose answer comes with the label of the bundle that gave it, which may be replaced meanwhile."""
+
+    def labelled(recommender: Recommender) -> Steps:
+        answer = yield from work(recommender)
+        return answer, recommender.bundle.label
+
+    return labelled
 
 
 def _group(body: BatchBody, start: int) -> tuple[range, list[str]]:

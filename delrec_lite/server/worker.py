@@ -11,9 +11,10 @@ from concurrent.futures import Future
 from typing import Any
 
 from delrec_lite.errors import DelrecError
+from delrec_lite.runtime.engines.llama_batch import SEQUENCES
 from delrec_lite.runtime.recommender import Recommender
 from delrec_lite.server.jobs import DeadlineExceeded, Job, Steps, Work
-from delrec_lite.server.settings import TOGETHER
+from delrec_lite.server.pulse import Pulse
 
 __all__ = ["DeadlineExceeded", "QueueFull", "Steps", "Work", "Worker"]
 
@@ -30,6 +31,7 @@ class Worker:
 
     Attributes:
         seconds: As given.
+        pulse: What its thread did last.
         on_group: Called with the number of requests of each evaluation.
 
     Args:
@@ -40,10 +42,11 @@ class Worker:
     """
 
     def __init__(
-        self, recommender: Recommender, waiting: int = 64, seconds: float = 10.0, together: int = TOGETHER
+        self, recommender: Recommender, waiting: int = 64, seconds: float = 10.0, together: int = SEQUENCES
     ) -> None:
         self._recommender = recommender
         self.seconds = seconds
+        self.pulse = Pulse()
         self.on_group: Callable[[int], None] = lambda size: None
         self._capacity, self._together = waiting, together
         self._jobs: list[Job] = []
@@ -61,9 +64,19 @@ class Worker:
         return self._recommender
 
     @property
+    def alive(self) -> bool:
+        """Whether the model's thread runs; after ``close`` it does not."""
+        return self._thread.is_alive()
+
+    @property
     def recommenders(self) -> list[Recommender]:
         """All of them: the current one."""
         return [self._recommender]
+
+    @property
+    def each(self) -> "list[Worker]":
+        """This one; see ``Workers``."""
+        return [self]
 
     def waiting(self) -> int:
         """Requests in the queue whose callers still wait."""
@@ -88,12 +101,17 @@ class Worker:
             The future answer; cancelling it stops the work after the current step.
 
         Raises:
-            QueueFull: The queue is full, or the worker is closing.
+            QueueFull: The queue is full, the worker is closing, or its thread has ended.
         """
-        job = Job(work, time.monotonic() + self.seconds, Future(), size, joins, size)
+        asked = time.monotonic()
+        job = Job(work, asked + self.seconds, Future(), size, joins, size)
+        job.on_begin = lambda: self.pulse.began(time.monotonic() - asked)
+        job.future.add_done_callback(self.pulse.ended)
         with self._changed:
             if self._closing:
                 raise QueueFull("the server is stopping", "try again in a moment")
+            if not self.alive:
+                raise QueueFull("the model's thread has ended", "start the server again")
             if len(self._jobs) >= self._capacity:
                 self._jobs = [queued for queued in self._jobs if not queued.future.cancelled()]
             if len(self._jobs) >= self._capacity:
@@ -115,7 +133,7 @@ class Worker:
             self._replaced.append(old)
 
         with self._changed:
-            if self._closing:
+            if self._closing or not self.alive:
                 raise QueueFull("the server is stopping", "start it again with the newer bundle")
             self._jobs.append(Job(swap, float("inf"), done))
             self._changed.notify()

@@ -36,6 +36,11 @@ class Workers:
         return [worker.recommender for worker in self._workers]
 
     @property
+    def each(self) -> list[Worker]:
+        """The workers, each with a thread and a pulse of its own."""
+        return list(self._workers)
+
+    @property
     def seconds(self) -> float:
         """See ``Worker``."""
         return self._workers[0].seconds
@@ -65,7 +70,7 @@ class Workers:
     def _worker_for(self, session: str | None) -> Worker:
         if session is not None:
             return self._workers[zlib.crc32(session.encode("utf-8", "surrogatepass")) % len(self._workers)]
-        return min(self._workers, key=lambda worker: worker.load())
+        return min(self._workers, key=lambda worker: (not worker.alive, worker.load()))
 
     def replace(self, *recommenders: Recommender) -> None:
         """Give each worker a newer recommender; see ``Worker.replace``.
