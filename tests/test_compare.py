@@ -1,5 +1,7 @@
 """Two bundles that share the traffic: who gets which, and that answer, log and health name it."""
 
+import json
+import signal
 import sqlite3
 from contextlib import closing
 
@@ -61,6 +63,7 @@ def test_a_user_and_a_session_always_get_the_same_bundle_and_others_one_by_reque
         session = {bundle_of({**HISTORY, "session": f"s{n}"}) for _ in range(3)}
         user = {bundle_of({**HISTORY, "session": f"s{m}"}, **{"X-User-Key": f"u{n}"}) for m in range(3)}
         assert len(session) == len(user) == 1
+        assert {bundle_of(HISTORY, **{"X-Session": f"s{n}"}) for _ in range(3)} == session
     assert {bundle_of({**HISTORY, "session": f"s{n}"}) for n in range(20)} == {"old", "new"}
     assert {bundle_of(HISTORY) for _ in range(20)} == {"old", "new"}
     assert len({bundle_of(HISTORY, **{"X-Request-Id": "r1"}) for _ in range(5)}) == 1
@@ -111,15 +114,20 @@ def test_a_share_is_a_part(share):
         Settings(share=share)
 
 
-def test_serve_compares_two_bundles_and_reloads_both(bundles, tmp_path):
-    import signal
-
-    options = ["--compare", str(bundles[1]), "--share", "0.5"]
-    with Served(tmp_path, *options, bundle=bundles[0]) as served:
+def test_serve_compares_copies_of_two_bundles_and_reloads_all_and_the_keys(bundles, tmp_path):
+    (tmp_path / "keys").write_text("shop: secret")
+    options = ["--share", "0.5", "--workers", "2", "--api-keys", str(tmp_path / "keys")]
+    key = {"Authorization": "Bearer secret", "X-Request-Id": "mine"}
+    with Served(tmp_path, *options, bundle=bundles[0], DELREC_SERVE_COMPARE=str(bundles[1])) as served:
         line = served.wait_for("comparing")
         assert '"B": "new@' in line
         assert '"memory_mb"' in line
-        names = {served.post(HISTORY)["bundle"].partition("@")[0] for _ in range(16)}
+        names = {served.post({**HISTORY, "session": f"s{n}"}, **key)["bundle"].partition("@")[0] for n in range(16)}
+        line = json.loads(served.wait_for("/v1/recommend"))
+        assert (line["id"], line["key"]) == ("mine", "shop")
         served.process.send_signal(signal.SIGHUP)
         served.wait_for('"bundle": "new", "created"')
+        served.wait_for('"keys": "read"')
+        served.wait_for('"bundle": "old", "created"')
+        assert served.post(HISTORY, **key)["items"]
     assert names == {"old", "new"}

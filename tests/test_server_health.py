@@ -13,6 +13,7 @@ from delrec_lite.server import health
 from delrec_lite.server.api import make_api
 from delrec_lite.server.health import MOST_FAILURES
 from delrec_lite.server.worker import QueueFull, Worker
+from delrec_lite.server.workers import Workers
 from tests.bundles import TITLES, tiny_bundle
 
 HISTORY = {"history": TITLES[:2]}
@@ -149,6 +150,21 @@ def test_a_busy_model_is_ready(worker):
             assert (await task).status_code in {200, 504}
 
     asyncio.run(check())
+
+
+def test_every_copy_of_a_model_is_watched(bundle):
+    workers = [Worker(Recommender.load(bundle, threads=1), seconds=0.4) for _ in range(2)]
+    go, started = threading.Event(), threading.Event()
+    with TestClient(make_api(Workers(workers))) as client:
+        assert ready(client) == ""
+        workers[1].ask(lambda _: (started.set(), go.wait(30)))
+        started.wait(10)
+        time.sleep(0.5)
+        assert "copy 2 of the model has answered nothing" in ready(client)
+        assert client.post("/v1/recommend", json=HISTORY).status_code == 200, "the other copy answers"
+        go.set()
+        wait_until(lambda: ready(client) == "")
+        assert "delrec_queue_seconds_count 0.0" not in client.get("/metrics").text
 
 
 def wait_until(condition, seconds=20.0):
