@@ -46,7 +46,7 @@ def test_the_example_prints_the_servers_ranking(tmp_path):
         assert "most popular" in node(EXAMPLE, served.address + "/", SHOP_KEY="k").stdout
         refused = node(EXAMPLE, served.address, TITLES[0], SHOP_KEY="wrong")
         assert refused.returncode == 1
-        assert refused.stderr == "this server requires a key (send Authorization: Bearer KEY)\n"
+        assert refused.stderr == "this server requires a key (the key that was sent is not one of them)\n"
         server = f"{{address: '{served.address}', key: 'k'}}"
         found = script(f"console.log(JSON.stringify(await search({server}, 'red rivr & <x>', 1)))")
         assert found[0]["title"] == TITLES[0]

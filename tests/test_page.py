@@ -29,11 +29,12 @@ def served(tmp_path):
 
 
 def test_the_page_in_a_browser(served, browser):
+    from selenium.common.exceptions import StaleElementReferenceException
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
     from selenium.webdriver.support.ui import WebDriverWait
 
-    wait = WebDriverWait(browser, 30)
+    wait = WebDriverWait(browser, 30, ignored_exceptions=(StaleElementReferenceException,))
 
     def texts(selector):
         script = "return [...document.querySelectorAll(arguments[0])].map(e => e.textContent)"
@@ -149,11 +150,12 @@ class EveryField:
 
 
 def test_the_page_shows_and_sends_what_the_server_knows(browser):
+    from selenium.common.exceptions import StaleElementReferenceException
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
     from selenium.webdriver.support.ui import WebDriverWait
 
-    server, wait = EveryField(), WebDriverWait(browser, 30)
+    server, wait = EveryField(), WebDriverWait(browser, 30, ignored_exceptions=(StaleElementReferenceException,))
     where, wish, slider = (
         lambda name=name: browser.find_element(By.ID, name) for name in ("where", "wish", "diversity")
     )

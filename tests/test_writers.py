@@ -20,6 +20,8 @@ from delrec_lite.pipeline.run import Run
 from delrec_lite.pipeline.stage import run_stage
 from delrec_lite.runtime.additions import add_items
 from delrec_lite.runtime.bundle import Bundle
+from delrec_lite.server.feedback.limit import Limit
+from delrec_lite.server.feedback.log import FeedbackLog
 from tests.bundles import tiny_bundle as serving_bundle
 from tests.strangers import LOOKALIKES, snapshot, write_strangers
 
@@ -55,6 +57,7 @@ def inputs(tmp_path_factory):
     (folder / "items.csv").write_text("item_id,title\n" + "".join(f"i{n},Lamp {n}\n" for n in range(9)))
     (folder / "new.csv").write_text("item_id,title\nn1,New\n")
     call("prepare", "shop", *own_log(folder), "--out", folder / "shop", "-q")
+    FeedbackLog(folder / "feedback.sqlite", Limit.parse("1GB")).close()
     (folder / "theirs.yaml").write_text(f"name: theirs\ndata: {{folder: {folder / 'shop'}}}\n")
     return folder
 
@@ -81,6 +84,9 @@ def commands(inputs, root, target):
     own = ("catalog", "add", bundle, inputs / "new.csv", "--out", target)
     yield own
     yield ("catalog", "add", target, inputs / "new.csv")
+    yield ("catalog", "columns", bundle, inputs / "new.csv", "--item-columns", "title", "--out", target)
+    yield ("score", bundle, inputs / "log.csv", "--out", target, "--on-bad-row", "drop", "--workers", 1)
+    yield ("feedback", "report", inputs / "feedback.sqlite", "--plot", target)
     yield ("prepare", "shop", *own_log(inputs), "--out", target)
     yield ("init", "shop", "--data", shop, "--out", target)
     yield ("bench", bundle, "-w", "load", "-r", 1, "--threads", 1, "--out", target)
@@ -93,8 +99,11 @@ def commands(inputs, root, target):
 
 
 def test_every_verb_with_a_path_to_write_is_among_those_that_are_tried(inputs, tmp_path):
-    tried = {words[:2] if words[0] == "catalog" else words[:1] for words in commands(inputs, tmp_path, tmp_path)}
-    options = {"--out", "--runs"}
+    tried = {
+        words[:2] if words[0] in {"catalog", "feedback"} else words[:1]
+        for words in commands(inputs, tmp_path, tmp_path)
+    }
+    options = {"--out", "--runs", "--plot"}
     for name, command in typer.main.get_command(cli.app).commands.items():
         for sub, inner in (getattr(command, "commands", None) or {"": command}).items():
             writes = options & {option for parameter in inner.params for option in parameter.opts}
