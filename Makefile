@@ -44,7 +44,7 @@ endif
 
 $(DEV): $(SETUP)
 	$(COMPILE)
-	$(INSTALL) --editable ".[train,gguf,onnx,serve,client,dev]"
+	$(INSTALL) --editable ".[train,gguf,onnx,serve,client,data,dev]"
 	touch $@
 
 demo: $(SETUP)
