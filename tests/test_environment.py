@@ -39,7 +39,7 @@ def test_every_switch_is_read_by_flag():
 
 
 # Reads one variable; neither sets one nor copies them all for a child process.
-READS = re.compile(r"environ\.get\(|getenv\(|environ\[[^\]]+\](?! =)|in os\.environ\b(?!\.)")
+READS = re.compile(r"environ\.get\(|os\.getenv\(|environ\[[^\]]+\](?! =)|in os\.environ\b(?!\.)")
 
 
 def test_every_variable_is_read_in_one_module():

@@ -57,9 +57,14 @@ def inputs(tmp_path_factory):
     (folder / "items.csv").write_text("item_id,title\n" + "".join(f"i{n},Lamp {n}\n" for n in range(9)))
     (folder / "new.csv").write_text("item_id,title\nn1,New\n")
     call("prepare", "shop", *own_log(folder), "--out", folder / "shop", "-q")
-    FeedbackLog(folder / "feedback.sqlite", Limit.parse("1GB")).close()
+    FeedbackLog(feedback_log(folder), Limit.parse("1GB")).close()
     (folder / "theirs.yaml").write_text(f"name: theirs\ndata: {{folder: {folder / 'shop'}}}\n")
     return folder
+
+
+def feedback_log(folder):
+    """Beside the inputs, because SQLite writes beside a log while it is read."""
+    return folder.with_name(f"{folder.name}-feedback.sqlite")
 
 
 def own_log(folder):
@@ -86,7 +91,7 @@ def commands(inputs, root, target):
     yield ("catalog", "add", target, inputs / "new.csv")
     yield ("catalog", "columns", bundle, inputs / "new.csv", "--item-columns", "title", "--out", target)
     yield ("score", bundle, inputs / "log.csv", "--out", target, "--on-bad-row", "drop", "--workers", 1)
-    yield ("feedback", "report", inputs / "feedback.sqlite", "--plot", target)
+    yield ("feedback", "report", feedback_log(inputs), "--plot", target)
     yield ("prepare", "shop", *own_log(inputs), "--out", target)
     yield ("init", "shop", "--data", shop, "--out", target)
     yield ("bench", bundle, "-w", "load", "-r", 1, "--threads", 1, "--out", target)
