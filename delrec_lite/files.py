@@ -255,3 +255,12 @@ def add_entry(path: Path, entry: Mapping[str, Any], replaces: Callable[[dict[str
             write_atomic(path, json.dumps([*others, entry], indent=1) + "\n")
     except OSError:
         return
+
+
+def identity_of(path: Path) -> tuple[int, int, int] | None:
+    """What changes where a file is changed or replaced; None where there is none."""
+    try:
+        facts = path.stat()
+    except OSError:
+        return None
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns

@@ -39,14 +39,16 @@ def test_every_switch_is_read_by_flag():
 
 
 # Reads one variable; neither sets one nor copies them all for a child process.
-READS = re.compile(r"environ\.get\(|os\.getenv\(|environ\[[^\]]+\](?! =)|in os\.environ\b(?!\.)")
+READS = re.compile(r"environ\.get\(|getenv\(|environ\[[^\]]+\](?! =)|in os\.environ\b(?!\.)")
 
 
 def test_every_variable_is_read_in_one_module():
     """Where rubbish is refused, spaces are ignored and off means off."""
     assert all(map(READS.search, ["x = os.environ['A']", "os.getenv('A')", "if 'A' in os.environ:"]))
     assert not any(map(READS.search, ["os.environ['A'] = '1'", "{**os.environ}", "for n, v in os.environ.items():"]))
-    reading = {path.relative_to(ROOT).as_posix() for path in SOURCES if READS.search(path.read_text(encoding="utf-8"))}
+    # Texts over several lines are documentation, or a program in C.
+    sources = {path: re.sub(r'""".*?"""', "", path.read_text(encoding="utf-8"), flags=re.DOTALL) for path in SOURCES}
+    reading = {path.relative_to(ROOT).as_posix() for path, source in sources.items() if READS.search(source)}
     assert reading == {"delrec_lite/environment.py"}
 
 

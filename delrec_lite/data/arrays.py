@@ -36,14 +36,22 @@ def write_items(path: Path, count: int, parts: Iterable[npt.NDArray[Any]]) -> No
             file.write(part.astype("<i4").tobytes())
 
 
+def question_arrays(dataset: Dataset) -> dict[str, npt.NDArray[Any]]:
+    """What decides the questions, as arrays by name: ``cuts``, ``unasked`` and ``asked``, where there are any."""
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    if dataset.cuts is not None:
+        arrays["cuts"] = dataset.cuts.astype(np.int32)
+    if dataset.unasked:
+        arrays["unasked"] = np.array(dataset.unasked, dtype=np.int64)
+    if dataset.asked is not None:
+        arrays["asked"] = np.array(dataset.asked, dtype=np.int64)
+    return arrays
+
+
 def write_arrays(folder: Path, dataset: Dataset, candidates: Mapping[str, CandidateSets]) -> None:
     """Write the other arrays; the sequences of ``dataset`` are already there."""
-    if dataset.cuts is not None:
-        np.save(folder / "cuts.npy", dataset.cuts.astype(np.int32))
-    if dataset.unasked:
-        np.save(folder / "unasked.npy", np.array(dataset.unasked, dtype=np.int64))
-    if dataset.asked is not None:
-        np.save(folder / "asked.npy", np.array(dataset.asked, dtype=np.int64))
+    for name, values in question_arrays(dataset).items():
+        np.save(folder / f"{name}.npy", values)
     for split, sets in candidates.items():
         np.save(folder / f"candidates-{split}.npy", sets.items.astype(np.int32))
 

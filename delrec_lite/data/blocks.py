@@ -16,19 +16,22 @@ BLOCK_BYTES = 1 << 24
 HEAD_BYTES = 1 << 12
 
 
-def text_blocks(path: Path, encoding: str = "utf-8", size: int = BLOCK_BYTES) -> Iterator[bytes]:
+def text_blocks(
+    path: Path, encoding: str = "utf-8", size: int = BLOCK_BYTES, *, longest: int | None = None
+) -> Iterator[bytes]:
     r"""Blocks of a file's text, as ``sources.as_utf8`` gives it as a whole: each ends with a whole line.
 
     Args:
         path: A file that can be read again.
         encoding: As for ``as_utf8``.
         size: About the bytes of a block, before it is unpacked.
+        longest: Most bytes of a line; None: any.
 
     Raises:
-        DataError: As ``content_of`` and ``as_utf8``.
+        DataError: As ``content_of`` and ``as_utf8``; a line is too long.
     """
     left, is_first = b"", True
-    for data in _decoded(path, _unpacked(path, size), encoding):
+    for data in _decoded(path, unpacked(path, size), encoding):
         if is_first:
             data, is_first = data.removeprefix(codecs.BOM_UTF8), False
         data = left + data
@@ -36,12 +39,14 @@ def text_blocks(path: Path, encoding: str = "utf-8", size: int = BLOCK_BYTES) ->
         end = data.rfind(b"\n") if not data.endswith(b"\r") else data.rfind(b"\n", 0, -1)
         end = max(end, data.rfind(b"\r", 0, -1))
         whole = data[: end + 1].rstrip(b"\r\n")
-        if not whole:
-            left = data
-            continue
-        cut = len(whole) + (2 if data[len(whole) : len(whole) + 2] == b"\r\n" else 1)
+        cut = 0
+        if whole:
+            cut = len(whole) + (2 if data[len(whole) : len(whole) + 2] == b"\r\n" else 1)
         left = data[cut:]
-        yield _lines(data[:cut])
+        if longest is not None and len(left) > longest:
+            raise DataError(f"{path} has a line of more than {longest >> 20} MB", "give Parquet, or shorter lists")
+        if whole:
+            yield _lines(data[:cut])
     left = _lines(left).rstrip(b"\n")
     if left:
         yield left + b"\n"
@@ -70,7 +75,12 @@ def _decoded(path: Path, parts: Iterator[bytes], encoding: str) -> Iterator[byte
         raise DataError(f"{path} is not {encoding} text: {error.reason}", "save it as UTF-8") from error
 
 
-def _unpacked(path: Path, size: int) -> Iterator[bytes]:
+def unpacked(path: Path, size: int) -> Iterator[bytes]:
+    """The content of a file in parts of about ``size`` bytes, unpacked if it is compressed.
+
+    Raises:
+        DataError: It cannot be read, is cut or damaged.
+    """
     try:
         with path.open("rb") as file:
             kind = packed_as(file.read(HEAD_BYTES))

@@ -33,7 +33,7 @@ class JsonRows:
         self._numbers: list[int] = []
         self._objects: list[dict[str, Any]] = []
         for number, parsed in (
-            self._list(path, text) if first == 1 and text.lstrip().startswith(b"[") else self._lines(text, first)
+            self._list(path, text) if first == 1 and text.lstrip().startswith(b"[") else parsed_lines(text, first)
         ):
             if isinstance(parsed, dict):
                 self._numbers.append(number)
@@ -63,15 +63,6 @@ class JsonRows:
         return {name: _column(column) for name, column in cells.items()}, numbers, malformed
 
     @staticmethod
-    def _lines(text: bytes, first: int) -> Iterator[tuple[int, Any]]:
-        for number, line in enumerate(text.split(b"\n"), start=first):
-            if line.strip():
-                try:
-                    yield number, json.loads(line)
-                except (ValueError, RecursionError):
-                    yield number, None
-
-    @staticmethod
     def _list(path: Path, text: bytes) -> Iterator[tuple[int, Any]]:
         try:
             yield from enumerate(json.loads(text), start=1)
@@ -79,6 +70,16 @@ class JsonRows:
             raise DataError(
                 f"{path} begins like a JSON list but is none: {error}", "write one object a line"
             ) from error
+
+
+def parsed_lines(text: bytes, first: int) -> Iterator[tuple[int, Any]]:
+    """Number and content of each line that is not empty, the first of which is ``first``; None where it is no JSON."""
+    for number, line in enumerate(text.split(b"\n"), start=first):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except (ValueError, RecursionError):
+                yield number, None
 
 
 def _column(cells: list[Any]) -> Any:

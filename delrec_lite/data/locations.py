@@ -7,12 +7,11 @@ from pathlib import Path
 
 from delrec_lite.data.batches import ARROW_SUFFIX, BATCH_ROWS, OpenBatches, open_batches
 from delrec_lite.data.databases import Query, open_query, parse_query
-from delrec_lite.data.sources import is_stdin
+from delrec_lite.data.sources import DATA_SUFFIXES, is_data_file, is_stdin
 from delrec_lite.data.tables import Layout
 from delrec_lite.errors import DataError
 
-_SUFFIXES = {".parquet", ".pq", ".csv", ".tsv", ".txt", ".inter", ".jsonl", ".ndjson", ".json", ARROW_SUFFIX}
-_PACKED = {".gz", ".bz2", ".zst", ".lz4"}
+_SUFFIXES = DATA_SUFFIXES | {ARROW_SUFFIX}
 # Files that describe a folder of data, beside it.
 _ABOUT = {"dataset_info.json", "state.json", "dataset_dict.json", "dataset_infos.json"}
 
@@ -108,15 +107,10 @@ def _files_in(folder: Path) -> Sequence[Path]:
         return _files_in(folder / splits[0])
     if names := _listed(folder / "state.json", "_data_files"):
         return [folder / name for name in names]
-    hidden = (".", "_")
     files = [
         path
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
-        and path.name not in _ABOUT
-        and not any(part.startswith(hidden) for part in path.relative_to(folder).parts)
-        and {suffix.lower() for suffix in path.suffixes[-2:]} & _SUFFIXES
-        and (path.suffix.lower() in _SUFFIXES or path.suffix.lower() in _PACKED)
+        if path.is_file() and path.name not in _ABOUT and is_data_file(path.relative_to(folder), _SUFFIXES)
     ]
     if not files:
         raise DataError(f"{folder} is a folder without files to read", f"it needs {', '.join(sorted(_SUFFIXES))}")

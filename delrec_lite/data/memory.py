@@ -5,7 +5,7 @@ import re
 from delrec_lite.console import QUIET, Console
 from delrec_lite.data.locations import Location
 from delrec_lite.data.packages import arrow, duckdb
-from delrec_lite.data.sources import is_parquet_file
+from delrec_lite.data.sources import PACKED_SUFFIXES, is_parquet_file
 from delrec_lite.errors import MissingPackageError, UsageError
 from delrec_lite.machine import memory_limit_bytes
 
@@ -69,5 +69,5 @@ def needed_bytes(log: Location) -> int:
             return int(arrow().parquet.read_metadata(path).num_rows) * _PER_ROW
         except (OSError, arrow().ArrowException):
             return 0  # its reader says what is wrong
-    packed = path.suffix.lower() in (".gz", ".bz2", ".zst", ".lz4")
+    packed = path.suffix.lower() in PACKED_SUFFIXES
     return log.bytes() * (_PER_PACKED_BYTE if packed else _PER_BYTE)

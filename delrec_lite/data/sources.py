@@ -7,6 +7,7 @@ import gzip
 import shutil
 import sys
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 
 from delrec_lite.data.packages import arrow
@@ -24,12 +25,27 @@ _FOREIGN = (
     (b"ORC", "an ORC file", "write it as Parquet or CSV"),
     (b"Obj\x01", "an Avro file", "write it as Parquet or CSV"),
 )
+DATA_SUFFIXES = frozenset({".parquet", ".pq", ".csv", ".tsv", ".txt", ".inter", ".jsonl", ".ndjson", ".json"})
+PACKED_SUFFIXES = frozenset({".gz", ".bz2", ".zst", ".lz4"})
 _CUT = "copy or download it again; it may be incomplete"
 
 
 def is_stdin(path: Path) -> bool:
     """Whether a path means standard input."""
     return str(path) in STDIN
+
+
+def is_data_file(name: Path, suffixes: Collection[str] = DATA_SUFFIXES) -> bool:
+    """Whether a file in a folder of data is read: it has one of these suffixes, packed or not, and is not hidden.
+
+    Files and folders whose names begin with ``_`` or ``.`` are left out, as Spark's are.
+
+    Args:
+        name: Relative to the folder.
+        suffixes: In small letters.
+    """
+    unpacked = [suffix.lower() for suffix in name.suffixes if suffix.lower() not in PACKED_SUFFIXES]
+    return bool(unpacked) and unpacked[-1] in suffixes and not any(part.startswith(("_", ".")) for part in name.parts)
 
 
 def is_parquet_file(path: Path) -> bool:

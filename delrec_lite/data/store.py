@@ -20,7 +20,15 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from delrec_lite.data.arrays import ARRAY_FILES, map_sequences, read_candidates, read_cuts, read_users, write_arrays
+from delrec_lite.data.arrays import (
+    ARRAY_FILES,
+    map_sequences,
+    question_arrays,
+    read_candidates,
+    read_cuts,
+    read_users,
+    write_arrays,
+)
 from delrec_lite.data.columns import columns_fingerprint, dump_columns, load_columns
 from delrec_lite.data.duplicates import Duplicates
 from delrec_lite.data.sequences import MappedSequences, joined_blocks, lengths_of
@@ -163,13 +171,7 @@ def _write(
 ) -> None:
     lengths = lengths_of(dataset.sequences)
     items = np.concatenate(dataset.sequences) if dataset.sequences else np.empty(0, dtype=np.int64)
-    arrays: dict[str, Any] = {"items": items.astype(np.int32), "lengths": lengths}
-    if dataset.cuts is not None:
-        arrays["cuts"] = dataset.cuts.astype(np.int32)
-    if dataset.unasked:
-        arrays["unasked"] = np.array(dataset.unasked, dtype=np.int64)
-    if dataset.asked is not None:
-        arrays["asked"] = np.array(dataset.asked, dtype=np.int64)
+    arrays = {"items": items.astype(np.int32), "lengths": lengths, **question_arrays(dataset)}
     np.savez_compressed(folder / "sequences.npz", **arrays)
     for split, sets in candidates.items():
         rows = {

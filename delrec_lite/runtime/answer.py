@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from delrec_lite.data.types import Floats, Ints
+from delrec_lite.runtime.best import best
 from delrec_lite.runtime.matching import Match
 from delrec_lite.runtime.resolving import Item, Skipped
 from delrec_lite.runtime.words.reading import Worded, WordsRead
@@ -111,7 +112,7 @@ def rank(scores: Floats, name: Callable[[int], tuple[str, str]], k: int, chosen:
     """
     if len(scores) == 0:
         return []
-    order = np.argsort(-scores, kind="stable")[:k] if chosen is None else chosen
+    order = best(scores, k) if chosen is None else chosen
     shifted = np.exp(scores - scores.max())
     total = float(shifted.sum())
     return [

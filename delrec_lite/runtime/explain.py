@@ -12,6 +12,7 @@ from delrec_lite.errors import UsageError
 from delrec_lite.evaluation.fusion import logsumexp
 from delrec_lite.evaluation.significance import PairedTest, paired_test
 from delrec_lite.runtime.arguments import Title, Titles
+from delrec_lite.runtime.best import best
 from delrec_lite.runtime.prompting.encoder import Entry
 from delrec_lite.runtime.recommender import Recommender
 from delrec_lite.runtime.resolving import OnUnknown, Skipped
@@ -188,9 +189,7 @@ def _opinion(recommender: Recommender, seen: list[int], unseen: Bools, scores: F
     teacher_scores = teacher.scores([seen])[0]
     probability = float(np.exp(_log_softmax(teacher_scores[None])[0, target]))
     rank = 1 + int((teacher_scores[unseen] > teacher_scores[target]).sum()) if unseen[target] else 0
-    top, teacher_top = (
-        np.argsort(-np.where(unseen, values, -np.inf), kind="stable")[:10] for values in (scores, teacher_scores)
-    )
+    top, teacher_top = (best(np.where(unseen, values, -np.inf), 10) for values in (scores, teacher_scores))
     shared = len(np.intersect1d(top, teacher_top)) / len(top)
     first = recommender.bundle.items.titles[teacher_top[0]]
     return Opinion(teacher.kinds, rank, probability, first, bool(top[0] == teacher_top[0]), shared)

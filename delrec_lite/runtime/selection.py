@@ -13,6 +13,7 @@ from delrec_lite.errors import UsageError
 from delrec_lite.runtime.answer import Ranked, rank
 from delrec_lite.runtime.arguments import check_k
 from delrec_lite.runtime.availability import Availability
+from delrec_lite.runtime.best import best
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.filters import Filters
 from delrec_lite.runtime.item_columns import ItemColumns
@@ -140,9 +141,9 @@ class Selector:
             scores = discounted(scores, self._log_counts[rows], selection.popularity_discount)
         order = None
         if selection.diversity and len(scores):
-            best = np.argsort(-scores, kind="stable")[: max(POOL, POOL_SHARE * selection.k)]
-            units = self._vectors.units([item(n) for n in best.tolist()])
-            order = best[diverse(scores[best], units, selection.k, selection.diversity)]
+            pool = best(scores, max(POOL, POOL_SHARE * selection.k))
+            units = self._vectors.units([item(n) for n in pool.tolist()])
+            order = pool[diverse(scores[pool], units, selection.k, selection.diversity)]
         return rank(scores, lambda n: self.name(item(n)), selection.k, order)
 
     def popular(self, items: Sequence[Item] | None = None) -> Floats:

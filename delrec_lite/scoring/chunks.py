@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from delrec_lite.data.blocks import text_blocks
+from delrec_lite.data.json_lines import parsed_lines
 from delrec_lite.data.packages import arrow
-from delrec_lite.data.sources import as_utf8, unreadable
-from delrec_lite.data.tables import DETECTED, Table, open_text
+from delrec_lite.data.tables import DETECTED, Table, open_text, reading_parquet
 from delrec_lite.data.values import as_text
 from delrec_lite.errors import DataError
 from delrec_lite.scoring.columns import Shape
@@ -44,7 +45,7 @@ def kinds_of(file: InputFile) -> dict[str, Any]:
     """
     pa = arrow()
     if file.kind == PARQUET:
-        schema = _parquet(file, lambda: pa.parquet.read_schema(str(file.path)))
+        schema = reading_parquet(file.path, lambda: pa.parquet.read_schema(str(file.path)))
         return dict(zip(schema.names, schema.types, strict=True))
     _, text = next(_blocks(file), (0, b""))
     if file.kind != JSON:
@@ -76,27 +77,17 @@ def chunks(file: InputFile, shape: Shape) -> Iterator[Chunk]:
 
 def _parquet_chunks(file: InputFile, shape: Shape) -> Iterator[Chunk]:
     pa = arrow()
-    opened = _parquet(file, lambda: pa.parquet.ParquetFile(str(file.path)))
+    opened = reading_parquet(file.path, lambda: pa.parquet.ParquetFile(str(file.path)))
     batches = opened.iter_batches(PARQUET_ROWS, columns=list(shape.names))
     row = 1
     with opened:
-        while (batch := _parquet(file, lambda: next(batches, None))) is not None:
+        while (batch := reading_parquet(file.path, lambda: next(batches, None))) is not None:
             columns = {
                 name: pa.chunked_array([batch.column(name)], batch.schema.field(name).type) for name in shape.names
             }
             numbers = np.arange(row, row + batch.num_rows)
             row += batch.num_rows
             yield Chunk(_normal(Table(file.path, columns, 1), numbers, shape))
-
-
-def _parquet(file: InputFile, read: Any) -> Any:
-    try:
-        return read()
-    except OSError as error:
-        raise unreadable(file.path, error) from error
-    except arrow().ArrowException as error:
-        text = " ".join(str(error).split())
-        raise DataError(f"cannot read {file.path}: {text}", "check that it is the right file and complete") from error
 
 
 def _text_chunks(file: InputFile, shape: Shape) -> Iterator[Chunk]:
@@ -180,33 +171,12 @@ def _objects(file: InputFile, text: bytes, first: int) -> Iterator[tuple[int, An
             hint = f"write one object a line; lists of up to {BLOCK_BYTES >> 20} MB are read too"
             raise DataError(f"{file.path} begins like a JSON list but is none: {error}", hint) from error
         return
-    for number, line in enumerate(text.split(b"\n"), start=first):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except (ValueError, RecursionError):
-                yield number, None
+    yield from parsed_lines(text, first)
 
 
 def _blocks(file: InputFile) -> Iterator[tuple[int, bytes]]:
     """Whole lines of a text, as UTF-8, and how many lines are above them."""
-    above, rest = 0, b""
-    with file.open() as stream:
-        while True:
-            try:
-                block = stream.read(BLOCK_BYTES)
-            except (OSError, ValueError) as error:
-                reason = " ".join(str(error).split())
-                raise DataError(f"{file.path} is cut or damaged: {reason}", "copy or download it again") from error
-            text = rest + block
-            end = text.rfind(b"\n") + 1 if block else len(text)
-            if len(text) - end > LONGEST_LINE:
-                raise DataError(
-                    f"{file.path} has a line of more than {LONGEST_LINE >> 20} MB", "give Parquet, or shorter lists"
-                )
-            rest = text[end:]
-            if clean := as_utf8(file.path, text[:end]):
-                yield above, clean
-            above += text.count(b"\n", 0, end)
-            if not block:
-                return
+    above = 0
+    for text in text_blocks(file.path, size=BLOCK_BYTES, longest=LONGEST_LINE):
+        yield above, text
+        above += text.count(b"\n")

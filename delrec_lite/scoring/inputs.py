@@ -6,18 +6,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path
-from typing import Any
 
+from delrec_lite.data.blocks import HEAD_BYTES, unpacked
 from delrec_lite.data.json_lines import is_json
-from delrec_lite.data.packages import arrow
-from delrec_lite.data.sources import PARQUET_MAGIC, as_utf8, check_foreign, content_of, is_stdin, packed_as, unreadable
+from delrec_lite.data.sources import (
+    PARQUET_MAGIC,
+    as_utf8,
+    check_foreign,
+    content_of,
+    is_data_file,
+    is_parquet_file,
+    is_stdin,
+    unreadable,
+)
 from delrec_lite.errors import DataError
 from delrec_lite.files import sha256_of
 
 PARQUET, JSON, TEXT = "parquet", "json", "text"
-_SUFFIXES = (".parquet", ".pq", ".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", ".inter")
-_PACKED = (".gz", ".bz2", ".zst", ".lz4")
-_HEAD_BYTES = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -27,24 +32,10 @@ class InputFile:
     Attributes:
         path: Where it is.
         kind: ``parquet``, ``json`` or ``text``.
-        compression: ``gzip``, ``bz2``, ``zstd``, ``lz4``, or empty.
     """
 
     path: Path
     kind: str
-    compression: str = ""
-
-    def open(self) -> Any:
-        """The unpacked content as a stream of Arrow.
-
-        Raises:
-            DataError: It cannot be read.
-        """
-        pa = arrow()
-        try:
-            return pa.input_stream(str(self.path), compression=self.compression or None)
-        except OSError as error:
-            raise unreadable(self.path, error) from error
 
 
 def input_files(source: str) -> list[InputFile]:
@@ -60,7 +51,7 @@ def input_files(source: str) -> list[InputFile]:
         raise DataError("users are not read from standard input", "give a file: a run that is continued reads it again")
     if path.is_dir():
         inside = sorted(file for file in path.rglob("*") if file.is_file())
-        paths = [file for file in inside if _is_data(file.relative_to(path))]
+        paths = [file for file in inside if is_data_file(file.relative_to(path))]
     elif has_magic(source) and not path.exists():
         names = glob(source, recursive=True)  # noqa: PTH207 - the pattern may be absolute
         paths = sorted(file for file in map(Path, names) if file.is_file())
@@ -73,32 +64,15 @@ def input_files(source: str) -> list[InputFile]:
     return [_classified(path) for path in paths]
 
 
-def _is_data(name: Path) -> bool:
-    suffixes = [suffix.lower() for suffix in name.suffixes if suffix.lower() not in _PACKED]
-    return bool(suffixes) and suffixes[-1] in _SUFFIXES and not any(part.startswith(("_", ".")) for part in name.parts)
-
-
 def _classified(path: Path) -> InputFile:
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
-    except OSError as error:
-        raise unreadable(path, error) from error
-    if head.startswith(PARQUET_MAGIC) or path.suffix.lower() in (".parquet", ".pq"):
+    if is_parquet_file(path):
         return InputFile(path, PARQUET)
-    compression = packed_as(head)
-    file_in = InputFile(path, TEXT, compression)
-    if compression:
-        try:
-            with file_in.open() as stream:
-                head = stream.read(_HEAD_BYTES)
-        except OSError as error:
-            raise unreadable(path, error) from error
+    head = next(unpacked(path, HEAD_BYTES), b"")
     check_foreign(path, head)
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise DataError(f"{path} is UTF-16 text", "save it as UTF-8")
     is_lines = head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{")
-    return InputFile(path, JSON if is_json(path) or is_lines else TEXT, compression)
+    return InputFile(path, JSON if is_json(path) or is_lines else TEXT)
 
 
 def input_fingerprint(files: Sequence[InputFile]) -> str:

@@ -19,10 +19,10 @@ from delrec_lite.data.values import MISSING, as_text
 from delrec_lite.errors import BundleError, DataError, UsageError
 from delrec_lite.files import sha256_of
 from delrec_lite.runtime.arguments import check_k
+from delrec_lite.runtime.best import best
 from delrec_lite.runtime.filters import Filters
 from delrec_lite.runtime.manifest import MANIFEST
 from delrec_lite.scoring.lists import lists_of, split_lists
-from delrec_lite.scoring.ranking import best
 
 if TYPE_CHECKING:
     from delrec_lite.runtime.recommender import Recommender

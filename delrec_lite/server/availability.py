@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from delrec_lite.errors import StorageError, UsageError
-from delrec_lite.files import check_file, write_atomic
+from delrec_lite.files import check_file, identity_of, write_atomic
 from delrec_lite.locks import sole_lock
 from delrec_lite.runtime.availability import Availability, Change
 
@@ -96,7 +96,7 @@ class AvailabilityState:
 
     def refresh(self, availability: Availability) -> None:
         """Apply what another process wrote to the file; does nothing where it did not."""
-        if self._file is None or _facts(self._file) == self._read:
+        if self._file is None or identity_of(self._file) == self._read:
             return
         if not self._lock.acquire(blocking=False):  # a change or a reload is going on: the next request sees it
             return
@@ -128,7 +128,7 @@ class AvailabilityState:
 
     def _refresh(self) -> bool:
         """Read the file if it is another one than before; whether it was."""
-        if self._file is None or (facts := _facts(self._file)) == self._read:
+        if self._file is None or (facts := identity_of(self._file)) == self._read:
             return False
         self._read = facts
         if facts is None or not facts[1]:  # removed, or empty as a file that was made for it
@@ -148,16 +148,7 @@ class AvailabilityState:
             return
         lists = {name: sorted(i for i, is_in in changes.items() if is_in is which) for name, which in _LISTS}
         write_atomic(self._file, json.dumps({_KEY: SCHEMA, **lists}, ensure_ascii=False) + "\n")
-        self._read = _facts(self._file)
+        self._read = identity_of(self._file)
 
 
 _LISTS = (("available", True), ("unavailable", False))
-
-
-def _facts(path: Path) -> tuple[int, int, int] | None:
-    """What changes where a file is replaced; None where it is gone."""
-    try:
-        facts = path.stat()
-    except OSError:
-        return None
-    return facts.st_ino, facts.st_size, facts.st_mtime_ns

@@ -78,10 +78,17 @@ class Guard:
         path = _below(scope["path"], self.root_path)
         name = path if path in self.route_paths else "other"
         with self.traces.request(scope["method"], name, headers) as attributes:
-            await self._answer(scope, receive, send, path, headers, attributes)
+            await self._answer(scope, receive, send, path, name, headers, attributes)
 
     async def _answer(
-        self, scope: Any, receive: Any, send: Any, path: str, headers: dict[bytes, bytes], attributes: dict[str, Any]
+        self,
+        scope: Any,
+        receive: Any,
+        send: Any,
+        path: str,
+        name: str,
+        headers: dict[bytes, bytes],
+        attributes: dict[str, Any],
     ) -> None:
         start, status, body = time.perf_counter(), 500, b""
         identity = scope["state"]["request_id"]
@@ -104,7 +111,7 @@ class Guard:
                 status = CLIENT_CLOSED
         finally:
             seconds = time.perf_counter() - start
-            self.metrics.answered(path if path in self.route_paths else "other", status, seconds)
+            self.metrics.answered(name, status, seconds)
             line = {"id": identity, "method": scope["method"], "path": path[:200], "status": status}
             line["ms"] = round(seconds * 1e3, 2)
             attributes |= {"http.response.status_code": status, "delrec.request_id": identity}

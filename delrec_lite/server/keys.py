@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from delrec_lite.errors import DelrecError, UsageError
+from delrec_lite.files import identity_of
 
 LOG = logging.getLogger("delrec_lite.server")
 _HASHED = "sha256:"
@@ -32,7 +33,7 @@ class Keys:
     def __init__(self, given: Mapping[str, str] | None = None, path: Path | None = None) -> None:
         self._given = [(name, _digest(key)) for name, key in (given or {}).items()]
         self._path = path
-        self._facts = _facts(path)
+        self._facts = None if path is None else identity_of(path)
         self._read = [] if path is None else read_keys(path)
 
     def __bool__(self) -> bool:
@@ -41,7 +42,7 @@ class Keys:
 
     def name_of(self, authorization: bytes) -> str | None:
         """The name of the key in a header ``Authorization: Bearer KEY``; None: it is none of them."""
-        if self._path is not None and _facts(self._path) != self._facts:
+        if self._path is not None and identity_of(self._path) != self._facts:
             self.reload()
         scheme, _, key = authorization.partition(b" ")
         digest = hashlib.sha256(key.strip()).digest()
@@ -55,7 +56,7 @@ class Keys:
         """Read the file again; if that fails, the keys that were read before stay, and the log says so."""
         if self._path is None:
             return
-        self._facts = _facts(self._path)
+        self._facts = identity_of(self._path)
         try:
             self._read = read_keys(self._path)
         except DelrecError as error:
@@ -104,12 +105,3 @@ def read_keys(path: Path) -> list[tuple[str, bytes]]:
 
 def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
-
-
-def _facts(path: Path | None) -> tuple[int, int, int] | None:
-    """What changes where a file is changed or replaced; None where there is none."""
-    try:
-        stat = None if path is None else path.stat()
-    except OSError:
-        return None
-    return None if stat is None else (stat.st_ino, stat.st_size, stat.st_mtime_ns)

@@ -3,6 +3,7 @@
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
+from delrec_lite.runtime.engines.sessions import token_key
 from delrec_lite.runtime.prompting.encoder import Token
 
 # Requests evaluated together, and their tokens; a single request may be longer than the latter.
@@ -57,11 +58,6 @@ def add_sequence(batch: list[BatchToken], sequence: int, position: int, tokens: 
     batch += (BatchToken(token, position + n, [sequence]) for n, token in enumerate(tokens))
     batch[-1].is_output = True
     return len(batch) - 1
-
-
-def token_key(token: Token) -> Hashable:
-    """A key that is equal for equal tokens, vectors included."""
-    return token if isinstance(token, int) else token.tobytes()
 
 
 def group_rows(lengths: Sequence[int], max_rows: int = SEQUENCES) -> Iterator[list[int]]:

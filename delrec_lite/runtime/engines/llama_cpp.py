@@ -11,10 +11,10 @@ from delrec_lite.prompts.verbalizer import Answer, Candidate
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.base import Evaluation
 from delrec_lite.runtime.engines.groups import GroupEvaluation
-from delrec_lite.runtime.engines.llama_batch import BATCH_TOKENS, SEQUENCES, group_rows, merge_histories, token_key
+from delrec_lite.runtime.engines.llama_batch import BATCH_TOKENS, SEQUENCES, group_rows, merge_histories
 from delrec_lite.runtime.engines.llama_context import LlamaContext
 from delrec_lite.runtime.engines.llama_group import LlamaGroup
-from delrec_lite.runtime.engines.sessions import Sessions, count_shared
+from delrec_lite.runtime.engines.sessions import Sessions, count_shared, keys_of
 from delrec_lite.runtime.prompting.encoder import Entry, PromptEncoder, Token
 
 # Users whose last history stays in the cache, and the most tokens that they hold together. A cell of SmolLM2-135M
@@ -133,7 +133,7 @@ class LlamaEngine:
 
         With ``states`` the hidden state can be read too.
         """
-        keys = [token_key(token) for token in tokens]
+        keys = keys_of(tokens)
         cached = self._sessions.take(session, len(tokens))
         sequence = _sequence(cached.slot)
         reused = count_shared(cached.entries, keys)

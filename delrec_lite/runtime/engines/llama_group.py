@@ -2,14 +2,9 @@
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 
-from delrec_lite.runtime.engines.llama_batch import (
-    SEQUENCES,
-    add_sequence,
-    merge_histories,
-    token_key,
-)
+from delrec_lite.runtime.engines.llama_batch import SEQUENCES, add_sequence, merge_histories
 from delrec_lite.runtime.engines.llama_context import LlamaContext
-from delrec_lite.runtime.engines.sessions import Sessions
+from delrec_lite.runtime.engines.sessions import Sessions, keys_of
 from delrec_lite.runtime.prompting.encoder import Token
 
 # From 64 tokens on llama.cpp computes attention in tiles, which round otherwise (scores differ by up to 0.13, and of 32
@@ -40,7 +35,7 @@ class LlamaGroup:
         Yields a group's rows and how many tokens each of them cost; until the next group is asked for, the n-th of the
         context's ``outputs`` belongs to the n-th of them.
         """
-        keys = [[token_key(token) for token in tokens] for tokens in histories]
+        keys = [keys_of(tokens) for tokens in histories]
         row = 0
         while row < len(histories):
             rows = self._fitting(row, keys, sessions)

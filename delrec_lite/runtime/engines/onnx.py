@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from delrec_lite.machine import threads_for
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.base import Evaluation
 from delrec_lite.runtime.engines.groups import GroupEvaluation
-from delrec_lite.runtime.engines.sessions import CachedSession, Sessions, count_shared
+from delrec_lite.runtime.engines.sessions import CachedSession, Sessions, count_shared, keys_of
 from delrec_lite.runtime.manifest import REMEDY
 from delrec_lite.runtime.onnx_rows import read_item_rows
 from delrec_lite.runtime.onnx_session import open_session, padded, run, shapes
@@ -149,7 +149,7 @@ class OnnxEngine:
                 most = min(self._batch_size, -(-len(fresh) // self._threads))
                 groups = _groups([len(histories[row]) for row in fresh], most)
                 continued = {row: name for row in rows if (name := sessions[row]) is not None}
-                taken = self._sessions.take_together([(n, _keys(histories[row])) for row, n in continued.items()])
+                taken = self._sessions.take_together([(n, keys_of(histories[row])) for row, n in continued.items()])
                 pieces: list[Piece] = [([fresh[n] for n in group], None, 0) for group in groups]
                 pieces += [([row], *session) for row, session in zip(continued, taken, strict=True)]
                 try:
@@ -165,7 +165,7 @@ class OnnxEngine:
     ) -> tuple[list[Floats], int]:
         """Evaluate what a session does not hold yet; the graph's outputs, and how many tokens were evaluated."""
         entries = self._entries(request)
-        keys = _keys(entries)
+        keys = keys_of(entries)
         with self._lock:
             graph = self._open_session()
             cached = self._sessions.take(session, len(entries))
@@ -257,10 +257,6 @@ class OnnxEngine:
         """The newest entries of a history with the graph's item ids, which begin at 0."""
         base = self._prompt.item_token_base
         return [token - base if isinstance(token, int) else token for token in self._encoder.history(request)]
-
-
-def _keys(entries: Sequence[Token]) -> list[Hashable]:
-    return [entry if isinstance(entry, int) else entry.tobytes() for entry in entries]
 
 
 def _rounds(sessions: Sequence[str | None]) -> Iterator[list[int]]:

@@ -4,6 +4,18 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
+from delrec_lite.runtime.prompting.encoder import Token
+
+
+def token_key(token: Token) -> Hashable:
+    """A key that is equal for equal tokens, vectors included."""
+    return token if isinstance(token, int) else token.tobytes()
+
+
+def keys_of(tokens: Sequence[Token]) -> list[Hashable]:
+    """``token_key`` of several tokens."""
+    return [token_key(token) for token in tokens]
+
 
 @dataclass
 class CachedSession:

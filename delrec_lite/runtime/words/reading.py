@@ -12,6 +12,7 @@ from delrec_lite.data.types import Floats, described
 from delrec_lite.errors import BundleError, UsageError
 from delrec_lite.evaluation.fusion import logsumexp
 from delrec_lite.runtime.arguments import values_in
+from delrec_lite.runtime.best import best
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.manifest import MANIFEST, REMEDY
 from delrec_lite.runtime.resolving import Item
@@ -221,17 +222,18 @@ class Words:
             mixed = some.mixed(scores)
             return float(mixed[item] - logsumexp(mixed[None])[0, 0])
 
+        with_all = log_probability(worded)
         contributions = [
             WordContribution(
                 word.word,
                 word.negated,
-                log_probability(worded) - log_probability(worded.without(n)),
+                with_all - log_probability(worded.without(n)),
                 self.table.nearest(self.table.index_of(word.word), item),
             )
             for n, word in enumerate(worded.asked)
         ]
-        best = np.argsort(-worded.fit, kind="stable")[: FITTING if worded.asked else 0]
-        return WordsExplained(worded.read, contributions, [self._bundle.items.titles[i] for i in best])
+        fitting = best(worded.fit, FITTING) if worded.asked else ()
+        return WordsExplained(worded.read, contributions, [self._bundle.items.titles[i] for i in fitting])
 
     def _fit_of_titles(self, worded: Worded, titles: Sequence[str]) -> Floats:
         """How well the titles of items outside the catalogue fit, in the units of ``Worded.fit``."""

@@ -11,15 +11,16 @@ def best(scores: Floats, k: int) -> Ints:
     As a stable sort of all scores gives them, but only those that can be among the best are sorted.
 
     Args:
-        scores: float32 ``[n]``, without nan.
+        scores: float32 ``[n]``.
         k: At least 1.
 
     Returns:
         int64 ``[min(k, n)]``.
     """
+    losses = -scores
     if k >= len(scores):
-        return np.argsort(-scores, kind="stable")
-    least = np.partition(scores, len(scores) - k)[len(scores) - k]
-    among = np.flatnonzero(scores >= least)
-    order: Ints = among[np.argsort(-scores[among], kind="stable")][:k]
+        return np.argsort(losses, kind="stable")
+    most = np.partition(losses, k - 1)[k - 1]
+    among = np.flatnonzero(~(losses > most))  # nan, which a sort puts last, is not larger
+    order: Ints = among[np.argsort(losses[among], kind="stable")][:k]
     return order
