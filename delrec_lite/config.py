@@ -2,7 +2,6 @@
 
 from importlib import resources
 from pathlib import Path
-from reprlib import Repr
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
@@ -16,7 +15,7 @@ from pydantic import (
 
 from delrec_lite.data_section import DataSection as DataSection
 from delrec_lite.data_section import Section
-from delrec_lite.errors import ConfigError
+from delrec_lite.errors import ConfigError, not_yaml, short
 from delrec_lite.prompts.history import HISTORIES
 from delrec_lite.prompts.verbalizer import VERBALIZERS
 from delrec_lite.prompts.vocabulary import FIRST_DEEP
@@ -336,11 +335,6 @@ def load_recipe(name_or_path: str) -> Recipe:
     return parse(text, where=name_or_path)
 
 
-# A few lines of YAML can stand for gigabytes.
-_SHORT = Repr()
-_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 1, 80, 80
-
-
 def _as_value_error(error: ConfigError) -> ValueError:
     """For pydantic, which adds the key to errors of this type alone."""
     return ValueError(": ".join(part for part in (error.message, error.hint) if part))
@@ -351,8 +345,7 @@ def parse(text: str, where: str) -> Recipe:
     try:
         data = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: such as a day that no month has
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"{where} is not valid YAML: {reason}", "correct this line") from error
+        raise not_yaml(where, error) from error
     if not isinstance(data, dict):
         raise ConfigError(f"{where} holds no recipe", "a recipe is a mapping with at least `name:`")
     try:
@@ -362,4 +355,4 @@ def parse(text: str, where: str) -> Recipe:
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"{where}: unknown key {key!r}", "remove it, or look for a typing mistake") from error
-        raise ConfigError(f"{where}: {key}: {first['msg']}", f"got {_SHORT.repr(first.get('input'))}") from error
+        raise ConfigError(f"{where}: {key}: {first['msg']}", f"got {short(first.get('input'))}") from error

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from reprlib import Repr
 
 
 class DelrecError(Exception):
@@ -126,3 +127,19 @@ def did_you_mean(name: str, known_names: Iterable[str]) -> str:
     names = list(known_names)
     nearest = get_close_matches(name, names, n=1)
     return (f"did you mean {nearest[0]}? " if nearest else "") + f"one of {', '.join(names)}"
+
+
+def not_yaml(where: object, error: Exception) -> ConfigError:
+    """The error for a text that a YAML parser refuses, in one line."""
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return ConfigError(f"{where} is not valid YAML: {reason}", "correct this line")
+
+
+# A few lines of YAML can stand for gigabytes.
+_SHORT = Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 1, 80, 80
+
+
+def short(value: object) -> str:
+    """A value as an error shows it, however large it is."""
+    return _SHORT.repr(value)

@@ -158,3 +158,14 @@ def _lines(path: Path) -> list[str]:
         return path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
+
+
+def unit_bytes(unit: str) -> int:
+    """Bytes of a unit of memory, in any letters: ``K``, ``MB``, ``GiB``; of the empty one 1.
+
+    Raises:
+        KeyError: There is no such unit.
+    """
+    name = unit.upper().removesuffix("B")
+    power = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}[name.removesuffix("I")]
+    return int((1024 if name.endswith("I") else 1000) ** power)

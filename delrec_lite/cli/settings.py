@@ -5,21 +5,17 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from reprlib import Repr
 from typing import Any
 
 import typer
 import yaml
 
 from delrec_lite import environment
-from delrec_lite.errors import ConfigError, DelrecError, UsageError, did_you_mean
+from delrec_lite.errors import ConfigError, DelrecError, UsageError, did_you_mean, not_yaml, short
 
 # Options that are about the settings themselves.
 _NOT_SET = frozenset({"help", "config", "show_settings"})
 _MOST_BYTES = 1_000_000
-# A few lines of YAML can stand for gigabytes.
-_SHORT = Repr()
-_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 1, 80, 80
 
 
 def read_settings(context: typer.Context, path: Path | None, prefix: str) -> None:
@@ -78,15 +74,14 @@ def _read(path: Path, names: list[str]) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"the settings in {path} cannot be read: {error.strerror}", "check --config") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: such as a day that no month has
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"{path} is not valid YAML: {reason}", "correct this line") from error
+        raise not_yaml(path, error) from error
     if data is None:
         return {}
     if not isinstance(data, dict):
         raise ConfigError(f"{path} holds no settings", "give a mapping such as `port: 8080`")
     for key in data:
         if key not in names:
-            name = key if isinstance(key, str) else _SHORT.repr(key)
+            name = key if isinstance(key, str) else short(key)
             raise ConfigError(f"{path}: there is no setting {name[:80]!r}", did_you_mean(name[:80], names))
     return {key: value for key, value in data.items() if value is not None}
 
@@ -105,7 +100,7 @@ def _checked(context: typer.Context, option: Any, value: Any, error: DelrecError
     """A value as the command line would have it; ``error`` names its place."""
     is_list, is_flag = getattr(option, "multiple", False), getattr(option, "is_flag", False)
     values = value if is_list and isinstance(value, list) else [value]
-    message = f"{error.message} is {_SHORT.repr(value)}"
+    message = f"{error.message} is {short(value)}"
     if is_flag and not isinstance(value, bool):
         raise type(error)(message, "give true or false")
     if not is_flag and not all(isinstance(part, str | int | float) and not isinstance(part, bool) for part in values):

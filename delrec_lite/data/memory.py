@@ -7,9 +7,8 @@ from delrec_lite.data.locations import Location
 from delrec_lite.data.packages import arrow, duckdb
 from delrec_lite.data.sources import PACKED_SUFFIXES, is_parquet_file
 from delrec_lite.errors import MissingPackageError, UsageError
-from delrec_lite.machine import memory_limit_bytes
+from delrec_lite.machine import memory_limit_bytes, unit_bytes
 
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 LEAST = 500 * 10**6
 # Of the machine's memory, without --memory.
 SHARE = 0.5
@@ -26,7 +25,7 @@ def parse_memory(text: str) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]I?)?B?\s*", text, re.IGNORECASE)
     if match is None:
         raise UsageError(f"--memory has no value {text!r}", "write it as 2GB or 1500MB")
-    count = int(float(match[1]) * _UNITS[(match[2] or "").upper()])
+    count = int(float(match[1]) * unit_bytes(match[2] or ""))
     if count < LEAST:
         raise UsageError(f"--memory {text} is too little", f"at least {LEAST // 10**6}MB")
     return count

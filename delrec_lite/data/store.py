@@ -171,7 +171,7 @@ def _write(
 ) -> None:
     lengths = lengths_of(dataset.sequences)
     items = np.concatenate(dataset.sequences) if dataset.sequences else np.empty(0, dtype=np.int64)
-    arrays = {"items": items.astype(np.int32), "lengths": lengths, **question_arrays(dataset)}
+    arrays: dict[str, Any] = {"items": items.astype(np.int32), "lengths": lengths, **question_arrays(dataset)}
     np.savez_compressed(folder / "sequences.npz", **arrays)
     for split, sets in candidates.items():
         rows = {

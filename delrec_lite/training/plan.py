@@ -7,6 +7,7 @@ from typing import Any
 
 from delrec_lite.architectures import find_architecture
 from delrec_lite.architectures.record import Modules
+from delrec_lite.machine import unit_bytes
 from delrec_lite.training.shapes import Shape
 
 # Bytes of a linear weight. NF4: 4 bits, a scale in 8 bits for 64 weights and a float32 for 256 of those.
@@ -216,15 +217,13 @@ def parse_bytes(text: str) -> float:
     from delrec_lite.errors import UsageError
 
     match = re.fullmatch(r"\s*([0-9.]+)\s*([KMGT]i?B|[KMGT])?\s*", text, re.IGNORECASE)
-    units = {"K": 1, "M": 2, "G": 3, "T": 4}
     try:
         value = float(match.group(1)) if match else math.nan
     except ValueError:
         value = math.nan
     if match is None or not value > 0:
         raise UsageError(f"{text!r} is not a size of memory", "such as 8GB or 24GiB")
-    unit = (match.group(2) or "GB").upper()
-    return value * float((1024 if "I" in unit else 1000) ** units[unit[0]])
+    return value * float(unit_bytes(match.group(2) or "GB"))
 
 
 def plan(

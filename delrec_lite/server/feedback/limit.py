@@ -4,8 +4,9 @@ import re
 from dataclasses import dataclass
 
 from delrec_lite.errors import UsageError
+from delrec_lite.machine import unit_bytes
 
-_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+_UNITS = {"KB", "MB", "GB", "TB", "KIB", "MIB", "GIB", "TIB"}
 LEAST_BYTES, LEAST_ROWS = 1_000_000, 10
 # Of the bytes, the share of the database file; the rest is for what SQLite has not moved into it yet.
 _SHARE = 0.8
@@ -36,7 +37,7 @@ class Limit:
         if match is None or (unit not in {"", "ROW", "ROWS"} and unit not in _UNITS):
             raise UsageError(f"the feedback limit is {text!r}", hint)
         if unit in _UNITS:
-            limit = cls(int(float(match[1]) * _UNITS[unit]), None)
+            limit = cls(int(float(match[1]) * unit_bytes(unit)), None)
         elif "." in match[1]:
             raise UsageError(f"the feedback limit is {text!r}", hint)
         else:
