@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from delrec_lite.data.columns import TEXT, ItemColumn
+from delrec_lite.data.columns import TEXT, TRUTH, ItemColumn
 from delrec_lite.errors import DataError, UsageError
 from delrec_lite.runtime.best import best
 from delrec_lite.runtime.recommender import Recommender
@@ -98,3 +98,15 @@ def test_a_filter_keeps_what_recommend_keeps(tmp_path):
     with pytest.raises(UsageError, match="there is no column 'color'"):
         score(folder, users, tmp_path / "recs", Options(where='color = "Blue"'), workers=1)
     assert not (tmp_path / "recs").exists()
+
+
+def test_what_is_not_available_is_never_scored(tmp_path):
+    available = ItemColumn("available", TRUTH, tuple(n % 2 == 0 for n in range(len(TITLES))))
+    folder = tiny_bundle(tmp_path, columns=(available,)).bundle.folder
+    scored = Scorer(folder, 5)(pa.table({"user_id": [1, 2], "history": [["i1"], []]})).to_pylist()
+    with Recommender.load(folder, threads=1) as recommender:
+        rankings = recommender.recommend_batch([["id:i1"], []], 5)
+        gone = {recommender.bundle.items.ids[item] for item in recommender.availability.unavailable}
+    assert gone
+    assert gone.isdisjoint(row["item_id"] for row in scored)
+    assert [row["item_id"] for row in scored] == [item.id for ranking in rankings for item in ranking]

@@ -20,7 +20,6 @@ from delrec_lite.errors import BundleError, DataError, UsageError
 from delrec_lite.files import sha256_of
 from delrec_lite.runtime.arguments import check_k
 from delrec_lite.runtime.best import best
-from delrec_lite.runtime.filters import Filters
 from delrec_lite.runtime.manifest import MANIFEST
 from delrec_lite.scoring.lists import lists_of, split_lists
 
@@ -185,7 +184,7 @@ class Scorer:
                 included = included.copy()
                 included[history] = False
             among = np.flatnonzero(included)
-            values = scores.get(n, self._popularity)[among]
+            values = scores.get(n, self.recommender.selector.popular())[among]
             order = best(values, self.k)
             yield among[order], values[order]
 
@@ -233,11 +232,6 @@ class Scorer:
     def _index(self) -> dict[str, int]:
         return {item: n for n, item in enumerate(self._ids)}
 
-    @cached_property
-    def _popularity(self) -> Floats:
-        """As ``Recommender`` scores a history of which nothing is known."""
-        return np.log1p(np.asarray(self.recommender.bundle.items.popularity, np.float32))
-
     @property
     def _without_history(self) -> bool:
         if self.exclude_history is None:
@@ -246,16 +240,14 @@ class Scorer:
 
     @cached_property
     def _included(self) -> Any:
-        """The items that may be recommended, bool ``[items]``."""
+        """The items that may be recommended: available ones that pass the filter, bool ``[items]``."""
         included = np.full(len(self._ids), self.candidates is None)
         known = [self._index[item] for item in self.candidates or () if item in self._index]
         if self.candidates is not None and not known:
             raise UsageError("no candidate is in the catalogue", "candidates are item ids of the data set")
         included[known] = True
         included[[self._index[item] for item in self.exclude if item in self._index]] = False
-        if self.where is not None:
-            included &= Filters(self.recommender.columns).mask(self.where)[:-1]
-        return included
+        return included & self.recommender.selector.mask(self.where)[:-1]
 
     def close(self) -> None:
         """Free the model; the next table opens the bundle again."""
@@ -264,7 +256,7 @@ class Scorer:
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what was opened, so that it can be sent to another process."""
-        opened = {"recommender", "_ids", "_index", "_popularity", "_included"}
+        opened = {"recommender", "_ids", "_index", "_included"}
         return {name: value for name, value in vars(self).items() if name not in opened}
 
 
