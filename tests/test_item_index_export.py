@@ -1,4 +1,4 @@
-"""Export writes an item index where the catalogue is large; it works beside a teacher, and the bench times both ways."""
+"""Export writes an item index of a large catalogue; it works beside a teacher, and the bench times both ways."""
 
 import json
 
