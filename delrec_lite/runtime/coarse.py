@@ -51,9 +51,12 @@ def refined(scores: Floats, included: Bools, k: int, refinement: Refinement) -> 
         The scores, minus infinity for items that are not included, and the candidates, best first.
     """
     scores = np.where(included, scores, np.float32(-np.inf))
-    number = min(max(refinement.candidates, SHARE * k), int(np.count_nonzero(included)))
+    left = int(np.count_nonzero(included))
+    number = min(max(refinement.candidates, SHARE * k), left)
     if not number:
         return scores, np.empty(0, np.int64)
-    candidates = np.sort(best(scores, number))
+    among = np.flatnonzero(included) if left < len(scores) // 2 else None
+    places = best(scores if among is None else scores[among], number)
+    candidates = np.sort(places if among is None else among[places])
     scores[candidates] += refinement.missing(candidates)
     return scores, candidates[best(scores[candidates], number)]

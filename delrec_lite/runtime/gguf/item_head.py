@@ -9,8 +9,9 @@ from delrec_lite.data.types import Floats, Ints
 from delrec_lite.runtime.gguf.header import Header
 from delrec_lite.runtime.gguf.rows import OUTPUT, TokenRows
 
-# Items whose rows are unpacked at once.
-BLOCK = 1 << 15
+# Items whose rows are unpacked at once, where all are scored, and where some are: 256 rows of 576 numbers take 0.4 ms, a
+# thousand at once 5 ms, because memory for them comes anew from the system.
+BLOCK, FEW = 1 << 15, 256
 
 
 class ItemHead:
@@ -44,8 +45,10 @@ class ItemHead:
             state: After the final norm, float32 ``[hidden]``.
             items: Indices.
         """
-        rows = self._rows.rows(np.asarray(items, np.int64) + self._base)
-        scores: Floats = rows @ self._rows.in_their_type(state)
+        tokens, rounded = np.asarray(items, np.int64) + self._base, self._rows.in_their_type(state)
+        scores = np.empty(len(tokens), np.float32)
+        for at in range(0, len(tokens), FEW):
+            scores[at : at + FEW] = self._rows.rows(tokens[at : at + FEW]) @ rounded
         return scores
 
     def scores(self, states: Floats) -> Floats:

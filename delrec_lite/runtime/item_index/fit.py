@@ -21,7 +21,7 @@ from delrec_lite.runtime.best import best
 RANKS = (16, 24, 32, 48, 64, 96, 128)
 CANDIDATES = (250, 500, 1000, 2000, 4000)
 RECALL, TOP = 0.995, 10
-ITEM_DIMENSION_NS, CANDIDATE_NS = 0.35, 1500.0
+ITEM_DIMENSION_NS, CANDIDATE_NS = 0.22, 1600.0
 # Added to the states' second moments, as a share of their mean: directions that few states showed count too.
 SHRINKAGE = 0.1
 # Items whose rows are float32 at once, and states whose scores are.
