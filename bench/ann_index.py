@@ -43,14 +43,17 @@ ASKED_EVERY = 4
 
 
 def divided(histories: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[list[int]]]:
-    """Histories to build an index with, and those of other users to ask with; each also without its newest items."""
-    parts: tuple[list[list[int]], list[list[int]]] = [], []
+    """Histories to build an index with, and those of other users to ask with.
+
+    Where there are few, each is there without its newest items, too.
+    """
+    built_with: list[list[int]] = []
+    asked: list[list[int]] = []
     for n, history in enumerate(histories):
         items = [int(item) for item in history]
-        longest = len(items) if len(histories) >= BUILT_WITH else 0
-        parts[n % ASKED_EVERY == 0] += [items[:end] for end in range(len(items), longest - 1 if longest else 0, -1)]
-    built_with, asked = (_spread(part, most) for part, most in zip(parts, (BUILT_WITH, RECALL_REQUESTS), strict=True))
-    return built_with, asked
+        shorter = [] if len(histories) >= BUILT_WITH else [items[:end] for end in range(1, len(items))]
+        (built_with if n % ASKED_EVERY else asked).extend([items, *shorter])
+    return _spread(built_with, BUILT_WITH), _spread(asked, RECALL_REQUESTS)
 
 
 def _spread(histories: list[list[int]], most: int) -> list[list[int]]:

@@ -9,8 +9,8 @@ from delrec_lite.data.types import Floats, Ints
 from delrec_lite.runtime.gguf.header import Header
 from delrec_lite.runtime.gguf.rows import OUTPUT, TokenRows
 
-# Items whose rows are unpacked at once, where all are scored, and where some are: 256 rows of 576 numbers take 0.4 ms, a
-# thousand at once 5 ms, because memory for them comes anew from the system.
+# Items whose rows are unpacked at once, where all are scored, and where some are: 256 rows of 576 numbers take 0.4 ms,
+# a thousand at once 5 ms, because memory for them comes anew from the system.
 BLOCK, FEW = 1 << 15, 256
 
 
