@@ -10,9 +10,11 @@ import numpy as np
 from delrec_lite.bench.catalogue import names_of, staged_copy, write_longer
 from delrec_lite.data.types import Floats
 from delrec_lite.runtime.bundle import Bundle
+from delrec_lite.runtime.engines.hybrid import WEIGHT
 from delrec_lite.runtime.finish import finish_bundle
 from delrec_lite.runtime.gguf.header import read_header
 from delrec_lite.runtime.gguf.rows import OUTPUT, TokenRows
+from delrec_lite.runtime.manifest import INSIDE
 
 # How far a new item is from the real one that it is near to, as a share of the difference of two others.
 SPREAD = 0.3
@@ -42,7 +44,7 @@ def grown_rows(real: Floats, items: int, seed: int = 0) -> Iterator[Floats]:
 
 
 def grown_bundle(bundle: Bundle, items: int, target: Path) -> Bundle:
-    """A bundle with so many items, each a row of the model; read as the real item that it is near to."""
+    """A bundle with so many items, each a row of the model, read as the real item that it is near to; no teacher."""
     staging = staged_copy(bundle, target)
     real = real_rows(bundle)
 
@@ -52,5 +54,6 @@ def grown_bundle(bundle: Bundle, items: int, target: Path) -> Bundle:
     base = bundle.prompt.item_token_base
     write_longer(bundle.model_path, staging / bundle.model_path.name, base, bundle.trained, items, output)
     names_of(bundle, items, staging)
-    facts = {key: bundle.manifest[key] for key in ("name", "model", "provenance", "licences")}
-    return finish_bundle(staging, target, gated=False, **facts)
+    model = {key: fact for key, fact in bundle.manifest["model"].items() if key not in {INSIDE, WEIGHT}}
+    facts = {key: bundle.manifest[key] for key in ("name", "provenance", "licences")}
+    return finish_bundle(staging, target, gated=False, model=model, **facts)
