@@ -16,6 +16,7 @@ from delrec_lite.runtime.item_index.fit import Choice
 from delrec_lite.runtime.manifest import INDEX, INDEX_FACTS, INDEX_MAPS, MANIFEST
 from delrec_lite.runtime.recommender import Recommender
 from delrec_lite.runtime.verify import verify
+from tests.command import run
 from tests.conftest import export_tiny
 from tests.indexed import with_index
 from tests.tiny import ITEMS, dataset
@@ -36,7 +37,9 @@ def test_export_writes_an_index_of_a_large_catalogue(tiny_base, tmp_path, small)
     assert np.load(path / INDEX).shape == (ITEMS, facts["rank"])
     assert facts["recall"] >= 0.995
     assert facts["states"] > 0
-    assert verify(path, isolated=False).top10_overlap == 1.0
+    verified = verify(path, isolated=False)
+    assert (verified.top10_overlap, verified.item_index) == (1.0, facts)
+    assert "numbers an item" in run("verify", path).stdout
     for quant in ("f16", "q8_0"):
         with (
             Recommender.load(path, 1, quant=quant) as indexed,

@@ -48,7 +48,8 @@ class ItemIndex:
             raise BundleError(f"{bundle.folder / MANIFEST} has an incomplete item index", REMEDY)
         rank, candidates = facts.get("rank"), facts.get("candidates")
         hidden, items = bundle.manifest["model"].get("hidden"), len(bundle.items.ids)
-        if not all(isinstance(number, int) and number > 0 for number in (rank, candidates, hidden)):
+        whole = all(isinstance(number, int) and number > 0 for number in (rank, candidates, hidden))
+        if not whole or not isinstance(facts.get("recall"), int | float):
             raise BundleError(f"{bundle.folder / MANIFEST}: {INDEX_FACTS} is {facts!r:.80}", REMEDY)
         maps = _read(bundle.folder / INDEX_MAPS, (hidden, 2 * rank + 1), mapped=False)
         short = _read(bundle.folder / INDEX, (items, rank), mapped=items * rank * 4 > MAX_COPIED)
