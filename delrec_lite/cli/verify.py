@@ -39,10 +39,8 @@ def verify(
 
 
 def _describe_index(facts: dict[str, Any]) -> str:
-    return (
-        f"{facts['rank']} numbers an item, {facts['candidates']} candidates scored exactly; {facts['recall']:.1%} of the "
-        "first ten found at export"
-    )
+    found = f"{facts['recall']:.1%} of the first ten found at export"
+    return f"{facts['rank']} numbers an item, {facts['candidates']} candidates scored exactly; {found}"
 
 
 def _describe(answers: "Answers", requests: int) -> str:
