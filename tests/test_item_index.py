@@ -196,7 +196,15 @@ def test_a_broken_index_is_refused_even_with_the_right_digest(tmp_path, spoil):
 
 
 @pytest.mark.parametrize(
-    "facts", [None, {}, {"rank": "48", "candidates": 60}, {"rank": 48, "candidates": 0}, {"rank": True}]
+    "facts",
+    [
+        None,
+        {},
+        {"rank": "48", "candidates": 60, "recall": 1},
+        {"rank": 48, "candidates": 0, "recall": 1},
+        {"rank": 48, "candidates": 60, "recall": "all"},
+        {"rank": 64, "candidates": 9, "recall": 1},
+    ],
 )
 def test_facts_of_an_index_that_cannot_be_are_refused(tmp_path, facts):
     folder, _ = indexed_bundle(tmp_path)
