@@ -27,7 +27,7 @@ from delrec_lite.runtime.manifest import DEEP, REMEDY
 from delrec_lite.runtime.prompting.encoder import Token
 from delrec_lite.spinning import bounded
 
-# Tokens of a vocabulary whose logits cost less than a second evaluation.
+# Tokens whose logits cost less than a second evaluation.
 SMALL_HEAD = 8192
 # A sequence, the position of the first token in it, and the tokens to evaluate there.
 Work = tuple[int, int, Sequence[Token]]
@@ -265,8 +265,9 @@ class LlamaContext:
     def decode_states(self, work: Sequence[Work]) -> None:
         """Like ``decode`` with one output each, where the hidden state can be read too."""
         # In embeddings mode every token is an output and pays for the LM head, so only the last ones go through it,
-        # unless it is small: a second evaluation reads all the weights again.
-        if self._vocabulary > SMALL_HEAD and any(len(tokens) > 1 for _, _, tokens in work):
+        # unless it is small, without the items: a second evaluation reads all the weights again.
+        whole = self._trunk and self._vocabulary <= SMALL_HEAD
+        if not whole and any(len(tokens) > 1 for _, _, tokens in work):
             self.decode([(s, start, tokens[:-1]) for s, start, tokens in work if len(tokens) > 1], reads=0)
             work = [(s, start + len(tokens) - 1, tokens[-1:]) for s, start, tokens in work]
         self._c.llama_set_embeddings(self._context, True)
