@@ -22,6 +22,7 @@ from delrec_lite.bench.probe import new_process
 from delrec_lite.bench.report import latency_summary
 from delrec_lite.bench.script import script_parser, write_json
 from delrec_lite.bench.workloads import SETTLE_S, requests_of
+from delrec_lite.data.types import Ints
 from delrec_lite.errors import UsageError
 from delrec_lite.export.item_index import build_index
 from delrec_lite.machine import cores_allowed
@@ -42,7 +43,7 @@ THREADS = (1, 2)
 ASKED_EVERY = 4
 
 
-def divided(histories: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[list[int]]]:
+def divided(histories: Sequence[Sequence[int] | Ints]) -> tuple[list[list[int]], list[list[int]]]:
     """Histories to build an index with, and those of other users to ask with.
 
     Where there are few, each is there without its newest items, too.

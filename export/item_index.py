@@ -1,6 +1,6 @@
 """Writes the item index of a bundle with a large catalogue: fitted to states of some users, measured on others."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ def needs_index(bundle: Bundle) -> bool:
     )
 
 
-def build_index(bundle: Bundle, histories: Sequence[Sequence[int] | Ints], folder: Path) -> Mapping[str, Any]:
+def build_index(bundle: Bundle, histories: Sequence[Sequence[int] | Ints], folder: Path) -> dict[str, Any]:
     """Write the index of a bundle's trained items.
 
     Args:

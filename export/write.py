@@ -1,7 +1,7 @@
 """`export`: write a bundle of a trained model, and verify it before it gets its final name."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +76,7 @@ def _finish(
     )
 
 
-def _index(request: ExportRequest, trial: Path, console: Console) -> Mapping[str, Any]:
+def _index(request: ExportRequest, trial: Path, console: Console) -> dict[str, Any]:
     """Write the item index where the catalogue is large; what the manifest's ``model`` says of it."""
     bundle = Bundle.open(trial, verify=False)
     if not needs_index(bundle):

@@ -1,6 +1,5 @@
 """`ItemIndex`: the item index of a bundle, its two files, and coarse scores of the whole catalogue from it."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -46,10 +45,9 @@ class ItemIndex:
         files, facts = bundle.manifest["files"], bundle.manifest["model"].get(INDEX_FACTS)
         if INDEX_MAPS not in files or not isinstance(facts, dict):
             raise BundleError(f"{bundle.folder / MANIFEST} has an incomplete item index", REMEDY)
-        rank, candidates = facts.get("rank"), facts.get("candidates")
-        hidden, items = bundle.manifest["model"].get("hidden"), len(bundle.items.ids)
-        whole = all(isinstance(number, int) and number > 0 for number in (rank, candidates, hidden))
-        if not whole or not isinstance(facts.get("recall"), int | float):
+        rank, candidates = _count(facts.get("rank")), _count(facts.get("candidates"))
+        hidden, items = _count(bundle.manifest["model"].get("hidden")), len(bundle.items.ids)
+        if not (rank and candidates and hidden and isinstance(facts.get("recall"), int | float)):
             raise BundleError(f"{bundle.folder / MANIFEST}: {INDEX_FACTS} is {facts!r:.80}", REMEDY)
         maps = _read(bundle.folder / INDEX_MAPS, (hidden, 2 * rank + 1), mapped=False)
         short = _read(bundle.folder / INDEX, (items, rank), mapped=items * rank * 4 > MAX_COPIED)
@@ -61,7 +59,7 @@ class ItemIndex:
         Args:
             states: Hidden states, float32 ``[states, hidden]``.
         """
-        scores = (states @ self.maps.states) @ self.short.T
+        scores: Floats = (states @ self.maps.states) @ self.short.T
         scores += (states @ self.maps.mean)[:, None]
         return scores
 
@@ -71,7 +69,7 @@ class ItemIndex:
         return scores
 
 
-def write_index(folder: Path, short: Any, maps: Maps, choice: Choice) -> Mapping[str, Any]:
+def write_index(folder: Path, short: Any, maps: Maps, choice: Choice) -> dict[str, Any]:
     """Write an index's two files into the folder of a bundle to be.
 
     Returns:
@@ -101,6 +99,11 @@ def extend_index(bundle: Bundle, rows: Floats, folder: Path) -> None:
     longer[: len(index.short)] = index.short
     longer[len(index.short) :] = index.maps.shortened(rows)
     longer.flush()
+
+
+def _count(value: Any) -> int:
+    """A whole number above 0; 0 for anything else."""
+    return value if isinstance(value, int) and value > 0 else 0
 
 
 def _read(path: Path, shape: tuple[int, int], mapped: bool) -> Floats:
