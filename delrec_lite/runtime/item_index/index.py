@@ -59,7 +59,8 @@ class ItemIndex:
         Args:
             states: Hidden states, float32 ``[states, hidden]``.
         """
-        scores: Floats = (states @ self.maps.states) @ self.short.T
+        queries: Floats = states @ self.maps.states
+        scores: Floats = queries @ self.short.T
         scores += (states @ self.maps.mean)[:, None]
         return scores
 
