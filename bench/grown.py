@@ -37,7 +37,8 @@ def grown_rows(real: Floats, items: int, seed: int = 0) -> Iterator[Floats]:
     rng = np.random.default_rng(seed)
     for at in range(0, items, BLOCK):
         places = np.arange(at, min(at + BLOCK, items))
-        first, second = rng.integers(0, len(real), (2, len(places)))
+        first = rng.integers(0, len(real), len(places))
+        second = (first + rng.integers(1, len(real), len(places))) % len(real)
         moved = SPREAD * (real[first] - real[second])
         moved[places < len(real)] = 0
         yield real[places % len(real)] + moved
