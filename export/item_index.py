@@ -15,6 +15,8 @@ from delrec_lite.runtime.item_index.index import write_index
 MIN_ITEMS = 50_000
 # Histories whose states are fitted, and those on which the index is measured.
 FITTED, MEASURED = 512, 128
+# With fewer histories nothing is known of the states.
+FEWEST = 20
 # Every so many-th history is cut to its first items, because users without a long one come too.
 SHORT_EVERY, SHORT = 4, 3
 
@@ -44,6 +46,8 @@ def build_index(bundle: Bundle, histories: Sequence[Sequence[int] | Ints], folde
     from delrec_lite.runtime.engines.llama_trunk import LlamaTrunkEngine
 
     asked = [_cut(n, history) for n, history in enumerate(histories) if len(history)]
+    if len(asked) < FEWEST:
+        return {}
     engine = LlamaTrunkEngine(bundle)
     try:
         states = engine.hidden_states(asked)

@@ -127,6 +127,7 @@ def test_the_index_finds_the_best_of_a_catalogue_with_less_than_all_numbers():
     noise = np.random.default_rng(1).standard_normal((20_000, 64)).astype(np.float32)  # nothing can be left out here
     maps = fit_maps(noise, states[:300], 16)
     assert choose(noise, maps, maps.shortened(noise), noise[:64]) is None
+    assert choose(noise, maps, np.full((20_000, 16), np.nan, np.float32), noise[:2]) is None
 
 
 def test_added_items_are_in_the_index(folder, tmp_path):

@@ -108,7 +108,7 @@ def choose(rows: Any, maps: Maps, short: Floats, states: Floats) -> Choice | Non
         short: The items' vectors by these maps.
         states: Hidden states of requests other than those that were fitted, float32 ``[n, hidden]``.
     """
-    ranks = [rank for rank in RANKS if rank <= short.shape[1]]
+    ranks = [rank for rank in RANKS if rank <= short.shape[1]] or [short.shape[1]]
     places = np.concatenate([_places(rows, maps, short, states[at : at + STATES], ranks) for at in _steps(states)], 1)
     choices = [
         Choice(rank, candidates, round(float((places[n] < candidates).mean()), 4), len(states))
@@ -133,9 +133,8 @@ def _places(rows: Any, maps: Maps, short: Floats, states: Floats, ranks: list[in
     for rank in ranks:
         coarse = queries[:, :rank] @ short[:, :rank].T
         of_top = np.take_along_axis(coarse, top, 1)
-        places.append(
-            [(row > score).sum() for row, best_ones in zip(coarse, of_top, strict=True) for score in best_ones]
-        )
+        # What is no number counts as better, so that such vectors find nothing.
+        places.append([(~(row <= s)).sum() for row, best_ones in zip(coarse, of_top, strict=True) for s in best_ones])
     return np.array(places, np.int64)
 
 
