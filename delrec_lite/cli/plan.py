@@ -43,13 +43,14 @@ def plan(
     cards = [] if gpu_memory else find_cards()
     gpu_memory = gpu_memory or (f"{cards[0].total_bytes / 1e9:.1f}GB" if cards else "8GB")
     check: RecipeCheck | None = None
-    layers = None
+    layers, softmax = None, cast(Softmax, "auto")
     if recipe:
         check = RecipeCheck.of(load_recipe(recipe), gpu_memory, items, folders)
         model, context = check.recipe.model.base, check.recipe.model.max_history
         tokens, items = check.recipe.finetune.tokens_per_step, check.items
-        layers = check.recipe.model.layers
-    report = make_plan(model, gpu_memory, context, items, tokens, folders, machine.memory_limit_bytes(), layers)
+        layers, softmax = check.recipe.model.layers, check.recipe.model.softmax
+    memory = machine.memory_limit_bytes()
+    report = make_plan(model, gpu_memory, context, items, tokens, folders, memory, layers, softmax)
     if json_output:
         console.result(report)
     else:

@@ -6,11 +6,14 @@ from typing import Any
 import torch
 
 from delrec_lite.prompts.tasks import TITLE_PREFIX, Encode
+from delrec_lite.softmax.parts import block_ends
 
 Tensor = torch.Tensor
 
 
-def title_vectors(rows: Any, titles: Sequence[str], encode: Encode, norm: float | None = None) -> Any:
+def title_vectors(
+    rows: Any, titles: Sequence[str], encode: Encode, norm: float | None = None, half: bool = False
+) -> Any:
     """The mean of each title's token rows.
 
     Args:
@@ -18,12 +21,16 @@ def title_vectors(rows: Any, titles: Sequence[str], encode: Encode, norm: float 
         titles: Readable titles.
         encode: The base model's tokenizer.
         norm: Rescale every mean to this norm, so that an item has the norm of a token.
+        half: Keep them as bfloat16.
 
     Returns:
-        float32 tensor of shape ``[titles, hidden]``.
+        float32 or bfloat16 tensor of shape ``[titles, hidden]``.
     """
-    means = torch.stack([rows[encode(TITLE_PREFIX + title)].float().mean(0) for title in titles])
-    return means if norm is None else means * (norm / means.norm(dim=1, keepdim=True))
+    out = torch.empty(len(titles), rows.shape[1], dtype=torch.bfloat16 if half else torch.float32, device=rows.device)
+    for start, end in block_ends(len(titles)):
+        means = torch.stack([rows[encode(TITLE_PREFIX + title)].float().mean(0) for title in titles[start:end]])
+        out[start:end] = means if norm is None else means * (norm / means.norm(dim=1, keepdim=True))
+    return out
 
 
 def median_norm(rows: Any) -> float:

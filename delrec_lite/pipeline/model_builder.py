@@ -14,6 +14,7 @@ from delrec_lite.pipeline.stage import SHARED_STAGES, Stages
 from delrec_lite.processes import current
 from delrec_lite.prompts.domain import DOMAINS
 from delrec_lite.prompts.format import PromptFormat
+from delrec_lite.softmax.choice import in_half_precision
 
 if TYPE_CHECKING:  # what needs torch is imported where it is used
     from delrec_lite.llm.item_text import ItemText
@@ -126,7 +127,8 @@ class ModelBuilder:
         words = start_words(DOMAINS[recipe.data.domain], base.encode) if settings.soft_start == "words" else None
         deep = settings.soft_layers == "all"
         text = self.item_text() if settings.item_text != "none" else None
-        model = ItemLM(base, dataset.catalog.titles, settings.soft_tokens, seed, words, deep, text)
+        half = self.ranks_catalogue and in_half_precision(settings.softmax, len(dataset.catalog))
+        model = ItemLM(base, dataset.catalog.titles, settings.soft_tokens, seed, words, deep, text, half)
         if settings.item_start == "teacher":
             seen = dataset.popularity() > 0
             model.start_from(torch.from_numpy(self.teacher().item_vectors()), torch.from_numpy(seen))
