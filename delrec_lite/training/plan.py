@@ -8,8 +8,8 @@ from typing import Any
 from delrec_lite.architectures import find_architecture
 from delrec_lite.architectures.record import Modules
 from delrec_lite.machine import unit_bytes
-from delrec_lite.softmax.parts import block_size
 from delrec_lite.softmax.choice import NEGATIVES, Softmax, chosen_softmax, in_half_precision
+from delrec_lite.softmax.parts import block_size
 from delrec_lite.training.shapes import Shape
 
 # Bytes of a linear weight. NF4: 4 bits, a scale in 8 bits for 64 weights and a float32 for 256 of those.
@@ -281,9 +281,7 @@ def plan(
 
     shape, source = find_shape(model, folders)
     shape, available = shape.cut(layers), parse_bytes(memory)
-    training = Training(
-        context=context, items=items, tokens=tokens, softmax=chosen_softmax(softmax, items, tokens)
-    )
+    training = Training(context=context, items=items, tokens=tokens, softmax=chosen_softmax(softmax, items, tokens))
     fitting = choices(shape, available, training)
     least = smallest(shape, training)
     on_cpu = choices(shape, cpu_memory, training, ("bf16", "fp32"), cuda=False)
