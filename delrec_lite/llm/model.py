@@ -186,7 +186,7 @@ class ItemLM(nn.Module):
         """The verbalizer's rows with the scale folded in: shape ``[items, hidden]``, float32.
 
         Args:
-            items: Item indices, int64; default: all items.
+            items: Item indices, int64, or a slice; default: all items.
         """
         return self.log_scale.exp() * self._vectors("out", items)
 

@@ -60,7 +60,7 @@ class Verbalizer(ABC):
         raise NotImplementedError(f"{type(self).__name__} has no rows for items")
 
     def rows_of(self, model: ItemLM, items: Any) -> Any:
-        """``item_rows`` of some items, int64 ``[k]``: float32 ``[k, hidden]``; override it if all rows take time."""
+        """``item_rows`` of items, int64 ``[k]`` or a slice: float32 ``[k, hidden]``; override it if all take long."""
         return self.item_rows(model)[items]
 
     def learned(self, model: ItemLM) -> dict[str, Any]:
@@ -88,5 +88,5 @@ def catalogue_scores(model: ItemLM, prompts: Prompts, states: Any) -> Any:
     verbalizer = verbalizer_of(prompts)
     if not model.by_rows:
         return states @ verbalizer.item_rows(model).T
-    blocks = (torch.arange(*ends, device=states.device) for ends in block_ends(model.vocabulary.items))
+    blocks = (slice(*ends) for ends in block_ends(model.vocabulary.items))
     return torch.cat([states @ verbalizer.rows_of(model, items).T for items in blocks], 1)

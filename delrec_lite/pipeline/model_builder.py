@@ -1,5 +1,6 @@
 """`ModelBuilder`: the models of a run, built from its recipe and its finished stages."""
 
+import gc
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -116,6 +117,7 @@ class ModelBuilder:
 
     def untrained(self, precision: str | None = None) -> BuiltModel:
         """The model before stage 1."""
+        gc.collect()  # an earlier stage's model, which may have gigabytes of item vectors
         base = self.base(precision)
         import torch
 

@@ -29,7 +29,7 @@ from delrec_lite.training.windows import steps, steps_for
 
 SOFT = "soft.safetensors"
 LLM = "llm"  # the adapter, as PEFT saves it, where the LLM was trained too
-SCORES_AT_ONCE = 1 << 26  # of users' catalogues, for the agreement: 268 MB a copy
+SCORES_AT_ONCE = 1 << 24  # of users' catalogues, for the agreement: 67 MB a copy
 SUBSAMPLE_USERS = 314  # validation users that training scores: 943 would take a minute each time
 
 

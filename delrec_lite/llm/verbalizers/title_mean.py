@@ -71,7 +71,7 @@ def _losses_in_blocks(model: ItemLM, states: Any, targets: Any, grid: Any) -> An
     """Mean cross-entropy with each logarithm of the scale in ``grid``, without a matrix of all scores."""
     parts = []
     for start, end in block_ends(model.vocabulary.items, block_size(len(states))):
-        scores = states @ model.head(torch.arange(start, end, device=states.device)).T
+        scores = states @ model.head(slice(start, end)).T
         parts.append(torch.stack([(scores * g.exp()).logsumexp(1) for g in grid]))
     of_targets = (states * model.head(targets)).sum(1)
     return (torch.stack(parts).logsumexp(0) - grid.exp().to(states.device)[:, None] * of_targets).mean(1)
