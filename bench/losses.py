@@ -60,7 +60,7 @@ class DrawnSASRec(SASRec):
     sampler: NegativeSampler
     step = 0
 
-    def negatives(self, items: int) -> int:
+    def drawn_negatives(self, items: int) -> int:
         """None that ``fit`` would draw: the loss does."""
         return 0
 

@@ -123,7 +123,7 @@ def measure_step(job: dict[str, Any]) -> dict[str, Any]:
         torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)
         optimiser.step()
         if rows is not None:
-            rows.step(1.0)
+            rows.step(step, 1.0)
         seconds.append(round(time.monotonic() - start, 3))
         figures.append(round(loss.item(), 4))
     return {

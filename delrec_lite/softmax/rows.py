@@ -43,7 +43,7 @@ class RowTable:
         return self.rows[torch.searchsorted(self.items, items).clamp(max=len(self.items) - 1)]
 
     @torch.no_grad()
-    def step(self, lr: float) -> None:
+    def step(self, lr: float, generator: Any = None) -> None:
         """One step of row-wise Adagrad on the rows that are open, which are then closed.
 
         A row's state is the sum of the mean squares of its gradients. In bfloat16 a result is rounded up or down at
@@ -51,6 +51,7 @@ class RowTable:
 
         Args:
             lr: Learning rate, as AdamW would have it.
+            generator: Of the random numbers; default: torch's own.
         """
         if self.rows.grad is not None:
             gradient = self.rows.grad
@@ -58,7 +59,7 @@ class RowTable:
             self.squares[self.items] = squares
             changed = self.rows - RATE * lr * gradient / (squares.sqrt()[:, None] + EPSILON)
             half = self.values.dtype == torch.bfloat16
-            self.values[self.items] = rounded_at_random(changed) if half else changed
+            self.values[self.items] = rounded_at_random(changed, generator) if half else changed
         self.close()
 
     def close(self) -> None:
@@ -66,10 +67,11 @@ class RowTable:
         self.items = self.rows = None
 
 
-def rounded_at_random(values: Any) -> Any:
+def rounded_at_random(values: Any, generator: Any = None) -> Any:
     """bfloat16 neighbours of float32 values, each the likelier the nearer it is; exact values stay as they are."""
     bits = values.contiguous().view(torch.int32)
-    return ((bits + torch.randint_like(bits, 1 << 16)) & -(1 << 16)).view(torch.float32).bfloat16()
+    noise = torch.randint(1 << 16, bits.shape, dtype=torch.int32, device=bits.device, generator=generator)
+    return ((bits + noise) & -(1 << 16)).view(torch.float32).bfloat16()
 
 
 @dataclass(frozen=True)
@@ -93,14 +95,16 @@ class TrainedRows:
             table.open(items.to(table.values.device))
         return {name: table.rows for name, table in self.tables.items()}
 
-    def step(self, factor: float) -> None:
+    def step(self, step: int, factor: float) -> None:
         """Train and close the rows that are open.
 
         Args:
+            step: Decides the random numbers, so that several processes round alike.
             factor: Of the learning rate.
         """
         for table in self.tables.values():
-            table.step(self.lr * factor)
+            generator = torch.Generator(table.values.device).manual_seed(step)
+            table.step(self.lr * factor, generator)
 
     @property
     def values(self) -> dict[str, Any]:

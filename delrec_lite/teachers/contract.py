@@ -29,7 +29,7 @@ class Network(nn.Module):
     """
 
     # In a step of a sampled softmax: places of the negatives among the items that the network then has.
-    draw: Draw | None = None
+    step_draw: Draw | None = None
 
     def __init__(self, config: TeacherConfig, items: int) -> None:
         super().__init__()
@@ -52,8 +52,8 @@ class Network(nn.Module):
             targets: The items that followed, int64 ``[n]``.
         """
         smoothing = self.config.label_smoothing
-        if self.draw is not None:
-            sample = Sample.of(targets, self.draw)
+        if self.step_draw is not None:
+            sample = Sample.of(targets, self.step_draw)
             logits = sample.logits(states, self.items[sample.items])
             loss = first_of(logits)
             return loss + smoothing * (logits[:, 0] - sample.mean_score(logits)).mean() if smoothing else loss
@@ -61,7 +61,7 @@ class Network(nn.Module):
             return cross_entropy_in_blocks(states, self.items, targets, smoothing)
         return F.cross_entropy(self.scores(states), targets, label_smoothing=smoothing)
 
-    def negatives(self, items: int) -> int:
+    def drawn_negatives(self, items: int) -> int:
         """How many negatives ``fit`` draws for each step's ``loss``, which then sees no other items; 0: none.
 
         Args:

@@ -39,8 +39,8 @@ class ESASRec(Network):
             x = block(x)
         return self.norm(x)
 
-    def negatives(self, items: int) -> int:
-        """See ``Network.negatives``: with a setting of its own, the paper's loss draws them."""
+    def drawn_negatives(self, items: int) -> int:
+        """See ``Network.drawn_negatives``: with a setting of its own, the paper's loss draws them."""
         return 0 if self.config.negatives is not None else chosen_negatives(None, items)
 
     def loss(self, states: Any, targets: Any) -> Any:

@@ -122,7 +122,7 @@ def _optimiser(network: Network, dataset: Dataset) -> tuple[Any, StepRows | None
     """The optimiser of all parameters, and it again where it trains item vectors row by row, with sampled negatives."""
     config, items = network.config, len(dataset.catalog)
     groups = _groups(network)
-    negatives = network.negatives(items)
+    negatives = network.drawn_negatives(items)
     if negatives:
         vectors = network.get_parameter(trained_vectors(network))
         for group in groups:

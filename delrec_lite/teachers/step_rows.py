@@ -56,7 +56,7 @@ class StepRows:
         self._network._parameters[self._name] = self._table.rows
         if self._features is not None:
             self._network._buffers[FEATURES] = self._features[self._table.items]
-        self._network.draw = Draw(np.searchsorted(items, draw.items), draw.log_weights)
+        self._network.step_draw = Draw(np.searchsorted(items, draw.items), draw.log_weights)
         return [np.searchsorted(items, window) for window in batch]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -70,7 +70,7 @@ class StepRows:
         self._network._parameters[self._name] = self._whole
         if self._features is not None:
             self._network._buffers[FEATURES] = self._features
-        self._network.draw = None
+        self._network.step_draw = None
         self._step += 1
 
 

@@ -203,9 +203,16 @@ def _ranks(scores: Floats) -> Ints:
 def _list_ndcg(scores: Floats, reference: Floats, k: int = 10) -> float:
     """NDCG@k of a ranking against the first k of a reference ranking, gains k, k - 1, ... 1."""
     gains = np.zeros(len(scores))
-    gains[np.argsort(-reference)[:k]] = np.arange(k, 0, -1)[: len(scores)]
+    gains[_first(reference, k)] = np.arange(k, 0, -1)[: len(scores)]
     discounts = 1 / np.log2(np.arange(2, k + 2))[: len(scores)]
-    return float((gains[np.argsort(-scores)[:k]] * discounts).sum() / (np.sort(gains)[::-1][:k] * discounts).sum())
+    return float((gains[_first(scores, k)] * discounts).sum() / (np.arange(k, 0, -1)[: len(scores)] * discounts).sum())
+
+
+def _first(scores: Floats, k: int) -> Ints:
+    """The places of the k highest scores, highest first."""
+    places = np.argpartition(-scores, k)[:k] if len(scores) > k else np.arange(len(scores))
+    first: Ints = places[np.argsort(-scores[places])]
+    return first
 
 
 def load_soft(model: ItemLM, folder: Path) -> None:

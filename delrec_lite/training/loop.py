@@ -187,7 +187,7 @@ def train(
             nn.utils.clip_grad_norm_(trained.values(), 1.0)
             optimiser.step()
             if rows is not None:
-                rows.step(schedule.factor(step))
+                rows.step(step, schedule.factor(step))
             if after_step is not None:
                 after_step(step)
             means.update(step)
