@@ -34,7 +34,8 @@ from delrec_lite.llm.model import ItemLM
 from delrec_lite.prompts.domain import DOMAINS
 from delrec_lite.prompts.tasks import compile_prompts
 from delrec_lite.provenance import stamp
-from delrec_lite.softmax.choice import NEGATIVES, in_half_precision
+from delrec_lite.softmax import rows
+from delrec_lite.softmax.choice import NEGATIVES, Softmax, in_half_precision
 from delrec_lite.softmax.negatives import NegativeSampler
 from delrec_lite.teacher_kinds.built_in.sasrec import SASRecConfig
 from delrec_lite.teacher_kinds.registry import TEACHERS, TeacherKind, register_teacher
@@ -81,7 +82,7 @@ def measure_step(job: dict[str, Any]) -> dict[str, Any]:
     shape = find_shape("smollm2-135m")[0].cut(job["layers"])
     dataset = generated(items)
     started = time.monotonic()
-    words = np.random.default_rng(0).integers(0, shape.vocabulary, 1 << 16).tolist()
+    words: list[int] = np.random.default_rng(0).integers(0, shape.vocabulary, 1 << 16).tolist()
 
     def encode(text: str) -> list[int]:
         at = zlib.crc32(text.encode()) % (len(words) - 8)
@@ -93,7 +94,7 @@ def measure_step(job: dict[str, Any]) -> dict[str, Any]:
     prompts = compile_prompts(DOMAINS["item"], model.vocabulary, encode, None)
     recipe = FinetuneSection(tokens_per_step=job["tokens"], teacher_weight=0.5 if job["teacher"] else 0.0)
     candidates = CandidateSets("valid", np.zeros((0, 15), np.int64), 0)
-    sampled = "sampled" if softmax == "gbce" else softmax
+    sampled: Softmax = "sampled" if softmax == "gbce" else softmax
     context = TrainingContext(
         model, prompts, _teacher(items), dataset, candidates, 50, Path(), QUIET, sampled, job["negatives"]
     )
@@ -103,10 +104,10 @@ def measure_step(job: dict[str, Any]) -> dict[str, Any]:
         data.loss = GBCELoss(context, job["tokens"], 1)
         data.loss.draw = uniform_sampler(items, job["negatives"], 1).at  # type: ignore[method-assign]
     learned = learned_vectors(model, prompts)
-    rows, whole = trained_rows(data, learned, recipe) if job["trains"] == "rows" else (None, learned)
+    step_rows, whole = trained_rows(data, learned, recipe) if job["trains"] == "rows" else (None, learned)
     for p in whole.values():
         p.requires_grad_(True)
-    model.tables = {} if rows is None else rows.tables
+    model.tables = {} if step_rows is None else step_rows.tables
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimiser = make_optimiser("adamw", [{"params": list(named.values()), "lr": 1e-3}], "cpu")
     loss_of = losses(context, recipe, 1, data)
@@ -117,13 +118,13 @@ def measure_step(job: dict[str, Any]) -> dict[str, Any]:
     for step in range(job["steps"]):
         start = time.monotonic()
         optimiser.zero_grad(set_to_none=True)
-        trained = named if rows is None else {**named, **rows.open(step)}
+        trained = named if step_rows is None else {**named, **step_rows.open(step)}
         loss = loss_of(step)[0]
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)
         optimiser.step()
-        if rows is not None:
-            rows.step(step, 1.0)
+        if step_rows is not None:
+            step_rows.step(step, 1.0)
         seconds.append(round(time.monotonic() - start, 3))
         figures.append(round(loss.item(), 4))
     return {
@@ -142,7 +143,7 @@ def _teacher(items: int) -> Teacher | Ensemble:
 
 def planned_bytes(job: dict[str, Any]) -> float:
     """Memory that the plan says a job needs."""
-    softmax = "sampled" if job["softmax"] == "gbce" else job["softmax"]
+    softmax: Softmax = "sampled" if job["softmax"] == "gbce" else job["softmax"]
     shape = find_shape("smollm2-135m")[0].cut(job["layers"])
     training = Training(
         precision="fp32", tokens=job["tokens"], items=job["items"], teacher=job["teacher"], softmax=softmax
@@ -164,38 +165,56 @@ def in_new_process(job: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def accuracy(folder: Path, epochs: int, negatives: Sequence[int], console: Console) -> list[dict[str, Any]]:
-    """SASRec by its loss: figures on all test users, paired with the full softmax."""
+def accuracy(
+    folder: Path, epochs: int, negatives: Sequence[int], rates: Sequence[float], console: Console
+) -> list[dict[str, Any]]:
+    """SASRec by its loss: figures on all test users, paired with the full softmax.
+
+    Args:
+        folder: Of a prepared data set.
+        epochs: Of each training.
+        negatives: Numbers of drawn items.
+        rates: Learning rates of row-wise Adagrad, times AdamW's.
+        console: Shows the bars.
+    """
     dataset, sets = load_dataset(folder), load_candidates(folder)["test"]
-    test, popularity, rows = dataset.test(), dataset.popularity(), list[dict[str, Any]]()
-    ways: list[tuple[str, str, int]] = [("full", "sasrec", 0)]
+    test, popularity, results = dataset.test(), dataset.popularity(), list[dict[str, Any]]()
+    ways: list[tuple[str, str, int, float | None]] = [("full", "sasrec", 0, None)]
     for count in negatives:
-        ways += [("sampled, rows", "sasrec", count), ("sampled, adamw", "bench-sampled", count)]
-    ways.append(("gbce, adamw", "bench-gbce", negatives[0]))
+        ways += [("sampled, rows", "sasrec", count, rate) for rate in rates]
+        ways.append(("sampled, adamw", "bench-sampled", count, None))
+    ways.append(("gbce, adamw", "bench-gbce", negatives[0], None))
     for name, network in (("bench-sampled", SampledSASRec), ("bench-gbce", GSASRec)):
         register_teacher(TeacherKind(name, name, SASRecConfig, network))
     reference: Any = None
-    for loss, kind, count in ways:
+    for loss, kind, count, rate in ways:
         SampledSASRec.sampler = NegativeSampler(popularity, max(count, 1), 1)
         GSASRec.sampler = uniform_sampler(len(popularity), max(count, 1), 1)
         config = TEACHERS[kind].configure(**SASREC, epochs=epochs, patience=epochs, negatives=count)
-        teacher = fit(config, dataset, console)
+        rows.RATE, rate_before = rate or rows.RATE, rows.RATE
+        try:
+            teacher = fit(config, dataset, console)
+        finally:
+            rows.RATE = rate_before
         ranks = rank_all(teacher.scores, test, sets, batch=64, console=console, label=loss).full
         ndcg, hits = per_user(ranks, "NDCG@10"), per_user(ranks, "HR@10")
         reference = ndcg if reference is None else reference
-        rows.append(
+        results.append(
             {
                 "loss": loss,
                 "negatives": count,
+                "rate": rate,
                 "NDCG@10": float(ndcg.mean()),
                 "HR@10": float(hits.mean()),
                 "relative": float(ndcg.mean() / reference.mean() - 1),
-                "against full": vars(paired_test(ndcg, reference)) if rows else None,
+                "against full": vars(paired_test(ndcg, reference)) if results else None,
                 "validation": teacher.metrics,
             }
         )
-        console.say(f"  {loss} {count}: NDCG@10 {rows[-1]['NDCG@10']:.4f}, {rows[-1]['relative']:+.1%}")
-    return rows
+        console.say(
+            f"  {loss} {count} {rate or ''}: NDCG@10 {results[-1]['NDCG@10']:.4f}, {results[-1]['relative']:+.1%}"
+        )
+    return results
 
 
 def parser() -> argparse.ArgumentParser:
@@ -211,6 +230,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--dataset", type=Path, help="a prepared data set, for the accuracy of SASRec")
     options.add_argument("--epochs", type=int, default=32, help="of SASRec")
     options.add_argument("--drawn", default="256,1024", help="negatives of SASRec, separated by commas")
+    options.add_argument("--rates", default="10,30", help="of rows, times AdamW's, separated by commas")
     options.add_argument("--one", help=argparse.SUPPRESS)
     return options
 

@@ -98,7 +98,7 @@ def losses(report: Report) -> str:
     """Accuracy of a teacher by its loss."""
     rows = [
         (
-            row["loss"],
+            row["loss"] + (f", rate {row['rate']:g}" if row["rate"] else ""),
             row["negatives"] or "all items",
             f"{row['NDCG@10']:.4f}",
             f"{row['HR@10']:.4f}",

@@ -325,7 +325,7 @@ def _resume(
     if not path.is_file():
         return 0
     copied = {f"value/{name}": value for name, value in weights.values.items()}
-    copied |= {f"mean/{name}": mean for name, mean in means.values.items()} | weights.table_state
+    copied |= {f"mean/{name}": mean for name, mean in means.values.items()} | dict(weights.table_state)
     with safe_open(path, framework="pt") as file, torch.no_grad():
         step = int(file.metadata()["step"])
         for key, value in copied.items():
