@@ -263,9 +263,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             write_json(report, options.out)
     if options.dataset:
         report["epochs"] = options.epochs
-        report["accuracy"] = accuracy(
-            options.dataset, options.epochs, list(map(int, options.drawn.split(","))), console
-        )
+        drawn, rates = list(map(int, options.drawn.split(","))), list(map(float, options.rates.split(",")))
+        report["accuracy"] = accuracy(options.dataset, options.epochs, drawn, rates, console)
         write_json(report, options.out)
 
 

@@ -1,6 +1,7 @@
 """The bench of a million items: its losses, a step of each way, accuracy by loss, and the tables made of them."""
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -62,7 +63,10 @@ def report(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patched:
         small = {name: value for name, value in TINY.items() if name not in {"epochs", "patience"}}
         patched.setattr(million_items, "SASREC", small)
-        accuracy = million_items.accuracy(folder, 12, [8], [10.0, 20.0], QUIET)
+        patched.setattr(million_items, "Console", lambda _: QUIET)
+        words = ["--items", "", "--dataset", str(folder), "--epochs", "12", "--drawn", "8", "--rates", "10,20"]
+        million_items.main([*words, "--out", str(folder.parent / "report.json")])
+    accuracy = json.loads((folder.parent / "report.json").read_text())["accuracy"]
     timed = {"seconds": [9.0, 2.0, 3.0, 2.5], "peak_bytes": 4.2e9}
     step = {"items": 1000, "softmax": "sampled", "trains": "rows", "planned_bytes": 5e9}
     left_out = {**step, "softmax": "full", "trains": "adamw", "planned_bytes": 69e9, "left_out": "too large"}

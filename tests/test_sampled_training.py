@@ -207,6 +207,12 @@ def test_a_running_mean_of_sampled_vectors_is_refused(make):
     assert "model.softmax: blocks" in refused.value.hint
 
 
+def test_a_running_mean_of_sampled_vectors_is_refused_before_a_teacher_is_fitted(tiny_run, monkeypatch):
+    monkeypatch.setattr("delrec_lite.pipeline.run.fit_teacher", lambda *_: pytest.fail("fitted before the check"))
+    with pytest.raises(ConfigError, match="finetune.average"):
+        tiny_run(model={"softmax": "sampled"}, finetune={"average": 0.9}).finetune()
+
+
 @pytest.mark.parametrize("kind", TEACHERS.built_in)
 @pytest.mark.parametrize("text", [False, True])
 def test_a_teacher_of_any_kind_learns_from_sampled_negatives(kind, text):

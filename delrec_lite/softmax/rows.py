@@ -51,7 +51,7 @@ class RowTable:
 
         Args:
             lr: Learning rate, as AdamW would have it.
-            generator: Of the random numbers; default: torch's own.
+            generator: Of the random numbers, on the CPU; default: torch's own.
         """
         if self.rows.grad is not None:
             gradient = self.rows.grad
@@ -70,8 +70,8 @@ class RowTable:
 def rounded_at_random(values: Any, generator: Any = None) -> Any:
     """bfloat16 neighbours of float32 values, each the likelier the nearer it is; exact values stay as they are."""
     bits = values.contiguous().view(torch.int32)
-    noise = torch.randint(1 << 16, bits.shape, dtype=torch.int32, device=bits.device, generator=generator)
-    return ((bits + noise) & -(1 << 16)).view(torch.float32).bfloat16()
+    noise = torch.randint(1 << 16, bits.shape, dtype=torch.int32, generator=generator)
+    return ((bits + noise.to(bits.device)) & -(1 << 16)).view(torch.float32).bfloat16()
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,7 @@ class TrainedRows:
             factor: Of the learning rate.
         """
         for table in self.tables.values():
-            generator = torch.Generator(table.values.device).manual_seed(step)
-            table.step(self.lr * factor, generator)
+            table.step(self.lr * factor, torch.Generator().manual_seed(step))
 
     @property
     def values(self) -> dict[str, Any]:

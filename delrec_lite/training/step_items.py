@@ -9,6 +9,7 @@ import numpy as np
 from delrec_lite.config import FinetuneSection
 from delrec_lite.data.types import Ints
 from delrec_lite.errors import ConfigError
+from delrec_lite.softmax.choice import Softmax
 from delrec_lite.softmax.rows import RowTable, TrainedRows
 from delrec_lite.training.catalogue_loss import CatalogueLoss
 from delrec_lite.training.context import TrainingContext
@@ -47,6 +48,23 @@ class StepItems:
         return items
 
 
+def refuse_running_mean(softmax: Softmax, recipe: FinetuneSection) -> None:
+    """Check that stage 2 needs no vectors that its softmax does not train.
+
+    Args:
+        softmax: As it was chosen.
+        recipe: Stage 2 of the recipe.
+
+    Raises:
+        ConfigError: A running mean of the weights is asked for, which needs all rows at every step.
+    """
+    if softmax == "sampled" and recipe.average:
+        raise ConfigError(
+            "finetune.average needs all item vectors at every step, and a sampled softmax trains some of them",
+            "set finetune.average: 0, or model.softmax: blocks",
+        )
+
+
 def trained_rows(
     data: StepItems, learned: Mapping[str, Any], recipe: FinetuneSection
 ) -> tuple[TrainedRows | None, dict[str, Any]]:
@@ -58,15 +76,11 @@ def trained_rows(
         recipe: Stage 2 of the recipe.
 
     Raises:
-        ConfigError: A running mean of the weights is asked for, which would need all rows at every step.
+        ConfigError: See ``refuse_running_mean``.
     """
     tables = {name: p for name, p in learned.items() if name.startswith("offset_")}
     if data.loss.softmax != "sampled" or not tables:
         return None, dict(learned)
-    if recipe.average:
-        raise ConfigError(
-            "finetune.average needs all item vectors at every step, and a sampled softmax trains some of them",
-            "set finetune.average: 0, or model.softmax: blocks",
-        )
+    refuse_running_mean(data.loss.softmax, recipe)
     rows = TrainedRows({name: RowTable(p) for name, p in tables.items()}, data.items, recipe.item_lr)
     return rows, {name: p for name, p in learned.items() if name not in tables}
