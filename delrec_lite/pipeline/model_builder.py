@@ -1,5 +1,6 @@
 """`ModelBuilder`: the models of a run, built from its recipe and its finished stages."""
 
+import gc
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from delrec_lite.pipeline.stage import SHARED_STAGES, Stages
 from delrec_lite.processes import current
 from delrec_lite.prompts.domain import DOMAINS
 from delrec_lite.prompts.format import PromptFormat
+from delrec_lite.softmax.choice import in_half_precision
 
 if TYPE_CHECKING:  # what needs torch is imported where it is used
     from delrec_lite.llm.item_text import ItemText
@@ -115,6 +117,7 @@ class ModelBuilder:
 
     def untrained(self, precision: str | None = None) -> BuiltModel:
         """The model before stage 1."""
+        gc.collect()  # an earlier stage's model, which may have gigabytes of item vectors
         base = self.base(precision)
         import torch
 
@@ -126,7 +129,8 @@ class ModelBuilder:
         words = start_words(DOMAINS[recipe.data.domain], base.encode) if settings.soft_start == "words" else None
         deep = settings.soft_layers == "all"
         text = self.item_text() if settings.item_text != "none" else None
-        model = ItemLM(base, dataset.catalog.titles, settings.soft_tokens, seed, words, deep, text)
+        half = self.ranks_catalogue and in_half_precision(settings.softmax, len(dataset.catalog))
+        model = ItemLM(base, dataset.catalog.titles, settings.soft_tokens, seed, words, deep, text, half)
         if settings.item_start == "teacher":
             seen = dataset.popularity() > 0
             model.start_from(torch.from_numpy(self.teacher().item_vectors()), torch.from_numpy(seen))

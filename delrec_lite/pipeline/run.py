@@ -269,6 +269,8 @@ class Run(StageCache):
             max_history=self.recipe.model.max_history,
             out=folder,
             console=self.console,
+            softmax=self.recipe.model.softmax,
+            negatives=self.recipe.model.negatives,
         )
 
     @cached_property
