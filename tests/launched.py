@@ -13,7 +13,13 @@ from tests.conftest import SECTIONS
 from tests.tiny import candidates, dataset
 
 ROOT = Path(__file__).parents[1]
-WEIGHTS = ("distill/soft.safetensors", "finetune/items.safetensors", "finetune/adapter/adapter_model.safetensors")
+TEACHERS = tuple(f"teacher/{kind}/teacher.safetensors" for kind in ("sasrec", "gru4rec", "caser"))
+WEIGHTS = (
+    *TEACHERS,
+    "distill/soft.safetensors",
+    "finetune/items.safetensors",
+    "finetune/adapter/adapter_model.safetensors",
+)
 
 
 def write_recipe(base, folder, **changes):
@@ -25,7 +31,10 @@ def write_recipe(base, folder, **changes):
         "name": "r",
         "data": {"folder": str(folder / "ring")},
         "model": {**SECTIONS["model"], "base": str(base), "precision": "fp32"},
-        "teacher": SECTIONS["teacher"],
+        "teacher": {
+            "kind": ["sasrec", "gru4rec", "caser"],
+            "settings": dict.fromkeys(("sasrec", "gru4rec", "caser"), SECTIONS["teacher"]["settings"]),
+        },
         "distill": {"epochs": 2, "tokens_per_step": 100, "weighting": "gradient-norm"},
         "finetune": {
             "epochs": 8,
@@ -37,9 +46,8 @@ def write_recipe(base, folder, **changes):
             "average": 0.9,
         },
     }
-    sections = {
-        name: {**section, **changes.get(name, {})} if name != "name" else section for name, section in sections.items()
-    }
+    for name, change in changes.items():
+        sections[name] |= change
     (folder / "r.yaml").write_text(yaml.safe_dump(sections))
     return folder / "r.yaml"
 

@@ -4,12 +4,13 @@ import json
 import sys
 import types
 from functools import cached_property
+from unittest.mock import PropertyMock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from delrec_lite.errors import BundleError, MissingPackageError, StorageError
+from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, StorageError
 from delrec_lite.scoring.ray_engine import score_ray
 from delrec_lite.scoring.run import score
 from delrec_lite.scoring.scorer import Scorer, bundle_fingerprint
@@ -33,9 +34,9 @@ class FakeData:
     def __init__(self, rows, calls=()):
         self._rows, self._calls = rows, list(calls)
 
-    def map_batches(self, kind, fn_constructor_kwargs, batch_size, batch_format, compute, num_cpus):
-        assert (batch_format, num_cpus) == ("pyarrow", 1)
-        assert compute >= 1
+    def map_batches(self, kind, fn_constructor_kwargs, batch_size, batch_format, compute, num_cpus, max_task_retries):
+        assert (batch_format, num_cpus, max_task_retries) == ("pyarrow", 1, 2)
+        assert compute == (1, 2)
         call = (kind, json.loads(json.dumps(fn_constructor_kwargs)), batch_size)  # sent to another process
         return FakeData(self._rows, [*self._calls, call])
 
@@ -51,14 +52,19 @@ class FakeData:
         yield from self._done.to_pylist()
 
 
+class RayError(Exception):
+    """Ray's own: an actor was lost too often."""
+
+
 @pytest.fixture
 def fake_ray(monkeypatch):
-    ray, data = types.ModuleType("ray"), types.ModuleType("ray.data")
+    ray, data, exceptions = (types.ModuleType(name) for name in ("ray", "ray.data", "ray.exceptions"))
+    ray.is_initialized, ray.cluster_resources = lambda: True, lambda: {"CPU": 1.0}
     data.from_items = lambda rows, override_num_blocks: FakeData(rows)
-    data.ActorPoolStrategy = lambda size: size
-    ray.data = data
-    monkeypatch.setitem(sys.modules, "ray", ray)
-    monkeypatch.setitem(sys.modules, "ray.data", data)
+    data.ActorPoolStrategy = lambda min_size, max_size: (min_size, max_size)
+    ray.data, exceptions.RayError = data, RayError
+    for module in (ray, data, exceptions):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
 
 
 def test_parts_go_through_map_batches(fake_ray, bundle, expected, tmp_path):
@@ -72,19 +78,36 @@ def test_an_error_of_an_actor_is_that_of_a_worker(fake_ray, bundle, tmp_path):
     pq.write_table(pa.table({"user_id": ["a"], "history": [["i1"]]}), tmp_path / "part-00000.parquet")
     job = {"bundle": str(bundle), "fingerprint": "0" * 64}
     with pytest.raises(BundleError, match="another one than this run began with"):
-        score_ray(job, tmp_path, tmp_path / "out", ["part-00000.parquet"], 1, print)
+        score_ray(job, tmp_path, tmp_path / "out", ["part-00000.parquet"], 2, print)
     job["fingerprint"] = bundle_fingerprint(bundle)
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"part-00000.parquet"):
-        score_ray(job, tmp_path, tmp_path / "file", ["part-00000.parquet"], 1, print)
+        score_ray(job, tmp_path, tmp_path / "file", ["part-00000.parquet"], 2, print)
     with pytest.raises(StorageError):
         score(bundle, table_file(tmp_path / "u.parquet", {"a": ["i1"]}), tmp_path / "file", SMALL, engine="ray")
+
+
+def test_lost_actors_and_a_folder_that_is_not_shared_are_one_error(fake_ray, bundle, tmp_path, monkeypatch):
+    users = table_file(tmp_path / "users.parquet", HISTORIES)
+    lost = PropertyMock(side_effect=RayError("The actor died\nunexpectedly."))
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeData, "_done", lost)
+        with pytest.raises(DelrecError, match="lost actors too often: The actor died unexpectedly") as error:
+            score(bundle, users, tmp_path / "recs", SMALL, engine="ray", workers=2)
+    assert "goes on behind the finished parts" in error.value.hint
+    monkeypatch.setattr("delrec_lite.files.SECONDS_TO_APPEAR", 0.1)
+    with monkeypatch.context() as patch:  # as on a machine of its own
+        patch.setattr("delrec_lite.scoring.ray_engine.score_part", lambda *_: None)
+        with pytest.raises(StorageError, match="actors have written parts that are not in .*recs"):
+            score(bundle, users, tmp_path / "recs", SMALL, engine="ray", workers=2)
+    score(bundle, users, tmp_path / "recs", SMALL, engine="ray", workers=2)
+    assert len(rows_of(tmp_path / "recs")) == 4 * len(HISTORIES)
 
 
 def test_without_ray_the_install_line_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingPackageError, match="--engine ray") as error:
-        score_ray({}, tmp_path, tmp_path, ["part-00000.parquet"], 1, print)
+        score_ray({}, tmp_path, tmp_path, ["part-00000.parquet"], 2, print)
     assert 'pip install "delrec-lite[ray]"' in error.value.hint
 
 

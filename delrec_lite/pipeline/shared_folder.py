@@ -1,15 +1,12 @@
 """Checks that the processes of a run, which may be on several machines, see the same folders."""
 
 import socket
-import time
 import uuid
 from pathlib import Path
 
 from delrec_lite.errors import StorageError
+from delrec_lite.files import appears
 from delrec_lite.processes import current
-
-# Network disks may show a new file to other machines only after a while.
-SECONDS_TO_APPEAR = 60.0
 
 
 def check_shared(folder: Path) -> None:
@@ -23,7 +20,7 @@ def check_shared(folder: Path) -> None:
         return
     mark = folder / processes.from_first(lambda: _mark(folder))
     try:
-        if not _appears(mark):
+        if not appears(mark):
             raise _not_shared(folder, "and `--runs` names it")
         processes.wait()
     finally:
@@ -67,15 +64,6 @@ def _mark(folder: Path) -> str:
     name = f".seen-{uuid.uuid4().hex}.part"
     (folder / name).touch()
     return name
-
-
-def _appears(path: Path) -> bool:
-    until = time.monotonic() + SECONDS_TO_APPEAR
-    while not path.exists():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 def _not_shared(folder: Path, named_by: str) -> StorageError:

@@ -75,10 +75,6 @@ def _train(job: Job) -> dict[str, Any]:
 
     recipe = Recipe.model_validate(job.recipe)
     processes = join(recipe.model.device)
-    if os.environ.get("DELREC_DEBUG"):
-        import torch
-
-        print("THREADS", torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS"))
     version = processes.from_first(lambda: __version__)
     if version != __version__:
         raise DelrecError(
