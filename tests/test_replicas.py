@@ -1,4 +1,4 @@
-"""Replicas of the server behind one address: docs/deploy/nginx.conf with the real nginx, if there is one."""
+"""Several servers behind one address: docs/deploy/nginx.conf with the real nginx, if there is one, and Ray Serve."""
 
 import re
 import shutil
@@ -7,11 +7,13 @@ import subprocess
 import time
 import urllib.error
 from contextlib import ExitStack
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from delrec_lite.client import Client
+from delrec_lite.client import Client, RefusedError
+from delrec_lite.runtime.recommender import Recommender
 from tests.bundles import TITLES, tiny_bundle
 from tests.serving import Served
 
@@ -124,3 +126,31 @@ def test_the_sessions_of_a_lost_server_are_answered_by_the_other(replicas):
     with pytest.raises(urllib.error.HTTPError) as none_left:
         proxy.post({"history": TITLES[:2]})
     assert none_left.value.code == 502
+
+
+def test_ray_serve_has_the_answers_of_the_server(tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'delrec-lite[ray]'")
+    serve = pytest.importorskip("ray.serve", reason="Ray Serve is not installed: pip install 'ray[serve]'")
+    monkeypatch.syspath_prepend(CONFIGURATION.parent)
+    monkeypatch.setenv("SHOP_KEY", "secret")
+    bundle = tiny_bundle(tmp_path).bundle.folder
+    app = import_module("ray_serve").app
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    try:
+        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        serve.run(app({"bundle": str(bundle), "replicas": "2"}), name="delrec")
+        with Client(f"http://127.0.0.1:{port}", key="secret", session="user 1", timeout=60) as client:
+            answer = client.recommend(TITLES[:2], k=5)
+            again = client.recommend(TITLES[:3], k=5)
+        with Client(f"http://127.0.0.1:{port}", key="wrong") as client, pytest.raises(RefusedError) as refused:
+            client.recommend(TITLES[:2])
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+    assert refused.value.status == 401
+    with Recommender.load(bundle, threads=1) as recommender:
+        assert [item.id for item in answer.items] == [item.id for item in recommender.recommend(TITLES[:2], k=5).items]
+        assert [item.id for item in again.items] == [item.id for item in recommender.recommend(TITLES[:3], k=5).items]
