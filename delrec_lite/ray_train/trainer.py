@@ -1,5 +1,6 @@
 """Trains a run by Ray Train's ``TorchTrainer``; workers that are lost are replaced, from the last checkpoint on."""
 
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,6 +19,8 @@ from delrec_lite.ray_train.worker import Job, train
 
 # How often a training that has lost workers begins again; each time it goes on from the last checkpoint.
 MOST_RESTARTS = 3
+# Ray gives workers a minute to start, which importing torch on a busy machine may take.
+PATIENCE = ("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
 PASSED_ON = ("DELREC_CACHE", "DELREC_DEBUG", "HF_ENDPOINT", "HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN")
 
 
@@ -104,13 +107,14 @@ def _fit(job: Job, workers: int, cores: int, use_cards: bool) -> dict[str, Any]:
         DelrecError: What a worker reports.
     """
     try:
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.exceptions import RayError
+        from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
         from ray.train.torch import TorchConfig, TorchTrainer
-        from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
     except ImportError as error:
         raise MissingPackageError(
             f"ray_train needs {error.name}, which is not installed", install_line(error.name)
         ) from error
+    os.environ.setdefault(*PATIENCE)
     Path(job.runs).mkdir(parents=True, exist_ok=True)
     each = {"CPU": cores, "GPU": 1} if use_cards else {"CPU": cores}
     # Ray's own files, which are not needed afterwards: checkpoints and results are the run's.
@@ -130,7 +134,7 @@ def _fit(job: Job, workers: int, cores: int, use_cards: bool) -> dict[str, Any]:
             result: dict[str, Any] = trainer.fit().return_value
         except WorkerGroupError as error:
             raise cause_of(error.worker_failures) from error
-        except TrainingFailedError as error:
+        except (TrainingFailedError, RayError) as error:  # workers could not start, or Ray's own actors have ended
             raise LostProcessesError(" ".join(str(error).split())) from error
     return result
 
