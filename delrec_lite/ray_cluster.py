@@ -40,10 +40,11 @@ def ray_cluster(what: str, processors: int, log_to_driver: bool = False) -> Iter
             ray.init(address=address, **options)
         else:  # "local": never a cluster that somebody else has started on this machine
             ray.init(address="local", num_cpus=processors, include_dashboard=False, **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray has no kind of its own for it
         where = f"the Ray cluster at {address} cannot be joined" if address else "Ray cannot be started here"
         raise DelrecError(
-            f"{where}: {str(error).splitlines()[0]}", f"check {ADDRESS}, or unset it to use this machine alone"
+            f"{where}: {(str(error).splitlines() or [''])[0]}",
+            f"check {ADDRESS}, or unset it to use this machine alone",
         ) from error
     try:
         yield ray
