@@ -1,23 +1,29 @@
 """Ray: the cluster that ``RAY_ADDRESS`` names, or one of this machine's processes for this program alone."""
 
+import os
+import socket
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from pathlib import Path
 from typing import Any
 
 from delrec_lite.environment import text
 from delrec_lite.errors import DelrecError, MissingPackageError, install_line
 
 ADDRESS = "RAY_ADDRESS"
+# Ray itself tries for minutes.
+SECONDS_TO_ANSWER = 10
 
 
 @contextmanager
-def ray_cluster(what: str, processors: int, log_to_driver: bool = False) -> Iterator[Any]:
+def ray_cluster(what: str, processors: int, verbose: bool = False) -> Iterator[Any]:
     """Join a cluster while the ``with`` lasts; one that the caller has joined already is used and stays.
 
     Args:
         what: Needs Ray, for the error.
         processors: Of the cluster that is started where ``RAY_ADDRESS`` names none.
-        log_to_driver: Print here what workers print.
+        verbose: Show on stderr what Ray and its workers print; else it is not shown. Standard output is the results'.
 
     Yields:
         The module ``ray``.
@@ -30,23 +36,33 @@ def ray_cluster(what: str, processors: int, log_to_driver: bool = False) -> Iter
         import ray
     except ImportError as error:
         raise MissingPackageError(f"{what} needs {error.name}, which is not installed", install_line("ray")) from error
-    if ray.is_initialized():
+    with ExitStack() as stack:
+        # Ray's threads print messages to whatever standard output is.
+        sink = sys.stderr if verbose else stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
+        stack.enter_context(redirect_stdout(sink))
+        if not ray.is_initialized():
+            _join(ray, processors, verbose)
+            stack.callback(ray.shutdown)
         yield ray
-        return
-    options: dict[str, Any] = {"logging_level": "error", "log_to_driver": log_to_driver}
+
+
+def _join(ray: Any, processors: int, verbose: bool) -> None:
+    options: dict[str, Any] = {"logging_level": "error", "log_to_driver": verbose}
     address = text(ADDRESS)
     try:
         if address:
+            _check_answers(address)
             ray.init(address=address, **options)
         else:  # "local": never a cluster that somebody else has started on this machine
             ray.init(address="local", num_cpus=processors, include_dashboard=False, **options)
     except Exception as error:  # Ray has no kind of its own for it
         where = f"the Ray cluster at {address} cannot be joined" if address else "Ray cannot be started here"
-        raise DelrecError(
-            f"{where}: {(str(error).splitlines() or [''])[0]}",
-            f"check {ADDRESS}, or unset it to use this machine alone",
-        ) from error
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DelrecError(f"{where}: {reason}", f"check {ADDRESS}, or unset it to use this machine alone") from error
+
+
+def _check_answers(address: str) -> None:
+    """Check that something listens at an address of the form ``HOST:PORT``."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_ANSWER).close()

@@ -1,5 +1,6 @@
 """The cluster of Ray that a command joins or starts; with a stand-in for Ray."""
 
+import socket
 import sys
 import types
 
@@ -47,11 +48,18 @@ def test_a_cluster_of_its_own_is_never_that_of_somebody_else_and_ends(use):
 
 
 def test_the_cluster_of_the_environment_is_joined_as_it_is(use, monkeypatch):
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    ray = use(Ray())
-    with ray_cluster("score", 3):
-        assert ray.calls[0]["address"] == "10.0.0.1:6379"
-        assert "num_cpus" not in ray.calls[0]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        address = f"ray://127.0.0.1:{listener.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        ray = use(Ray())
+        with ray_cluster("score", 3):
+            assert ray.calls[0]["address"] == address
+            assert "num_cpus" not in ray.calls[0]
+    with pytest.raises(DelrecError, match=f"{address} cannot be joined"), ray_cluster("score", 3):
+        pass  # nobody listens any more: said before Ray tries for minutes
+    assert len(ray.calls) == 2
 
 
 def test_what_the_caller_has_joined_stays(use):
@@ -61,7 +69,7 @@ def test_what_the_caller_has_joined_stays(use):
     assert ray.calls == []
 
 
-@pytest.mark.parametrize("address", ["", "10.0.0.1:6379"])
+@pytest.mark.parametrize("address", ["", "auto"])
 @pytest.mark.parametrize("error", [ConnectionError("no GCS\nat all"), Exception("timed out"), ValueError()])
 def test_a_cluster_that_cannot_be_reached_is_one_line(use, monkeypatch, address, error):
     monkeypatch.setenv("RAY_ADDRESS", address)
@@ -70,6 +78,16 @@ def test_a_cluster_that_cannot_be_reached_is_one_line(use, monkeypatch, address,
         pass
     assert "\n" not in raised.value.message
     assert "RAY_ADDRESS" in raised.value.hint
+
+
+def test_what_ray_prints_is_no_result(use, capsys):
+    use(Ray())
+    for verbose in (False, True):
+        with ray_cluster("score", 3, verbose):
+            print("(raylet) A worker died")
+    assert capsys.readouterr() == ("", "(raylet) A worker died\n")
+    print("result")
+    assert capsys.readouterr().out == "result\n"
 
 
 def test_without_ray_the_install_line_is_named(use):
