@@ -86,7 +86,7 @@ class Line:
         """Its cells in the table."""
         values = [field.value() for field, _ in self.fields]
         shown = "<br>".join(
-            f"{field.cite()}: {'not measured yet' if value is None else f'{short(value)} {unit}'}"
+            f"{field.cite()}: {'not measured yet' if value is None else amount(value, unit)}"
             for (field, unit), value in zip(self.fields, values, strict=True)
         )
         if None in values:
@@ -99,6 +99,13 @@ class Line:
             f"{short(result)} {self.unit}",
             short(result * PRICE) if self.hours else "",
         )
+
+
+def amount(value: float, unit: str) -> str:
+    """A value with its unit; bytes as gigabytes."""
+    return (
+        f"{short(value / 1e9)} GB{unit.removeprefix('bytes')}" if unit.startswith("bytes") else f"{short(value)} {unit}"
+    )
 
 
 def short(value: float) -> str:
