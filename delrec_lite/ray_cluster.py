@@ -14,6 +14,8 @@ from delrec_lite.errors import DelrecError, MissingPackageError, install_line
 ADDRESS = "RAY_ADDRESS"
 # Ray itself tries for minutes.
 SECONDS_TO_ANSWER = 10
+# Ray gives its processes half a minute to start, which a busy machine may take.
+MOST_TRIALS = 3
 
 
 @contextmanager
@@ -41,24 +43,43 @@ def ray_cluster(what: str, processors: int, verbose: bool = False) -> Iterator[A
         sink = sys.stderr if verbose else stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
         stack.enter_context(redirect_stdout(sink))
         if not ray.is_initialized():
-            _join(ray, processors, verbose)
+            join_cluster(ray, processors, verbose)
             stack.callback(ray.shutdown)
         yield ray
 
 
-def _join(ray: Any, processors: int, verbose: bool) -> None:
+def join_cluster(ray: Any, processors: int, verbose: bool = False) -> None:
+    """Join the cluster that ``RAY_ADDRESS`` names, or start one here; the caller ends that by ``ray.shutdown``.
+
+    Args:
+        ray: The module.
+        processors: As in ``ray_cluster``.
+        verbose: Print what workers print.
+
+    Raises:
+        DelrecError: It cannot be reached, or does not start.
+    """
     options: dict[str, Any] = {"logging_level": "error", "log_to_driver": verbose}
     address = text(ADDRESS)
-    try:
-        if address:
-            _check_answers(address)
-            ray.init(address=address, **options)
-        else:  # "local": never a cluster that somebody else has started on this machine
-            ray.init(address="local", num_cpus=processors, include_dashboard=False, **options)
-    except Exception as error:  # Ray has no kind of its own for it
-        where = f"the Ray cluster at {address} cannot be joined" if address else "Ray cannot be started here"
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise DelrecError(f"{where}: {reason}", f"check {ADDRESS}, or unset it to use this machine alone") from error
+    if address:
+        options |= {"address": address}
+    else:  # "local": never a cluster that somebody else has started on this machine
+        options |= {"address": "local", "num_cpus": processors, "include_dashboard": False}
+    for trials_left in reversed(range(1 if address else MOST_TRIALS)):
+        try:
+            if address:
+                _check_answers(address)
+            ray.init(**options)
+            return
+        except Exception as error:  # Ray has no kind of its own for it
+            ray.shutdown()
+            if trials_left:
+                continue
+            where = f"the Ray cluster at {address} cannot be joined" if address else "Ray cannot be started here"
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise DelrecError(
+                f"{where}: {reason}", f"check {ADDRESS}, or unset it to use this machine alone"
+            ) from error
 
 
 def _check_answers(address: str) -> None:

@@ -13,17 +13,17 @@ from delrec_lite.ray_cluster import ray_cluster
 class Ray(types.ModuleType):
     """Remembers how it was started and ended."""
 
-    def __init__(self, joined=False, error=None):
+    def __init__(self, joined=False, errors=()):
         super().__init__("ray")
-        self.joined, self.error, self.calls = joined, error, []
+        self.joined, self.errors, self.calls = joined, list(errors), []
 
     def is_initialized(self):
         return self.joined
 
     def init(self, **options):
-        if self.error:
-            raise self.error
         self.calls.append(options)
+        if self.errors:
+            raise self.errors.pop()
 
     def shutdown(self):
         self.calls.append("shutdown")
@@ -47,6 +47,12 @@ def test_a_cluster_of_its_own_is_never_that_of_somebody_else_and_ends(use):
     assert ray.calls[3] == "shutdown"
 
 
+def test_a_start_that_takes_too_long_is_tried_again(use):
+    ray = use(Ray(errors=[Exception("The current node timed out during startup.")] * 2))
+    with ray_cluster("score", 3):
+        assert [call != "shutdown" for call in ray.calls] == [True, False, True, False, True]
+
+
 def test_the_cluster_of_the_environment_is_joined_as_it_is(use, monkeypatch):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -59,7 +65,7 @@ def test_the_cluster_of_the_environment_is_joined_as_it_is(use, monkeypatch):
             assert "num_cpus" not in ray.calls[0]
     with pytest.raises(DelrecError, match=f"{address} cannot be joined"), ray_cluster("score", 3):
         pass  # nobody listens any more: said before Ray tries for minutes
-    assert len(ray.calls) == 2
+    assert ray.calls[1:] == ["shutdown", "shutdown"]
 
 
 def test_what_the_caller_has_joined_stays(use):
@@ -73,7 +79,7 @@ def test_what_the_caller_has_joined_stays(use):
 @pytest.mark.parametrize("error", [ConnectionError("no GCS\nat all"), Exception("timed out"), ValueError()])
 def test_a_cluster_that_cannot_be_reached_is_one_line(use, monkeypatch, address, error):
     monkeypatch.setenv("RAY_ADDRESS", address)
-    use(Ray(error=error))
+    use(Ray(errors=[error] * 3))
     with pytest.raises(DelrecError, match=address or "cannot be started here") as raised, ray_cluster("score", 3):
         pass
     assert "\n" not in raised.value.message

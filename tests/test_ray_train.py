@@ -1,6 +1,7 @@
 """Training by Ray Train: its parts without Ray, and two workers of Ray itself where it is installed."""
 
 import json
+import os
 import sys
 import time
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from delrec_lite.pipeline import shared_folder
 from delrec_lite.pipeline.run import Run
 from delrec_lite.pipeline.shared_folder import check_equal, check_seen, check_shared
 from delrec_lite.processes import LostProcessesError, Processes
+from delrec_lite.ray_cluster import join_cluster
 from delrec_lite.ray_train import trainer, worker
 from delrec_lite.ray_train.messages import SentConsole
 from delrec_lite.ray_train.trainer import cause_of, takes_cards, train_with_ray
@@ -212,8 +214,9 @@ def test_teachers_are_divided_among_the_processes():
 @pytest.fixture(scope="module")
 def real_ray():
     """Ray on this machine; the workers of all tests are its children."""
+    os.environ.pop("RAY_ADDRESS", None)
     ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'delrec-lite[ray]'")
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    join_cluster(ray, 4)
     yield ray
     ray.shutdown()
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from delrec_lite.client import Client, RefusedError
+from delrec_lite.ray_cluster import join_cluster
 from delrec_lite.runtime.recommender import Recommender
 from tests.bundles import TITLES, tiny_bundle
 from tests.serving import Served
@@ -138,7 +139,7 @@ def test_ray_serve_has_the_answers_of_the_server(tmp_path, monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    join_cluster(ray, 4)
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         serve.run(app({"bundle": str(bundle), "replicas": "2"}), name="delrec")

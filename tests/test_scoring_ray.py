@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, StorageError
+from delrec_lite.ray_cluster import join_cluster
 from delrec_lite.scoring.ray_engine import score_ray
 from delrec_lite.scoring.run import score
 from delrec_lite.scoring.scorer import Scorer, bundle_fingerprint
@@ -117,7 +118,7 @@ def real_ray():
     pytest.importorskip("ray.data", reason="Ray is not installed")
     import ray
 
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    join_cluster(ray, 4)
     yield ray
     ray.shutdown()
 
