@@ -64,19 +64,19 @@ def score_ray(
     rows = [{"part": part} for part in parts]
     with ray_cluster("--engine ray", max(workers, cores_allowed())) as ray:
         try:
-            import ray.data
+            from ray.data import ActorPoolStrategy, from_items
             from ray.exceptions import RayError
         except ImportError as error:
             raise MissingPackageError(
                 f"--engine ray needs {error.name}, which is not installed", install_line("ray")
             ) from error
         room = max(1, min(workers, int(ray.cluster_resources().get("CPU", 1))))
-        done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        done = from_items(rows, override_num_blocks=len(rows)).map_batches(
             PartScorer,
             fn_constructor_kwargs=arguments,
             batch_size=1,
             batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(min_size=room, max_size=workers),
+            compute=ActorPoolStrategy(min_size=room, max_size=workers),
             num_cpus=1,
             max_task_retries=MOST_TRIALS - 1,
         )
