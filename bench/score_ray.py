@@ -21,7 +21,7 @@ from delrec_lite.errors import DelrecError, MissingPackageError, install_line
 from delrec_lite.provenance import stamp
 from delrec_lite.runtime.bundle import Bundle
 
-ACTOR = "ray::MapWorker"
+ACTOR = "MapWorker"
 
 
 def actors_of(process: int) -> list[int]:
@@ -34,7 +34,7 @@ def actors_of(process: int) -> list[int]:
             name = Path(f"/proc/{child}/cmdline").read_bytes().decode(errors="replace")
         except OSError:
             continue
-        if name.startswith(ACTOR):
+        if name.startswith("ray::") and ACTOR in name:
             found.append(child)
     return found
 

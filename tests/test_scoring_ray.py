@@ -3,17 +3,20 @@
 import json
 import sys
 import types
+from contextlib import contextmanager
 from functools import cached_property
 from unittest.mock import PropertyMock
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from delrec_lite.console import Console
 from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, StorageError
 from delrec_lite.ray_cluster import join_cluster
 from delrec_lite.scoring.ray_engine import score_ray
-from delrec_lite.scoring.run import score
+from delrec_lite.scoring.run import Options, score
 from delrec_lite.scoring.scorer import Scorer, bundle_fingerprint
 from tests.bundles import tiny_bundle
 from tests.scoring import HISTORIES, SMALL, assert_same, expected_rows, rows_of, table_file
@@ -140,3 +143,32 @@ def test_a_scorer_is_a_class_for_map_batches(real_ray, bundle, expected, tmp_pat
     )
     rows = [(r["user_id"], r["rank"], r["item_id"], r["score"]) for r in scored.iter_rows()]
     assert_same(sorted(rows), sorted(expected))
+
+
+class Killer(Console):
+    """Kills the actors that score when the first part is done."""
+
+    def __init__(self):
+        super().__init__("quiet")
+        self.killed = []
+
+    @contextmanager
+    def progress(self, label, total):
+        def tick(steps=1, note=""):
+            if not self.killed:
+                children = psutil.Process().children(recursive=True)
+                self.killed = [child for child in children if "MapWorker" in child.name()]
+                for actor in self.killed:
+                    actor.kill()
+
+        yield tick
+
+
+def test_actors_that_are_killed_are_replaced_and_nothing_is_lost_or_twice(real_ray, bundle, expected, tmp_path):
+    many = {f"{n:02d}{u}": h for n in range(30) for u, h in HISTORIES.items()}
+    users = table_file(tmp_path / "users.parquet", many)
+    killer = Killer()
+    options = Options(k=4, part_users=len(HISTORIES))
+    score(bundle, users, tmp_path / "recs", options, engine="ray", workers=2, console=killer)
+    assert len(killer.killed) in (1, 2)
+    assert_same([(row[0][2:], *row[1:]) for row in rows_of(tmp_path / "recs")], expected * 30)
