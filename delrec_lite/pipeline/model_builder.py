@@ -11,7 +11,8 @@ from delrec_lite.cache_folder import cache_folder, writable_cache
 from delrec_lite.hub.base import gguf_file, model_folder
 from delrec_lite.llm.precision_choice import faster_precision, possible_precisions, resolve_precision
 from delrec_lite.pipeline.base import check_folder, check_gguf_base, need_torch
-from delrec_lite.pipeline.stage import SHARED_STAGES, Stages
+from delrec_lite.pipeline.shared_folder import check_seen
+from delrec_lite.pipeline.stage import TRAINED_STAGES, Stages
 from delrec_lite.processes import current
 from delrec_lite.prompts.domain import DOMAINS
 from delrec_lite.prompts.format import PromptFormat
@@ -59,8 +60,10 @@ class ModelBuilder:
 
         Raises:
             ConfigError: It cannot be; raised before anything is computed.
+            StorageError: Another process of the run pulled it to a folder that this one does not have.
         """
         run, pulled = self._run, self._run.pulled["model"]
+        check_seen(pulled.folder, "DELREC_CACHE names it")
         folder = model_folder(pulled.name, pulled.folder, cache_folder())
         if folder is None:
             check_gguf_base(gguf_file(pulled.folder))
@@ -87,7 +90,7 @@ class ModelBuilder:
     def precisions(self) -> dict[str, str]:
         """The precisions of the recipe, of each training stage, and of trained weights on this machine."""
         stages = self._run.stages
-        trained = {name: stages[name].result["precision"] for name in SHARED_STAGES if name in stages}
+        trained = {name: stages[name].result["precision"] for name in TRAINED_STAGES if name in stages}
         return {"recipe": self._run.recipe.model.precision, **trained, "scores": self.precision}
 
     def base(self, precision: str | None = None, whole: bool = False) -> "Base":
