@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from delrec_lite.data.types import Dataset, Floats, Ints, evenly
+from delrec_lite.data.types import Floats, Ints, Split, evenly
 from delrec_lite.evaluation.item_facts import ItemFacts
 from delrec_lite.evaluation.metrics import LIST_LENGTH, Lists, Ranks
 from delrec_lite.evaluation.significance import Doubles, interval
@@ -70,25 +70,25 @@ class Estimate:
     high: float
 
 
-def list_metrics(ranks: Ranks, dataset: Dataset, facts: ItemFacts) -> dict[str, Estimate]:
+def list_metrics(ranks: Ranks, split: Split, facts: ItemFacts) -> dict[str, Estimate]:
     """Every metric of a model's lists, by its key.
 
     Args:
-        ranks: Of the test users; without lists the result is empty.
-        dataset: Of these users.
+        ranks: Of a split; without lists the result is empty.
+        split: Its histories and targets.
         facts: Whose ``ItemFacts.of`` was given these lists.
     """
-    lists, items = ranks.lists, len(dataset.catalog)
+    lists, items = ranks.lists, len(facts.counts)
     if not len(lists):
         return {}
     values = {
         "novelty": novelty(lists, facts),
         "popularity": popularity(lists, facts.counts),
-        "serendipity": serendipity(lists, dataset.test().targets, facts.counts),
+        "serendipity": serendipity(lists, split.targets, facts.counts),
         **diversities(lists[evenly(len(lists), PAIRED_USERS)], facts),
     }
     if facts.categories is not None:
-        values["miscalibration"] = facts.categories.miscalibration(lists, dataset.test().histories)
+        values["miscalibration"] = facts.categories.miscalibration(lists, split.histories)
     estimates = {"coverage": coverage(lists, items), "Gini": gini(lists, items)}
     estimates |= {name: of_mean(each) for name, each in values.items()}
     known = {name: estimate for name, estimate in estimates.items() if not np.isnan(estimate.value)}

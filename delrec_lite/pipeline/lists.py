@@ -27,7 +27,7 @@ def describe_lists(run: Run, entries: Mapping[str, Ranks]) -> tuple[dict[str, di
         entries: Ranks by model; those without lists are left out.
     """
     listed = {name: ranks for name, ranks in entries.items() if len(ranks.lists)}
-    dataset, targets = run.dataset, run.dataset.test().targets
+    dataset, test = run.dataset, run.dataset.test()
     paired = [ranks.lists[evenly(len(ranks.lists), PAIRED_USERS)] for ranks in listed.values()]
     facts = ItemFacts.of(dataset, paired, text_vectors(run))
     titles, counts = dataset.catalog.titles, facts.counts
@@ -36,11 +36,11 @@ def describe_lists(run: Run, entries: Mapping[str, Ranks]) -> tuple[dict[str, di
         "length": LIST_LENGTH,
         "texts": facts.text_source,
         "categories": facts.categories.column if facts.categories else None,
-        "paired_users": min(len(targets), PAIRED_USERS),
-        "popularity_shares": {NEXT_ITEMS: popularity_shares(targets, counts), **shares},
+        "paired_users": min(len(test), PAIRED_USERS),
+        "popularity_shares": {NEXT_ITEMS: popularity_shares(test.targets, counts), **shares},
         "most_recommended": {name: most_recommended(ranks.lists, titles) for name, ranks in listed.items()},
     }
-    return {name: list_metrics(ranks, dataset, facts) for name, ranks in listed.items()}, described
+    return {name: list_metrics(ranks, test, facts) for name, ranks in listed.items()}, described
 
 
 def text_vectors(run: Run) -> Floats | None:

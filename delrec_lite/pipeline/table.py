@@ -26,6 +26,7 @@ from delrec_lite.pipeline.rows import (
 )
 from delrec_lite.pipeline.run import Run
 from delrec_lite.provenance import stamp
+from delrec_lite.report.page import page_or_reason
 
 # Parts of the report that `write_table` wrote to separate files.
 REPORT_FILES = ("comparisons", "ranks")
@@ -34,8 +35,8 @@ REPORT_FILES = ("comparisons", "ranks")
 def evaluate(run: Run, fused: bool = False, zero_shot: bool = False, bundle: bool = True) -> list[Row]:
     """Rank the test users with every model and write ``table.json``, ``table.md``, ``ranks.json``.
 
-    Also ``report.json``: all of it with recipe, stages, machine and versions. Each model's ranks are cached like a
-    stage, so an interrupted evaluation continues with the next model.
+    Also ``report.json``, all of it with recipe, stages, machine and versions, and ``report.html``, a page of it. Each
+    model's ranks are cached like a stage, so an interrupted evaluation continues with the next model.
 
     Args:
         run: Missing stages are computed first.
@@ -58,6 +59,7 @@ def evaluate(run: Run, fused: bool = False, zero_shot: bool = False, bundle: boo
             file.write("\n" + segments_markdown(segments, run.setting))
             file.write("\n" + _precisions(run, entries))
         _write_report(run, rows, segments, expected, {"main": exported[0] if exported else TRAINED, "lists": lists})
+        page_or_reason(run.folder, run.console)
         return rows
 
 

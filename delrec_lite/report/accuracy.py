@@ -1,0 +1,146 @@
+"""The sections on accuracy: the verdict, every model with intervals, paired tests, segments of users."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from delrec_lite.evaluation.metrics import NAMES
+from delrec_lite.evaluation.setting import Setting
+from delrec_lite.report.blocks import Block, Cell, Section, Table, TableRow, Text, interval_cells, number, table_of
+
+# The metrics with intervals drawn, by protocol; a table behind a line has all.
+DRAWN = {
+    "full": ("NDCG@10", "HR@10", "MRR"),
+    "expected_sampled": ("HR@1", "NDCG@10"),
+    "sampled": ("HR@1", "NDCG@10"),
+}
+SURE = 0.05
+Report = Mapping[str, Any]
+
+
+def setting_of(report: Report) -> Setting:
+    """How the run was evaluated; older reports have fewer fields."""
+    return Setting(**report["setting"])
+
+
+def main_model(report: Report) -> str:
+    """The model that the run made: the exported bundle, else the trained model."""
+    models = [row["model"] for row in report["rows"]]
+    made = [model for model in models if model.startswith("DELRec")]
+    name: str = report.get("main") or next((m for m in made if "fused" not in m and "training" not in m), models[-1])
+    return name
+
+
+def rows_of(report: Report, protocol: str) -> list[dict[str, Any]]:
+    """The rows of a protocol, in the order of the table."""
+    return [row for row in report["rows"] if row["protocol"] == protocol]
+
+
+def place_of(names: Sequence[str], name: str) -> int | None:
+    """The place of a name; None where it is missing."""
+    return names.index(name) if name in names else None
+
+
+def columns_of(
+    rows: Sequence[Mapping[str, Any]], metrics: Sequence[str], main: int | None
+) -> list[tuple[str, list[Cell]]]:
+    """A column with intervals for each metric that a row has."""
+    columns = []
+    for metric in metrics:
+        values = [
+            (row["metrics"][metric], *row["intervals"][metric]) if metric in row["metrics"] else None for row in rows
+        ]
+        if any(values):
+            columns.append((metric, interval_cells(values, main)))
+    return columns
+
+
+def verdict(report: Report) -> str:
+    """One sentence: the model of the run against the best other model that it was compared with."""
+    main, setting = main_model(report), setting_of(report)
+    protocol, metric = ("full", "NDCG@10") if rows_of(report, "full") else ("sampled", "HR@1")
+    means = {row["model"]: row["metrics"][metric] for row in rows_of(report, protocol)}
+    tests = [
+        test
+        for test in report["comparisons"]
+        if (test["model"], test["protocol"], test["metric"]) == (main, protocol, metric)
+        and not test["against"].startswith("DELRec")
+    ]
+    if main not in means or not tests:
+        return ""
+    best = max(tests, key=lambda test: means[test["against"]])
+    found = (
+        "no difference was found"
+        if best["p"] > SURE
+        else f"{'better' if best['difference'] > 0 else 'worse'}, and hardly by chance"
+    )
+    return (
+        f"{metric} of the {setting.title(protocol)}: {main} {number(means[main])}, the best other model "
+        f"({best['against']}) {number(means[best['against']])}; difference {best['difference']:+.4f} "
+        f"({best['low']:+.4f} to {best['high']:+.4f}), p {p_value(best['p'])}: {found}."
+    )
+
+
+def p_value(p: float) -> str:
+    """A p-value in short."""
+    return "< 0.0001" if p < 1e-4 else f"= {p:.2g}"
+
+
+def accuracy(report: Report) -> Section:
+    """Every model under every protocol."""
+    setting, blocks = setting_of(report), list[Block]()
+    for protocol, metrics in DRAWN.items():
+        rows = rows_of(report, protocol)
+        if not rows:
+            continue
+        names = [row["model"] for row in rows]
+        main = place_of(names, main_model(report))
+        title = f"{setting.title(protocol)}, {rows[0]['users']:,} {setting.questions()}"
+        title = title[0].upper() + title[1:]
+        blocks.append(
+            table_of(f"{title}; bars are 95% intervals", names, columns_of(rows, metrics, main), main, "model")
+        )
+        listed = [name for name in (*NAMES, "Recall@10", "MAP@10") if name in rows[0]["metrics"]]
+        lines = [
+            TableRow(r["model"], [Cell(number(r["metrics"][n])) for n in listed], r["model"] == names[main or 0])
+            for r in rows
+        ]
+        blocks.append(Table(title, ["model", *listed], lines, folded=f"All metrics: {setting.title(protocol)}"))
+    blocks.append(_tests(report, setting))
+    return Section("accuracy", "Accuracy by model", blocks)
+
+
+def _tests(report: Report, setting: Setting) -> Table:
+    rows = [
+        TableRow(
+            f"{test['model']} against {test['against']}",
+            [
+                Cell(f"{test['metric']}, {setting.title(test['protocol'])}", is_text=True),
+                Cell(f"{test['difference']:+.4f}", f"{test['low']:+.4f} to {test['high']:+.4f}"),
+                Cell(p_value(test["p"]).removeprefix("= ")),
+                Cell(test["method"], is_text=True),
+            ],
+        )
+        for test in report["comparisons"]
+    ]
+    head = ["models", "metric", "difference", "p", "test"]
+    return Table("Paired tests, user by user", head, rows, folded=f"{len(rows)} paired tests")
+
+
+def segments(report: Report) -> Section:
+    """Users with short and long histories, next items seen rarely and often."""
+    setting, rows = setting_of(report), report["segments"]
+    segment_names = list(dict.fromkeys(row["segment"] for row in rows))
+    names = list(dict.fromkeys(row["model"] for row in rows))
+    cells, main = {(row["model"], row["segment"]): row for row in rows}, place_of(names, main_model(report))
+    blocks: list[Block] = [Text("The bounds are the lower quartiles over the test users. Intervals are Wilson's.")]
+    for key in dict.fromkeys(k for row in rows for k in row if " " in k):
+        protocol, _, metric = key.partition(" ")
+        ranked = [name for name in names if key in cells[name, segment_names[0]]]
+        columns = []
+        for segment in segment_names:
+            in_segment = [cells[name, segment] for name in ranked]
+            values = [(row[key], *row.get("intervals", {}).get(key, (row[key], row[key]))) for row in in_segment]
+            columns.append((f"{segment} ({in_segment[0]['users']:,})", interval_cells(values, main)))
+        caption = f"{metric}, {setting.title(protocol)}"
+        blocks.append(table_of(caption, ranked, columns, place_of(ranked, main_model(report)), "model"))
+    return Section("segments", "Segments of users", blocks)
