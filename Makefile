@@ -1,5 +1,5 @@
-# The whole project by name: make setup | dev | demo | test | test-avx2 | test-transformers4 | wheel-test | image-test | browser |
-# deploy-tools | docs | lint | typecheck | audit | bench | peers | bench-peers | lock | clean
+# The whole project by name: make setup | dev | demo | test | test-avx2 | test-transformers4 | test-rectools | wheel-test | image-test |
+# browser | deploy-tools | docs | lint | typecheck | audit | bench | peers | bench-peers | lock | clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +13,7 @@ PEERS := build/peers/.installed
 NUMERIC := $(addprefix tests/test_,$(addsuffix .py,adapters onnx_int8 packing precision precision_choice real reference training whole))
 TRANSFORMERS := $(addprefix tests/test_,$(addsuffix .py,adapters base_check bench_peers export families huggingface pieces plan precision reference training))
 
-.PHONY: setup dev demo test test-avx2 test-transformers4 wheel-test image-test browser deploy-tools docs lint links imports typecheck audit bench peers bench-peers lock clean
+.PHONY: setup dev demo test test-avx2 test-transformers4 test-rectools wheel-test image-test browser deploy-tools docs lint links imports typecheck audit bench peers bench-peers lock clean
 
 # What a user needs.
 setup: $(SETUP)
@@ -60,6 +60,12 @@ test-avx2: $(DEV)
 # The tests of training and export with transformers 4.57, and those of optimum. About 3 minutes on 2 cores.
 test-transformers4: $(DEV) $(PEERS)
 	PYTHONPATH="$(CURDIR)/build/peers" $(BIN)/python -m pytest $(TRANSFORMERS)
+
+# The metrics of lists against RecTools itself, in an environment of its own: it holds numpy below 2.
+test-rectools:
+	test -x build/rectools/bin/pytest || ($(PYTHON) -m venv build/rectools && \
+		build/rectools/bin/pip install --quiet rectools==0.19.0 pytest --editable .)
+	build/rectools/bin/pytest --noconftest tests/test_beyond.py
 
 # Builds the image for ONNX bundles from the Containerfile's lines, without a container engine, and asks it; as root.
 image-test: $(DEV)

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from delrec_lite.evaluation.metrics import NAMES
+from delrec_lite.evaluation.metrics import MORE_NAMES, NAMES
+from delrec_lite.evaluation.proportions import wilson
 from delrec_lite.evaluation.setting import Setting
 from delrec_lite.report.blocks import Block, Cell, Section, Table, TableRow, Text, interval_cells, number, table_of
 
@@ -87,22 +88,20 @@ def p_value(p: float) -> str:
 
 def accuracy(report: Report) -> Section:
     """Every model under every protocol."""
-    setting, blocks = setting_of(report), list[Block]()
-    for protocol, metrics in DRAWN.items():
+    setting, main, blocks = setting_of(report), main_model(report), list[Block]()
+    for protocol, drawn in DRAWN.items():
         rows = rows_of(report, protocol)
         if not rows:
             continue
         names = [row["model"] for row in rows]
-        main = place_of(names, main_model(report))
+        place = place_of(names, main)
         title = f"{setting.title(protocol)}, {rows[0]['users']:,} {setting.questions()}"
         title = title[0].upper() + title[1:]
-        blocks.append(
-            table_of(f"{title}; bars are 95% intervals", names, columns_of(rows, metrics, main), main, "model")
-        )
-        listed = [name for name in (*NAMES, "Recall@10", "MAP@10") if name in rows[0]["metrics"]]
+        columns = columns_of(rows, drawn, place)
+        blocks.append(table_of(f"{title}; bars are 95% intervals", names, columns, place, "model"))
+        listed = [name for name in (*NAMES, *MORE_NAMES) if name in rows[0]["metrics"]]
         lines = [
-            TableRow(r["model"], [Cell(number(r["metrics"][n])) for n in listed], r["model"] == names[main or 0])
-            for r in rows
+            TableRow(r["model"], [Cell(number(r["metrics"][n])) for n in listed], r["model"] == main) for r in rows
         ]
         blocks.append(Table(title, ["model", *listed], lines, folded=f"All metrics: {setting.title(protocol)}"))
     blocks.append(_tests(report, setting))
@@ -131,16 +130,24 @@ def segments(report: Report) -> Section:
     setting, rows = setting_of(report), report["segments"]
     segment_names = list(dict.fromkeys(row["segment"] for row in rows))
     names = list(dict.fromkeys(row["model"] for row in rows))
-    cells, main = {(row["model"], row["segment"]): row for row in rows}, place_of(names, main_model(report))
+    cells = {(row["model"], row["segment"]): row for row in rows}
     blocks: list[Block] = [Text("The bounds are the lower quartiles over the test users. Intervals are Wilson's.")]
     for key in dict.fromkeys(k for row in rows for k in row if " " in k):
         protocol, _, metric = key.partition(" ")
         ranked = [name for name in names if key in cells[name, segment_names[0]]]
-        columns = []
+        place, columns = place_of(ranked, main_model(report)), []
         for segment in segment_names:
             in_segment = [cells[name, segment] for name in ranked]
-            values = [(row[key], *row.get("intervals", {}).get(key, (row[key], row[key]))) for row in in_segment]
-            columns.append((f"{segment} ({in_segment[0]['users']:,})", interval_cells(values, main)))
-        caption = f"{metric}, {setting.title(protocol)}"
-        blocks.append(table_of(caption, ranked, columns, place_of(ranked, main_model(report)), "model"))
+            values = [(row[key], *_bounds(row, key)) for row in in_segment]
+            columns.append((f"{segment} ({in_segment[0]['users']:,})", interval_cells(values, place)))
+        blocks.append(table_of(f"{metric}, {setting.title(protocol)}", ranked, columns, place, "model"))
     return Section("segments", "Segments of users", blocks)
+
+
+def _bounds(row: Mapping[str, Any], key: str) -> tuple[float, float]:
+    """The interval of a share of users, which older reports lack."""
+    if "intervals" in row:
+        low, high = row["intervals"][key]
+        return low, high
+    share = wilson(round(row[key] * row["users"]), row["users"])
+    return share.low, share.high

@@ -101,7 +101,8 @@ def _facts(files: RunFiles) -> dict[str, Any]:
         return {"title": files.name, "subtitle": "not evaluated yet", "verdict": "", "warning": "", "figures": []}
     prepared, machine = report["stages"].get("prepare", {}), report["machine"]
     counts = [f"{prepared[key]:,} {key}" for key in ("users", "items", "interactions") if key in prepared]
-    subtitle = ", ".join([*counts, f"evaluated {report['created']}", f"{machine['cpu']}"])
+    created = str(report["created"]).replace("T", " ").removesuffix("Z")
+    subtitle = ", ".join([*counts, f"evaluated {created} UTC", str(machine["cpu"])])
     return {
         "title": report["recipe"]["name"],
         "subtitle": subtitle,
