@@ -94,5 +94,4 @@ def unit_rows(vectors: Floats) -> Floats:
     """The vectors with length 1; zeros stay: float32 ``[n, width]``."""
     vectors = np.asarray(vectors, np.float32)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    units: Floats = vectors / np.where(lengths > 0, lengths, 1)
-    return units
+    return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)

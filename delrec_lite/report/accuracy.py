@@ -83,7 +83,12 @@ def verdict(report: Report) -> str:
 
 def p_value(p: float) -> str:
     """A p-value in short."""
-    return "< 0.0001" if p < 1e-4 else f"= {p:.2g}"
+    return "<\u00a00.0001" if p < 1e-4 else f"= {p:.2g}"
+
+
+def label(setting: Setting, protocol: str, metric: str) -> str:
+    """A metric under a protocol, in short: ``HR@1 of 15, expected``."""
+    return setting.metric(metric, protocol) + (", expected" if protocol == "expected_sampled" else "")
 
 
 def accuracy(report: Report) -> Section:
@@ -113,7 +118,7 @@ def _tests(report: Report, setting: Setting) -> Table:
         TableRow(
             f"{test['model']} against {test['against']}",
             [
-                Cell(f"{test['metric']}, {setting.title(test['protocol'])}", is_text=True),
+                Cell(label(setting, test["protocol"], test["metric"]), is_text=True),
                 Cell(f"{test['difference']:+.4f}", f"{test['low']:+.4f} to {test['high']:+.4f}"),
                 Cell(p_value(test["p"]).removeprefix("= ")),
                 Cell(test["method"], is_text=True),

@@ -79,6 +79,22 @@ class Table:
     rows: Sequence[TableRow]
     folded: str = ""
 
+    @property
+    def text_columns(self) -> set[int]:
+        """The columns that are aligned as text: names first, then those whose cells say so."""
+        cells = self.rows[0].cells if self.rows else ()
+        return {0, *(n for n, cell in enumerate(cells, 1) if cell.is_text)}
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading inside a section."""
+
+    kind: ClassVar[str] = "heading"
+    text: str
+    small: str
+    folded: str = ""
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -88,6 +104,7 @@ class Figure:
     svg: str
     alt: str
     caption: str
+    folded: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,6 +113,7 @@ class Figures:
 
     kind: ClassVar[str] = "figures"
     figures: Sequence[Figure]
+    folded: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,7 +135,7 @@ class Text:
     folded: str = ""
 
 
-Block = Table | Figure | Figures | Terms | Text
+Block = Table | Heading | Figure | Figures | Terms | Text
 
 
 @dataclass(frozen=True)
@@ -130,7 +148,9 @@ class Section:
 
 
 def number(value: float) -> str:
-    """A metric's value: three digits behind the point, or three in all."""
+    """A metric's value: three digits behind the point, four of a small one, three in all of a large one."""
+    if 0 < abs(value) < 0.01:
+        return f"{value:.4f}"
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}" if abs(value) < 100 else f"{value:,.0f}"
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any
 
-from delrec_lite.report.blocks import Block, Figure, Figures, Section, Text, number
+from delrec_lite.report.blocks import Block, Figure, Figures, Heading, Section, Text, number
 from delrec_lite.report.pictures import curve
 
 # What a line counts by, and its time.
@@ -23,7 +23,7 @@ def curves(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Section:
             for place, (name, points) in enumerate(_series(lines, unit).items())
         ]
         if figures:
-            blocks += [Text(f"{title}: {_said(lines, unit)}"), Figures(figures)]
+            blocks += [Heading(title, _said(lines, unit)), Figures(figures)]
     return Section("training", "Training", blocks or [Text("No stage has a log.")])
 
 

@@ -54,7 +54,7 @@ def _of_bench(bench: Mapping[str, Any]) -> list[Block]:
         for n, r in enumerate(chosen, 1)
     ]
     points = [(r["ms"]["p50"], r["accuracy"]["NDCG@10"]) for r in chosen]
-    table = Table(caption, ["bundle", "p50 ms", "p95 ms", "NDCG@10", "MB on disk", "MB in memory"], rows)
+    table = Table("The numbered points", ["bundle", "p50 ms", "p95 ms", "NDCG@10", "MB on disk", "MB in memory"], rows)
     return [_figure("bench", points, None, "p50, milliseconds a request", "NDCG@10", caption), table]
 
 
@@ -71,7 +71,7 @@ def _of_evaluation(report: Mapping[str, Any]) -> list[Block]:
         TableRow(f"{n + 1}. {names[n]}", [Cell(f"{ms:.2f}"), Cell(number(value))], n == main)
         for n, (ms, value) in enumerate(points)
     ]
-    table = Table(caption, ["model", "ms a user", metric], cells)
+    table = Table("The numbered points", ["model", "ms a user", metric], cells)
     return [_figure("evaluation", points, main, "milliseconds a user", metric, caption), table]
 
 

@@ -7,9 +7,9 @@ from delrec_lite.evaluation.beyond import BY_KEY
 from delrec_lite.report.accuracy import columns_of, main_model, place_of, rows_of
 from delrec_lite.report.blocks import Block, Cell, Section, Table, TableRow, Terms, Text, table_of
 
-# Columns that fit beside each other.
+# The first metrics tell which items the lists have, the others how the items of one list go together.
 COLUMNS = 5
-FIFTHS = ("the most popular fifth", "second", "third", "fourth", "the least popular fifth")
+FIFTHS = ("most popular", "second", "third", "fourth", "least popular")
 ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}
 
 
@@ -33,9 +33,8 @@ def lists(report: Mapping[str, Any]) -> Section:
             "better; the others depend on what is wanted."
         )
     ]
-    for start in range(0, len(columns), COLUMNS):
-        part = columns[start : start + COLUMNS]
-        blocks.append(table_of("Lists, with 95% intervals", names, part, main, "model"))
+    for caption, part in (("All lists together", columns[:COLUMNS]), ("Inside a list", columns[COLUMNS:])):
+        blocks.append(table_of(f"{caption}; bars are 95% intervals", names, part, main, "model"))
     blocks.append(_shares(facts["popularity_shares"], main_model(report)))
     blocks.append(_most(facts["most_recommended"], main_model(report)))
     blocks.append(_meanings([key for key in BY_KEY if any(key in row["metrics"] for row in rows)], facts))
@@ -52,7 +51,9 @@ def _shares(shares: Mapping[str, list[float]], main: str) -> Table:
         )
         for name, of_fifths in shares.items()
     ]
-    return Table("Popularity: which fifth of the catalogue the items come from", ["model", "", *FIFTHS], rows)
+    return Table(
+        "Popularity: which fifth of the catalogue the recommended items come from", ["model", "", *FIFTHS], rows
+    )
 
 
 def _most(most: Mapping[str, list[dict[str, Any]]], main: str) -> Table:

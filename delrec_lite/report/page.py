@@ -6,9 +6,9 @@ from typing import Any
 
 from delrec_lite.console import Console
 from delrec_lite.errors import DataError, MissingPackageError, StorageError, install_line
-from delrec_lite.evaluation.setting import Setting
+from delrec_lite.evaluation.beyond import BY_KEY
 from delrec_lite.files import check_file, write_atomic
-from delrec_lite.report.accuracy import accuracy, main_model, rows_of, segments, setting_of, verdict
+from delrec_lite.report.accuracy import accuracy, label, main_model, rows_of, segments, setting_of, verdict
 from delrec_lite.report.blocks import Section, Text, number
 from delrec_lite.report.curves import curves
 from delrec_lite.report.files import REPORT, RunFiles, read_run
@@ -127,12 +127,10 @@ def _figures(report: Any) -> list[tuple[str, str, str]]:
         if row:
             low, high = row["intervals"][metric]
             found.append(
-                (_label(setting, protocol, metric), number(row["metrics"][metric]), f"{number(low)} to {number(high)}")
+                (
+                    metric if metric in BY_KEY else label(setting, protocol, metric),
+                    number(row["metrics"][metric]),
+                    f"{number(low)} to {number(high)}",
+                )
             )
     return found
-
-
-def _label(setting: Setting, protocol: str, metric: str) -> str:
-    if metric in {"coverage@10", "novelty@10"}:
-        return metric
-    return setting.metric(metric, protocol) + (", expected" if protocol == "expected_sampled" else "")

@@ -8,6 +8,8 @@ from delrec_lite.plots import GREY, svg
 WIDTH, HEIGHT = 400, 210  # pixels
 LINE, FAINT, MAIN = "#4a7fb5", "#9cc0e7", "#d9822b"
 MOST_POINTS = 250
+# With fewer points each is drawn, and no mean.
+FEW = 40
 
 Points = Sequence[tuple[float, float]]
 
@@ -24,8 +26,9 @@ def curve(name: str, points: Points, is_validation: bool, unit: str) -> str:
 
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()
-        if is_validation or len(points) <= 2:
-            axes.plot(*zip(*thinned(points), strict=True), color=MAIN, marker="o", markersize=4, clip_on=False)
+        if len(points) < FEW or is_validation:
+            colour = MAIN if is_validation else LINE
+            axes.plot(*zip(*thinned(points), strict=True), color=colour, marker="o", markersize=4, clip_on=False)
         else:
             axes.plot(*zip(*thinned(points), strict=True), color=FAINT, linewidth=1)
             axes.plot(*zip(*thinned(running_mean(points)), strict=True), color=LINE, linewidth=1.8)
