@@ -62,9 +62,10 @@ def as_html(files: RunFiles) -> str:
     """
     try:
         from jinja2 import Environment
-        from markupsafe import Markup
     except ImportError as error:
         raise MissingPackageError("the page needs jinja2, which is not installed", install_line("jinja2")) from error
+    from markupsafe import Markup
+
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     try:
         sections, facts = _sections(files), _facts(files)
