@@ -251,6 +251,8 @@ def test_a_page_of_somebody_else_stays(folder, tmp_path):
     with pytest.raises(StorageError, match="is no page of a run"):
         write_page(folder, target)
     assert "mine" in target.read_text()
+    with pytest.raises(StorageError, match="cannot write"):
+        write_page(folder, tmp_path / "no" / "folder" / "page.html")
     target.unlink()
     assert write_page(folder, target) == write_page(folder, target) == target
 

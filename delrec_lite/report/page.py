@@ -41,7 +41,10 @@ def write_page(folder: Path, out: Path | None = None, bench: Path | None = None)
     """
     target = check_file(folder / PAGE if out is None else out, "page of a run", begins=MARK)
     page = as_html(read_run(folder, bench))
-    write_atomic(target, page)
+    try:
+        write_atomic(target, page)
+    except OSError as error:
+        raise StorageError(f"cannot write {target}: {error.strerror or error}", "choose another with --out") from error
     return target
 
 
