@@ -1,5 +1,6 @@
-# The whole project by name: make setup | dev | demo | test | test-avx2 | test-transformers4 | test-ray | wheel-test | image-test |
-# browser | nginx | deploy-tools | docs | lint | typecheck | audit | bench | peers | bench-peers | lock | clean
+# The whole project by name: make setup | dev | demo | test | test-avx2 | test-transformers4 | test-ray | wheel-test |
+# image-test | browser | nginx | deploy-tools | docs | lint | typecheck | audit | bench | peers | bench-peers | lock |
+# clean | test-rectools
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,7 +15,7 @@ RAY := $(VENV)/.ray
 NUMERIC := $(addprefix tests/test_,$(addsuffix .py,adapters onnx_int8 packing precision precision_choice real reference training whole))
 TRANSFORMERS := $(addprefix tests/test_,$(addsuffix .py,adapters base_check bench_peers export families huggingface pieces plan precision reference training))
 
-.PHONY: setup dev demo test test-avx2 test-transformers4 test-ray wheel-test image-test browser nginx deploy-tools docs lint links imports typecheck audit bench peers bench-peers lock clean
+.PHONY: setup dev demo test test-avx2 test-transformers4 test-ray wheel-test image-test browser nginx deploy-tools docs lint links imports typecheck audit bench peers bench-peers lock clean test-rectools
 
 # What a user needs.
 setup: $(SETUP)
@@ -70,6 +71,11 @@ $(RAY): pyproject.toml constraints.txt | $(DEV)
 # Bulk scoring, training and serving by Ray, on this machine.
 test-ray: $(DEV) $(RAY)
 	$(BIN)/python -m pytest $(addprefix tests/test_,$(addsuffix .py,scoring_ray ray_train replicas))
+# The metrics of lists against RecTools itself, in an environment of its own: it holds numpy below 2.
+test-rectools:
+	test -x build/rectools/bin/pytest || ($(PYTHON) -m venv build/rectools && \
+		build/rectools/bin/pip install --quiet rectools==0.19.0 pytest --editable .)
+	build/rectools/bin/pytest --noconftest tests/test_beyond.py
 
 # Builds the image for ONNX bundles from the Containerfile's lines, without a container engine, and asks it; as root.
 image-test: $(DEV)

@@ -80,6 +80,7 @@ EXTRAS = {
     "gguf": "gguf",
     "httpx2": "client",
     "huggingface_hub": "train",
+    "jinja2": "plots",
     "llama_cpp": "gguf",
     "matplotlib": "plots",
     "onnx": "train",

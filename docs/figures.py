@@ -9,6 +9,7 @@ from typing import Any
 from scaling_figures import SCALING
 from speed_figures import INSTALLS, SPEED, table
 
+from delrec_lite.evaluation.beyond import BY_KEY
 from delrec_lite.evaluation.setting import Setting
 from delrec_lite.pipeline.rows import FUSED, TRAINED
 from delrec_lite.teacher_kinds.registry import TEACHERS
@@ -106,6 +107,15 @@ def segments(report: Report) -> str:
         rows = [(model, *(f"{cells[model, name][metric]:.3f}" for name in names)) for model in models]
         parts.append(table(header, rows))
     return "\n".join(parts)
+
+
+def beyond(report: Report) -> str:
+    """What the recommended lists are like: coverage, novelty, diversity."""
+    rows = [r for r in report["rows"] if r["protocol"] == "full"]
+    names = [key for key in BY_KEY if all(key in r["metrics"] for r in rows)]
+    if not names:
+        return "Not measured yet."
+    return table(("model", *names), [(r["model"], *(_within(r, name) for name in names)) for r in rows])
 
 
 def ablation(report: Report) -> str:
@@ -332,7 +342,7 @@ def new_items(report: Report) -> str:
 ACCURACY: dict[str, tuple[str, Callable[[Report], str]]] = {
     f"{name} {data}": (f"accuracy-{data}.json", make)
     for data in ("ml-100k", "steam", "beauty")
-    for name, make in (("ranking", ranking), ("segments", segments))
+    for name, make in (("ranking", ranking), ("segments", segments), ("lists", beyond))
 }
 TABLES: dict[str, tuple[str, Callable[[Report], str]]] = {
     "latency": ("latency-epyc-2-cores.json", latency),

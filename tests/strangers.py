@@ -10,6 +10,7 @@ LOOKALIKES = {
     "done.json": json.dumps({"todo": []}),
     "catalog.json": "[]",
     "table.md": "| my | table |\n",
+    "report.html": "<!doctype html>\n<p>of the board</p>\n",
     "report.json": json.dumps({"commit": "today", "text": "of the board"}),
     "ablation.json": json.dumps({"patients": 3}),
     "pulled.json": json.dumps({"files": "pork"}),

@@ -15,7 +15,7 @@ from delrec_lite.config import Recipe
 from delrec_lite.console import QUIET
 from delrec_lite.data.store import load_dataset
 from delrec_lite.errors import DelrecError, StorageError, UsageError
-from delrec_lite.pipeline.folder import RECIPE
+from delrec_lite.pipeline.folder import RECIPE, write_recipe
 from delrec_lite.pipeline.run import Run
 from delrec_lite.pipeline.stage import run_stage
 from delrec_lite.runtime.additions import add_items
@@ -58,6 +58,8 @@ def inputs(tmp_path_factory):
     (folder / "new.csv").write_text("item_id,title\nn1,New\n")
     call("prepare", "shop", *own_log(folder), "--out", folder / "shop", "-q")
     FeedbackLog(feedback_log(folder), Limit.parse("1GB")).close()
+    (folder / "run").mkdir()
+    write_recipe(folder / "run", Recipe(name="run"))
     (folder / "theirs.yaml").write_text(f"name: theirs\ndata: {{folder: {folder / 'shop'}}}\n")
     return folder
 
@@ -94,6 +96,9 @@ def commands(inputs, root, target):
     yield ("feedback", "report", feedback_log(inputs), "--plot", target)
     yield ("prepare", "shop", *own_log(inputs), "--out", target)
     yield ("init", "shop", "--data", shop, "--out", target)
+    yield ("report", target)
+    yield ("report", recipe, "--runs", root)
+    yield ("report", inputs / "run", "--out", target)
     yield ("bench", bundle, "-w", "load", "-r", 1, "--threads", 1, "--out", target)
     yield ("export", recipe, "--runs", root / "runs", "--out", target)
     yield ("export", recipe, "--runs", root / "runs", "--out", target, "--compare", "q8_0")

@@ -26,6 +26,7 @@ VERBS = (
     "train",
     "export",
     "eval",
+    "report",
     "ablate",
     "recommend",
     "score",

@@ -36,11 +36,14 @@ def train(
     from delrec_lite.config import load_recipe
     from delrec_lite.pipeline.run import Run
     from delrec_lite.processes import join
+    from delrec_lite.report.page import page_or_reason
 
     loaded = load_recipe(recipe)
     first = join(loaded.model.device).first
     console = make_console(json_output and first, quiet or not first)
     run = Run(loaded, runs, console, fresh, shipped=False)
     done = getattr(run, stage.value)()
+    if first:
+        page_or_reason(run.folder, console)
     data = {name: {"folder": str(s.folder), "seconds": s.seconds, **s.result} for name, s in run.stages.items()}
     console.result(data if json_output else f"{done.folder}")

@@ -20,7 +20,15 @@ RECIPE = "recipe.yaml"
 # First line of that file, which tells it from a recipe of the user.
 _MARK = "# The resolved recipe of this run, written by delrec-lite at every call.\n"
 # Tables, and reports with their ranks, which commands write into a run.
-_REPORTS = ("table.json", "table.md", "ranks.json", "comparisons.json", "report.json", "quantisations.json")
+_REPORTS = (
+    "table.json",
+    "table.md",
+    "ranks.json",
+    "comparisons.json",
+    "report.json",
+    "report.html",
+    "quantisations.json",
+)
 Folder = TypeVar("Folder", bound="RunFolder")
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -45,11 +53,12 @@ def check_run(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file", "choose another --runs folder")
-    if folder.is_dir() and any(folder.iterdir()) and not _is_run(folder):
+    if folder.is_dir() and any(folder.iterdir()) and not is_run(folder):
         raise UsageError(f"{folder} is not empty and not a run", "choose another --runs folder")
 
 
-def _is_run(folder: Path) -> bool:
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run."""
     recipe = folder / RECIPE
     if not recipe.is_file() or recipe.is_symlink():
         return False

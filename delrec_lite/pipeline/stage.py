@@ -26,6 +26,7 @@ _WRITTEN = {
     "agreement.json",
     "finetune.json",
     "ranks.json",
+    "lists.npy",
     "teacher.json",
     "metrics.jsonl",
     "curves.svg",

@@ -7,12 +7,13 @@ from typing import Any
 
 from delrec_lite.console import Console
 from delrec_lite.evaluation.expected import ExpectedSampledMetrics
-from delrec_lite.evaluation.metrics import Ranks
+from delrec_lite.evaluation.metrics import LIST_LENGTH, Ranks
 from delrec_lite.evaluation.segments import by_segment
 from delrec_lite.evaluation.segments import markdown as segments_markdown
 from delrec_lite.evaluation.setting import PROTOCOLS
-from delrec_lite.evaluation.table import Row, screen, write_table
+from delrec_lite.evaluation.table import Row, screen, screen_lists, write_table
 from delrec_lite.files import write_atomic
+from delrec_lite.pipeline.lists import describe_lists
 from delrec_lite.pipeline.rows import (
     ALL_TEACHERS,
     FUSED,
@@ -25,6 +26,7 @@ from delrec_lite.pipeline.rows import (
 )
 from delrec_lite.pipeline.run import Run
 from delrec_lite.provenance import stamp
+from delrec_lite.report.page import page_or_reason
 
 # Parts of the report that `write_table` wrote to separate files.
 REPORT_FILES = ("comparisons", "ranks")
@@ -33,8 +35,8 @@ REPORT_FILES = ("comparisons", "ranks")
 def evaluate(run: Run, fused: bool = False, zero_shot: bool = False, bundle: bool = True) -> list[Row]:
     """Rank the test users with every model and write ``table.json``, ``table.md``, ``ranks.json``.
 
-    Also ``report.json``: all of it with recipe, stages, machine and versions. Each model's ranks are cached like a
-    stage, so an interrupted evaluation continues with the next model.
+    Also ``report.json``, all of it with recipe, stages, machine and versions, and ``report.html``, a page of it. Each
+    model's ranks are cached like a stage, so an interrupted evaluation continues with the next model.
 
     Args:
         run: Missing stages are computed first.
@@ -50,12 +52,14 @@ def evaluate(run: Run, fused: bool = False, zero_shot: bool = False, bundle: boo
         expected = run.expected(run.dataset.test())
         exported = (bundle_row(run), fused_row(run)) if bundle else ()
         pairs = _pairs(list(entries), teacher_labels(run), exported)
-        rows = write_table(run.folder, entries, pairs, run.setting, expected)
+        of_lists, lists = describe_lists(run, entries)
+        rows = write_table(run.folder, entries, pairs, run.setting, expected, of_lists)
         segments = by_segment(entries, run.dataset)
         with (run.folder / "table.md").open("a", encoding="utf-8") as file:
             file.write("\n" + segments_markdown(segments, run.setting))
             file.write("\n" + _precisions(run, entries))
-        _write_report(run, rows, segments, expected)
+        _write_report(run, rows, segments, expected, {"main": exported[0] if exported else TRAINED, "lists": lists})
+        page_or_reason(run.folder, run.console)
         return rows
 
 
@@ -83,7 +87,11 @@ def _pairs(names: Sequence[str], labels: Sequence[str], exported: Sequence[str])
 
 
 def _write_report(
-    run: Run, rows: Sequence[Row], segments: Sequence[dict[str, Any]], expected: ExpectedSampledMetrics
+    run: Run,
+    rows: Sequence[Row],
+    segments: Sequence[dict[str, Any]],
+    expected: ExpectedSampledMetrics,
+    more: Mapping[str, Any],
 ) -> None:
     """``report.json``: the table with everything needed to check and reproduce its figures."""
     report = {
@@ -96,6 +104,7 @@ def _write_report(
         "segments": segments,
         "setting": asdict(run.setting),
         "expected_sampled": expected.dump(),
+        **more,
         **{part: json.loads((run.folder / f"{part}.json").read_text(encoding="utf-8")) for part in REPORT_FILES},
     }
     write_atomic(run.folder / "report.json", json.dumps(report, ensure_ascii=False) + "\n")
@@ -111,3 +120,6 @@ def show(run: Run, rows: Sequence[Row], console: Console) -> None:
         console.result(
             None, lines, header, title=f"{run.setting.title(protocol)}, {rows[0].users} {run.setting.questions()}"
         )
+    lines, header = screen_lists(rows)
+    if lines:
+        console.result(None, lines, header, title=f"the first {LIST_LENGTH} of the whole catalogue")

@@ -17,9 +17,9 @@ from delrec_lite.data.packages import arrow
 from delrec_lite.data.types import Floats, Ints
 from delrec_lite.data.values import MISSING, as_text
 from delrec_lite.errors import BundleError, DataError, UsageError
+from delrec_lite.evaluation.best import best
 from delrec_lite.files import sha256_of
 from delrec_lite.runtime.arguments import check_k
-from delrec_lite.runtime.best import best
 from delrec_lite.runtime.coarse import catalogue_scores, refined
 from delrec_lite.runtime.manifest import MANIFEST
 from delrec_lite.scoring.lists import lists_of, split_lists
