@@ -216,7 +216,7 @@ class FinetuneSection(OptimSection):
     """Stage 2: the soft prompt is frozen, the adapter and the item vectors learn."""
 
     default_compatible: ClassVar[frozenset[str]] = frozenset(
-        {"text_lr", "offset_dropout", "item_dropout", "state_dropout", "teacher_inside"}
+        {"text_lr", "offset_dropout", "item_dropout", "state_dropout", "teacher_inside", "teacher_recipe"}
     )
     epochs: float = Field(3.0, ge=0, description="0 leaves the LLM as pretrained")
     lr: float = Field(6e-4, gt=0, description="of the adapter")
@@ -241,6 +241,11 @@ class FinetuneSection(OptimSection):
     optimiser: Literal["adamw", "paged_adamw_8bit"] = Field("adamw", description="paged_adamw_8bit on CUDA only")
     gradient_accumulation_steps: int = Field(1, ge=1, description="micro-batches of a step, computed one after another")
     teacher_weight: float = Field(0.0, ge=0, le=1, description="share of the teacher's distribution in the target")
+    teacher_recipe: str | None = Field(
+        None,
+        description="another recipe for the same data, a shipped name or a YAML file: its trained model, such as one "
+        "with more layers, is a second teacher, and the target's teacher is the mean of both",
+    )
     teacher_inside: bool = Field(
         False,
         description="answers add the teacher's log-probabilities to the model's scores, and half of the loss is the "
@@ -306,6 +311,14 @@ class Recipe(Section):
         if self.model.item_text != "none":
             return self.model.item_text
         return "rows" if self.teacher.text else None
+
+    @model_validator(mode="after")
+    def _second_teacher_is_heard(self) -> "Recipe":
+        if self.finetune.teacher_recipe is not None and not self.finetune.teacher_weight:
+            raise ValueError("finetune.teacher_recipe is a part of the target: set finetune.teacher_weight above 0")
+        if self.finetune.teacher_recipe is not None and self.finetune.teacher_inside:
+            raise ValueError("finetune.teacher_inside serves the conventional teachers: leave teacher_recipe out")
+        return self
 
     @model_validator(mode="after")
     def _teacher_is_served(self) -> "Recipe":

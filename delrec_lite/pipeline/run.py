@@ -23,6 +23,7 @@ from delrec_lite.pipeline.model_builder import BuiltModel, ModelBuilder
 from delrec_lite.pipeline.model_files import files_for, without_llama_cpp
 from delrec_lite.pipeline.prepared import dataset_facts, with_dataset_settings
 from delrec_lite.pipeline.reference import reference_for, training_inputs
+from delrec_lite.pipeline.second_teacher import second_teacher, teaching_recipe
 from delrec_lite.pipeline.shared_folder import check_equal, check_shared
 from delrec_lite.pipeline.stage import DONE, FinishedStage, key_of
 from delrec_lite.pipeline.stage_cache import StageCache
@@ -57,7 +58,7 @@ class Run(StageCache):
 
     Raises:
         UsageError: The folder holds something else, or another process is working on it.
-        ConfigError: The recipe contradicts its data set.
+        ConfigError: The recipe contradicts its data set or its ``finetune.teacher_recipe``.
         DataError: ``data.folder`` holds no prepared data set.
     """
 
@@ -67,6 +68,7 @@ class Run(StageCache):
         reference = reference_for(recipe.name) if shipped else None
         super().__init__(runs / recipe.name, with_dataset_settings(recipe), console, reference)
         self.models = ModelBuilder(self)
+        _ = self.teaching  # an error of its recipe comes before anything is computed
         with self.locked(fresh):
             check_shared(self.folder)  # errors of the folder appear now, not after an hour
 
@@ -234,6 +236,12 @@ class Run(StageCache):
 
         return self._training_stage("distill", key_for, make)
 
+    @cached_property
+    def teaching(self) -> "Run | None":
+        """The run of ``finetune.teacher_recipe``, in the same folder of runs."""
+        other = teaching_recipe(self.recipe)
+        return None if other is None else Run(other, self.folder.parent, self.console)
+
     @with_lock
     def finetune(self) -> FinishedStage:
         """Stage 2."""
@@ -243,12 +251,15 @@ class Run(StageCache):
             from delrec_lite.training.finetune import finetune
 
             _ = self._machine_fits
-            return asdict(finetune(self.context(self.models.distilled(precision), folder), self.recipe.finetune))
+            second = None if self.teaching is None else second_teacher(self.teaching, self)
+            context = self.context(self.models.distilled(precision), folder)
+            return asdict(finetune(context if second is None else context.with_teacher(second), self.recipe.finetune))
 
         def key_for(precision: str) -> str:
             # The key of stage 1 includes the precision of stage 1.
             precision_key = [] if precision == upstream.result["precision"] else [precision]
-            return key_of(CODE, upstream.key, self.recipe.finetune.cache_key_fields(), *precision_key)
+            second = [] if self.teaching is None else [self.teaching.training_inputs()]
+            return key_of(CODE, upstream.key, self.recipe.finetune.cache_key_fields(), *precision_key, *second)
 
         return self._training_stage("finetune", key_for, make)
 
@@ -314,6 +325,8 @@ class Run(StageCache):
     def _machine_precision(self) -> str:
         return self.models.precision
 
-    def _training_inputs(self) -> dict[str, Any]:
+    def training_inputs(self) -> dict[str, Any]:
+        """Everything that the result of training depends on, see ``reference.training_inputs``."""
         prepared, files = self.prepare().result, self.pulled["model"].files
-        return training_inputs(self.recipe, prepared, files, CODE, self.text_sources())
+        second = None if self.teaching is None else self.teaching.training_inputs()
+        return training_inputs(self.recipe, prepared, files, CODE, self.text_sources(), second)

@@ -33,7 +33,7 @@ class StageCache(RunFolder):
         self.console = console
         self.reference = reference
 
-    def _training_inputs(self) -> dict[str, Any]:
+    def training_inputs(self) -> dict[str, Any]:
         """The inputs of the trained stages, see ``reference.training_inputs``."""
         raise NotImplementedError
 
@@ -92,7 +92,7 @@ class StageCache(RunFolder):
         # A stage that follows one trained here is trained here too.
         if any("shipped" not in self.stages[earlier].result for earlier in STAGES[: STAGES.index(name)]):
             return False
-        return self.reference.fits(name, self._training_inputs())
+        return self.reference.fits(name, self.training_inputs())
 
     def _with_heading(self, name: str, make: Make) -> Make:
         def make_with_heading(folder: Path) -> dict[str, Any]:
