@@ -31,12 +31,35 @@ def load_source(folder: Path) -> tuple[Columns, Layout]:
     Raises:
         DataError: ``dataset.json`` cannot be read.
     """
+    source: Mapping[str, Any] = _about(folder).get("source", {})
     try:
-        about = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-        source: Mapping[str, Any] = about.get("source", {})
         return Columns(**source["columns"]) if source else Columns(), Layout(**source["layout"]) if source else DETECTED
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"cannot read {folder / 'dataset.json'}: {error}", "prepare the data set again") from error
+    except (KeyError, TypeError) as error:
+        raise _unreadable(folder, error) from error
+
+
+def fingerprint_of(folder: Path) -> str:
+    """The fingerprint of a data set, without reading its sequences.
+
+    Raises:
+        DataError: ``dataset.json`` cannot be read.
+    """
+    try:
+        return str(_about(folder)["fingerprint"])
+    except KeyError as error:
+        raise _unreadable(folder, error) from error
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    try:
+        about: dict[str, Any] = dict(json.loads((folder / "dataset.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise _unreadable(folder, error) from error
+    return about
+
+
+def _unreadable(folder: Path, error: Exception) -> DataError:
+    return DataError(f"cannot read {folder / 'dataset.json'}: {error}", "prepare the data set again")
 
 
 def load_times(folder: Path, interactions: int) -> npt.NDArray[Any] | None:

@@ -1,0 +1,223 @@
+"""An update extends the data set, goes on training, and replaces the bundle only if the new one is not worse."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+
+from delrec_lite.console import QUIET
+from delrec_lite.errors import DataError, GateError, UsageError
+from delrec_lite.pipeline import generations
+from delrec_lite.pipeline.run import Run
+from delrec_lite.pipeline.updates import compare
+from delrec_lite.pipeline.updates.mixture import CONTEXT, Mixture, mix, new_parts
+from delrec_lite.runtime.additions import add_items
+from delrec_lite.runtime.bundle import Bundle
+from tests.strangers import snapshot
+from tests.test_writers import call
+from tests.tiny import ITEMS, dataset
+
+
+def rows_of(data, add=0):
+    """Users walk the ring on, ``add`` steps beyond their sequences; every step an hour."""
+    for user, sequence in zip(data.user_ids, data.sequences, strict=True):
+        for at in range(len(sequence), len(sequence) + add) if add else range(len(sequence)):
+            yield user, f"i{(sequence[0] + at) % ITEMS}", 3600.0 * at
+
+
+def write_log(path, rows):
+    path.write_text("uid,item,at\n" + "".join(f"{u},{i},{t:.0f}\n" for u, i, t in rows))
+    return path
+
+
+@pytest.fixture
+def shop(tiny_run, tmp_path):
+    """A finished run of the ring, its recipe's file, and logs of the next days."""
+    data = dataset()
+    write_log(tmp_path / "first.csv", rows_of(data))
+    titles = "".join(f"{item},{title}\n" for item, title in zip(data.catalog.ids, data.catalog.titles, strict=True))
+    (tmp_path / "items.csv").write_text("item,title\n" + titles)
+    options = ("--interactions", tmp_path / "first.csv", "--items", tmp_path / "items.csv", "--candidates", 5)
+    columns = ("--columns", "user=uid,item=item,time=at", "--k-core", 2, "-q")
+    assert call("prepare", "ring", *options, *columns, "--out", tmp_path / "ring") == 0
+    run = tiny_run(update={"tolerance": 1.0, "teacher_epochs": 1})
+    run.export()
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(run.recipe.dump()))
+    write_log(tmp_path / "second.csv", rows_of(data, add=3))
+    return tmp_path
+
+
+def run_update(folder, *words):
+    return call("update", folder / "r.yaml", "--runs", folder / "runs", *words)
+
+
+def bundle_of(folder):
+    return folder / "runs" / "r" / "r.delrec"
+
+
+def updated(folder, capsys, *words):
+    """The JSON of an update that succeeds."""
+    capsys.readouterr()
+    assert run_update(folder, "--json", *words) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_an_update_goes_on_and_the_next_one_goes_on_from_there(shop, capsys, tiny_run):
+    second = ("--interactions", shop / "second.csv")
+    before = snapshot(shop / "runs")
+    planned = updated(shop, capsys, *second, "--dry-run")
+    after = snapshot(shop / "runs")
+    assert after == before, "a dry run writes nothing"
+    assert planned["counts"]["added"] == 3 * len(dataset().user_ids)
+    assert (planned["updated"], planned["counts"]["new_users"], planned["questions"] > 0) == (False, 0, True)
+    assert planned["minutes"] is not None
+    first = Bundle.open(bundle_of(shop)).manifest
+
+    done = updated(shop, capsys, *second)
+    assert done["updated"]
+    assert set(done["metrics"]) == {"old", "updated"}
+    assert Bundle.open(bundle_of(shop)).manifest != first
+    run = Run(tiny_run(update={"tolerance": 1.0, "teacher_epochs": 1}).recipe, shop / "runs", QUIET)
+    assert run.dataset.interactions == planned["counts"]["added"] + sum(map(len, dataset().sequences))
+    assert run.finetune().computed is False, "the update is the run's training now"
+    assert run.export().computed is False
+    assert run.distill().result["carried"]
+    report = json.loads((shop / "runs/r/updates/001/report.json").read_text())
+    assert sorted(report["newest"]["users"]) == sorted(dataset().user_ids)
+    assert report["newest"]["all_new"]
+
+    bundle = snapshot(bundle_of(shop))
+    again = updated(shop, capsys, *second)
+    assert (again["updated"], again["counts"]["added"]) == (False, 0)
+    assert again["counts"]["known"] == planned["counts"]["rows"]
+    assert snapshot(bundle_of(shop)) == bundle
+
+    third = [("v", f"i{n}", 1e6 + n) for n in range(4)] + [("u0", "fresh", 1e6), ("w", "i3", 1e6)]
+    write_log(shop / "third.csv", third)
+    (shop / "fresh.csv").write_text("item,title\nfresh,Old River (1949)\nidle,Nobody's Winter\ni0,Renamed\n")
+    assert run_update(shop, "--interactions", shop / "third.csv") == DataError.exit_code
+    counts = updated(shop, capsys, "--interactions", shop / "third.csv", "--items", shop / "fresh.csv")["counts"]
+    assert {name: counts[name] for name in ("new_users", "new_items", "waiting", "idle_items", "retitled")} == {
+        **dict.fromkeys(("new_users", "new_items", "waiting", "idle_items", "retitled"), 1)
+    }
+    catalogue = Bundle.open(bundle_of(shop)).items
+    assert catalogue.ids[: len(bundle_items := dataset().catalog.ids)] == list(bundle_items)
+    assert catalogue.titles[-1] == "Old River (1949)"
+    assert not (shop / "runs/r/updates/001/finetune").exists(), "what was gone on from is removed"
+    assert call("recommend", bundle_of(shop), "Old River (1949)", "-q") == 0
+    waiting = write_log(shop / "fourth.csv", [("w", "i4", 2e6), ("w", "i5", 3e6)])
+    assert updated(shop, capsys, "--interactions", waiting)["counts"]["new_users"] == 1
+
+
+def test_a_worse_bundle_does_not_replace_the_old_one(shop, capsys, monkeypatch):
+    before = snapshot(bundle_of(shop))
+    recipe = yaml.safe_load((shop / "r.yaml").read_text())
+    recipe["update"]["tolerance"] = 0.0
+    (shop / "r.yaml").write_text(yaml.safe_dump(recipe))
+    real = compare.bundle_ranks
+    worse = lambda path, newest, *rest: real(path, newest, *rest) + 20 * ("updates" in path.parts)  # noqa: E731
+    with monkeypatch.context() as patched:
+        patched.setattr("delrec_lite.pipeline.updates.update.bundle_ranks", worse)
+        assert run_update(shop, "--interactions", shop / "second.csv") == GateError.exit_code
+    assert "old one stays" in capsys.readouterr().err
+    assert snapshot(bundle_of(shop)) == before
+    assert not (shop / "runs/r/updates/current.json").exists()
+
+
+def test_an_update_that_is_killed_goes_on(shop, capsys, monkeypatch):
+    """At three moments: while the teacher is fitted, before the update counts, and before its bundle has its place."""
+    before = snapshot(bundle_of(shop))
+    words = ("--interactions", shop / "second.csv")
+    moments = ("pipeline.updates.run.UpdateRun._make_finetuned", "pipeline.generations.make_newest")
+    for moment in moments:
+        with monkeypatch.context() as patched:
+            patched.setattr(f"delrec_lite.{moment}", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            assert run_update(shop, *words) == 130
+        assert snapshot(bundle_of(shop)) == before
+    capsys.readouterr()
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            generations,
+            "settle",
+            lambda *_: (
+                (_ for _ in ()).throw(KeyboardInterrupt) if (shop / "runs/r/updates/current.json").exists() else None
+            ),
+        )
+        assert run_update(shop, *words) == 130
+    assert (shop / "runs/r/updates/001/r.delrec").is_dir(), "the update counts, its bundle has not its place yet"
+    assert updated(shop, capsys, *words)["counts"]["added"] == 0
+    assert not (shop / "runs/r/updates/001/r.delrec").exists()
+    assert snapshot(bundle_of(shop)) != before
+
+
+def test_items_that_were_added_to_the_bundle_stay_and_need_no_list(shop, capsys):
+    add_items(bundle_of(shop), {"a": "Last Train", "b": "First Train"})
+    log = write_log(shop / "day.csv", [("u0", "a", 1e6)])
+    assert updated(shop, capsys, "--interactions", log)["counts"]["new_items"] == 1
+    bundle = Bundle.open(bundle_of(shop))
+    assert bundle.items.ids[-2:] == ["a", "b"]
+    assert bundle.trained == ITEMS + 1
+
+
+@pytest.mark.parametrize(
+    ("content", "words", "code", "says"),
+    [
+        ("uid,item,at\n", (), DataError, "no interactions"),
+        ("", (), DataError, ""),
+        ("user,item,at\nu0,i1,9\n", (), DataError, "no column 'uid'"),
+        ("uid,item,at\nu0,i1,yesterday\n", (), DataError, "row 2"),
+        ("uid,item,at\nu0,unheard-of,9\n", (), DataError, "give their titles with --items"),
+        ("uid,item,at\nU0,I1,9\n", (), DataError, "ids as in the first log"),
+        ("uid,item,at\nx,y,9\n", (), DataError, "none of its users"),
+        ("uid,item,at\nu0,i1,9\n", ("--on-bad-row", "maybe"), UsageError, "maybe"),
+        ("uid,item,at\nu0,i1,9\n", ("--items", "nowhere.csv"), DataError, "nowhere.csv"),
+    ],
+)
+def test_wrong_rows_are_refused_in_one_line(shop, capsys, content, words, code, says):
+    before = snapshot(shop / "runs")
+    (shop / "day.csv").write_text(content)
+    assert run_update(shop, "--interactions", shop / "day.csv", *words) == code.exit_code
+    error = capsys.readouterr().err
+    assert says in error
+    assert "Traceback" not in error
+    assert snapshot(shop / "runs") == before
+
+
+def test_a_run_that_is_not_finished_is_refused(shop, tmp_path):
+    words = ("--interactions", shop / "second.csv")
+    assert call("update", shop / "r.yaml", "--runs", tmp_path / "elsewhere", *words) == UsageError.exit_code
+    assert not (tmp_path / "elsewhere").exists()
+    changed = yaml.safe_load((shop / "r.yaml").read_text())
+    changed["finetune"]["epochs"] = 9
+    (shop / "r.yaml").write_text(yaml.safe_dump(changed))
+    adapter = snapshot(shop / "runs/r/finetune")
+    assert run_update(shop, *words) == UsageError.exit_code
+    assert snapshot(shop / "runs/r/finetune") == adapter
+
+
+def test_a_fresh_start_forgets_updates(shop, capsys):
+    updated(shop, capsys, "--interactions", shop / "second.csv")
+    assert call("train", shop / "r.yaml", "--runs", shop / "runs", "--stage", "teacher", "--fresh", "-q") == 0
+    assert not (shop / "runs/r/updates").exists()
+
+
+def test_training_anew_is_compared(shop, capsys):
+    report = updated(shop, capsys, "--interactions", shop / "second.csv", "--compare-anew")
+    assert set(report["metrics"]) == {"old", "updated", "anew"}
+    assert report["seconds"].keys() == {"update", "anew"}
+
+
+def test_what_is_trained_is_new_steps_once_a_pass_and_the_replayed_share():
+    old = dataset()
+    longer = [np.arange(s[0], s[0] + len(s) + 4) % ITEMS for s in old.sequences]
+    from dataclasses import replace
+
+    new = replace(old, sequences=tuple(longer))
+    parts = new_parts(old, new)
+    assert {part.new_steps for part in parts} == {4}
+    mixed = Mixture.of(new, mix(parts, 2.0, 0.75, 10, seed=1))
+    fresh = 2 * 4 * len(parts)
+    assert mixed.steps == pytest.approx(4 * fresh, rel=0.1)
+    assert all(len(part) <= CONTEXT + 4 for part in mixed.parts)
+    assert mix(new_parts(new, new), 1.0, 0.5, 10, seed=1) == []
