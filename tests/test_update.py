@@ -1,6 +1,7 @@
 """An update extends the data set, goes on training, and replaces the bundle only if the new one is not worse."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -31,19 +32,33 @@ def write_log(path, rows):
     return path
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Where the first test keeps the finished run, so that the others need not train."""
+    return tmp_path_factory.mktemp("finished")
+
+
 @pytest.fixture
-def shop(tiny_run, tmp_path):
-    """A finished run of the ring, its recipe's file, and logs of the next days."""
+def shop(tiny_run, tmp_path, finished):
+    """A finished run of the ring, its recipe's file, and the log of the next days."""
     data = dataset()
-    write_log(tmp_path / "first.csv", rows_of(data))
-    titles = "".join(f"{item},{title}\n" for item, title in zip(data.catalog.ids, data.catalog.titles, strict=True))
-    (tmp_path / "items.csv").write_text("item,title\n" + titles)
-    options = ("--interactions", tmp_path / "first.csv", "--items", tmp_path / "items.csv", "--candidates", 5)
-    columns = ("--columns", "user=uid,item=item,time=at", "--k-core", 2, "-q")
-    assert call("prepare", "ring", *options, *columns, "--out", tmp_path / "ring") == 0
-    run = tiny_run(update={"tolerance": 1.0, "teacher_epochs": 1})
-    run.export()
-    (tmp_path / "r.yaml").write_text(yaml.safe_dump(run.recipe.dump()))
+    if not any(finished.iterdir()):
+        write_log(finished / "first.csv", rows_of(data))
+        titles = "".join(f"{item},{title}\n" for item, title in zip(data.catalog.ids, data.catalog.titles, strict=True))
+        (finished / "items.csv").write_text("item,title\n" + titles)
+        options = ("--interactions", finished / "first.csv", "--items", finished / "items.csv", "--candidates", 5)
+        columns = ("--columns", "user=uid,item=item,time=at", "--k-core", 2, "-q")
+        assert call("prepare", "ring", *options, *columns, "--out", tmp_path / "new") == 0
+        shutil.rmtree(tmp_path / "ring")
+        (tmp_path / "new").rename(tmp_path / "ring")
+        run = tiny_run(update={"tolerance": 1.0, "teacher_epochs": 1})
+        run.export()
+        for name in ("ring", "runs"):
+            shutil.copytree(tmp_path / name, finished / name)
+    for name in ("ring", "runs"):
+        shutil.copytree(finished / name, tmp_path / name, dirs_exist_ok=True)
+    recipe = tiny_run.recipe(update={"tolerance": 1.0, "teacher_epochs": 1})
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe.model_dump(exclude_unset=True)))
     write_log(tmp_path / "second.csv", rows_of(data, add=3))
     return tmp_path
 
@@ -102,10 +117,10 @@ def test_an_update_goes_on_and_the_next_one_goes_on_from_there(shop, capsys, tin
         **dict.fromkeys(("new_users", "new_items", "waiting", "idle_items", "retitled"), 1)
     }
     catalogue = Bundle.open(bundle_of(shop)).items
-    assert catalogue.ids[: len(bundle_items := dataset().catalog.ids)] == list(bundle_items)
-    assert catalogue.titles[-1] == "Old River (1949)"
+    assert sorted(catalogue.ids[:ITEMS]) == sorted(dataset().catalog.ids)
+    assert catalogue.titles[ITEMS:] == ["Old River (1949)"]
     assert not (shop / "runs/r/updates/001/finetune").exists(), "what was gone on from is removed"
-    assert call("recommend", bundle_of(shop), "Old River (1949)", "-q") == 0
+    assert call("recommend", bundle_of(shop), "--history", "Old River (1949)", "-q") == 0
     waiting = write_log(shop / "fourth.csv", [("w", "i4", 2e6), ("w", "i5", 3e6)])
     assert updated(shop, capsys, "--interactions", waiting)["counts"]["new_users"] == 1
 
@@ -160,28 +175,35 @@ def test_items_that_were_added_to_the_bundle_stay_and_need_no_list(shop, capsys)
     assert bundle.trained == ITEMS + 1
 
 
-@pytest.mark.parametrize(
-    ("content", "words", "code", "says"),
-    [
-        ("uid,item,at\n", (), DataError, "no interactions"),
-        ("", (), DataError, ""),
-        ("user,item,at\nu0,i1,9\n", (), DataError, "no column 'uid'"),
-        ("uid,item,at\nu0,i1,yesterday\n", (), DataError, "row 2"),
-        ("uid,item,at\nu0,unheard-of,9\n", (), DataError, "give their titles with --items"),
-        ("uid,item,at\nU0,I1,9\n", (), DataError, "ids as in the first log"),
-        ("uid,item,at\nx,y,9\n", (), DataError, "none of its users"),
-        ("uid,item,at\nu0,i1,9\n", ("--on-bad-row", "maybe"), UsageError, "maybe"),
-        ("uid,item,at\nu0,i1,9\n", ("--items", "nowhere.csv"), DataError, "nowhere.csv"),
-    ],
-)
-def test_wrong_rows_are_refused_in_one_line(shop, capsys, content, words, code, says):
-    before = snapshot(shop / "runs")
-    (shop / "day.csv").write_text(content)
-    assert run_update(shop, "--interactions", shop / "day.csv", *words) == code.exit_code
-    error = capsys.readouterr().err
-    assert says in error
-    assert "Traceback" not in error
-    assert snapshot(shop / "runs") == before
+WRONG = [
+    ("uid,item,at\n", (), DataError, "holds no rows"),
+    ("", (), DataError, "day.csv"),
+    ("user,item,at\nu0,i1,9\n", (), DataError, "no column 'uid'"),
+    ("uid,item,at\nu0,i1,yesterday\n", (), DataError, "row 2"),
+    ("uid,item,at\nu0,unheard-of,9\n", (), DataError, "give their titles with --items"),
+    ("uid,item,at\nU0,I1,9\n", (), DataError, "ids as in the first log"),
+    ("uid,item,at\nx,y,9\n", (), DataError, "none of its users"),
+    ("uid,item,at\nu0,i1,9\n", ("--on-bad-row", "maybe"), UsageError, "maybe"),
+    ("uid,item,at\nu0,i1,9\n", ("--items", "nowhere.csv"), DataError, "nowhere.csv"),
+]
+
+
+def test_wrong_rows_are_refused_in_one_line(shop, capsys):
+    before = stages_of(shop)
+    for content, words, code, says in WRONG:
+        (shop / "day.csv").write_text(content)
+        capsys.readouterr()
+        assert run_update(shop, "--interactions", shop / "day.csv", "-q", *words) == code.exit_code, content
+        error = capsys.readouterr().err
+        assert says in error
+        assert error.startswith("error: ")
+        assert error.count("\n") <= 2
+    assert stages_of(shop) == before
+
+
+def stages_of(folder):
+    """All files of the run but its recipe, which names the folder of the data set."""
+    return {path: content for path, content in snapshot(folder / "runs").items() if path != "r/recipe.yaml"}
 
 
 def test_a_run_that_is_not_finished_is_refused(shop, tmp_path):

@@ -99,6 +99,7 @@ def commands(inputs, root, target):
     yield ("export", recipe, "--runs", root / "runs", "--out", target, "--compare", "q8_0")
     for verb in ("train", "export", "eval", "quickstart", "ablate"):
         yield (verb, recipe, "--runs", root)  # the run is ROOT/theirs
+    yield ("update", recipe, "--runs", root, "--interactions", inputs / "log.csv")
     for verb in ("train", "quickstart"):
         yield (verb, recipe, "--runs", root, "--fresh")
 
@@ -147,6 +148,7 @@ SCRIPTS_THAT_REPORT = (
     "pruning",
     "teachers",
     "training_memory",
+    "updating",
 )
 
 
