@@ -1,9 +1,9 @@
 """An update against training anew: ``python -m delrec_lite.bench.updating --log LOG --items ITEMS --work DIR``.
 
-Splits a log by time, trains a small recipe on the first nine tenths, updates it with the last tenth, and trains the same
-recipe anew on all of it, but for the last five interactions of each user of the last tenth. The three bundles are asked
-for these, each after all that came before. The figures are the share of the gain of training anew that the update has,
-and its share of the time. Stages stay in ``--work``, so an interrupted call goes on.
+Splits a log by time, trains a small recipe on the first nine tenths, updates it with the last tenth, and trains the
+same recipe anew on all of it, but for the last five interactions of each user of the last tenth. The three bundles are
+asked for these, each after all that came before. The figures are the share of the gain of training anew that the update
+has, and its share of the time. Stages stay in ``--work``, so an interrupted call goes on.
 """
 
 import argparse

@@ -2,19 +2,29 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import yaml
 
+from delrec_lite.config import Recipe
 from delrec_lite.console import QUIET
+from delrec_lite.data.prepare import prepare_tables
+from delrec_lite.data.readers import Interactions
+from delrec_lite.data.store import Settings
 from delrec_lite.errors import DataError, GateError, UsageError
+from delrec_lite.hub.cache import Pulled
+from delrec_lite.hub.registry import DATASETS, Asset, register_dataset
 from delrec_lite.pipeline import generations
 from delrec_lite.pipeline.run import Run
 from delrec_lite.pipeline.updates import compare
+from delrec_lite.pipeline.updates.inputs import NewData
 from delrec_lite.pipeline.updates.mixture import CONTEXT, Mixture, mix, new_parts
+from delrec_lite.pipeline.updates.update import update
 from delrec_lite.runtime.additions import add_items
 from delrec_lite.runtime.bundle import Bundle
+from delrec_lite.runtime.recommender import Recommender
 from tests.strangers import snapshot
 from tests.test_writers import call
 from tests.tiny import ITEMS, dataset
@@ -233,8 +243,6 @@ def test_training_anew_is_compared(shop, capsys):
 def test_what_is_trained_is_new_steps_once_a_pass_and_the_replayed_share():
     old = dataset()
     longer = [np.arange(s[0], s[0] + len(s) + 4) % ITEMS for s in old.sequences]
-    from dataclasses import replace
-
     new = replace(old, sequences=tuple(longer))
     parts = new_parts(old, new)
     assert {part.new_steps for part in parts} == {4}
@@ -243,3 +251,91 @@ def test_what_is_trained_is_new_steps_once_a_pass_and_the_replayed_share():
     assert mixed.steps == pytest.approx(4 * fresh, rel=0.1)
     assert all(len(part) <= CONTEXT + 4 for part in mixed.parts)
     assert mix(new_parts(new, new), 1.0, 0.5, 10, seed=1) == []
+
+
+def log_of(rows):
+    return Interactions.of(*zip(*rows, strict=True))
+
+
+def write_new(folder):
+    """A day with one new item that three users have, as a log and a list."""
+    steps = [(user, f"i{(s[0] + len(s)) % ITEMS}", 3600.0 * len(s)) for user, s in zip(*walks(), strict=True)]
+    write_log(folder / "day.csv", [*steps, *((f"u{n}", "fresh", 1e6) for n in range(3))])
+    (folder / "fresh.csv").write_text("item,title\nfresh,Old River (1949)\n")
+    columns = {"user": "uid", "item": "item", "time": "at"}
+    return NewData(str(folder / "day.csv"), str(folder / "fresh.csv"), columns)
+
+
+def walks():
+    return dataset().user_ids, dataset().sequences
+
+
+FORMS = {
+    "text and two teachers": {
+        "model": {"item_text": "rows"},
+        "teacher": {
+            "kind": ["gru4rec", "esasrec"],
+            "text": True,
+            "settings": {name: {"epochs": 1, "hidden": 8, "max_length": 8} for name in ("gru4rec", "esasrec")},
+        },
+    },
+    "all weights": {"finetune": {"adapter": "full", "average": 0.5}, "distill": {"epochs": 0.0}},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_without_training_an_update_scores_old_items_as_before(form, tiny_run, tmp_path):
+    """Then a new item's vectors are those of its text, and all else is what the run had."""
+    data, settings = dataset(), Settings(2, 5, 3)
+    titles = dict(zip(data.catalog.ids, data.catalog.titles, strict=True))
+    prepare_tables("ring", log_of(list(rows_of(data))), titles, tmp_path / "ring", settings)
+    run = tiny_run(update={"epochs": 0.0, "teacher_epochs": 0, "tolerance": 1.0}, **FORMS[form])
+    run.export()
+    add_items(run.bundle, {"fresh": "Old River (1949)"}, tmp_path / "added.delrec")
+    with Recommender.load(tmp_path / "added.delrec", threads=1) as recommender:
+        histories = [run.dataset.sequences[n][:6] for n in range(4)]
+        before = recommender.scores(histories)
+    result = update(run.recipe, tmp_path / "runs", write_new(tmp_path), QUIET)
+    assert (result.plan.optimiser_steps, result.plan.counts.new_items) == (0, 1)
+    with Recommender.load(result.bundle, threads=1) as recommender:
+        after = recommender.scores(histories)
+        taught = recommender.teacher.scores(histories)
+    np.testing.assert_allclose(after[:, :ITEMS], before[:, :ITEMS], rtol=1e-2, atol=1e-2)
+    # With item text `catalog add` adds a boost, which moves a little with the history.
+    difference = before[:, ITEMS] - after[:, ITEMS]
+    assert np.ptp(difference) < (1.0 if "model" in FORMS[form] else 0.1) * before.std()
+    assert np.isfinite(after).all()
+    assert np.isfinite(taught).all()
+    assert taught.shape == after.shape == (4, ITEMS + 1)
+
+
+def test_a_pulled_data_set_grows_inside_its_run(tiny_run, tiny_base, tmp_path, monkeypatch):
+    """Also one that an older version prepared, without times: its files are read again."""
+    data = dataset()
+    titles = dict(zip(data.catalog.ids, data.catalog.titles, strict=True))
+    read = lambda _: (log_of(list(rows_of(data))), titles)  # noqa: E731
+    register_dataset(Asset("ring-log", "dataset", "none", "", (), reader=read))
+    try:
+        pulled = Pulled("tiny", tiny_base, "here", True, {"model": "abc"}, "none", 1)
+        monkeypatch.setattr(Run, "pulled", {"model": pulled, "data": pulled})
+        source = {"name": "ring-log", "k_core": 2, "candidates": 5, "split": "chronological"}
+        recipe = Recipe.model_validate(
+            {**tiny_run.recipe(update={"tolerance": 1.0, "teacher_epochs": 1}).dump(), "data": source}
+        )
+        run = Run(recipe, tmp_path / "runs", QUIET)
+        run.export()
+        (run.dataset_folder / "times.npy").unlink()
+        result = update(recipe, tmp_path / "runs", write_new(tmp_path), QUIET)
+        again = Run(recipe, tmp_path / "runs", QUIET)
+        assert again.dataset.interactions == run.dataset.interactions + result.plan.counts.added
+        assert again.export().computed is False
+        other = recipe.model_copy(update={"data": recipe.data.model_copy(update={"candidates": 4})})
+        assert Run(other, tmp_path / "runs", QUIET).dataset.interactions == run.dataset.interactions, "of another set"
+    finally:
+        DATASETS.unregister("ring-log")
+
+
+def test_a_data_set_without_times_has_to_be_prepared_again(shop, capsys):
+    (shop / "ring" / "times.npy").unlink()
+    assert run_update(shop, "--interactions", shop / "second.csv") == DataError.exit_code
+    assert "prepare it again" in capsys.readouterr().err

@@ -281,6 +281,11 @@ def _extended(
     draft = Dataset(old.name, catalog, log.user_ids, tuple(sequences), "", cuts, old.repeats)
     unasked = users_to_leave_out(draft, settings.m)
     dataset = make_dataset(old.name, catalog, log.user_ids, sequences, cuts, old.repeats, unasked, old.asked)
+    if empty := [part for part in SPLITS if not len(dataset.questions(part))]:
+        raise DataError(
+            f"with the new rows {old.name} has no question in its {empty[0]} part: its users had all next items before",
+            "prepare all rows again, with --repeats or --duplicates",
+        )
     candidates = {split: _candidates(known, dataset, split) for split in SPLITS}
     return Extended(dataset, times, candidates, waiting, rows.origin[order] != KNOWN, counts)
 
@@ -292,19 +297,26 @@ def _longer(old: Dataset, new: Sequence[str], titles: Mapping[str, str], waiting
     unique = unique_titles([*catalog.titles, *(titles[item] for item in new)], weights)
     texts = {**waiting.texts, **listed.texts}
     more_texts = tuple(texts.get(item, "") for item in new)
-    given = {column.name: column for column in listed.rows.of(new)}
-    columns = tuple(_longer_column(column, given.get(column.name), len(new)) for column in catalog.columns)
+    given = {column.name: column for column in listed.rows.of([*catalog.ids, *new])}
+    named = set(listed.rows.ids)
+    is_named = [item in named for item in (*catalog.ids, *new)]
+    columns = tuple(_longer_column(column, given.get(column.name), is_named) for column in catalog.columns)
     return Catalog((*catalog.ids, *new), unique, (*catalog.texts, *more_texts) if catalog.texts else (), columns)
 
 
-def _longer_column(column: ItemColumn, given: ItemColumn | None, new: int) -> ItemColumn:
+def _longer_column(column: ItemColumn, given: ItemColumn | None, is_named: Sequence[bool]) -> ItemColumn:
+    """A column of all items: of those that the list names with the list's values."""
     if given is not None and given.kind != column.kind:
         raise DataError(
             f"the item list's column {column.name!r} is {given.kind}, that of the data set is {column.kind}",
             f"give values that are {column.kind}",
         )
-    values = given.values if given is not None else (None,) * new
-    return replace(column, values=(*column.values, *values))
+    values = [*column.values, *(None,) * (len(is_named) - len(column.values))]
+    if given is not None:
+        values = [
+            after if named else before for before, after, named in zip(values, given.values, is_named, strict=True)
+        ]
+    return replace(column, values=tuple(values))
 
 
 def _candidates(known: Known, dataset: Dataset, split: str) -> CandidateSets:

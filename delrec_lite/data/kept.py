@@ -4,6 +4,7 @@
 columns and layout of the user's own files. Neither is part of the fingerprint, because training reads neither.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -18,6 +19,8 @@ from delrec_lite.data.tables import DETECTED, Layout
 from delrec_lite.errors import DataError
 
 TIMES = "times.npy"
+# Keys of ``dataset.json`` that tell how it came about.
+_NOT_OF_ITS_CONTENT = {"checks", "schema", "source"}
 
 
 def source_of(columns: Columns, layout: Layout) -> dict[str, Any]:
@@ -38,16 +41,14 @@ def load_source(folder: Path) -> tuple[Columns, Layout]:
         raise _unreadable(folder, error) from error
 
 
-def fingerprint_of(folder: Path) -> str:
-    """The fingerprint of a data set, without reading its sequences.
+def identity_of(folder: Path) -> str:
+    """A digest of sequences, settings and columns of a data set, without reading the sequences.
 
     Raises:
         DataError: ``dataset.json`` cannot be read.
     """
-    try:
-        return str(_about(folder)["fingerprint"])
-    except KeyError as error:
-        raise _unreadable(folder, error) from error
+    about = {name: value for name, value in _about(folder).items() if name not in _NOT_OF_ITS_CONTENT}
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
 def _about(folder: Path) -> dict[str, Any]:

@@ -51,8 +51,8 @@ class Waiting:
             return cls()
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
-            rows = (tuple(fields[name]) for name in ("users", "items", "times"))
-            waiting = cls(*rows, dict(fields["titles"]), dict(fields["texts"]))
+            users, items, times = (tuple(fields[name]) for name in ("users", "items", "times"))
+            waiting = cls(users, items, times, dict(fields["titles"]), dict(fields["texts"]))
             if len({len(waiting.users), len(waiting.items), len(waiting.times)}) > 1:
                 raise ValueError("its lists differ in length")
         except (OSError, ValueError, KeyError, TypeError) as error:

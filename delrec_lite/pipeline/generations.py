@@ -27,7 +27,7 @@ class Generation:
     Attributes:
         number: From 1.
         folder: Of its data set and stages.
-        base: Fingerprint of the data set that was prepared at first.
+        base: Identity of the data set that was prepared at first, see ``kept.identity_of``.
     """
 
     number: int
@@ -107,9 +107,10 @@ def clear_updates(run: Path) -> None:
     updates = run / UPDATES
     if updates.is_symlink() or not updates.is_dir():
         return
-    remove_files(updates, [CURRENT, *(path.name for path in updates.glob("waiting-[0-9][0-9][0-9].json"))])
-    for folder in updates.glob("[0-9][0-9][0-9]/"):
-        if not folder.is_symlink():
+    waiting = [path.name for path in updates.glob("waiting-*.json") if path.stem.partition("-")[2].isdecimal()]
+    remove_files(updates, [CURRENT, *waiting])
+    for folder in list(updates.glob("*/")):
+        if folder.name.isdecimal() and not folder.is_symlink():
             remove_files(folder, [REPORT])
             clear_generation(folder)
     with suppress(OSError):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from delrec_lite.cache_folder import cache_folder
 from delrec_lite.config import ExportSection, Recipe
 from delrec_lite.console import Console
-from delrec_lite.data.kept import fingerprint_of
+from delrec_lite.data.kept import identity_of
 from delrec_lite.data.store import load_candidates, load_dataset
 from delrec_lite.data.types import CandidateSets, Dataset, Split
 from delrec_lite.evaluation.expected import ExpectedSampledMetrics
@@ -70,7 +70,7 @@ class Run(StageCache):
         super().__init__(runs / recipe.name, with_dataset_settings(recipe), console, reference)
         self.models = ModelBuilder(self)
         with self.locked(fresh):  # errors of the folder appear now, not after an hour
-            generations.settle(self.folder, self.bundle)
+            current().from_first(lambda: generations.settle(self.folder, self.bundle))
 
     @property
     def bundle(self) -> Path:
@@ -99,14 +99,22 @@ class Run(StageCache):
         """Candidate sets by split, the same for every row of every table."""
         return load_candidates(self.dataset_folder)
 
+    @property
+    def first_dataset(self) -> str:
+        """Tells the data set that was prepared, before any update, from others."""
+        folder = self.recipe.data.folder
+        return identity_of(self._prepare_pulled().folder / "dataset" if folder is None else Path(folder))
+
     @cached_property
     def _update(self) -> Path | None:
         """The folder of the newest update of this data set; None without updates."""
-        newest, folder = generations.newest(self.folder), self.recipe.data.folder
+        newest = generations.newest(self.folder)
         if newest is None:
             return None
-        base = self._prepare_pulled().result["fingerprint"] if folder is None else fingerprint_of(Path(folder))
-        return newest.folder if newest.base == base else None
+        if newest.base == self.first_dataset:
+            return newest.folder
+        self.console.say(f"  {newest.folder.parent} extends another data set than this one: its updates do not count")
+        return None
 
     def _stage_folder(self, name: str) -> Path:
         update = None if name == "prepare" else self._update

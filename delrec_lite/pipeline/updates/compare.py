@@ -138,13 +138,22 @@ class Comparison:
         """By how much the updated bundle is better."""
         return self.mean("updated") - self.mean("old")
 
+    @property
+    def _differences(self) -> Floats:
+        """Of each question: updated minus old."""
+        updated, old = (per_user(self.ranks[name], DECIDES) for name in ("updated", "old"))
+        return updated - old
+
     def check(self, tolerance: float) -> None:
         """The gate.
 
         Raises:
-            GateError: The updated bundle is worse than the old one by more than ``tolerance``.
+            GateError: The updated bundle is worse than the old one, by more than ``tolerance`` and by more than the
+                standard error of the difference, which is large where questions are few.
         """
-        if self.gain < -tolerance:
+        differences = self._differences
+        error = float(differences.std(ddof=1) / len(differences) ** 0.5) if len(differences) > 1 else 0.0
+        if self.gain < -max(tolerance, error):
             raise GateError(
                 f"the updated bundle's {DECIDES} on {len(self.newest.questions)} newest interactions is "
                 f"{self.mean('updated'):.4f}, the old one's {self.mean('old'):.4f}; the old one stays in place",
@@ -154,7 +163,8 @@ class Comparison:
 
     def dump(self) -> dict[str, Any]:
         """For JSON."""
-        test = paired_test(*(per_user(self.ranks[name], DECIDES) for name in ("updated", "old")))
+        differences = self._differences
+        test = paired_test(differences, np.zeros_like(differences))
         figures: dict[str, Any] = {
             "questions": len(self.newest.questions),
             "metrics": {name: self._means(np.ones(len(ranks), bool), name) for name, ranks in self.ranks.items()},

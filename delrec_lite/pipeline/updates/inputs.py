@@ -56,11 +56,13 @@ class Inputs:
         known: The data set as it is.
         extended: With the new rows.
         source: How the first log was read.
+        listed: Items of the new list.
     """
 
     known: Known
     extended: Extended
     source: dict[str, Any]
+    listed: frozenset[str]
 
 
 def read_inputs(run: TrainedRun, new: NewData) -> Inputs:
@@ -79,7 +81,8 @@ def read_inputs(run: TrainedRun, new: NewData) -> Inputs:
     titled = _with_added(listed, run.bundle)
     log = read_log(new.interactions, columns, new.bad, layout)
     drop = new.bad.policy == "drop"
-    return Inputs(known, extend(known, log, titled, drop, new.interactions), source_of(*first))
+    extended = extend(known, log, titled, drop, new.interactions)
+    return Inputs(known, extended, source_of(*first), frozenset(listed.titles))
 
 
 def _listed(new: NewData, columns: Columns, layout: Layout, known: Known) -> ItemList:
@@ -126,5 +129,6 @@ def _times(run: TrainedRun) -> Any:
         if dataset.fingerprint != run.dataset.fingerprint:
             raise without
         times = load_times(again, dataset.interactions)
+        assert times is not None
         np.save(folder / TIMES, times, allow_pickle=False)
     return times

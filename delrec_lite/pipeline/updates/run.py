@@ -213,7 +213,7 @@ class UpdateRun(_Within):
         data = self.finetune_mixture
         built = self.models.untrained(precision)
         load_soft(built.model, self.distill().folder)
-        go_on(built, Trained(self.before.finetune().folder, len(self.before.dataset.catalog)), data)
+        go_on(built, Trained(self.before.finetune().folder, len(self.before.dataset.catalog)), self.dataset)
         context = replace(self.context(built, folder), dataset=data)
         return {**asdict(finetune(context, self.finetune_section)), "update": self.inner.name}
 

@@ -14,11 +14,10 @@ from delrec_lite.pipeline import generations
 from delrec_lite.pipeline.folder import RECIPE
 from delrec_lite.pipeline.updates.compare import Comparison, Newest, bundle_ranks
 from delrec_lite.pipeline.updates.inputs import Inputs, NewData, read_inputs
+from delrec_lite.pipeline.updates.keep import keep_given
 from delrec_lite.pipeline.updates.plan import Plan, plan_of
 from delrec_lite.pipeline.updates.run import AnewRun, TrainedRun, UpdateRun
 from delrec_lite.provenance import stamp
-from delrec_lite.runtime.additions import add_items
-from delrec_lite.runtime.bundle import Bundle
 
 TRAINED = ("text", "teacher", "distill", "finetune", "export")
 
@@ -86,7 +85,7 @@ def update(
                 extended.waiting.save(path)
             return Updated(before.bundle, plan)
         report = _trained(run, newest, inputs, compare_anew)
-        _put_in_place(before, run, extended)
+        _put_in_place(before, run, inputs)
         return Updated(before.bundle, plan, report)
 
 
@@ -167,28 +166,15 @@ def _say_figures(comparison: Comparison, report: dict[str, Any], console: Consol
         console.say(f"  that is {report['gain']['share_of_anew']:.0%} of what training anew gains")
 
 
-def _put_in_place(before: TrainedRun, run: UpdateRun, extended: Extended) -> None:
+def _put_in_place(before: TrainedRun, run: UpdateRun, inputs: Inputs) -> None:
     """From now on the update counts; its bundle replaces the old one at once."""
-    _keep_added(before.bundle, run.bundle)
+    keep_given(before.bundle, run.bundle, inputs.listed)
     number = before.number + 1
-    extended.waiting.save(generations.waiting_path(before.folder, number))
+    inputs.extended.waiting.save(generations.waiting_path(before.folder, number))
     newest = generations.newest(before.folder)
-    base = newest.base if newest is not None and before.number else str(before.prepare().result["fingerprint"])
+    base = newest.base if newest is not None and before.number else before.first_dataset
     generations.make_newest(before.folder, generations.Generation(number, run.inner, base))
     generations.settle(before.folder, before.bundle)
     generations.waiting_path(before.folder, number - 1).unlink(missing_ok=True)
     if number > 1:  # what this update went on from; the first training stays
         generations.clear_generation(generations.folder_of(before.folder, number - 1))
-
-
-def _keep_added(old: Path, new: Path) -> None:
-    """Items that ``catalog add`` gave the old bundle and that are not in the new one's catalogue are added to it."""
-    opened = Bundle.open(old, verify=False)
-    if not opened.holds_additions:
-        return
-    known = set(Bundle.open(new, verify=False).items.ids)
-    added = range(opened.trained, len(opened.items.ids))
-    titles = {opened.items.ids[n]: opened.items.titles[n] for n in added if opened.items.ids[n] not in known}
-    texts = dict(zip(opened.items.ids[opened.trained :], opened.added_texts, strict=True))
-    if titles:
-        add_items(new, titles, texts=texts)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from delrec_lite.data.types import Dataset
 from delrec_lite.errors import ConfigError
 from delrec_lite.export.new_items import fit_new_items
 from delrec_lite.export.states import training_states
@@ -16,7 +17,6 @@ from delrec_lite.llm.items import title_vectors
 from delrec_lite.llm.load import Base
 from delrec_lite.llm.ridge import ridge
 from delrec_lite.pipeline.model_builder import BuiltModel
-from delrec_lite.pipeline.updates.mixture import Mixture
 from delrec_lite.teacher_kinds.registry import TEACHERS
 from delrec_lite.teachers.contract import Network, Teacher
 from delrec_lite.training.adapters import ADAPTER, BODY, ITEMS
@@ -48,7 +48,7 @@ def longer_network(teacher: Teacher, texts: Any, trained: Any) -> Network:
     """
     count = len(texts)
     with torch.random.fork_rng(devices=[]):
-        network = TEACHERS[teacher.config.kind].build(teacher.config, count)
+        network: Network = TEACHERS[teacher.config.kind].build(teacher.config, count)
     state = {}
     for name, fresh in network.state_dict().items():
         weights = teacher.network.state_dict()[name]
@@ -87,13 +87,13 @@ class Trained:
     items: int
 
 
-def go_on(built: BuiltModel, trained: Trained, dataset: Mixture) -> None:
+def go_on(built: BuiltModel, trained: Trained, dataset: Dataset) -> None:
     """Load the weights of stage 2 into a model with a larger catalogue, to be trained further.
 
     Args:
         built: Untrained, with the soft prompt of stage 1.
         trained: Of the old items.
-        dataset: Some of its sequences show how items are scored.
+        dataset: Extended; some of its sequences show how items are scored.
     """
     model = built.model
     if (trained.finetuned / BODY).is_file():
@@ -118,7 +118,7 @@ def go_on(built: BuiltModel, trained: Trained, dataset: Mixture) -> None:
 
 
 @torch.no_grad()
-def _score_by_title(built: BuiltModel, trained: Trained, vectors: Mapping[str, Any], dataset: Mixture) -> None:
+def _score_by_title(built: BuiltModel, trained: Trained, vectors: Mapping[str, Any], dataset: Dataset) -> None:
     """Give new items the rows that ``catalog add`` would give them: predicted from their titles."""
     model, old = built.model, trained.items
     model.eval()
