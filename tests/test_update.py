@@ -16,7 +16,6 @@ from delrec_lite.data.store import Settings
 from delrec_lite.errors import DataError, GateError, UsageError
 from delrec_lite.hub.cache import Pulled
 from delrec_lite.hub.registry import DATASETS, Asset, register_dataset
-from delrec_lite.pipeline import generations
 from delrec_lite.pipeline.run import Run
 from delrec_lite.pipeline.updates import compare
 from delrec_lite.pipeline.updates.inputs import NewData
@@ -150,30 +149,31 @@ def test_a_worse_bundle_does_not_replace_the_old_one(shop, capsys, monkeypatch):
     assert not (shop / "runs/r/updates/current.json").exists()
 
 
+def interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+
 def test_an_update_that_is_killed_goes_on(shop, capsys, monkeypatch):
-    """At three moments: while the teacher is fitted, before the update counts, and before its bundle has its place."""
+    """Before stage 2, before the update counts, before its bundle has its place, before the old bundle is removed."""
     before = snapshot(bundle_of(shop))
     words = ("--interactions", shop / "second.csv")
-    moments = ("pipeline.updates.run.UpdateRun._make_finetuned", "pipeline.generations.make_newest")
-    for moment in moments:
+    for moment in ("updates.run.UpdateRun._make_finetuned", "generations.make_newest", "generations.put_in_place"):
         with monkeypatch.context() as patched:
-            patched.setattr(f"delrec_lite.{moment}", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            patched.setattr(f"delrec_lite.pipeline.{moment}", interrupt)
             assert run_update(shop, *words) == 130
         assert snapshot(bundle_of(shop)) == before
-    capsys.readouterr()
+    made = shop / "runs/r/updates/001/r.delrec"
+    new = snapshot(made)
+    remove = shutil.rmtree
     with monkeypatch.context() as patched:
         patched.setattr(
-            generations,
-            "settle",
-            lambda *_: (
-                (_ for _ in ()).throw(KeyboardInterrupt) if (shop / "runs/r/updates/current.json").exists() else None
-            ),
+            "delrec_lite.files.shutil.rmtree", lambda path, **kw: (interrupt if path == made else remove)(path, **kw)
         )
         assert run_update(shop, *words) == 130
-    assert (shop / "runs/r/updates/001/r.delrec").is_dir(), "the update counts, its bundle has not its place yet"
+    assert (snapshot(bundle_of(shop)), snapshot(made)) == (new, before)
     assert updated(shop, capsys, *words)["counts"]["added"] == 0
-    assert not (shop / "runs/r/updates/001/r.delrec").exists()
-    assert snapshot(bundle_of(shop)) != before
+    assert snapshot(bundle_of(shop)) == new
+    assert not made.exists()
 
 
 def test_items_that_were_added_to_the_bundle_stay_and_need_no_list(shop, capsys):

@@ -41,7 +41,7 @@ def update(
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Extend the data set, go on training from the weights of the last run, and replace its bundle if none is worse.
+    """Extend the data set, go on training from the last weights, and replace the bundle if the new one is not worse.
 
     The old bundle stays until the new one is proven on the newest interactions. An interrupted update goes on when it
     is called again.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from delrec_lite.errors import DataError
-from delrec_lite.files import put_in_place, remove_files, write_atomic, writing
+from delrec_lite.files import put_in_place, remove_files, sha256_of, write_atomic, writing
 from delrec_lite.pipeline.stage import DONE, FinishedStage, clear_stage
 from delrec_lite.runtime.manifest import MANIFEST, bundle_files
 
@@ -28,11 +28,13 @@ class Generation:
         number: From 1.
         folder: Of its data set and stages.
         base: Identity of the data set that was prepared at first, see ``kept.identity_of``.
+        bundle: sha256 of the manifest of its bundle.
     """
 
     number: int
     folder: Path
     base: str
+    bundle: str
 
 
 def folder_of(run: Path, number: int) -> Path:
@@ -56,15 +58,15 @@ def newest(run: Path) -> Generation | None:
         return None
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-        number, base = int(fields["update"]), str(fields["base"])
+        number, base, bundle = int(fields["update"]), str(fields["base"]), str(fields["bundle"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"cannot read {path}: {error}", "train again: `delrec-lite train RECIPE --fresh`") from error
-    return Generation(number, folder_of(run, number), base)
+    return Generation(number, folder_of(run, number), base, bundle)
 
 
 def make_newest(run: Path, generation: Generation) -> None:
     """From now on this update counts."""
-    fields = {"update": generation.number, "base": generation.base}
+    fields = {"update": generation.number, "base": generation.base, "bundle": generation.bundle}
     write_atomic(run / UPDATES / CURRENT, json.dumps(fields) + "\n")
 
 
@@ -82,12 +84,19 @@ def prepared(generation: Path) -> FinishedStage:
 
 
 def settle(run: Path, bundle: Path) -> None:
-    """Give the bundle of the update that counts its place, if a process was killed before it did."""
+    """Give the bundle of the update that counts its place, if a process was killed before it did.
+
+    Two folders swap their names, so a process that was killed after that has left the old bundle in the update's.
+    """
     generation = newest(run)
     if generation is None or not (generation.folder / bundle.name / MANIFEST).is_file():
         return
+    made = generation.folder / bundle.name
+    if sha256_of(made / MANIFEST) != generation.bundle:
+        remove_files(made, bundle_files(made) or ())
+        return
     with writing(bundle, "bundle", bundle_files):
-        put_in_place(generation.folder / bundle.name, bundle, "bundle", bundle_files)
+        put_in_place(made, bundle, "bundle", bundle_files)
 
 
 def clear_generation(folder: Path) -> None:

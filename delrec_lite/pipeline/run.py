@@ -152,6 +152,7 @@ class Run(StageCache):
             return self._stage("prepare", key_of(CODE, PREPARED, facts), lambda _: facts)
         return self._prepare_pulled()
 
+    @with_lock
     def _prepare_pulled(self) -> FinishedStage:
         data = self.recipe.data
 

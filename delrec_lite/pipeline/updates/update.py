@@ -9,7 +9,7 @@ from delrec_lite.config import Recipe
 from delrec_lite.console import Console
 from delrec_lite.data.extend import Extended
 from delrec_lite.errors import UsageError
-from delrec_lite.files import write_atomic
+from delrec_lite.files import sha256_of, write_atomic
 from delrec_lite.pipeline import generations
 from delrec_lite.pipeline.folder import RECIPE
 from delrec_lite.pipeline.updates.compare import Comparison, Newest, bundle_ranks
@@ -18,6 +18,7 @@ from delrec_lite.pipeline.updates.keep import keep_given
 from delrec_lite.pipeline.updates.plan import Plan, plan_of
 from delrec_lite.pipeline.updates.run import AnewRun, TrainedRun, UpdateRun
 from delrec_lite.provenance import stamp
+from delrec_lite.runtime.manifest import MANIFEST
 
 TRAINED = ("text", "teacher", "distill", "finetune", "export")
 
@@ -173,7 +174,8 @@ def _put_in_place(before: TrainedRun, run: UpdateRun, inputs: Inputs) -> None:
     inputs.extended.waiting.save(generations.waiting_path(before.folder, number))
     newest = generations.newest(before.folder)
     base = newest.base if newest is not None and before.number else before.first_dataset
-    generations.make_newest(before.folder, generations.Generation(number, run.inner, base))
+    bundle = sha256_of(run.bundle / MANIFEST)
+    generations.make_newest(before.folder, generations.Generation(number, run.inner, base, bundle))
     generations.settle(before.folder, before.bundle)
     generations.waiting_path(before.folder, number - 1).unlink(missing_ok=True)
     if number > 1:  # what this update went on from; the first training stays
