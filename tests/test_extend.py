@@ -162,7 +162,7 @@ def test_another_log_is_refused(rows, tmp_path, change, words):
 
 
 def test_preparation_remembers_columns_and_times(tmp_path):
-    from tests.test_writers import call
+    from tests.command import call
 
     (tmp_path / "log.csv").write_text("uid;sku;ts\n" + "".join(f"u{n % 5};i{n};{n}\n" for n in range(30)))
     (tmp_path / "items.csv").write_text("sku;name\n" + "".join(f"i{n};Lamp {n}\n" for n in range(30)))

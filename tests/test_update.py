@@ -24,8 +24,8 @@ from delrec_lite.pipeline.updates.update import update
 from delrec_lite.runtime.additions import add_items
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.recommender import Recommender
+from tests.command import call
 from tests.strangers import snapshot
-from tests.test_writers import call
 from tests.tiny import ITEMS, dataset
 
 

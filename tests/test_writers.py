@@ -2,7 +2,6 @@
 
 import itertools
 import shutil
-import sys
 from importlib import import_module
 
 import pytest
@@ -23,6 +22,7 @@ from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.server.feedback.limit import Limit
 from delrec_lite.server.feedback.log import FeedbackLog
 from tests.bundles import tiny_bundle as serving_bundle
+from tests.command import call
 from tests.strangers import LOOKALIKES, snapshot, write_strangers
 
 OK = 0
@@ -69,18 +69,6 @@ def feedback_log(folder):
 
 def own_log(folder):
     return ("--interactions", folder / "log.csv", "--items", folder / "items.csv", "--k-core", 1, "--candidates", 3)
-
-
-def call(*words):
-    """The exit code of a command in this process."""
-    before, sys.argv = sys.argv, ["delrec-lite", *map(str, words)]
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return stop.code or OK
-    finally:
-        sys.argv = before
-    return OK
 
 
 def commands(inputs, root, target):
