@@ -283,6 +283,20 @@ class ExportSection(Section):
     score_correlation: float = Field(0.98, gt=0, le=1, description="gate: against training precision")
 
 
+class UpdateSection(Section):
+    """What `delrec-lite update` does with newer data; nothing else reads it."""
+
+    epochs: float = Field(1.0, ge=0, description="passes of stage 2 over the new interactions; 0: it stays as it is")
+    teacher_epochs: int = Field(3, ge=0, description="passes of each teacher over them; 0: it stays as it is")
+    replay: float = Field(
+        0.5, ge=0, lt=1, description="share of old interactions, drawn at random, among those that are trained"
+    )
+    lr: float = Field(0.5, gt=0, description="factor of the learning rates of the first training")
+    tolerance: float = Field(
+        0.01, ge=0, description="gate: by so much NDCG@10 may be below the old bundle's on the newest interactions"
+    )
+
+
 class Recipe(Section):
     """A whole run, from interactions to a bundle."""
 
@@ -293,6 +307,7 @@ class Recipe(Section):
     distill: DistillSection = DistillSection()
     finetune: FinetuneSection = FinetuneSection()
     export: ExportSection = ExportSection()
+    update: UpdateSection = UpdateSection()
 
     @model_validator(mode="after")
     def _full_training_fits(self) -> "Recipe":

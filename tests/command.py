@@ -1,9 +1,11 @@
-"""`delrec-lite` as a process that runs to its end."""
+"""`delrec-lite` as a process that runs to its end, and as a call in this process."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+from delrec_lite.cli import app as cli
 
 PROGRAM = Path(sys.executable).parent / "delrec-lite"
 
@@ -19,3 +21,15 @@ def run(*arguments, preexec=None, cwd=None, **environment):
         preexec_fn=preexec,
         cwd=cwd,
     )
+
+
+def call(*words):
+    """The exit code of a command in this process."""
+    before, sys.argv = sys.argv, ["delrec-lite", *map(str, words)]
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return stop.code or 0
+    finally:
+        sys.argv = before
+    return 0

@@ -2,7 +2,6 @@
 
 import itertools
 import shutil
-import sys
 from importlib import import_module
 
 import pytest
@@ -23,6 +22,7 @@ from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.server.feedback.limit import Limit
 from delrec_lite.server.feedback.log import FeedbackLog
 from tests.bundles import tiny_bundle as serving_bundle
+from tests.command import call
 from tests.strangers import LOOKALIKES, snapshot, write_strangers
 
 OK = 0
@@ -73,18 +73,6 @@ def own_log(folder):
     return ("--interactions", folder / "log.csv", "--items", folder / "items.csv", "--k-core", 1, "--candidates", 3)
 
 
-def call(*words):
-    """The exit code of a command in this process."""
-    before, sys.argv = sys.argv, ["delrec-lite", *map(str, words)]
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return stop.code or OK
-    finally:
-        sys.argv = before
-    return OK
-
-
 def commands(inputs, root, target):
     """Calls of every verb that writes to a path of the user, each option once."""
     bundle, recipe, shop = inputs / "tiny.delrec", inputs / "theirs.yaml", inputs / "shop"
@@ -104,6 +92,7 @@ def commands(inputs, root, target):
     yield ("export", recipe, "--runs", root / "runs", "--out", target, "--compare", "q8_0")
     for verb in ("train", "export", "eval", "quickstart", "ablate"):
         yield (verb, recipe, "--runs", root)  # the run is ROOT/theirs
+    yield ("update", recipe, "--runs", root, "--interactions", inputs / "log.csv")
     for verb in ("train", "quickstart"):
         yield (verb, recipe, "--runs", root, "--fresh")
 
@@ -152,6 +141,7 @@ SCRIPTS_THAT_REPORT = (
     "pruning",
     "teachers",
     "training_memory",
+    "updating",
 )
 
 

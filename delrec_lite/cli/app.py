@@ -25,6 +25,7 @@ VERBS = (
     "init",
     "train",
     "export",
+    "update",
     "eval",
     "report",
     "ablate",

@@ -90,6 +90,7 @@ def prepare(
     from delrec_lite.data.badrows import BadRows, parse_policy
     from delrec_lite.data.checks import Checks
     from delrec_lite.data.duplicates import parse_duplicates
+    from delrec_lite.data.kept import source_of
     from delrec_lite.data.locations import locate
     from delrec_lite.data.memory import memory_for
     from delrec_lite.data.prepare import drop_untitled, prepare_tables
@@ -123,8 +124,8 @@ def prepare(
         if limit:
             from delrec_lite.data.large import LargeLog, prepare_large
 
-            source = LargeLog(log_place, item_place, names, layout, limit)
-            dataset, untitled = prepare_large(name, source, folder, settings, bad, console, checks)
+            large = LargeLog(log_place, item_place, names, layout, limit)
+            dataset, untitled = prepare_large(name, large, folder, settings, bad, console, checks)
         else:
             log = read_interactions(Path(interactions), names, bad=bad, layout=layout)
             listed = read_item_list(Path(items), text_names, specs, names, bad, layout)
@@ -136,7 +137,8 @@ def prepare(
                     console.say(f"  dropped: {untitled} interactions with items that have no title")
             checks.notes += bad.notes
             texts, rows = listed.texts, listed.rows
-            dataset = prepare_tables(name, log, listed.titles, folder, settings, console, texts, checks, rows)
+            source = source_of(names, layout)
+            dataset = prepare_tables(name, log, listed.titles, folder, settings, console, texts, checks, rows, source)
     else:
         if unused := [
             option

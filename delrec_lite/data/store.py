@@ -5,7 +5,7 @@ columns, where there are any), ``users.json`` (ids),
 ``sequences.npz`` (``items`` of all users concatenated, ``lengths`` per user, ``cuts`` of a split by time, ``unasked``
 users without questions, ``asked`` users who were sampled),
 ``candidates-valid.json`` and ``candidates-test.json``. Schema 2, of large data sets, has arrays in place of the last
-three: see ``arrays``.
+three: see ``arrays``. Training reads no ``times.npy``: see ``kept``.
 """
 
 import hashlib
@@ -31,6 +31,7 @@ from delrec_lite.data.arrays import (
 )
 from delrec_lite.data.columns import columns_fingerprint, dump_columns, load_columns
 from delrec_lite.data.duplicates import Duplicates
+from delrec_lite.data.kept import TIMES
 from delrec_lite.data.sequences import MappedSequences, joined_blocks, lengths_of
 from delrec_lite.data.types import SPLITS, CandidateSets, Catalog, Dataset, Ints
 from delrec_lite.errors import DataError, StorageError, UsageError
@@ -47,6 +48,7 @@ _FILES = {
     "sequences.npz",
     "candidates-valid.json",
     "candidates-test.json",
+    TIMES,
     *ARRAY_FILES,
 }
 
@@ -128,6 +130,8 @@ def save_dataset(
     settings: Settings,
     folder: Path,
     checks: Mapping[str, Any] | None = None,
+    times: Any | None = None,
+    source: Mapping[str, Any] | None = None,
 ) -> None:
     """Write ``folder`` atomically; an existing data set in its place is replaced.
 
@@ -137,6 +141,8 @@ def save_dataset(
         settings: That it was prepared with.
         folder: Its place.
         checks: What was found in the log, for ``dataset.json``.
+        times: Of its interactions, user after user, for updates.
+        source: How the log was read, for updates, see ``kept.source_of``.
 
     Raises:
         StorageError: It cannot be written, or contains something else than a data set.
@@ -144,7 +150,9 @@ def save_dataset(
     try:
         with writing(folder, "data set", dataset_files) as (target, staging):
             staging.mkdir()
-            _write(dataset, candidates, settings, staging, checks or {})
+            if times is not None:
+                np.save(staging / TIMES, times, allow_pickle=False)
+            _write(dataset, candidates, settings, staging, checks or {}, source)
             put_in_place(staging, target, "data set", dataset_files)
     except OSError as error:
         raise StorageError(
@@ -168,6 +176,7 @@ def _write(
     settings: Settings,
     folder: Path,
     checks: Mapping[str, Any],
+    source: Mapping[str, Any] | None,
 ) -> None:
     lengths = lengths_of(dataset.sequences)
     items = np.concatenate(dataset.sequences) if dataset.sequences else np.empty(0, dtype=np.int64)
@@ -181,7 +190,7 @@ def _write(
             "items": sets.items.tolist(),
         }
         _dump(folder / f"candidates-{split}.json", rows)
-    _write_about(dataset, candidates, settings, folder, checks, {"schema": SCHEMA})
+    _write_about(dataset, candidates, settings, folder, checks, {"schema": SCHEMA}, source)
 
 
 def write_large(
@@ -190,12 +199,13 @@ def write_large(
     settings: Settings,
     folder: Path,
     checks: Mapping[str, Any],
+    source: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a data set whose sequences are already in ``folder`` as arrays; the rest as ``save_dataset``."""
     write_arrays(folder, dataset, candidates)
     digests = {split: sets.fingerprint for split, sets in candidates.items()}
     head = {"schema": SCHEMA_OF_ARRAYS, "candidates": digests}
-    _write_about(dataset, candidates, settings, folder, checks, head)
+    _write_about(dataset, candidates, settings, folder, checks, head, source)
 
 
 def _write_about(
@@ -205,6 +215,7 @@ def _write_about(
     folder: Path,
     checks: Mapping[str, Any],
     head: Mapping[str, Any],
+    source: Mapping[str, Any] | None,
 ) -> None:
     catalog, texts = dataset.catalog, {"texts": dataset.catalog.texts} if dataset.catalog.texts else {}
     _dump(folder / "catalog.json", {"ids": catalog.ids, "titles": catalog.titles, **texts})
@@ -221,6 +232,7 @@ def _write_about(
         **settings.dump(),
         "repeats": dataset.repeats,
         **({"checks": checks} if checks else {}),
+        **({"source": source} if source else {}),
         **({"columns": columns_fingerprint(catalog.columns)} if catalog.columns else {}),
         "fingerprint": dataset.fingerprint,
     }

@@ -12,6 +12,7 @@ from delrec_lite.config import Recipe
 from delrec_lite.errors import UsageError
 from delrec_lite.files import remove_files, write_atomic
 from delrec_lite.locks import locked
+from delrec_lite.pipeline.generations import clear_updates
 from delrec_lite.pipeline.stage import KEY, FinishedStage, clear_stage, is_done
 from delrec_lite.processes import current
 from delrec_lite.runtime.manifest import bundle_files
@@ -73,6 +74,7 @@ def write_recipe(folder: Path, recipe: Recipe) -> None:
 
 def clear_run(folder: Path) -> None:
     """Remove what the commands wrote into a run; files of others stay."""
+    clear_updates(folder)
     for path in (*folder.glob("*/"), *folder.glob("evaluate/*/"), *folder.glob("*/*.delrec/")):
         if path.is_symlink():
             continue

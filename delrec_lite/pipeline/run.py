@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from delrec_lite.cache_folder import cache_folder
 from delrec_lite.config import ExportSection, Recipe
 from delrec_lite.console import Console
+from delrec_lite.data.kept import identity_of
 from delrec_lite.data.store import load_candidates, load_dataset
 from delrec_lite.data.types import CandidateSets, Dataset, Split
 from delrec_lite.evaluation.expected import ExpectedSampledMetrics
@@ -16,6 +17,7 @@ from delrec_lite.hub.base import find_base
 from delrec_lite.hub.cache import Pulled
 from delrec_lite.hub.pull import pull
 from delrec_lite.hub.registry import ENCODER
+from delrec_lite.pipeline import generations
 from delrec_lite.pipeline.bundle import check_format, write_bundle
 from delrec_lite.pipeline.folder import with_lock
 from delrec_lite.pipeline.machine_check import check_machine, on_disk
@@ -31,6 +33,7 @@ from delrec_lite.pipeline.teacher_stage import external_inputs, file_digest, fit
 from delrec_lite.processes import current
 
 if TYPE_CHECKING:  # what needs torch is imported where it is used
+    from delrec_lite.teachers.contract import Teacher
     from delrec_lite.training.context import TrainingContext
 
 # Part of every stage's key: raise it when a change of the code changes the result for the same recipe.
@@ -71,6 +74,7 @@ class Run(StageCache):
         _ = self.teaching  # an error of its recipe comes before anything is computed
         with self.locked(fresh):
             check_shared(self.folder)  # errors of the folder appear now, not after an hour
+            current().from_first(lambda: generations.settle(self.folder, self.bundle))
 
     @property
     def bundle(self) -> Path:
@@ -92,15 +96,39 @@ class Run(StageCache):
     @cached_property
     def dataset(self) -> Dataset:
         """The prepared data set."""
-        return load_dataset(self._dataset_folder)
+        return load_dataset(self.dataset_folder)
 
     @cached_property
     def candidates(self) -> dict[str, CandidateSets]:
         """Candidate sets by split, the same for every row of every table."""
-        return load_candidates(self._dataset_folder)
+        return load_candidates(self.dataset_folder)
 
     @property
-    def _dataset_folder(self) -> Path:
+    def first_dataset(self) -> str:
+        """Tells the data set that was prepared, before any update, from others."""
+        folder = self.recipe.data.folder
+        return identity_of(self._prepare_pulled().folder / "dataset" if folder is None else Path(folder))
+
+    @cached_property
+    def _update(self) -> Path | None:
+        """The folder of the newest update of this data set; None without updates."""
+        newest = generations.newest(self.folder)
+        if newest is None:
+            return None
+        if newest.base == self.first_dataset:
+            return newest.folder
+        self.console.say(f"  {newest.folder.parent} extends another data set than this one: its updates do not count")
+        return None
+
+    def _stage_folder(self, name: str) -> Path:
+        update = None if name == "prepare" else self._update
+        return (self.folder if update is None else update) / name
+
+    @property
+    def dataset_folder(self) -> Path:
+        """The folder of the prepared data set."""
+        if self._update is not None:
+            return self._update / "dataset"
         folder = self.recipe.data.folder
         return self.prepare().folder / "dataset" if folder is None else Path(folder)
 
@@ -117,14 +145,22 @@ class Run(StageCache):
     def prepare(self) -> FinishedStage:
         """Interactions to sequences, splits and candidate sets; your own data set is used as it is.
 
-        The result has ``fingerprint``, of the sequences, and ``candidates``, the sets' fingerprints by split.
+        Where updates have extended the data set, it is the extended one. The result has ``fingerprint``, of the
+        sequences, and ``candidates``, the sets' fingerprints by split.
         """
-        data = self.recipe.data
-        if data.folder is not None:
+        if self._update is not None:
+            self.stages["prepare"] = generations.prepared(self._update)
+            return self.stages["prepare"]
+        if self.recipe.data.folder is not None:
             facts = dataset_facts(self.dataset, self.candidates)
             done = self._stage("prepare", key_of(CODE, PREPARED, facts), lambda _: facts)
-            check_equal(facts, done.result, f"the data set in {data.folder}")
+            check_equal(facts, done.result, f"the data set in {self.recipe.data.folder}")
             return done
+        return self._prepare_pulled()
+
+    @with_lock
+    def _prepare_pulled(self) -> FinishedStage:
+        data = self.recipe.data
 
         def make(folder: Path) -> dict[str, Any]:
             from delrec_lite.data.prepare import prepare
@@ -158,16 +194,16 @@ class Run(StageCache):
     def text(self) -> FinishedStage:
         """Text features of the items, for ``model.item_text`` and ``teacher.text``."""
         kind, recipe = self.recipe.text_features, self.recipe
-
-        def make(folder: Path) -> dict[str, Any]:
-            from delrec_lite.pipeline.text_stage import text_features
-
-            features = text_features(self, self.models)
-            features.save(folder)
-            return {"source": kind, "items": len(features.features), "width": features.features.shape[1]}
-
         inputs = [self.prepare().result["fingerprint"], kind, recipe.model.weights, self.pulled["model"].files]
-        return self._stage("text", key_of(CODE, *inputs, *self.text_sources()), make)
+        return self._stage("text", key_of(CODE, *inputs, *self.text_sources()), self._make_text)
+
+    def _make_text(self, folder: Path) -> dict[str, Any]:
+        from delrec_lite.pipeline.text_stage import text_features
+
+        features = text_features(self, self.models)
+        features.save(folder)
+        size = {"items": len(features.features), "width": features.features.shape[1]}
+        return {"source": self.recipe.text_features, **size}
 
     def text_sources(self) -> list[Any]:
         """The inputs of text features outside the base model and the data set."""
@@ -184,26 +220,27 @@ class Run(StageCache):
     @with_lock
     def teacher(self) -> FinishedStage:
         """Fit the conventional recommenders; of several processes, each fits some of them."""
-        sequences = self.prepare().result["fingerprint"]
-
-        def make(folder: Path) -> dict[str, Any]:
-            from delrec_lite.teachers.store import CONFIG, load_teacher, save_teacher
-
-            for kind in current().share(self.recipe.teacher.kinds):
-                if not (folder / kind / CONFIG).is_file():  # else fitted before an interruption of this stage
-                    save_teacher(fit_teacher(self, kind, folder / kind), folder / kind)
-            current().wait()
-            return {kind: load_teacher(folder / kind).metrics for kind in self.recipe.teacher.kinds}
-
-        section = self.recipe.teacher
+        sequences, section = self.prepare().result["fingerprint"], self.recipe.teacher
         text = [self.text().key] if section.text else []
         inputs = [section.cache_key_fields(), *external_inputs(section), *text]
-        return self._stage("teacher", key_of(CODE, sequences, *inputs), make)
+        return self._stage("teacher", key_of(CODE, sequences, *inputs), self._make_teachers)
+
+    def _make_teachers(self, folder: Path) -> dict[str, Any]:
+        from delrec_lite.teachers.store import CONFIG, load_teacher, save_teacher
+
+        for kind in current().share(self.recipe.teacher.kinds):
+            if not (folder / kind / CONFIG).is_file():  # else fitted before an interruption of this stage
+                save_teacher(self._make_teacher(kind, folder / kind), folder / kind)
+        current().wait()
+        return {kind: load_teacher(folder / kind).metrics for kind in self.recipe.teacher.kinds}
+
+    def _make_teacher(self, kind: str, folder: Path) -> "Teacher":
+        return fit_teacher(self, kind, folder)
 
     @with_lock
     def distill(self) -> FinishedStage:
         """Stage 1."""
-        trains = self.reference is None and not (self.folder / "teacher" / DONE).is_file()
+        trains = self.reference is None and not (self._stage_folder("teacher") / DONE).is_file()
         if trains and not on_disk(self.recipe.model.base):
             _ = self._machine_fits  # before the base is pulled
         _ = self.models.base_folder  # an error here comes before any stage is computed
@@ -212,14 +249,6 @@ class Run(StageCache):
         upstream, recipe = self.teacher(), self.recipe
         adapter = recipe.finetune if recipe.distill.train_llm else None
         text = [self.text().key] if recipe.model.item_text != "none" else []
-
-        def make(folder: Path, precision: str) -> dict[str, Any]:
-            from delrec_lite.training.distill import distill
-
-            _ = self._machine_fits
-            built = self.models.untrained(precision)
-            written = self.models.prompts(built.model, built.base, "words")
-            return asdict(distill(self.context(built, folder), recipe.distill, written, adapter))
 
         def key_for(precision: str) -> str:
             return key_of(
@@ -234,7 +263,16 @@ class Run(StageCache):
                 *text,
             )
 
-        return self._training_stage("distill", key_for, make)
+        return self._training_stage("distill", key_for, self._make_distilled)
+
+    def _make_distilled(self, folder: Path, precision: str) -> dict[str, Any]:
+        from delrec_lite.training.distill import distill
+
+        _, recipe = self._machine_fits, self.recipe
+        built = self.models.untrained(precision)
+        written = self.models.prompts(built.model, built.base, "words")
+        adapter = recipe.finetune if recipe.distill.train_llm else None
+        return asdict(distill(self.context(built, folder), recipe.distill, written, adapter))
 
     @cached_property
     def teaching(self) -> "Run | None":
@@ -247,21 +285,21 @@ class Run(StageCache):
         """Stage 2."""
         upstream = self.distill()
 
-        def make(folder: Path, precision: str) -> dict[str, Any]:
-            from delrec_lite.training.finetune import finetune
-
-            _ = self._machine_fits
-            second = None if self.teaching is None else second_teacher(self.teaching, self)
-            context = self.context(self.models.distilled(precision), folder)
-            return asdict(finetune(context if second is None else context.with_teacher(second), self.recipe.finetune))
-
         def key_for(precision: str) -> str:
             # The key of stage 1 includes the precision of stage 1.
             precision_key = [] if precision == upstream.result["precision"] else [precision]
             second = [] if self.teaching is None else [self.teaching.training_inputs()]
             return key_of(CODE, upstream.key, self.recipe.finetune.cache_key_fields(), *precision_key, *second)
 
-        return self._training_stage("finetune", key_for, make)
+        return self._training_stage("finetune", key_for, self._make_finetuned)
+
+    def _make_finetuned(self, folder: Path, precision: str) -> dict[str, Any]:
+        from delrec_lite.training.finetune import finetune
+
+        _ = self._machine_fits
+        second = None if self.teaching is None else second_teacher(self.teaching, self)
+        context = self.context(self.models.distilled(precision), folder)
+        return asdict(finetune(context if second is None else context.with_teacher(second), self.recipe.finetune))
 
     @cached_property
     def _machine_fits(self) -> bool:
@@ -319,7 +357,7 @@ class Run(StageCache):
         columns = [facts] if (facts := self.prepare().result.get("columns")) else []
         key = key_of(CODE, BUNDLE, upstream.key, self._candidates_fingerprint("test"), settings, *columns)
         if not (self.bundle / "manifest.json").is_file():
-            (self.folder / "export" / DONE).unlink(missing_ok=True)
+            (self._stage_folder("export") / DONE).unlink(missing_ok=True)
         return self._stage("export", key, make)
 
     def _machine_precision(self) -> str:

@@ -41,6 +41,10 @@ class StageCache(RunFolder):
         """The precision of new stages on this machine."""
         raise NotImplementedError
 
+    def _stage_folder(self, name: str) -> Path:
+        """Where a stage's files are."""
+        return self.folder / name
+
     def _training_stage(
         self, name: str, key_for: Callable[[str], str], make: Callable[[Path, str], dict[str, Any]]
     ) -> FinishedStage:
@@ -62,7 +66,7 @@ class StageCache(RunFolder):
 
     def _precision_of(self, name: str, key_for: Callable[[str], str]) -> str:
         for precision in possible_precisions(self.recipe.model.precision):
-            if was_started(self.folder / name, key_for(precision)):
+            if was_started(self._stage_folder(name), key_for(precision)):
                 self._say_if_slower(name, precision)
                 return precision
         if self._is_shipped(name):
@@ -70,19 +74,20 @@ class StageCache(RunFolder):
         return self._machine_precision()
 
     def _say_if_slower(self, name: str, precision: str) -> None:
-        if not (self.folder / name / DONE).is_file() and precision != (faster := self._machine_precision()):
+        folder = self._stage_folder(name)
+        if not (folder / DONE).is_file() and precision != (faster := self._machine_precision()):
             self.console.say(
                 f"  {TITLES[name]}: continues in {precision}, in which it was started; {faster} is faster on this "
-                f"machine: remove {self.folder / name} to start again"
+                f"machine: remove {folder} to start again"
             )
 
     def _stage(self, name: str, key: str, make: Make) -> FinishedStage:
         if name not in self.stages:
-            make = self._with_heading(name, make)
+            make, folder = self._with_heading(name, make), self._stage_folder(name)
             # Shipped weights never replace a finished or started training of this run.
-            if name in STAGES and not was_started(self.folder / name, key) and self._is_shipped(name):
+            if name in STAGES and not was_started(folder, key) and self._is_shipped(name):
                 key, make = key_of("shipped", key), partial(self.reference.copy, name)  # type: ignore[union-attr]
-            self.stages[name] = run_stage(self.folder / name, key, make, shared=name in SHARED_STAGES)
+            self.stages[name] = run_stage(folder, key, make, shared=name in SHARED_STAGES)
             self._show_summary(self.stages[name])
         return self.stages[name]
 
