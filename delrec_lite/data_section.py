@@ -10,7 +10,7 @@ from delrec_lite.hub.registry import DATASETS
 class Section(BaseModel):
     """A part of a recipe: frozen, and unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     # Keys that change how a result is computed, but not the result.
     runtime_only: ClassVar[frozenset[str]] = frozenset()
     # Keys added later: with their default value, older finished stages stay valid.

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from delrec_lite.cli.common import JsonFlag, QuietFlag, make_console
-from delrec_lite.cli.options import DEFAULT_RECIPE, DEFAULT_RUNS, RecipeArgument, RunsOption, ZeroShotFlag
+from delrec_lite.cli.options import DEFAULT_RECIPE, DEFAULT_RUNS, RecipeArgument, RunsOption, SetOption, ZeroShotFlag
 
 EXAMPLE = "Example: `delrec-lite eval ml-100k-cpu --json`"
 
@@ -27,15 +27,16 @@ def eval(  # noqa: A001 - the verb's name
             help="Add a row of the exported bundle; without it nothing is exported, and llama.cpp is not needed."
         ),
     ] = True,
+    changes: SetOption = None,
     runs: RunsOption = DEFAULT_RUNS,
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
     """Evaluate every model of the run on the test split and print the table; missing stages run first."""
-    from delrec_lite.config import load_recipe
+    from delrec_lite.pipeline.overrides import load_changed
     from delrec_lite.pipeline.run import Run
     from delrec_lite.pipeline.table import evaluate, show
 
     console = make_console(json_output, quiet)
-    run = Run(load_recipe(recipe), runs, console)
+    run = Run(load_changed(recipe, changes), runs, console)
     show(run, evaluate(run, fused, zero_shot, bundle), console)

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from delrec_lite.cli.common import JsonFlag, QuietFlag, make_console
+from delrec_lite.cli.options import SetOption
 from delrec_lite.console import Console
 
 EXAMPLE = "Example: `delrec-lite plan --model Qwen/Qwen2.5-1.5B-Instruct --gpu-memory 8GB`"
@@ -14,6 +15,7 @@ def plan(
     recipe: Annotated[
         str, typer.Argument(help="A recipe's name or file: its base and sizes, and whether it fits as it is.")
     ] = "",
+    changes: SetOption = None,
     model: Annotated[str, typer.Option(help="Name, Hub id, folder or config.json; it is not downloaded.")] = "",
     gpu_memory: Annotated[
         str, typer.Option(help="Memory of the GPU, such as 8GB or 24GiB; default: of the card here, else 8GB.")
@@ -30,14 +32,16 @@ def plan(
     """
     from delrec_lite import machine
     from delrec_lite.cards import find_cards
-    from delrec_lite.config import load_recipe
     from delrec_lite.errors import UsageError
     from delrec_lite.hub.base import base_folders
     from delrec_lite.pipeline.memory import RecipeCheck
+    from delrec_lite.pipeline.overrides import load_changed
     from delrec_lite.training.plan import plan as make_plan
 
     if bool(recipe) == bool(model):
         raise UsageError("plan needs a recipe or a model, one of the two", "delrec-lite plan ml-100k-gpu")
+    if changes and not recipe:
+        raise UsageError("--set changes a recipe, and --model is none", "delrec-lite plan ml-100k-gpu --set KEY=VALUE")
     console = make_console(json_output, quiet)
     folders = base_folders()
     cards = [] if gpu_memory else find_cards()
@@ -45,7 +49,7 @@ def plan(
     check: RecipeCheck | None = None
     layers = None
     if recipe:
-        check = RecipeCheck.of(load_recipe(recipe), gpu_memory, items, folders)
+        check = RecipeCheck.of(load_changed(recipe, changes), gpu_memory, items, folders)
         model, context = check.recipe.model.base, check.recipe.model.max_history
         tokens, items = check.recipe.finetune.tokens_per_step, check.items
         layers = check.recipe.model.layers

@@ -1,5 +1,6 @@
 """`Run`: the stages of a recipe, each computed at most once, and their data."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -53,6 +54,7 @@ class Run(StageCache):
         console: Shows each stage.
         fresh: Delete earlier results.
         shipped: Use trained weights of the package if training from the same inputs gave them.
+        shared: Folders of other runs, whose finished stages are copied where they have the same key.
 
     Raises:
         UsageError: The folder holds something else, or another process is working on it.
@@ -62,9 +64,17 @@ class Run(StageCache):
 
     code = CODE
 
-    def __init__(self, recipe: Recipe, runs: Path, console: Console, fresh: bool = False, shipped: bool = True) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        runs: Path,
+        console: Console,
+        fresh: bool = False,
+        shipped: bool = True,
+        shared: Sequence[Path] = (),
+    ) -> None:
         reference = reference_for(recipe.name) if shipped else None
-        super().__init__(runs / recipe.name, with_dataset_settings(recipe), console, reference)
+        super().__init__(runs / recipe.name, with_dataset_settings(recipe), console, reference, shared)
         self.models = ModelBuilder(self)
         with self.locked(fresh):
             pass  # errors of the folder appear now, not after an hour

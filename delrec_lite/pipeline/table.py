@@ -89,6 +89,7 @@ def _write_report(
     report = {
         **stamp(),
         "recipe": run.recipe.dump(),
+        **({"set": run.recipe.changes} if run.recipe.changes else {}),
         "precision": run.models.precisions(),
         "sources": {p.name: {"mirror": p.mirror, "sha256": p.files} for p in run.pulled.values()},
         "stages": {name: {"seconds": done.seconds, **done.result} for name, done in run.stages.items()},
