@@ -106,10 +106,9 @@ def test_teachers_can_be_swept(train):
 
 
 def test_a_trial_that_fails_leaves_the_others_alone(train, tmp_path):
-    code, trials, err = train("--set", "finetune.lr=1e-3,1e30", "--set", "finetune.item_lr=1e30")
+    code, trials, err = train("--set", "finetune.lr=1e-3,1e30")
     assert code == DelrecError.exit_code
-    assert len(trials) == 2
-    assert [bool(trial["error"]) for trial in trials] == [True, True] or any(trial["error"] for trial in trials)
+    assert [bool(trial["error"]) for trial in trials] == [False, True]
     assert "not a number" in err
     assert (tmp_path / "runs" / "r-sweep" / "sweep.md").read_text().count("failed") >= 1
 

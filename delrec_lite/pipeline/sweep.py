@@ -169,8 +169,8 @@ def header(trials: Sequence[Trial]) -> list[str]:
 def cells(trial: Trial, trials: Sequence[Trial]) -> list[str]:
     """A row of the table as text."""
     values = ["none" if value is None else str(value) for value in trial.values.values()]
-    figures = [f"{trial.figures[name]:.4f}" if trial.figures else "failed" for name in _names(trials)]
-    return [*values, *figures, f"{trial.seconds:.0f}"]
+    figures = [f"{trial.figures[name]:.4f}" if trial.figures else "-" for name in _names(trials)]
+    return [*values, *figures, "failed" if trial.error else f"{trial.seconds:.0f}"]
 
 
 def _names(trials: Sequence[Trial]) -> list[str]:
