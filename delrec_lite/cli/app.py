@@ -24,6 +24,7 @@ VERBS = (
     "prepare",
     "init",
     "train",
+    "tune",
     "export",
     "eval",
     "ablate",

@@ -58,13 +58,21 @@ def load_changed(name_or_path: str, options: Sequence[str] | None) -> Recipe:
         UsageError: Several values of a key, which only ``train`` takes.
         ConfigError: See ``load_recipe``.
     """
-    values = parse_sets(options or ())
+    return load_recipe(name_or_path, one_each(parse_sets(options or ())))
+
+
+def one_each(values: Values) -> dict[str, Any]:
+    """The value of each key, where it has one.
+
+    Raises:
+        UsageError: A key has several.
+    """
     if swept := next((key for key, some in values.items() if len(some) > 1), None):
         raise UsageError(
             f"--set {swept} has {len(values[swept])} values, and only `train` runs a sweep",
             f"train the sweep, then give one value here; a list is one value in brackets: --set {swept}=[...]",
         )
-    return load_recipe(name_or_path, {key: some[0] for key, some in values.items()})
+    return {key: some[0] for key, some in values.items()}
 
 
 def grid(name_or_path: str, values: Values) -> Iterator[tuple[Recipe, tuple[str, ...]]]:
