@@ -63,7 +63,7 @@ def export(
     """Write the bundle of a run; missing stages are trained first."""
     from delrec_lite.bench.quantisations import COMPARED, choose_quant
     from delrec_lite.cache_folder import cache_folder, writable_cache
-    from delrec_lite.errors import UsageError
+    from delrec_lite.errors import UsageError, did_you_mean
     from delrec_lite.export.quantisation_choice import store_choice
     from delrec_lite.files import check_file, check_folder
     from delrec_lite.pipeline.bundle import write_bundle
@@ -90,7 +90,7 @@ def export(
     ):
         for name in names:
             if name not in allowed:
-                raise UsageError(f"no {what} {name!r}", f"one of {', '.join(allowed)}")
+                raise UsageError(f"no {what} {name!r}", did_you_mean(name, allowed))
     loaded = load_changed(recipe, changes)
     files_for(loaded.export, names_in(quant), format_, names_in(onnx_quant))  # an unknown name leaves no folder behind
     if out is not None and compared_quants:  # before hours of training, not after

@@ -33,7 +33,7 @@ from delrec_lite.data.columns import columns_fingerprint, dump_columns, load_col
 from delrec_lite.data.duplicates import Duplicates
 from delrec_lite.data.sequences import MappedSequences, joined_blocks, lengths_of
 from delrec_lite.data.types import SPLITS, CandidateSets, Catalog, Dataset, Ints
-from delrec_lite.errors import DataError, StorageError, UsageError
+from delrec_lite.errors import DataError, StorageError, UsageError, did_you_mean
 from delrec_lite.files import put_in_place, writing
 
 SplitRule = Literal["leave-one-out", "chronological"]
@@ -91,7 +91,7 @@ def parse_split(text: str) -> SplitRule:
         UsageError: Anything else.
     """
     if text not in get_args(SplitRule):
-        raise UsageError(f"no split is called {text!r}", f"one of {', '.join(get_args(SplitRule))}")
+        raise UsageError(f"no split is called {text!r}", did_you_mean(text, get_args(SplitRule)))
     return text  # type: ignore[return-value]
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from delrec_lite.errors import UsageError
+from delrec_lite.errors import UsageError, did_you_mean
 from delrec_lite.registry import Registry
 
 
@@ -285,7 +285,7 @@ def find(name: str) -> Asset:
     if name in DATASETS:
         return DATASETS[name]
     names = dict.fromkeys([*ASSETS, *DATASETS.names()])
-    raise UsageError(f"no model or data set {name!r}", f"one of {', '.join(names)}")
+    raise UsageError(f"no model or data set {name!r}", did_you_mean(name, names))
 
 
 def find_dataset(name: str) -> Asset:
@@ -295,5 +295,5 @@ def find_dataset(name: str) -> Asset:
         UsageError: There is none, or it is a model; lists the data sets.
     """
     if find(name).kind != "dataset":
-        raise UsageError(f"{name} is a model, not a data set", f"one of {', '.join(DATASETS.names())}")
+        raise UsageError(f"{name} is a model, not a data set", did_you_mean(name, DATASETS.names()))
     return DATASETS[name]
