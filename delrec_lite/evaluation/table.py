@@ -61,7 +61,7 @@ def rows_for(model: str, ranks: Ranks, expected: ExpectedSampledMetrics | None =
         metrics = {name: round(float(v.mean()), 5) for name, v in values.items()}
         intervals = {name: _rounded(interval(v)) for name, v in values.items()}
         seconds = round(ranks.seconds, 2)
-        rows.append(Row(model, protocol, len(ranks.sampled), metrics, intervals, seconds, ranks.precision))
+        rows.append(Row(model, protocol, ranks.users, metrics, intervals, seconds, ranks.precision))
     return rows
 
 

@@ -32,6 +32,8 @@ ALONE = "DELRec without the teacher inside"
 # Rows of a torch LLM, whose precision depends on the machine and is saved with the ranks.
 COMPUTED = (ZERO_SHOT, TRAINED, FUSED, ALONE)
 ALL_TEACHERS = "teachers together"
+# Rows whose names depend neither on the teachers nor on the bundle.
+FIXED_ROWS = (POPULARITY, ALL_TEACHERS, *COMPUTED)
 
 Scorer = Callable[[Sequence[Ints]], Floats]
 
