@@ -101,7 +101,7 @@ def test_rows_of_other_users_and_items_are_counted(write):
         ("user_id,item_id,rank\nu0,i0,1\nu0,i0,2\n", "lists an item twice for user 'u0'"),
         ("user_id,item_id,rank,score\nu0,i0,1,0.1\nu0,i1,2,0.9\n", "rank and score of user 'u0' give different orders"),
         ("user_id,item_id,rank\nx,y,1\n", "names no user and item"),
-        ("", "no rows|empty|no header"),
+        ("", "holds no rows"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused(tmp_path, text, words):

@@ -65,6 +65,8 @@ class Settings:
         repeats: Whether an item that a user had before may be the next one; None: if that is usual in the log.
         item_columns: Columns of the item list that are kept for filters, each maybe with its type: ``price:number``.
         test_users: How many users have questions, drawn with the seed; None: all.
+        domain: What an item is, for prompts, see ``prompts.domain``; None: the recipe says it.
+        verb: What people have done with an item; None: the verb of the domain.
     """
 
     k_core: int
@@ -76,12 +78,14 @@ class Settings:
     repeats: bool | None = None
     item_columns: tuple[str, ...] = ()
     test_users: int | None = None
+    domain: str | None = None
+    verb: str | None = None
 
     def dump(self) -> dict[str, Any]:
-        """As JSON values; without ``text_columns``, ``item_columns`` and ``test_users`` where there are none."""
+        """As JSON values; without columns, ``test_users`` and words where there are none."""
         listed = {name: list(getattr(self, name)) for name in ("text_columns", "item_columns")}
-        values = {**vars(self), **listed}
-        return {name: value for name, value in values.items() if value or name not in (*listed, "test_users")}
+        values, optional = {**vars(self), **listed}, {*listed, "test_users", "domain", "verb"}
+        return {name: value for name, value in values.items() if value or name not in optional}
 
 
 def parse_split(text: str) -> SplitRule:
@@ -305,6 +309,8 @@ def load_settings(folder: Path) -> tuple[str, Settings]:
             repeats=repeats,
             item_columns=tuple(about.get("item_columns", ())),
             test_users=about.get("test_users"),
+            domain=about.get("domain"),
+            verb=about.get("verb"),
         )
     except (KeyError, TypeError) as error:
         raise DataError(f"{folder}/dataset.json has no valid settings: {error}", _AGAIN) from error

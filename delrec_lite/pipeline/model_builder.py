@@ -12,7 +12,6 @@ from delrec_lite.llm.precision_choice import faster_precision, possible_precisio
 from delrec_lite.pipeline.base import check_folder, check_gguf_base, need_torch
 from delrec_lite.pipeline.stage import SHARED_STAGES, Stages
 from delrec_lite.processes import current
-from delrec_lite.prompts.domain import DOMAINS
 from delrec_lite.prompts.format import PromptFormat
 
 if TYPE_CHECKING:  # what needs torch is imported where it is used
@@ -123,7 +122,7 @@ class ModelBuilder:
 
         recipe, dataset = self._run.recipe, self._run.dataset
         settings, seed = recipe.model, recipe.distill.seed
-        words = start_words(DOMAINS[recipe.data.domain], base.encode) if settings.soft_start == "words" else None
+        words = start_words(recipe.data.words, base.encode) if settings.soft_start == "words" else None
         deep = settings.soft_layers == "all"
         text = self.item_text() if settings.item_text != "none" else None
         model = ItemLM(base, dataset.catalog.titles, settings.soft_tokens, seed, words, deep, text)
@@ -174,7 +173,7 @@ class ModelBuilder:
         """
         from delrec_lite.prompts.tasks import compile_prompts
 
-        domain, titles = DOMAINS[self._run.recipe.data.domain], self._run.dataset.catalog.titles
+        domain, titles = self._run.recipe.data.words, self._run.dataset.catalog.titles
         prompt_format = self.format(context_length(base.model.config))
         return compile_prompts(domain, model.vocabulary, base.encode, base.bos, pattern, prompt_format, titles)
 

@@ -18,7 +18,6 @@ from delrec_lite.evaluation.popularity import popularity
 from delrec_lite.evaluation.protocol import candidate_ranks, catalogue_ranks, rank_all, rank_chosen
 from delrec_lite.pipeline.run import CODE, Run
 from delrec_lite.pipeline.stage import key_of, run_stage
-from delrec_lite.prompts.domain import DOMAINS
 from delrec_lite.teacher_kinds.registry import TEACHERS
 
 POPULARITY, ZERO_SHOT = "popularity", "LLM zero-shot"
@@ -74,7 +73,7 @@ def row_factories(run: Run, fused: bool = False, zero_shot: bool = False, bundle
         **_teacher_rows(run),
     }
     if zero_shot and run.models.weights_seed is None:
-        key = key_of(run.recipe.data.domain, run.pulled["model"].files, ZERO_SHOT_HISTORY)
+        key = key_of(run.recipe.data.words_key, run.pulled["model"].files, ZERO_SHOT_HISTORY)
         factories[ZERO_SHOT] = (key, lambda: _zero_shot(run))
     factories[TRAINED] = (run.finetune().key, lambda: _trained(run))
     if bundle:
@@ -140,7 +139,7 @@ def _zero_shot(run: Run) -> Ranks:
 
     base = run.models.base(whole=True)
     test, candidates = run.dataset.test(), run.candidates["test"]
-    domain = DOMAINS[run.recipe.data.domain]
+    domain = run.recipe.data.words
     start = time.monotonic()
     sampled, full = zero_shot(
         base, run.dataset.catalog.titles, domain, test, candidates, ZERO_SHOT_HISTORY, run.console

@@ -151,7 +151,7 @@ class Run(StageCache):
             )
             return dataset_facts(dataset, load_candidates(target))
 
-        settings = {k: v for k, v in data.cache_key_fields().items() if k not in {"domain", "folder"}}
+        settings = {k: v for k, v in data.cache_key_fields().items() if k not in {"domain", "verb", "folder"}}
         return self._stage("prepare", key_of(CODE, PREPARED, settings, self.pulled["data"].files), make)
 
     def _candidates_fingerprint(self, split: str) -> str:
@@ -232,7 +232,7 @@ class Run(StageCache):
                 CODE,
                 upstream.key,
                 self._candidates_fingerprint("valid"),
-                recipe.data.domain,
+                recipe.data.words_key,
                 {**recipe.model.cache_key_fields(), "precision": precision},
                 self.pulled["model"].files,
                 recipe.distill.cache_key_fields(),
