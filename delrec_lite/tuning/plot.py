@@ -1,19 +1,17 @@
 """`tune.svg`: the search over its trials, and each setting against the figure that decides."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from delrec_lite.plots import GREY, svg
+from delrec_lite.tuning.results import TuningReport
 from delrec_lite.tuning.space import Dimension, Interval
-
-if TYPE_CHECKING:
-    from delrec_lite.tuning.report import TuningReport
 
 COLUMNS, WIDTH, HEIGHT = 3, 280, 190
 DOT, LINE = "#1f5fa8", "#d1721b"
 
 
-def picture(report: "TuningReport", space: Sequence[Dimension]) -> str:
+def picture(report: TuningReport, space: Sequence[Dimension]) -> str:
     """The picture as SVG.
 
     Args:
@@ -35,7 +33,7 @@ def picture(report: "TuningReport", space: Sequence[Dimension]) -> str:
         search.step([number for number, _ in done], best, where="post", color=LINE, linewidth=1)
         ended = [number for number, trial in enumerate(report.trials, 1) if trial.value is None]
         search.plot(ended, [min(values, default=0.0)] * len(ended), "x", markersize=4, color=GREY)
-        search.set_title(report.best.decides if report.best else "no complete trial", fontsize=9)
+        search.set_title(report.decides, fontsize=9)
         search.set_xlabel("trial (x: pruned or failed)")
         for place, dimension in enumerate(space, 2):
             panel = figure.add_subplot(rows, COLUMNS, place)

@@ -2,9 +2,8 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -15,62 +14,13 @@ from delrec_lite.evaluation.table import aligned
 from delrec_lite.files import check_file, write_atomic
 from delrec_lite.provenance import stamp
 from delrec_lite.tuning.plot import picture
+from delrec_lite.tuning.results import TrialResult, TuningReport
 from delrec_lite.tuning.space import Dimension
 
 REPORT, TABLE, PICTURE, BEST = "tune.json", "tune.md", "tune.svg", "best.yaml"
 _KEYS = ("model", "recipe", "space", "trials")
 # Lines of the table on the screen.
 MOST_SHOWN = 10
-
-
-@dataclass(frozen=True)
-class TrialResult:
-    """A trial that came to an end.
-
-    Attributes:
-        folder: Its run.
-        state: ``complete``, ``pruned`` or ``failed``.
-        values: Of the keys of the space.
-        value: The figure that decides; None unless complete.
-        figures: See ``pipeline.validation.validated``.
-        decides: The name of that figure.
-        seconds: How long it took, in the call that ended it.
-        error: Why it failed.
-    """
-
-    folder: str
-    state: str
-    values: dict[str, Any]
-    value: float | None
-    figures: dict[str, float]
-    decides: str
-    seconds: float
-    error: str
-
-
-@dataclass(frozen=True)
-class TuningReport:
-    """A search so far.
-
-    Attributes:
-        model: ``student`` or ``teacher``.
-        recipe: That trials change.
-        trials: Those that came to an end, in order.
-        best: The best complete one, if any.
-        best_recipe: Its recipe.
-        folder: Of all files.
-    """
-
-    model: str
-    recipe: Recipe
-    trials: tuple[TrialResult, ...]
-    best: TrialResult | None
-    best_recipe: Recipe | None
-    folder: Path
-
-    def ranked(self) -> list[TrialResult]:
-        """The best trial first; those without a value last."""
-        return sorted(self.trials, key=lambda trial: -1.0 if trial.value is None else trial.value, reverse=True)
 
 
 def check_folder(folder: Path) -> None:
@@ -100,7 +50,7 @@ def write_report(report: TuningReport, space: Sequence[Dimension], console: Cons
     if not report.trials:
         return
     lines = aligned([header(report), *(cells(trial, report) for trial in report.ranked())])
-    title = f"**{len(report.trials)} trials of {report.recipe.name}, {report.model}**, by {decides(report)}"
+    title = f"**{len(report.trials)} trials of {report.recipe.name}, {report.model}**, by {report.decides}"
     write_atomic(report.folder / TABLE, f"{title} on validation users\n\n{lines}\n")
     try:
         write_atomic(report.folder / PICTURE, picture(report, space))
@@ -108,11 +58,6 @@ def write_report(report: TuningReport, space: Sequence[Dimension], console: Cons
         console.say(f"  no {PICTURE}: {error.message}; {error.hint}")
     if report.best is not None and report.best_recipe is not None:
         write_atomic(report.folder / BEST, best_yaml(report, report.best, report.best_recipe))
-
-
-def decides(report: TuningReport) -> str:
-    """The figure that decides."""
-    return report.best.decides if report.best else "NDCG@10"
 
 
 def best_yaml(report: TuningReport, best: TrialResult, recipe: Recipe) -> str:
@@ -129,7 +74,7 @@ def best_yaml(report: TuningReport, best: TrialResult, recipe: Recipe) -> str:
 def header(report: TuningReport) -> list[str]:
     """The columns of the table."""
     keys = list(report.trials[0].values) if report.trials else []
-    return ["trial", decides(report), "seconds", *keys]
+    return ["trial", report.decides, "seconds", *keys]
 
 
 def cells(trial: TrialResult, report: TuningReport) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from delrec_lite.config import Recipe, load_recipe
 from delrec_lite.console import Console
+from delrec_lite.environment import number
 from delrec_lite.errors import (
     ConfigError,
     DataError,
@@ -23,13 +24,14 @@ from delrec_lite.errors import (
 )
 from delrec_lite.evaluation.choosing import whole_catalogue
 from delrec_lite.locks import locked
+from delrec_lite.pipeline.prepared import with_dataset_settings
 from delrec_lite.pipeline.run import Run
 from delrec_lite.pipeline.stage import key_of
 from delrec_lite.pipeline.sweep import Follow
 from delrec_lite.pipeline.validation import deciding, validated
-from delrec_lite.processes import current
 from delrec_lite.tuning.budget import Budget
-from delrec_lite.tuning.report import TrialResult, TuningReport, check_folder, claim, write_report
+from delrec_lite.tuning.report import check_folder, claim, write_report
+from delrec_lite.tuning.results import TrialResult, TuningReport
 from delrec_lite.tuning.space import MODELS, Dimension, default_space, read_space
 
 STORAGE = "study.sqlite"
@@ -85,7 +87,7 @@ def tune(tuning: Tuning, runs: Path, console: Console, follow: Follow = lambda _
     """
     if tuning.model not in MODELS:
         raise UsageError(f"--model has no value {tuning.model!r}", did_you_mean(tuning.model, MODELS))
-    if current().count > 1:
+    if number("WORLD_SIZE", 1) > 1:
         raise UsageError("tune runs in one process", "start it without accelerate launch or torchrun")
     optuna = _optuna()
     recipe, fixed = _recipe(tuning)
@@ -96,6 +98,7 @@ def tune(tuning: Tuning, runs: Path, console: Console, follow: Follow = lambda _
     space = read_space(tuning.space, changed) if tuning.space else default_space(recipe, tuning.model)
     if not space:
         raise UsageError("the recipe has nothing to tune: both stages have no epochs", "give a space with --space")
+    with_dataset_settings(recipe)  # a data set that is missing leaves no folder behind
     folder = runs / f"{recipe.name}-tune-{tuning.model}"
     check_folder(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +151,7 @@ def _open(optuna: Any, path: Path, recipe: Recipe, model: str, space: Sequence[D
         )
         # A sampler with the same seed would propose the same trials again after each interruption.
         study.sampler = optuna.samplers.TPESampler(seed=len(study.trials) + 1)
-        known = study.user_attrs.get("inputs")
+        known = study.user_attrs.get("inputs") if study.trials else None
         study.set_user_attr("inputs", known or inputs)
     except (OSError, optuna.exceptions.OptunaError, _database_error()) as error:
         reason = str(error).splitlines()[0]
