@@ -64,10 +64,11 @@ def set_key(data: dict[str, Any], key: str, value: Any, recipe: type[BaseModel])
     check_key(key, recipe, "--set")
     *parents, last = key.split(".")
     for parent in parents:
-        inner = data.setdefault(parent, {})
+        inner = data.get(parent, {})
         if not isinstance(inner, dict):
             return  # the recipe itself is wrong here, and validation says so
-        data = inner
+        data[parent] = dict(inner)  # by an alias of YAML, two sections may be one mapping
+        data = data[parent]
     data[last] = value
 
 

@@ -79,6 +79,13 @@ def test_what_is_not_key_and_value_is_refused(option):
         parse_sets([option])
 
 
+def test_an_alias_of_yaml_changes_one_section_alone(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("name: r\ndistill: &same {lr: 0.1, seed: 3}\nfinetune: *same\n")
+    recipe = load_changed(str(path), ["finetune.seed=5"])
+    assert (recipe.distill.seed, recipe.finetune.seed) == (3, 5)
+
+
 def test_a_key_is_set_once():
     with pytest.raises(UsageError, match="given twice") as raised:
         parse_sets(["finetune.lr=1", "finetune.lr=2"])

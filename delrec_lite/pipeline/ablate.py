@@ -230,6 +230,7 @@ def _write(
     report = {
         **stamp(),
         "recipe": recipe.dump(),
+        **({"set": recipe.changes} if recipe.changes else {}),
         "seeds": list(seeds),
         "setting": asdict(ablation.setting),
         "precision": precisions,
