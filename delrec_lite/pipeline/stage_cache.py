@@ -95,7 +95,8 @@ class StageCache(RunFolder):
 
     def _stage(self, name: str, key: str, make: Make) -> FinishedStage:
         if name not in self.stages:
-            current().from_first(lambda: copy_finished(self.folder / name, key, self._shared))
+            if name != "export":  # its result, the bundle, is not in its folder
+                current().from_first(lambda: copy_finished(self.folder / name, key, self._shared))
             make = self._with_heading(name, make)
             # Shipped weights never replace a finished or started training of this run.
             if name in STAGES and not was_started(self.folder / name, key) and self._is_shipped(name):

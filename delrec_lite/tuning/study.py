@@ -240,6 +240,7 @@ class _Search:
             told = self._trained(trial, name, values)
         except _Pruned:
             state = states.PRUNED
+            _remove_checkpoints(self.folder / name)
             self.console.say("  pruned: its validation is below the median of the other trials")
         except DelrecError as error:
             if type(error) not in (DelrecError, ConfigError, DataError, OutOfMemoryError):
@@ -292,6 +293,15 @@ class _Curve:
         if stage != self._stage:
             return None
         return next((value for name, value in figures.items() if name.startswith("valid_")), None)
+
+
+def _remove_checkpoints(run: Path) -> None:
+    """Remove the weights that a pruned training would continue from; its curve stays."""
+    from delrec_lite.training.loop import BEST, CHECKPOINT
+
+    for name in (CHECKPOINT, BEST):
+        for path in run.glob(f"*/{name}"):
+            path.unlink(missing_ok=True)
 
 
 def _name(number: int) -> str:

@@ -1,4 +1,4 @@
-"""Makes docs/tensorboard.png anew: `python docs/tensorboard.py`, a sweep of four trials in TensorBoard, in Chromium.
+"""Makes docs/tensorboard.png anew: `python docs/sweep_picture.py`, a sweep of four trials in TensorBoard, in Chromium.
 
 The model is tiny and random, so that it takes a minute; `make browser` installs Chromium.
 """
@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
         tensorboard(train(Path(folder))) as address,
-        browsing(chosen.width, chosen.height, "light") as browser,
+        browsing(chosen.width, chosen.height, "light", "--disable-3d-apis") as browser,  # curves as SVG, not by WebGL
     ):
         browser.get(f"{address.rstrip('/')}/?darkMode=false&runFilter={quote(RUNS)}&tagFilter={quote(TAGS)}#timeseries")
         deadline = time.monotonic() + 120
@@ -87,6 +87,9 @@ def main(arguments: list[str] | None = None) -> None:
                 browser.save_screenshot(str(chosen.out))
                 sys.exit("TensorBoard shows no curve")
             time.sleep(1)
+        browser.execute_script(
+            "[...document.querySelectorAll('button')].find(button => button.textContent.includes('Settings'))?.click()"
+        )
         time.sleep(8)  # the curves are drawn one after another
         browser.save_screenshot(str(chosen.out))
 
