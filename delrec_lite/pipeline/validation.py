@@ -45,7 +45,7 @@ def validated(run: Run, stage: str) -> dict[str, float]:
 
 def deciding(run: Run, figures: dict[str, float]) -> str:
     """The name of the figure that decides between two trainings; see ``evaluation.choosing``."""
-    order = ("expected_sampled NDCG@10", "sampled NDCG@10")
+    order: tuple[str, ...] = ("expected_sampled NDCG@10", "sampled NDCG@10")
     if whole_catalogue(len(run.dataset.valid())):
         order = ("full NDCG@10", *order)
     return next(name for name in order if name in figures)

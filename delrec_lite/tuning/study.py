@@ -140,6 +140,8 @@ def _open(optuna: Any, path: Path, recipe: Recipe, model: str, space: Sequence[D
         StorageError: The file is damaged.
         UsageError: It is of another recipe or space.
     """
+    from sqlalchemy.exc import SQLAlchemyError
+
     inputs = key_of({**recipe.dump(), "name": ""}, model, [[dimension.key, dimension.dump()] for dimension in space])
     try:
         study = optuna.create_study(
@@ -153,7 +155,7 @@ def _open(optuna: Any, path: Path, recipe: Recipe, model: str, space: Sequence[D
         study.sampler = optuna.samplers.TPESampler(seed=len(study.trials) + 1)
         known = study.user_attrs.get("inputs") if study.trials else None
         study.set_user_attr("inputs", known or inputs)
-    except (OSError, optuna.exceptions.OptunaError, _database_error()) as error:
+    except (OSError, optuna.exceptions.OptunaError, SQLAlchemyError) as error:
         reason = str(error).splitlines()[0]
         raise StorageError(f"{path} cannot be read: {reason}", "move it away to begin a new search") from error
     if known not in (None, inputs):
@@ -162,12 +164,6 @@ def _open(optuna: Any, path: Path, recipe: Recipe, model: str, space: Sequence[D
             "use those again, or choose another --runs folder",
         )
     return study
-
-
-def _database_error() -> type[Exception]:
-    from sqlalchemy.exc import SQLAlchemyError
-
-    return SQLAlchemyError
 
 
 @dataclass
