@@ -23,7 +23,8 @@ from delrec_lite.prompts.history import HISTORIES
 from delrec_lite.prompts.verbalizer import VERBALIZERS
 from delrec_lite.prompts.vocabulary import FIRST_DEEP
 from delrec_lite.quantisations import GGUF, ONNX
-from delrec_lite.recipe_keys import refused, set_key
+from delrec_lite.recipe_keys import refused, set_key, value_of
+from delrec_lite.softmax.choice import NEGATIVES, Softmax
 from delrec_lite.teacher_kinds.registry import TEACHERS
 
 
@@ -32,7 +33,7 @@ class ModelSection(Section):
 
     runtime_only: ClassVar[frozenset[str]] = frozenset({"device"})
     default_compatible: ClassVar[frozenset[str]] = frozenset(
-        {"weights", "soft_layers", "layers", "item_text", "item_vectors"}
+        {"weights", "soft_layers", "layers", "item_text", "item_vectors", "softmax", "negatives"}
     )
     base: str = Field(
         "smollm2-135m-instruct",
@@ -86,6 +87,13 @@ class ModelSection(Section):
     soft_start: Literal["rows", "words"] = Field(
         "rows", description="initial soft prompt: random tokens, or those of a written sentence"
     )
+    softmax: Softmax = Field(
+        "auto",
+        description="over the catalogue in training: all items at once, the same in blocks with less memory, or items "
+        "sampled for each step, which then trains only the vectors that it reads; auto: full, blocks where a step's "
+        "scores exceed 268 MB, sampled beyond 100,000 items",
+    )
+    negatives: int = Field(NEGATIVES, ge=2, description="items that each step of a sampled softmax draws")
 
     @model_validator(mode="after")
     def _vectors_need_a_file(self) -> "ModelSection":
@@ -292,10 +300,7 @@ class Recipe(Section):
 
     def value(self, key: str) -> Any:
         """The value of a key such as ``finetune.lr`` or ``teacher.settings.hidden``; None for a setting not given."""
-        value: Any = self
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else getattr(value, part, None)
-        return value
+        return value_of(self, key)
 
     @model_validator(mode="after")
     def _full_training_fits(self) -> "Recipe":
@@ -372,13 +377,7 @@ def _as_value_error(error: ConfigError) -> ValueError:
 
 
 def parse(text: str, where: str, changes: Mapping[str, Any] | None = None) -> Recipe:
-    """Read YAML text into a recipe.
-
-    Args:
-        text: The YAML.
-        where: Its name in errors.
-        changes: See ``load_recipe``.
-    """
+    """Read YAML text into a recipe; ``where`` is its name in errors, ``changes`` are those of ``load_recipe``."""
     try:
         data = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: such as a day that no month has

@@ -72,6 +72,14 @@ def set_key(data: dict[str, Any], key: str, value: Any, recipe: type[BaseModel])
     data[last] = value
 
 
+def value_of(recipe: BaseModel, key: str) -> Any:
+    """The value of a key, of a setting of a teacher too; None for a setting that is not given."""
+    value: Any = recipe
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else getattr(value, part, None)
+    return value
+
+
 def refused(error: ValidationError, where: str, changes: Mapping[str, Any], recipe: type[BaseModel]) -> ConfigError:
     """The error for the first thing that is wrong in a recipe.
 
