@@ -1,5 +1,6 @@
 """The recipe of a run: frozen, typed, strict. Unknown keys are refused and errors name the key."""
 
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -8,6 +9,7 @@ import yaml
 from pydantic import (
     AfterValidator,
     Field,
+    PrivateAttr,
     ValidationError,
     field_validator,
     model_validator,
@@ -16,11 +18,12 @@ from pydantic import (
 from delrec_lite.architectures.layers import Layers, check_setting, layer_count
 from delrec_lite.data_section import DataSection as DataSection
 from delrec_lite.data_section import Section
-from delrec_lite.errors import ConfigError, not_yaml, short
+from delrec_lite.errors import ConfigError, did_you_mean, not_yaml
 from delrec_lite.prompts.history import HISTORIES
 from delrec_lite.prompts.verbalizer import VERBALIZERS
 from delrec_lite.prompts.vocabulary import FIRST_DEEP
 from delrec_lite.quantisations import GGUF, ONNX
+from delrec_lite.recipe_keys import refused, set_key, value_of
 from delrec_lite.softmax.choice import NEGATIVES, Softmax
 from delrec_lite.teacher_kinds.registry import TEACHERS
 
@@ -308,6 +311,16 @@ class Recipe(Section):
     finetune: FinetuneSection = FinetuneSection()
     export: ExportSection = ExportSection()
     update: UpdateSection = UpdateSection()
+    _changes: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The keys that were set on the command line, such as ``finetune.lr``, with their typed values."""
+        return {key: self.value(key) for key in self._changes}
+
+    def value(self, key: str) -> Any:
+        """The value of a key such as ``finetune.lr`` or ``teacher.settings.hidden``; None for a setting not given."""
+        return value_of(self, key)
 
     @model_validator(mode="after")
     def _full_training_fits(self) -> "Recipe":
@@ -358,8 +371,12 @@ def shipped_recipes() -> tuple[str, ...]:
     return tuple(sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")))
 
 
-def load_recipe(name_or_path: str) -> Recipe:
+def load_recipe(name_or_path: str, changes: Mapping[str, Any] | None = None) -> Recipe:
     """A shipped recipe by name, or a YAML file by path.
+
+    Args:
+        name_or_path: The recipe.
+        changes: Values that replace those of the recipe, by key: ``{"finetune.lr": 5e-4}``.
 
     Raises:
         ConfigError: No such recipe, not YAML, an unknown key or a value out of range; the message has file and key.
@@ -377,9 +394,9 @@ def load_recipe(name_or_path: str) -> Recipe:
     else:
         raise ConfigError(
             f"no recipe named {name_or_path!r}",
-            f"one of {', '.join(shipped_recipes())}, or the path of a .yaml file",
+            did_you_mean(name_or_path, shipped_recipes(), ", or the path of a .yaml file"),
         )
-    return parse(text, where=name_or_path)
+    return parse(text, name_or_path, changes)
 
 
 def _as_value_error(error: ConfigError) -> ValueError:
@@ -387,19 +404,20 @@ def _as_value_error(error: ConfigError) -> ValueError:
     return ValueError(": ".join(part for part in (error.message, error.hint) if part))
 
 
-def parse(text: str, where: str) -> Recipe:
-    """Read YAML text into a recipe; ``where`` is its name in errors."""
+def parse(text: str, where: str, changes: Mapping[str, Any] | None = None) -> Recipe:
+    """Read YAML text into a recipe; ``where`` is its name in errors, ``changes`` are those of ``load_recipe``."""
     try:
         data = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: such as a day that no month has
         raise not_yaml(where, error) from error
     if not isinstance(data, dict):
         raise ConfigError(f"{where} holds no recipe", "a recipe is a mapping with at least `name:`")
+    changes = changes or {}
+    for key, value in changes.items():
+        set_key(data, key, value, Recipe)
     try:
-        return Recipe.model_validate(data)
+        recipe = Recipe.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            raise ConfigError(f"{where}: unknown key {key!r}", "remove it, or look for a typing mistake") from error
-        raise ConfigError(f"{where}: {key}: {first['msg']}", f"got {short(first.get('input'))}") from error
+        raise refused(error, where, changes, Recipe) from error
+    recipe._changes = dict(changes)
+    return recipe

@@ -93,6 +93,8 @@ def commands(inputs, root, target):
     for verb in ("train", "export", "eval", "quickstart", "ablate"):
         yield (verb, recipe, "--runs", root)  # the run is ROOT/theirs
     yield ("update", recipe, "--runs", root, "--interactions", inputs / "log.csv")
+    yield ("train", recipe, "--runs", root, "--set", "finetune.seed=1,2")
+    yield ("tune", recipe, "--runs", root, "--trials", 1)
     for verb in ("train", "quickstart"):
         yield (verb, recipe, "--runs", root, "--fresh")
 
@@ -114,7 +116,8 @@ def test_every_verb_with_a_path_to_write_is_among_those_that_are_tried(inputs, t
 def test_nothing_of_a_stranger_changes(inputs, tmp_path_factory, data):
     root = tmp_path_factory.mktemp("root")
     write_strangers(root / "theirs", data.draw(NAMES), data.draw(NAMES))
-    shutil.copytree(root / "theirs", root / "theirs-ablation")
+    for name in ("theirs-ablation", "theirs-sweep", "theirs-tune-student"):
+        shutil.copytree(root / "theirs", root / name)
     target = place(root, data.draw(st.sampled_from(PLACES)))
     calls = list(commands(inputs, root, target))
     words = calls[data.draw(st.integers(0, len(calls) - 1))]

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from delrec_lite.data.readers import Interactions
-from delrec_lite.errors import UsageError
+from delrec_lite.errors import UsageError, did_you_mean
 
 Duplicates = Literal["keep", "first", "last", "consecutive"]
 
@@ -18,7 +18,7 @@ def parse_duplicates(text: str) -> Duplicates:
         UsageError: Anything else.
     """
     if text not in get_args(Duplicates):
-        raise UsageError(f"--duplicates has no value {text!r}", f"one of {', '.join(get_args(Duplicates))}")
+        raise UsageError(f"--duplicates has no value {text!r}", did_you_mean(text, get_args(Duplicates)))
     return text  # type: ignore[return-value]
 
 

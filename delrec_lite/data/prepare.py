@@ -42,6 +42,8 @@ def prepare(
     checks: Checks | None = None,
     item_columns: Sequence[str] = (),
     test_users: int | None = None,
+    domain: str | None = None,
+    verb: str | None = None,
 ) -> Dataset:
     """Prepare a pulled data set.
 
@@ -60,6 +62,8 @@ def prepare(
         checks: Gets what was found in the log.
         item_columns: Columns to keep for filters; ``genres`` and ``year`` of ml-100k.
         test_users: See ``Settings``.
+        domain: See ``Settings``.
+        verb: See ``Settings``.
 
     Raises:
         DataError: Malformed rows, no interactions after the k-core, or no questions.
@@ -71,7 +75,8 @@ def prepare(
     texts = side_text(asset, source, text_columns) if text_columns else {}
     columns = _item_columns(asset, source, item_columns) if item_columns else NO_COLUMNS
     kept = tuple(item_columns)
-    settings = Settings(k_core, m, seed, split, tuple(text_columns), duplicates, repeats, kept, test_users)
+    texted = tuple(text_columns)
+    settings = Settings(k_core, m, seed, split, texted, duplicates, repeats, kept, test_users, domain, verb)
     return prepare_tables(name, interactions, titles, out, settings, console, texts, checks, columns)
 
 

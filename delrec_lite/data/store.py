@@ -34,7 +34,7 @@ from delrec_lite.data.duplicates import Duplicates
 from delrec_lite.data.kept import TIMES
 from delrec_lite.data.sequences import MappedSequences, joined_blocks, lengths_of
 from delrec_lite.data.types import SPLITS, CandidateSets, Catalog, Dataset, Ints
-from delrec_lite.errors import DataError, StorageError, UsageError
+from delrec_lite.errors import DataError, StorageError, UsageError, did_you_mean
 from delrec_lite.files import put_in_place, writing
 
 SplitRule = Literal["leave-one-out", "chronological"]
@@ -67,6 +67,8 @@ class Settings:
         repeats: Whether an item that a user had before may be the next one; None: if that is usual in the log.
         item_columns: Columns of the item list that are kept for filters, each maybe with its type: ``price:number``.
         test_users: How many users have questions, drawn with the seed; None: all.
+        domain: What an item is, for prompts, see ``prompts.domain``; None: the recipe says it.
+        verb: What people have done with an item; None: the verb of the domain.
     """
 
     k_core: int
@@ -78,12 +80,14 @@ class Settings:
     repeats: bool | None = None
     item_columns: tuple[str, ...] = ()
     test_users: int | None = None
+    domain: str | None = None
+    verb: str | None = None
 
     def dump(self) -> dict[str, Any]:
-        """As JSON values; without ``text_columns``, ``item_columns`` and ``test_users`` where there are none."""
+        """As JSON values; without columns, ``test_users`` and words where there are none."""
         listed = {name: list(getattr(self, name)) for name in ("text_columns", "item_columns")}
-        values = {**vars(self), **listed}
-        return {name: value for name, value in values.items() if value or name not in (*listed, "test_users")}
+        values, optional = {**vars(self), **listed}, {*listed, "test_users", "domain", "verb"}
+        return {name: value for name, value in values.items() if value or name not in optional}
 
 
 def parse_split(text: str) -> SplitRule:
@@ -93,7 +97,7 @@ def parse_split(text: str) -> SplitRule:
         UsageError: Anything else.
     """
     if text not in get_args(SplitRule):
-        raise UsageError(f"no split is called {text!r}", f"one of {', '.join(get_args(SplitRule))}")
+        raise UsageError(f"no split is called {text!r}", did_you_mean(text, get_args(SplitRule)))
     return text  # type: ignore[return-value]
 
 
@@ -317,6 +321,8 @@ def load_settings(folder: Path) -> tuple[str, Settings]:
             repeats=repeats,
             item_columns=tuple(about.get("item_columns", ())),
             test_users=about.get("test_users"),
+            domain=about.get("domain"),
+            verb=about.get("verb"),
         )
     except (KeyError, TypeError) as error:
         raise DataError(f"{folder}/dataset.json has no valid settings: {error}", _AGAIN) from error

@@ -22,7 +22,7 @@ class Ranks:
     """The rank of each user's target, 1 for first.
 
     Attributes:
-        sampled: Among the user's candidate set, int64 ``[users]``.
+        sampled: Among the user's candidate set, int64 ``[users]``; empty for lists that lack candidates.
         full: In the whole catalogue without the items of the history, int64 ``[users]``; empty for a model that
             ranks candidates only.
         seconds: Time to score all users.
@@ -43,7 +43,12 @@ class Ranks:
     @property
     def protocols(self) -> tuple[str, ...]:
         """The protocols that have ranks."""
-        return ("sampled", "full") if len(self.full) else ("sampled",)
+        return tuple(name for name in ("sampled", "full") if len(self.of(name)))
+
+    @property
+    def users(self) -> int:
+        """How many users were ranked."""
+        return len(self.sampled) or len(self.full)
 
     def of(self, protocol: str) -> Ints:
         """The ranks under ``sampled`` or ``full``."""

@@ -70,7 +70,7 @@ def rows_for(
             metrics |= {name: round(estimate.value, 5) for name, estimate in of_lists.items()}
             intervals |= {name: _rounded((estimate.low, estimate.high)) for name, estimate in of_lists.items()}
         seconds = round(ranks.seconds, 2)
-        rows.append(Row(model, protocol, len(ranks.sampled), metrics, intervals, seconds, ranks.precision))
+        rows.append(Row(model, protocol, ranks.users, metrics, intervals, seconds, ranks.precision))
     return rows
 
 

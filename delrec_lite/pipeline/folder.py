@@ -1,5 +1,6 @@
 """`RunFolder`: the folder of a run; a lock lets one process at a time work in it."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import wraps
@@ -69,7 +70,10 @@ def is_run(folder: Path) -> bool:
 
 def write_recipe(folder: Path, recipe: Recipe) -> None:
     """Write a run's recipe, which makes a folder a run."""
-    write_atomic(folder / RECIPE, _MARK + yaml.safe_dump(recipe.dump(), sort_keys=False))
+    changed = "".join(
+        f"# Set on the command line: {key}={json.dumps(value)}\n" for key, value in recipe.changes.items()
+    )
+    write_atomic(folder / RECIPE, _MARK + changed + yaml.safe_dump(recipe.dump(), sort_keys=False))
 
 
 def clear_run(folder: Path) -> None:

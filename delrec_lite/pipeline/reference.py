@@ -86,7 +86,7 @@ def training_inputs(
         "code": code,
         "data": prepared["fingerprint"],
         "candidates": prepared["candidates"]["valid"],
-        "domain": recipe.data.domain,
+        "domain": recipe.data.words_key,
         "files": dict(files),
         "text": [recipe.text_features, dict(files), *text_sources] if recipe.text_features else None,
         **{name: getattr(recipe, name).cache_key_fields() for name in ("model", *STAGES)},

@@ -1,5 +1,6 @@
 """`Run`: the stages of a recipe, each computed at most once, and their data."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -58,6 +59,7 @@ class Run(StageCache):
         console: Shows each stage.
         fresh: Delete earlier results.
         shipped: Use trained weights of the package if training from the same inputs gave them.
+        shared: Folders of other runs, whose finished stages are copied where they have the same key.
 
     Raises:
         UsageError: The folder holds something else, or another process is working on it.
@@ -67,9 +69,17 @@ class Run(StageCache):
 
     code = CODE
 
-    def __init__(self, recipe: Recipe, runs: Path, console: Console, fresh: bool = False, shipped: bool = True) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        runs: Path,
+        console: Console,
+        fresh: bool = False,
+        shipped: bool = True,
+        shared: Sequence[Path] = (),
+    ) -> None:
         reference = reference_for(recipe.name) if shipped else None
-        super().__init__(runs / recipe.name, with_dataset_settings(recipe), console, reference)
+        super().__init__(runs / recipe.name, with_dataset_settings(recipe), console, reference, shared)
         self.models = ModelBuilder(self)
         _ = self.teaching  # an error of its recipe comes before anything is computed
         with self.locked(fresh):
@@ -182,7 +192,7 @@ class Run(StageCache):
             )
             return dataset_facts(dataset, load_candidates(target))
 
-        settings = {k: v for k, v in data.cache_key_fields().items() if k not in {"domain", "folder"}}
+        settings = {k: v for k, v in data.cache_key_fields().items() if k not in {"domain", "verb", "folder"}}
         return self._stage("prepare", key_of(CODE, PREPARED, settings, self.pulled["data"].files), make)
 
     def _candidates_fingerprint(self, split: str) -> str:
@@ -255,7 +265,7 @@ class Run(StageCache):
                 CODE,
                 upstream.key,
                 self._candidates_fingerprint("valid"),
-                recipe.data.domain,
+                recipe.data.words_key,
                 {**recipe.model.cache_key_fields(), "precision": precision},
                 self.pulled["model"].files,
                 recipe.distill.cache_key_fields(),

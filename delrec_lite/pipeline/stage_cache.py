@@ -1,6 +1,6 @@
 """`StageCache`: the stages of a run, each read from its folder, copied from the package, or computed now."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,15 @@ from delrec_lite.console import Console
 from delrec_lite.llm.precision_choice import possible_precisions
 from delrec_lite.pipeline.folder import RunFolder
 from delrec_lite.pipeline.reference import STAGES, Reference
-from delrec_lite.pipeline.stage import DONE, SHARED_STAGES, FinishedStage, key_of, run_stage, was_started
+from delrec_lite.pipeline.stage import (
+    DONE,
+    SHARED_STAGES,
+    FinishedStage,
+    copy_finished,
+    key_of,
+    run_stage,
+    was_started,
+)
 from delrec_lite.pipeline.summary import TITLES, summarise
 from delrec_lite.processes import current
 
@@ -26,12 +34,21 @@ class StageCache(RunFolder):
         recipe: Of the run.
         console: Shows each stage.
         reference: Trained weights in the package, used if training from the same inputs gave them.
+        shared: Folders of other runs, whose finished stages are copied where they have the same key.
     """
 
-    def __init__(self, folder: Path, recipe: Recipe, console: Console, reference: Reference | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        recipe: Recipe,
+        console: Console,
+        reference: Reference | None,
+        shared: Sequence[Path] = (),
+    ) -> None:
         super().__init__(folder, recipe)
         self.console = console
         self.reference = reference
+        self._shared = shared
 
     def training_inputs(self) -> dict[str, Any]:
         """The inputs of the trained stages, see ``reference.training_inputs``."""
@@ -84,6 +101,8 @@ class StageCache(RunFolder):
     def _stage(self, name: str, key: str, make: Make) -> FinishedStage:
         if name not in self.stages:
             make, folder = self._with_heading(name, make), self._stage_folder(name)
+            if name != "export":  # its result, the bundle, is not in its folder
+                current().from_first(lambda: copy_finished(folder, key, self._shared))
             # Shipped weights never replace a finished or started training of this run.
             if name in STAGES and not was_started(folder, key) and self._is_shipped(name):
                 key, make = key_of("shipped", key), partial(self.reference.copy, name)  # type: ignore[union-attr]

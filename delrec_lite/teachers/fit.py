@@ -94,6 +94,7 @@ def fit(
                 out.mkdir(parents=True, exist_ok=True)
                 write_atomic(out / METRICS, "".join(json.dumps(line) + "\n" for line in lines))
             tick(1, f"validation NDCG@10 {figures['ndcg@10']:.4f}")
+            console.track(f"teacher/{config.kind}", epoch, lines[-1])
             return figures[chooses]
 
         epochs = Epochs(
