@@ -33,6 +33,7 @@ VERBS = (
     "serve",
     "feedback",
     "verify",
+    "push",
     "catalog",
     "bench",
     "doctor",

@@ -6,12 +6,14 @@ from typing import Annotated
 import typer
 
 from delrec_lite.cli.common import (
+    BundleArgument,
     FusedFlag,
     JsonFlag,
     QuantOption,
     QuietFlag,
     UnknownOption,
     WordsOption,
+    found,
     make_console,
     say_skipped,
     say_words,
@@ -21,7 +23,7 @@ EXAMPLE = 'Example: `delrec-lite recommend my.delrec --history "Toy Story (1995)
 
 
 def recommend(
-    bundle: Annotated[Path, typer.Argument(help="The bundle folder, NAME.delrec.")],
+    bundle: BundleArgument,
     history: Annotated[
         list[str] | None, typer.Option("--history", help="A title (or id:ITEM), oldest first; repeatable.")
     ] = None,
@@ -82,7 +84,7 @@ def recommend(
     if k < 1:
         raise UsageError(f"-k is {k}", "ask for at least one item")
     policy = check_policy(on_unknown)
-    with Recommender.load(bundle, threads, quant=quant, fused=fused) as recommender:
+    with Recommender.load(found(bundle, console), threads, quant=quant, fused=fused) as recommender:
         answer = recommender.recommend(
             titles,
             k,

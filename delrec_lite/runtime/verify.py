@@ -89,6 +89,7 @@ class Verification:
         answers: By model.
         exported_on: The processor that made the bundle and its stored answers.
         answered_on: This machine's.
+        source: Where the bundle is: its folder, or its address on the Hub with the commit.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Verification:
     answers: list[Answers]
     exported_on: Processor
     answered_on: Processor
+    source: str
 
     def dump(self) -> dict[str, Any]:
         """For JSON."""
@@ -115,7 +117,7 @@ def verify(
     """Hash every file, open every model, answer the stored requests and compare with the stored answers.
 
     Args:
-        path: The bundle's folder.
+        path: The bundle's folder, or ``hf://ORG/NAME[@REVISION]``.
         threads: Default: the cores allowed.
         isolated: Open each model in a child process with limits; False: in this process, for a bundle from a trusted
             source that needs records registered in this process.
@@ -174,6 +176,7 @@ def verify(
         compared,
         exported_on,
         answered_on,
+        bundle.source,
     )
 
 
