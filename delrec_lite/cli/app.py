@@ -36,6 +36,7 @@ VERBS = (
     "push",
     "catalog",
     "bench",
+    "reproduce",
     "doctor",
 )
 
