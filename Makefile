@@ -1,5 +1,5 @@
 # The whole project by name: make setup | dev | demo | test | test-avx2 | test-transformers4 | test-onnx | wheel-test | package-check | image-test | browser |
-# deploy-tools | docs | lint | typecheck | audit | bench | peers | bench-peers | lock | clean
+# deploy-tools | docs | site | lint | typecheck | audit | bench | peers | bench-peers | lock | clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
@@ -10,13 +10,14 @@ COMPILER ?= $(or $(lastword $(subst setup-, ,$(wildcard $(VENV)/.setup-*))),$(if
 SETUP := $(VENV)/.setup-$(COMPILER)
 DEV := $(VENV)/.dev
 TWINE := 7.0.0
+RATTLER := 0.73.0
 CHECK_JSONSCHEMA := 0.39.0
 PEERS := build/peers/.installed
 NUMERIC := $(addprefix tests/test_,$(addsuffix .py,adapters onnx_int8 packing precision precision_choice real reference training whole))
 ONNX := $(addprefix tests/test_,$(addsuffix .py,data evaluation expected_metrics onnx_int8))
 TRANSFORMERS := $(addprefix tests/test_,$(addsuffix .py,adapters base_check bench_peers export families huggingface pieces plan precision reference training))
 
-.PHONY: setup dev demo test test-avx2 test-transformers4 test-onnx wheel-test package-tools package-check image-test browser deploy-tools docs lint links imports typecheck audit bench peers bench-peers lock clean
+.PHONY: setup dev demo test test-avx2 test-transformers4 test-onnx wheel-test package-tools package-check image-test browser deploy-tools docs site lint links imports typecheck audit bench peers bench-peers lock clean
 
 # What a user needs.
 setup: $(SETUP)
@@ -87,11 +88,11 @@ deploy-tools:
 # What the checks of pages, workflows and distributions need, in an environment of its own; else their tests are left out.
 package-tools:
 	test -x build/package-tools/bin/twine || ($(PYTHON) -m venv build/package-tools && \
-		build/package-tools/bin/pip install --quiet --only-binary :all: twine==$(TWINE) check-jsonschema==$(CHECK_JSONSCHEMA))
+		build/package-tools/bin/pip install --quiet --only-binary :all: twine==$(TWINE) check-jsonschema==$(CHECK_JSONSCHEMA) py-rattler-build==$(RATTLER))
 
 # Metadata and long description of wheel and sdist, their size, the conda recipe, workflows and issue forms.
 package-check: $(DEV) package-tools
-	$(BIN)/python -m pytest -m "" tests/test_package_check.py
+	$(BIN)/python -m pytest -m "" tests/test_community.py tests/test_packaging.py
 
 # Builds wheel and sdist, installs the wheel with the extra `onnx` alone in a fresh environment and asks it.
 wheel-test: $(DEV)
@@ -101,6 +102,12 @@ wheel-test: $(DEV)
 docs: $(DEV)
 	$(BIN)/python docs/reference.py
 	$(BIN)/python docs/figures.py
+
+# The site of the docs in build/site, from mkdocs.yml; a broken link or anchor is an error.
+site: links
+	test -x build/site-tools/bin/mkdocs || ($(PYTHON) -m venv build/site-tools && \
+		build/site-tools/bin/pip install --quiet --constraint constraints.txt --editable ".[docs]")
+	NO_MKDOCS_2_WARNING=1 build/site-tools/bin/mkdocs build --strict
 
 lint: imports
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from choosing_figures import CHOICES
 from speed_figures import INSTALLS, SPEED, table
 
 from delrec_lite.evaluation.setting import Setting
@@ -351,6 +352,7 @@ PAGES = {
         "forms": ("ablation-forms-ml-100k.json", ablation),
     },
     ROOT / "docs" / "performance.md": {**TABLES, **SPEED},
+    ROOT / "docs" / "choosing.md": CHOICES,
     ROOT / "docs" / "install.md": INSTALLS,
     ROOT / "docs" / "teachers.md": {"teachers": ("teachers-ml-100k.json", teachers)},
 }

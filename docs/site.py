@@ -1,11 +1,19 @@
-"""Hook of mkdocs.yml: links of docs/ that leave the folder lead to the repository, where the site has no such page."""
+"""Hooks of mkdocs.yml: links to files that the site has not lead to the repository; docs/walks/ are tutorials."""
 
 import re
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 # Files of docs/ that the site shows elsewhere.
 MOVED = {"library.md": "api.md"}
+
+
+def on_config(config: Any) -> Any:
+    """Add the walks, newcomers' first hours, to the tutorials; mkdocs calls this."""
+    walks = sorted(Path(config["docs_dir"]).glob("walks/*.md"))
+    tutorials = next(part["Tutorials"] for part in config["nav"] if "Tutorials" in part)
+    tutorials += [f"walks/{path.name}" for path in walks]
+    return config
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
