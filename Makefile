@@ -1,4 +1,4 @@
-# The whole project by name: make setup | dev | demo | test | test-avx2 | test-transformers4 | test-onnx | wheel-test | package-check | image-test | browser |
+# The whole project by name: make setup | dev | demo | test | test-avx2 | test-transformers4 | test-ray | test-onnx | wheel-test | package-check | image-test | browser | nginx |
 # deploy-tools | docs | site | lint | typecheck | audit | bench | peers | bench-peers | lock | clean
 PYTHON ?= python3
 VENV := .venv
@@ -13,11 +13,12 @@ TWINE := 7.0.0
 RATTLER := 0.73.0
 CHECK_JSONSCHEMA := 0.39.0
 PEERS := build/peers/.installed
+RAY := $(VENV)/.ray
 NUMERIC := $(addprefix tests/test_,$(addsuffix .py,adapters onnx_int8 packing precision precision_choice real reference training whole))
 ONNX := $(addprefix tests/test_,$(addsuffix .py,data evaluation expected_metrics onnx_int8))
 TRANSFORMERS := $(addprefix tests/test_,$(addsuffix .py,adapters base_check bench_peers export families huggingface pieces plan precision reference training))
 
-.PHONY: setup dev demo test test-avx2 test-transformers4 test-onnx wheel-test package-tools package-check image-test browser deploy-tools docs site lint links imports typecheck audit bench peers bench-peers lock clean
+.PHONY: setup dev demo test test-avx2 test-transformers4 test-ray test-onnx wheel-test package-tools package-check image-test browser nginx deploy-tools docs site lint links imports typecheck audit bench peers bench-peers lock clean
 
 # What a user needs.
 setup: $(SETUP)
@@ -71,6 +72,15 @@ test-onnx:
 	$(INSTALL) --editable ".[train,onnx,serve,client,data,hub]" pytest hypothesis setuptools
 	$(BIN)/python -m pytest $(ONNX)
 
+# Ray, with Ray Serve: 0.5 GB. Without it, the tests below that start Ray are left out.
+$(RAY): pyproject.toml constraints.txt | $(DEV)
+	$(INSTALL) --editable ".[ray]" "ray[serve]"
+	touch $@
+
+# Bulk scoring, training and serving by Ray, on this machine.
+test-ray: $(DEV) $(RAY)
+	$(BIN)/python -m pytest $(addprefix tests/test_,$(addsuffix .py,scoring_ray ray_train replicas))
+
 # Builds the image for ONNX bundles from the Containerfile's lines, without a container engine, and asks it; as root.
 image-test: $(DEV)
 	$(BIN)/python -m pytest -m slow tests/test_image.py
@@ -79,6 +89,11 @@ image-test: $(DEV)
 browser:
 	apt-get update
 	apt-get install --yes --no-install-recommends chromium chromium-driver
+
+# What the tests of docs/deploy/nginx.conf need, on Debian; they are left out where there is none.
+nginx:
+	apt-get update
+	apt-get install --yes --no-install-recommends nginx
 
 # What two tests of docs/deploy need: a linter of container files, and the schemas of Kubernetes (100 MB); else they are left out.
 deploy-tools:
@@ -145,7 +160,7 @@ $(PEERS): constraints-peers.txt | $(SETUP)
 bench-peers: $(SETUP) $(PEERS)
 	PYTHONPATH="$(CURDIR)/build/peers" $(BIN)/delrec-lite bench --peers -w cold -w rerank runs/ml-100k-cpu/ml-100k-cpu.delrec
 
-lock: $(DEV)
+lock: $(DEV) $(RAY)
 	$(BIN)/python -m pip freeze --exclude-editable | grep -viE '^(pip|setuptools|wheel)=' | sed 's/+[a-z0-9.]*$$//' > constraints.txt
 
 clean:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from choosing_figures import CHOICES
+from scaling_figures import SCALING
 from speed_figures import INSTALLS, SPEED, table
 
 from delrec_lite.evaluation.setting import Setting
@@ -54,11 +55,8 @@ def headline(report: Report) -> str:
     bundles = [model for model in models if model.startswith("DELRec (") and model != TRAINED]
     cells = []
     for model in (POPULARITY, teacher, ALL_TEACHERS, *bundles):
-        means = [
-            f"{rows[model, protocol]['metrics'][metric]:.3f}"
-            for protocol, metric in (("sampled", "NDCG@10"), ("full", "HR@10"))
-        ]
-        cells.append((model, _within(rows[model, "expected_sampled"], "HR@1"), *means))
+        means = [rows[model, p]["metrics"][m] for p, m in (("sampled", "NDCG@10"), ("full", "HR@10"))]
+        cells.append((model, _within(rows[model, "expected_sampled"], "HR@1"), *(f"{mean:.3f}" for mean in means)))
     metric = _setting(report).metric
     header = ("model", f"{metric('HR@1')}, expected (95%)", metric("NDCG@10"), metric("HR@10", "full"))
     return table(header, cells)
@@ -354,6 +352,7 @@ PAGES = {
     ROOT / "docs" / "performance.md": {**TABLES, **SPEED},
     ROOT / "docs" / "choosing.md": CHOICES,
     ROOT / "docs" / "install.md": INSTALLS,
+    ROOT / "docs" / "scaling.md": SCALING,
     ROOT / "docs" / "teachers.md": {"teachers": ("teachers-ml-100k.json", teachers)},
 }
 

@@ -55,7 +55,7 @@ def explain(
 
     console = make_console(json_output, quiet)
     policy = check_policy(on_unknown)
-    with Recommender.load(found(bundle, console), threads) as recommender:
+    with Recommender.load(found(bundle, console), threads, exact=True) as recommender:
         if faithfulness:
             histories = held_out(recommender.bundle, data).split.histories[:users]
             summary = runtime_explain.faithfulness(recommender, histories)

@@ -14,7 +14,8 @@ from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.factory import ENGINES, open_engine
 from delrec_lite.runtime.golden import answers, read_golden
 from delrec_lite.runtime.isolated import Limits, answers_in_child
-from delrec_lite.runtime.manifest import REMEDY, Model
+from delrec_lite.runtime.item_index.index import ItemIndex
+from delrec_lite.runtime.manifest import INDEX_FACTS, REMEDY, Model
 from delrec_lite.runtime.recommender import Recommender
 
 # Another processor sums in another order; the scores of one request span about 30.
@@ -90,6 +91,7 @@ class Verification:
         exported_on: The processor that made the bundle and its stored answers.
         answered_on: This machine's.
         source: Where the bundle is: its folder, or its address on the Hub with the commit.
+        item_index: What the manifest says of the item index, which was read; None: the bundle has none.
     """
 
     name: str
@@ -105,6 +107,7 @@ class Verification:
     exported_on: Processor
     answered_on: Processor
     source: str
+    item_index: dict[str, Any] | None = None
 
     def dump(self) -> dict[str, Any]:
         """For JSON."""
@@ -134,6 +137,10 @@ def verify(
         raise BundleError(f"{bundle.folder} stores no answers to compare with", "export the run again")
     exported_on = Processor.of(_exported_on(bundle))
     answered_on = Processor.of({"cpu": machine.cpu_name(), "features": machine.cpu_features()})
+    index = None
+    if ItemIndex.is_in(bundle):
+        ItemIndex.load(bundle)
+        index = bundle.manifest["model"][INDEX_FACTS]
     stored = {bundle.models[0].files[0]: (golden.top, golden.scores), **golden.other_models}
     limits = limits or Limits.of(bundle.folder)
     shape = len(golden.histories), bundle.trained
@@ -177,6 +184,7 @@ def verify(
         exported_on,
         answered_on,
         bundle.source,
+        index,
     )
 
 
