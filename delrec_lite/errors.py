@@ -79,7 +79,7 @@ EXTRAS = {
     "fastapi": "serve",
     "gguf": "gguf",
     "httpx2": "client",
-    "huggingface_hub": "train",
+    "huggingface_hub": "hub",
     "jinja2": "plots",
     "llama_cpp": "gguf",
     "matplotlib": "plots",

@@ -37,8 +37,10 @@ VERBS = (
     "serve",
     "feedback",
     "verify",
+    "push",
     "catalog",
     "bench",
+    "reproduce",
     "doctor",
 )
 
