@@ -1,5 +1,5 @@
 # The whole project by name: make setup | dev | demo | test | test-avx2 | test-transformers4 | wheel-test | image-test | browser |
-# deploy-tools | docs | lint | typecheck | audit | bench | peers | bench-peers | lock | clean
+# deploy-tools | docs | lint | typecheck | audit | bench | peers | bench-peers | rectools | lock | clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,10 +10,11 @@ COMPILER ?= $(or $(lastword $(subst setup-, ,$(wildcard $(VENV)/.setup-*))),$(if
 SETUP := $(VENV)/.setup-$(COMPILER)
 DEV := $(VENV)/.dev
 PEERS := build/peers/.installed
+RECTOOLS := build/rectools/.installed
 NUMERIC := $(addprefix tests/test_,$(addsuffix .py,adapters onnx_int8 packing precision precision_choice real reference training whole))
 TRANSFORMERS := $(addprefix tests/test_,$(addsuffix .py,adapters base_check bench_peers export families huggingface pieces plan precision reference training))
 
-.PHONY: setup dev demo test test-avx2 test-transformers4 wheel-test image-test browser deploy-tools docs lint links imports typecheck audit bench peers bench-peers lock clean
+.PHONY: setup dev demo test test-avx2 test-transformers4 wheel-test image-test browser deploy-tools docs lint links imports typecheck audit bench peers bench-peers rectools lock clean
 
 # What a user needs.
 setup: $(SETUP)
@@ -119,6 +120,14 @@ $(PEERS): constraints-peers.txt | $(SETUP)
 
 bench-peers: $(SETUP) $(PEERS)
 	PYTHONPATH="$(CURDIR)/build/peers" $(BIN)/delrec-lite bench --peers -w cold -w rerank runs/ml-100k-cpu/ml-100k-cpu.delrec
+
+# RecTools in an environment of its own, for `python -m delrec_lite.bench.rectools_peer`: it needs older pandas and its own torch (1.5 GB).
+rectools: $(RECTOOLS)
+
+$(RECTOOLS): constraints-rectools.txt
+	$(PYTHON) -m venv build/rectools
+	build/rectools/bin/python -m pip install --quiet --requirement constraints-rectools.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+	touch $@
 
 lock: $(DEV)
 	$(BIN)/python -m pip freeze --exclude-editable | grep -viE '^(pip|setuptools|wheel)=' | sed 's/+[a-z0-9.]*$$//' > constraints.txt

@@ -2,8 +2,8 @@
 
 Both train on the same sequences, choose their epoch on the same validation items, and rank the same test users over the
 same candidates: those that were drawn, and the whole catalogue. RecTools runs in an environment of its own, which
-``make rectools`` makes, with its own defaults and with the sizes of ours; the number of epochs, which its default leaves
-at 3, is chosen for both. Seconds are of one run after another on this machine.
+``make rectools`` makes, with its own defaults and with the sizes of ours. Its default of 3 epochs is not kept: the
+epoch with the least validation loss is taken, as its own guide does. Seconds are of one training after another.
 """
 
 import argparse
@@ -186,7 +186,7 @@ def in_turn(scores: Floats) -> Any:
     def next_rows(histories: Sequence[Any]) -> Floats:
         nonlocal place
         place += len(histories)
-        # Of equal scores the worst rank counts, so that what RecTools does not know comes last; rank_all takes numbers alone.
+        # rank_all takes numbers alone, and of equal scores the worst rank: what RecTools does not know comes last.
         return np.nan_to_num(scores[place - len(histories) : place], neginf=np.finfo(np.float32).min)
 
     return next_rows

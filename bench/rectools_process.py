@@ -55,8 +55,8 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         job: ``log``, a npz file with ``users``, ``items`` and ``places`` of all interactions before the test items;
-            ``scores``, the npy file to write, float32 ``[users, items]``; ``settings`` of ``SASRecModel``; ``epochs`` at
-            most and ``patience``; ``seed``, ``threads`` and ``items``, the size of the catalogue.
+            ``scores``, the npy file to write, float32 ``[users, items]``; ``settings`` of ``SASRecModel``; ``epochs``
+            at most and ``patience``; ``seed``, ``threads`` and ``items``, the size of the catalogue.
     """
     torch.set_num_threads(job["threads"])
     torch.manual_seed(job["seed"])
