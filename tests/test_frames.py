@@ -30,10 +30,14 @@ PREPARED = {"k_core": 2, "candidates": 5, "quiet": True}
 
 
 class Capsule:
-    """A table that speaks Arrow's PyCapsule interface and nothing else."""
+    """A table that speaks Arrow's PyCapsule interface and nothing else, with views of texts as newer packages have."""
 
     def __init__(self, frame):
-        self._table = pa.Table.from_pandas(frame, preserve_index=False)
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+        texts = [field.name for field in table.schema if pa.types.is_large_string(field.type)]
+        for name in texts:
+            table = table.set_column(table.column_names.index(name), name, table[name].cast(pa.string_view()))
+        self._table = table
         self.column_names = self._table.column_names
 
     def __arrow_c_stream__(self, requested_schema=None):

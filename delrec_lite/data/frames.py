@@ -117,10 +117,24 @@ def table_of(frame: Any, columns: Collection[str], what: str) -> Table:
     if _is_pandas(frame):
         arrays = {name: _column_of(frame.iloc[:, names.index(name)], f"{what}: {name}") for name in wanted}
     else:
-        chosen = frame.select(wanted) if hasattr(frame, "select") else frame
-        table = arrow().table(chosen)
-        arrays = {name: table.column(name) for name in wanted}
+        table = _exported(frame.select(wanted) if hasattr(frame, "select") else frame)
+        arrays = {name: _without_views(table.column(name)) for name in wanted}
     return Table(path, arrays, 0)
+
+
+def _exported(frame: Any) -> Any:
+    """A frame as an Arrow table."""
+    if kind_of(frame) == "polars":
+        import polars
+
+        return frame.to_arrow(compat_level=polars.CompatLevel.oldest())
+    return arrow().table(frame)
+
+
+def _without_views(column: Any) -> Any:
+    """A column of texts in a layout that all functions of pyarrow know."""
+    pa = arrow()
+    return column.cast(pa.large_string()) if column.type == pa.string_view() else column
 
 
 def _is_pandas(value: Any) -> bool:

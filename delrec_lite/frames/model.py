@@ -105,7 +105,7 @@ class DelRec:
                 recipe = for_frames(self.recipe, folder, dataset.domain)
             run = Run(recipe, self.runs, self._console)
             check_folder(run.bundle, "bundle", bundle_files)  # before hours of training, not after
-            self._console.say(f"  run: {run.folder.absolute()}")
+            self._console.say(f"  run: {run.folder}")
             run.export()
         self.dataset, self._run, self._bundle = dataset, run, run.bundle
         return self
