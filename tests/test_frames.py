@@ -174,6 +174,9 @@ def test_bad_rows_are_dropped_and_counted_where_that_is_asked_for(dataset, capfd
         ({"columns": ["user_id"]}, "columns is of type list"),
         ({"columns": {"user": ""}}, "has no name"),
         ({"k_core": 0}, "k-core is 0"),
+        ({"k_core": "5"}, "k_core is '5'"),
+        ({"seed": 1.5}, "seed is 1.5"),
+        ({"test_users": True}, "test_users is True"),
         ({"split": "random"}, "no split is called 'random'"),
         ({"duplicates": "some"}, "some"),
         ({"on_bad_row": "keep"}, "on_bad_row has no value 'keep'"),
@@ -334,7 +337,8 @@ def test_users_come_in_every_form_and_the_answer_is_of_their_kind(model, kind):
 
 
 def test_asked_for_kinds_and_options(model):
-    table = model.recommend(["u1"], k=30, candidates=[3, 4, 5], exclude=[4], to="arrow")
+    title = ring().catalog.titles[4]
+    table = model.recommend(["u1"], k=30, candidates=[3, np.int64(4), "5"], exclude=[title], to="arrow")
     assert sorted(table["item_id"].to_pylist()) == [3, 5]
     assert model.recommend({"new": []}, k=2)["user_id"].tolist() == ["new", "new"]  # the most popular
     kept = model.recommend({"a": [1, 2]}, k=30, exclude_history=False)["item_id"].tolist()

@@ -1,5 +1,6 @@
 """`Dataset.from_frames`: interactions and items in frames, checked and prepared as `delrec-lite prepare` does."""
 
+import operator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -114,20 +115,10 @@ class Dataset:
         with python_words():
             bad, checks = BadRows(parse_policy(on_bad_row)), Checks()
             texts, kept = _listed(text_columns, "text_columns"), _listed(item_columns, "item_columns")
-            specs, settings = (
-                parse_specs(kept),
-                Settings(
-                    k_core,
-                    candidates,
-                    seed,
-                    parse_split(split),
-                    texts,
-                    parse_duplicates(duplicates),
-                    repeats,
-                    kept,
-                    test_users,
-                ),
-            )
+            specs, rule, doubles = parse_specs(kept), parse_split(split), parse_duplicates(duplicates)
+            core, m, first = _whole(k_core, "k_core"), _whole(candidates, "candidates"), _whole(seed, "seed")
+            tested = None if test_users is None else _whole(test_users, "test_users")
+            settings = Settings(core, m, first, rule, texts, doubles, repeats, kept, tested)
             named = parse_names(columns)
             names = log_columns(named, names_of(interactions, INTERACTIONS))
             log = interactions_of(_filled(interactions, names), names, bad, keep_na)
@@ -206,6 +197,21 @@ def _filled(frame: Any, names: Columns) -> Table:
     if not len(table.columns[names.user]):
         raise DataError(f"{INTERACTIONS} has no rows", "give at least three interactions of each user")
     return table
+
+
+def _whole(value: Any, what: str) -> int:
+    """A whole number from 0 on.
+
+    Raises:
+        UsageError: It is none.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = -1
+    if number < 0 or isinstance(value, bool):
+        raise UsageError(f"{what} is {value!r}", "give a whole number")
+    return number
 
 
 def _listed(names: Any, what: str) -> tuple[str, ...]:

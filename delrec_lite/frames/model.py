@@ -14,7 +14,7 @@ from delrec_lite.files import check_folder, put_in_place, writing
 from delrec_lite.frames.columns import ColumnNames, parse_names
 from delrec_lite.frames.dataset import Dataset
 from delrec_lite.frames.report import Report
-from delrec_lite.frames.requests import Asked, read_request
+from delrec_lite.frames.requests import Asked, item_ids, read_request
 from delrec_lite.frames.wording import PythonConsole, python_words
 from delrec_lite.runtime.manifest import bundle_files
 from delrec_lite.runtime.recommender import Recommender
@@ -156,8 +156,8 @@ class DelRec:
                 ``item_id`` and maybe ``datetime``); a frame with ``user_id`` and ``history``, a list of ids; a mapping
                 of users to lists of ids or titles, oldest first; or a list of such lists, whose users are 0, 1, 2, ...
             k: Most items for each user.
-            candidates: Ids of items; only these are ranked. Default: the whole catalogue.
-            exclude: Ids of items that are never recommended.
+            candidates: Ids or titles of items; only these are ranked. Default: the whole catalogue.
+            exclude: Ids or titles of items that are never recommended.
             where: A filter over item columns, such as ``genres has "Comedy" and year > 1990``.
             exclude_history: Leave out the items of the history. Default: out of the catalogue, unless repeats count in
                 the data set; never out of the candidates.
@@ -185,8 +185,8 @@ class DelRec:
             scorer = Scorer(
                 recommender.bundle.folder,
                 k,
-                None if candidates is None else [str(item) for item in candidates],
-                [str(item) for item in exclude],
+                None if candidates is None else item_ids(candidates, "candidates", self._named),
+                item_ids(exclude, "exclude", self._named),
                 where,
                 exclude_history,
                 parse_policy(on_bad_row),

@@ -52,19 +52,17 @@ def read_request(users: Any, names: Mapping[str, str], known: Known, named: Name
         DataError: A frame lacks a column, or has bad rows.
         UsageError: None of these, or a user without a history.
     """
-    if isinstance(users, Asked):
-        return users
     if is_frame(users):
         return Asked(_of_frame(users, names, known), kind_of(users))
     if isinstance(users, Mapping):
-        lists = [_history(values, f"{USERS}[{user!r}]", named) for user, values in users.items()]
+        lists = [item_ids(values, f"{USERS}[{user!r}]", named) for user, values in users.items()]
         return Asked(_table(_ids(list(users)), lists))
     given = values_in(users, USERS, ordered=True)
     if not given:
         raise UsageError(f"{USERS} is empty", "give users, or histories")
     nested = [not isinstance(value, str | bytes) and hasattr(value, "__iter__") for value in given]
     if all(nested):
-        lists = [_history(values, f"{USERS}[{n}]", named) for n, values in enumerate(given)]
+        lists = [item_ids(values, f"{USERS}[{n}]", named) for n, values in enumerate(given)]
         return Asked(_table(arrow().array(range(len(lists))), lists))
     if any(nested):
         raise UsageError(f"{USERS} holds ids and lists", "give ids of users, or a list of items for each user")
@@ -121,7 +119,17 @@ def _table(users: Any, histories: Sequence[Sequence[str]]) -> Any:
     return pa.table({USER: users, HISTORY: pa.array(histories, pa.list_(pa.string()))})
 
 
-def _history(values: Any, where: str, named: Named) -> list[str]:
+def item_ids(values: Any, where: str, named: Named) -> list[str]:
+    """The ids of items that are given by id or title.
+
+    Args:
+        values: A list, or another series in order.
+        where: Its name in errors.
+        named: See ``Named``.
+
+    Raises:
+        UsageError: It is none, or a value is neither a title nor an id.
+    """
     given = values_in(values, where, ordered=True)
     return [named(title_of(value, f"{where}[{n}]")) for n, value in enumerate(given)]
 

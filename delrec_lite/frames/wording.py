@@ -7,16 +7,22 @@ from contextlib import contextmanager
 from delrec_lite.console import Console
 from delrec_lite.errors import DelrecError
 
+
+def _option(pattern: str) -> re.Pattern[str]:
+    """An option of the command line that begins a word: no part of a path."""
+    return re.compile(rf"(?<![\w/.-])--{pattern}")
+
+
 _OPTIONS = (
-    (re.compile(r"--on-bad-row drop"), 'on_bad_row="drop"'),
-    (re.compile(r"--keep-na"), "keep_na=True"),
-    (re.compile(r"--no-repeats"), "repeats=False"),
-    (re.compile(r"--repeats"), "repeats=True"),
-    (re.compile(r"--runs folder"), "runs"),
-    (re.compile(r"--columns ([\w]+)=([\w]+)"), r'columns={"\1": "\2"}'),
-    (re.compile(r"--(\w+)-(\w+)-(\w+)"), r"\1_\2_\3"),
-    (re.compile(r"--(\w+)-(\w+)"), r"\1_\2"),
-    (re.compile(r"--(\w+)"), r"\1"),
+    (_option(r"on-bad-row drop"), 'on_bad_row="drop"'),
+    (_option(r"keep-na"), "keep_na=True"),
+    (_option(r"no-repeats"), "repeats=False"),
+    (_option(r"repeats"), "repeats=True"),
+    (_option(r"runs folder"), "runs"),
+    (_option(r"columns ([\w]+)=([\w]+)"), r'columns={"\1": "\2"}'),
+    (_option(r"(\w+)-(\w+)-(\w+)"), r"\1_\2_\3"),
+    (_option(r"(\w+)-(\w+)"), r"\1_\2"),
+    (_option(r"(\w+)"), r"\1"),
     (re.compile(r"that it is the right file"), "that it is the right frame"),
     (re.compile(r"the item list\b"), "items"),
     (re.compile(r"that both files use"), "that both frames use"),
