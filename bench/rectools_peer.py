@@ -187,7 +187,8 @@ def in_turn(scores: Floats) -> Any:
         nonlocal place
         place += len(histories)
         # rank_all takes numbers alone, and of equal scores the worst rank: what RecTools does not know comes last.
-        return np.nan_to_num(scores[place - len(histories) : place], neginf=np.finfo(np.float32).min)
+        rows: Floats = np.nan_to_num(scores[place - len(histories) : place], neginf=float(np.finfo(np.float32).min))
+        return rows
 
     return next_rows
 

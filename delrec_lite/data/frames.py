@@ -24,7 +24,7 @@ def is_frame(value: Any) -> bool:
 def kind_of(frame: Any) -> FrameKind:
     """The package of a frame; ``arrow`` for any other that speaks the Arrow PyCapsule interface."""
     package = type(frame).__module__.partition(".")[0]
-    return package if package in KINDS else "arrow"  # type: ignore[return-value]
+    return package if package in KINDS else "arrow"
 
 
 def usual_kind() -> FrameKind:

@@ -53,12 +53,13 @@ class Report:
         """
         if part not in get_args(Part):
             raise UsageError(f"a report has no part {part!r}", did_you_mean(str(part), get_args(Part)))
-        rows = {
-            "metrics": self._metrics,
-            "intervals": self._intervals,
-            "comparisons": lambda: self.comparisons,
-            "segments": lambda: self.segments,
-        }[part]()
+        parts: dict[str, Sequence[Mapping[str, Any]]] = {
+            "metrics": self._metrics(),
+            "intervals": self._intervals(),
+            "comparisons": self.comparisons,
+            "segments": self.segments,
+        }
+        rows = parts[part]
         names = [name for row in rows for name in row]
         return frame_of_rows(rows, dict.fromkeys(names), self.kind if to is None else to)
 
