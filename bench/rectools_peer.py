@@ -43,13 +43,16 @@ EPOCHS, PATIENCE, SEED = 100, 10, 1
 
 
 def settings_of(config: Any) -> dict[str, dict[str, Any]]:
-    """RecTools' settings by row: its defaults, and the sizes of our configuration."""
+    """RecTools' settings by row: its defaults, and the sizes of our configuration.
+
+    RecTools trains on the newest ``session_max_len`` items of a user alone, where ours cuts all of them into windows:
+    it keeps its 100.
+    """
     sizes = {
         "n_factors": config.hidden,
         "n_blocks": config.layers,
         "n_heads": config.heads,
         "dropout_rate": config.dropout,
-        "session_max_len": config.max_length,
         "batch_size": config.batch,
         "lr": config.lr,
     }

@@ -28,7 +28,7 @@ class KeepBest(Callback):
     def __init__(self, patience: int) -> None:
         self.patience, self.losses, self.weights = patience, list[float](), dict[str, Any]()
 
-    def on_validation_epoch_end(self, trainer: Any, module: Any) -> None:
+    def on_validation_end(self, trainer: Any, module: Any) -> None:
         """After each epoch."""
         if trainer.sanity_checking:
             return
