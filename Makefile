@@ -1,5 +1,5 @@
 # The whole project by name: make setup | dev | demo | test | test-avx2 | test-transformers4 | wheel-test | image-test | browser |
-# deploy-tools | docs | lint | typecheck | audit | bench | peers | bench-peers | rectools | lock | clean
+# deploy-tools | docs | notebook | lint | typecheck | audit | bench | peers | bench-peers | rectools | lock | clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,7 +14,7 @@ RECTOOLS := build/rectools/.installed
 NUMERIC := $(addprefix tests/test_,$(addsuffix .py,adapters onnx_int8 packing precision precision_choice real reference training whole))
 TRANSFORMERS := $(addprefix tests/test_,$(addsuffix .py,adapters base_check bench_peers export families huggingface pieces plan precision reference training))
 
-.PHONY: setup dev demo test test-avx2 test-transformers4 wheel-test image-test browser deploy-tools docs lint links imports typecheck audit bench peers bench-peers rectools lock clean
+.PHONY: setup dev demo test test-avx2 test-transformers4 wheel-test image-test browser deploy-tools docs notebook lint links imports typecheck audit bench peers bench-peers rectools lock clean
 
 # What a user needs.
 setup: $(SETUP)
@@ -84,6 +84,10 @@ wheel-test: $(DEV)
 docs: $(DEV)
 	$(BIN)/python docs/reference.py
 	$(BIN)/python docs/figures.py
+
+# Runs docs/notebooks and keeps their outputs: 4 minutes on two cores.
+notebook: $(DEV)
+	$(BIN)/python docs/notebook.py
 
 lint: imports
 	$(BIN)/ruff check .
