@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from delrec_lite.architectures.layers import Layers, check_setting, layer_count
 from delrec_lite.data_section import DataSection as DataSection
 from delrec_lite.data_section import Section
 from delrec_lite.errors import ConfigError, not_yaml, short
@@ -37,8 +38,10 @@ class ModelSection(Section):
     weights: Literal["pretrained", "random"] = Field(
         "pretrained", description="random: the same network with untrained weights (ablation)"
     )
-    layers: int | None = Field(
-        None, ge=1, description="only the first so many layers of the base are trained and served; null: all"
+    layers: Layers | None = Field(
+        None,
+        description="of the base, only these are trained and served: 8, the first eight, or 6+2, the first six and the "
+        "last two; null: all",
     )
     precision: Literal["auto", "bf16", "fp32", "nf4", "int8"] = Field(
         "auto",
@@ -95,9 +98,17 @@ class ModelSection(Section):
             )
         return self
 
+    @field_validator("layers")
+    @classmethod
+    def _layers_are_a_number_or_two(cls, layers: Layers | None) -> Layers | None:
+        try:
+            return layers if layers is None else check_setting(layers)
+        except ConfigError as error:
+            raise _as_value_error(error) from error
+
     @model_validator(mode="after")
     def _deep_prompt_has_layers(self) -> "ModelSection":
-        if self.soft_layers == "all" and self.layers is not None and self.layers <= FIRST_DEEP:
+        if self.soft_layers == "all" and self.layers is not None and layer_count(self.layers) <= FIRST_DEEP:
             raise ValueError(f"soft_layers all needs more than {FIRST_DEEP} layers: raise layers")
         return self
 

@@ -80,8 +80,8 @@ def merge_and_prune(request: ExportRequest, reference: ReferenceScores, staging:
     boost = _write_new_items(request, states, staging) if reference.candidates is None else None
     word_table(request).save(staging)
     original = request.merge_base == "original"
-    layers = request.base.model.config.num_hidden_layers
-    plain = load_base(request.base.name, request.base.folder, "fp32", layers=layers).model if original else None
+    base = request.base
+    plain = load_base(base.name, base.folder, "fp32", layers=base.layers).model if original else None
     merged, served = _pruned(request, merge(model, states, prompts, plain), staging / TOKENIZER)
     deep = model.soft_prompt().get("deep")
     return merged, ServedModel(

@@ -42,6 +42,7 @@ def small_parts(monkeypatch):
     monkeypatch.setattr(sequences.joined_blocks, "__defaults__", (100,))
     monkeypatch.setattr(blocks.text_blocks, "__defaults__", ("utf-8", 500))
     monkeypatch.setattr(large, "BATCH_ROWS", 64)
+    monkeypatch.setattr("delrec_lite.data.log_table.COMMITTED_ROWS", 200)
     monkeypatch.setattr("delrec_lite.data.quotes.LONGEST", 100)
     monkeypatch.setattr(batches.open_batches, "__defaults__", ((), 64, None))
 
@@ -118,6 +119,11 @@ DATES = [f"{datetime(2024, 1, 1) + timedelta(hours=n):%Y-%m-%dT%H:%M:%S}" for n 
 )
 def test_both_roads_give_the_same_data_set(tmp_path, prefix, options):
     assert_equal(tmp_path, *both(written(tmp_path, rows_of(prefix), prefix), tmp_path, *options))
+
+
+def test_users_whose_ids_are_numbers_first_and_text_later_are_the_same(tmp_path):
+    rows = [(user if n < 500 else f"x{user}", *row) for n, (user, *row) in enumerate(rows_of())]
+    assert_equal(tmp_path, *both(written(tmp_path, rows), tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Families of base models: one record each, their rotary positions, and the check before training. Needs only numpy."""
 
-from delrec_lite.architectures.check import check_base, check_layers, context_length
+from delrec_lite.architectures.check import check_base, context_length
+from delrec_lite.architectures.layers import Layers, check_layers, keep_layers, layer_count
 from delrec_lite.architectures.record import Architecture, head_width
 from delrec_lite.architectures.registry import (
     ARCHITECTURES,
@@ -14,6 +15,7 @@ from delrec_lite.architectures.rope import rope_of
 __all__ = [
     "ARCHITECTURES",
     "Architecture",
+    "Layers",
     "check_base",
     "check_layers",
     "context_length",
@@ -21,6 +23,8 @@ __all__ = [
     "gguf_architectures",
     "gguf_names",
     "head_width",
+    "keep_layers",
+    "layer_count",
     "register_architecture",
     "rope_of",
 ]

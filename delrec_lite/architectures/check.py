@@ -53,22 +53,6 @@ def check_base(config: Any, where: str = "the base model", onnx: bool = False) -
     return record
 
 
-def check_layers(layers: int, config: Any, where: str = "the base model") -> None:
-    """Refuse more layers than a model has.
-
-    Args:
-        layers: As in ``model.layers`` of a recipe.
-        config: The content of a config.json, or a `transformers` configuration.
-        where: Name of the model in error messages.
-
-    Raises:
-        ConfigError: The model has fewer.
-    """
-    available = int(settings_of(config)["num_hidden_layers"])
-    if layers > available:
-        raise ConfigError(f"model.layers is {layers}, but {where} has {available} layers", "lower model.layers")
-
-
 def context_length(config: Any) -> int | None:
     """Most tokens of a prompt that every runtime computes alike; None: there is no known limit.
 

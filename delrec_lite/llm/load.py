@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from delrec_lite.architectures import check_layers
+from delrec_lite.architectures import Layers, keep_layers
 from delrec_lite.cache_folder import writable_cache
 from delrec_lite.console import QUIET, Console
 from delrec_lite.files import remove_stale
@@ -33,6 +33,7 @@ class Base:
         bos: Id of the token that starts every prompt, or None.
         name: As pulled.
         folder: Hugging Face folder with the weights and ``tokenizer.json``.
+        layers: Its layers that ``model`` has, as in ``model.layers`` of a recipe; None: all.
     """
 
     model: Any
@@ -40,6 +41,7 @@ class Base:
     bos: int | None
     name: str
     folder: Path
+    layers: Layers | None = None
 
 
 def unpack(name: str, pulled: Path, cache: Path, console: Console = QUIET) -> Path:
@@ -88,7 +90,7 @@ def load_base(
     precision: torch.dtype | str = torch.bfloat16,
     device: str = "cpu",
     init_seed: int | None = None,
-    layers: int | None = None,
+    layers: Layers | None = None,
 ) -> Base:
     """Load the weights of ``folder``, frozen.
 
@@ -99,10 +101,10 @@ def load_base(
             and norms are never quantised, because item vectors are made of their rows.
         device: ``cpu`` or ``cuda``.
         init_seed: Initialise the weights at random with this seed instead of reading those of ``folder``.
-        layers: Load only the first so many layers, followed by the final norm; None: all.
+        layers: Keep only these layers, as in ``model.layers`` of a recipe, followed by the final norm; None: all.
 
     Raises:
-        ConfigError: The base has fewer layers.
+        ConfigError: The base does not have these layers.
         MissingPackageError: NF4 or int8 without bitsandbytes.
     """
     import transformers
@@ -110,13 +112,11 @@ def load_base(
     _silence_transformers()
     options = loading_options(precision, device) if isinstance(precision, str) else {"dtype": precision}
     config = _read_config(folder)
-    if layers is not None:
-        _keep_first_layers(config, layers)
     if init_seed is None:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, config=config, attn_implementation="sdpa", local_files_only=True, **options
-        )
+        model = _read_weights(folder, config, layers, options)
     else:
+        if layers is not None:
+            keep_layers(config, layers)
         with torch.random.fork_rng():
             torch.manual_seed(init_seed)
             model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", **options)
@@ -129,7 +129,7 @@ def load_base(
     def encode(text: str) -> list[int]:
         return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
-    return Base(model, encode, model.config.bos_token_id, name, folder)
+    return Base(model, encode, model.config.bos_token_id, name, folder, layers)
 
 
 def _read_config(folder: Path) -> Any:
@@ -156,12 +156,24 @@ def _read_config(folder: Path) -> Any:
     return config
 
 
-def _keep_first_layers(config: Any, layers: int) -> None:
-    """Set the configuration to the first ``layers`` layers; the weights of the others are then not loaded."""
-    check_layers(layers, config)
-    config.num_hidden_layers = layers
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:layers]
+def _read_weights(folder: Path, config: Any, layers: Layers | None, options: dict[str, Any]) -> Any:
+    """The model in ``folder`` with the kept layers; where these are the first ones, the others are not read at all."""
+    import transformers
+
+    def read(config: Any) -> Any:
+        return transformers.AutoModelForCausalLM.from_pretrained(
+            folder, config=config, attn_implementation="sdpa", local_files_only=True, **options
+        )
+
+    kept = list(range(config.num_hidden_layers)) if layers is None else keep_layers(config, layers)
+    if layers is None or kept == list(range(len(kept))):
+        return read(config)
+    model = read(_read_config(folder))
+    model.model.layers = torch.nn.ModuleList(model.model.layers[n] for n in kept)
+    for n, layer in enumerate(model.model.layers):
+        layer.self_attn.layer_idx = n  # where its keys and values are cached
+    keep_layers(model.config, layers)
+    return model
 
 
 def _silence_transformers() -> None:

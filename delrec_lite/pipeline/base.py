@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from delrec_lite.architectures import check_base, check_layers, gguf_architectures, gguf_names
+from delrec_lite.architectures import Layers, check_base, check_layers, gguf_architectures, gguf_names
 from delrec_lite.errors import BundleError, ConfigError, MissingPackageError, install_line
 from delrec_lite.export.tokenizer_file import read_pairs
 from delrec_lite.hub.base import gguf_file
@@ -11,16 +11,16 @@ from delrec_lite.runtime.gguf.header import read_header
 from delrec_lite.training.shapes import find_config
 
 
-def check_folder(folder: Path, onnx: bool = False, layers: int | None = None) -> None:
+def check_folder(folder: Path, onnx: bool = False, layers: Layers | None = None) -> None:
     """Check the config.json and the tokenizer of a Hugging Face folder.
 
     Args:
         folder: Of the base.
         onnx: Whether an ONNX file will be written.
-        layers: Layers to use; None: all.
+        layers: As in ``model.layers`` of a recipe; None: all.
 
     Raises:
-        ConfigError: A family or a setting that cannot be trained and exported, or too few layers.
+        ConfigError: A family or a setting that cannot be trained and exported, or layers that it does not have.
         DelrecError: The tokenizer is not byte-pair encoding.
     """
     path = folder / "config.json"

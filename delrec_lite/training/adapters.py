@@ -203,9 +203,7 @@ def merge_deltas(
     trained = score_all(model, prompts, histories, max_history)
     makers: dict[str, Callable[[], Any]] = {
         "dequant": lambda: plain_copy(model.lm),
-        "original": lambda: (
-            load_base(base.name, base.folder, torch.float32, layers=base.model.config.num_hidden_layers).model
-        ),
+        "original": lambda: load_base(base.name, base.folder, torch.float32, layers=base.layers).model,
     }
     deltas = {}
     trained_lm = model.lm

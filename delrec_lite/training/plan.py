@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from delrec_lite.architectures import find_architecture
+from delrec_lite.architectures import Layers, find_architecture
 from delrec_lite.architectures.record import Modules
 from delrec_lite.machine import unit_bytes
 from delrec_lite.training.shapes import Shape
@@ -234,7 +234,7 @@ def plan(
     tokens: int,
     folders: tuple[Any, ...] = (),
     cpu_memory: int = 0,
-    layers: int | None = None,
+    layers: Layers | None = None,
 ) -> dict[str, Any]:
     """The output of ``delrec-lite plan``: every setting that fits, and the memory of the smallest one.
 
@@ -246,7 +246,7 @@ def plan(
         tokens: Item tokens of a step.
         folders: Where cached configurations may lie.
         cpu_memory: Bytes that a process on this machine's CPU may use; 0 if unknown.
-        layers: Only the first so many layers of the model; None: all.
+        layers: Only these layers of the model, as in a recipe's ``model.layers``; None: all.
     """
     from delrec_lite.training.shapes import find_shape
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from delrec_lite.architectures import check_base, find_architecture, head_width
+from delrec_lite.architectures import Layers, check_base, find_architecture, head_width, layer_count
 from delrec_lite.errors import DataError, UsageError
 
 
@@ -54,9 +54,9 @@ class Shape:
         """Embedding, LM head if it is not the embedding, norms."""
         return self.vocabulary * self.hidden * (1 if self.tied else 2) + (4 * self.layers + 1) * self.hidden
 
-    def cut(self, layers: int | None) -> "Shape":
-        """The first ``layers`` layers alone; None: all."""
-        return self if layers is None else replace(self, layers=min(layers, self.layers))
+    def cut(self, layers: Layers | None) -> "Shape":
+        """With the layers of a recipe's ``model.layers`` alone; None: all."""
+        return self if layers is None else replace(self, layers=min(layer_count(layers), self.layers))
 
 
 # As published in each model's config.json.
