@@ -103,4 +103,5 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     OUT, sys.stdout = sys.stdout, sys.stderr  # libraries that print must not break the answer
-    json.dump(run(json.load(sys.stdin)), OUT)
+    OUT.write(json.dumps(run(json.load(sys.stdin))) + "\n")
+    OUT.flush()
