@@ -24,12 +24,12 @@ def is_frame(value: Any) -> bool:
 def kind_of(frame: Any) -> FrameKind:
     """The package of a frame; ``arrow`` for any other that speaks the Arrow PyCapsule interface."""
     package = type(frame).__module__.partition(".")[0]
-    return package if package in KINDS else "arrow"
+    return package if package in KINDS else "arrow"  # type: ignore[return-value]
 
 
 def usual_kind() -> FrameKind:
     """The kind where no frame came in: pandas where it is installed, else Polars, else Arrow."""
-    return next((kind for kind in ("pandas", "polars") if find_spec(kind)), "arrow")  # type: ignore[return-value]
+    return next((kind for kind in ("pandas", "polars") if find_spec(kind)), "arrow")
 
 
 def frame_of(table: Any, kind: str | None = None) -> Any:
