@@ -1,5 +1,5 @@
-# The whole project by name: make setup | dev | demo | test | test-avx2 | test-transformers4 | wheel-test | image-test | browser |
-# deploy-tools | docs | notebook | lint | typecheck | audit | bench | peers | bench-peers | rectools | lock | clean
+# The whole project by name: make setup | dev | demo | test | test-avx2 | test-transformers4 | test-ray | wheel-test | image-test |
+# browser | nginx | deploy-tools | docs | notebook | lint | typecheck | audit | bench | peers | bench-peers | rectools | lock | clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,10 +11,11 @@ SETUP := $(VENV)/.setup-$(COMPILER)
 DEV := $(VENV)/.dev
 PEERS := build/peers/.installed
 RECTOOLS := build/rectools/.installed
+RAY := $(VENV)/.ray
 NUMERIC := $(addprefix tests/test_,$(addsuffix .py,adapters onnx_int8 packing precision precision_choice real reference training whole))
 TRANSFORMERS := $(addprefix tests/test_,$(addsuffix .py,adapters base_check bench_peers export families huggingface pieces plan precision reference training))
 
-.PHONY: setup dev demo test test-avx2 test-transformers4 wheel-test image-test browser deploy-tools docs notebook lint links imports typecheck audit bench peers bench-peers rectools lock clean
+.PHONY: setup dev demo test test-avx2 test-transformers4 test-ray wheel-test image-test browser nginx deploy-tools docs notebook lint links imports typecheck audit bench peers bench-peers rectools lock clean
 
 # What a user needs.
 setup: $(SETUP)
@@ -62,6 +63,15 @@ test-avx2: $(DEV)
 test-transformers4: $(DEV) $(PEERS)
 	PYTHONPATH="$(CURDIR)/build/peers" $(BIN)/python -m pytest $(TRANSFORMERS)
 
+# Ray, with Ray Serve: 0.5 GB. Without it, the tests below that start Ray are left out.
+$(RAY): pyproject.toml constraints.txt | $(DEV)
+	$(INSTALL) --editable ".[ray]" "ray[serve]"
+	touch $@
+
+# Bulk scoring, training and serving by Ray, on this machine.
+test-ray: $(DEV) $(RAY)
+	$(BIN)/python -m pytest $(addprefix tests/test_,$(addsuffix .py,scoring_ray ray_train replicas))
+
 # Builds the image for ONNX bundles from the Containerfile's lines, without a container engine, and asks it; as root.
 image-test: $(DEV)
 	$(BIN)/python -m pytest -m slow tests/test_image.py
@@ -70,6 +80,11 @@ image-test: $(DEV)
 browser:
 	apt-get update
 	apt-get install --yes --no-install-recommends chromium chromium-driver
+
+# What the tests of docs/deploy/nginx.conf need, on Debian; they are left out where there is none.
+nginx:
+	apt-get update
+	apt-get install --yes --no-install-recommends nginx
 
 # What two tests of docs/deploy need: a linter of container files, and the schemas of Kubernetes (100 MB); else they are left out.
 deploy-tools:
@@ -133,7 +148,7 @@ $(RECTOOLS): constraints-rectools.txt
 	build/rectools/bin/python -m pip install --quiet --requirement constraints-rectools.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 	touch $@
 
-lock: $(DEV)
+lock: $(DEV) $(RAY)
 	$(BIN)/python -m pip freeze --exclude-editable | grep -viE '^(pip|setuptools|wheel)=' | sed 's/+[a-z0-9.]*$$//' > constraints.txt
 
 clean:

@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -26,7 +26,7 @@ from delrec_lite.bench.workloads import SETTLE_S, Request, ask, requests_of
 from delrec_lite.provenance import stamp
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.finish import finish_bundle
-from delrec_lite.runtime.manifest import ADDITION_ROWS, ADDITIONS
+from delrec_lite.runtime.manifest import ADDITION_ROWS, ADDITIONS, INDEX, INDEX_MAPS
 from delrec_lite.runtime.recommender import Recommender
 
 SAMPLES, WARM_UP = 15, 2
@@ -35,20 +35,17 @@ THREADS = 2
 
 def in_vocabulary(bundle: Bundle, items: int, target: Path) -> Bundle:
     """A bundle with so many items, each a row of the model."""
-    staging = _staged(bundle, target)
-    _write_longer(
+    staging = staged_copy(bundle, target)
+    write_longer(
         bundle.model_path, staging / bundle.model_path.name, bundle.prompt.item_token_base, bundle.trained, items
     )
-    ids, titles = _names(bundle, items)
-    catalog = {"ids": ids, "titles": titles, "popularity": [0] * items}
-    (staging / "catalog.json").unlink()
-    (staging / "catalog.json").write_text(json.dumps(catalog), encoding="utf-8")
+    names_of(bundle, items, staging)
     return _finished(bundle, staging, target)
 
 
 def as_vectors(bundle: Bundle, items: int, target: Path) -> Bundle:
     """A bundle with so many items, those beyond the model's own as vectors beside it."""
-    staging = _staged(bundle, target)
+    staging = staged_copy(bundle, target)
     (staging / bundle.model_path.name).hardlink_to(bundle.model_path)
     ids, titles = _names(bundle, items)
     additions = {"ids": ids[bundle.trained :], "titles": titles[bundle.trained :]}
@@ -64,12 +61,21 @@ def as_vectors(bundle: Bundle, items: int, target: Path) -> Bundle:
     return _finished(bundle, staging, target)
 
 
-def _staged(bundle: Bundle, target: Path) -> Path:
+def names_of(bundle: Bundle, items: int, staging: Path) -> None:
+    """Write the catalogue of a bundle with so many items."""
+    ids, titles = _names(bundle, items)
+    catalog = {"ids": ids, "titles": titles, "popularity": [0] * items}
+    (staging / "catalog.json").unlink()
+    (staging / "catalog.json").write_text(json.dumps(catalog), encoding="utf-8")
+
+
+def staged_copy(bundle: Bundle, target: Path) -> Path:
+    """A folder beside ``target`` with a bundle's files, without its model, stored requests and teacher."""
     staging = target.with_name(f".{target.name}.{os.getpid()}.part")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     for name in bundle.manifest["files"]:
-        if name not in {bundle.model_path.name, "golden.json", "retriever.onnx"}:
+        if name not in {bundle.model_path.name, "golden.json", "retriever.onnx", INDEX, INDEX_MAPS}:
             shutil.copyfile(bundle.folder / name, staging / name)
     return staging
 
@@ -85,8 +91,19 @@ def _names(bundle: Bundle, items: int) -> tuple[list[str], list[str]]:
     return bundle.items.ids + [f"more-{n}" for n in added], bundle.items.titles + titles
 
 
-def _write_longer(source: Path, target: Path, base: int, trained: int, items: int) -> None:
-    """Copy a GGUF file, its ``trained`` item tokens and their rows repeated up to ``items``."""
+def write_longer(
+    source: Path, target: Path, base: int, trained: int, items: int, output: Callable[[Any], Any] | None = None
+) -> None:
+    """Copy a GGUF file, its ``trained`` item tokens and their rows repeated up to ``items``.
+
+    Args:
+        source: The file.
+        target: The longer one.
+        base: Tokens before the items.
+        trained: Items of the file.
+        items: Of the longer one.
+        output: Gives the items' rows of the output head in a type of GGUF; default: those of the file, repeated.
+    """
     reader = gguf.GGUFReader(source)
     writer = gguf.GGUFWriter(target, str(reader.fields["general.architecture"].contents()))
     for name, field in reader.fields.items():
@@ -104,7 +121,9 @@ def _write_longer(source: Path, target: Path, base: int, trained: int, items: in
     for tensor in reader.tensors:
         data = tensor.data
         if tensor.name in {"token_embd.weight", "output.weight"}:
-            data = np.concatenate([data[:base], data[base + np.arange(items) % trained]])
+            new = output(tensor.tensor_type) if output is not None and tensor.name == "output.weight" else None
+            rows = data[base + np.arange(items) % trained] if new is None else new
+            data = np.concatenate([data[:base], rows])
         writer.add_tensor(tensor.name, data, raw_dtype=tensor.tensor_type)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -13,6 +13,7 @@ from delrec_lite.bench.workloads import CHOOSING, WORKLOADS, Serving
 from delrec_lite.console import Console
 from delrec_lite.errors import UsageError
 from delrec_lite.machine import cores_allowed
+from delrec_lite.runtime.manifest import INDEX, INDEX_FACTS, bundle_files
 
 PEER_WORKLOADS = ("cold", "rerank")
 
@@ -30,6 +31,7 @@ class Configuration:
         serving: A ``Serving``, or a ``PeerServing``, which has fewer workloads.
         facts: Of the bundle, see ``facts_of``.
         quant: Of the model in the bundle; None: its first.
+        exact: Whether every item is scored, also where the bundle has an item index.
         accuracy: By workload, once it is measured.
         unfinished: By workload, what a peer had no time for; empty text: nothing.
     """
@@ -40,6 +42,7 @@ class Configuration:
     serving: Any
     facts: dict[str, Any]
     quant: str | None = None
+    exact: bool = False
     accuracy: dict[str, dict[str, Any]] = field(default_factory=dict)
     unfinished: dict[str, str] = field(default_factory=dict)
 
@@ -60,6 +63,8 @@ class Configuration:
 def opened(bundles: Sequence[Path], plan: Plan, load: LoadBundle, console: Console) -> Iterator[list[Configuration]]:
     """Every bundle in every quantisation and thread count of a plan, then its peers; closed at the end.
 
+    One with an item index is timed without and with it.
+
     Raises:
         UsageError: Bundles of different catalogues, or a peer that needs a file that is not there.
     """
@@ -67,8 +72,10 @@ def opened(bundles: Sequence[Path], plan: Plan, load: LoadBundle, console: Conso
         configurations: list[Configuration] = []
         for path in dict.fromkeys(bundles):
             quants: list[str | None] = [*dict.fromkeys(plan.quants)] or [None]
-            for quant, count in product(quants, dict.fromkeys(plan.threads)):
-                serving = load(str(path), count) if quant is None else load(str(path), count, quant=quant)
+            ways = [True] if plan.exact else [True, False] if _has_index(path) else [False]
+            for quant, count, exact in product(quants, dict.fromkeys(plan.threads), ways):
+                options: dict[str, Any] = {**({"quant": quant} if quant else {}), **({"exact": True} if exact else {})}
+                serving = load(str(path), count, **options)
                 stack.callback(serving.close)
                 bundle = serving.bundle
                 if configurations and list(bundle.items.ids) != list(configurations[0].serving.bundle.items.ids):
@@ -78,7 +85,9 @@ def opened(bundles: Sequence[Path], plan: Plan, load: LoadBundle, console: Conso
                 name = f"{bundle.name} {bundle.manifest['model'].get('quant', '')}".strip()
                 if any(c.name == name and c.path != str(path) for c in configurations):
                     name = " ".join([str(path), *([quant] if quant else [])])
-                configurations.append(Configuration(str(path), name, count, serving, facts_of(bundle), quant))
+                name += " exact" if exact and len(ways) > 1 else ""
+                facts = {key: fact for key, fact in facts_of(bundle).items() if key != INDEX_FACTS or not exact}
+                configurations.append(Configuration(str(path), name, count, serving, facts, quant, exact))
         counts = list(dict.fromkeys([1, cores_allowed()]))
         with console.progress("start of peers", len(plan.peers)) as tick:
             for name in plan.peers:
@@ -89,6 +98,11 @@ def opened(bundles: Sequence[Path], plan: Plan, load: LoadBundle, console: Conso
                 configurations.append(Configuration("", name, peer.threads, peer, facts))
                 tick(1)
         yield configurations
+
+
+def _has_index(path: Path) -> bool:
+    """Whether there is a bundle with an item index; what is no bundle is refused where it is loaded."""
+    return INDEX in (bundle_files(path) or ())
 
 
 def report_left_out(configurations: Sequence[Configuration], workloads: Sequence[str], console: Console) -> None:
@@ -117,7 +131,9 @@ def facts_of(bundle: Any) -> dict[str, Any]:
     """What a figure has to say of the bundle that it was measured on."""
     model, provenance = bundle.manifest["model"], bundle.manifest.get("provenance", {})
     files = bundle.manifest["files"]
+    index = {INDEX_FACTS: model[INDEX_FACTS]} if INDEX_FACTS in model else {}
     return {
+        **index,
         "folder": str(bundle.folder),
         "quant": model.get("quant"),
         "base": model.get("base"),

@@ -156,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report = stamp()
     pairs = [pair for pair in product(DIVERSITY, DISCOUNTS) if options.both or 0.0 in pair]
     settings = [Selection.of(options.k, None, diversity, discount) for diversity, discount in pairs]
-    with Recommender.load(options.bundle, options.threads, quant=options.quant) as recommender:
+    with Recommender.load(options.bundle, options.threads, quant=options.quant, exact=True) as recommender:
         split = questions(recommender, options.dataset)
         split = split.take(range(min(len(split), options.n or len(split))))
         measured = measure(recommender, split, settings)

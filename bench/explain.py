@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write the report."""
     options = parser().parse_args(arguments)
     report = stamp()
-    with Recommender.load(options.bundle) as recommender:
+    with Recommender.load(options.bundle, exact=True) as recommender:
         requests = requests_of(recommender.bundle, options.dataset)
         report["bundle"] = {"name": recommender.bundle.name, "quant": recommender.bundle.manifest["model"]["quant"]}
         report |= asdict(faithfulness(recommender, requests.split.histories[:USERS]))

@@ -20,6 +20,7 @@ class Plan:
         repeats: Timed samples of each workload and configuration; a sample is a request, a batch or a process.
         users: Users in a batch; 0 for 64, or all where there are fewer.
         peers: Names from ``delrec_lite.bench.peers.PEERS``, for the workloads that they can do.
+        exact: Score every item, also in bundles with an item index; False: time these in both ways.
         peer_seconds: That each peer may compute, see ``PeerServing``.
         base: Where the peers find the base model: ``folder`` and ``gguf``.
         roofline: Measure the machine's ceilings too.
@@ -39,6 +40,7 @@ class Plan:
     quants: Sequence[str] = ()
     busy: Sequence[int] = (0,)
     peer_seconds: float = SECONDS
+    exact: bool = False
 
 
 def check_plan(bundles: Sequence[Path], plan: Plan) -> None:

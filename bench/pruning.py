@@ -57,7 +57,7 @@ def measure_pruning(run: Run, quants: Sequence[str]) -> list[Pruning]:
         target = run.folder / "pruning" / f"{prune}.delrec"
         for model in write_bundle(run, target, quants, gated=False).models:
             size[model["quant"], prune] = model["bytes"]
-            with Recommender.load(target, quant=model["quant"]) as recommender:
+            with Recommender.load(target, quant=model["quant"], exact=True) as recommender:
                 scores[model["quant"], prune] = recommender.scores(histories)
                 text_tokens = recommender.bundle.manifest["model"]["text_tokens"]
         shutil.rmtree(target)

@@ -159,7 +159,7 @@ def measure_quants(run: Run, quants: Sequence[str], split: Split, repeats: int) 
         files = ([quant], []) if formats_of(quant)[0] == "gguf" else ([], [quant])
         bundles[quant] = write_bundle(run, target, *files, gated=False)
         parts: list[Ints] = []
-        with Recommender.load(bundles[quant].path) as recommender:
+        with Recommender.load(bundles[quant].path, exact=True) as recommender:
 
             def scorer(histories: Sequence[Ints], parts: list[Ints] = parts, of: Any = recommender) -> Floats:
                 scores: Floats = of.scores(histories)

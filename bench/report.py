@@ -156,6 +156,7 @@ def footnotes(report: Report) -> list[str]:
         used = sorted({r.workload for r in report.results if r.accuracy.get("protocol") == protocol})
         among = "the whole catalogue" if size is None else f"{size} candidates"
         lines.append(f"HR@1 and NDCG@10 of {', '.join(used)}: among {among}, {n} requests.")
+    lines += [_index(name, facts["item_index"]) for name, facts in report.bundles.items() if "item_index" in facts]
     lines += [f"{name}: {facts['peer']}." for name, facts in report.bundles.items() if "peer" in facts]
     lines += _floors(report)
     for r in report.results:
@@ -164,6 +165,14 @@ def footnotes(report: Report) -> list[str]:
             beside = f", {r.busy_processes} busy processes" if r.busy_processes else ""
             lines.append(f"{r.workload}, {r.bundle}, {r.threads} threads{beside}: {phases} ms")
     return lines
+
+
+def _index(name: str, facts: dict[str, Any]) -> str:
+    """What the item index of a bundle is; its figures of accuracy are those of exact scores."""
+    return (
+        f"{name}: item index of {facts['rank']} numbers an item, {facts['candidates']} candidates scored exactly; "
+        f"{facts['recall']:.1%} of the first ten found at export."
+    )
 
 
 def _floors(report: Report) -> list[str]:

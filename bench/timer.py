@@ -97,6 +97,7 @@ class Timer:
             "threads": configuration.threads,
             "engine": self.engine,
             "quant": configuration.quant,
+            "exact": configuration.exact,
             "together": batch,
             "requests": [asdict(request) for request in (self.together if batch else requests)],
         }

@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write the report."""
     options = parser().parse_args(arguments)
     started, dataset = stamp(), load_dataset(options.dataset)
-    with Recommender.load(options.bundle) as recommender:
+    with Recommender.load(options.bundle, exact=True) as recommender:
         bundle = recommender.bundle
         if list(dataset.catalog.ids) != bundle.items.ids[: bundle.trained]:
             raise DataError(f"{options.dataset} has another catalogue than {options.bundle}", "give the bundle's own")

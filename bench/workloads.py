@@ -169,7 +169,8 @@ def main() -> None:
     from delrec_lite.runtime.recommender import Recommender
 
     imported = (time.perf_counter() - start) * 1e3
-    load = partial(Recommender.load, engine=job.get("engine", AUTO), quant=job.get("quant"))
+    options = {"quant": job.get("quant"), "exact": job.get("exact", False)}
+    load = partial(Recommender.load, engine=job.get("engine", AUTO), **options)
     facts = work(job, load, lambda: print("answered", flush=True))
     print(json.dumps({"import": imported, **facts}), flush=True)
 

@@ -21,6 +21,7 @@ from delrec_lite.prompts.history import HISTORIES
 from delrec_lite.prompts.verbalizer import VERBALIZERS
 from delrec_lite.prompts.vocabulary import FIRST_DEEP
 from delrec_lite.quantisations import GGUF, ONNX
+from delrec_lite.softmax.choice import NEGATIVES, Softmax
 from delrec_lite.teacher_kinds.registry import TEACHERS
 
 
@@ -29,7 +30,7 @@ class ModelSection(Section):
 
     runtime_only: ClassVar[frozenset[str]] = frozenset({"device"})
     default_compatible: ClassVar[frozenset[str]] = frozenset(
-        {"weights", "soft_layers", "layers", "item_text", "item_vectors"}
+        {"weights", "soft_layers", "layers", "item_text", "item_vectors", "softmax", "negatives"}
     )
     base: str = Field(
         "smollm2-135m-instruct",
@@ -83,6 +84,13 @@ class ModelSection(Section):
     soft_start: Literal["rows", "words"] = Field(
         "rows", description="initial soft prompt: random tokens, or those of a written sentence"
     )
+    softmax: Softmax = Field(
+        "auto",
+        description="over the catalogue in training: all items at once, the same in blocks with less memory, or items "
+        "sampled for each step, which then trains only the vectors that it reads; auto: full, blocks where a step's "
+        "scores exceed 268 MB, sampled beyond 100,000 items",
+    )
+    negatives: int = Field(NEGATIVES, ge=2, description="items that each step of a sampled softmax draws")
 
     @model_validator(mode="after")
     def _vectors_need_a_file(self) -> "ModelSection":

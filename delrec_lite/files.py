@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 from delrec_lite.errors import StorageError
 from delrec_lite.locks import sole_lock
 
+# Network disks may show a file of another machine only after a while.
+SECONDS_TO_APPEAR = 60.0
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 _ELSEWHERE = "choose another place for it, or move away what is there"
 
@@ -36,6 +39,16 @@ def write_atomic(path: Path, data: str | bytes) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def appears(path: Path) -> bool:
+    """Whether a file is there that another machine has written; waits for it as long as network disks take."""
+    until = time.monotonic() + SECONDS_TO_APPEAR
+    while not path.exists():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def check_folder(path: Path, what: str, made: Made) -> Path:

@@ -1,8 +1,8 @@
 """Several processes that train one run together, started by a launcher; a single process has no overhead.
 
-``accelerate launch`` and ``torchrun`` start the same command once for each GPU. Each process then computes its share
-of a training step; the first one writes files, shows progress and does the work that is not shared, while the rest
-wait for it.
+``accelerate launch`` and ``torchrun`` start the same command once for each GPU, Ray Train the same function. Each
+process then computes its share of a training step; the first one writes files, shows progress and does the work that is
+not shared, while the rest wait for it.
 """
 
 import atexit
@@ -18,6 +18,10 @@ from delrec_lite.errors import DelrecError, MissingPackageError, install_line
 T = TypeVar("T")
 # The other processes wait while the first fits teachers, which takes hours on a large data set.
 TIMEOUT = timedelta(days=7)
+
+
+class LostProcessesError(DelrecError):
+    """Another process of the run has ended; its own error says why."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,10 @@ class Processes:
     def first(self) -> bool:
         """Whether this process writes files and shows progress."""
         return self.index == 0
+
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """The items that are this process's work, where each is the work of one."""
+        return items[self.index :: self.count]
 
     def wait(self) -> None:
         """Wait until all processes have called this."""
@@ -89,7 +97,7 @@ def _collective() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise DelrecError(
+        raise LostProcessesError(
             f"process {_joined.index} lost the other processes: {str(error).splitlines()[0]}",
             "one of them has ended, see its error message; the same command resumes from the last checkpoint",
         ) from error

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from scaling_figures import SCALING
 from speed_figures import INSTALLS, SPEED, table
 
 from delrec_lite.evaluation.setting import Setting
@@ -376,6 +377,7 @@ PAGES = {
     },
     ROOT / "docs" / "performance.md": {**TABLES, **SPEED},
     ROOT / "docs" / "install.md": INSTALLS,
+    ROOT / "docs" / "scaling.md": SCALING,
     ROOT / "docs" / "teachers.md": {
         "teachers": ("teachers-ml-100k.json", teachers),
         "rectools": ("rectools.json", beside),

@@ -77,7 +77,43 @@ def installs(report: Report) -> str:
     return table(("call", "seconds", "GB on disk", "bundles"), rows)
 
 
+def million_items(report: Report) -> str:
+    """A step of training by softmax and by what trains the item vectors."""
+    names = {"adamw": "AdamW, all of them", "rows": "those that are read"}
+    sizes = sorted({step["items"] for step in report["steps"]})
+    ways = dict.fromkeys((step["softmax"], step["trains"]) for step in report["steps"])
+    steps = {(step["softmax"], step["trains"], step["items"]): step for step in report["steps"]}
+
+    def cell(step: Report | None) -> str:
+        if step is None or "seconds" not in step:
+            return f"left out, {step['planned_bytes'] / 1e9:.0f} GB planned" if step else "-"
+        timed = sorted(step["seconds"][1:] or step["seconds"])
+        return f"{timed[len(timed) // 2]:.1f} s, {step['peak_bytes'] / 1e9:.1f} GB"
+
+    rows = [(f"`{way[0]}`", names[way[1]], *(cell(steps.get((*way, size))) for size in sizes)) for way in ways]
+    return table(("softmax", "item vectors trained", *(f"{size:,} items" for size in sizes)), rows)
+
+
+def losses(report: Report) -> str:
+    """Accuracy of a teacher by its loss."""
+    rows = [
+        (
+            row["loss"] + (f", rate {row['rate']:g}" if row["rate"] else ""),
+            row["negatives"] or "all items",
+            f"{row['NDCG@10']:.4f}",
+            f"{row['HR@10']:.4f}",
+            f"{row['relative']:+.1%}",
+        )
+        for row in report["accuracy"]
+    ]
+    if not rows:
+        return "Not measured yet."
+    return table(("loss, item vectors trained", "negatives", "NDCG@10", "HR@10", "NDCG@10 against full"), rows)
+
+
 SPEED: dict[str, tuple[str, Callable[[Report], str]]] = {
+    "million items": ("million-items.json", million_items),
+    "losses": ("million-items.json", losses),
     "machines": ("machines.json", machines),
     "engines": ("machines.json", engines),
     "busy": ("busy.json", busy),

@@ -44,7 +44,9 @@ def text_item_maps(model: ItemLM, titles: Any, boost: Any = 0.0) -> Any:
     from_rows, scale = model.text.from_rows.to(model.text_in.device), model.log_scale.exp()
     out = from_rows @ model.text_out
     untied = model.titles_out - titles
-    if untied.abs().max() > 0:  # the base's LM head has rows of its own, which no bundle holds
+    if (
+        model.titles_in is not None and untied.abs().max() > 0
+    ):  # the base's LM head has rows of its own, which no bundle holds
         matrix, shift = ridge(titles, untied, HEAD_RIDGE)
         out += torch.cat([matrix, shift[None]])
     maps = torch.stack([from_rows @ model.text_in, scale * out])
@@ -74,7 +76,7 @@ def new_item_boost(model: ItemLM, prompts: Prompts, dataset: Dataset, max_histor
     scores = states @ model.head().T
     for row, history in enumerate(chosen):
         scores[row, torch.from_numpy(np.unique(history)).to(scores.device)] = -torch.inf
-    text_alone = states @ (model.log_scale.exp() * (model.titles_out + model.features @ model.text_out)).T
+    text_alone = states @ (model.log_scale.exp() * (model.titles_out + model.features.float() @ model.text_out)).T
     text_alone[scores == -torch.inf] = -torch.inf
     mean = states.mean(0)
     along = mean / mean.square().sum()

@@ -5,9 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from delrec_lite.console import Console
+from delrec_lite.data.types import subsample
 from delrec_lite.export.bundle_files import write_card, write_catalogue_and_prompt
+from delrec_lite.export.item_index import FITTED, MEASURED, build_index, needs_index
 from delrec_lite.export.model_files import manifest_model, quantise_gguf, write_models
 from delrec_lite.export.reference_scores import score_reference
 from delrec_lite.export.request import Exported, ExportRequest
@@ -16,6 +19,7 @@ from delrec_lite.export.tokenizer_file import read_pairs
 from delrec_lite.export.trial import Checked, check_models, open_trial
 from delrec_lite.export.weights import ServedModel, merge_and_prune
 from delrec_lite.files import writing
+from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.finish import finish_bundle
 from delrec_lite.runtime.manifest import bundle_files
 
@@ -59,7 +63,7 @@ def _finish(
     request: ExportRequest, served: ServedModel, texts: Texts, checked: Checked, trial: Path, console: Console
 ) -> None:
     """Write the model card, and give the bundle its final name."""
-    model = manifest_model(request, served, checked.models) | checked.shared
+    model = manifest_model(request, served, checked.models) | checked.shared | _index(request, trial, console)
     write_card(request, served, texts, model, trial, console)
     finish_bundle(
         trial,
@@ -70,6 +74,19 @@ def _finish(
         licences=dict(request.licences),
         gated=request.score_correlation is not None,
     )
+
+
+def _index(request: ExportRequest, trial: Path, console: Console) -> dict[str, Any]:
+    """Write the item index where the catalogue is large; what the manifest's ``model`` says of it."""
+    bundle = Bundle.open(trial, verify=False)
+    if not needs_index(bundle):
+        return {}
+    valid = request.dataset.valid()
+    users = subsample(len(valid), FITTED + MEASURED)
+    facts = build_index(bundle, [history[-request.max_history :] for history in valid.take(users).histories], trial)
+    if not facts:
+        console.say(f"  {request.target}: no item index finds enough of the best items, so every item is scored")
+    return facts
 
 
 @dataclass(frozen=True)

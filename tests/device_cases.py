@@ -5,6 +5,7 @@ Run by ``tests/test_devices.py`` in a process of their own, on the device that `
 
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -164,19 +165,20 @@ def load(folder, device, dtype=torch.float32):
     return model, compile_prompts(DOMAINS["movie"], model.vocabulary, base.encode, base.bos)
 
 
-def distilled(model, prompts, folder, **changed):
+def distilled(model, prompts, folder, softmax="auto", **changed):
     recipe = DistillSection(epochs=1, tokens_per_step=100, **changed)
     torch.manual_seed(0)
     sasrec = TEACHERS["sasrec"]
     teacher = Teacher(sasrec.build(sasrec.configure(hidden=8, max_length=8), ITEMS), ITEMS)
-    stage1.distill(context(model, prompts, folder, teacher), recipe, prompts)
+    made = replace(context(model, prompts, folder, teacher), softmax=softmax, negatives=20)
+    stage1.distill(made, recipe, prompts)
     return load_file(folder / stage1.SOFT)
 
 
-def finetuned(model, prompts, folder, **changed):
+def finetuned(model, prompts, folder, softmax="auto", **changed):
     settings = {"epochs": 2, "tokens_per_step": 100, "rank": 4, "alpha": 8, "valid_every": 0.7, "average": 0.9}
     recipe = FinetuneSection(**settings | changed)
-    stage2.finetune(context(model, prompts, folder), recipe)
+    stage2.finetune(replace(context(model, prompts, folder), softmax=softmax, negatives=20), recipe)
     adapter = folder / ADAPTER / "adapter_model.safetensors"
     return load_file(folder / stage2.ITEMS) | load_file(adapter)
 
@@ -184,8 +186,11 @@ def finetuned(model, prompts, folder, **changed):
 STAGES = {
     "stage 1": (distilled, {}),
     "gradient norms": (distilled, {"weighting": "gradient-norm"}),
+    "stage 1, sampled": (distilled, {"softmax": "sampled"}),
     "recomputed": (distilled, {"checkpointing": True}),
     "lora": (finetuned, {"gradient_accumulation_steps": 2}),
+    "in blocks": (finetuned, {"softmax": "blocks"}),
+    "sampled": (finetuned, {"softmax": "sampled", "average": 0.0}),
     "dora": (finetuned, {"adapter": "dora"}),
     "adalora": (finetuned, {"adapter": "adalora", "epochs": 5, "valid_every": 2.0}),
 }

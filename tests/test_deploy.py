@@ -80,7 +80,7 @@ def test_compose_mounts_what_exists_and_joins_what_belongs_together():
 
 
 def test_the_pods_are_confined_and_probed():
-    deployment, service, budget = yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())
+    deployment, service, scaler, budget = yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())
     pod = deployment["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     uid, gid = IMAGE["USER"].split(":")
@@ -109,9 +109,22 @@ def test_the_pods_are_confined_and_probed():
     selectors = [deployment["spec"]["selector"]["matchLabels"], service["spec"]["selector"]]
     assert [*selectors, budget["spec"]["selector"]["matchLabels"]] == [labels] * 3
     assert service["spec"]["sessionAffinity"] == "ClientIP"
-    assert budget["spec"]["minAvailable"] < deployment["spec"]["replicas"]
+    target = scaler["spec"]["scaleTargetRef"]
+    assert (target["kind"], target["name"]) == (deployment["kind"], deployment["metadata"]["name"])
+    assert "replicas" not in deployment["spec"]
+    assert budget["spec"]["minAvailable"] < scaler["spec"]["minReplicas"] < scaler["spec"]["maxReplicas"]
     resources = container["resources"]
     assert bytes_of(resources["requests"]["memory"]) <= bytes_of(resources["limits"]["memory"])
+
+
+def test_the_gateway_sends_a_session_to_one_pod_of_the_service():
+    _, service, *_ = yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())
+    route, policy = yaml.safe_load_all((DEPLOY / "kubernetes-gateway.yaml").read_text())
+    backend = route["spec"]["rules"][0]["backendRefs"][0]
+    assert (backend["name"], backend["port"]) == (service["metadata"]["name"], service["spec"]["ports"][0]["port"])
+    (target,) = policy["spec"]["targetRefs"]
+    assert (target["kind"], target["name"]) == (route["kind"], route["metadata"]["name"])
+    assert policy["spec"]["loadBalancer"]["consistentHash"]["header"]["name"] == "x-session"
 
 
 def test_every_place_gives_the_server_the_same_time_and_memory():

@@ -23,14 +23,19 @@ from tests.engines import DECAY, DecayEngine, both_formats, matrix, scrambled
 from tests.tiny import ITEMS, dataset
 
 HISTORIES = [[3], [3, 4], [4, 3], list(range(7)), list(range(25, 5, -1))]
+# An engine of another package, and llama.cpp as a bundle with an item index opens it.
+TRUNK = EngineKind("llama.cpp without items", "gguf", "delrec_lite.runtime.engines.llama_trunk:LlamaTrunkEngine")
+OTHERS = (DECAY, TRUNK)
 MOST = 10  # items that the tiny model's prompt holds
 
 
 @pytest.fixture(scope="module", autouse=True)
 def decay():
-    register_engine(DECAY)
+    for kind in OTHERS:
+        register_engine(kind)
     yield
-    ENGINES.unregister(DECAY.name)
+    for kind in OTHERS:
+        ENGINES.unregister(kind.name)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +69,7 @@ def engines(bundle):
         engine.close()
 
 
-@pytest.mark.parametrize("name", [*ENGINES.names(), DECAY.name])
+@pytest.mark.parametrize("name", [*ENGINES.names(), *(kind.name for kind in OTHERS)])
 class TestContract:
     """Uses only the methods of ``Engine``."""
 

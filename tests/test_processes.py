@@ -5,63 +5,29 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
 import torch
-import yaml
-from safetensors.torch import load_file
 
 from delrec_lite.config import DistillSection, FinetuneSection
-from delrec_lite.data.store import Settings, make_dataset, save_dataset
 from delrec_lite.training import finetune as stage2
 from delrec_lite.training.tasks import task_losses
-from tests.conftest import SECTIONS
 from tests.formats import FORMATS, make_formatted
-from tests.tiny import candidates, context, dataset
+from tests.launched import ROOT, start, weights, write_recipe
+from tests.tiny import context
 
-ROOT = Path(__file__).parents[1]
 TWO = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
-WEIGHTS = ("distill/soft.safetensors", "finetune/items.safetensors", "finetune/adapter/adapter_model.safetensors")
 
 
 @pytest.fixture(scope="module")
 def recipe(tiny_base, tmp_path_factory):
-    """A recipe with more windows than processes, and with all the random choices that a step can make."""
-    folder = tmp_path_factory.mktemp("recipe")
-    data = dataset()
-    data = make_dataset("ring", data.catalog, data.user_ids, data.sequences)
-    save_dataset(data, {s: candidates(s) for s in ("valid", "test")}, Settings(2, 5, 3), folder / "ring")
-    sections = {
-        "name": "r",
-        "data": {"folder": str(folder / "ring")},
-        "model": {**SECTIONS["model"], "base": str(tiny_base), "precision": "fp32"},
-        "teacher": SECTIONS["teacher"],
-        "distill": {"epochs": 2, "tokens_per_step": 100, "weighting": "gradient-norm"},
-        "finetune": {
-            "epochs": 8,
-            "tokens_per_step": 80,
-            "rank": 2,
-            "teacher_weight": 0.5,
-            "valid_every": 0.5,
-            "patience": 9,
-            "average": 0.9,
-        },
-    }
-    (folder / "r.yaml").write_text(yaml.safe_dump(sections))
-    return folder / "r.yaml"
+    return write_recipe(tiny_base, tmp_path_factory.mktemp("recipe"))
 
 
 def train(recipe, runs, launcher=()):
     """``delrec-lite train`` in a process of its own, or in several."""
-    command = [sys.executable, *launcher, "-m", "delrec_lite", "train", str(recipe), "--runs", str(runs), "--json"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def weights(runs):
-    return {f"{name}/{key}": tensor for name in WEIGHTS for key, tensor in load_file(runs / "r" / name).items()}
+    return start(*launcher, "-m", "delrec_lite", "train", recipe, "--runs", runs, "--json")
 
 
 @pytest.fixture(scope="module")

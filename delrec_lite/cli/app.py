@@ -75,7 +75,12 @@ for _verb in VERBS:
 
 
 def main() -> None:
-    """Run the command line; every error becomes one clear line, with a traceback only under DELREC_DEBUG=1."""
+    """Run the command line."""
+    run_command(app)
+
+
+def run_command(command: typer.Typer) -> None:
+    """Run a command; every error becomes one clear line, with a traceback only under DELREC_DEBUG=1."""
     restore_interrupt()  # a server's signals were caught before, see delrec_lite.cli
     set_for_process()  # before torch loads its OpenMP runtime
     drop_unusable_sizes()
@@ -84,7 +89,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # a title that the terminal's encoding lacks
     try:
         ensure_home()
-        app()
+        command()
     except (Exception, KeyboardInterrupt) as error:
         if flag("DELREC_DEBUG"):
             raise

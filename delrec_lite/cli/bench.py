@@ -67,6 +67,10 @@ def bench(
             f"{AUTO}: the first installed one that reads the bundle."
         ),
     ] = AUTO,
+    exact: Annotated[
+        bool,
+        typer.Option("--exact", help="Time bundles with an item index without it alone; default: without and with it."),
+    ] = False,
     quant: Annotated[
         str,
         typer.Option(help="Quantisations to time, such as iq4_mix,q8_0, in bundles with several; default: the first."),
@@ -100,7 +104,7 @@ def bench(
     counts = _numbers("--threads", threads) or [cores_allowed()]
     beside = _numbers("--busy", busy)
     plan = Plan(
-        workloads, counts, repeats, users, chosen, base, roofline, engine, names_in(quant), beside, peer_seconds
+        workloads, counts, repeats, users, chosen, base, roofline, engine, names_in(quant), beside, peer_seconds, exact
     )
     results = run(bundles or [], plan, dataset, console)
     if out is not None:

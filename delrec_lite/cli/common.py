@@ -26,6 +26,10 @@ FusedFlag = Annotated[
         help="Combine with the teacher's scores, by the weight that validation users chose; default: as trained.",
     ),
 ]
+ExactFlag = Annotated[
+    bool,
+    typer.Option("--exact", help="Score every item with every request, also where the bundle has an item index."),
+]
 UnknownOption = Annotated[
     str, typer.Option("--on-unknown", help="skip (and name) ids and titles that the catalogue lacks, or refuse them.")
 ]

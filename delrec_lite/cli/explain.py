@@ -53,7 +53,7 @@ def explain(
 
     console = make_console(json_output, quiet)
     policy = check_policy(on_unknown)
-    with Recommender.load(bundle, threads) as recommender:
+    with Recommender.load(bundle, threads, exact=True) as recommender:
         if faithfulness:
             histories = held_out(recommender.bundle, data).split.histories[:users]
             summary = runtime_explain.faithfulness(recommender, histories)

@@ -1,11 +1,14 @@
 """`delrec-lite plan`: whether training fits a GPU and this machine's memory, with which settings, before a download."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from delrec_lite.cli.common import JsonFlag, QuietFlag, make_console
 from delrec_lite.console import Console
+
+if TYPE_CHECKING:
+    from delrec_lite.softmax.choice import Softmax
 
 EXAMPLE = "Example: `delrec-lite plan --model Qwen/Qwen2.5-1.5B-Instruct --gpu-memory 8GB`"
 
@@ -43,13 +46,15 @@ def plan(
     cards = [] if gpu_memory else find_cards()
     gpu_memory = gpu_memory or (f"{cards[0].total_bytes / 1e9:.1f}GB" if cards else "8GB")
     check: RecipeCheck | None = None
-    layers = None
+    layers: int | None = None
+    softmax: Softmax = "auto"
     if recipe:
         check = RecipeCheck.of(load_recipe(recipe), gpu_memory, items, folders)
         model, context = check.recipe.model.base, check.recipe.model.max_history
         tokens, items = check.recipe.finetune.tokens_per_step, check.items
-        layers = check.recipe.model.layers
-    report = make_plan(model, gpu_memory, context, items, tokens, folders, machine.memory_limit_bytes(), layers)
+        layers, softmax = check.recipe.model.layers, check.recipe.model.softmax
+    memory = machine.memory_limit_bytes()
+    report = make_plan(model, gpu_memory, context, items, tokens, folders, memory, layers, softmax)
     if json_output:
         console.result(report)
     else:
@@ -77,6 +82,8 @@ def _show(report: dict[str, Any], model: str, gpu_memory: str, console: Console)
         console.say("the first line is the fastest setting that fits")
     else:
         console.result(f"{title}: does not fit; the minimum is {report['least']['total'] / 1e9:.1f} GB")
+    if report["softmax"] != "full":
+        console.say(f"the softmax over {report['items']:,} items is {report['softmax']}, by model.softmax")
     console.say(_on_cpu(report["cpu"]))
     console.say(report["measured"])
 

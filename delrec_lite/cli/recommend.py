@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from delrec_lite.cli.common import (
+    ExactFlag,
     FusedFlag,
     JsonFlag,
     QuantOption,
@@ -55,6 +56,7 @@ def recommend(
     threads: Annotated[int | None, typer.Option(min=1, help="Default: the cores allowed.")] = None,
     quant: QuantOption = None,
     fused: FusedFlag = None,
+    exact: ExactFlag = False,
     words: WordsOption = None,
     words_weight: Annotated[
         float | None,
@@ -82,7 +84,7 @@ def recommend(
     if k < 1:
         raise UsageError(f"-k is {k}", "ask for at least one item")
     policy = check_policy(on_unknown)
-    with Recommender.load(bundle, threads, quant=quant, fused=fused) as recommender:
+    with Recommender.load(bundle, threads, quant=quant, fused=fused, exact=exact) as recommender:
         answer = recommender.recommend(
             titles,
             k,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from delrec_lite.cli.common import FusedFlag, JsonFlag, QuantOption, QuietFlag, make_console
+from delrec_lite.cli.common import ExactFlag, FusedFlag, JsonFlag, QuantOption, QuietFlag, make_console
 
 EXAMPLE = (
     "Example: `delrec-lite score shop.delrec users.parquet --out recs/ -k 20`, or from a log: "
@@ -56,6 +56,7 @@ def score(
     ] = 2000,
     quant: QuantOption = None,
     fused: FusedFlag = None,
+    exact: ExactFlag = False,
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -78,6 +79,7 @@ def score(
         part_rows,
         quant,
         fused,
+        exact,
     )
     manifest = run_score(bundle, users, out, options, engine, workers, console)
     counts = manifest["counts"]

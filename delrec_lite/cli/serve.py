@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from delrec_lite.cli.common import FusedFlag, QuantOption
+from delrec_lite.cli.common import ExactFlag, FusedFlag, QuantOption
 from delrec_lite.cli.settings import read_settings, shown_settings
 
 EXAMPLE = "Example: `delrec-lite serve my.delrec --port 8080`, then open http://127.0.0.1:8080"
@@ -53,6 +53,7 @@ def serve(
     ] = 16,
     quant: QuantOption = None,
     fused: FusedFlag = None,
+    exact: ExactFlag = False,
     queue: Annotated[
         int, typer.Option(min=1, help="Maximum waiting requests, of each worker; more get status 503.")
     ] = 64,
@@ -144,6 +145,7 @@ def serve(
         log_histories=log_histories,
         quant=quant,
         fused=fused,
+        exact=exact,
         root_path=root_path,
         cors_origins=tuple(cors_origin or ()),
         pid_file=pid_file,

@@ -1,7 +1,7 @@
 """`delrec-lite verify`: checks that a bundle is unchanged since its export and answers here as it did there."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -32,9 +32,15 @@ def verify(
         ("exported on", str(report.exported_on)),
         ("answered on", str(report.answered_on)),
         *((f"{answers.engine} {answers.quant}", _describe(answers, report.requests)) for answers in report.answers),
+        *([("item index", _describe_index(report.item_index))] if report.item_index else []),
         ("at export", gate),
     ]
     console.result(report.dump(), rows, (report.name, "verified"))
+
+
+def _describe_index(facts: dict[str, Any]) -> str:
+    found = f"{facts['recall']:.1%} of the first ten found at export"
+    return f"{facts['rank']} numbers an item, {facts['candidates']} candidates scored exactly; {found}"
 
 
 def _describe(answers: "Answers", requests: int) -> str:

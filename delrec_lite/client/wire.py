@@ -6,6 +6,7 @@ import operator
 import time
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import quote
 
 from delrec_lite.client.answers import Answer, read
 from delrec_lite.client.calls import Call
@@ -17,6 +18,9 @@ try:
     import httpx2 as httpx2  # both clients take it from here
 except ImportError as error:
     raise MissingPackageError("the client needs httpx2, which is not installed", install_line("httpx2")) from error
+
+# Of a session's header, as the server takes it.
+_MOST_CHARACTERS = 128
 
 
 def connection(address: str, key: str | None, timeout: float, transport: Any) -> dict[str, Any]:
@@ -52,7 +56,11 @@ def request(call: Call[Any]) -> dict[str, Any]:
         body = json.dumps(call.body, default=_plain, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise UsageError(f"the request cannot be sent: {error}", "give texts, whole numbers and lists") from error
-    return {**arguments, "content": body, "headers": {"Content-Type": "application/json"}}
+    headers = {"Content-Type": "application/json"}
+    if isinstance(session := call.body.get("session"), str):
+        # A proxy before several servers chooses by it; the server itself reads the body's.
+        headers["X-Session"] = quote(session.encode("utf-8", "replace"), safe="")[:_MOST_CHARACTERS]
+    return {**arguments, "content": body, "headers": headers}
 
 
 def _plain(value: Any) -> Any:

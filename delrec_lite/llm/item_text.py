@@ -12,6 +12,7 @@ from delrec_lite.llm.items import title_vectors
 from delrec_lite.llm.load import Base
 from delrec_lite.llm.ridge import ridge
 from delrec_lite.prompts.tasks import TITLE_PREFIX
+from delrec_lite.softmax.parts import block_ends
 
 FILE = "features.safetensors"
 # The strongest directions that are kept. The prototypes on Beauty had 384.
@@ -21,6 +22,8 @@ WHITENING = 0.5
 # Of the map from mean token rows to features of another source, which a new item's features are computed with.
 RIDGE = 0.03
 BATCH = 64
+# Items that a linear map is fitted on: its matrix has a few hundred rows.
+MOST_FITTED = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -60,13 +63,34 @@ def item_text(base: Base, texts: Sequence[str], trained: Any, vectors: Any | Non
         trained: Which items occur in training, bool ``[items]``; the others have no influence on the map.
         vectors: Another source of features, float ``[items, width]``; default: the mean token rows.
     """
-    rows = title_vectors(base.model.get_input_embeddings().weight, texts, base.encode).cpu().double()
-    source = rows if vectors is None else vectors.cpu().double()
-    matrix, shift = half_whitening(source[trained])
-    features = source @ matrix + shift
+    fitted = fitting_rows(trained)
+
+    def rows_of(some: Sequence[str]) -> Any:
+        return title_vectors(base.model.get_input_embeddings().weight, some, base.encode).cpu().double()
+
+    def source_of(places: Any) -> Any:
+        return rows_of([texts[n] for n in places]) if vectors is None else vectors[places].cpu().double()
+
+    matrix, shift = half_whitening(source_of(fitted))
+    features, of_fitted = [], []
+    for ends in block_ends(len(texts)):
+        block = torch.arange(*ends)
+        of_block = source_of(block) @ matrix + shift
+        of_fitted.append(of_block[torch.isin(block, fitted)])
+        features.append(of_block.float())
     if vectors is not None:
-        matrix, shift = ridge(rows[trained], features[trained], RIDGE)
-    return ItemText(features.float(), torch.cat([matrix, shift[None]]).float())
+        matrix, shift = ridge(rows_of([texts[n] for n in fitted]), torch.cat(of_fitted), RIDGE)
+    return ItemText(torch.cat(features), torch.cat([matrix, shift[None]]).float())
+
+
+def fitting_rows(trained: Any) -> Any:
+    """Indices of the items that a linear map is fitted on: those that occur in training, of many a part.
+
+    Args:
+        trained: Which do, bool ``[items]``.
+    """
+    places = trained.nonzero()[:, 0]
+    return places[torch.arange(MOST_FITTED) * len(places) // MOST_FITTED] if len(places) > MOST_FITTED else places
 
 
 def half_whitening(vectors: Any, width: int = WIDTH) -> tuple[Any, Any]:
@@ -122,14 +146,15 @@ def encoder_means(folder: Path, texts: Sequence[str]) -> Any:
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(encoder.config.max_position_embeddings)
-    tokens = [encoded.ids for encoded in tokenizer.encode_batch(list(texts))]
+    blocks = (tokenizer.encode_batch(list(texts[start:end])) for start, end in block_ends(len(texts)))
+    tokens = [encoded.ids for block in blocks for encoded in block]
     return _means(tokens, 0, lambda ids, mask: encoder(input_ids=ids, attention_mask=mask).last_hidden_state)
 
 
 def _means(tokens: Sequence[Sequence[int]], skipped: int, states_of: Any) -> Any:
     """Mean states of token lists, without those of the first ``skipped`` tokens; in batches of similar length."""
     order = sorted(range(len(tokens)), key=lambda n: len(tokens[n]))
-    means: list[Any] = [None] * len(tokens)
+    means: Any = None
     for at in range(0, len(order), BATCH):
         chosen = order[at : at + BATCH]
         ids = torch.zeros(len(chosen), len(tokens[chosen[-1]]), dtype=torch.int64)
@@ -140,6 +165,6 @@ def _means(tokens: Sequence[Sequence[int]], skipped: int, states_of: Any) -> Any
         states = states_of(ids, mask).float().cpu()
         mask[:, :skipped] = 0
         sums = (states * mask.unsqueeze(2)).sum(1) / mask.sum(1, keepdim=True)
-        for row, n in enumerate(chosen):
-            means[n] = sums[row]
-    return torch.stack(means)
+        means = torch.empty(len(tokens), sums.shape[1]) if means is None else means
+        means[chosen] = sums
+    return means

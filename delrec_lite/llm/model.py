@@ -1,7 +1,8 @@
 """The recommender as a torch module: a causal LM, a soft prompt, item vectors and the title-mean verbalizer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -9,11 +10,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from delrec_lite.llm.item_text import ItemText
+from delrec_lite.llm.item_start import norm_from_mean, teacher_similarity
+from delrec_lite.llm.item_text import ItemText, fitting_rows
 from delrec_lite.llm.items import median_norm, title_vectors
 from delrec_lite.llm.load import Base
 from delrec_lite.llm.ridge import ridge
 from delrec_lite.prompts.vocabulary import FIRST_DEEP, Vocabulary
+from delrec_lite.softmax.parts import block_ends
+from delrec_lite.softmax.rows import RowTable
 
 # Norm of the teacher's part of an item vector relative to the title's, for input and output. After 40 steps of stage 2
 # (0.33 epochs) on ML-100K, 315 validation users, whole catalogue: HR@10 0.181 with 0.7 and 0.200 with 1.5.
@@ -44,6 +48,7 @@ class ItemLM(nn.Module):
         deep: Soft tokens also have vectors in each layer (deep prompts, arXiv 2110.07602), initially zero and added to
             the layer's input.
         text: Text features of the items.
+        half: Item vectors are kept as bfloat16, and only those that are read are ever float32: for a large catalogue.
     """
 
     def __init__(
@@ -55,6 +60,7 @@ class ItemLM(nn.Module):
         start: Sequence[int] | None = None,
         deep: bool = False,
         text: ItemText | None = None,
+        half: bool = False,
     ) -> None:
         super().__init__()
         self.lm = base.model
@@ -62,9 +68,15 @@ class ItemLM(nn.Module):
         hidden = rows.shape[1]
         self.vocabulary = Vocabulary(text=rows.shape[0], soft=soft, items=len(titles))
         self.input_norm = median_norm(rows)
-        self.register_buffer("titles_in", title_vectors(rows, titles, base.encode, self.input_norm))
         head = self.lm.get_output_embeddings().weight
-        self.register_buffer("titles_out", title_vectors(head, titles, base.encode))
+        self.register_buffer("titles_out", title_vectors(head, titles, base.encode, half=half))
+        # Where both embeddings are one, the input's titles are the output's with another norm.
+        tied = half and head.data_ptr() == rows.data_ptr()
+        titles_in = None if tied else title_vectors(rows, titles, base.encode, self.input_norm, half)
+        self.register_buffer("titles_in", titles_in)
+        self.half = half
+        # Tables of which a step of training reads some rows, by the names of their parameters; none: all is read.
+        self.tables: Mapping[str, RowTable] = {}
         initial = torch.randint(rows.shape[0], (soft,), generator=torch.Generator().manual_seed(seed))
         if start is not None:
             initial = torch.tensor([start[n % len(start)] for n in range(soft)])
@@ -75,11 +87,13 @@ class ItemLM(nn.Module):
             self.deep = nn.Parameter(torch.zeros(len(layers), soft, hidden, device=rows.device))
             for n, layer in enumerate(layers):
                 layer.register_forward_pre_hook(partial(self._add_deep_prompt, n))
-        self.offset_in = nn.Parameter(torch.zeros(len(titles), hidden, device=rows.device))
-        self.offset_out = nn.Parameter(torch.zeros(len(titles), hidden, device=rows.device))
+        self.offset_in = nn.Parameter(torch.zeros_like(self.titles_out))
+        self.offset_out = nn.Parameter(torch.zeros_like(self.titles_out))
         self.log_scale = nn.Parameter(torch.zeros((), device=rows.device))
         self.text = text
         if text is not None:
+            if half:
+                self.text = text = replace(text, features=text.features.bfloat16())
             self.register_buffer("features", text.features.to(rows.device))
             self.text_in = nn.Parameter(torch.zeros(text.features.shape[1], hidden, device=rows.device))
             self.text_out = nn.Parameter(torch.zeros(text.features.shape[1], hidden, device=rows.device))
@@ -102,36 +116,32 @@ class ItemLM(nn.Module):
                 the first principal components are used.
             trained: Which items it has seen, bool ``[items]``; offsets of all other items stay zero.
         """
-        centred = vectors - vectors[trained].mean(0)
-        centred = centred / centred[trained].norm(dim=1).median() * trained.unsqueeze(1)
-        width = self.offset_in.shape[1]
-        if centred.shape[1] > width:
-            centred = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:width].T
-        generator = torch.Generator().manual_seed(0)
-        rotation, _ = torch.linalg.qr(torch.randn(width, centred.shape[1], generator=generator))
-        similar = centred @ rotation.T
-        norm_out = (self.titles_out - self.titles_out.mean(0)).norm(dim=1).median().item()
-        self.offset_in.copy_(similar * TEACHER_SHARE_IN * self.input_norm)
-        self.offset_out.copy_(similar * TEACHER_SHARE_OUT * norm_out)
+        similar, rotation = teacher_similarity(vectors, trained, self.offset_in.shape[1])
+        norm_out = norm_from_mean(self.titles_out)
+        for start, end in block_ends(len(vectors)):
+            block = similar[start:end] @ rotation.T
+            self.offset_in[start:end] = block * TEACHER_SHARE_IN * self.input_norm
+            self.offset_out[start:end] = block * TEACHER_SHARE_OUT * norm_out
         if self.text is None:
             return
-        features = self.text.features
+        features, fitted = self.text.features, fitting_rows(trained)
         for offset, text_map in ((self.offset_in, self.text_in), (self.offset_out, self.text_out)):
-            target = offset.cpu()
-            text_map.copy_(ridge(features[trained], target[trained], TEXT_RIDGE)[0])
-            offset.copy_((target - features @ text_map.cpu()) * trained.unsqueeze(1))
+            text_map.copy_(ridge(features[fitted].float(), offset.cpu()[fitted].float(), TEXT_RIDGE)[0])
+            for start, end in block_ends(len(vectors)):
+                target, seen = offset[start:end].cpu().float(), trained[start:end].unsqueeze(1)
+                offset[start:end] = (target - features[start:end].float() @ text_map.cpu()) * seen
 
     @torch.no_grad()
     def start_random(self, seed: int) -> None:
         """Initialise items with random vectors of a token's norm, independent of the title."""
         generator = torch.Generator().manual_seed(seed)
         norm_out = median_norm(self.text_head)
-        for offset, titles, norm in (
-            (self.offset_in, self.titles_in, self.input_norm),
-            (self.offset_out, self.titles_out, norm_out),
-        ):
-            vectors = torch.randn(titles.shape, generator=generator) * (norm / titles.shape[1] ** 0.5)
-            offset.copy_(vectors.to(titles.device) - titles)
+        for name, norm in (("in", self.input_norm), ("out", norm_out)):
+            offset = getattr(self, f"offset_{name}")
+            for start, end in block_ends(len(offset)):
+                titles = self._titles(name, slice(start, end))
+                vectors = torch.randn(titles.shape, generator=generator) * (norm / titles.shape[1] ** 0.5)
+                offset[start:end] = vectors.to(titles.device) - titles
 
     @property
     def body(self) -> Any:
@@ -163,13 +173,45 @@ class ItemLM(nn.Module):
         """
         return nullcontext(), _SoftIndexContext(self, self._soft_index)
 
+    @property
+    def by_rows(self) -> bool:
+        """Whether only the item vectors that are asked for are computed, and never all of them at once."""
+        return self.half or bool(self.tables)
+
     def extension(self) -> Any:
         """Input rows of soft tokens and items: shape ``[k + items, hidden]``, float32."""
-        return torch.cat([self.soft, self._with_text(self.titles_in, "text_in") + self._counted(self.offset_in)])
+        return torch.cat([self.soft, self._vectors("in")])
 
-    def head(self) -> Any:
-        """The verbalizer's rows with the scale folded in: shape ``[items, hidden]``, float32."""
-        return self.log_scale.exp() * (self._with_text(self.titles_out, "text_out") + self._counted(self.offset_out))
+    def head(self, items: Any = None) -> Any:
+        """The verbalizer's rows with the scale folded in: shape ``[items, hidden]``, float32.
+
+        Args:
+            items: Item indices, int64, or a slice; default: all items.
+        """
+        return self.log_scale.exp() * self._vectors("out", items)
+
+    def _vectors(self, side: str, items: Any = None) -> Any:
+        """Vectors of items for the input (``in``) or the output (``out``), float32 ``[..., hidden]``."""
+        vectors = self._titles(side, items)
+        if self.text is not None:
+            features = self.features if items is None else self.features[items]
+            vectors = vectors + features.float() @ getattr(self, f"text_{side}")
+        table = self.tables.get(f"offset_{side}")
+        if table is None or items is None:
+            offsets = getattr(self, f"offset_{side}")
+            offsets = (offsets if items is None else offsets[items]).float()
+        else:
+            offsets = table.read(items)
+        if self.training and self._counts is not None:
+            offsets = offsets * (self._counts if items is None else self._counts[items])
+        return vectors + offsets
+
+    def _titles(self, side: str, items: Any = None) -> Any:
+        titles = self.titles_out if side == "out" or self.titles_in is None else self.titles_in
+        titles = (titles if items is None else titles[items]).float()
+        if side == "in" and self.titles_in is None:
+            return titles * (self.input_norm / titles.norm(dim=-1, keepdim=True))
+        return titles
 
     def text_maps(self) -> dict[str, nn.Parameter]:
         """The maps from text features, by name: ``text_in`` and ``text_out``, ``[d, hidden]``; none without text."""
@@ -185,17 +227,11 @@ class ItemLM(nn.Module):
         drawn = torch.rand(len(self.offset_in), 1, generator=torch.Generator().manual_seed(seed))
         self._counts = (drawn >= share).float().to(self.offset_in.device) if share else None
 
-    def _counted(self, offsets: Any) -> Any:
-        return offsets * self._counts if self.training and self._counts is not None else offsets
-
-    def _with_text(self, titles: Any, name: str) -> Any:
-        return titles if self.text is None else titles + self.features @ getattr(self, name)
-
     def embed(self, ids: Any) -> Any:
         """Vectors of extended token ids, any shape, in the body's precision."""
         rows = self.body.embed_tokens.weight
         text = rows[ids.clamp(max=self.vocabulary.text - 1)]
-        extra = self.extension()[(ids - self.vocabulary.text).clamp(min=0)]
+        extra = self._extended(ids - self.vocabulary.text)
         if self.training and self.item_dropout:
             dropped = functional.dropout(extra, self.item_dropout)
             extra = torch.where((ids >= self.vocabulary.item_base).unsqueeze(-1), dropped, extra)
@@ -204,6 +240,14 @@ class ItemLM(nn.Module):
         # Gemma scales input embeddings; every runtime scales the extended rows too.
         scale = getattr(self.body.embed_tokens, "embed_scale", None)
         return vectors if scale is None else vectors * torch.as_tensor(scale).to(vectors)
+
+    def _extended(self, index: Any) -> Any:
+        """Rows of ``extension`` by their index in it; of a text token, whose index is negative, any row."""
+        if not self.by_rows:
+            return self.extension()[index.clamp(min=0)]
+        count = self.vocabulary.soft
+        items = self._vectors("in", (index - count).clamp(min=0))
+        return torch.where((index < count).unsqueeze(-1), self.soft[index.clamp(0, count - 1)], items)
 
     def hidden(self, ids: Any, positions: Any, mask: Any, read: Any) -> Any:
         """Hidden states after the final norm, at the read positions.

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from delrec_lite.data.types import Ints
 from delrec_lite.llm.model import ItemLM
 from delrec_lite.prompts.tasks import Prompts
 from delrec_lite.prompts.verbalizer import VerbalizerKind
+from delrec_lite.softmax.parts import block_ends
 
 Tokens = Sequence[int]
 
@@ -56,6 +59,10 @@ class Verbalizer(ABC):
         """The rows that score the catalogue, float32 ``[items, hidden]``, of a kind with ``item_rows``."""
         raise NotImplementedError(f"{type(self).__name__} has no rows for items")
 
+    def rows_of(self, model: ItemLM, items: Any) -> Any:
+        """``item_rows`` of items, int64 ``[k]`` or a slice: float32 ``[k, hidden]``; override it if all take long."""
+        return self.item_rows(model)[items]
+
     def learned(self, model: ItemLM) -> dict[str, Any]:
         """Parameters of the model, by name, that stage 2 trains for this verbalizer in addition to the adapter."""
         return {}
@@ -78,4 +85,8 @@ def verbalizer_of(prompts: Prompts) -> Verbalizer:
 
 def catalogue_scores(model: ItemLM, prompts: Prompts, states: Any) -> Any:
     """Scores of the whole catalogue at hidden states, with gradients: float32 ``[states, items]``."""
-    return states @ verbalizer_of(prompts).item_rows(model).T
+    verbalizer = verbalizer_of(prompts)
+    if not model.by_rows:
+        return states @ verbalizer.item_rows(model).T
+    blocks = (slice(*ends) for ends in block_ends(model.vocabulary.items))
+    return torch.cat([states @ verbalizer.rows_of(model, items).T for items in blocks], 1)

@@ -8,6 +8,7 @@ from delrec_lite.pipeline.memory import check_memory, place_of
 from delrec_lite.pipeline.model_builder import ModelBuilder
 from delrec_lite.pipeline.stage import Stages
 from delrec_lite.processes import current
+from delrec_lite.softmax.choice import chosen_softmax
 from delrec_lite.training.shapes import Shape, find_config, find_shape
 
 
@@ -20,13 +21,17 @@ def check_machine(run: Stages, models: ModelBuilder, items: int) -> None:
         items: In its catalogue.
 
     Raises:
-        ConfigError: ``model.device`` is ``cuda``, and torch finds no card.
+        ConfigError: ``model.device`` is ``cuda``, and torch finds no card; or a running mean of sampled item vectors.
         OutOfMemoryError: It does not fit.
     """
     need_torch()
     from delrec_lite.llm.precision import device_for
+    from delrec_lite.training.step_items import refuse_running_mean
 
     recipe = run.recipe
+    if models.ranks_catalogue:
+        softmax = chosen_softmax(recipe.model.softmax, items, recipe.finetune.tokens_per_step)
+        refuse_running_mean(softmax, recipe.finetune)
     device = device_for(recipe.model.device)
     if device == "cpu" and recipe.model.device == "auto" and (problem := problem_here()):
         run.console.say(f"  training on the CPU: {problem.message}; {problem.hint}")

@@ -9,6 +9,7 @@ from delrec_lite import machine
 from delrec_lite.config import Recipe
 from delrec_lite.data.store import load_dataset
 from delrec_lite.errors import OutOfMemoryError
+from delrec_lite.softmax.choice import chosen_softmax
 from delrec_lite.training.plan import (
     CUDA_CONTEXT,
     Training,
@@ -117,9 +118,17 @@ def trainings(recipe: Recipe, items: int, precision: str, processes: int = 1) ->
         modules=finetune.modules,
         teacher=finetune.teacher_weight > 0 or finetune.teacher_inside,
         optimiser=finetune.optimiser,
+        softmax=chosen_softmax(recipe.model.softmax, items, finetune.tokens_per_step),
+        negatives=recipe.model.negatives,
     )
-    tokens = math.ceil(distill.tokens_per_step / processes)
-    stage1 = replace(stage2, tokens=tokens, checkpointing=distill.checkpointing, teacher=True, optimiser="adamw")
+    stage1 = replace(
+        stage2,
+        tokens=math.ceil(distill.tokens_per_step / processes),
+        checkpointing=distill.checkpointing,
+        teacher=True,
+        optimiser="adamw",
+        softmax=chosen_softmax(recipe.model.softmax, items, distill.tokens_per_step),
+    )
     return {"distill": stage1, "finetune": stage2}
 
 

@@ -1,5 +1,6 @@
 """`ModelBuilder`: the models of a run, built from its recipe and its finished stages."""
 
+import gc
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,10 +11,12 @@ from delrec_lite.cache_folder import cache_folder, writable_cache
 from delrec_lite.hub.base import gguf_file, model_folder
 from delrec_lite.llm.precision_choice import faster_precision, possible_precisions, resolve_precision
 from delrec_lite.pipeline.base import check_folder, check_gguf_base, need_torch
-from delrec_lite.pipeline.stage import SHARED_STAGES, Stages
+from delrec_lite.pipeline.shared_folder import check_seen
+from delrec_lite.pipeline.stage import TRAINED_STAGES, Stages
 from delrec_lite.processes import current
 from delrec_lite.prompts.domain import DOMAINS
 from delrec_lite.prompts.format import PromptFormat
+from delrec_lite.softmax.choice import in_half_precision
 
 if TYPE_CHECKING:  # what needs torch is imported where it is used
     from delrec_lite.llm.item_text import ItemText
@@ -57,8 +60,10 @@ class ModelBuilder:
 
         Raises:
             ConfigError: It cannot be; raised before anything is computed.
+            StorageError: Another process of the run pulled it to a folder that this one does not have.
         """
         run, pulled = self._run, self._run.pulled["model"]
+        check_seen(pulled.folder, "DELREC_CACHE names it")
         folder = model_folder(pulled.name, pulled.folder, cache_folder())
         if folder is None:
             check_gguf_base(gguf_file(pulled.folder))
@@ -85,7 +90,7 @@ class ModelBuilder:
     def precisions(self) -> dict[str, str]:
         """The precisions of the recipe, of each training stage, and of trained weights on this machine."""
         stages = self._run.stages
-        trained = {name: stages[name].result["precision"] for name in SHARED_STAGES if name in stages}
+        trained = {name: stages[name].result["precision"] for name in TRAINED_STAGES if name in stages}
         return {"recipe": self._run.recipe.model.precision, **trained, "scores": self.precision}
 
     def base(self, precision: str | None = None, whole: bool = False) -> "Base":
@@ -115,6 +120,7 @@ class ModelBuilder:
 
     def untrained(self, precision: str | None = None) -> BuiltModel:
         """The model before stage 1."""
+        gc.collect()  # an earlier stage's model, which may have gigabytes of item vectors
         base = self.base(precision)
         import torch
 
@@ -126,7 +132,8 @@ class ModelBuilder:
         words = start_words(DOMAINS[recipe.data.domain], base.encode) if settings.soft_start == "words" else None
         deep = settings.soft_layers == "all"
         text = self.item_text() if settings.item_text != "none" else None
-        model = ItemLM(base, dataset.catalog.titles, settings.soft_tokens, seed, words, deep, text)
+        half = self.ranks_catalogue and in_half_precision(settings.softmax, len(dataset.catalog))
+        model = ItemLM(base, dataset.catalog.titles, settings.soft_tokens, seed, words, deep, text, half)
         if settings.item_start == "teacher":
             seen = dataset.popularity() > 0
             model.start_from(torch.from_numpy(self.teacher().item_vectors()), torch.from_numpy(seen))

@@ -193,7 +193,7 @@ def _exported(run: Run, fused: bool | None = None) -> Ranks:
     from delrec_lite.runtime.recommender import Recommender
 
     model, name = _default_model(run), fused_row(run) if fused else bundle_row(run)
-    with Recommender.load(run.bundle, quant=model["quant"], fused=fused) as recommender:
+    with Recommender.load(run.bundle, quant=model["quant"], fused=fused, exact=True) as recommender:
         if run.models.ranks_catalogue:
             return _ranked(run, recommender.scores, name)
         sets = run.candidates["test"]

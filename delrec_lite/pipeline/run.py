@@ -23,6 +23,7 @@ from delrec_lite.pipeline.model_builder import BuiltModel, ModelBuilder
 from delrec_lite.pipeline.model_files import files_for, without_llama_cpp
 from delrec_lite.pipeline.prepared import dataset_facts, with_dataset_settings
 from delrec_lite.pipeline.reference import reference_for, training_inputs
+from delrec_lite.pipeline.shared_folder import check_equal, check_shared
 from delrec_lite.pipeline.stage import DONE, FinishedStage, key_of
 from delrec_lite.pipeline.stage_cache import StageCache
 from delrec_lite.pipeline.teacher_stage import external_inputs, file_digest, fit_teacher
@@ -67,7 +68,7 @@ class Run(StageCache):
         super().__init__(runs / recipe.name, with_dataset_settings(recipe), console, reference)
         self.models = ModelBuilder(self)
         with self.locked(fresh):
-            pass  # errors of the folder appear now, not after an hour
+            check_shared(self.folder)  # errors of the folder appear now, not after an hour
 
     @property
     def bundle(self) -> Path:
@@ -119,7 +120,9 @@ class Run(StageCache):
         data = self.recipe.data
         if data.folder is not None:
             facts = dataset_facts(self.dataset, self.candidates)
-            return self._stage("prepare", key_of(CODE, PREPARED, facts), lambda _: facts)
+            done = self._stage("prepare", key_of(CODE, PREPARED, facts), lambda _: facts)
+            check_equal(facts, done.result, f"the data set in {data.folder}")
+            return done
 
         def make(folder: Path) -> dict[str, Any]:
             from delrec_lite.data.prepare import prepare
@@ -178,18 +181,17 @@ class Run(StageCache):
 
     @with_lock
     def teacher(self) -> FinishedStage:
-        """Fit the conventional recommender."""
+        """Fit the conventional recommenders; of several processes, each fits some of them."""
         sequences = self.prepare().result["fingerprint"]
 
         def make(folder: Path) -> dict[str, Any]:
             from delrec_lite.teachers.store import CONFIG, load_teacher, save_teacher
 
-            result = {}
-            for kind in self.recipe.teacher.kinds:
+            for kind in current().share(self.recipe.teacher.kinds):
                 if not (folder / kind / CONFIG).is_file():  # else fitted before an interruption of this stage
                     save_teacher(fit_teacher(self, kind, folder / kind), folder / kind)
-                result[kind] = load_teacher(folder / kind).metrics
-            return result
+            current().wait()
+            return {kind: load_teacher(folder / kind).metrics for kind in self.recipe.teacher.kinds}
 
         section = self.recipe.teacher
         text = [self.text().key] if section.text else []
@@ -269,6 +271,8 @@ class Run(StageCache):
             max_history=self.recipe.model.max_history,
             out=folder,
             console=self.console,
+            softmax=self.recipe.model.softmax,
+            negatives=self.recipe.model.negatives,
         )
 
     @cached_property

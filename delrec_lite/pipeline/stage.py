@@ -31,7 +31,9 @@ _WRITTEN = {
     "curves.svg",
     "adapter_config.json",
 }
-SHARED_STAGES = ("distill", "finetune")  # stages whose steps several processes share
+TRAINED_STAGES = ("distill", "finetune")  # the LLM's
+# Stages in which every process works: on its share of each step, or on its teachers.
+SHARED_STAGES = ("teacher", *TRAINED_STAGES)
 
 
 @dataclass(frozen=True)

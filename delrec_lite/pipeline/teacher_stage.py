@@ -23,7 +23,9 @@ def external_inputs(section: TeacherSection) -> list[str]:
     inputs = [] if section.lists is None else [file_digest(Path(section.lists), "teacher.lists")]
     # The defaults of a kind of another package change with that package; those of built-in kinds with `CODE`.
     added_kinds = (TEACHERS[kind] for kind in section.kinds if kind not in TEACHERS.built_in)
-    return inputs + [kind.configure(**section.settings_of(kind.name)).model_dump_json() for kind in added_kinds]
+    configs = (kind.configure(**section.settings_of(kind.name)) for kind in added_kinds)
+    # Without settings of no value: kinds fitted before those existed stay valid.
+    return inputs + [config.model_dump_json(exclude_none=True) for config in configs]
 
 
 def fit_teacher(run: Stages, kind: str, folder: Path) -> "Teacher":

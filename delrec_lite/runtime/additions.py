@@ -14,7 +14,8 @@ from delrec_lite.data.titles import unique_titles
 from delrec_lite.data.types import Floats
 from delrec_lite.errors import UsageError
 from delrec_lite.runtime.changing import changing, finish_changed, link_files
-from delrec_lite.runtime.manifest import ADDITION_ROWS, ADDITIONS, ITEM_COLUMNS
+from delrec_lite.runtime.item_index.index import ItemIndex, extend_index
+from delrec_lite.runtime.manifest import ADDITION_ROWS, ADDITIONS, INDEX, ITEM_COLUMNS
 from delrec_lite.runtime.recommender import Recommender
 
 
@@ -88,7 +89,9 @@ def _add(
             content |= {"ids": [*catalogue.ids[bundle.trained :], *new], "titles": titles[bundle.trained :]}
             content["texts"] = [*bundle.added_texts, *(texts.get(item, "") for item in new)]
     if new or target != source:
-        link_files(bundle, staging, {ADDITIONS, ADDITION_ROWS, ITEM_COLUMNS} if new else set())
+        link_files(bundle, staging, {ADDITIONS, ADDITION_ROWS, ITEM_COLUMNS, INDEX} if new else set())
+        if new and ItemIndex.is_in(bundle):
+            extend_index(bundle, rows[1, -len(new) :], staging)
         if new:
             (staging / ADDITIONS).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
             np.save(staging / ADDITION_ROWS, rows.astype(np.float32), allow_pickle=False)

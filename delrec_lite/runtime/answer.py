@@ -10,6 +10,7 @@ import numpy as np
 from delrec_lite.data.frames import FrameKind, frame_of_rows
 from delrec_lite.data.types import Floats, Ints
 from delrec_lite.runtime.best import best
+from delrec_lite.runtime.engines.states import Refinement
 from delrec_lite.runtime.matching import Match
 from delrec_lite.runtime.resolving import Item, Skipped
 from delrec_lite.runtime.words.reading import Worded, WordsRead
@@ -72,7 +73,7 @@ class Recommendation:
         matched: The item found for each title of history and candidates; a new title is matched to itself.
         skipped: What was left out of the request because the catalogue lacks it.
         basis: What ranked: ``model``; where nothing of the history is known, ``words`` or ``popularity``.
-        milliseconds: Time by phase: ``match``, ``encode``, ``prefill``, ``sort``.
+        milliseconds: Time by phase: ``match``, ``encode``, ``prefill``, ``sort``; with an item index also ``score``.
         tokens_computed: Tokens that the model evaluated for this answer.
         tokens_avoided: Tokens of the prompt that were cached: instruction, soft prompt, a session's history.
         words: What was understood of the request's words; None where it has none.
@@ -102,11 +103,19 @@ def frame_of_items(items: Sequence[Ranked], to: FrameKind | None = None) -> Any:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Scores of the catalogue or of the candidates, and the tokens that were computed and avoided for them."""
+    """Scores of the catalogue or of the candidates, and the tokens that were computed and avoided for them.
+
+    Attributes:
+        scores: float32 ``[items]``.
+        computed: Tokens.
+        avoided: Tokens.
+        refinement: Where the scores are coarse: what makes the best of them exact.
+    """
 
     scores: Floats
     computed: int
     avoided: int
+    refinement: Refinement | None = None
 
 
 def basis_of(history: Sequence[Item], worded: Worded | None) -> str:
@@ -145,6 +154,11 @@ class Clock:
     def __init__(self) -> None:
         self.milliseconds: dict[str, float] = {}
         self._last = time.perf_counter()
+
+    def move(self, phase: str, to: str, milliseconds: float) -> None:
+        """Count a part of an ended phase as a phase of its own."""
+        self.milliseconds[phase] -= milliseconds
+        self.milliseconds[to] = milliseconds
 
     def lap(self, phase: str) -> None:
         """End a phase."""

@@ -331,4 +331,4 @@ class Bundle:
 
 
 def _is_list_of(values: Any, kind: type) -> bool:
-    return isinstance(values, list) and all(isinstance(value, kind) for value in values)
+    return isinstance(values, list) and all(issubclass(found, kind) for found in set(map(type, values)))

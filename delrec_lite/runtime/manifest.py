@@ -25,6 +25,11 @@ ITEM_TEXT = "item-text.npy"
 INSIDE = "teacher_inside"
 # What a deep soft prompt adds between the layers: float16 ``[layers - 2, k, hidden]``.
 DEEP = "deep-prompt.npy"
+# Short vectors of all items, which find the best ones: see ``runtime.item_index``; and what shortens rows and states.
+INDEX = "item-index.npy"
+INDEX_MAPS = "item-index-maps.npy"
+# Key of the manifest's ``model``: how short the vectors are, and how many of the best items are scored exactly.
+INDEX_FACTS = "item_index"
 # Keys of the manifest's ``model`` that belong to its default model file; an entry of ``others`` has its own.
 OF_ONE_MODEL = ("file", "quant", "tensor_types", "tensors", "unfit", "parity")
 # Key of the manifest's ``model``: whether items of a history may be recommended again, as the data set says.

@@ -62,9 +62,9 @@ class Matcher:
     """
 
     def __init__(self, ids: Sequence[str], titles: Sequence[str], popularity: Sequence[int]) -> None:
-        self._ids = {item_id: n for n, item_id in enumerate(ids)}
+        self._ids = dict(zip(ids, range(len(ids)), strict=True))
         self._titles = titles
-        self._exact = {title: n for n, title in enumerate(titles)}
+        self._exact = dict(zip(titles, range(len(titles)), strict=True))
         self._popularity = popularity
         # A server's steps look titles up before the request is answered, and stale titles come again and again.
         self._search = lru_cache(SEARCHED)(self._search_titles)

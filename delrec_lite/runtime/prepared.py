@@ -10,6 +10,7 @@ from delrec_lite.runtime.answer import Clock, Evaluated, Recommendation, basis_o
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.base import Engine
 from delrec_lite.runtime.engines.groups import evaluate_group
+from delrec_lite.runtime.engines.states import CoarseEngine, Refinement, coarse_engine
 from delrec_lite.runtime.new_items import NewItems
 from delrec_lite.runtime.prompting.encoder import Entry
 from delrec_lite.runtime.resolving import Item, Resolved, Skipped
@@ -99,6 +100,8 @@ class Evaluator:
 
     def evaluate(self, requests: Sequence[Prepared]) -> list[Evaluated]:
         """Scores of the catalogue, or of each request's pool; one evaluation for as many requests as possible."""
+        if (engine := coarse_engine(self._engine)) is not None:
+            return self._evaluate_coarse(engine, requests)
         together = [r for r in requests if r.by_model and not r.in_prompt and not r.needs_state]
         if len(together) < 2:
             return [self._alone(request) for request in requests]
@@ -106,6 +109,17 @@ class Evaluator:
         results = iter(zip(group.scores, group.tokens, strict=True))
         shared = {id(request) for request in together}
         return [self._result(r, *next(results)) if id(r) in shared else self._alone(r) for r in requests]
+
+    def _evaluate_coarse(self, engine: CoarseEngine, requests: Sequence[Prepared]) -> list[Evaluated]:
+        by_model = [request for request in requests if request.by_model]
+        results: dict[int, Evaluated] = {}
+        if by_model:
+            coarse = engine.evaluate_coarse([r.entries for r in by_model], [r.session for r in by_model])
+            for n, request in enumerate(by_model):
+                refinement, tokens = coarse.refinements[n], coarse.tokens[n]
+                results[id(request)] = self._result(request, coarse.scores[n], tokens, coarse.states[n], refinement)
+                request.clock.move("prefill", "score", coarse.milliseconds)
+        return [results[id(request)] if id(request) in results else self._alone(request) for request in requests]
 
     def _alone(self, request: Prepared) -> Evaluated:
         pool, engine = request.pool, self._engine
@@ -122,15 +136,26 @@ class Evaluator:
             return self._result(request, engine.scores([request.entries])[0], request.tokens)
         return self._result(request, *engine.score_session(request.session, request.entries))
 
-    def _result(self, request: Prepared, scores: Floats, computed: int, state: Floats | None = None) -> Evaluated:
-        """The scores of what the request ranks, out of the engine's."""
+    def _result(
+        self,
+        request: Prepared,
+        scores: Floats,
+        computed: int,
+        state: Floats | None = None,
+        refinement: Refinement | None = None,
+    ) -> Evaluated:
+        """The scores of what the request ranks, out of the engine's; those of candidates are exact."""
         request.clock.lap("prefill")
         if request.pool is not None and not request.in_prompt:
             state = np.empty(0, np.float32) if state is None else state
             new = {c: float(self._new_items.vectors(c)[1] @ state) for c in request.pool if isinstance(c, str)}
+            if refinement is not None:
+                known = np.array([c for c in request.pool if isinstance(c, int)], np.int64)
+                scores[known] += refinement.missing(known)
+                refinement = None
             scores = np.array([scores[c] if isinstance(c, int) else new[c] for c in request.pool], np.float32)
         avoided = max(0, len(self._bundle.prompt.prefix) + request.tokens - computed)  # an engine may cache nothing
-        return Evaluated(scores, computed, avoided)
+        return Evaluated(scores, computed, avoided, refinement)
 
 
 def finished(prepared: Prepared, evaluated: Evaluated, selector: Selector, words: Words, label: str) -> Recommendation:
@@ -147,7 +172,7 @@ def finished(prepared: Prepared, evaluated: Evaluated, selector: Selector, words
     scores = words.mixed(prepared.worded, evaluated.scores, pool)
     if pool is None:
         left_out = [item for item in prepared.left_out if isinstance(item, int)]
-        ranked = selector.rank_catalogue(scores, left_out, prepared.selection)
+        ranked = selector.rank_catalogue(scores, left_out, prepared.selection, evaluated.refinement)
     else:
         ranked = selector.rank_pool(scores, pool, prepared.selection)
     clock.lap("sort")

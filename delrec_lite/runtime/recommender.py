@@ -13,6 +13,7 @@ from delrec_lite.errors import ForkError, MissingPackageError, UsageError, insta
 from delrec_lite.runtime.answer import Clock, Evaluated, Ranking, Recommendation, basis_of, read_of
 from delrec_lite.runtime.arguments import Title, Titles, index_rows, lists_in, values_in
 from delrec_lite.runtime.bundle import Bundle
+from delrec_lite.runtime.coarse import catalogue_scores
 from delrec_lite.runtime.engines.base import Engine
 from delrec_lite.runtime.engines.factory import AUTO, open_engine
 from delrec_lite.runtime.item_vectors import ItemVectors
@@ -65,6 +66,7 @@ class Recommender:
         engine: str = AUTO,
         quant: str | None = None,
         fused: bool | None = None,
+        exact: bool = False,
     ) -> "Recommender":
         """Open and verify a bundle and load its model.
 
@@ -76,6 +78,7 @@ class Recommender:
             quant: Quantisation of the model, in a bundle that holds several; default: its first.
             fused: Mix its scores with those of the teacher in the bundle, by the weight that validation users chose;
                 None: as the model was trained (``finetune.teacher_inside``).
+            exact: Score every item with every request, also where the bundle has an item index.
 
         Raises:
             BundleError: Missing, foreign, incomplete or changed.
@@ -84,10 +87,10 @@ class Recommender:
         """
         bundle = Bundle.open(path, verify, quant)
         if not (bundle.manifest["model"].get(INSIDE, False) if fused is None else fused):
-            return cls(bundle, open_engine(bundle, engine, threads))
+            return cls(bundle, open_engine(bundle, engine, threads, exact))
         from delrec_lite.runtime.engines.hybrid import open_with_teacher
 
-        return cls(bundle, open_with_teacher(bundle, engine, threads))
+        return cls(bundle, open_with_teacher(bundle, engine, threads, exact))
 
     @property
     def engine(self) -> Engine:
@@ -236,12 +239,12 @@ class Recommender:
         exclude_history = not self.bundle.repeats if exclude_history is None else exclude_history
         asked = [self.words.read(text, words_weight, not r.items) for text, r in zip(texts, read, strict=True)]
         known = [n for n, resolved in enumerate(read) if resolved.items]
-        scores = dict(zip(known, self.scores([read[n].indices for n in known]) if known else [], strict=True))
+        scores = dict(zip(known, catalogue_scores(self.engine, [read[n].indices for n in known]), strict=True))
         rankings = []
         for n, (resolved, excluded) in enumerate(zip(read, left_out, strict=True)):
-            values = self.words.mixed(asked[n], scores[n] if n in scores else self.selector.popular())
+            plain, refinement = scores.get(n) or (self.selector.popular(), None)
             indices = [*excluded.indices, *(resolved.indices if exclude_history else [])]
-            ranked = self.selector.rank_catalogue(values, indices, selection)
+            ranked = self.selector.rank_catalogue(self.words.mixed(asked[n], plain), indices, selection, refinement)
             skipped = [*resolved.skipped, *excluded.skipped]
             rankings.append(Ranking(ranked, skipped, basis_of(resolved.items, asked[n]), read_of(asked[n])))
         return rankings

@@ -15,6 +15,8 @@ from delrec_lite.runtime.arguments import check_k
 from delrec_lite.runtime.availability import Availability
 from delrec_lite.runtime.best import best
 from delrec_lite.runtime.bundle import Bundle
+from delrec_lite.runtime.coarse import refined
+from delrec_lite.runtime.engines.states import Refinement
 from delrec_lite.runtime.filters import Filters
 from delrec_lite.runtime.item_columns import ItemColumns
 from delrec_lite.runtime.item_vectors import ItemVectors
@@ -120,16 +122,46 @@ class Selector:
             pool.sort(key=lambda item: (isinstance(item, str), item))
         return pool, skipped
 
-    def rank_catalogue(self, scores: Floats, left_out: Sequence[int], selection: Selection) -> list[Ranked]:
+    def rank_catalogue(
+        self,
+        scores: Floats,
+        left_out: Sequence[int],
+        selection: Selection,
+        refinement: Refinement | None = None,
+    ) -> list[Ranked]:
         """Rank the catalogue, or as many of its first items as there are scores, without some of them.
+
+        Args:
+            scores: float32 ``[items]``.
+            left_out: Items.
+            selection: Which of the others, and how many.
+            refinement: Where the scores are coarse: the best of those that may be recommended are made exact.
 
         Raises:
             UsageError: See ``Filters.mask``.
         """
         included = self.mask(selection.where)[: len(scores)].copy()
         included[list(left_out)] = False
+        if refinement is not None:
+            return self._rank_refined(scores, included, selection, refinement)
         items = np.flatnonzero(included)
         return self._ranked(scores[items], items, lambda n: int(items[n]), selection)
+
+    def _rank_refined(
+        self, scores: Floats, included: Bools, selection: Selection, refinement: Refinement
+    ) -> list[Ranked]:
+        """As ``_ranked``, of the items that are included."""
+        if selection.popularity_discount:
+            scores = discounted(scores, self._log_counts[: len(scores)], selection.popularity_discount)
+        wanted = max(POOL, POOL_SHARE * selection.k) if selection.diversity else selection.k
+        scores, items = refined(scores, included, wanted, refinement)
+        if not len(items):
+            return []
+        order = items[:wanted]
+        if selection.diversity:
+            units = self._vectors.units(order.tolist())
+            order = order[diverse(scores[order], units, selection.k, selection.diversity)]
+        return rank(scores, self.name, selection.k, order)
 
     def rank_pool(self, scores: Floats, pool: Sequence[Item], selection: Selection) -> list[Ranked]:
         """Rank candidates: scores float32 ``[candidates]``."""

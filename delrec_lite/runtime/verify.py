@@ -14,7 +14,8 @@ from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.factory import ENGINES, open_engine
 from delrec_lite.runtime.golden import answers, read_golden
 from delrec_lite.runtime.isolated import Limits, answers_in_child
-from delrec_lite.runtime.manifest import REMEDY, Model
+from delrec_lite.runtime.item_index.index import ItemIndex
+from delrec_lite.runtime.manifest import INDEX_FACTS, REMEDY, Model
 from delrec_lite.runtime.recommender import Recommender
 
 # Another processor sums in another order; the scores of one request span about 30.
@@ -89,6 +90,7 @@ class Verification:
         answers: By model.
         exported_on: The processor that made the bundle and its stored answers.
         answered_on: This machine's.
+        item_index: What the manifest says of the item index, which was read; None: the bundle has none.
     """
 
     name: str
@@ -103,6 +105,7 @@ class Verification:
     answers: list[Answers]
     exported_on: Processor
     answered_on: Processor
+    item_index: dict[str, Any] | None = None
 
     def dump(self) -> dict[str, Any]:
         """For JSON."""
@@ -132,6 +135,10 @@ def verify(
         raise BundleError(f"{bundle.folder} stores no answers to compare with", "export the run again")
     exported_on = Processor.of(_exported_on(bundle))
     answered_on = Processor.of({"cpu": machine.cpu_name(), "features": machine.cpu_features()})
+    index = None
+    if ItemIndex.is_in(bundle):
+        ItemIndex.load(bundle)
+        index = bundle.manifest["model"][INDEX_FACTS]
     stored = {bundle.models[0].files[0]: (golden.top, golden.scores), **golden.other_models}
     limits = limits or Limits.of(bundle.folder)
     shape = len(golden.histories), bundle.trained
@@ -174,6 +181,7 @@ def verify(
         compared,
         exported_on,
         answered_on,
+        index,
     )
 
 

@@ -6,9 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from delrec_lite.data.packages import arrow
-from delrec_lite.errors import MissingPackageError, install_line
+from delrec_lite.errors import DelrecError, MissingPackageError, StorageError, install_line
+from delrec_lite.files import appears
+from delrec_lite.machine import cores_allowed
+from delrec_lite.ray_cluster import ray_cluster
+from delrec_lite.scoring.local import MOST_TRIALS
 from delrec_lite.scoring.parts import raise_reported, report_of, score_part
 from delrec_lite.scoring.scorer import Scorer
+
+# Characters of an error of Ray, which can be a page.
+MOST_SHOWN = 300
 
 
 class PartScorer:
@@ -45,30 +52,46 @@ def score_ray(
 ) -> None:
     """As ``local.score_local``; an actor that is killed is replaced by Ray, which scores its part again.
 
-    Joins the cluster that ``RAY_ADDRESS`` names, or else starts one on this machine.
+    Joins the cluster that ``RAY_ADDRESS`` names, or else starts one on this machine. As many actors begin as there is
+    room for, and more follow, up to ``workers``, where the cluster grows.
 
     Raises:
         MissingPackageError: Ray is not installed.
-        DelrecError: What an actor reports.
+        DelrecError: What an actor reports; or actors are lost too often at the same part.
+        StorageError: Parts that the actors have written are not here.
     """
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise MissingPackageError(
-            f"--engine ray needs {error.name}, which is not installed", install_line("ray")
-        ) from error
     arguments = {"scorer": scorer, "source": str(source.absolute()), "target": str(target.absolute())}
     rows = [{"part": part} for part in parts]
-    done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        PartScorer,
-        fn_constructor_kwargs=arguments,
-        batch_size=1,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=workers),
-        num_cpus=1,
-    )
-    for row in done.iter_rows():
-        if row["error"]:
-            raise_reported(json.loads(row["error"]))
-        tick(row["users"])
+    with ray_cluster("--engine ray", max(workers, cores_allowed())) as ray:
+        try:
+            from ray.data import ActorPoolStrategy, from_items
+            from ray.exceptions import RayError
+        except ImportError as error:
+            raise MissingPackageError(
+                f"--engine ray needs {error.name}, which is not installed", install_line("ray")
+            ) from error
+        room = max(1, min(workers, int(ray.cluster_resources().get("CPU", 1))))
+        done = from_items(rows, override_num_blocks=len(rows)).map_batches(
+            PartScorer,
+            fn_constructor_kwargs=arguments,
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(min_size=room, max_size=workers),
+            num_cpus=1,
+            max_task_retries=MOST_TRIALS - 1,
+        )
+        try:
+            for row in done.iter_rows():
+                if row["error"]:
+                    raise_reported(json.loads(row["error"]))
+                tick(row["users"])
+        except RayError as error:
+            raise DelrecError(
+                f"Ray has lost actors too often: {' '.join(str(error).split())[:MOST_SHOWN]}",
+                "if memory is short, take fewer --workers; the same command goes on behind the finished parts",
+            ) from error
+    if not all(appears(target / part) for part in parts):
+        raise StorageError(
+            f"actors have written parts that are not in {target}",
+            "bundle and --out must be on storage that all machines share",
+        )

@@ -63,6 +63,7 @@ class Options:
         part_users: Users of a part, which is what is finished or not.
         quant: As in ``Scorer``.
         fused: As in ``Scorer``.
+        exact: As in ``Scorer``.
     """
 
     k: int = 10
@@ -75,16 +76,18 @@ class Options:
     part_users: int = PART_USERS
     quant: str | None = None
     fused: bool | None = None
+    exact: bool = False
 
     def scorer(self) -> dict[str, Any]:
         """Arguments of ``Scorer``."""
-        names = ("k", "candidates", "exclude", "where", "exclude_history", "quant", "fused")
+        names = ("k", "candidates", "exclude", "where", "exclude_history", "quant", "fused", "exact")
         return {name: getattr(self, name) for name in names}
 
     def dump(self) -> dict[str, Any]:
-        """For the manifest; lists of items by their number and sha256."""
+        """For the manifest; lists of items by their number and sha256. Runs of older versions have no ``exact``."""
         lists = {"candidates": self.candidates, "exclude": self.exclude or None}
-        return asdict(self) | {name: None if items is None else _digest(items) for name, items in lists.items()}
+        facts = asdict(self) | {name: None if items is None else _digest(items) for name, items in lists.items()}
+        return {name: value for name, value in facts.items() if name != "exact" or value}
 
 
 def score(

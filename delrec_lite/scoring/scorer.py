@@ -20,6 +20,7 @@ from delrec_lite.errors import BundleError, DataError, UsageError
 from delrec_lite.files import sha256_of
 from delrec_lite.runtime.arguments import check_k
 from delrec_lite.runtime.best import best
+from delrec_lite.runtime.coarse import catalogue_scores, refined
 from delrec_lite.runtime.manifest import MANIFEST
 from delrec_lite.scoring.lists import lists_of, split_lists
 
@@ -63,6 +64,7 @@ class Scorer:
         threads: Of the engine. Many processes of one thread answer more users than one process of many.
         quant: As in ``Recommender.load``.
         fused: As in ``Recommender.load``.
+        exact: As in ``Recommender.load``.
         fingerprint: What ``bundle_fingerprint`` must give where the bundle is opened; empty: anything.
         opened: A recommender of the bundle, to use it instead of opening another; its caller closes it.
 
@@ -85,12 +87,14 @@ class Scorer:
         quant: str | None = None,
         fused: bool | None = None,
         fingerprint: str = "",
+        exact: bool = False,
         opened: "Recommender | None" = None,
     ) -> None:
         self.bundle, self.k, self.threads = os.fspath(bundle), check_k(k), threads
         self.candidates = None if candidates is None else tuple(candidates)
         self.exclude, self.exclude_history, self.on_bad_row = tuple(exclude), exclude_history, on_bad_row
         self.user, self.history, self.quant, self.fused, self.fingerprint = user, history, quant, fused, fingerprint
+        self.exact = exact
         self.where, self.dropped = where, 0
         if opened is not None:
             self.recommender = opened
@@ -180,15 +184,19 @@ class Scorer:
             yield from map(self._asked, histories)
             return
         known = [n for n, history in enumerate(histories) if history]
-        rows: Iterable[Floats] = self.recommender.scores([histories[n] for n in known]) if known else ()
-        scores = dict(zip(known, rows, strict=True))
+        scores = dict(zip(known, catalogue_scores(self.recommender.engine, [histories[n] for n in known]), strict=True))
         for n, history in enumerate(histories):
             included = self._included
             if self._without_history and history:
                 included = included.copy()
                 included[history] = False
+            values, refinement = scores.get(n) or (self.recommender.selector.popular(), None)
+            if refinement is not None:
+                values, items = refined(values, included, self.k, refinement)
+                yield items[: self.k], values[items[: self.k]]
+                continue
             among = np.flatnonzero(included)
-            values = scores.get(n, self.recommender.selector.popular())[among]
+            values = values[among]
             order = best(values, self.k)
             yield among[order], values[order]
 
@@ -217,7 +225,7 @@ class Scorer:
         from delrec_lite.runtime.recommender import Recommender
 
         self._check_bundle()
-        opened = Recommender.load(self.bundle, self.threads, quant=self.quant, fused=self.fused)
+        opened = Recommender.load(self.bundle, self.threads, quant=self.quant, fused=self.fused, exact=self.exact)
         self._check_bundle()  # it may have changed meanwhile
         return opened
 

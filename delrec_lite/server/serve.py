@@ -9,7 +9,7 @@ import ssl
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -140,13 +140,14 @@ def load(bundle: Path, settings: Settings) -> Recommender:
     Raises:
         BundleError: The bundle does not verify, or its scores are not numbers.
     """
-    recommender = Recommender.load(bundle, settings.threads_of_each, quant=settings.quant, fused=settings.fused)
+    options: dict[str, Any] = {"quant": settings.quant, "fused": settings.fused, "exact": settings.exact}
+    recommender = Recommender.load(bundle, settings.threads_of_each, **options)
     try:
         recommender.preload()
         if recommender.bundle.prompt.format.ranks_catalogue:
-            scores = recommender.scores([[0]])
+            item = f"id:{recommender.bundle.items.ids[0]}"
+            scores = recommender.evaluate([recommender.prepare([item])])[0].scores
             if settings.micro_batch > 1:  # an engine may read its model again for the first group
-                item = f"id:{recommender.bundle.items.ids[0]}"
                 recommender.evaluate([recommender.prepare([item]) for _ in range(settings.micro_batch)])
         else:
             scores = recommender.score_candidates([[0]], np.array([[0]]))

@@ -36,6 +36,7 @@ class Settings:
         log_histories: Log the bodies of requests.
         quant: Quantisation, in a bundle that holds several; None: its first.
         fused: Mix in the teacher's scores; None: as the model was trained.
+        exact: Score every item, also where the bundle has an item index.
         root_path: Prefix of all paths behind a proxy, such as ``/recs``.
         cors_origins: Sites whose pages may call the API, such as ``https://shop.example``; ``*``: all.
         pid_file: Written at the start, removed at the end.
@@ -65,6 +66,7 @@ class Settings:
     log_histories: bool = False
     quant: str | None = None
     fused: bool | None = None
+    exact: bool = False
     root_path: str = ""
     cors_origins: tuple[str, ...] = ()
     pid_file: Path | None = None

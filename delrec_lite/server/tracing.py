@@ -18,7 +18,7 @@ ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 # Paths that monitoring asks all day.
 _UNTRACED = {"/healthz", "/readyz", "/metrics"}
 # The phases of ``Recommendation.milliseconds`` that each span covers, in their order.
-_PHASES = (("match", ("match",)), ("evaluate", ("encode", "prefill")), ("rank", ("sort",)))
+_PHASES = (("match", ("match",)), ("evaluate", ("encode", "prefill")), ("rank", ("score", "sort")))
 
 
 class Traces:

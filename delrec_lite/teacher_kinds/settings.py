@@ -20,6 +20,9 @@ class TeacherConfig(BaseModel):
         label_smoothing: Share of the target spread over the catalogue.
         batch: Windows of ``max_length`` items per step.
         epochs: Maximum passes over all training interactions.
+        negatives: Items that each step's loss draws and its positions share, half of them by popularity; a step then
+            trains only the items that it reads. 0: the loss is over the whole catalogue; none: 0 up to 100,000 items,
+            beyond 4,096.
         patience: Epochs without a better validation result (see ``fit``) before training stops.
         seed: Random seed for initialisation, windows, order and dropout.
     """
@@ -37,3 +40,4 @@ class TeacherConfig(BaseModel):
     epochs: PositiveInt = 40
     patience: PositiveInt = 8
     seed: NonNegativeInt = 1
+    negatives: NonNegativeInt | None = None

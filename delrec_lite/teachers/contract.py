@@ -11,6 +11,10 @@ from torch.nn import functional as F
 
 from delrec_lite.data.types import Floats, Ints
 from delrec_lite.errors import UsageError
+from delrec_lite.softmax.blocks import cross_entropy_in_blocks
+from delrec_lite.softmax.choice import MOST_TEACHER_SCORES, chosen_negatives
+from delrec_lite.softmax.negatives import Draw
+from delrec_lite.softmax.sampled import Sample, first_of
 from delrec_lite.teacher_kinds.settings import TeacherConfig
 
 
@@ -23,6 +27,9 @@ class Network(nn.Module):
         config: Its size.
         items: Size of the catalogue.
     """
+
+    # In a step of a sampled softmax: places of the negatives among the items that the network then has.
+    step_draw: Draw | None = None
 
     def __init__(self, config: TeacherConfig, items: int) -> None:
         super().__init__()
@@ -38,13 +45,30 @@ class Network(nn.Module):
         return states @ self.items.T
 
     def loss(self, states: Any, targets: Any) -> Any:
-        """The training loss: the mean cross-entropy of the next items over the whole catalogue.
+        """The training loss: the mean cross-entropy of the next items over the whole catalogue, or a sample of it.
 
         Args:
             states: float32 ``[n, hidden]``.
             targets: The items that followed, int64 ``[n]``.
         """
-        return F.cross_entropy(self.scores(states), targets, label_smoothing=self.config.label_smoothing)
+        smoothing = self.config.label_smoothing
+        if self.step_draw is not None:
+            sample = Sample.of(targets, self.step_draw)
+            logits = sample.logits(states, self.items[sample.items])
+            loss = first_of(logits)
+            return loss + smoothing * (logits[:, 0] - sample.mean_score(logits)).mean() if smoothing else loss
+        if len(states) * len(self.items) > MOST_TEACHER_SCORES and type(self).scores is Network.scores:
+            return cross_entropy_in_blocks(states, self.items, targets, smoothing)
+        return F.cross_entropy(self.scores(states), targets, label_smoothing=smoothing)
+
+    def drawn_negatives(self, items: int) -> int:
+        """How many negatives ``fit`` draws for each step's ``loss``, which then sees no other items; 0: none.
+
+        Args:
+            items: Size of the catalogue.
+        """
+        own = type(self).loss is not Network.loss or type(self).scores is not Network.scores
+        return 0 if own else chosen_negatives(self.config.negatives, items)
 
 
 class Teacher:
@@ -100,23 +124,33 @@ class Teacher:
         return self.sequence_scores_many([sequence])[0]
 
     def sequence_scores_many(self, sequences: Sequence[Ints]) -> list[Floats]:
-        """``sequence_scores`` of several sequences; the last row of each equals the result of ``scores``.
-
-        Each row beyond ``max_length`` items needs a separate window.
-        """
-        length = self.config.max_length
+        """``sequence_scores`` of several sequences; the last row of each equals the result of ``scores``."""
         out = [np.empty((len(self._checked(s)), self.items), dtype=np.float32) for s in sequences]
+        for n, places, states in self._sequence_states(sequences):
+            out[n][places] = self.network.scores(states).cpu().numpy()
+        return out
+
+    def sequence_states(self, sequences: Sequence[Ints]) -> Any:
+        """The network's states that ``sequence_scores_many`` scores, of all sequences: float32 ``[n, hidden]``."""
+        starts = np.cumsum([0, *(len(self._checked(s)) for s in sequences)])
+        out = torch.empty(int(starts[-1]), self.config.hidden)
+        for n, places, states in self._sequence_states(sequences):
+            out[starts[n] : starts[n + 1]][places] = states.cpu()
+        return out
+
+    def _sequence_states(self, sequences: Sequence[Ints]) -> Iterator[tuple[int, Any, Any]]:
+        """Index of a sequence, places in it and the states there; each beyond ``max_length`` needs its own window."""
+        length = self.config.max_length
         owner = [(n, t) for n, s in enumerate(sequences) for t in (0, *range(length, len(s)))]
         windows = [sequences[n][:length] if t == 0 else sequences[n][t - length + 1 : t + 1] for n, t in owner]
         for rows, states in self._batches(windows):
             for place, row in enumerate(rows):
                 n, t = owner[row]
                 if t:
-                    out[n][t] = self.network.scores(states[place, length - 1]).cpu().numpy()
+                    yield n, t, states[place, length - 1]
                 else:
-                    read = states[place, : len(windows[row])]
-                    out[n][: len(read)] = self.network.scores(read).cpu().numpy()
-        return out
+                    count = len(windows[row])
+                    yield n, slice(0, count), states[place, :count]
 
     def _checked(self, history: Ints) -> Ints:
         if len(history) == 0:

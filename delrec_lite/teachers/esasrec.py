@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from delrec_lite.softmax.choice import chosen_negatives
 from delrec_lite.teacher_kinds.built_in.esasrec import ESASRecConfig
 from delrec_lite.teachers.contract import Network
 
@@ -14,7 +15,7 @@ class ESASRec(Network):
     """Item and position vectors, ``layers`` gated blocks of causal self-attention and feed-forward, tied output.
 
     Different from the paper: all positions of a step share its negatives, which costs a CPU one small matrix product;
-    and without ``negatives`` the softmax is over the whole catalogue, which sampling approximates.
+    and without ``negatives`` the softmax is that of the other teachers, which sampling approximates.
 
     Args:
         config: hidden, layers, heads, dropout, max_length and negatives are used.
@@ -38,10 +39,14 @@ class ESASRec(Network):
             x = block(x)
         return self.norm(x)
 
+    def drawn_negatives(self, items: int) -> int:
+        """See ``Network.drawn_negatives``: with a setting of its own, the paper's loss draws them."""
+        return 0 if self.config.negatives is not None else chosen_negatives(None, items)
+
     def loss(self, states: Any, targets: Any) -> Any:
         """Cross-entropy of each target among itself and random negatives, see ``Network.loss``."""
         count = len(self.items)
-        if not 0 < self.config.negatives < count:
+        if not 0 < (self.config.negatives or 0) < count:
             return super().loss(states, targets)
         negatives = torch.randint(count, (self.config.negatives,), device=states.device)
         negative_scores = states @ self.items[negatives].T

@@ -1,4 +1,4 @@
-"""Trains a teacher: softmax over the whole catalogue at every position, early stopping on validation users."""
+"""Trains a teacher: softmax over the catalogue at every position, early stopping on validation users."""
 
 import json
 import math
@@ -20,16 +20,20 @@ from delrec_lite.evaluation.expected import ExpectedSampledMetrics
 from delrec_lite.evaluation.metrics import per_user
 from delrec_lite.evaluation.protocol import catalogue_ranks
 from delrec_lite.files import write_atomic
+from delrec_lite.softmax.negatives import NegativeSampler
 from delrec_lite.teacher_kinds.registry import TEACHERS
 from delrec_lite.teacher_kinds.settings import TeacherConfig
 from delrec_lite.teachers.contract import Network, Teacher, pad
 from delrec_lite.teachers.epochs import Epochs, train_epochs
+from delrec_lite.teachers.step_rows import StepRows, trained_vectors
 from delrec_lite.teachers.text import add_text, bake_text, shared_vectors
 
 METRICS = "metrics.jsonl"
 CHOOSES = "expected_ndcg@10"  # with many validation users: "ndcg@10", see ``evaluation.choosing``
 VALIDATION_USERS = 4000  # more would cost time and hardly change the choice of the best epoch
 CANDIDATES = 15
+# Scores of validation users that are in memory at once: half a gigabyte.
+SCORES_AT_ONCE = 1 << 27
 
 
 def fit(
@@ -77,6 +81,7 @@ def fit(
         if features is not None:
             add_text(network, features)
         network.to(device)
+        optimiser, rows = _optimiser(network, dataset)
         teacher, lines = Teacher(network, len(dataset.catalog)), list[dict[str, float]]()
 
         def validate(epoch: int, loss: float) -> float:
@@ -93,12 +98,11 @@ def fit(
             count=config.epochs,
             patience=config.patience,
             batches=lambda epoch: list(_batches(sequences, config, epoch)),
-            loss=partial(_loss, network),
+            loss=partial(_loss, network, rows),
             lr=config.lr,
             lr_factor=partial(_factor, epochs=config.epochs),
             clip=1.0,
         )
-        optimiser = torch.optim.AdamW(_groups(network), lr=config.lr, betas=(0.9, 0.98))
         best = train_epochs(
             network,
             optimiser,
@@ -114,8 +118,26 @@ def fit(
     return teacher
 
 
-def _loss(network: Network, batch: Sequence[Ints]) -> tuple[Any, int]:
+def _optimiser(network: Network, dataset: Dataset) -> tuple[Any, StepRows | None]:
+    """The optimiser of all parameters, and it again where it trains item vectors row by row, with sampled negatives."""
+    config, items = network.config, len(dataset.catalog)
+    groups = _groups(network)
+    negatives = network.drawn_negatives(items)
+    if negatives:
+        vectors = network.get_parameter(trained_vectors(network))
+        for group in groups:
+            group["params"] = [p for p in group["params"] if p is not vectors]
+    adamw = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98))
+    if not negatives:
+        return adamw, None
+    rows = StepRows(network, adamw, NegativeSampler(dataset.popularity(), negatives, config.seed))
+    return rows, rows
+
+
+def _loss(network: Network, rows: StepRows | None, batch: Sequence[Ints]) -> tuple[Any, int]:
     """Mean loss of the next item at every place of the windows, and the number of places."""
+    if rows is not None:
+        batch = rows.open(batch)
     device = network.items.device
     targets = torch.as_tensor(np.concatenate([w[1:] for w in batch])).to(device)
     read = pad([np.ones(len(w) - 1, dtype=np.int64) for w in batch]).bool().to(device)
@@ -156,8 +178,11 @@ def _groups(network: Network) -> list[dict[str, Any]]:
 
 def _figures(teacher: Teacher, validation: Split, expected: ExpectedSampledMetrics) -> dict[str, float]:
     """Figures on the validation users."""
-    scores = teacher.scores(validation.histories)
-    full = catalogue_ranks(scores, validation.histories, validation.targets, validation.repeats)
+    at_once = max(1, SCORES_AT_ONCE // teacher.items)
+    parts = [validation.take(range(n, min(len(validation), n + at_once))) for n in range(0, len(validation), at_once)]
+    with torch.no_grad(), shared_vectors(teacher.network):
+        ranks = [catalogue_ranks(teacher.scores(p.histories), p.histories, p.targets, p.repeats) for p in parts]
+    full = np.concatenate(ranks)
     return {
         CHOOSES: float(expected.per_user(full, "NDCG@10").mean()),
         "ndcg@10": float(per_user(full, "NDCG@10").mean()),

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from delrec_lite.architectures import find_architecture
@@ -161,10 +162,9 @@ def load_finetuned(model: ItemLM, folder: Path) -> None:
         from peft import PeftModel
 
         model.lm = PeftModel.from_pretrained(model.lm, str(folder / ADAPTER)).eval()
-    vectors = load_file(folder / ITEMS)
-    with torch.no_grad():
-        for name, tensor in vectors.items():
-            getattr(model, name).copy_(tensor)
+    with safe_open(folder / ITEMS, framework="pt") as file, torch.no_grad():
+        for name in file.keys():  # noqa: SIM118
+            getattr(model, name).copy_(file.get_tensor(name))
     model.requires_grad_(False)
 
 

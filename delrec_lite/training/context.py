@@ -8,6 +8,7 @@ from delrec_lite.console import Console
 from delrec_lite.data.types import CandidateSets, Dataset
 from delrec_lite.llm.model import ItemLM
 from delrec_lite.prompts.tasks import Prompts
+from delrec_lite.softmax.choice import NEGATIVES, Softmax
 from delrec_lite.teachers.contract import Teacher
 from delrec_lite.teachers.ensemble import Ensemble
 from delrec_lite.training.windows import steps_for
@@ -26,6 +27,8 @@ class TrainingContext:
         max_history: Items of a history that the prompt holds, and inputs of a training window.
         out: The stage's folder, for checkpoint, metrics and results.
         console: Shows progress.
+        softmax: Over the catalogue, see ``softmax.choice``.
+        negatives: Items that each step of a sampled softmax draws.
     """
 
     model: ItemLM
@@ -36,6 +39,8 @@ class TrainingContext:
     max_history: int
     out: Path
     console: Console
+    softmax: Softmax = "auto"
+    negatives: int = NEGATIVES
 
     @property
     def m(self) -> int:

@@ -29,6 +29,7 @@ from delrec_lite.training.windows import steps, steps_for
 
 SOFT = "soft.safetensors"
 LLM = "llm"  # the adapter, as PEFT saves it, where the LLM was trained too
+SCORES_AT_ONCE = 1 << 24  # of users' catalogues, for the agreement: 67 MB a copy
 SUBSAMPLE_USERS = 314  # validation users that training scores: 943 would take a minute each time
 
 
@@ -160,33 +161,39 @@ class Agreement:
     def __init__(self, context: TrainingContext) -> None:
         valid = context.dataset.valid()
         users = validation_subsample(len(valid))
-        self._model, self._max_history = context.model, context.max_history
+        self._model, self._max_history, self._teacher = context.model, context.max_history, context.teacher
         self._histories = valid.take(users).histories
         self._candidates = context.candidates.take(users).items
-        self._teacher_scores = context.teacher.scores(self._histories)
+        self._at_once = max(1, SCORES_AT_ONCE // len(context.dataset.catalog))
         self.users = len(self._histories)
 
     def __call__(self, prompts: Prompts) -> RankAgreement:
         """Means over the users, with these prompts."""
+        starts = range(0, self.users, self._at_once)
+        parts = [self._of(prompts, slice(start, start + self._at_once)) for start in starts]
+        same, correlations, ndcg = (np.concatenate(figures) for figures in list(zip(*parts, strict=True))[:3])
+        divergence = sum(part[3] * (len(part[0]) / self.users) for part in parts)
+        return RankAgreement(float(same.mean()), float(np.mean(correlations)), float(np.mean(ndcg)), divergence)
+
+    def _of(self, prompts: Prompts, users: slice) -> tuple[Any, list[Any], list[float], float]:
+        """Of each user the first three figures, and the mean of the fourth."""
         model, max_history = self._model, self._max_history
-        teacher_scores = self._teacher_scores
-        teacher_candidate_scores = np.take_along_axis(teacher_scores, self._candidates, 1)
+        histories, candidates = self._histories[users], self._candidates[users]
+        teacher_scores = self._teacher.scores(histories)
+        teacher_candidate_scores = np.take_along_axis(teacher_scores, candidates, 1)
         if prompts.format.ranks_catalogue:
-            scores = score_all(model, prompts, self._histories, max_history)
-            candidate_scores = np.take_along_axis(scores, self._candidates, 1)
+            scores = score_all(model, prompts, histories, max_history)
+            candidate_scores = np.take_along_axis(scores, candidates, 1)
         else:
-            scores = candidate_scores = score_candidates(model, prompts, self._histories, self._candidates, max_history)
+            scores = candidate_scores = score_candidates(model, prompts, histories, candidates, max_history)
             teacher_scores = teacher_candidate_scores
         log_p, log_q = (F.log_softmax(torch.from_numpy(s), 1) for s in (teacher_scores, scores))
         divergence = F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
         pairs = zip(candidate_scores, teacher_candidate_scores, strict=True)
         correlations = [np.corrcoef(_ranks(a), _ranks(b))[0, 1] for a, b in pairs]
-        return RankAgreement(
-            float((candidate_scores.argmax(1) == teacher_candidate_scores.argmax(1)).mean()),
-            float(np.mean(correlations)),
-            float(np.mean([_list_ndcg(a, b) for a, b in zip(scores, teacher_scores, strict=True)])),
-            divergence.item(),
-        )
+        same = candidate_scores.argmax(1) == teacher_candidate_scores.argmax(1)
+        ndcg = [_list_ndcg(a, b) for a, b in zip(scores, teacher_scores, strict=True)]
+        return same, correlations, ndcg, divergence.item()
 
 
 def _ranks(scores: Floats) -> Ints:
@@ -196,9 +203,16 @@ def _ranks(scores: Floats) -> Ints:
 def _list_ndcg(scores: Floats, reference: Floats, k: int = 10) -> float:
     """NDCG@k of a ranking against the first k of a reference ranking, gains k, k - 1, ... 1."""
     gains = np.zeros(len(scores))
-    gains[np.argsort(-reference)[:k]] = np.arange(k, 0, -1)[: len(scores)]
+    gains[_first(reference, k)] = np.arange(k, 0, -1)[: len(scores)]
     discounts = 1 / np.log2(np.arange(2, k + 2))[: len(scores)]
-    return float((gains[np.argsort(-scores)[:k]] * discounts).sum() / (np.sort(gains)[::-1][:k] * discounts).sum())
+    return float((gains[_first(scores, k)] * discounts).sum() / (np.arange(k, 0, -1)[: len(scores)] * discounts).sum())
+
+
+def _first(scores: Floats, k: int) -> Ints:
+    """The places of the k highest scores, highest first."""
+    places = np.argpartition(-scores, k)[:k] if len(scores) > k else np.arange(len(scores))
+    first: Ints = places[np.argsort(-scores[places])]
+    return first
 
 
 def load_soft(model: ItemLM, folder: Path) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from delrec_lite.config import FinetuneSection
@@ -18,10 +17,11 @@ from delrec_lite.evaluation.expected import ExpectedSampledMetrics
 from delrec_lite.evaluation.table import protocols_of, values_of
 from delrec_lite.llm.forward import read_states, window_segment
 from delrec_lite.llm.model import ItemLM
-from delrec_lite.llm.verbalizer import catalogue_scores, verbalizer_of
+from delrec_lite.llm.verbalizer import verbalizer_of
 from delrec_lite.processes import current
 from delrec_lite.prompts.tasks import Prompts
 from delrec_lite.training.adapters import ITEMS, RankAllocation, add_adapter, orthogonality, save_adapter, unfreeze
+from delrec_lite.training.catalogue_loss import Term
 from delrec_lite.training.choice import CandidateBatch, Example, Sampler, next_item_loss
 from delrec_lite.training.context import TrainingContext
 from delrec_lite.training.distill import validation_subsample
@@ -29,8 +29,8 @@ from delrec_lite.training.loop import Group, LossOf, Schedule, Validation, finis
 from delrec_lite.training.memory import enable_gradient_checkpointing
 from delrec_lite.training.micro_batches import micro_batch_losses
 from delrec_lite.training.ranking import ranked
-from delrec_lite.training.tasks import teacher_distribution, truncate_to_context
-from delrec_lite.training.windows import StepPlan, steps_for
+from delrec_lite.training.step_items import StepItems, trained_rows
+from delrec_lite.training.windows import steps_for
 
 # Share of the items that a step represents by their text alone, where the recipe does not say.
 OFFSET_DROPOUT = 0.2
@@ -85,9 +85,11 @@ def finetune(context: TrainingContext, recipe: FinetuneSection) -> Finetuned:
     text = {name: p for name, p in model.text_maps().items() if name.replace("text", "offset") in items}
     if recipe.train_soft:
         items |= model.soft_prompt()
-    for p in (*items.values(), *text.values()):
+    data = StepItems(context, recipe)
+    rows, whole = trained_rows(data, items, recipe)
+    for p in (*whole.values(), *text.values()):
         p.requires_grad_(True)
-    rates = ((learned, recipe.lr), (items, recipe.item_lr), (text, recipe.text_lr))
+    rates = ((learned, recipe.lr), (whole, recipe.item_lr), (text, recipe.text_lr))
     groups = [Group(parameters, lr) for parameters, lr in rates if parameters or parameters is learned]
     model.train()
     model.item_dropout, model.state_dropout = recipe.item_dropout, recipe.state_dropout
@@ -95,12 +97,14 @@ def finetune(context: TrainingContext, recipe: FinetuneSection) -> Finetuned:
     if recipe.valid_every:
         interval = steps_for(recipe.valid_every, context.dataset.train(), recipe.tokens_per_step)
         validation = Validation(partial(_validation_metrics, context, recipe.teacher_inside), interval, recipe.patience)
+    if rows is not None:
+        model.tables = rows.tables
     means = {"next_item": 0.0}
     micro_batch_count = recipe.gradient_accumulation_steps * current().count
     if plan:
         means = train(
             groups,
-            losses(context, recipe, micro_batch_count),
+            losses(context, recipe, micro_batch_count, data),
             Schedule(plan, recipe.warmup),
             out,
             context.console,
@@ -111,7 +115,9 @@ def finetune(context: TrainingContext, recipe: FinetuneSection) -> Finetuned:
             after_step=RankAllocation(model.lm) if recipe.adapter == "adalora" else None,
             optimiser_name=recipe.optimiser,
             average=recipe.average,
+            rows=rows,
         )
+    model.tables = {}
     model.item_dropout = model.state_dropout = 0.0
     model.drop_offsets(0.0, recipe.seed)
     model.eval().requires_grad_(False)
@@ -119,52 +125,46 @@ def finetune(context: TrainingContext, recipe: FinetuneSection) -> Finetuned:
     report = Finetuned(means["next_item"], plan, *chosen)
     if current().first:
         save_adapter(model.lm, learned, out)
-        save_file({name: p.detach().clone() for name, p in (items | text).items()}, out / ITEMS)
+        save_file({name: p.detach().contiguous() for name, p in (items | text).items()}, out / ITEMS)
         (out / "finetune.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
         finish_stage(out, context.console)
     return report
 
 
-def losses(context: TrainingContext, recipe: FinetuneSection, micro_batch_count: int) -> LossOf:
+def losses(
+    context: TrainingContext, recipe: FinetuneSection, micro_batch_count: int, data: StepItems | None = None
+) -> LossOf:
     """The loss of stage 2 by micro-batch; the mean over a step's micro-batches does not depend on their number.
 
     Args:
         context: Its model has the adapter.
         recipe: Stage 2 of the recipe.
         micro_batch_count: Micro-batches of a step.
+        data: Windows of the steps, and the loss over the catalogue; default: those of the recipe.
     """
-    model, prompts, max_history = context.model, context.prompts, context.max_history
+    model, prompts = context.model, context.prompts
     plan = context.steps(recipe)
-    batches = StepPlan(context.dataset.train(), max_history, recipe.tokens_per_step, recipe.seed)
+    data = StepItems(context, recipe) if data is None else data
+    batches, catalogue_loss = data.plan, data.loss
     sampler = Sampler(len(context.dataset.catalog), context.m, recipe.seed)
-
-    def windows(step: int) -> list[Ints]:
-        return truncate_to_context(prompts, batches.at(step), max_history)
-
+    optional: dict[Term, bool] = {"teacher": recipe.teacher_weight > 0, "together": recipe.teacher_inside}
+    wanted: list[Term] = ["next_item", *(term for term, asked in optional.items() if asked)]
     share = offset_dropout(model, recipe)
 
     def window_loss(examples: Sequence[Ints], step: int) -> tuple[Any, dict[str, float]]:
         model.drop_offsets(share, (recipe.seed << 24) + step)
         inputs = [window[:-1] for window in examples]
         segments = [window_segment(prompts, window) for window in inputs]
-        scores = catalogue_scores(model, prompts, read_states(model, prompts.next_prefix, segments))
-        truth = torch.from_numpy(np.concatenate([window[1:] for window in examples])).to(scores.device)
-        loss = F.cross_entropy(scores, truth)
-        figures = {"next_item": loss.item()}
-        if recipe.teacher_weight > 0:
-            teacher_log_probs = teacher_distribution(context.teacher, inputs, 1.0).to(scores.device)
-            kl = F.kl_div(F.log_softmax(scores, 1), teacher_log_probs, reduction="batchmean", log_target=True)
-            figures["teacher"] = kl.item()
+        states = read_states(model, prompts.next_prefix, segments)
+        truth = torch.from_numpy(np.concatenate([window[1:] for window in examples])).to(states.device)
+        terms = catalogue_loss.terms(wanted, states, truth, step, inputs)
+        loss = terms["next_item"]
+        if "teacher" in terms:
             weight = teacher_weight(recipe, step / plan)
-            loss = (1 - weight) * loss + weight * kl
-        if recipe.teacher_inside:
-            # With dropout: without it, what the teacher knows by heart would leave the model nothing to learn.
-            with context.teacher.dropping_out():
-                together = scores + teacher_distribution(context.teacher, inputs, 1.0).to(scores.device)
-            joint = F.cross_entropy(together, truth)
-            figures["together"] = joint.item()
-            loss = (loss + joint) / 2
-        return loss, figures
+            loss = (1 - weight) * loss + weight * terms["teacher"]
+        if "together" in terms:
+            loss = (loss + terms["together"]) / 2
+        return loss, {name: term.item() for name, term in terms.items()}
 
     def questions(step: int) -> list[Example]:
         return sampler.next_item(step, batches.at(step)).examples()
@@ -175,7 +175,7 @@ def losses(context: TrainingContext, recipe: FinetuneSection, micro_batch_count:
         return next_item_loss(context, CandidateBatch.of(examples), weight)
 
     if prompts.format.ranks_catalogue:
-        loss_of = micro_batch_losses(window_loss, windows, lambda window: len(window) - 1, micro_batch_count)
+        loss_of = micro_batch_losses(window_loss, data.windows, lambda window: len(window) - 1, micro_batch_count)
     else:
         loss_of = micro_batch_losses(question_loss, questions, lambda _: 1, micro_batch_count)
     if recipe.adapter != "adalora":

@@ -17,6 +17,7 @@ from torch import nn
 from delrec_lite.console import Console
 from delrec_lite.errors import DelrecError
 from delrec_lite.processes import current
+from delrec_lite.softmax.rows import TrainedRows
 from delrec_lite.training.curves import draw_curves
 from delrec_lite.training.ema import ExponentialMovingAverage
 from delrec_lite.training.memory import memory_advice
@@ -27,6 +28,7 @@ BEST = "best.safetensors"
 VALID = "valid_"  # prefix of validation figures in the log
 METRICS = "metrics.jsonl"
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
+WRITING_SHARE = 20  # times as long as a checkpoint takes to write: those of a large catalogue have gigabytes
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,26 @@ class Validation:
     patience: int
 
 
+@dataclass(frozen=True)
+class Weights:
+    """What a stage trains.
+
+    Attributes:
+        named: Parameters that AdamW trains.
+        tables: Values of tables of which each step trains some rows.
+        table_state: Their optimiser's state, by its names in a checkpoint.
+    """
+
+    named: Mapping[str, nn.Parameter]
+    tables: Mapping[str, Any]
+    table_state: Mapping[str, Any]
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """All of it as tensors by name, which share their memory."""
+        return {name: p.detach() for name, p in self.named.items()} | dict(self.tables)
+
+
 class AfterStep(Protocol):
     """Work after each step of the optimiser, with a state between steps."""
 
@@ -97,6 +119,7 @@ def train(
     after_step: AfterStep | None = None,
     optimiser_name: str = "adamw",
     average: float = 0.0,
+    rows: TrainedRows | None = None,
 ) -> dict[str, float]:
     """Minimise ``loss_of``; called again after an interruption, it continues from the last checkpoint in ``out``.
 
@@ -119,6 +142,7 @@ def train(
         after_step: Called after each step.
         optimiser_name: See ``make_optimiser``.
         average: Decay of a running mean of the weights, which is validated and remains at the end; 0: no mean.
+        rows: Tables of which each step trains some rows; without ``average``.
 
     Returns:
         The means of the logged figures over the last tenth of the steps; with ``validation`` also its figures for
@@ -130,19 +154,20 @@ def train(
     """
     out.mkdir(parents=True, exist_ok=True)
     named = {name: p for group in groups for name, p in group.parameters.items()}
+    weights = Weights(named, {} if rows is None else rows.values, {} if rows is None else rows.state)
     optimiser = make_optimiser(
         optimiser_name,
         [{"params": list(g.parameters.values()), "lr": g.lr, "weight_decay": g.weight_decay} for g in groups],
         next(iter(named.values())).device.type,
     )
     means = ExponentialMovingAverage(named, average)
-    start = _resume(out, named, optimiser, means, after_step)
+    start = _resume(out, weights, optimiser, means, after_step)
     processes = current()
     # The same lines in all processes, so that all stop at the same step.
     lines = processes.from_first(lambda: _saved_lines(out / METRICS, start))
-    processes.broadcast([p.detach() for p in named.values()])
+    processes.broadcast(list(weights.values.values()))
     processes.wait()  # all processes have read the checkpoint before the first one writes another
-    last_checkpoint = time.monotonic()
+    last_checkpoint, interval = time.monotonic(), SECONDS_BETWEEN_CHECKPOINTS
     with (
         memory_advice(label),
         (out / METRICS if processes.first else Path(os.devnull)).open("a", encoding="utf-8") as log,
@@ -157,9 +182,12 @@ def train(
             for settings, group in zip(optimiser.param_groups, groups, strict=True):
                 settings["lr"] = group.lr * schedule.factor(step)
             optimiser.zero_grad(set_to_none=True)
-            value, figures = _backward(named, loss_of, step, micro_batch_count)
-            nn.utils.clip_grad_norm_(named.values(), 1.0)
+            trained = named if rows is None else {**named, **rows.open(step)}
+            value, figures = _backward(trained, loss_of, step, micro_batch_count)
+            nn.utils.clip_grad_norm_(trained.values(), 1.0)
             optimiser.step()
+            if rows is not None:
+                rows.step(step, schedule.factor(step))
             if after_step is not None:
                 after_step(step)
             means.update(step)
@@ -181,11 +209,13 @@ def train(
                 continue
             # The best weights are written before the checkpoint, so that a resumed run always has them.
             if validates and _best(lines)["step"] == step:
-                chosen = {name: p.detach() for name, p in named.items()} | means.values
+                chosen = weights.values | means.values
                 _write(out / BEST, {f"value/{name}": t for name, t in chosen.items()}, step + 1)
-            if validates or time.monotonic() - last_checkpoint > SECONDS_BETWEEN_CHECKPOINTS:
-                _save(out, named, optimiser, means, step + 1, after_step)
+            if validates or time.monotonic() - last_checkpoint > interval:
+                before = time.monotonic()
+                _save(out, weights, optimiser, means, step + 1, after_step)
                 last_checkpoint = time.monotonic()
+                interval = max(SECONDS_BETWEEN_CHECKPOINTS, WRITING_SHARE * (last_checkpoint - before))
     tail = lines[-max(1, len(lines) // 10) :]
     common = set(tail[0]).intersection(*tail) - {"step", "seconds"}
     figures = {key: sum(line[key] for line in tail) / len(tail) for key in tail[0] if key in common}
@@ -194,7 +224,7 @@ def train(
         return figures
     best = _best(lines)
     processes.wait()
-    _restore(out / BEST, named)
+    _restore(out / BEST, weights)
     processes.wait()  # all processes have read it before it is deleted
     return figures | {key: v for key, v in best.items() if key.startswith(VALID)} | {"best_step": best["step"] + 1}
 
@@ -242,10 +272,10 @@ def _best(lines: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
     return max(validated, key=lambda line: next(v for key, v in line.items() if key.startswith(VALID)))
 
 
-def _restore(path: Path, named: Mapping[str, nn.Parameter]) -> None:
+def _restore(path: Path, weights: Weights) -> None:
     with safe_open(path, framework="pt") as file, torch.no_grad():
-        for name, p in named.items():
-            p.copy_(file.get_tensor(f"value/{name}"))
+        for name, value in weights.values.items():
+            value.copy_(file.get_tensor(f"value/{name}"))
 
 
 def finish_stage(out: Path, console: Console) -> None:
@@ -264,13 +294,14 @@ def _saved_lines(path: Path, start: int) -> list[dict[str, float]]:
 
 def _save(
     out: Path,
-    named: Mapping[str, nn.Parameter],
+    weights: Weights,
     optimiser: Any,
     means: ExponentialMovingAverage,
     step: int,
     after_step: AfterStep | None = None,
 ) -> None:
-    tensors = {f"value/{name}": p.detach() for name, p in named.items()} | state_tensors(optimiser, named)
+    tensors = {f"value/{name}": value for name, value in weights.values.items()}
+    tensors |= {**state_tensors(optimiser, weights.named), **weights.table_state}
     tensors |= {f"mean/{name}": t for name, t in means.values.items()}
     if after_step is not None:
         tensors |= {f"after/{name}": t for name, t in after_step.state().items()}
@@ -285,7 +316,7 @@ def _write(path: Path, tensors: Mapping[str, Any], step: int) -> None:
 
 def _resume(
     out: Path,
-    named: Mapping[str, nn.Parameter],
+    weights: Weights,
     optimiser: Any,
     means: ExponentialMovingAverage,
     after_step: AfterStep | None = None,
@@ -293,15 +324,14 @@ def _resume(
     path = out / CHECKPOINT
     if not path.is_file():
         return 0
+    copied = {f"value/{name}": value for name, value in weights.values.items()}
+    copied |= {f"mean/{name}": mean for name, mean in means.values.items()} | dict(weights.table_state)
     with safe_open(path, framework="pt") as file, torch.no_grad():
         step = int(file.metadata()["step"])
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    with torch.no_grad():
-        for name, p in named.items():
-            p.copy_(tensors.pop(f"value/{name}"))
-        for name, mean in means.values.items():
-            mean.copy_(tensors.pop(f"mean/{name}"))
+        for key, value in copied.items():
+            value.copy_(file.get_tensor(key))
+        tensors = {key: file.get_tensor(key) for key in file.keys() if key not in copied}  # noqa: SIM118
     if after_step is not None:
         after_step.load({key.removeprefix("after/"): t for key, t in tensors.items() if key.startswith("after/")})
-    restore_state(optimiser, named, tensors, step)
+    restore_state(optimiser, weights.named, tensors, step)
     return step

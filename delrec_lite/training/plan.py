@@ -8,6 +8,8 @@ from typing import Any
 from delrec_lite.architectures import Layers, find_architecture
 from delrec_lite.architectures.record import Modules
 from delrec_lite.machine import unit_bytes
+from delrec_lite.softmax.choice import NEGATIVES, Softmax, chosen_softmax, in_half_precision
+from delrec_lite.softmax.parts import block_size
 from delrec_lite.training.shapes import Shape
 
 # Bytes of a linear weight. NF4: 4 bits, a scale in 8 bits for 64 weights and a float32 for 256 of those.
@@ -19,6 +21,12 @@ TRAINED_BYTES = {"adamw": 20.0, "paged_adamw_8bit": 10.1}
 SCORE_COPIES, TEACHER_COPIES = 4, 5
 # Float32 copies of the item vectors in a step beside the trained ones: titles, sums, their gradients.
 ITEM_COPIES = 7
+# Of the item vectors that a step of a sampled softmax reads: rows, their gradients and what the graph keeps of them.
+ROW_COPIES = 8
+ROW_STATE = 4.0  # bytes of the optimiser's state for an item, in each of the two tables
+# Bytes of an item's id, title and teacher's vector, where a catalogue is so large that they count. Measured with a
+# million items, two layers of SmolLM2-135M, 400 tokens and 4,096 negatives: 4.87 GB at the peak, planned 4.94.
+NAME_AND_TEACHER = 700.0
 CUDA_CONTEXT = 0.45e9
 USABLE = 0.93  # of a card; the rest is lost between blocks
 # Resident memory of a process that trains on a CPU, before it loads a model: torch, transformers and peft.
@@ -46,6 +54,8 @@ class Training:
         modules: Linear layers that get an adapter.
         teacher: Whether the target includes the teacher's distribution.
         optimiser: See ``training.optimisers``.
+        softmax: Over the catalogue, as ``softmax.choice`` chose it.
+        negatives: Items that each step of a sampled softmax draws.
     """
 
     precision: str = "bf16"
@@ -58,6 +68,14 @@ class Training:
     modules: Modules = "attention"
     teacher: bool = True
     optimiser: str = "adamw"
+    softmax: Softmax = "full"
+    negatives: int = NEGATIVES
+
+    @property
+    def scored(self) -> int:
+        """Items whose scores are in memory at once."""
+        of_block = min(self.items, block_size(self.tokens))
+        return {"blocks": of_block, "sampled": min(self.items, self.negatives)}.get(self.softmax, self.items)
 
     @property
     def positions(self) -> int:
@@ -125,7 +143,7 @@ def estimate(shape: Shape, training: Training, cuda: bool = True) -> Memory:
     linear = shape.linear()
     adapted = find_architecture(shape.family).adapted(training.modules)
     adapter = shape.layers * training.rank * sum(sum(linear[name]) for name in adapted)
-    vectors = 2 * training.items * shape.hidden
+    trained, items = _item_bytes(shape, training)
     per_token = saved_bytes(shape, training)
     working = element_bytes * (3 * shape.intermediate + 4 * shape.hidden) * training.positions
     if training.checkpointing:
@@ -137,13 +155,25 @@ def estimate(shape: Shape, training: Training, cuda: bool = True) -> Memory:
     unpacked = 2.0 * max(a * b for a, b in linear.values()) if training.precision in {"nf4", "int8"} else 0.0
     return Memory(
         weights,
-        (adapter + vectors) * TRAINED_BYTES[training.optimiser],
-        ITEM_COPIES * 4.0 * training.items * shape.hidden,
+        adapter * TRAINED_BYTES[training.optimiser] + trained,
+        items,
         activations,
-        copies * 4.0 * training.tokens * training.items,
+        copies * 4.0 * training.tokens * training.scored,
         working + unpacked,
         CUDA_CONTEXT if cuda else 0.0,
     )
+
+
+def _item_bytes(shape: Shape, training: Training) -> tuple[float, float]:
+    """Bytes of the trained item vectors with their optimiser, and of all other item vectors."""
+    table = float(training.items * shape.hidden)
+    if training.softmax != "sampled":
+        return 2 * table * TRAINED_BYTES[training.optimiser], ITEM_COPIES * 4.0 * table
+    half = in_half_precision(training.softmax, training.items)
+    width, titles = (2.0, 1 if shape.tied else 2) if half else (4.0, 2)
+    read = min(training.items, training.tokens + training.negatives) * shape.hidden
+    others = titles * table * width + training.items * NAME_AND_TEACHER
+    return 2 * (table * width + training.items * ROW_STATE), others + ROW_COPIES * 4.0 * read
 
 
 def usable(available: float, cuda: bool) -> float:
@@ -167,7 +197,8 @@ def minutes_on_card(shape: Shape, training: Training, interactions: float) -> fl
     A frozen weight costs two operations a token forward and two backward; checkpointing computes forward again.
     Teachers, validation and export are not counted.
     """
-    operations = (6 if training.checkpointing else 4) * shape.linear_parameters + 6 * training.items * shape.hidden
+    scored = training.scored if training.softmax == "sampled" else training.items
+    operations = (6 if training.checkpointing else 4) * shape.linear_parameters + 6 * scored * shape.hidden
     return interactions * training.positions / training.tokens * operations / ASSUMED_FLOPS / 60
 
 
@@ -235,6 +266,7 @@ def plan(
     folders: tuple[Any, ...] = (),
     cpu_memory: int = 0,
     layers: Layers | None = None,
+    softmax: Softmax = "auto",
 ) -> dict[str, Any]:
     """The output of ``delrec-lite plan``: every setting that fits, and the memory of the smallest one.
 
@@ -247,12 +279,13 @@ def plan(
         folders: Where cached configurations may lie.
         cpu_memory: Bytes that a process on this machine's CPU may use; 0 if unknown.
         layers: Only these layers of the model, as in a recipe's ``model.layers``; None: all.
+        softmax: As a recipe's ``model.softmax``.
     """
     from delrec_lite.training.shapes import find_shape
 
     shape, source = find_shape(model, folders)
     shape, available = shape.cut(layers), parse_bytes(memory)
-    training = Training(context=context, items=items, tokens=tokens)
+    training = Training(context=context, items=items, tokens=tokens, softmax=chosen_softmax(softmax, items, tokens))
     fitting = choices(shape, available, training)
     least = smallest(shape, training)
     on_cpu = choices(shape, cpu_memory, training, ("bf16", "fp32"), cuda=False)
@@ -263,6 +296,7 @@ def plan(
         "gpu_memory": available,
         "context": context,
         "items": items,
+        "softmax": training.softmax,
         "fits": bool(fitting),
         "recommended": _summary(fitting[0], tokens) if fitting else None,
         "choices": [_summary(choice, tokens) for choice in fitting],

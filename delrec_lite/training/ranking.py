@@ -15,6 +15,8 @@ from delrec_lite.prompts.tasks import Prompts
 from delrec_lite.teachers.contract import Teacher
 from delrec_lite.teachers.ensemble import Ensemble
 
+AT_ONCE, MANY_AT_ONCE = 16, 64  # users that are scored together
+
 
 def ranked(
     model: ItemLM,
@@ -41,7 +43,9 @@ def ranked(
     if prompts.format.ranks_catalogue:
         alone = partial(score_histories, model, prompts, max_history=max_history)
         scorer = alone if teacher is None else partial(_score_with, teacher, alone)
-        return rank_all(scorer, split, candidates, console=console, label=label)
+        # A pass over a large catalogue takes seconds, whoever is ranked: more users share it.
+        batch = MANY_AT_ONCE if model.by_rows else AT_ONCE
+        return rank_all(scorer, split, candidates, batch, console, label)
     chooser = partial(score_candidates, model, prompts, max_history=max_history)
     return rank_chosen(chooser, split, candidates, console=console, label=label)
 

@@ -5,16 +5,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from delrec_lite.config import DistillSection
 from delrec_lite.data.types import Floats, Ints
 from delrec_lite.llm.forward import read_states, window_segment
 from delrec_lite.llm.packing import Segment
-from delrec_lite.llm.verbalizer import catalogue_scores
 from delrec_lite.prompts.tasks import Prompts
-from delrec_lite.teachers.contract import Teacher
-from delrec_lite.teachers.ensemble import Ensemble
+from delrec_lite.training.catalogue_loss import CatalogueLoss, Term
 from delrec_lite.training.choice import (
     CandidateBatch,
     Example,
@@ -50,12 +47,13 @@ def task_losses(context: TrainingContext, recipe: DistillSection, micro_batch_co
     long_enough = [s for s in train if len(s) >= SHORTEST_TEMPORAL]
     temporal = StepPlan(long_enough, context.max_history, temporal_tokens, recipe.seed + 1)
     sampler = Sampler(len(context.dataset.catalog), context.m, recipe.seed)
+    catalogue_loss = CatalogueLoss(context, recipe.tokens_per_step, recipe.seed)
 
     def pattern_windows(step: int) -> list[Ints]:
         return truncate_to_context(prompts, pattern.at(step), context.max_history)
 
-    def pattern_window_loss(batch: Sequence[Ints], _: int) -> tuple[Any, dict[str, float]]:
-        return pattern_loss(context, batch, recipe), {}
+    def pattern_window_loss(batch: Sequence[Ints], step: int) -> tuple[Any, dict[str, float]]:
+        return pattern_loss(context, catalogue_loss, batch, step, recipe), {}
 
     def pattern_questions(step: int) -> list[tuple[Example, Floats]]:
         questions, teacher_scores = sampler.pattern(step, pattern.at(step), context.teacher)
@@ -71,8 +69,8 @@ def task_losses(context: TrainingContext, recipe: DistillSection, micro_batch_co
     def temporal_windows(step: int) -> list[Ints]:
         return [window for window in temporal.at(step) if len(window) >= SHORTEST_TEMPORAL]
 
-    def temporal_window_loss(batch: Sequence[Ints], _: int) -> tuple[Any, dict[str, float]]:
-        return temporal_loss(context, batch) if batch else model.soft.sum() * 0.0, {}
+    def temporal_window_loss(batch: Sequence[Ints], step: int) -> tuple[Any, dict[str, float]]:
+        return temporal_loss(context, catalogue_loss, batch, step) if batch else model.soft.sum() * 0.0, {}
 
     def temporal_questions(step: int) -> list[Example]:
         batch = temporal_windows(step)
@@ -101,19 +99,20 @@ def task_losses(context: TrainingContext, recipe: DistillSection, micro_batch_co
     return losses
 
 
-def pattern_loss(context: TrainingContext, batch: Sequence[Ints], recipe: DistillSection) -> Any:
+def pattern_loss(
+    context: TrainingContext, catalogue_loss: CatalogueLoss, batch: Sequence[Ints], step: int, recipe: DistillSection
+) -> Any:
     """Mean KL from the teacher's distribution to the model's, over all item boundaries of the windows.
 
     With ``top1``, as in the paper: mean cross-entropy of the teacher's first item.
     """
     model, prompts = context.model, context.prompts
-    inputs = [window[:-1] for window in truncate_to_context(prompts, batch, context.max_history)]
-    teacher_log_probs = teacher_distribution(context.teacher, inputs, recipe.temperature)
+    windows = truncate_to_context(prompts, batch, context.max_history)
+    inputs = [window[:-1] for window in windows]
     states = read_states(model, prompts.next_prefix, [window_segment(prompts, window) for window in inputs])
-    teacher_log_probs, scores = teacher_log_probs.to(states.device), catalogue_scores(model, prompts, states)
-    if recipe.pattern_loss == "top1":
-        return F.cross_entropy(scores, teacher_log_probs.argmax(1))
-    return F.kl_div(F.log_softmax(scores, 1), teacher_log_probs, reduction="batchmean", log_target=True)
+    targets = torch.from_numpy(np.concatenate([window[1:] for window in windows])).to(states.device)
+    term: Term = "first" if recipe.pattern_loss == "top1" else "teacher"
+    return catalogue_loss.terms([term], states, targets, step, inputs, recipe.temperature)[term]
 
 
 def truncate_to_context(prompts: Prompts, batch: Sequence[Ints], max_history: int) -> list[Ints]:
@@ -121,13 +120,7 @@ def truncate_to_context(prompts: Prompts, batch: Sequence[Ints], max_history: in
     return [window[-len(prompts.newest(window[:-1], max_history)) - 1 :] for window in batch]
 
 
-def teacher_distribution(teacher: Teacher | Ensemble, inputs: Sequence[Ints], temperature: float) -> Any:
-    """Log-probabilities of the whole catalogue after each item of each window: float32 ``[tokens, items]``."""
-    scores = np.concatenate(teacher.sequence_scores_many(inputs))
-    return F.log_softmax(torch.from_numpy(scores) / temperature, 1)
-
-
-def temporal_loss(context: TrainingContext, batch: Sequence[Ints]) -> Any:
+def temporal_loss(context: TrainingContext, catalogue_loss: CatalogueLoss, batch: Sequence[Ints], step: int) -> Any:
     """Mean cross-entropy of the hidden items of temporal analysis."""
     model, prompts = context.model, context.prompts
     segments, targets = [], []
@@ -136,4 +129,5 @@ def temporal_loss(context: TrainingContext, batch: Sequence[Ints]) -> Any:
         segments.append(Segment(ids, reads))
         targets += hidden
     states = read_states(model, prompts.temporal_prefix, segments)
-    return F.cross_entropy(catalogue_scores(model, prompts, states), torch.tensor(targets, device=states.device))
+    truth = torch.tensor(targets, device=states.device)
+    return catalogue_loss.terms(["next_item"], states, truth, step)["next_item"]

@@ -51,6 +51,8 @@ async function ask({address, key, seconds = 10, attempts = 4}, path, body) {
 
 async function once(address, key, seconds, path, body) {
   const headers = {...(key && {Authorization: `Bearer ${key}`}), ...(body && {"Content-Type": "application/json"})};
+  // A proxy before several servers chooses by it; the server itself reads the body's.
+  if (body?.session) headers["X-Session"] = encodeURIComponent(body.session).slice(0, 128);
   const answer = await fetch(`${address.replace(/\/+$/, "")}/${path}`, {
     method: body ? "POST" : "GET",
     headers,

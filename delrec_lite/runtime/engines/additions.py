@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from delrec_lite.data.types import Floats
+from delrec_lite.data.types import Floats, Ints
 from delrec_lite.errors import BundleError, UsageError
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.base import Engine, Evaluation
@@ -62,6 +62,14 @@ class WithAdditions(EngineWrapper):
         """See ``GroupEngine.evaluate_group``; the added items' scores need the states in any case."""
         group = super().evaluate_group(requests, sessions, states=True)
         return group._replace(scores=np.concatenate([group.scores, group.states @ self._outputs.T], axis=1))
+
+    def scores_of(self, state: Floats, items: Ints) -> Floats:
+        """See ``StateEngine``."""
+        added = items >= self._trained
+        scores = np.empty(len(items), np.float32)
+        scores[~added] = super().scores_of(state, items[~added])
+        scores[added] = self._outputs[items[added] - self._trained] @ state
+        return scores
 
     def translated(self, request: Sequence[Entry]) -> list[Entry]:
         """The request with added items replaced by their inputs."""

@@ -5,6 +5,7 @@ Reading the records imports neither engines nor numpy, because ``--help`` and ``
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ class EngineKind:
             ``module:callable`` it is imported when a bundle is opened.
         package: The package that computes, by its name on the package index; empty: the opener needs no other.
         install: The command that installs it.
+        state_opener: Like ``opener``: makes a ``StateEngine``, for bundles with an item index; empty: there is none.
     """
 
     name: str
@@ -38,6 +40,7 @@ class EngineKind:
     opener: "str | Callable[[Bundle, int | None], Engine]"
     package: str = ""
     install: str = ""
+    state_opener: "str | Callable[[Bundle, int | None], Engine]" = ""
 
     @property
     def installed(self) -> bool:
@@ -47,9 +50,10 @@ class EngineKind:
         except PackageNotFoundError:
             return False
 
-    def open(self, bundle: "Bundle", threads: int | None) -> "Engine":
-        """The engine over a bundle; raises what ``open_engine`` does."""
-        opener: Any = resolve_name(self.opener) if isinstance(self.opener, str) else self.opener
+    def open(self, bundle: "Bundle", threads: int | None, states: bool = False) -> "Engine":
+        """The engine over a bundle, with ``states`` as a ``StateEngine``; raises what ``open_engine`` does."""
+        given = self.state_opener if states else self.opener
+        opener: Any = resolve_name(given) if isinstance(given, str) else given
         engine: Engine = opener(bundle, threads)
         return engine
 
@@ -60,6 +64,7 @@ LLAMA_CPP = EngineKind(
     opener="delrec_lite.runtime.engines.llama_cpp:LlamaEngine",
     package="llama-cpp-python",
     install=install_line("llama_cpp"),
+    state_opener="delrec_lite.runtime.engines.llama_trunk:LlamaTrunkEngine",
 )
 ONNX_RUNTIME = EngineKind(
     name="onnxruntime",
@@ -80,13 +85,15 @@ def register_engine(kind: EngineKind) -> EngineKind:
     return ENGINES.register(kind)
 
 
-def open_engine(bundle: "Bundle", name: str = AUTO, threads: int | None = None) -> "Engine":
+def open_engine(bundle: "Bundle", name: str = AUTO, threads: int | None = None, exact: bool = True) -> "Engine":
     """Load a bundle's model.
 
     Args:
         bundle: Opened.
         name: Of an engine; ``auto`` takes the first that is installed and reads the bundle's format.
         threads: Default: the cores allowed.
+        exact: Leave a bundle's item index unread. False: the engine has the index, see ``CoarseEngine``, if there is
+            one and this engine can use it.
 
     Raises:
         BundleError: No such model in the bundle, or it does not load.
@@ -94,6 +101,7 @@ def open_engine(bundle: "Bundle", name: str = AUTO, threads: int | None = None) 
         UsageError: No engine of that name.
     """
     from delrec_lite.runtime.engines.additions import with_additions
+    from delrec_lite.runtime.engines.indexed import open_indexed
     from delrec_lite.runtime.manifest import REMEDY
 
     missing: MissingPackageError | None = None
@@ -101,7 +109,9 @@ def open_engine(bundle: "Bundle", name: str = AUTO, threads: int | None = None) 
         if kind.format not in bundle.formats:
             continue
         try:
-            return with_additions(kind.open(bundle, threads), bundle)
+            states = partial(kind.open, bundle, threads, states=True) if kind.state_opener else None
+            indexed = None if exact else open_indexed(bundle, kind.name, states)
+            return indexed or with_additions(kind.open(bundle, threads), bundle)
         except MissingPackageError as error:
             missing = missing or error
     if missing is not None:

@@ -1,16 +1,19 @@
 """An engine that mixes the scores of the model and of the teacher in the same bundle."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
-from delrec_lite.data.types import Floats
+from delrec_lite.data.types import Floats, Ints
 from delrec_lite.errors import BundleError, DelrecError, UsageError
 from delrec_lite.evaluation.fusion import mix
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.engines.base import Engine, Evaluation
 from delrec_lite.runtime.engines.factory import open_engine
 from delrec_lite.runtime.engines.groups import GroupEvaluation
+from delrec_lite.runtime.engines.states import CoarseEvaluation
 from delrec_lite.runtime.engines.wrapper import EngineWrapper
 from delrec_lite.runtime.manifest import REMEDY
 from delrec_lite.runtime.prompting.encoder import Entry
@@ -58,10 +61,28 @@ class HybridEngine(EngineWrapper):
         group = super().evaluate_group(requests, sessions, states)
         return group._replace(scores=self._mixed(group.scores, requests))
 
-    def _mixed(self, scores: Floats, requests: Sequence[Sequence[Entry]]) -> Floats:
-        histories = [
+    def evaluate_coarse(self, requests: Sequence[Sequence[Entry]], sessions: Sequence[str | None]) -> CoarseEvaluation:
+        """See ``CoarseEngine``; what the coarse scores lack counts as much as the engine's scores do."""
+        coarse = super().evaluate_coarse(requests, sessions)
+        refinements = [
+            replace(refinement, missing=partial(self._missing, refinement.missing)) if history else refinement
+            for refinement, history in zip(coarse.refinements, self._histories(requests), strict=True)
+        ]
+        return coarse._replace(scores=self._mixed(coarse.scores, requests), refinements=refinements)
+
+    def _missing(self, missing: Callable[[Ints], Floats], items: Ints) -> Floats:
+        share = np.where(items < self._trained, np.float32(1 - self._weight), np.float32(1))
+        of_mixed: Floats = missing(items) * share
+        return of_mixed
+
+    def _histories(self, requests: Sequence[Sequence[Entry]]) -> list[list[int]]:
+        """The trained items of each request."""
+        return [
             [int(e) for e in request if isinstance(e, int | np.integer) and e < self._trained] for request in requests
         ]
+
+    def _mixed(self, scores: Floats, requests: Sequence[Sequence[Entry]]) -> Floats:
+        histories = self._histories(requests)
         rows = [row for row, history in enumerate(histories) if history]
         if not rows:
             return scores
@@ -71,9 +92,9 @@ class HybridEngine(EngineWrapper):
         return mixed
 
 
-def open_with_teacher(bundle: Bundle, name: str, threads: int | None) -> Engine:
+def open_with_teacher(bundle: Bundle, name: str, threads: int | None, exact: bool = True) -> Engine:
     """``open_engine`` and ``with_teacher``; nothing stays open after an error of either."""
-    engine = open_engine(bundle, name, threads)
+    engine = open_engine(bundle, name, threads, exact)
     try:
         return with_teacher(engine, bundle)
     except DelrecError:

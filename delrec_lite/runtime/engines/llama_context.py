@@ -4,6 +4,7 @@ import ctypes
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from itertools import groupby
 from typing import Any
 
@@ -20,11 +21,14 @@ from delrec_lite.runtime.engines.llama_instructions import check_instructions
 from delrec_lite.runtime.engines.prompt_state import PromptState
 from delrec_lite.runtime.free_cores import FreeCores
 from delrec_lite.runtime.gguf.checks import check_gguf
-from delrec_lite.runtime.gguf.rows import TokenRows
+from delrec_lite.runtime.gguf.rows import TENSOR, TokenRows
+from delrec_lite.runtime.gguf.trunk import trunk_file
 from delrec_lite.runtime.manifest import DEEP, REMEDY
 from delrec_lite.runtime.prompting.encoder import Token
 from delrec_lite.spinning import bounded
 
+# Tokens whose logits cost less than a second evaluation.
+SMALL_HEAD = 8192
 # A sequence, the position of the first token in it, and the tokens to evaluate there.
 Work = tuple[int, int, Sequence[Token]]
 
@@ -82,20 +86,22 @@ class LlamaContext:
         hidden: The model's width.
         rows: Its token rows.
         outputs: Indices in the last batch of the tokens that logits can be read at.
+        header: Of the GGUF file.
 
     Args:
         bundle: With a GGUF file.
+        trunk: Load the model without its items: they are read as vectors, and no logit is theirs, see ``gguf.trunk``.
 
     Raises:
         BundleError: llama.cpp does not load the file, or it does not fit catalogue and prompt.
         MissingPackageError: llama-cpp-python is not installed.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, trunk: bool = False) -> None:
         self._c: Any = import_llama_cpp()
         self._context: Any = None
         self._model: Any = None
-        self._bundle, self._prompt = bundle, bundle.prompt
+        self._bundle, self._prompt, self._trunk = bundle, bundle.prompt, trunk
         self.outputs: list[int] = []
         self._forked = ThreadPoolExecutor(1, "delrec-llama") if os.getpid() != _process else None
         try:
@@ -107,7 +113,11 @@ class LlamaContext:
     def _load(self) -> None:
         """Load the model and compare it with the manifest, the prompt and the catalogue."""
         c, bundle, prompt, path = self._c, self._bundle, self._prompt, self._bundle.model_path
-        header = check_gguf(path, bundle.manifest["model"].get("architecture"))
+        self.header = header = check_gguf(path, bundle.manifest["model"].get("architecture"))
+        stored = header.tensors[TENSOR].shape[1]
+        expected = prompt.item_token_base + (bundle.trained if prompt.format.item_tokens else 0)
+        if expected != stored:
+            raise BundleError(f"{path} has {stored} tokens; prompt and catalogue need {expected}", REMEDY)
         settings = c.llama_model_default_params()
         settings.n_gpu_layers = 0
         # Read, not mapped: llama.cpp repacks most tensors, and the mapped originals would stay in memory beside them
@@ -116,7 +126,8 @@ class LlamaContext:
             settings.load_mode = c.LLAMA_LOAD_MODE_NONE
         else:  # older releases of llama-cpp-python
             settings.use_mmap = False
-        self._model = c.llama_model_load_from_file(str(path).encode(), settings)
+        with trunk_file(header, prompt.item_token_base) if self._trunk else nullcontext(path) as file:
+            self._model = c.llama_model_load_from_file(str(file).encode(), settings)
         if not self._model:
             raise BundleError(f"llama.cpp cannot load {path}", REMEDY)
         self._vocabulary: int = c.llama_vocab_n_tokens(c.llama_model_get_vocab(self._model))
@@ -128,9 +139,6 @@ class LlamaContext:
         manifest_hidden = bundle.manifest["model"].get("hidden", self.hidden)
         if manifest_hidden != self.hidden:
             raise BundleError(f"{path} has width {self.hidden}; its manifest says {manifest_hidden}", REMEDY)
-        expected = prompt.item_token_base + (bundle.trained if prompt.format.item_tokens else 0)
-        if expected != self._vocabulary:
-            raise BundleError(f"{path} has {self._vocabulary} tokens; prompt and catalogue need {expected}", REMEDY)
         if not prompt.prefix or not all(0 <= token < self._vocabulary for token in prompt.prefix):
             raise BundleError(f"{bundle.folder}/prompt.json has a prefix outside the vocabulary", REMEDY)
 
@@ -256,12 +264,15 @@ class LlamaContext:
 
     def decode_states(self, work: Sequence[Work]) -> None:
         """Like ``decode`` with one output each, where the hidden state can be read too."""
-        # In embeddings mode every token is an output and pays for the LM head, so only the last ones go through it.
-        if any(len(tokens) > 1 for _, _, tokens in work):
+        # In embeddings mode every token is an output and pays for the LM head, so only the last ones go through it,
+        # unless it is small, without the items: a second evaluation reads all the weights again.
+        whole = self._trunk and self._vocabulary <= SMALL_HEAD
+        if not whole and any(len(tokens) > 1 for _, _, tokens in work):
             self.decode([(s, start, tokens[:-1]) for s, start, tokens in work if len(tokens) > 1], reads=0)
+            work = [(s, start + len(tokens) - 1, tokens[-1:]) for s, start, tokens in work]
         self._c.llama_set_embeddings(self._context, True)
         try:
-            self.decode([(s, start + len(tokens) - 1, tokens[-1:]) for s, start, tokens in work], reads=1)
+            self.decode(work, reads=1)
         finally:
             self._c.llama_set_embeddings(self._context, False)
 
@@ -272,7 +283,7 @@ class LlamaContext:
             DelrecError: llama.cpp reports an error.
         """
         self._follow_load()
-        use_vectors = any(not isinstance(entry.token, int) for entry in tokens)
+        use_vectors = any(not isinstance(entry.token, int) or entry.token >= self._vocabulary for entry in tokens)
         max_sequences = max(len(entry.sequences) for entry in tokens)
         batch = self._c.llama_batch_init(len(tokens), self.hidden if use_vectors else 0, max_sequences)
         try:

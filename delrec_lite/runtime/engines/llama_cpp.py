@@ -41,12 +41,14 @@ class LlamaEngine:
         UsageError: See ``threads_for``.
     """
 
+    trunk = False
+
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         count = None if threads is None else threads_for(threads)
         self._lock = threading.Lock()
         self._prompt, self._items = bundle.prompt, bundle.trained
         self._start, self._titles = len(bundle.prompt.prefix), bundle.prompts.titles
-        self._llama = LlamaContext(bundle)
+        self._llama = LlamaContext(bundle, self.trunk)
         self.hidden = self._llama.hidden
         try:
             self._encoder = PromptEncoder(bundle.prompts, bundle.prompt.max_history, self.hidden)

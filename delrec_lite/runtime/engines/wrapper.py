@@ -1,10 +1,18 @@
 """`EngineWrapper`: an engine that passes every call to another, for subclasses that change some of the calls."""
 
 from collections.abc import Sequence
+from typing import cast
 
-from delrec_lite.data.types import Floats
+from delrec_lite.data.types import Floats, Ints
 from delrec_lite.runtime.engines.base import Engine, Evaluation
 from delrec_lite.runtime.engines.groups import GroupEvaluation, evaluate_group
+from delrec_lite.runtime.engines.states import (
+    CoarseEngine,
+    CoarseEvaluation,
+    StateEngine,
+    StatesEvaluation,
+    coarse_engine,
+)
 from delrec_lite.runtime.prompting.encoder import Entry
 
 
@@ -53,6 +61,25 @@ class EngineWrapper:
     ) -> GroupEvaluation:
         """See ``GroupEngine.evaluate_group``."""
         return evaluate_group(self.engine, [self.translated(request) for request in requests], sessions, states)
+
+    @property
+    def is_coarse(self) -> bool:
+        """Whether the engine has an item index."""
+        return coarse_engine(self.engine) is not None
+
+    def evaluate_coarse(self, requests: Sequence[Sequence[Entry]], sessions: Sequence[str | None]) -> CoarseEvaluation:
+        """See ``CoarseEngine``; only where ``is_coarse``."""
+        coarse = cast(CoarseEngine, self.engine)
+        return coarse.evaluate_coarse([self.translated(request) for request in requests], sessions)
+
+    def evaluate_states(self, requests: Sequence[Sequence[Entry]], sessions: Sequence[str | None]) -> StatesEvaluation:
+        """See ``StateEngine``; only where the engine is one."""
+        states = cast(StateEngine, self.engine)
+        return states.evaluate_states([self.translated(request) for request in requests], sessions)
+
+    def scores_of(self, state: Floats, items: Ints) -> Floats:
+        """See ``StateEngine``; only where the engine is one."""
+        return cast(StateEngine, self.engine).scores_of(state, items)
 
     def hidden_states(self, requests: Sequence[Sequence[Entry]]) -> Floats:
         """See ``Engine.hidden_states``."""

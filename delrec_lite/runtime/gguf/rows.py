@@ -1,4 +1,4 @@
-"""Single rows of a GGUF file's token embedding, read and dequantised on demand.
+"""Single rows of a GGUF file's token embedding or of its output head, read and dequantised on demand.
 
 The ``gguf`` package dequantises them; it is used for nothing else.
 """
@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from delrec_lite.data.types import Floats
+from delrec_lite.data.types import Floats, Ints
 from delrec_lite.errors import BundleError, MissingPackageError, install_line
 from delrec_lite.runtime.gguf.header import Header, read_header
 
-TENSOR = "token_embd.weight"
+TENSOR, OUTPUT = "token_embd.weight", "output.weight"
 # Up to so many bytes the rows are copied, because a mapped file that is cut short kills the process that reads it.
 # The rows of a million items stay mapped.
 MAX_COPIED = 1 << 27
@@ -34,22 +34,23 @@ class _Matrix:
 
 
 class TokenRows:
-    """Rows of ``token_embd.weight``.
+    """Rows of ``token_embd.weight``, or of another matrix with a row for each token.
 
     Args:
         path: The GGUF file; read now, it may change afterwards.
         header: Its header, where it was read before.
+        name: Of the matrix.
 
     Raises:
         BundleError: No GGUF file, or it has no such rows.
     """
 
-    def __init__(self, path: Path, header: Header | None = None) -> None:
+    def __init__(self, path: Path, header: Header | None = None, name: str = TENSOR) -> None:
         self._path = path
         header = header or read_header(path)
-        tensor = header.tensors.get(TENSOR)
+        tensor = header.tensors.get(name)
         if tensor is None or len(tensor.shape) != 2:
-            raise BundleError(f"{path} cannot be read as GGUF: it has no {TENSOR}", "export the run again")
+            raise BundleError(f"{path} cannot be read as GGUF: it has no {name}", "export the run again")
         self._tensor, self._start = tensor, tensor.start
         self._data: bytes | mmap.mmap = header.data
         if tensor.bytes <= MAX_COPIED:
@@ -73,7 +74,7 @@ class TokenRows:
         row: Floats = self.rows([token])[0]
         return row
 
-    def rows(self, tokens: Sequence[int]) -> Floats:
+    def rows(self, tokens: Sequence[int] | Ints) -> Floats:
         """Several rows: float32 ``[tokens, hidden]``.
 
         Raises:
@@ -83,12 +84,13 @@ class TokenRows:
         from gguf.quants import dequantize
 
         matrix = self._matrix
-        if wrong := [token for token in tokens if not 0 <= token < matrix.count]:
+        places = np.asarray(tokens, np.int64)
+        if (wrong := (places < 0) | (places >= matrix.count)).any():
             raise BundleError(
-                f"{self._path} has {matrix.count} token rows, none for token {wrong[0]}", "export the run again"
+                f"{self._path} has {matrix.count} token rows, none for token {places[wrong][0]}", "export the run again"
             )
         stored = np.frombuffer(matrix.data, np.uint8, matrix.count * matrix.row_bytes, matrix.start)
-        packed = stored.reshape(matrix.count, matrix.row_bytes)[list(tokens)]
+        packed = stored.reshape(matrix.count, matrix.row_bytes)[places]
         if matrix.kind.name in ("F32", "F16"):
             packed = packed.view(np.float32 if matrix.kind.name == "F32" else np.float16)
         rows: Floats = np.ascontiguousarray(dequantize(packed, matrix.kind), np.float32)
@@ -98,3 +100,15 @@ class TokenRows:
         """The mean of several rows: float32 ``[hidden]``."""
         mean: Floats = np.mean(self.rows(tokens), axis=0, dtype=np.float32)
         return mean
+
+    def in_their_type(self, vector: Floats) -> Floats:
+        """A vector rounded to the numbers that the rows' type can hold, as llama.cpp rounds what it multiplies them by.
+
+        Args:
+            vector: float32 ``[hidden]``.
+        """
+        from gguf.quants import dequantize, quantize
+
+        kind = self._matrix.kind
+        rounded: Floats = dequantize(quantize(vector[None], kind), kind)[0].astype(np.float32)
+        return rounded

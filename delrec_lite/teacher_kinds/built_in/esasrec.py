@@ -1,20 +1,11 @@
 """eSASRec: its settings and its record."""
 
-from pydantic import NonNegativeInt
-
 from delrec_lite.teacher_kinds.built_in.sasrec import SASRecConfig
 from delrec_lite.teacher_kinds.registry import TeacherKind
 
 
 class ESASRecConfig(SASRecConfig):
-    """Settings of eSASRec: those of SASRec, and of its loss.
-
-    Attributes:
-        negatives: Negative items of the loss, sampled at each step and shared by all positions; 0: all items of the
-            catalogue.
-    """
-
-    negatives: NonNegativeInt = 0
+    """Settings of eSASRec: those of SASRec. Its ``negatives`` are drawn uniformly and not weighted, as in its paper."""
 
 
 KIND = TeacherKind(
