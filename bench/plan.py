@@ -6,7 +6,7 @@ from pathlib import Path
 
 from delrec_lite.bench.peers import SECONDS
 from delrec_lite.bench.workloads import WORKLOADS
-from delrec_lite.errors import UsageError
+from delrec_lite.errors import UsageError, did_you_mean
 from delrec_lite.runtime.engines.factory import AUTO
 
 
@@ -57,4 +57,5 @@ def check_plan(bundles: Sequence[Path], plan: Plan) -> None:
         raise UsageError("the number of busy processes is at least 0", "try --busy 0,1,2")
     unknown = set(plan.workloads) - set(WORKLOADS)
     if unknown or not plan.workloads:
-        raise UsageError(f"no workload is called {', '.join(sorted(unknown))!r}", f"one of {', '.join(WORKLOADS)}")
+        names = ", ".join(sorted(unknown))
+        raise UsageError(f"no workload is called {names!r}", did_you_mean(names, WORKLOADS))

@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     """Recipe, runs, RecTools' Python and the epochs."""
     options = script_parser("rectools_peer", __doc__)
     add_recipe(options, "ml-100k-cpu")
-    python = Path("build/rectools/bin/python")
+    python = Path("build/rectools-torch/bin/python")
     options.add_argument("--python", type=Path, default=python, help=f"of RecTools' environment; default: {python}")
     options.add_argument("--epochs", type=int, default=EPOCHS, help=f"of RecTools, at most; default: {EPOCHS}")
     options.add_argument("--our-epochs", type=int, help="of ours; default: that of its configuration")

@@ -1,5 +1,6 @@
 """The recipe of a run: frozen, typed, strict. Unknown keys are refused and errors name the key."""
 
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -8,6 +9,7 @@ import yaml
 from pydantic import (
     AfterValidator,
     Field,
+    PrivateAttr,
     ValidationError,
     field_validator,
     model_validator,
@@ -16,11 +18,12 @@ from pydantic import (
 from delrec_lite.architectures.layers import Layers, check_setting, layer_count
 from delrec_lite.data_section import DataSection as DataSection
 from delrec_lite.data_section import Section
-from delrec_lite.errors import ConfigError, not_yaml, short
+from delrec_lite.errors import ConfigError, did_you_mean, not_yaml
 from delrec_lite.prompts.history import HISTORIES
 from delrec_lite.prompts.verbalizer import VERBALIZERS
 from delrec_lite.prompts.vocabulary import FIRST_DEEP
 from delrec_lite.quantisations import GGUF, ONNX
+from delrec_lite.recipe_keys import refused, set_key, value_of
 from delrec_lite.softmax.choice import NEGATIVES, Softmax
 from delrec_lite.teacher_kinds.registry import TEACHERS
 
@@ -216,7 +219,7 @@ class FinetuneSection(OptimSection):
     """Stage 2: the soft prompt is frozen, the adapter and the item vectors learn."""
 
     default_compatible: ClassVar[frozenset[str]] = frozenset(
-        {"text_lr", "offset_dropout", "item_dropout", "state_dropout", "teacher_inside"}
+        {"text_lr", "offset_dropout", "item_dropout", "state_dropout", "teacher_inside", "teacher_recipe"}
     )
     epochs: float = Field(3.0, ge=0, description="0 leaves the LLM as pretrained")
     lr: float = Field(6e-4, gt=0, description="of the adapter")
@@ -241,6 +244,11 @@ class FinetuneSection(OptimSection):
     optimiser: Literal["adamw", "paged_adamw_8bit"] = Field("adamw", description="paged_adamw_8bit on CUDA only")
     gradient_accumulation_steps: int = Field(1, ge=1, description="micro-batches of a step, computed one after another")
     teacher_weight: float = Field(0.0, ge=0, le=1, description="share of the teacher's distribution in the target")
+    teacher_recipe: str | None = Field(
+        None,
+        description="another recipe for the same data, a shipped name or a YAML file: its trained model, such as one "
+        "with more layers, is a second teacher, and the target's teacher is the mean of both",
+    )
     teacher_inside: bool = Field(
         False,
         description="answers add the teacher's log-probabilities to the model's scores, and half of the loss is the "
@@ -278,6 +286,20 @@ class ExportSection(Section):
     score_correlation: float = Field(0.98, gt=0, le=1, description="gate: against training precision")
 
 
+class UpdateSection(Section):
+    """What `delrec-lite update` does with newer data; nothing else reads it."""
+
+    epochs: float = Field(1.0, ge=0, description="passes of stage 2 over the new interactions; 0: it stays as it is")
+    teacher_epochs: int = Field(3, ge=0, description="passes of each teacher over them; 0: it stays as it is")
+    replay: float = Field(
+        0.5, ge=0, lt=1, description="share of old interactions, drawn at random, among those that are trained"
+    )
+    lr: float = Field(0.5, gt=0, description="factor of the learning rates of the first training")
+    tolerance: float = Field(
+        0.01, ge=0, description="gate: by so much NDCG@10 may be below the old bundle's on the newest interactions"
+    )
+
+
 class Recipe(Section):
     """A whole run, from interactions to a bundle."""
 
@@ -288,6 +310,17 @@ class Recipe(Section):
     distill: DistillSection = DistillSection()
     finetune: FinetuneSection = FinetuneSection()
     export: ExportSection = ExportSection()
+    update: UpdateSection = UpdateSection()
+    _changes: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The keys that were set on the command line, such as ``finetune.lr``, with their typed values."""
+        return {key: self.value(key) for key in self._changes}
+
+    def value(self, key: str) -> Any:
+        """The value of a key such as ``finetune.lr`` or ``teacher.settings.hidden``; None for a setting not given."""
+        return value_of(self, key)
 
     @model_validator(mode="after")
     def _full_training_fits(self) -> "Recipe":
@@ -306,6 +339,14 @@ class Recipe(Section):
         if self.model.item_text != "none":
             return self.model.item_text
         return "rows" if self.teacher.text else None
+
+    @model_validator(mode="after")
+    def _second_teacher_is_heard(self) -> "Recipe":
+        if self.finetune.teacher_recipe is not None and not self.finetune.teacher_weight:
+            raise ValueError("finetune.teacher_recipe is a part of the target: set finetune.teacher_weight above 0")
+        if self.finetune.teacher_recipe is not None and self.finetune.teacher_inside:
+            raise ValueError("finetune.teacher_inside serves the conventional teachers: leave teacher_recipe out")
+        return self
 
     @model_validator(mode="after")
     def _teacher_is_served(self) -> "Recipe":
@@ -330,8 +371,12 @@ def shipped_recipes() -> tuple[str, ...]:
     return tuple(sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")))
 
 
-def load_recipe(name_or_path: str) -> Recipe:
+def load_recipe(name_or_path: str, changes: Mapping[str, Any] | None = None) -> Recipe:
     """A shipped recipe by name, or a YAML file by path.
+
+    Args:
+        name_or_path: The recipe.
+        changes: Values that replace those of the recipe, by key: ``{"finetune.lr": 5e-4}``.
 
     Raises:
         ConfigError: No such recipe, not YAML, an unknown key or a value out of range; the message has file and key.
@@ -349,9 +394,9 @@ def load_recipe(name_or_path: str) -> Recipe:
     else:
         raise ConfigError(
             f"no recipe named {name_or_path!r}",
-            f"one of {', '.join(shipped_recipes())}, or the path of a .yaml file",
+            did_you_mean(name_or_path, shipped_recipes(), ", or the path of a .yaml file"),
         )
-    return parse(text, where=name_or_path)
+    return parse(text, name_or_path, changes)
 
 
 def _as_value_error(error: ConfigError) -> ValueError:
@@ -359,19 +404,20 @@ def _as_value_error(error: ConfigError) -> ValueError:
     return ValueError(": ".join(part for part in (error.message, error.hint) if part))
 
 
-def parse(text: str, where: str) -> Recipe:
-    """Read YAML text into a recipe; ``where`` is its name in errors."""
+def parse(text: str, where: str, changes: Mapping[str, Any] | None = None) -> Recipe:
+    """Read YAML text into a recipe; ``where`` is its name in errors, ``changes`` are those of ``load_recipe``."""
     try:
         data = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: such as a day that no month has
         raise not_yaml(where, error) from error
     if not isinstance(data, dict):
         raise ConfigError(f"{where} holds no recipe", "a recipe is a mapping with at least `name:`")
+    changes = changes or {}
+    for key, value in changes.items():
+        set_key(data, key, value, Recipe)
     try:
-        return Recipe.model_validate(data)
+        recipe = Recipe.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            raise ConfigError(f"{where}: unknown key {key!r}", "remove it, or look for a typing mistake") from error
-        raise ConfigError(f"{where}: {key}: {first['msg']}", f"got {short(first.get('input'))}") from error
+        raise refused(error, where, changes, Recipe) from error
+    recipe._changes = dict(changes)
+    return recipe

@@ -5,7 +5,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -39,6 +39,10 @@ class Tick(Protocol):
         """Advance by ``steps`` and show ``note`` after the bar."""
 
 
+# Receives figures of a training: its stage, the step, and the figures by name.
+Follower = Callable[[str, int, Mapping[str, float]], None]
+
+
 class Console:
     """The program's output. Library code takes a console as an argument; ``QUIET`` prints nothing.
 
@@ -52,6 +56,7 @@ class Console:
         width, height = (80, 25) if unusable_sizes() else (None, None)
         self._err = RichConsole(stderr=True, highlight=False, quiet=mode == "quiet", width=width, height=height)
         self._out = RichConsole(highlight=False, soft_wrap=True, width=width, height=height)
+        self._followers: list[Follower] = []
 
     @property
     def shows_bars(self) -> bool:
@@ -97,6 +102,20 @@ class Console:
             self._out.print(table, crop=False)
         elif self.mode == "human":
             sys.stdout.write(f"{data}\n")
+
+    def track(self, stage: str, step: int, figures: Mapping[str, float]) -> None:
+        """Give figures of a training to all who follow it, such as experiment trackers."""
+        for follower in self._followers:
+            follower(stage, step, figures)
+
+    @contextmanager
+    def followed(self, follower: Follower) -> Iterator[None]:
+        """Within this context ``follower`` receives what ``track`` gives; its errors end the training."""
+        self._followers.append(follower)
+        try:
+            yield
+        finally:
+            self._followers.remove(follower)
 
     def _width(self, table: Table) -> int | None:
         """None if the table fits; else the width for it.

@@ -4,13 +4,15 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from delrec_lite.errors import ConfigError
 from delrec_lite.hub.registry import DATASETS
+from delrec_lite.prompts.domain import DOMAINS, Domain, words_of
 
 
 class Section(BaseModel):
     """A part of a recipe: frozen, and unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     # Keys that change how a result is computed, but not the result.
     runtime_only: ClassVar[frozenset[str]] = frozenset()
     # Keys added later: with their default value, older finished stages stay valid.
@@ -25,14 +27,19 @@ class Section(BaseModel):
 class DataSection(Section):
     """Which interactions, and how they become sequences and candidate sets."""
 
-    default_compatible: ClassVar[frozenset[str]] = frozenset({"text_columns", "item_columns", "duplicates", "repeats"})
+    default_compatible: ClassVar[frozenset[str]] = frozenset(
+        {"text_columns", "item_columns", "duplicates", "repeats", "verb"}
+    )
     name: str = Field("ml-100k", description=f"a data set to pull: {', '.join(DATASETS.built_in)}")
     folder: str | None = Field(
         None,
         description="your own data, as `delrec-lite prepare` wrote it; the keys below and `name` are then those of "
         "the data set, and a recipe with another value is refused",
     )
-    domain: Literal["movie", "game", "item", "artist"] = "movie"
+    domain: str = Field("movie", description=f"what an item is: {', '.join(DOMAINS)}, or any noun with `verb`")
+    verb: str | None = Field(
+        None, description="what people have done with an item, such as read; null: the verb of `domain`"
+    )
     k_core: int = Field(5, ge=1)
     candidates: int = Field(15, ge=2, description="m: one positive and m - 1 unseen negatives")
     seed: int = 2024
@@ -56,6 +63,24 @@ class DataSection(Section):
         None,
         description="whether an item that a user had before may be the next one; null: if that is usual in the log",
     )
+
+    @property
+    def words(self) -> Domain:
+        """The words of prompts."""
+        return words_of(self.domain, self.verb)
+
+    @property
+    def words_key(self) -> str | list[str]:
+        """The part of a stage's key that decides the words."""
+        return self.domain if self.verb is None else [self.domain, self.verb]
+
+    @model_validator(mode="after")
+    def _domain_has_words(self) -> "DataSection":
+        try:
+            words_of(self.domain, self.verb)
+        except ConfigError as error:
+            raise ValueError(f"{error.message}: {error.hint}") from error
+        return self
 
     @model_validator(mode="after")
     def _can_be_pulled(self) -> "DataSection":

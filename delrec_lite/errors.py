@@ -79,13 +79,15 @@ EXTRAS = {
     "fastapi": "serve",
     "gguf": "gguf",
     "httpx2": "client",
-    "huggingface_hub": "train",
+    "huggingface_hub": "hub",
+    "jinja2": "plots",
     "llama_cpp": "gguf",
     "matplotlib": "plots",
     "onnx": "train",
     "onnxruntime": "onnx",
     "opentelemetry": "otel",
     "optimum": "peers",
+    "optuna": "tune",
     "peft": "train",
     "prometheus_client": "serve",
     "pyarrow": "data",
@@ -122,11 +124,24 @@ class GateError(DelrecError):
     exit_code = 9
 
 
-def did_you_mean(name: str, known_names: Iterable[str]) -> str:
-    """A hint for an unknown name: the nearest of ``known_names``, and all of them."""
+def nearest_name(name: str, known_names: Iterable[str], least: float = 0.6) -> str | None:
+    """The known name that looks most like ``name``, whatever its case; None if none is similar.
+
+    Args:
+        name: As typed.
+        known_names: To choose from.
+        least: Least similarity, from 0 to 1.
+    """
+    by_case = {known.lower(): known for known in known_names}
+    nearest = get_close_matches(name[:100].lower(), by_case, n=1, cutoff=least)
+    return by_case[nearest[0]] if nearest else None
+
+
+def did_you_mean(name: str, known_names: Iterable[str], more: str = "") -> str:
+    """A hint for an unknown name: the nearest of ``known_names``, all of them, and ``more`` that it could be."""
     names = list(known_names)
-    nearest = get_close_matches(name, names, n=1)
-    return (f"did you mean {nearest[0]}? " if nearest else "") + f"one of {', '.join(names)}"
+    nearest = nearest_name(name, names)
+    return (f"did you mean {nearest}? " if nearest else "") + f"one of {', '.join(names)}{more}"
 
 
 def not_yaml(where: object, error: Exception) -> ConfigError:

@@ -78,13 +78,14 @@ def check_folder(path: Path, what: str, made: Made) -> Path:
     return target
 
 
-def check_file(path: Path, what: str, keys: Collection[str] = ()) -> Path:
-    """Where a file can be written, links followed: it is absent, empty, or a JSON object that the program wrote.
+def check_file(path: Path, what: str, keys: Collection[str] = (), begins: str = "") -> Path:
+    """Where a file can be written, links followed: it is absent, empty, or one that the program wrote.
 
     Args:
         path: As the user gave it.
         what: What is written, such as ``report``, for the error.
-        keys: Which every such object has; none: a file that exists is never replaced.
+        keys: Which every such JSON object has; none: a file that exists is never replaced.
+        begins: How every such text begins, in place of ``keys``.
 
     Raises:
         StorageError: Something else is there.
@@ -92,14 +93,17 @@ def check_file(path: Path, what: str, keys: Collection[str] = ()) -> Path:
     target = _resolved(path)
     if target.is_dir():
         raise StorageError(f"{path} is a folder", "name a file")
-    if target.exists() and not (target.is_file() and _is_written(target, keys)):
+    if target.exists() and not (target.is_file() and _is_written(target, keys, begins.encode())):
         raise StorageError(f"{path} exists and is no {what}", _ELSEWHERE)
     return target
 
 
-def _is_written(path: Path, keys: Collection[str]) -> bool:
+def _is_written(path: Path, keys: Collection[str], begins: bytes) -> bool:
     if path.stat().st_size == 0:
         return True
+    if begins:
+        with path.open("rb") as file:
+            return file.read(len(begins)) == begins
     try:
         content = json.loads(path.read_text(encoding="utf-8")) if keys else None
     except ValueError:

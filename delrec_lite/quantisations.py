@@ -7,7 +7,7 @@ as the type of its layers.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from delrec_lite.errors import UsageError
+from delrec_lite.errors import UsageError, did_you_mean
 from delrec_lite.registry import Registry
 
 AUTO = "auto"
@@ -52,7 +52,7 @@ class Quantisation:
     def __post_init__(self) -> None:
         if self.format not in _ROWS:
             raise UsageError(
-                f"quantisation {self.name!r} is for the format {self.format!r}", f"one of {', '.join(_ROWS)}"
+                f"quantisation {self.name!r} is for the format {self.format!r}", did_you_mean(self.format, _ROWS)
             )
         object.__setattr__(self, "rows", self.rows or _ROWS[self.format])
 

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from choosing_figures import CHOICES
 from scaling_figures import SCALING
 from speed_figures import INSTALLS, SPEED, table
 
+from delrec_lite.evaluation.beyond import BY_KEY
 from delrec_lite.evaluation.setting import Setting
-from delrec_lite.pipeline.rows import FUSED, TRAINED
+from delrec_lite.pipeline.rows import ALL_TEACHERS, POPULARITY, TRAINED
 from delrec_lite.teacher_kinds.registry import TEACHERS
 
 ROOT = Path(__file__).parents[1]
@@ -46,27 +48,19 @@ def ranking(report: Report) -> str:
 
 
 def headline(report: Report) -> str:
-    """The models that can be served, and the bundle against each teacher, in one small table."""
+    """Five models that can be served: popularity, the best teacher, all teachers, the bundle, and both together."""
     rows = {(r["model"], r["protocol"]): r for r in report["rows"]}
-    models = [model for model in dict.fromkeys(model for model, _ in rows) if model not in (TRAINED, FUSED)]
-    bundle = next(model for model in models if model.startswith("DELRec (") and not model.endswith("fused"))
-    labels = {TEACHERS[kind].label for kind in report["recipe"]["teacher"]["kind"]}
-    against = {
-        c["against"]: _points(c)
-        for c in report["comparisons"]
-        if (c["model"], c["protocol"], c["metric"]) == (bundle, "expected_sampled", "HR@1") and c["against"] in labels
-    }
+    models = dict.fromkeys(model for model, _ in rows)
+    labels = [TEACHERS[kind].label for kind in report["recipe"]["teacher"]["kind"]]
+    teacher = max(labels, key=lambda label: rows[label, "expected_sampled"]["metrics"]["HR@1"])
+    bundles = [model for model in models if model.startswith("DELRec (") and model != TRAINED]
     cells = []
-    for model in models:
-        hr1 = _within(rows[model, "expected_sampled"], "HR@1") if (model, "expected_sampled") in rows else "-"
-        means = [
-            f"{rows[model, protocol]['metrics'][metric]:.3f}"
-            for protocol, metric in (("sampled", "NDCG@10"), ("full", "HR@10"))
-        ]
-        cells.append((model, hr1, *means, *against.get(model, ("", ""))))
+    for model in (POPULARITY, teacher, ALL_TEACHERS, *bundles):
+        means = [rows[model, p]["metrics"][m] for p, m in (("sampled", "NDCG@10"), ("full", "HR@10"))]
+        cells.append((model, _within(rows[model, "expected_sampled"], "HR@1"), *(f"{mean:.3f}" for mean in means)))
     metric = _setting(report).metric
     header = ("model", f"{metric('HR@1')}, expected (95%)", metric("NDCG@10"), metric("HR@10", "full"))
-    return table((*header, "bundle above it, points of HR@1", "p"), cells)
+    return table(header, cells)
 
 
 def pairs(report: Report) -> str:
@@ -125,6 +119,15 @@ def segments(report: Report) -> str:
         rows = [(model, *(f"{cells[model, name][metric]:.3f}" for name in names)) for model in models]
         parts.append(table(header, rows))
     return "\n".join(parts)
+
+
+def beyond(report: Report) -> str:
+    """What the recommended lists are like: coverage, novelty, diversity."""
+    rows = [r for r in report["rows"] if r["protocol"] == "full"]
+    names = [key for key in BY_KEY if all(key in r["metrics"] for r in rows)]
+    if not names:
+        return "Not measured yet."
+    return table(("model", *names), [(r["model"], *(_within(r, name) for name in names)) for r in rows])
 
 
 def ablation(report: Report) -> str:
@@ -351,7 +354,7 @@ def new_items(report: Report) -> str:
 ACCURACY: dict[str, tuple[str, Callable[[Report], str]]] = {
     f"{name} {data}": (f"accuracy-{data}.json", make)
     for data in ("ml-100k", "steam", "beauty")
-    for name, make in (("ranking", ranking), ("segments", segments))
+    for name, make in (("ranking", ranking), ("segments", segments), ("lists", beyond))
 }
 TABLES: dict[str, tuple[str, Callable[[Report], str]]] = {
     "latency": ("latency-epyc-2-cores.json", latency),
@@ -376,6 +379,7 @@ PAGES = {
         "forms": ("ablation-forms-ml-100k.json", ablation),
     },
     ROOT / "docs" / "performance.md": {**TABLES, **SPEED},
+    ROOT / "docs" / "choosing.md": CHOICES,
     ROOT / "docs" / "install.md": INSTALLS,
     ROOT / "docs" / "scaling.md": SCALING,
     ROOT / "docs" / "teachers.md": {

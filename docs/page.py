@@ -36,8 +36,8 @@ def serving(bundle: Path) -> Iterator[str]:
 
 
 @contextmanager
-def browsing(width: int, height: int, scheme: str) -> Iterator[Any]:
-    """A Chromium without a window."""
+def browsing(width: int, height: int, scheme: str, *more: str) -> Iterator[Any]:
+    """A Chromium without a window; ``more`` are options of its command line."""
     from selenium import webdriver
 
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
@@ -45,7 +45,14 @@ def browsing(width: int, height: int, scheme: str) -> Iterator[Any]:
         sys.exit("there is no chromium or no chromedriver here: make browser installs them")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
-    for option in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"):
+    for option in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--hide-scrollbars",
+        *more,
+    ):
         options.add_argument(option)
     browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
     try:

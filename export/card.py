@@ -3,8 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import yaml
+
 from delrec_lite.export.modelfile import FILE as MODELFILE
 from delrec_lite.export.modelfile import in_stock_runtimes
+from delrec_lite.hub.card import card_fields
 from delrec_lite.prompts.format import PromptFormat
 
 
@@ -33,15 +36,14 @@ def bundle_readme(
         context: Most tokens of a prompt and the answer.
     """
     kept_tokens, base_tokens = model["text_tokens"]["kept"], model["text_tokens"]["of"]
-    base = f"base_model: {model['base']}\n"
+    fields = card_fields({"model": model, "provenance": provenance, "licences": licences})
+    head = yaml.safe_dump({"base_model": model["base"], **fields}, sort_keys=False, allow_unicode=True)
     shown = ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in parity.items())
     data = provenance.get("stages", {}).get("prepare", {})
     trained = f"Trained on {data['users']} users, {data['items']} items, " if data else ""
     trained += f"{data['interactions']} interactions.\n" if data else ""
     first, second = (title.replace('"', "'") for title in titles)
     extra = "gguf" if model["file"].endswith(".gguf") else "onnx"
-    kinds = (extra, "onnx") if extra == "gguf" and model.get("onnx") else (extra,)
-    tags = "\n".join(f"  - {tag}" for tag in ("recommendation", "sequential-recommendation", *kinds, "delrec"))
     types = ", ".join(f"{count} x {kind}" for kind, count in model["tensor_types"].items()) or "F16"
     runtimes = _llama_cpp(name, model, first, second, text, prompt_format, context) + _onnx(name, model)
     catalogue = "the whole\ncatalogue as item tokens" if prompt_format.item_tokens else "titles\nread as words"
@@ -50,10 +52,7 @@ def bundle_readme(
         candidate_options = f' --candidates "{first}" --candidates "{second}"'
         candidate_argument = f', candidates=["{first}", "{second}"]'
     return f"""---
-library_name: delrec-lite
-{base}tags:
-{tags}
----
+{head}---
 # {name}
 
 A sequential recommender: {model["base"]} with a distilled soft prompt, a fine-tuned adapter merged in and {catalogue}.

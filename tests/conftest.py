@@ -111,7 +111,7 @@ def tiny_run(tiny_base, tmp_path, monkeypatch):
     monkeypatch.setattr(model_builder.ModelBuilder, "base", base)
 
     def recipe(**changes):
-        sections = {name: SECTIONS[name] | changes.get(name, {}) for name in SECTIONS}
+        sections = {name: SECTIONS.get(name, {}) | changes.get(name, {}) for name in SECTIONS | changes}
         return Recipe.model_validate({"name": "r", "data": {"folder": str(tmp_path / "ring")}, **sections})
 
     def make(runs="runs", shipped=True, **changes):

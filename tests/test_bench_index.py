@@ -6,7 +6,7 @@ import pytest
 from delrec_lite.bench.ann_index import answer_both, divided, with_index
 from delrec_lite.bench.ann_peers import measure_own, timed
 from delrec_lite.bench.grown import grown_bundle, grown_rows, real_rows
-from delrec_lite.runtime.best import best
+from delrec_lite.evaluation.best import best
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.manifest import INDEX, INDEX_FACTS
 from delrec_lite.runtime.recommender import Recommender

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from delrec_lite.runtime.best import LARGE, STRIDE, best
+from delrec_lite.evaluation.best import LARGE, STRIDE, best
 
 N = LARGE + 7
 RNG = np.random.default_rng(0)

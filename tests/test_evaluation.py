@@ -10,6 +10,7 @@ import pytest
 
 from delrec_lite.data.types import CandidateSets, Split
 from delrec_lite.errors import DataError, MissingPackageError
+from delrec_lite.evaluation import significance
 from delrec_lite.evaluation.metrics import Ranks, per_user
 from delrec_lite.evaluation.popularity import popularity
 from delrec_lite.evaluation.protocol import candidate_ranks, catalogue_ranks, rank_all, rank_candidates
@@ -205,3 +206,15 @@ def test_popularity_ranks_by_training_counts_alone():
     np.testing.assert_array_equal(scores, [counts, counts])
     ranks = rank_all(popularity(data), data.test(), candidates())
     assert len(ranks.sampled) == len(data.sequences)
+
+
+def test_with_very_many_users_normal_intervals_and_tests_are_those_of_resampling(monkeypatch):
+    rng = np.random.default_rng(3)
+    first, second = rng.random(3000).astype(np.float32), rng.random(3000).astype(np.float32)
+    resampled, tested = interval(first), paired_test(first, second)
+    monkeypatch.setattr(significance, "MANY_USERS", 1000)
+    assert interval(first) == pytest.approx(resampled, abs=1e-3)
+    normal = paired_test(first, second)
+    assert normal.method == "paired normal"
+    assert normal.p == pytest.approx(tested.p, abs=0.02)
+    assert paired_test(first, first).p == 1

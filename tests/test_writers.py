@@ -2,7 +2,6 @@
 
 import itertools
 import shutil
-import sys
 from importlib import import_module
 
 import pytest
@@ -15,7 +14,7 @@ from delrec_lite.config import Recipe
 from delrec_lite.console import QUIET
 from delrec_lite.data.store import load_dataset
 from delrec_lite.errors import DelrecError, StorageError, UsageError
-from delrec_lite.pipeline.folder import RECIPE
+from delrec_lite.pipeline.folder import RECIPE, write_recipe
 from delrec_lite.pipeline.run import Run
 from delrec_lite.pipeline.stage import run_stage
 from delrec_lite.runtime.additions import add_items
@@ -23,6 +22,7 @@ from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.server.feedback.limit import Limit
 from delrec_lite.server.feedback.log import FeedbackLog
 from tests.bundles import tiny_bundle as serving_bundle
+from tests.command import call
 from tests.strangers import LOOKALIKES, snapshot, write_strangers
 
 OK = 0
@@ -58,6 +58,8 @@ def inputs(tmp_path_factory):
     (folder / "new.csv").write_text("item_id,title\nn1,New\n")
     call("prepare", "shop", *own_log(folder), "--out", folder / "shop", "-q")
     FeedbackLog(feedback_log(folder), Limit.parse("1GB")).close()
+    (folder / "run").mkdir()
+    write_recipe(folder / "run", Recipe(name="run"))
     (folder / "theirs.yaml").write_text(f"name: theirs\ndata: {{folder: {folder / 'shop'}}}\n")
     return folder
 
@@ -71,18 +73,6 @@ def own_log(folder):
     return ("--interactions", folder / "log.csv", "--items", folder / "items.csv", "--k-core", 1, "--candidates", 3)
 
 
-def call(*words):
-    """The exit code of a command in this process."""
-    before, sys.argv = sys.argv, ["delrec-lite", *map(str, words)]
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return stop.code or OK
-    finally:
-        sys.argv = before
-    return OK
-
-
 def commands(inputs, root, target):
     """Calls of every verb that writes to a path of the user, each option once."""
     bundle, recipe, shop = inputs / "tiny.delrec", inputs / "theirs.yaml", inputs / "shop"
@@ -94,11 +84,17 @@ def commands(inputs, root, target):
     yield ("feedback", "report", feedback_log(inputs), "--plot", target)
     yield ("prepare", "shop", *own_log(inputs), "--out", target)
     yield ("init", "shop", "--data", shop, "--out", target)
+    yield ("report", target)
+    yield ("report", recipe, "--runs", root)
+    yield ("report", inputs / "run", "--out", target)
     yield ("bench", bundle, "-w", "load", "-r", 1, "--threads", 1, "--out", target)
     yield ("export", recipe, "--runs", root / "runs", "--out", target)
     yield ("export", recipe, "--runs", root / "runs", "--out", target, "--compare", "q8_0")
     for verb in ("train", "export", "eval", "quickstart", "ablate"):
         yield (verb, recipe, "--runs", root)  # the run is ROOT/theirs
+    yield ("update", recipe, "--runs", root, "--interactions", inputs / "log.csv")
+    yield ("train", recipe, "--runs", root, "--set", "finetune.seed=1,2")
+    yield ("tune", recipe, "--runs", root, "--trials", 1)
     for verb in ("train", "quickstart"):
         yield (verb, recipe, "--runs", root, "--fresh")
 
@@ -120,7 +116,8 @@ def test_every_verb_with_a_path_to_write_is_among_those_that_are_tried(inputs, t
 def test_nothing_of_a_stranger_changes(inputs, tmp_path_factory, data):
     root = tmp_path_factory.mktemp("root")
     write_strangers(root / "theirs", data.draw(NAMES), data.draw(NAMES))
-    shutil.copytree(root / "theirs", root / "theirs-ablation")
+    for name in ("theirs-ablation", "theirs-sweep", "theirs-tune-student"):
+        shutil.copytree(root / "theirs", root / name)
     target = place(root, data.draw(st.sampled_from(PLACES)))
     calls = list(commands(inputs, root, target))
     words = calls[data.draw(st.integers(0, len(calls) - 1))]
@@ -147,6 +144,7 @@ SCRIPTS_THAT_REPORT = (
     "pruning",
     "teachers",
     "training_memory",
+    "updating",
 )
 
 

@@ -11,8 +11,9 @@ from typing import Annotated
 import typer
 
 from delrec_lite.cache_folder import ensure_home
+from delrec_lite.cli.usage import is_usage_error, usage_error
 from delrec_lite.environment import drop_unusable_sizes, flag
-from delrec_lite.errors import DelrecError, MissingPackageError, StorageError, install_line
+from delrec_lite.errors import DelrecError, MissingPackageError, StorageError, UsageError, install_line
 from delrec_lite.server.signals import restore_interrupt
 from delrec_lite.spinning import set_for_process
 from delrec_lite.version import __version__
@@ -24,8 +25,11 @@ VERBS = (
     "prepare",
     "init",
     "train",
+    "tune",
     "export",
+    "update",
     "eval",
+    "report",
     "ablate",
     "recommend",
     "score",
@@ -33,8 +37,10 @@ VERBS = (
     "serve",
     "feedback",
     "verify",
+    "push",
     "catalog",
     "bench",
+    "reproduce",
     "doctor",
 )
 
@@ -89,15 +95,20 @@ def run_command(command: typer.Typer) -> None:
             stream.reconfigure(errors="backslashreplace")  # a title that the terminal's encoding lacks
     try:
         ensure_home()
-        command()
+        code = command(standalone_mode=False) or 0
     except (Exception, KeyboardInterrupt) as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # the help is printed
+            sys.exit(UsageError.exit_code)
+        if is_usage_error(error):
+            sys.exit(_report(usage_error(error)))
+        if isinstance(error, typer.Abort):
+            error = KeyboardInterrupt()
         if flag("DELREC_DEBUG"):
             raise
         sys.exit(_report(error))
-    except SystemExit as stop:
-        if stop.code == INTERRUPTED:  # typer has handled Ctrl-C
-            _report(KeyboardInterrupt())
-        raise
+    if code == INTERRUPTED:  # typer has handled Ctrl-C
+        _report(KeyboardInterrupt())
+    sys.exit(code)
 
 
 def _report(error: BaseException) -> int:

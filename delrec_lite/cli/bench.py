@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from delrec_lite.cli.common import JsonFlag, QuietFlag, make_console, names_in
+from delrec_lite.cli.common import JsonFlag, QuietFlag, found, make_console, names_in
 from delrec_lite.console import Console
 from delrec_lite.runtime.engines.factory import AUTO, ENGINES, LLAMA_CPP, ONNX_RUNTIME
 
@@ -38,7 +38,9 @@ class Output(StrEnum):
 def bench(
     bundles: Annotated[
         list[Path] | None,
-        typer.Argument(help="Bundle folders, timed alternately; or: compare BEFORE AFTER, two reports."),
+        typer.Argument(
+            help="Bundle folders or hf://ORG/NAME, timed alternately; or: compare BEFORE AFTER, two reports."
+        ),
     ] = None,
     workload: Annotated[
         list[Workload] | None, typer.Option("--workload", "-w", help="Repeatable; default: all.")
@@ -97,16 +99,17 @@ def bench(
     from delrec_lite.bench.runner import bench as run
     from delrec_lite.machine import cores_allowed
 
+    bundles = [found(bundle, console) for bundle in bundles or []]
     if out is not None:
         _require_writable(out)  # before minutes of timing, not after
-    chosen, base = _peers(bundles or [], console) if peers else ((), {})
+    chosen, base = _peers(bundles, console) if peers else ((), {})
     workloads = [w.value for w in workload or Workload]
     counts = _numbers("--threads", threads) or [cores_allowed()]
     beside = _numbers("--busy", busy)
     plan = Plan(
         workloads, counts, repeats, users, chosen, base, roofline, engine, names_in(quant), beside, peer_seconds, exact
     )
-    results = run(bundles or [], plan, dataset, console)
+    results = run(bundles, plan, dataset, console)
     if out is not None:
         report.write_report(results, out)
     if output is Output.json:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from delrec_lite.cli.common import JsonFlag, QuietFlag, make_console
+from delrec_lite.cli.common import BundleArgument, JsonFlag, QuietFlag, found, make_console
 
 EXAMPLE = "Example: `delrec-lite catalog add shop.delrec new-items.csv --columns item=sku,title=name`"
 COLUMNS_EXAMPLE = "Example: `delrec-lite catalog columns shop.delrec items.csv --item-columns price,available`"
@@ -20,7 +20,7 @@ def _group() -> None:
 
 @catalog.command(epilog=EXAMPLE)
 def add(
-    bundle: Annotated[Path, typer.Argument(help="The bundle folder, NAME.delrec.")],
+    bundle: BundleArgument,
     items: Annotated[
         Path, typer.Argument(help="The new items with id and title: CSV, TSV, JSON Lines, Parquet or RecBole.")
     ],
@@ -51,7 +51,9 @@ def add(
     bad = BadRows(parse_policy(on_bad_row))
     names, text_names = parse_columns(columns), parse_text_columns(text_columns)
     # The bundle's own item columns, as far as the list has them.
-    specs = [ColumnSpec(column.name, column.kind) for column in Bundle.open(bundle, verify=False).columns]
+    specs = [
+        ColumnSpec(column.name, column.kind) for column in Bundle.open(found(bundle, console), verify=False).columns
+    ]
     new = read_item_list(items, text_names, specs, names, bad, Layout(keep_na=keep_na), found=True)
     for malformed in bad.files:
         console.say(f"  dropped: {malformed}")
@@ -66,7 +68,7 @@ def add(
 
 @catalog.command("columns", epilog=COLUMNS_EXAMPLE)
 def set_item_columns(
-    bundle: Annotated[Path, typer.Argument(help="The bundle folder, NAME.delrec.")],
+    bundle: BundleArgument,
     items: Annotated[Path, typer.Argument(help="Items with id and columns, in any format of an item list.")],
     item_columns: Annotated[
         str, typer.Option(help="Columns to set, such as `price,available,tags:list`; a type as in prepare.")
@@ -91,7 +93,7 @@ def set_item_columns(
 
     console = make_console(json_output, quiet)
     bad = BadRows(parse_policy(on_bad_row))
-    kinds = {column.name: column.kind for column in Bundle.open(bundle, verify=False).columns}
+    kinds = {column.name: column.kind for column in Bundle.open(found(bundle, console), verify=False).columns}
     specs = [replace(s, kind=s.kind or kinds.get(s.name)) for s in parse_specs(parse_text_columns(item_columns))]
     rows = read_item_rows(items, specs, parse_columns(columns), bad)
     for malformed in bad.files:

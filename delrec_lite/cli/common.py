@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 # Skipped titles whose nearest ones are looked for, and those that are named.
 MOST_NEAREST, MOST_NAMED = 3, 10
 
+BundleArgument = Annotated[
+    Path, typer.Argument(help="The bundle folder, NAME.delrec, or hf://ORG/NAME[@REVISION] of the Hugging Face Hub.")
+]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 QuantOption = Annotated[
     str | None, typer.Option("--quant", help="Quantisation, of a bundle with several; default: the first.")
@@ -51,6 +55,13 @@ def make_console(json_output: bool = False, quiet: bool = False) -> Console:
     """The console of a command; where it is quiet, so are the library's warnings."""
     logging.getLogger("delrec_lite").setLevel(logging.ERROR if quiet and not json_output else logging.NOTSET)
     return Console("json" if json_output else "quiet" if quiet else "human")
+
+
+def found(bundle: Path, console: Console) -> Path:
+    """The folder of a command's bundle; one of the Hub is fetched, with progress."""
+    from delrec_lite.runtime.remote import located
+
+    return located(bundle, console)
 
 
 def say_words(console: Console, read: "WordsRead | None") -> None:

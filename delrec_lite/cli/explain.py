@@ -6,10 +6,12 @@ from typing import Annotated
 import typer
 
 from delrec_lite.cli.common import (
+    BundleArgument,
     JsonFlag,
     QuietFlag,
     UnknownOption,
     WordsOption,
+    found,
     make_console,
     say_skipped,
     say_words,
@@ -19,7 +21,7 @@ EXAMPLE = 'Example: `delrec-lite explain my.delrec --history "Toy Story" --histo
 
 
 def explain(
-    bundle: Annotated[Path, typer.Argument(help="The bundle folder, NAME.delrec.")],
+    bundle: BundleArgument,
     history: Annotated[
         list[str] | None, typer.Option("--history", help="A title (or id:ITEM), oldest first; repeatable.")
     ] = None,
@@ -53,7 +55,7 @@ def explain(
 
     console = make_console(json_output, quiet)
     policy = check_policy(on_unknown)
-    with Recommender.load(bundle, threads, exact=True) as recommender:
+    with Recommender.load(found(bundle, console), threads, exact=True) as recommender:
         if faithfulness:
             histories = held_out(recommender.bundle, data).split.histories[:users]
             summary = runtime_explain.faithfulness(recommender, histories)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from delrec_lite.cli.common import JsonFlag, QuietFlag, make_console, names_in
-from delrec_lite.cli.options import DEFAULT_RECIPE, DEFAULT_RUNS, RecipeArgument, RunsOption
+from delrec_lite.cli.options import DEFAULT_RECIPE, DEFAULT_RUNS, RecipeArgument, RunsOption, SetOption
 from delrec_lite.quantisations import AUTO, BASELINE, GGUF, ONNX, auto_candidates, help_lines, quantisation_names
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def export(
             help="dequant or original: the base that an nf4 or int8 adapter is merged onto; default: the recipe's."
         ),
     ] = "",
+    changes: SetOption = None,
     runs: RunsOption = DEFAULT_RUNS,
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -62,12 +63,12 @@ def export(
     """Write the bundle of a run; missing stages are trained first."""
     from delrec_lite.bench.quantisations import COMPARED, choose_quant
     from delrec_lite.cache_folder import cache_folder, writable_cache
-    from delrec_lite.config import load_recipe
-    from delrec_lite.errors import UsageError
+    from delrec_lite.errors import UsageError, did_you_mean
     from delrec_lite.export.quantisation_choice import store_choice
     from delrec_lite.files import check_file, check_folder
     from delrec_lite.pipeline.bundle import write_bundle
     from delrec_lite.pipeline.model_files import files_for
+    from delrec_lite.pipeline.overrides import load_changed
     from delrec_lite.pipeline.run import Run
     from delrec_lite.runtime.manifest import bundle_files
 
@@ -89,8 +90,8 @@ def export(
     ):
         for name in names:
             if name not in allowed:
-                raise UsageError(f"no {what} {name!r}", f"one of {', '.join(allowed)}")
-    loaded = load_recipe(recipe)
+                raise UsageError(f"no {what} {name!r}", did_you_mean(name, allowed))
+    loaded = load_changed(recipe, changes)
     files_for(loaded.export, names_in(quant), format_, names_in(onnx_quant))  # an unknown name leaves no folder behind
     if out is not None and compared_quants:  # before hours of training, not after
         check_file(out, "comparison of quantisations", COMPARED)

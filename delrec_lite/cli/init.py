@@ -17,16 +17,25 @@ def init(
         Path | None,
         typer.Option(help="Folder written by `delrec-lite prepare`, or a data set to pull; default data/NAME."),
     ] = None,
-    domain: Annotated[str | None, typer.Option(help="Kind of item: movie, game, artist or item.")] = None,
+    domain: Annotated[
+        str | None, typer.Option(help="What an item is: movie, game, artist, item, or any noun with --verb.")
+    ] = None,
+    verb: Annotated[
+        str | None, typer.Option(help="What people have done with an item, such as read; default: the domain's verb.")
+    ] = None,
     base: Annotated[str, typer.Option(help="The LLM: a name to pull, a folder, a .gguf file or a Hub id.")] = "",
     gpu: Annotated[str, typer.Option(help="Memory of the card to train on, such as 12GB; default: two cores.")] = "",
     out: Annotated[Path | None, typer.Option(help="The file to write; default NAME.yaml.")] = None,
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Write a recipe sized for an hour on two cores, or for a card. Prompts for missing options."""
+    """Write a recipe sized for an hour on two cores, or for a card. Prompts for missing options.
+
+    Minutes are counted for the base and the layers of the recipe.
+    """
     from delrec_lite.errors import UsageError
     from delrec_lite.pipeline.start import start_recipe
+    from delrec_lite.prompts.domain import DOMAINS
 
     interactive = sys.stdin.isatty() and sys.stderr.isatty()
     if name is None:
@@ -36,14 +45,12 @@ def init(
     folder = data or Path("data") / str(name)
     if data is None and interactive:
         folder = Path(typer.prompt("Prepared data set", default=str(folder), err=True))
-    if domain is None:
-        domain = (
-            typer.prompt("What is an item (movie, game, artist, item)", default="item", err=True)
-            if interactive
-            else "item"
-        )
+    if domain is None and interactive:
+        domain = str(typer.prompt("What is an item (movie, game, artist, item, or a word)", default="item", err=True))
+        if verb is None and domain not in DOMAINS:
+            verb = str(typer.prompt("What have people done with it, such as read or bought", err=True))
     console = make_console(json_output, quiet)
-    recipe = start_recipe(str(name), folder, str(domain), base, out or Path(f"{name}.yaml"), gpu, console)
+    recipe = start_recipe(str(name), folder, domain, base, out or Path(f"{name}.yaml"), gpu, console, verb)
     console.say(f"  {recipe.summary}")
     console.say(f"  next: delrec-lite quickstart {recipe.path}")
     console.result({"path": str(recipe.path), "minutes": recipe.minutes} if json_output else str(recipe.path))

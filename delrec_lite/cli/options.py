@@ -12,5 +12,14 @@ ZeroShotFlag = Annotated[
     bool,
     typer.Option("--zero-shot", help="Add a row of the untrained LLM: about half a second per user on two cores."),
 ]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a key of the recipe, such as `finetune.lr=5e-4`; can be repeated."
+    ),
+]
+LogOption = Annotated[
+    str, typer.Option("--log", help="Experiment trackers, separated by commas: tensorboard, wandb, mlflow, trackio.")
+]
 DEFAULT_RECIPE = "ml-100k-cpu"
 DEFAULT_RUNS = Path("runs")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from delrec_lite.cli.common import JsonFlag, QuietFlag, make_console
+from delrec_lite.cli.options import SetOption
 from delrec_lite.console import Console
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ def plan(
     recipe: Annotated[
         str, typer.Argument(help="A recipe's name or file: its base and sizes, and whether it fits as it is.")
     ] = "",
+    changes: SetOption = None,
     model: Annotated[str, typer.Option(help="Name, Hub id, folder or config.json; it is not downloaded.")] = "",
     gpu_memory: Annotated[
         str, typer.Option(help="Memory of the GPU, such as 8GB or 24GiB; default: of the card here, else 8GB.")
@@ -33,14 +35,16 @@ def plan(
     """
     from delrec_lite import machine
     from delrec_lite.cards import find_cards
-    from delrec_lite.config import load_recipe
     from delrec_lite.errors import UsageError
     from delrec_lite.hub.base import base_folders
     from delrec_lite.pipeline.memory import RecipeCheck
+    from delrec_lite.pipeline.overrides import load_changed
     from delrec_lite.training.plan import plan as make_plan
 
     if bool(recipe) == bool(model):
         raise UsageError("plan needs a recipe or a model, one of the two", "delrec-lite plan ml-100k-gpu")
+    if changes and not recipe:
+        raise UsageError("--set changes a recipe, and --model is none", "delrec-lite plan ml-100k-gpu --set KEY=VALUE")
     console = make_console(json_output, quiet)
     folders = base_folders()
     cards = [] if gpu_memory else find_cards()
@@ -49,7 +53,7 @@ def plan(
     layers: int | None = None
     softmax: Softmax = "auto"
     if recipe:
-        check = RecipeCheck.of(load_recipe(recipe), gpu_memory, items, folders)
+        check = RecipeCheck.of(load_changed(recipe, changes), gpu_memory, items, folders)
         model, context = check.recipe.model.base, check.recipe.model.max_history
         tokens, items = check.recipe.finetune.tokens_per_step, check.items
         layers, softmax = check.recipe.model.layers, check.recipe.model.softmax

@@ -79,6 +79,12 @@ def prepare(
         int | None,
         typer.Option(min=1, help="Evaluate so many users, drawn with the seed; default: all of them."),
     ] = None,
+    domain: Annotated[
+        str | None, typer.Option(help="What an item is, in prompts: movie, game, artist, item, or a noun with --verb.")
+    ] = None,
+    verb: Annotated[
+        str | None, typer.Option(help="What people have done with an item, such as read; default: the domain's verb.")
+    ] = None,
     memory: Annotated[
         str,
         typer.Option(help="Prepare your own log within so much memory, such as 2GB; default: if it needs too much."),
@@ -90,6 +96,7 @@ def prepare(
     from delrec_lite.data.badrows import BadRows, parse_policy
     from delrec_lite.data.checks import Checks
     from delrec_lite.data.duplicates import parse_duplicates
+    from delrec_lite.data.kept import source_of
     from delrec_lite.data.locations import locate
     from delrec_lite.data.memory import memory_for
     from delrec_lite.data.prepare import drop_untitled, prepare_tables
@@ -103,6 +110,7 @@ def prepare(
     from delrec_lite.files import check_folder
     from delrec_lite.hub.pull import pull
     from delrec_lite.hub.registry import find_dataset
+    from delrec_lite.prompts.domain import words_of
 
     console = make_console(json_output, quiet)
     folder = out or Path("data") / name
@@ -111,7 +119,11 @@ def prepare(
     text_names, kept = parse_text_columns(text_columns), parse_text_columns(item_columns)
     specs = parse_specs(kept)
     rule, doubles = parse_split(split), parse_duplicates(duplicates)
-    settings = Settings(k_core, candidates, seed, rule, text_names, doubles, repeats, kept, test_users)
+    if domain is None and verb is not None:
+        raise UsageError(f"--verb {verb} without --domain", "say what an item is, such as --domain book")
+    if domain is not None:
+        words_of(domain, verb)
+    settings = Settings(k_core, candidates, seed, rule, text_names, doubles, repeats, kept, test_users, domain, verb)
     if (interactions is None) != (items is None):
         raise UsageError("--interactions and --items go together", "give both: the log, and the titles of its items")
     if interactions is not None and items is not None:
@@ -123,8 +135,8 @@ def prepare(
         if limit:
             from delrec_lite.data.large import LargeLog, prepare_large
 
-            source = LargeLog(log_place, item_place, names, layout, limit)
-            dataset, untitled = prepare_large(name, source, folder, settings, bad, console, checks)
+            large = LargeLog(log_place, item_place, names, layout, limit)
+            dataset, untitled = prepare_large(name, large, folder, settings, bad, console, checks)
         else:
             log = read_interactions(Path(interactions), names, bad=bad, layout=layout)
             listed = read_item_list(Path(items), text_names, specs, names, bad, layout)
@@ -136,7 +148,8 @@ def prepare(
                     console.say(f"  dropped: {untitled} interactions with items that have no title")
             checks.notes += bad.notes
             texts, rows = listed.texts, listed.rows
-            dataset = prepare_tables(name, log, listed.titles, folder, settings, console, texts, checks, rows)
+            source = source_of(names, layout)
+            dataset = prepare_tables(name, log, listed.titles, folder, settings, console, texts, checks, rows, source)
     else:
         if unused := [
             option
@@ -166,6 +179,8 @@ def prepare(
             checks,
             kept,
             test_users,
+            domain,
+            verb,
         )
     data = {
         "name": name,
@@ -180,6 +195,7 @@ def prepare(
         **({"text_columns": list(text_names)} if text_names else {}),
         **({"item_columns": {c.name: c.kind for c in dataset.catalog.columns}} if kept else {}),
         **({"test_users": test_users} if test_users else {}),
+        **({"domain": domain, "verb": verb} if domain else {}),
         "duplicates": settings.duplicates,
         "repeats": dataset.repeats,
         "dropped": {"files": [malformed.dump() for malformed in bad.files], "untitled": untitled},

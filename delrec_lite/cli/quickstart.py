@@ -4,14 +4,25 @@ from typing import Annotated
 
 import typer
 
-from delrec_lite.cli.common import JsonFlag, QuietFlag, make_console
-from delrec_lite.cli.options import DEFAULT_RECIPE, DEFAULT_RUNS, FreshFlag, RecipeArgument, RunsOption, ZeroShotFlag
+from delrec_lite.cli.common import JsonFlag, QuietFlag, make_console, names_in
+from delrec_lite.cli.options import (
+    DEFAULT_RECIPE,
+    DEFAULT_RUNS,
+    FreshFlag,
+    LogOption,
+    RecipeArgument,
+    RunsOption,
+    SetOption,
+    ZeroShotFlag,
+)
 
 EXAMPLE = "Example: `delrec-lite quickstart`, or `delrec-lite quickstart ml-100k-cpu-quick` to train in 25 minutes"
 
 
 def quickstart(
     recipe: RecipeArgument = DEFAULT_RECIPE,
+    changes: SetOption = None,
+    log: LogOption = "",
     runs: RunsOption = DEFAULT_RUNS,
     train: Annotated[
         bool, typer.Option("--train", help="Train on this machine instead of using the trained weights in the package.")
@@ -22,7 +33,11 @@ def quickstart(
     quiet: QuietFlag = False,
 ) -> None:
     """Pull, prepare, teacher, stage 1, stage 2, export, recommend, evaluate: DELRec on real data."""
-    from delrec_lite.config import load_recipe
+    from delrec_lite.pipeline.overrides import load_changed
     from delrec_lite.pipeline.quickstart import quickstart as run_all
+    from delrec_lite.pipeline.trackers import parse_trackers, tracked
 
-    run_all(load_recipe(recipe), runs, make_console(json_output, quiet), fresh, train, zero_shot)
+    loaded, trackers = load_changed(recipe, changes), parse_trackers(names_in(log))
+    console = make_console(json_output, quiet)
+    with tracked(loaded, runs, trackers, console):
+        run_all(loaded, runs, console, fresh, train, zero_shot)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from delrec_lite.cli.common import (
+    BundleArgument,
     ExactFlag,
     FusedFlag,
     JsonFlag,
@@ -13,6 +14,7 @@ from delrec_lite.cli.common import (
     QuietFlag,
     UnknownOption,
     WordsOption,
+    found,
     make_console,
     say_skipped,
     say_words,
@@ -22,7 +24,7 @@ EXAMPLE = 'Example: `delrec-lite recommend my.delrec --history "Toy Story (1995)
 
 
 def recommend(
-    bundle: Annotated[Path, typer.Argument(help="The bundle folder, NAME.delrec.")],
+    bundle: BundleArgument,
     history: Annotated[
         list[str] | None, typer.Option("--history", help="A title (or id:ITEM), oldest first; repeatable.")
     ] = None,
@@ -84,7 +86,7 @@ def recommend(
     if k < 1:
         raise UsageError(f"-k is {k}", "ask for at least one item")
     policy = check_policy(on_unknown)
-    with Recommender.load(bundle, threads, quant=quant, fused=fused, exact=exact) as recommender:
+    with Recommender.load(found(bundle, console), threads, quant=quant, fused=fused, exact=exact) as recommender:
         answer = recommender.recommend(
             titles,
             k,

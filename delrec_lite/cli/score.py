@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from delrec_lite.cli.common import ExactFlag, FusedFlag, JsonFlag, QuantOption, QuietFlag, make_console
+from delrec_lite.cli.common import BundleArgument, ExactFlag, FusedFlag, JsonFlag, QuantOption, QuietFlag, make_console
 
 EXAMPLE = (
     "Example: `delrec-lite score shop.delrec users.parquet --out recs/ -k 20`, or from a log: "
@@ -14,7 +14,7 @@ EXAMPLE = (
 
 
 def score(
-    bundle: Annotated[Path, typer.Argument(help="The bundle folder, NAME.delrec.")],
+    bundle: BundleArgument,
     users: Annotated[
         str,
         typer.Argument(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from delrec_lite.cli.common import ExactFlag, FusedFlag, QuantOption
+from delrec_lite.cli.common import BundleArgument, ExactFlag, FusedFlag, QuantOption
 from delrec_lite.cli.settings import read_settings, shown_settings
 
 EXAMPLE = "Example: `delrec-lite serve my.delrec --port 8080`, then open http://127.0.0.1:8080"
@@ -20,7 +20,7 @@ def _read_settings(context: typer.Context, config: Path | None) -> Path | None:
 
 def serve(
     context: typer.Context,
-    bundle: Annotated[Path, typer.Argument(help="The bundle folder, NAME.delrec.")],
+    bundle: BundleArgument,
     host: Annotated[
         str, typer.Option(help="Address to listen on; the default accepts local connections only.")
     ] = "127.0.0.1",

@@ -1,11 +1,10 @@
 """`delrec-lite verify`: checks that a bundle is unchanged since its export and answers here as it did there."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from delrec_lite.cli.common import JsonFlag, QuietFlag, make_console
+from delrec_lite.cli.common import BundleArgument, JsonFlag, QuietFlag, found, make_console
 
 if TYPE_CHECKING:
     from delrec_lite.runtime.verify import Answers
@@ -14,7 +13,7 @@ EXAMPLE = "Example: `delrec-lite verify my.delrec`"
 
 
 def verify(
-    bundle: Annotated[Path, typer.Argument(help="The bundle folder, NAME.delrec.")],
+    bundle: BundleArgument,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: the cores allowed.")] = None,
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -23,10 +22,11 @@ def verify(
     from delrec_lite.runtime.verify import verify as check
 
     console = make_console(json_output, quiet)
-    report = check(bundle, threads)
+    report = check(found(bundle, console), threads)
     gate = "compared with the trained model" if report.gated else "NOT compared with the trained model"
     unopened = [f"{file} not: {reason}" for file, reason in report.unopened.items()]
     rows = [
+        ("source", report.source),
         ("models", "; ".join([f"{', '.join(report.models)} opened", *unopened])),
         ("files", f"{report.files}, {report.bytes / 1e6:.0f} MB, as exported"),
         ("exported on", str(report.exported_on)),

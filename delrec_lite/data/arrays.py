@@ -29,11 +29,17 @@ ARRAY_FILES = {
 
 def write_items(path: Path, count: int, parts: Iterable[npt.NDArray[Any]]) -> None:
     """Write ``count`` items that come in parts, without all of them in memory."""
+    write_array(path, count, "<i4", parts)
+
+
+def write_array(path: Path, count: int, kind: npt.DTypeLike, parts: Iterable[npt.NDArray[Any]]) -> None:
+    """Write an array of ``count`` numbers that come in parts, without all of them in memory."""
+    written = np.dtype(kind)
     with path.open("wb") as file:
-        header = {"descr": "<i4", "fortran_order": False, "shape": (count,)}
+        header = {"descr": np.lib.format.dtype_to_descr(written), "fortran_order": False, "shape": (count,)}
         np.lib.format.write_array_header_1_0(file, header)
         for part in parts:
-            file.write(part.astype("<i4").tobytes())
+            file.write(part.astype(written).tobytes())
 
 
 def question_arrays(dataset: Dataset) -> dict[str, npt.NDArray[Any]]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from delrec_lite.errors import DataError, UsageError
+from delrec_lite.errors import DataError, UsageError, did_you_mean
 
 Policy = Literal["refuse", "drop"]
 SHOWN = 5
@@ -82,5 +82,5 @@ def parse_policy(text: str) -> Policy:
         UsageError: Anything else.
     """
     if text not in get_args(Policy):
-        raise UsageError(f"--on-bad-row has no value {text!r}", f"one of {', '.join(get_args(Policy))}")
+        raise UsageError(f"--on-bad-row has no value {text!r}", did_you_mean(text, get_args(Policy)))
     return text  # type: ignore[return-value]

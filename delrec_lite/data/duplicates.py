@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from delrec_lite.data.readers import Interactions
-from delrec_lite.errors import UsageError
+from delrec_lite.errors import UsageError, did_you_mean
 
 Duplicates = Literal["keep", "first", "last", "consecutive"]
 
@@ -18,7 +18,7 @@ def parse_duplicates(text: str) -> Duplicates:
         UsageError: Anything else.
     """
     if text not in get_args(Duplicates):
-        raise UsageError(f"--duplicates has no value {text!r}", f"one of {', '.join(get_args(Duplicates))}")
+        raise UsageError(f"--duplicates has no value {text!r}", did_you_mean(text, get_args(Duplicates)))
     return text  # type: ignore[return-value]
 
 
@@ -28,7 +28,12 @@ def exact_duplicates(log: Interactions) -> int:
 
 
 def without_duplicates(log: Interactions, rule: Duplicates) -> Interactions:
-    """The log without the rows that a rule leaves out, in the same order.
+    """The log without the rows that a rule leaves out, in the same order; see ``rows_kept``."""
+    return log if rule == "keep" else log.take(rows_kept(log, rule))
+
+
+def rows_kept(log: Interactions, rule: Duplicates) -> npt.NDArray[np.bool_]:
+    """Which rows of a log a rule keeps: bool ``[rows]``.
 
     Args:
         log: Any log.
@@ -36,7 +41,7 @@ def without_duplicates(log: Interactions, rule: Duplicates) -> Interactions:
             ``consecutive``: one of several with the same item in a row, or at the same time.
     """
     if rule == "keep":
-        return log
+        return np.ones(len(log), dtype=bool)
     pairs = _pairs(log)
     order = np.lexsort((np.arange(len(log)), log.times, log.users))
     if rule == "consecutive":
@@ -47,7 +52,7 @@ def without_duplicates(log: Interactions, rule: Duplicates) -> Interactions:
         kept = order[np.unique(pairs[order], return_index=True)[1]]
     rows = np.zeros(len(log), dtype=bool)
     rows[kept] = True
-    return log.take(rows)
+    return rows
 
 
 def _pairs(log: Interactions) -> npt.NDArray[np.int64]:

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from delrec_lite.console import QUIET, Console
-from delrec_lite.data.arrays import ITEMS, OFFSETS, map_sequences, write_items
+from delrec_lite.data.arrays import ITEMS, OFFSETS, map_sequences, write_array, write_items
 from delrec_lite.data.badrows import SHOWN, BadRows
 from delrec_lite.data.batches import BATCH_ROWS
 from delrec_lite.data.checked import Columns, check_rows
 from delrec_lite.data.checks import Checks, Tally
 from delrec_lite.data.engine import engine_errors
+from delrec_lite.data.kept import TIMES, source_of
 from delrec_lite.data.locations import Location, is_pipe
 from delrec_lite.data.log_table import LogTable
 from delrec_lite.data.ordered_log import OrderedLog, order_statistics, ordered_keys, write_ordered
@@ -152,8 +153,9 @@ def _prepared(
     dataset = make_dataset(name, catalog, user_ids, dataset.sequences, dataset.cuts)
     check_core(checks, before, dataset, settings.k_core, tally)
     dataset, candidates = asked(dataset, settings, checks)
+    write_array(staging / TIMES, int(core.lengths.sum()), core.time, (times for _, _, times in core.blocks()))
     shutil.rmtree(work)
-    write_large(dataset, candidates, settings, staging, checks.dump())
+    write_large(dataset, candidates, settings, staging, checks.dump(), source_of(source.columns, source.layout))
     return dataset, untitled
 
 

@@ -49,7 +49,7 @@ def read_lists(path: Path, dataset: Dataset) -> RankedLists:
     scored = SCORE in opened.names
     table = opened.read((USER, RANK, ITEM, *((SCORE,) if scored else ())))
     users, items = table.texts(USER), table.texts(ITEM)
-    numbers = {name: _numbers(table.texts(name)) for name in (RANK, *((SCORE,) if scored else ()))}
+    numbers = {name: numbers_in(table.texts(name)) for name in (RANK, *((SCORE,) if scored else ()))}
     malformed = ~np.all([np.isfinite(values) for values in numbers.values()], axis=0)
     examples = list(table.malformed)
     for record in np.flatnonzero(malformed)[:SHOWN]:
@@ -77,7 +77,8 @@ def read_lists(path: Path, dataset: Dataset) -> RankedLists:
     return RankedLists(list_users, tuple(lists), tuple(shares), len(users) - len(matched))
 
 
-def _numbers(texts: list[str]) -> np.ndarray:
+def numbers_in(texts: list[str]) -> Floats:
+    """The numbers of a column, float64; NaN for a text that is none."""
     out = np.full(len(texts), np.nan)
     for n, text in enumerate(texts):
         try:

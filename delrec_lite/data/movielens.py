@@ -1,7 +1,7 @@
 """MovieLens-100K in both layouts of its mirrors: GroupLens' files, and RecBole's atomic files."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +94,25 @@ def read_columns(folder: Path, specs: Sequence[ColumnSpec]) -> ItemRows:
         UsageError: Another column.
         DataError: As in ``read_genres``.
     """
+    return movie_columns("ml-100k", read_movielens(folder)[1], read_genres(folder, ["genres"]), specs)
+
+
+def movie_columns(
+    name: str, titles: Mapping[str, str], genres: Mapping[str, str], specs: Sequence[ColumnSpec]
+) -> ItemRows:
+    """The columns ``genres`` and ``year`` of a MovieLens data set.
+
+    Args:
+        name: Of the data set.
+        titles: By item id; a year in parentheses is at their end.
+        genres: By item id, separated by commas.
+        specs: Of these two.
+
+    Raises:
+        UsageError: Another column.
+    """
     if wrong := [spec.name for spec in specs if spec.name not in ("genres", "year")]:
-        raise UsageError(f"ml-100k has no item column {wrong[0]!r}", "take genres, year")
-    titles, genres = read_movielens(folder)[1], read_genres(folder, ["genres"])
+        raise UsageError(f"{name} has no item column {wrong[0]!r}", "take genres, year")
     years = (_YEAR.search(title) for title in titles.values())
     cells: dict[str, list[Any]] = {
         "genres": [[name for name in genres[item].split(", ") if name] for item in titles],

@@ -42,6 +42,8 @@ def prepare(
     checks: Checks | None = None,
     item_columns: Sequence[str] = (),
     test_users: int | None = None,
+    domain: str | None = None,
+    verb: str | None = None,
 ) -> Dataset:
     """Prepare a pulled data set.
 
@@ -60,6 +62,8 @@ def prepare(
         checks: Gets what was found in the log.
         item_columns: Columns to keep for filters; ``genres`` and ``year`` of ml-100k.
         test_users: See ``Settings``.
+        domain: See ``Settings``.
+        verb: See ``Settings``.
 
     Raises:
         DataError: Malformed rows, no interactions after the k-core, or no questions.
@@ -71,7 +75,8 @@ def prepare(
     texts = side_text(asset, source, text_columns) if text_columns else {}
     columns = _item_columns(asset, source, item_columns) if item_columns else NO_COLUMNS
     kept = tuple(item_columns)
-    settings = Settings(k_core, m, seed, split, tuple(text_columns), duplicates, repeats, kept, test_users)
+    texted = tuple(text_columns)
+    settings = Settings(k_core, m, seed, split, texted, duplicates, repeats, kept, test_users, domain, verb)
     return prepare_tables(name, interactions, titles, out, settings, console, texts, checks, columns)
 
 
@@ -109,11 +114,15 @@ def prepare_tables(
     texts: Mapping[str, str] | None = None,
     checks: Checks | None = None,
     columns: ItemRows = NO_COLUMNS,
+    source: Mapping[str, Any] | None = None,
 ) -> Dataset:
-    """Prepare any log; ``titles`` and ``texts`` give each item id's title and side text. Otherwise as ``prepare``."""
+    """Prepare any log; ``titles`` and ``texts`` give each item id's title and side text. Otherwise as ``prepare``.
+
+    ``source`` says how the files were read, see ``kept.source_of``.
+    """
     checks = Checks() if checks is None else checks
-    dataset, candidates = prepared_tables(name, interactions, titles, settings, texts, checks, columns)
-    save_dataset(dataset, candidates, settings, out, checks.dump())
+    dataset, candidates, times = prepared_tables(name, interactions, titles, settings, texts, checks, columns)
+    save_dataset(dataset, candidates, settings, out, checks.dump(), times, source)
     say_result(dataset, settings, checks, console)
     return dataset
 
@@ -126,14 +135,15 @@ def prepared_tables(
     texts: Mapping[str, str] | None,
     checks: Checks,
     columns: ItemRows = NO_COLUMNS,
-) -> tuple[Dataset, dict[str, CandidateSets]]:
-    """``prepare_tables`` in memory alone: the data set with its questions, and its candidate sets by split."""
+) -> tuple[Dataset, dict[str, CandidateSets], npt.NDArray[Any]]:
+    """``prepare_tables`` in memory alone: data set with questions, candidate sets by split, and times."""
     check_settings(settings)
     checks.rows, checks.duplicates = len(interactions), exact_duplicates(interactions)
     interactions = without_duplicates(interactions, settings.duplicates)
     checks.duplicates_left_out = checks.rows - len(interactions)
-    dataset = build_dataset(name, interactions, titles, settings.k_core, settings.split, texts, checks, columns)
-    return asked(dataset, settings, checks)
+    built, times = build_timed(name, interactions, titles, settings.k_core, settings.split, texts, checks, columns)
+    dataset, candidates = asked(built, settings, checks)
+    return dataset, candidates, times
 
 
 def check_settings(settings: Settings) -> None:
@@ -179,9 +189,26 @@ def build_dataset(
     checks: Checks | None = None,
     columns: ItemRows = NO_COLUMNS,
 ) -> Dataset:
+    """The data set of ``build_timed``."""
+    return build_timed(name, interactions, titles, k_core, split, texts, checks, columns)[0]
+
+
+def build_timed(
+    name: str,
+    interactions: Interactions,
+    titles: Mapping[str, str],
+    k_core: int,
+    split: SplitRule = "leave-one-out",
+    texts: Mapping[str, str] | None = None,
+    checks: Checks | None = None,
+    columns: ItemRows = NO_COLUMNS,
+) -> tuple[Dataset, npt.NDArray[Any]]:
     """Filter, order by time (ties by the order of the file) and number users and items from 0.
 
     Users and items are numbered in the order of their ids; numeric ids are ordered by value.
+
+    Returns:
+        The data set, and the times of its interactions, user after user.
 
     Raises:
         DataError: No interactions after the k-core, an item has no title, or a part of the split is empty.
@@ -198,16 +225,16 @@ def build_dataset(
     core_items, dense = np.unique(items[rows], return_inverse=True)
     sequences = np.split(dense.astype(np.int64), np.cumsum(lengths)[:-1])
     times = np.split(interactions.times[rows], np.cumsum(lengths)[:-1])
-    cuts = None if split == "leave-one-out" else _cuts_by_time(times)
+    cuts = None if split == "leave-one-out" else cuts_by_time(times)
     ids = tuple(item_ids[i] for i in core_items)
     untitled = Dataset(name, Catalog(ids, ids), (), tuple(sequences), "", cuts)
     catalog = titled_catalog(untitled, titles, texts, columns)
     dataset = make_dataset(name, catalog, [user_ids[u] for u in core_users], sequences, cuts)
     before = {"users": len(np.unique(users)), "items": len(np.unique(items)), "rows": len(users)}
     tally = Tally()
-    tally.add(dataset, np.concatenate(sequences), np.concatenate(times))
+    tally.add(dataset, np.concatenate(sequences), interactions.times[rows])
     check_core(checks, before, dataset, k_core, tally)
-    return dataset
+    return dataset, interactions.times[rows]
 
 
 def titled_catalog(
@@ -278,7 +305,7 @@ def _refuse_empty_parts(dataset: Dataset) -> None:
         )
 
 
-def _cuts_by_time(times: Sequence[npt.NDArray[np.float64]]) -> npt.NDArray[np.int64]:
+def cuts_by_time(times: Sequence[npt.NDArray[np.float64]]) -> npt.NDArray[np.int64]:
     """How many interactions of each user are in the first 80%, and in the first 90% of all (DELRec, section 5.1).
 
     Interactions with equal times stay in the same part, so that training sees nothing of the time of a question.

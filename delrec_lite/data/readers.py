@@ -63,6 +63,11 @@ def parse_columns(text: str) -> Columns:
     Raises:
         UsageError: A key other than user, item, time and title, or no ``=``.
     """
+    return Columns(**given_columns(text))
+
+
+def given_columns(text: str) -> dict[str, str]:
+    """The columns that a text names, by the attributes of ``Columns``; raises as ``parse_columns``."""
     allowed = [field.name for field in fields(Columns)]
     pairs = [part.partition("=") for part in text.split(",") if part.strip()]
     wrong = [key for key, equals, value in pairs if key.strip() not in allowed or not equals or not value.strip()]
@@ -70,7 +75,7 @@ def parse_columns(text: str) -> Columns:
         raise UsageError(
             f"--columns: {wrong[0]!r} does not name a column", "write user=uid,item=sku,time=ts,title=name"
         )
-    return Columns(**{key.strip(): value.strip() for key, _, value in pairs})
+    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def read_interactions(

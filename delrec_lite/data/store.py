@@ -5,7 +5,7 @@ columns, where there are any), ``users.json`` (ids),
 ``sequences.npz`` (``items`` of all users concatenated, ``lengths`` per user, ``cuts`` of a split by time, ``unasked``
 users without questions, ``asked`` users who were sampled),
 ``candidates-valid.json`` and ``candidates-test.json``. Schema 2, of large data sets, has arrays in place of the last
-three: see ``arrays``.
+three: see ``arrays``. Training reads no ``times.npy``: see ``kept``.
 """
 
 import hashlib
@@ -31,9 +31,10 @@ from delrec_lite.data.arrays import (
 )
 from delrec_lite.data.columns import columns_fingerprint, dump_columns, load_columns
 from delrec_lite.data.duplicates import Duplicates
+from delrec_lite.data.kept import TIMES
 from delrec_lite.data.sequences import MappedSequences, joined_blocks, lengths_of
 from delrec_lite.data.types import SPLITS, CandidateSets, Catalog, Dataset, Ints
-from delrec_lite.errors import DataError, StorageError, UsageError
+from delrec_lite.errors import DataError, StorageError, UsageError, did_you_mean
 from delrec_lite.files import put_in_place, writing
 
 SplitRule = Literal["leave-one-out", "chronological"]
@@ -47,6 +48,7 @@ _FILES = {
     "sequences.npz",
     "candidates-valid.json",
     "candidates-test.json",
+    TIMES,
     *ARRAY_FILES,
 }
 
@@ -65,6 +67,8 @@ class Settings:
         repeats: Whether an item that a user had before may be the next one; None: if that is usual in the log.
         item_columns: Columns of the item list that are kept for filters, each maybe with its type: ``price:number``.
         test_users: How many users have questions, drawn with the seed; None: all.
+        domain: What an item is, for prompts, see ``prompts.domain``; None: the recipe says it.
+        verb: What people have done with an item; None: the verb of the domain.
     """
 
     k_core: int
@@ -76,12 +80,14 @@ class Settings:
     repeats: bool | None = None
     item_columns: tuple[str, ...] = ()
     test_users: int | None = None
+    domain: str | None = None
+    verb: str | None = None
 
     def dump(self) -> dict[str, Any]:
-        """As JSON values; without ``text_columns``, ``item_columns`` and ``test_users`` where there are none."""
+        """As JSON values; without columns, ``test_users`` and words where there are none."""
         listed = {name: list(getattr(self, name)) for name in ("text_columns", "item_columns")}
-        values = {**vars(self), **listed}
-        return {name: value for name, value in values.items() if value or name not in (*listed, "test_users")}
+        values, optional = {**vars(self), **listed}, {*listed, "test_users", "domain", "verb"}
+        return {name: value for name, value in values.items() if value or name not in optional}
 
 
 def parse_split(text: str) -> SplitRule:
@@ -91,7 +97,7 @@ def parse_split(text: str) -> SplitRule:
         UsageError: Anything else.
     """
     if text not in get_args(SplitRule):
-        raise UsageError(f"no split is called {text!r}", f"one of {', '.join(get_args(SplitRule))}")
+        raise UsageError(f"no split is called {text!r}", did_you_mean(text, get_args(SplitRule)))
     return text  # type: ignore[return-value]
 
 
@@ -128,6 +134,8 @@ def save_dataset(
     settings: Settings,
     folder: Path,
     checks: Mapping[str, Any] | None = None,
+    times: Any | None = None,
+    source: Mapping[str, Any] | None = None,
 ) -> None:
     """Write ``folder`` atomically; an existing data set in its place is replaced.
 
@@ -137,6 +145,8 @@ def save_dataset(
         settings: That it was prepared with.
         folder: Its place.
         checks: What was found in the log, for ``dataset.json``.
+        times: Of its interactions, user after user, for updates.
+        source: How the log was read, for updates, see ``kept.source_of``.
 
     Raises:
         StorageError: It cannot be written, or contains something else than a data set.
@@ -144,7 +154,9 @@ def save_dataset(
     try:
         with writing(folder, "data set", dataset_files) as (target, staging):
             staging.mkdir()
-            _write(dataset, candidates, settings, staging, checks or {})
+            if times is not None:
+                np.save(staging / TIMES, times, allow_pickle=False)
+            _write(dataset, candidates, settings, staging, checks or {}, source)
             put_in_place(staging, target, "data set", dataset_files)
     except OSError as error:
         raise StorageError(
@@ -168,6 +180,7 @@ def _write(
     settings: Settings,
     folder: Path,
     checks: Mapping[str, Any],
+    source: Mapping[str, Any] | None,
 ) -> None:
     lengths = lengths_of(dataset.sequences)
     items = np.concatenate(dataset.sequences) if dataset.sequences else np.empty(0, dtype=np.int64)
@@ -181,7 +194,7 @@ def _write(
             "items": sets.items.tolist(),
         }
         _dump(folder / f"candidates-{split}.json", rows)
-    _write_about(dataset, candidates, settings, folder, checks, {"schema": SCHEMA})
+    _write_about(dataset, candidates, settings, folder, checks, {"schema": SCHEMA}, source)
 
 
 def write_large(
@@ -190,12 +203,13 @@ def write_large(
     settings: Settings,
     folder: Path,
     checks: Mapping[str, Any],
+    source: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a data set whose sequences are already in ``folder`` as arrays; the rest as ``save_dataset``."""
     write_arrays(folder, dataset, candidates)
     digests = {split: sets.fingerprint for split, sets in candidates.items()}
     head = {"schema": SCHEMA_OF_ARRAYS, "candidates": digests}
-    _write_about(dataset, candidates, settings, folder, checks, head)
+    _write_about(dataset, candidates, settings, folder, checks, head, source)
 
 
 def _write_about(
@@ -205,6 +219,7 @@ def _write_about(
     folder: Path,
     checks: Mapping[str, Any],
     head: Mapping[str, Any],
+    source: Mapping[str, Any] | None,
 ) -> None:
     catalog, texts = dataset.catalog, {"texts": dataset.catalog.texts} if dataset.catalog.texts else {}
     _dump(folder / "catalog.json", {"ids": catalog.ids, "titles": catalog.titles, **texts})
@@ -221,6 +236,7 @@ def _write_about(
         **settings.dump(),
         "repeats": dataset.repeats,
         **({"checks": checks} if checks else {}),
+        **({"source": source} if source else {}),
         **({"columns": columns_fingerprint(catalog.columns)} if catalog.columns else {}),
         "fingerprint": dataset.fingerprint,
     }
@@ -305,6 +321,8 @@ def load_settings(folder: Path) -> tuple[str, Settings]:
             repeats=repeats,
             item_columns=tuple(about.get("item_columns", ())),
             test_users=about.get("test_users"),
+            domain=about.get("domain"),
+            verb=about.get("verb"),
         )
     except (KeyError, TypeError) as error:
         raise DataError(f"{folder}/dataset.json has no valid settings: {error}", _AGAIN) from error

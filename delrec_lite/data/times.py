@@ -120,6 +120,12 @@ class _Moment:
     zoned: bool
 
 
+def unit_of(values: Numbers) -> str | None:
+    """The unit that Unix times of this size have, by their median; None where none fits."""
+    size = float(np.median(np.abs(values.astype(np.float64)))) if len(values) else 0.0
+    return next((unit for unit, low, high in _SIZES if low <= size < high), None)
+
+
 def read_times(column: Any, name: str) -> Times:
     """The times of an Arrow column of numbers, dates or text; see ``part_of_times``."""
     return times_of(part_of_times(column, name), name)

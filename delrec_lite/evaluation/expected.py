@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from delrec_lite.data.types import Floats, Ints, Split
+from delrec_lite.evaluation.metrics import gains
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ class ExpectedSampledMetrics:
             [log_combinations(above, x) + log_combinations(pools - above, sizes - x) - all_sets for x in counts]
         )
         kind, _, cutoff = name.partition("@")
-        gains = {"HR": np.ones(len(places)), "NDCG": 1 / np.log2(places + 2), "MRR": 1 / (places + 1)}[kind]
+        of_places = gains(kind, places + 1)
         if cutoff:
-            gains = gains * (places < int(cutoff))
-        means: Floats = (gains @ probabilities).astype(np.float32)
+            of_places = of_places * (places < int(cutoff))
+        means: Floats = (of_places @ probabilities).astype(np.float32)
         return means

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from delrec_lite.console import QUIET, Console
-from delrec_lite.data.types import CandidateSets, Floats, Ints, Split
+from delrec_lite.data.types import Bools, CandidateSets, Floats, Ints, Split
 from delrec_lite.errors import DataError
-from delrec_lite.evaluation.metrics import Ranks
+from delrec_lite.evaluation.best import best
+from delrec_lite.evaluation.metrics import LIST_LENGTH, Lists, Ranks
 
 Scorer = Callable[[Sequence[Ints]], Floats]
 CandidateScorer = Callable[[Sequence[Ints], Ints], Floats]
@@ -22,7 +23,7 @@ def rank_all(
     console: Console = QUIET,
     label: str = "evaluate",
 ) -> Ranks:
-    """Score every user once and rank the target under both protocols.
+    """Score every user once, rank the target under both protocols and keep the first items.
 
     Args:
         scorer: Histories to scores of the whole catalogue, float32 ``[histories, items]``.
@@ -36,7 +37,7 @@ def rank_all(
         DataError: No users, candidates of other users, or a score that is not a number.
     """
     _check(split, candidates)
-    sampled, full = [], []
+    sampled, full, lists = [], [], []
     start = time.monotonic()
     with console.progress(label, len(split)) as tick:
         for at in range(0, len(split), batch):
@@ -51,8 +52,10 @@ def rank_all(
                 )
             )
             full.append(catalogue_ranks(scores, histories, targets, split.repeats))
+            lists.append(best_lists(scores, histories, targets, split.repeats))
             tick(len(histories))
-    return Ranks(np.concatenate(sampled), np.concatenate(full), time.monotonic() - start)
+    seconds = time.monotonic() - start
+    return Ranks(np.concatenate(sampled), np.concatenate(full), seconds, lists=np.concatenate(lists))
 
 
 def rank_candidates(
@@ -135,15 +138,37 @@ def catalogue_ranks(scores: Floats, histories: Sequence[Ints], targets: Ints, re
         targets: ``[users]``.
         repeats: Items of the history are ranked, too.
     """
+    ranked = ranked_items(scores, histories, targets, repeats)
+    return ranks_of(scores, scores[np.arange(len(targets)), targets], ranked)
+
+
+def best_lists(
+    scores: Floats, histories: Sequence[Ints], targets: Ints, repeats: bool = False, k: int = LIST_LENGTH
+) -> Lists:
+    """The first items of each user among those that ``catalogue_ranks`` ranks; of equal scores the earlier items.
+
+    Returns:
+        int32 ``[users, k]``, best first, -1 where fewer items are ranked.
+    """
+    ranked = ranked_items(scores, histories, targets, repeats)
+    lists = np.full((len(targets), k), -1, np.int32)
+    for row, (own_scores, is_ranked) in enumerate(zip(scores, ranked, strict=True)):
+        items = np.flatnonzero(is_ranked)
+        chosen = items[best(own_scores[items], k)]
+        lists[row, : len(chosen)] = chosen
+    return lists
+
+
+def ranked_items(scores: Floats, histories: Sequence[Ints], targets: Ints, repeats: bool) -> Bools:
+    """Which items take part in a ranking of the catalogue: see ``catalogue_ranks``; bool ``[users, items]``."""
     ranked = np.ones(scores.shape, dtype=bool)
     for row, history in enumerate(() if repeats else histories):
         ranked[row, history] = False
-    users = np.arange(len(targets))
-    ranked[users, targets] = True
-    return ranks_of(scores, scores[users, targets], ranked)
+    ranked[np.arange(len(targets)), targets] = True
+    return ranked
 
 
-def ranks_of(scores: Floats, target_scores: Floats, ranked: "np.typing.NDArray[np.bool_]") -> Ints:
+def ranks_of(scores: Floats, target_scores: Floats, ranked: Bools) -> Ints:
     """1 + items scored above + half of those scored the same, rounded up: ties are not broken by order.
 
     Args:

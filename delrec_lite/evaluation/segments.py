@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from delrec_lite.data.types import Dataset
 from delrec_lite.evaluation.metrics import Ranks, per_user
+from delrec_lite.evaluation.proportions import wilson
 from delrec_lite.evaluation.setting import Setting
 from delrec_lite.evaluation.table import aligned
 
@@ -33,22 +34,27 @@ def segments(dataset: Dataset) -> dict[str, npt.NDArray[np.bool_]]:
 
 
 def by_segment(entries: Mapping[str, Ranks], dataset: Dataset) -> list[dict[str, Any]]:
-    """A row for each model and segment: ``model``, ``segment``, ``users`` and a mean by ``protocol metric``."""
+    """A row for each model and segment: ``model``, ``segment``, ``users``, a mean by ``protocol metric``.
+
+    ``intervals`` has the 95% intervals of these, which are shares of users, by Wilson.
+    """
     return [
-        {
-            "model": model,
-            "segment": segment,
-            "users": int(inside.sum()),
-            **{
-                f"{protocol} {metric}": round(float(per_user(ranks.of(protocol)[inside], metric).mean()), 5)
-                for protocol, metric in SHOWN
-                if protocol in ranks.protocols
-            },
-        }
+        {"model": model, "segment": segment, "users": int(inside.sum()), **_shares(ranks, inside)}
         for segment, inside in segments(dataset).items()
         for model, ranks in entries.items()
         if inside.any()
     ]
+
+
+def _shares(ranks: Ranks, inside: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    """A model's shares of the users of a segment, and their intervals."""
+    shares = {
+        f"{protocol} {metric}": wilson(int(per_user(ranks.of(protocol)[inside], metric).sum()), int(inside.sum()))
+        for protocol, metric in SHOWN
+        if protocol in ranks.protocols
+    }
+    intervals = {name: (round(share.low, 5), round(share.high, 5)) for name, share in shares.items()}
+    return {**{name: round(share.share, 5) for name, share in shares.items()}, "intervals": intervals}
 
 
 def markdown(rows: list[dict[str, Any]], setting: Setting) -> str:

@@ -8,8 +8,9 @@ from typing import Any
 
 from delrec_lite.data.types import Floats
 from delrec_lite.errors import DataError
+from delrec_lite.evaluation.beyond import BY_KEY, Estimate
 from delrec_lite.evaluation.expected import ExpectedSampledMetrics
-from delrec_lite.evaluation.metrics import NAMES, Ranks, per_user
+from delrec_lite.evaluation.metrics import LIST_LENGTH, MORE_NAMES, NAMES, Ranks, per_user
 from delrec_lite.evaluation.setting import PROTOCOLS, Setting
 from delrec_lite.evaluation.significance import interval, paired_test
 from delrec_lite.files import write_atomic
@@ -25,8 +26,8 @@ class Row:
         model: As shown.
         protocol: ``sampled``, ``full`` or ``expected_sampled`` (over all candidate sets, see ``evaluation.expected``).
         users: Number of questions of the test split, one for each user unless the data set is split by time.
-        metrics: Means over users, by name.
-        intervals: 95% bootstrap intervals of the means.
+        metrics: Means over users, by name; under ``full`` also those of the lists, see ``evaluation.beyond``.
+        intervals: 95% intervals of ``metrics``: bootstrap over users, if ``evaluation.beyond`` names no other.
         seconds: Time to score all users once (the protocols share it).
         precision: Precision in which a torch LLM computes; empty for other models, and where it was not recorded.
     """
@@ -53,15 +54,23 @@ def values_of(ranks: Ranks, protocol: str, name: str, expected: ExpectedSampledM
     return per_user(ranks.of(protocol), name)
 
 
-def rows_for(model: str, ranks: Ranks, expected: ExpectedSampledMetrics | None = None) -> list[Row]:
-    """The rows of a model, one for each of ``protocols_of``."""
+def rows_for(
+    model: str,
+    ranks: Ranks,
+    expected: ExpectedSampledMetrics | None = None,
+    of_lists: Mapping[str, Estimate] | None = None,
+) -> list[Row]:
+    """The rows of a model, one for each of ``protocols_of``; ``of_lists``: the metrics of its lists."""
     rows = []
     for protocol in protocols_of(ranks, expected):
-        values = {name: values_of(ranks, protocol, name, expected) for name in NAMES}
+        values = {name: values_of(ranks, protocol, name, expected) for name in (*NAMES, *MORE_NAMES)}
         metrics = {name: round(float(v.mean()), 5) for name, v in values.items()}
         intervals = {name: _rounded(interval(v)) for name, v in values.items()}
+        if protocol == "full" and of_lists:
+            metrics |= {name: round(estimate.value, 5) for name, estimate in of_lists.items()}
+            intervals |= {name: _rounded((estimate.low, estimate.high)) for name, estimate in of_lists.items()}
         seconds = round(ranks.seconds, 2)
-        rows.append(Row(model, protocol, len(ranks.sampled), metrics, intervals, seconds, ranks.precision))
+        rows.append(Row(model, protocol, ranks.users, metrics, intervals, seconds, ranks.precision))
     return rows
 
 
@@ -75,6 +84,7 @@ def write_table(
     pairs: Sequence[tuple[str, str]],
     setting: Setting,
     expected: ExpectedSampledMetrics | None = None,
+    of_lists: Mapping[str, Mapping[str, Estimate]] | None = None,
 ) -> list[Row]:
     """Write ``table.json``, ``table.md``, ``ranks.json`` and ``comparisons.json``.
 
@@ -84,8 +94,10 @@ def write_table(
         pairs: Models to compare, first against second, user by user.
         setting: How the models were evaluated.
         expected: For the ``expected_sampled`` rows; None: no such rows.
+        of_lists: Metrics of the lists, by model.
     """
-    rows = [row for model, ranks in entries.items() for row in rows_for(model, ranks, expected)]
+    of_lists = of_lists or {}
+    rows = [row for model, ranks in entries.items() for row in rows_for(model, ranks, expected, of_lists.get(model))]
     comparisons = compare_all(entries, pairs, expected)
     raw = {model: ranks.dump() for model, ranks in entries.items()}
     folder.mkdir(parents=True, exist_ok=True)
@@ -149,6 +161,12 @@ def markdown(rows: Sequence[Row], comparisons: Sequence[Mapping[str, Any]], sett
             cells.append([row.model, *shown])
         caption = f"**{setting.title(protocol)}**, {chosen[0].users} {setting.questions()}, 95% intervals"
         parts.append(f"{caption}\n\n{aligned(cells)}")
+    if any(list_names := list_metric_names(rows)):
+        cells = [["model", *list_names]]
+        for row in _with_lists(rows):
+            shown = [f"{_number(row.metrics[n])} ({'-'.join(map(_number, row.intervals[n]))})" for n in list_names]
+            cells.append([row.model, *shown])
+        parts.append(f"**the first {LIST_LENGTH} of the whole catalogue**, 95% intervals\n\n{aligned(cells)}")
     for protocol in ("sampled", "expected_sampled"):
         tests = [c for c in comparisons if c["metric"] == "HR@1" and c["protocol"] == protocol]
         if not tests:
@@ -159,6 +177,28 @@ def markdown(rows: Sequence[Row], comparisons: Sequence[Mapping[str, Any]], sett
             cells.append([name, f"{c['difference']:+.3f}", f"{c['low']:+.3f} to {c['high']:+.3f}", f"{c['p']:.2g}"])
         parts.append(aligned(cells))
     return "\n\n".join(parts) + "\n"
+
+
+def list_metric_names(rows: Sequence[Row]) -> list[str]:
+    """The metrics of lists that all rows with lists have."""
+    chosen = _with_lists(rows)
+    return [name for name in BY_KEY if chosen and all(name in row.metrics for row in chosen)]
+
+
+def _with_lists(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if not BY_KEY.keys().isdisjoint(row.metrics)]
+
+
+def _number(value: float) -> str:
+    """Three digits behind the point, or three in all."""
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}" if abs(value) < 100 else f"{value:.0f}"
+
+
+def screen_lists(rows: Sequence[Row]) -> tuple[list[list[str]], list[str]]:
+    """Rows and header of the metrics of lists for ``Console.result``; none without lists."""
+    shown = [BY_KEY[name] for name in list_metric_names(rows) if BY_KEY[name].column]
+    lines = [[row.model, *(_number(row.metrics[metric.key]) for metric in shown)] for row in _with_lists(rows)]
+    return lines, ["model", *(metric.column for metric in shown)]
 
 
 def screen(rows: Sequence[Row], protocol: str) -> tuple[list[list[str]], list[str]]:

@@ -13,6 +13,7 @@ from delrec_lite.data.badrows import BadRows, parse_policy
 from delrec_lite.data.checks import Checks
 from delrec_lite.data.duplicates import parse_duplicates
 from delrec_lite.data.frames import FrameKind, kind_of, names_of, table_of
+from delrec_lite.data.kept import source_of
 from delrec_lite.data.prepare import drop_untitled, prepared_tables, say_result
 from delrec_lite.data.readers import Columns, Interactions, interactions_of, item_list_of
 from delrec_lite.data.store import Settings, parse_split, save_dataset
@@ -34,24 +35,28 @@ class Dataset:
     Attributes:
         prepared: Catalogue, sequences and split.
         candidates: Candidate sets by split, ``valid`` and ``test``.
+        times: Of the interactions, user after user, for updates.
         settings: That it was prepared with.
         checks: What was found in the log: duplicates, repeats, times; ``notes`` says it in words.
         log: All usable interactions, those that the k-core leaves out too: ``recommend`` reads histories from them.
         items: Ids of items as the frame has them.
         columns: Names of the columns of the frames.
         names: The names among them that the caller gave.
+        source: How the log was read, for updates.
         domain: What an item is; None: what the recipe says.
         kind: ``pandas``, ``polars`` or ``arrow``: what the interactions came in as.
     """
 
     prepared: types.Dataset
     candidates: dict[str, CandidateSets]
+    times: Any
     settings: Settings
     checks: Checks
     log: Interactions
     items: Ids
     columns: Columns
     names: dict[str, str]
+    source: dict[str, Any]
     domain: str | None
     kind: FrameKind
 
@@ -134,11 +139,14 @@ class Dataset:
             if untitled:
                 console.say(f"  dropped: {untitled} interactions with items that have no title")
             checks.notes += bad.notes
-            prepared, sets = prepared_tables(name, log, listed.titles, settings, listed.texts, checks, listed.rows)
+            prepared, sets, times = prepared_tables(
+                name, log, listed.titles, settings, listed.texts, checks, listed.rows
+            )
             say_result(prepared, settings, checks, console)
             ids = Ids.of(table_of(items, (names.item,), ITEMS).columns[names.item])
         kind = kind_of(interactions)
-        return cls(prepared, sets, settings, checks, log, ids, names, named, domain, kind)
+        source = source_of(names, Layout(keep_na=keep_na))
+        return cls(prepared, sets, times, settings, checks, log, ids, names, named, source, domain, kind)
 
     def __repr__(self) -> str:
         data = self.prepared
@@ -151,7 +159,8 @@ class Dataset:
         Raises:
             StorageError: It cannot be written, or something else is there.
         """
-        save_dataset(self.prepared, self.candidates, self.settings, Path(folder), self.checks.dump())
+        checks = self.checks.dump()
+        save_dataset(self.prepared, self.candidates, self.settings, Path(folder), checks, self.times, self.source)
         return Path(folder)
 
     def histories(self, users: list[str]) -> list[list[str]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from delrec_lite.cache_folder import cache_folder
 from delrec_lite.console import Console
-from delrec_lite.errors import DataError, UsageError
+from delrec_lite.errors import DataError, UsageError, did_you_mean
 from delrec_lite.files import sha256_of
 from delrec_lite.hub.cache import Pulled
 from delrec_lite.hub.huggingface import fetch_base, hub_folders
@@ -40,7 +40,7 @@ def find_base(base: str, console: Console, cache: Path, first: str | None = None
         if base not in ASSETS:
             raise UsageError(
                 f"no base model {base!r}",
-                f"one of {', '.join(ASSETS)}, a folder, a .gguf file, or owner/name of the Hub",
+                did_you_mean(base, ASSETS, ", a folder, a .gguf file, or owner/name of the Hub"),
             )
         return pull(base, console, cache, first=first)
     hub_model = _local(fetch_base(base, console))

@@ -27,10 +27,10 @@ def fetch_files(mirror: Mirror, folder: Path, console: Console) -> None:
     """
     repo, _, revision = mirror.address.partition("@")
     try:
-        hub = _library()
+        hub = library()
     except MissingPackageError as error:
         raise MirrorError(f"{error.message}: {error.hint}") from error
-    with _bars(console):
+    with bars(console):
         for file in mirror.files:
             _link_or_copy(_fetch(hub, repo, revision, file), folder / file.name)
 
@@ -47,18 +47,18 @@ def fetch_base(base: str, console: Console) -> Path:
         MissingPackageError: huggingface_hub is not installed.
         StorageError: The Hub's cache cannot be written.
     """
-    hub, offline = _library(), flag("DELREC_OFFLINE")
+    hub, offline = library(), flag("DELREC_OFFLINE")
     repo, _, revision = base.partition("@")
     if not offline:
         console.say(f"  {base}: from the Hugging Face Hub")
     try:
-        with _bars(console):
+        with bars(console):
             folder = hub.snapshot_download(
                 repo, revision=revision or None, allow_patterns=_PATTERNS, local_files_only=offline
             )
     except Exception as error:  # the errors of its HTTP client differ between versions
-        _raise_storage_error(error)
-        reason = "it is not in the cache and DELREC_OFFLINE is set" if offline else _reason(error)
+        raise_storage_error(error)
+        reason = "it is not in the cache and DELREC_OFFLINE is set" if offline else reason_of(error)
         raise FetchError(
             f"cannot fetch {base} from the Hub: {reason}",
             "check the name, network and, for gated models, `hf auth login`; or give a folder or a .gguf file",
@@ -69,19 +69,25 @@ def fetch_base(base: str, console: Console) -> Path:
 def hub_folders() -> tuple[Path, ...]:
     """The cache folder of huggingface_hub; none if it is not installed."""
     try:
-        return (Path(_library().constants.HF_HUB_CACHE),)
+        return (Path(library().constants.HF_HUB_CACHE),)
     except MissingPackageError:
         return ()
 
 
-def _library() -> Any:
+def library() -> Any:
+    """The package huggingface_hub.
+
+    Raises:
+        MissingPackageError: It is not installed.
+    """
     try:
         import huggingface_hub
         import huggingface_hub.constants
+        import huggingface_hub.errors
         import huggingface_hub.utils
     except ImportError as error:
         raise MissingPackageError(
-            "fetching from the Hugging Face Hub needs huggingface_hub, which is not installed",
+            "the Hugging Face Hub needs huggingface_hub, which is not installed",
             install_line("huggingface_hub"),
         ) from error
     return huggingface_hub
@@ -96,8 +102,8 @@ def _fetch(hub: Any, repo: str, revision: str, file: File) -> Path:
         try:
             path = Path(hub.hf_hub_download(repo, file.path, revision=revision))
         except Exception as error:  # the errors of its HTTP client differ between versions
-            _raise_storage_error(error)
-            raise MirrorError(_reason(error)) from error
+            raise_storage_error(error)
+            raise MirrorError(reason_of(error)) from error
     blob = path.resolve()
     try:
         verify(blob, file.sha256, file.bytes)
@@ -116,20 +122,21 @@ def _link_or_copy(blob: Path, target: Path) -> None:
 
 
 @contextmanager
-def _bars(console: Console) -> Iterator[None]:
+def bars(console: Console) -> Iterator[None]:
     """Show the library's progress bars only if this program shows its own."""
-    library = _library().utils
-    if console.shows_bars or library.are_progress_bars_disabled():
+    utils = library().utils
+    if console.shows_bars or utils.are_progress_bars_disabled():
         yield
         return
-    library.disable_progress_bars()
+    utils.disable_progress_bars()
     try:
         yield
     finally:
-        library.enable_progress_bars()
+        utils.enable_progress_bars()
 
 
-def _raise_storage_error(error: Exception) -> None:
+def raise_storage_error(error: Exception) -> None:
+    """Raise a ``StorageError`` if the disk is why the library failed."""
     if isinstance(error, OSError) and error.errno in _DISK:
         raise StorageError(
             f"cannot write the Hub's cache: {error.strerror}: {error.filename}",
@@ -137,7 +144,7 @@ def _raise_storage_error(error: Exception) -> None:
         ) from error
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """The cause of an error, without the library's advice about its cache."""
     cause = error.__cause__ or error
     return " ".join(str(cause).split())[:200] or type(cause).__name__

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from delrec_lite.errors import UsageError
+from delrec_lite.errors import UsageError, did_you_mean
+from delrec_lite.hub.by_hand import BY_HAND
 from delrec_lite.registry import Registry
 
 
@@ -250,13 +251,34 @@ _ML_100K = Asset(
     ),
 )
 
+_ML_1M = Asset(
+    name="ml-1m",
+    kind="dataset",
+    licence="GroupLens terms: research use, no redistribution",
+    homepage="https://grouplens.org/datasets/movielens/1m/",
+    reader="delrec_lite.data.movielens_1m:read_movielens",
+    text_reader="delrec_lite.data.movielens_1m:read_genres",
+    text_columns=("genres",),
+    column_reader="delrec_lite.data.movielens_1m:read_columns",
+    mirrors=(
+        Mirror(
+            name="files.grouplens.org",
+            kind="zip",
+            address="https://files.grouplens.org/datasets/movielens/ml-1m.zip",
+            sha256="a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20",
+            bytes=5917549,
+            files=(File("ml-1m/ratings.dat"), File("ml-1m/movies.dat")),
+        ),
+    ),
+)
+
 # The assets of the quickstart, and the default of `pull`.
 DEFAULT = ("smollm2-135m-instruct", "ml-100k")
-ASSETS: dict[str, Asset] = {a.name: a for a in (_SMOLLM2, _GEMMA, _MINILM, _ML_100K)}
+ASSETS: dict[str, Asset] = {a.name: a for a in (_SMOLLM2, _GEMMA, _MINILM, _ML_100K, _ML_1M)}
 # The sentence encoder of ``model.item_text: encoder``.
 ENCODER = _MINILM.name
 # The data sets for ``prepare`` and a recipe's ``data.name``.
-DATASETS = Registry("data set", Asset, "delrec_lite.datasets", (_ML_100K,))
+DATASETS = Registry("data set", Asset, "delrec_lite.datasets", (_ML_100K, _ML_1M))
 
 
 def register_dataset(asset: Asset) -> Asset:
@@ -278,14 +300,17 @@ def find(name: str) -> Asset:
     """The asset of that name.
 
     Raises:
+        FetchError: A person must download it; says where and on which terms.
         UsageError: There is none; lists all names.
     """
     if name in ASSETS:
         return ASSETS[name]
     if name in DATASETS:
         return DATASETS[name]
-    names = dict.fromkeys([*ASSETS, *DATASETS.names()])
-    raise UsageError(f"no model or data set {name!r}", f"one of {', '.join(names)}")
+    if name in BY_HAND:
+        raise BY_HAND[name].error()
+    names = dict.fromkeys([*ASSETS, *DATASETS.names(), *BY_HAND])
+    raise UsageError(f"no model or data set {name!r}", did_you_mean(name, names))
 
 
 def find_dataset(name: str) -> Asset:
@@ -295,5 +320,5 @@ def find_dataset(name: str) -> Asset:
         UsageError: There is none, or it is a model; lists the data sets.
     """
     if find(name).kind != "dataset":
-        raise UsageError(f"{name} is a model, not a data set", f"one of {', '.join(DATASETS.names())}")
+        raise UsageError(f"{name} is a model, not a data set", did_you_mean(name, DATASETS.names()))
     return DATASETS[name]

@@ -12,7 +12,7 @@ import numpy as np
 from delrec_lite.config import Recipe
 from delrec_lite.console import Console
 from delrec_lite.data.types import Floats
-from delrec_lite.errors import UsageError
+from delrec_lite.errors import UsageError, did_you_mean
 from delrec_lite.evaluation.expected import ExpectedSampledMetrics
 from delrec_lite.evaluation.metrics import NAMES, Ranks
 from delrec_lite.evaluation.setting import PROTOCOLS, Setting
@@ -124,7 +124,7 @@ def ablate(
     """
     for name in variants:
         if name not in VARIANTS:
-            raise UsageError(f"no variant {name!r}", f"one of: {', '.join(VARIANTS)}")
+            raise UsageError(f"no variant {name!r}", did_you_mean(name, VARIANTS))
     if not seeds:
         raise UsageError("no seed", "give at least one")
     chosen = [name for name in VARIANTS if name in variants or name == FULL_METHOD]
@@ -230,6 +230,7 @@ def _write(
     report = {
         **stamp(),
         "recipe": recipe.dump(),
+        **({"set": recipe.changes} if recipe.changes else {}),
         "seeds": list(seeds),
         "setting": asdict(ablation.setting),
         "precision": precisions,

@@ -97,6 +97,7 @@ def _provenance(run: ModelStages) -> dict[str, Any]:
         "machine": machine(),
         "versions": versions(),
         "recipe": run.recipe.dump(),
+        **({"set": run.recipe.changes} if run.recipe.changes else {}),
         "precision": run.models.precisions(),
         "sources": {p.name: {"mirror": p.mirror, "sha256": p.files} for p in run.pulled.values()},
         "stages": {name: stage.result for name, stage in run.stages.items()},

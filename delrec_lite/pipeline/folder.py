@@ -1,5 +1,6 @@
 """`RunFolder`: the folder of a run; a lock lets one process at a time work in it."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import wraps
@@ -12,6 +13,7 @@ from delrec_lite.config import Recipe
 from delrec_lite.errors import UsageError
 from delrec_lite.files import remove_files, write_atomic
 from delrec_lite.locks import locked
+from delrec_lite.pipeline.generations import clear_updates
 from delrec_lite.pipeline.stage import KEY, FinishedStage, clear_stage, is_done
 from delrec_lite.processes import current
 from delrec_lite.runtime.manifest import bundle_files
@@ -20,7 +22,15 @@ RECIPE = "recipe.yaml"
 # First line of that file, which tells it from a recipe of the user.
 _MARK = "# The resolved recipe of this run, written by delrec-lite at every call.\n"
 # Tables, and reports with their ranks, which commands write into a run.
-_REPORTS = ("table.json", "table.md", "ranks.json", "comparisons.json", "report.json", "quantisations.json")
+_REPORTS = (
+    "table.json",
+    "table.md",
+    "ranks.json",
+    "comparisons.json",
+    "report.json",
+    "report.html",
+    "quantisations.json",
+)
 Folder = TypeVar("Folder", bound="RunFolder")
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -45,11 +55,12 @@ def check_run(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file", "choose another --runs folder")
-    if folder.is_dir() and any(folder.iterdir()) and not _is_run(folder):
+    if folder.is_dir() and any(folder.iterdir()) and not is_run(folder):
         raise UsageError(f"{folder} is not empty and not a run", "choose another --runs folder")
 
 
-def _is_run(folder: Path) -> bool:
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run."""
     recipe = folder / RECIPE
     if not recipe.is_file() or recipe.is_symlink():
         return False
@@ -59,11 +70,15 @@ def _is_run(folder: Path) -> bool:
 
 def write_recipe(folder: Path, recipe: Recipe) -> None:
     """Write a run's recipe, which makes a folder a run."""
-    write_atomic(folder / RECIPE, _MARK + yaml.safe_dump(recipe.dump(), sort_keys=False))
+    changed = "".join(
+        f"# Set on the command line: {key}={json.dumps(value)}\n" for key, value in recipe.changes.items()
+    )
+    write_atomic(folder / RECIPE, _MARK + changed + yaml.safe_dump(recipe.dump(), sort_keys=False))
 
 
 def clear_run(folder: Path) -> None:
     """Remove what the commands wrote into a run; files of others stay."""
+    clear_updates(folder)
     for path in (*folder.glob("*/"), *folder.glob("evaluate/*/"), *folder.glob("*/*.delrec/")):
         if path.is_symlink():
             continue

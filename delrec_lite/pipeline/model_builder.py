@@ -14,7 +14,6 @@ from delrec_lite.pipeline.base import check_folder, check_gguf_base, need_torch
 from delrec_lite.pipeline.shared_folder import check_seen
 from delrec_lite.pipeline.stage import TRAINED_STAGES, Stages
 from delrec_lite.processes import current
-from delrec_lite.prompts.domain import DOMAINS
 from delrec_lite.prompts.format import PromptFormat
 from delrec_lite.softmax.choice import in_half_precision
 
@@ -129,7 +128,7 @@ class ModelBuilder:
 
         recipe, dataset = self._run.recipe, self._run.dataset
         settings, seed = recipe.model, recipe.distill.seed
-        words = start_words(DOMAINS[recipe.data.domain], base.encode) if settings.soft_start == "words" else None
+        words = start_words(recipe.data.words, base.encode) if settings.soft_start == "words" else None
         deep = settings.soft_layers == "all"
         text = self.item_text() if settings.item_text != "none" else None
         half = self.ranks_catalogue and in_half_precision(settings.softmax, len(dataset.catalog))
@@ -181,7 +180,7 @@ class ModelBuilder:
         """
         from delrec_lite.prompts.tasks import compile_prompts
 
-        domain, titles = DOMAINS[self._run.recipe.data.domain], self._run.dataset.catalog.titles
+        domain, titles = self._run.recipe.data.words, self._run.dataset.catalog.titles
         prompt_format = self.format(context_length(base.model.config))
         return compile_prompts(domain, model.vocabulary, base.encode, base.bos, pattern, prompt_format, titles)
 

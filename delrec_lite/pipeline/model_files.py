@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from delrec_lite.config import ExportSection
 from delrec_lite.console import Console
-from delrec_lite.errors import UsageError
+from delrec_lite.errors import UsageError, did_you_mean
 from delrec_lite.quantisations import AUTO, FORMATS, ONNX, formats_of, quantisation_names
 from delrec_lite.runtime.engines.factory import LLAMA_CPP
 
@@ -37,11 +37,11 @@ def files_for(
         UsageError: An unknown quantisation or format, or a quantisation of another format.
     """
     if formats is not None and formats not in {*FORMATS, BOTH}:
-        raise UsageError(f"no format {formats!r}", f"one of {', '.join([*FORMATS, BOTH])}")
+        raise UsageError(f"no format {formats!r}", did_you_mean(formats, [*FORMATS, BOTH]))
     for names, known_names, what in ((quants, quantisation_names(), ""), (onnx_quants, ONNX.names(), " for ONNX")):
         for name in names:
             if name not in {*known_names, AUTO}:
-                raise UsageError(f"no quantisation{what} {name!r}", f"one of {', '.join([*known_names, AUTO])}")
+                raise UsageError(f"no quantisation{what} {name!r}", did_you_mean(name, [*known_names, AUTO]))
     files: dict[str, list[str]] = {"gguf": [], "onnx": list(onnx_quants)}
     for name in quants:
         kinds = tuple(FORMATS) if name == AUTO else formats_of(name)

@@ -54,6 +54,7 @@ def _pack(run: Run, stages: Mapping[str, FinishedStage], target: Path) -> None:
         "code": run.code,
         "data": {key: run.prepare().result[key] for key in ("fingerprint", "candidates")},
         "base": run.pulled["model"].files,
+        **({"second": run.teaching.training_inputs()} if run.teaching is not None else {}),
         **({"text_sources": sources} if (sources := run.text_sources()) else {}),
         "mirrors": {role: pulled.mirror for role, pulled in run.pulled.items()},
         "stages": {name: _trained(stage) for name, stage in stages.items()},

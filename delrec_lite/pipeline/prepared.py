@@ -12,7 +12,7 @@ from delrec_lite.errors import ConfigError
 
 
 def with_dataset_settings(recipe: Recipe) -> Recipe:
-    """The recipe with the settings that its ``data.folder`` was prepared with.
+    """The recipe with the settings that its ``data.folder`` was prepared with, and its words if the recipe has none.
 
     Raises:
         ConfigError: The recipe sets one of them to another value.
@@ -40,6 +40,8 @@ def with_dataset_settings(recipe: Recipe) -> Recipe:
                 f"data.{key} is {recipe_value} in the recipe, but {data.folder} was prepared with {value}",
                 f"leave data.{key} out, or prepare the data set again with it: `delrec-lite prepare`",
             )
+    if settings.domain is not None and not {"domain", "verb"} & data.model_fields_set:
+        prepared |= {"domain": settings.domain, "verb": settings.verb}
     return recipe.model_copy(update={"data": data.model_copy(update=prepared)})
 
 

@@ -42,7 +42,7 @@ class Reference:
         if stage != "teacher" or facts["teacher"].get("text"):
             needed += ["text"]
         if stage == "finetune":
-            needed += ["finetune"]
+            needed += ["finetune", "second"]
         if "model" in needed and self.precision(stage) not in possible_precisions(facts["model"]["precision"]):
             return False
         return all(_without_precision(self.training_inputs[name]) == _without_precision(facts[name]) for name in needed)
@@ -65,7 +65,12 @@ def _without_precision(facts: Any) -> Any:
 
 
 def training_inputs(
-    recipe: Recipe, prepared: Mapping[str, Any], files: Mapping[str, str], code: int, text_sources: Sequence[Any] = ()
+    recipe: Recipe,
+    prepared: Mapping[str, Any],
+    files: Mapping[str, str],
+    code: int,
+    text_sources: Sequence[Any] = (),
+    second: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything that the result of training depends on.
 
@@ -75,15 +80,17 @@ def training_inputs(
         files: sha256 of the base model's files.
         code: Version of the stages' code.
         text_sources: Inputs of text features outside the base model and the data set.
+        second: The same of the run of ``finetune.teacher_recipe``.
     """
     return {
         "code": code,
         "data": prepared["fingerprint"],
         "candidates": prepared["candidates"]["valid"],
-        "domain": recipe.data.domain,
+        "domain": recipe.data.words_key,
         "files": dict(files),
         "text": [recipe.text_features, dict(files), *text_sources] if recipe.text_features else None,
         **{name: getattr(recipe, name).cache_key_fields() for name in ("model", *STAGES)},
+        "second": second,
     }
 
 
@@ -103,7 +110,8 @@ def read_reference(folder: Path) -> Reference:
     # The recipe is parsed, so that keys added later get their defaults, which change nothing.
     recipe = Recipe.model_validate(manifest["recipe"])
     text_sources = manifest.get("text_sources", [])
-    facts = training_inputs(recipe, manifest["data"], manifest["base"], manifest["code"], text_sources)
+    base, code, second = manifest["base"], manifest["code"], manifest.get("second")
+    facts = training_inputs(recipe, manifest["data"], base, code, text_sources, second)
     for name, digest in manifest["files"].items():
         if not (folder / name).is_file() or sha256_of(folder / name) != digest:
             raise DataError(f"{folder / name} is not the shipped file", "install the package again, or use --train")

@@ -15,10 +15,9 @@ from delrec_lite.errors import UsageError
 from delrec_lite.evaluation.fusion import best_weight, mix
 from delrec_lite.evaluation.metrics import Ranks
 from delrec_lite.evaluation.popularity import popularity
-from delrec_lite.evaluation.protocol import candidate_ranks, catalogue_ranks, rank_all, rank_chosen
+from delrec_lite.evaluation.protocol import best_lists, candidate_ranks, catalogue_ranks, rank_all, rank_chosen
 from delrec_lite.pipeline.run import CODE, Run
 from delrec_lite.pipeline.stage import key_of, run_stage
-from delrec_lite.prompts.domain import DOMAINS
 from delrec_lite.teacher_kinds.registry import TEACHERS
 
 POPULARITY, ZERO_SHOT = "popularity", "LLM zero-shot"
@@ -32,6 +31,12 @@ ALONE = "DELRec without the teacher inside"
 # Rows of a torch LLM, whose precision depends on the machine and is saved with the ranks.
 COMPUTED = (ZERO_SHOT, TRAINED, FUSED, ALONE)
 ALL_TEACHERS = "teachers together"
+# Rows whose names depend neither on the teachers nor on the bundle.
+FIXED_ROWS = (POPULARITY, ALL_TEACHERS, *COMPUTED)
+
+# Part of the key of a row: raise it when a row has more. 2: the first items of each user.
+ROWS = 2
+LISTS = "lists.npy"
 
 Scorer = Callable[[Sequence[Ints]], Floats]
 
@@ -72,7 +77,7 @@ def row_factories(run: Run, fused: bool = False, zero_shot: bool = False, bundle
         **_teacher_rows(run),
     }
     if zero_shot and run.models.weights_seed is None:
-        key = key_of(run.recipe.data.domain, run.pulled["model"].files, ZERO_SHOT_HISTORY)
+        key = key_of(run.recipe.data.words_key, run.pulled["model"].files, ZERO_SHOT_HISTORY)
         factories[ZERO_SHOT] = (key, lambda: _zero_shot(run))
     factories[TRAINED] = (run.finetune().key, lambda: _trained(run))
     if bundle:
@@ -118,12 +123,14 @@ def cached_ranks(run: Run, name: str, key: str, make: Callable[[], Ranks]) -> Ra
         if name in COMPUTED:
             ranks = replace(ranks, precision=run.models.precision)
         (folder / "ranks.json").write_text(json.dumps(ranks.dump()), encoding="utf-8")
+        np.save(folder / LISTS, ranks.lists, allow_pickle=False)
         return {}
 
     slug = "".join(c if c.isalnum() else "-" for c in name.lower()).strip("-")
     with run.locked():
-        stage = run_stage(run.folder / "evaluate" / slug, key_of(CODE, run.prepare().key, key), compute)
+        stage = run_stage(run.folder / "evaluate" / slug, key_of(CODE, ROWS, run.prepare().key, key), compute)
         ranks = Ranks.parse(json.loads((stage.folder / "ranks.json").read_text(encoding="utf-8")))
+        ranks = replace(ranks, lists=np.load(stage.folder / LISTS, allow_pickle=False))
     how = f"{stage.seconds:.0f} s" if stage.computed else "cached"
     run.console.say(f"  evaluate: {name} ({how}{', in ' + ranks.precision if ranks.precision else ''})")
     return ranks
@@ -138,7 +145,7 @@ def _zero_shot(run: Run) -> Ranks:
 
     base = run.models.base(whole=True)
     test, candidates = run.dataset.test(), run.candidates["test"]
-    domain = DOMAINS[run.recipe.data.domain]
+    domain = run.recipe.data.words
     start = time.monotonic()
     sampled, full = zero_shot(
         base, run.dataset.catalog.titles, domain, test, candidates, ZERO_SHOT_HISTORY, run.console
@@ -148,6 +155,7 @@ def _zero_shot(run: Run) -> Ranks:
         catalogue_ranks(full, test.histories, test.targets, test.repeats),
         time.monotonic() - start,
         same_scores=False,  # candidates by likelihood, the catalogue by the mean of a title's rows
+        lists=best_lists(full, test.histories, test.targets, test.repeats),
     )
 
 

@@ -1,5 +1,6 @@
 """`Run`: the stages of a recipe, each computed at most once, and their data."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from delrec_lite.cache_folder import cache_folder
 from delrec_lite.config import ExportSection, Recipe
 from delrec_lite.console import Console
+from delrec_lite.data.kept import identity_of
 from delrec_lite.data.store import load_candidates, load_dataset
 from delrec_lite.data.types import CandidateSets, Dataset, Split
 from delrec_lite.evaluation.expected import ExpectedSampledMetrics
@@ -16,6 +18,7 @@ from delrec_lite.hub.base import find_base
 from delrec_lite.hub.cache import Pulled
 from delrec_lite.hub.pull import pull
 from delrec_lite.hub.registry import ENCODER
+from delrec_lite.pipeline import generations
 from delrec_lite.pipeline.bundle import check_format, write_bundle
 from delrec_lite.pipeline.folder import with_lock
 from delrec_lite.pipeline.machine_check import check_machine, on_disk
@@ -23,6 +26,7 @@ from delrec_lite.pipeline.model_builder import BuiltModel, ModelBuilder
 from delrec_lite.pipeline.model_files import files_for, without_llama_cpp
 from delrec_lite.pipeline.prepared import dataset_facts, with_dataset_settings
 from delrec_lite.pipeline.reference import reference_for, training_inputs
+from delrec_lite.pipeline.second_teacher import second_teacher, teaching_recipe
 from delrec_lite.pipeline.shared_folder import check_equal, check_shared
 from delrec_lite.pipeline.stage import DONE, FinishedStage, key_of
 from delrec_lite.pipeline.stage_cache import StageCache
@@ -30,6 +34,7 @@ from delrec_lite.pipeline.teacher_stage import external_inputs, file_digest, fit
 from delrec_lite.processes import current
 
 if TYPE_CHECKING:  # what needs torch is imported where it is used
+    from delrec_lite.teachers.contract import Teacher
     from delrec_lite.training.context import TrainingContext
 
 # Part of every stage's key: raise it when a change of the code changes the result for the same recipe.
@@ -54,21 +59,32 @@ class Run(StageCache):
         console: Shows each stage.
         fresh: Delete earlier results.
         shipped: Use trained weights of the package if training from the same inputs gave them.
+        shared: Folders of other runs, whose finished stages are copied where they have the same key.
 
     Raises:
         UsageError: The folder holds something else, or another process is working on it.
-        ConfigError: The recipe contradicts its data set.
+        ConfigError: The recipe contradicts its data set or its ``finetune.teacher_recipe``.
         DataError: ``data.folder`` holds no prepared data set.
     """
 
     code = CODE
 
-    def __init__(self, recipe: Recipe, runs: Path, console: Console, fresh: bool = False, shipped: bool = True) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        runs: Path,
+        console: Console,
+        fresh: bool = False,
+        shipped: bool = True,
+        shared: Sequence[Path] = (),
+    ) -> None:
         reference = reference_for(recipe.name) if shipped else None
-        super().__init__(runs / recipe.name, with_dataset_settings(recipe), console, reference)
+        super().__init__(runs / recipe.name, with_dataset_settings(recipe), console, reference, shared)
         self.models = ModelBuilder(self)
+        _ = self.teaching  # an error of its recipe comes before anything is computed
         with self.locked(fresh):
             check_shared(self.folder)  # errors of the folder appear now, not after an hour
+            current().from_first(lambda: generations.settle(self.folder, self.bundle))
 
     @property
     def bundle(self) -> Path:
@@ -90,15 +106,39 @@ class Run(StageCache):
     @cached_property
     def dataset(self) -> Dataset:
         """The prepared data set."""
-        return load_dataset(self._dataset_folder)
+        return load_dataset(self.dataset_folder)
 
     @cached_property
     def candidates(self) -> dict[str, CandidateSets]:
         """Candidate sets by split, the same for every row of every table."""
-        return load_candidates(self._dataset_folder)
+        return load_candidates(self.dataset_folder)
 
     @property
-    def _dataset_folder(self) -> Path:
+    def first_dataset(self) -> str:
+        """Tells the data set that was prepared, before any update, from others."""
+        folder = self.recipe.data.folder
+        return identity_of(self._prepare_pulled().folder / "dataset" if folder is None else Path(folder))
+
+    @cached_property
+    def _update(self) -> Path | None:
+        """The folder of the newest update of this data set; None without updates."""
+        newest = generations.newest(self.folder)
+        if newest is None:
+            return None
+        if newest.base == self.first_dataset:
+            return newest.folder
+        self.console.say(f"  {newest.folder.parent} extends another data set than this one: its updates do not count")
+        return None
+
+    def _stage_folder(self, name: str) -> Path:
+        update = None if name == "prepare" else self._update
+        return (self.folder if update is None else update) / name
+
+    @property
+    def dataset_folder(self) -> Path:
+        """The folder of the prepared data set."""
+        if self._update is not None:
+            return self._update / "dataset"
         folder = self.recipe.data.folder
         return self.prepare().folder / "dataset" if folder is None else Path(folder)
 
@@ -115,14 +155,22 @@ class Run(StageCache):
     def prepare(self) -> FinishedStage:
         """Interactions to sequences, splits and candidate sets; your own data set is used as it is.
 
-        The result has ``fingerprint``, of the sequences, and ``candidates``, the sets' fingerprints by split.
+        Where updates have extended the data set, it is the extended one. The result has ``fingerprint``, of the
+        sequences, and ``candidates``, the sets' fingerprints by split.
         """
-        data = self.recipe.data
-        if data.folder is not None:
+        if self._update is not None:
+            self.stages["prepare"] = generations.prepared(self._update)
+            return self.stages["prepare"]
+        if self.recipe.data.folder is not None:
             facts = dataset_facts(self.dataset, self.candidates)
             done = self._stage("prepare", key_of(CODE, PREPARED, facts), lambda _: facts)
-            check_equal(facts, done.result, f"the data set in {data.folder}")
+            check_equal(facts, done.result, f"the data set in {self.recipe.data.folder}")
             return done
+        return self._prepare_pulled()
+
+    @with_lock
+    def _prepare_pulled(self) -> FinishedStage:
+        data = self.recipe.data
 
         def make(folder: Path) -> dict[str, Any]:
             from delrec_lite.data.prepare import prepare
@@ -144,7 +192,7 @@ class Run(StageCache):
             )
             return dataset_facts(dataset, load_candidates(target))
 
-        settings = {k: v for k, v in data.cache_key_fields().items() if k not in {"domain", "folder"}}
+        settings = {k: v for k, v in data.cache_key_fields().items() if k not in {"domain", "verb", "folder"}}
         return self._stage("prepare", key_of(CODE, PREPARED, settings, self.pulled["data"].files), make)
 
     def _candidates_fingerprint(self, split: str) -> str:
@@ -156,16 +204,16 @@ class Run(StageCache):
     def text(self) -> FinishedStage:
         """Text features of the items, for ``model.item_text`` and ``teacher.text``."""
         kind, recipe = self.recipe.text_features, self.recipe
-
-        def make(folder: Path) -> dict[str, Any]:
-            from delrec_lite.pipeline.text_stage import text_features
-
-            features = text_features(self, self.models)
-            features.save(folder)
-            return {"source": kind, "items": len(features.features), "width": features.features.shape[1]}
-
         inputs = [self.prepare().result["fingerprint"], kind, recipe.model.weights, self.pulled["model"].files]
-        return self._stage("text", key_of(CODE, *inputs, *self.text_sources()), make)
+        return self._stage("text", key_of(CODE, *inputs, *self.text_sources()), self._make_text)
+
+    def _make_text(self, folder: Path) -> dict[str, Any]:
+        from delrec_lite.pipeline.text_stage import text_features
+
+        features = text_features(self, self.models)
+        features.save(folder)
+        size = {"items": len(features.features), "width": features.features.shape[1]}
+        return {"source": self.recipe.text_features, **size}
 
     def text_sources(self) -> list[Any]:
         """The inputs of text features outside the base model and the data set."""
@@ -182,26 +230,27 @@ class Run(StageCache):
     @with_lock
     def teacher(self) -> FinishedStage:
         """Fit the conventional recommenders; of several processes, each fits some of them."""
-        sequences = self.prepare().result["fingerprint"]
-
-        def make(folder: Path) -> dict[str, Any]:
-            from delrec_lite.teachers.store import CONFIG, load_teacher, save_teacher
-
-            for kind in current().share(self.recipe.teacher.kinds):
-                if not (folder / kind / CONFIG).is_file():  # else fitted before an interruption of this stage
-                    save_teacher(fit_teacher(self, kind, folder / kind), folder / kind)
-            current().wait()
-            return {kind: load_teacher(folder / kind).metrics for kind in self.recipe.teacher.kinds}
-
-        section = self.recipe.teacher
+        sequences, section = self.prepare().result["fingerprint"], self.recipe.teacher
         text = [self.text().key] if section.text else []
         inputs = [section.cache_key_fields(), *external_inputs(section), *text]
-        return self._stage("teacher", key_of(CODE, sequences, *inputs), make)
+        return self._stage("teacher", key_of(CODE, sequences, *inputs), self._make_teachers)
+
+    def _make_teachers(self, folder: Path) -> dict[str, Any]:
+        from delrec_lite.teachers.store import CONFIG, load_teacher, save_teacher
+
+        for kind in current().share(self.recipe.teacher.kinds):
+            if not (folder / kind / CONFIG).is_file():  # else fitted before an interruption of this stage
+                save_teacher(self._make_teacher(kind, folder / kind), folder / kind)
+        current().wait()
+        return {kind: load_teacher(folder / kind).metrics for kind in self.recipe.teacher.kinds}
+
+    def _make_teacher(self, kind: str, folder: Path) -> "Teacher":
+        return fit_teacher(self, kind, folder)
 
     @with_lock
     def distill(self) -> FinishedStage:
         """Stage 1."""
-        trains = self.reference is None and not (self.folder / "teacher" / DONE).is_file()
+        trains = self.reference is None and not (self._stage_folder("teacher") / DONE).is_file()
         if trains and not on_disk(self.recipe.model.base):
             _ = self._machine_fits  # before the base is pulled
         _ = self.models.base_folder  # an error here comes before any stage is computed
@@ -211,20 +260,12 @@ class Run(StageCache):
         adapter = recipe.finetune if recipe.distill.train_llm else None
         text = [self.text().key] if recipe.model.item_text != "none" else []
 
-        def make(folder: Path, precision: str) -> dict[str, Any]:
-            from delrec_lite.training.distill import distill
-
-            _ = self._machine_fits
-            built = self.models.untrained(precision)
-            written = self.models.prompts(built.model, built.base, "words")
-            return asdict(distill(self.context(built, folder), recipe.distill, written, adapter))
-
         def key_for(precision: str) -> str:
             return key_of(
                 CODE,
                 upstream.key,
                 self._candidates_fingerprint("valid"),
-                recipe.data.domain,
+                recipe.data.words_key,
                 {**recipe.model.cache_key_fields(), "precision": precision},
                 self.pulled["model"].files,
                 recipe.distill.cache_key_fields(),
@@ -232,25 +273,43 @@ class Run(StageCache):
                 *text,
             )
 
-        return self._training_stage("distill", key_for, make)
+        return self._training_stage("distill", key_for, self._make_distilled)
+
+    def _make_distilled(self, folder: Path, precision: str) -> dict[str, Any]:
+        from delrec_lite.training.distill import distill
+
+        _, recipe = self._machine_fits, self.recipe
+        built = self.models.untrained(precision)
+        written = self.models.prompts(built.model, built.base, "words")
+        adapter = recipe.finetune if recipe.distill.train_llm else None
+        return asdict(distill(self.context(built, folder), recipe.distill, written, adapter))
+
+    @cached_property
+    def teaching(self) -> "Run | None":
+        """The run of ``finetune.teacher_recipe``, in the same folder of runs."""
+        other = teaching_recipe(self.recipe)
+        return None if other is None else Run(other, self.folder.parent, self.console)
 
     @with_lock
     def finetune(self) -> FinishedStage:
         """Stage 2."""
         upstream = self.distill()
 
-        def make(folder: Path, precision: str) -> dict[str, Any]:
-            from delrec_lite.training.finetune import finetune
-
-            _ = self._machine_fits
-            return asdict(finetune(self.context(self.models.distilled(precision), folder), self.recipe.finetune))
-
         def key_for(precision: str) -> str:
             # The key of stage 1 includes the precision of stage 1.
             precision_key = [] if precision == upstream.result["precision"] else [precision]
-            return key_of(CODE, upstream.key, self.recipe.finetune.cache_key_fields(), *precision_key)
+            second = [] if self.teaching is None else [self.teaching.training_inputs()]
+            return key_of(CODE, upstream.key, self.recipe.finetune.cache_key_fields(), *precision_key, *second)
 
-        return self._training_stage("finetune", key_for, make)
+        return self._training_stage("finetune", key_for, self._make_finetuned)
+
+    def _make_finetuned(self, folder: Path, precision: str) -> dict[str, Any]:
+        from delrec_lite.training.finetune import finetune
+
+        _ = self._machine_fits
+        second = None if self.teaching is None else second_teacher(self.teaching, self)
+        context = self.context(self.models.distilled(precision), folder)
+        return asdict(finetune(context if second is None else context.with_teacher(second), self.recipe.finetune))
 
     @cached_property
     def _machine_fits(self) -> bool:
@@ -308,12 +367,14 @@ class Run(StageCache):
         columns = [facts] if (facts := self.prepare().result.get("columns")) else []
         key = key_of(CODE, BUNDLE, upstream.key, self._candidates_fingerprint("test"), settings, *columns)
         if not (self.bundle / "manifest.json").is_file():
-            (self.folder / "export" / DONE).unlink(missing_ok=True)
+            (self._stage_folder("export") / DONE).unlink(missing_ok=True)
         return self._stage("export", key, make)
 
     def _machine_precision(self) -> str:
         return self.models.precision
 
-    def _training_inputs(self) -> dict[str, Any]:
+    def training_inputs(self) -> dict[str, Any]:
+        """Everything that the result of training depends on, see ``reference.training_inputs``."""
         prepared, files = self.prepare().result, self.pulled["model"].files
-        return training_inputs(self.recipe, prepared, files, CODE, self.text_sources())
+        second = None if self.teaching is None else self.teaching.training_inputs()
+        return training_inputs(self.recipe, prepared, files, CODE, self.text_sources(), second)

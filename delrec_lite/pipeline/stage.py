@@ -5,7 +5,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ _WRITTEN = {
     "agreement.json",
     "finetune.json",
     "ranks.json",
+    "lists.npy",
     "teacher.json",
     "metrics.jsonl",
     "curves.svg",
@@ -112,6 +113,28 @@ def is_done(folder: Path, key: str) -> bool:
     """Whether the stage in ``folder`` was finished for ``key``."""
     path = folder / DONE
     return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["key"] == key
+
+
+def copy_finished(folder: Path, key: str, runs: Iterable[Path]) -> None:
+    """Copy the stage of ``folder`` from the first other run that has finished it for ``key``, if there is one.
+
+    Args:
+        folder: The stage's own folder.
+        key: From ``key_of``.
+        runs: Folders of runs; the own one may be among them.
+    """
+    if is_done(folder, key):
+        return
+    for run in runs:
+        source = run / folder.name
+        if run == folder.parent or not is_done(source, key):
+            continue
+        clear_stage(folder)
+        shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(DONE))
+        # Last, so that a copy that is interrupted is made again; and only if the source is still that stage.
+        if is_done(source, key):
+            write_atomic(folder / DONE, (source / DONE).read_text(encoding="utf-8"))
+        return
 
 
 def run_stage(folder: Path, key: str, make: Callable[[Path], dict[str, Any]], shared: bool = False) -> FinishedStage:

@@ -11,15 +11,16 @@ from delrec_lite.cache_folder import cache_folder
 from delrec_lite.config import DataSection, Recipe, load_recipe, parse
 from delrec_lite.console import QUIET, Console
 from delrec_lite.data.prepare import prepare
-from delrec_lite.data.store import load_dataset
+from delrec_lite.data.store import load_dataset, load_settings
 from delrec_lite.data.types import Dataset
-from delrec_lite.errors import OutOfMemoryError, StorageError, UsageError
+from delrec_lite.errors import DataError, OutOfMemoryError, StorageError, UsageError
 from delrec_lite.files import check_file, write_atomic
 from delrec_lite.hub.base import base_folders
 from delrec_lite.hub.pull import pull
 from delrec_lite.hub.registry import DATASETS
 from delrec_lite.pipeline.base import check_local
 from delrec_lite.pipeline.memory import Place, fitting_settings, trainings
+from delrec_lite.prompts.domain import words_of
 from delrec_lite.training.plan import ASSUMED_FLOPS, estimate, minutes_on_card, parse_bytes, smallest
 from delrec_lite.training.shapes import Shape, find_shape
 
@@ -27,9 +28,12 @@ from delrec_lite.training.shapes import Shape, find_shape
 DENSE, SPARSE = "ml-100k-cpu", "beauty"
 # Interactions an item. MovieLens-100K has 74, Steam 35, Amazon Beauty 16; nothing between was measured.
 DENSE_FROM = 50
-# Item tokens of stage 2 by the seconds of a whole training: with stage 1, teachers and validation. That of sparse data
-# was measured on one core (329), beside other work.
+# Item tokens of stage 2 by the seconds of a whole training with base and layers of the shipped recipe: with stage 1,
+# teachers and validation. That of sparse data was measured on one core (329), beside other work.
 TOKENS_PER_SECOND = {DENSE: 190, SPARSE: 280}
+# The rest of the time follows the operations of the LLM: 30 layers of SmolLM2-135M on two cores trained 183 tokens a
+# second, 8 layers on one core 330, which is 39 billion operations a second and core for both.
+TEACHERS_SHARE = 0.15  # of ml-100k-cpu's training: 365 of 2,386 s
 LEAST_EPOCHS = 0.5
 
 
@@ -51,18 +55,26 @@ class Started:
 
 
 def start_recipe(
-    name: str, data: Path, domain: str, base: str, out: Path, gpu: str = "", console: Console = QUIET
+    name: str,
+    data: Path,
+    domain: str | None,
+    base: str,
+    out: Path,
+    gpu: str = "",
+    console: Console = QUIET,
+    verb: str | None = None,
 ) -> Started:
     """Write a recipe for a prepared data set, or for one that can be pulled, which is counted first.
 
     Args:
         name: Of the recipe.
         data: A folder that ``delrec-lite prepare`` wrote, or the name of a data set to pull.
-        domain: ``movie``, ``game``, ``artist`` or ``item``.
+        domain: What an item is, see ``prompts.domain``; None: what the data set was prepared with, else ``item``.
         base: The LLM; empty: that of ``ml-100k-cpu``.
         out: The file; it must not exist.
         gpu: Memory of the card to train on, such as ``12GB``; empty: two cores.
         console: Shows what is pulled.
+        verb: What people have done with an item; None: the verb of the domain.
 
     Raises:
         DataError: ``data`` holds no data set.
@@ -74,6 +86,11 @@ def start_recipe(
     """
     pulled = not data.is_dir() and str(data) in DATASETS
     dataset = _counted(str(data), console) if pulled else load_dataset(data)
+    if domain is None and not pulled:
+        settings = load_settings(data)[1]
+        domain, verb = settings.domain, verb or settings.verb
+    domain = domain or "item"
+    words_of(domain, verb)
     if out.exists():
         raise UsageError(f"{out} exists", "choose another with --out, or remove it")
     target = check_file(out, "recipe")
@@ -81,7 +98,8 @@ def start_recipe(
     pattern_name = DENSE if interactions >= DENSE_FROM * items else SPARSE
     pattern = load_recipe(pattern_name).model_dump(mode="json", exclude_defaults=True)
     pattern["name"] = name
-    pattern["data"] = {"name" if pulled else "folder": str(data), "domain": domain}
+    words = {"domain": domain} if verb is None else {"domain": domain, "verb": verb}
+    pattern["data"] = {"name" if pulled else "folder": str(data), **words}
     model = pattern.setdefault("model", {})
     if base:
         model["base"] = base
@@ -91,8 +109,9 @@ def start_recipe(
     if gpu:
         summary, minutes = _fit_card(pattern, out, gpu, interactions, items)
     else:
-        minutes = _limit_epochs(pattern, interactions / TOKENS_PER_SECOND[pattern_name] / 60)
-        summary = f"about {minutes} minutes of training on two cores, with SmolLM2-135M"
+        slower, with_base = _slower(pattern, pattern_name, items)
+        minutes = _limit_epochs(pattern, slower * interactions / TOKENS_PER_SECOND[pattern_name] / 60)
+        summary = f"about {minutes} minutes of training on two cores, {with_base}"
     summary = f"{count}: {summary}"
     text = (
         f"# {summary}.\n"
@@ -113,6 +132,25 @@ def _counted(name: str, console: Console) -> Dataset:
     source, settings = pull(name, console, cache_folder()).folder, DataSection(name=name)
     with TemporaryDirectory() as folder:
         return prepare(name, source, Path(folder) / "dataset", settings.k_core, settings.candidates, settings.seed)
+
+
+def _slower(pattern: dict[str, Any], pattern_name: str, items: int) -> tuple[float, str]:
+    """How many times longer a recipe trains than the shipped one with its base and layers; and its base, in words."""
+    model, shipped = pattern["model"], load_recipe(pattern_name).model
+    usual = find_shape(shipped.base)[0].cut(shipped.layers)
+    base = model.get("base", shipped.base)
+    try:
+        shape = find_shape(base, base_folders())[0].cut(model.get("layers"))
+    except (DataError, UsageError):
+        return 1.0, f"if {base}, whose shape is not known before it is pulled, is like SmolLM2-135M"
+    share = _operations(shape, items) / _operations(usual, items)
+    size = f"{shape.layers} layers, {(shape.linear_parameters + shape.other_parameters) / 1e6:.0f}M parameters"
+    return TEACHERS_SHARE + (1 - TEACHERS_SHARE) * share, f"with {base} ({size})"
+
+
+def _operations(shape: Shape, items: int) -> float:
+    """Of training on an item token, see ``training.plan.minutes_on_card``."""
+    return 4.0 * shape.linear_parameters + 6.0 * items * shape.hidden
 
 
 def _limit_epochs(pattern: dict[str, Any], minutes_a_pass: float) -> int:

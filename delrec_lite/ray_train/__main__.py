@@ -6,7 +6,7 @@ import typer
 
 from delrec_lite.cli.app import run_command
 from delrec_lite.cli.common import JsonFlag, QuietFlag, make_console
-from delrec_lite.cli.options import DEFAULT_RECIPE, DEFAULT_RUNS, FreshFlag, RecipeArgument, RunsOption
+from delrec_lite.cli.options import DEFAULT_RECIPE, DEFAULT_RUNS, FreshFlag, RecipeArgument, RunsOption, SetOption
 from delrec_lite.cli.train import Stage
 
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode="markdown")
@@ -19,6 +19,7 @@ def ray_train(
     stage: Annotated[
         Stage, typer.Option(help="The last stage to run; earlier stages run if they are not finished.")
     ] = (Stage.finetune),
+    changes: SetOption = None,
     runs: RunsOption = DEFAULT_RUNS,
     cores: Annotated[int, typer.Option(min=1, help="Processor cores of each worker.")] = 1,
     fresh: FreshFlag = False,
@@ -29,11 +30,11 @@ def ray_train(
 
     The recipe, its data, RUNS and DELREC_CACHE are on storage that all machines share.
     """
-    from delrec_lite.config import load_recipe
+    from delrec_lite.pipeline.overrides import load_changed
     from delrec_lite.ray_train.trainer import train_with_ray
 
     console = make_console(json_output, quiet)
-    done = train_with_ray(load_recipe(recipe), runs, workers, stage.value, cores, fresh, console)
+    done = train_with_ray(load_changed(recipe, changes), runs, workers, stage.value, cores, fresh, console)
     console.result(done if json_output else done[stage.value]["folder"])
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from delrec_lite.data.frames import FrameKind, frame_of_rows
 from delrec_lite.data.types import Floats, Ints
-from delrec_lite.runtime.best import best
+from delrec_lite.evaluation.best import best
 from delrec_lite.runtime.engines.states import Refinement
 from delrec_lite.runtime.matching import Match
 from delrec_lite.runtime.resolving import Item, Skipped

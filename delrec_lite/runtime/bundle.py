@@ -35,6 +35,7 @@ from delrec_lite.runtime.manifest import (
     read_manifest,
 )
 from delrec_lite.runtime.prompting.prompt import TITLES, Prompt, parse_prompt, read_titles
+from delrec_lite.runtime.remote import located, repairing, source_of
 
 MOST_POPULAR = 2**63 - 1
 
@@ -73,18 +74,24 @@ class Bundle:
         """Read the manifest and check every file against it.
 
         Args:
-            path: The bundle's folder.
+            path: The bundle's folder, or ``hf://ORG/NAME[@REVISION]`` of the Hugging Face Hub.
             verify: Check sha256 too, not sizes alone (98 MB took 0.07 s).
             quant: See ``choose``; default: the first model.
             verify_all: Check the sha256 of models that are not chosen too.
 
         Raises:
             BundleError: Missing, foreign, of another schema, incomplete or changed; names the file.
+            FetchError: One of the Hub cannot be fetched.
             UsageError: It holds no model of this quantisation.
         """
-        folder = Path(path)
+        folder = located(path)
         if not folder.is_dir():
             raise BundleError(f"no bundle at {folder}", "check the path; `delrec-lite export` writes bundles")
+        with repairing(folder):
+            return cls._open(folder, verify, quant, verify_all)
+
+    @classmethod
+    def _open(cls, folder: Path, verify: bool, quant: str | None, verify_all: bool) -> "Bundle":
         bundle = cls(folder, read_manifest(folder))
         files = bundle.manifest["files"]
         addition_files = (ADDITION_ROWS,) if bundle.holds_additions else ()
@@ -104,6 +111,11 @@ class Bundle:
     def name(self) -> str:
         """Its name at export."""
         return str(self.manifest.get("name", self.folder.stem))
+
+    @property
+    def source(self) -> str:
+        """Where it comes from: ``hf://ORG/NAME@COMMIT`` for one of the Hub, else its folder."""
+        return source_of(self.folder)
 
     @cached_property
     def label(self) -> str:

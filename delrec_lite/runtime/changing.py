@@ -11,6 +11,7 @@ from delrec_lite.files import writing
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.finish import finish_bundle
 from delrec_lite.runtime.manifest import bundle_files, read_manifest
+from delrec_lite.runtime.remote import located, source_of
 
 
 @contextmanager
@@ -18,7 +19,7 @@ def changing(path: Path, out: Path | None) -> Iterator[tuple[Path, Path, Path]]:
     """One process at a time writes a changed bundle; what is not finished leaves nothing.
 
     Args:
-        path: The bundle.
+        path: The bundle; one of the Hub needs ``out``.
         out: The bundle to write; None: ``path`` itself, replaced as a whole at the last moment.
 
     Yields:
@@ -28,6 +29,9 @@ def changing(path: Path, out: Path | None) -> Iterator[tuple[Path, Path, Path]]:
         BundleError: ``path`` is no bundle.
         StorageError: The new bundle cannot be written, or ``out`` is neither absent nor a bundle.
     """
+    path = located(path)
+    if out is None and source_of(path) != str(path):
+        raise StorageError(f"{source_of(path)} is in the Hub's cache, which is not changed", "name another: --out")
     if out is None and (path.is_dir() or not path.parent.is_dir()):
         read_manifest(path)  # an error before anything is written
     if out is not None and path.resolve() in out.resolve().parents:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from delrec_lite.data.types import Bools, Floats, Ints
-from delrec_lite.runtime.best import best
+from delrec_lite.evaluation.best import best
 from delrec_lite.runtime.engines.base import Engine
 from delrec_lite.runtime.engines.states import Refinement, coarse_engine
 

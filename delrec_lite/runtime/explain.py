@@ -10,10 +10,10 @@ import numpy as np
 from delrec_lite.data.frames import FrameKind, frame_of_rows
 from delrec_lite.data.types import Bools, Floats, Ints
 from delrec_lite.errors import UsageError
+from delrec_lite.evaluation.best import best
 from delrec_lite.evaluation.fusion import logsumexp
 from delrec_lite.evaluation.significance import PairedTest, paired_test
 from delrec_lite.runtime.arguments import Title, Titles
-from delrec_lite.runtime.best import best
 from delrec_lite.runtime.prompting.encoder import Entry
 from delrec_lite.runtime.recommender import Recommender
 from delrec_lite.runtime.resolving import OnUnknown, Skipped

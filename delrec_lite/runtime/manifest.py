@@ -142,6 +142,16 @@ def _model(model_format: str, entry: Mapping[str, Any]) -> Model:
     return Model(model_format, str(entry.get("quant", "")), dict(entry), tuple(str(name) for name in files))
 
 
+def check_name(folder: Path, name: str) -> None:
+    """Check that a manifest lists a file of its own folder.
+
+    Raises:
+        BundleError: The name is no plain file name.
+    """
+    if Path(name).name != name or name in {"", ".", ".."} or "\\" in name or not name.isprintable():
+        raise BundleError(f"{folder / MANIFEST} lists {name!r}, which is not a plain file name", "do not trust it")
+
+
 def check_file(folder: Path, name: str, facts: Any, verify: bool) -> None:
     """Compare a file with its entry in the manifest.
 
@@ -154,8 +164,7 @@ def check_file(folder: Path, name: str, facts: Any, verify: bool) -> None:
     Raises:
         BundleError: The name is no plain file name, the file is missing or no regular file, or it differs.
     """
-    if Path(name).name != name or name in {"", ".", ".."} or "\\" in name or not name.isprintable():
-        raise BundleError(f"{folder / MANIFEST} lists {name!r}, which is not a plain file name", "do not trust it")
+    check_name(folder, name)
     if not isinstance(facts, dict):
         raise BundleError(f"{folder / MANIFEST} gives no size and sha256 of {name}", REMEDY)
     path = folder / name

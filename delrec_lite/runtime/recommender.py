@@ -71,7 +71,7 @@ class Recommender:
         """Open and verify a bundle and load its model.
 
         Args:
-            path: The bundle's folder.
+            path: The bundle's folder, or ``hf://ORG/NAME[@REVISION]`` of the Hugging Face Hub.
             threads: Default: the cores allowed.
             verify: Check the files' hashes.
             engine: Name of an engine, see ``open_engine``; default: the first that reads the bundle and is installed.
@@ -82,6 +82,7 @@ class Recommender:
 
         Raises:
             BundleError: Missing, foreign, incomplete or changed.
+            FetchError: One of the Hub cannot be fetched.
             MissingPackageError: The engine's package is not installed; for the teacher it is onnxruntime.
             UsageError: The bundle holds no model of this quantisation, or no teacher to mix with; no such engine.
         """

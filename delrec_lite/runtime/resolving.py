@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from delrec_lite.errors import UsageError
+from delrec_lite.errors import UsageError, did_you_mean
 from delrec_lite.runtime.arguments import title_of, titles_in
 from delrec_lite.runtime.matching import Match, Matcher, normal
 
@@ -97,7 +97,7 @@ def check_policy(on_unknown: str) -> OnUnknown:
         UsageError: It is neither ``skip`` nor ``refuse``.
     """
     if on_unknown not in get_args(OnUnknown):
-        raise UsageError(f"on_unknown is {on_unknown!r}", f"one of {', '.join(get_args(OnUnknown))}")
+        raise UsageError(f"on_unknown is {on_unknown!r}", did_you_mean(str(on_unknown), get_args(OnUnknown)))
     return on_unknown  # type: ignore[return-value]
 
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from delrec_lite.data.types import Bools, Floats, Ints
 from delrec_lite.errors import UsageError
+from delrec_lite.evaluation.best import best
 from delrec_lite.runtime.answer import Ranked, rank
 from delrec_lite.runtime.arguments import check_k
 from delrec_lite.runtime.availability import Availability
-from delrec_lite.runtime.best import best
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.coarse import refined
 from delrec_lite.runtime.engines.states import Refinement

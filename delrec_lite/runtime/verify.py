@@ -90,6 +90,7 @@ class Verification:
         answers: By model.
         exported_on: The processor that made the bundle and its stored answers.
         answered_on: This machine's.
+        source: Where the bundle is: its folder, or its address on the Hub with the commit.
         item_index: What the manifest says of the item index, which was read; None: the bundle has none.
     """
 
@@ -105,6 +106,7 @@ class Verification:
     answers: list[Answers]
     exported_on: Processor
     answered_on: Processor
+    source: str
     item_index: dict[str, Any] | None = None
 
     def dump(self) -> dict[str, Any]:
@@ -118,7 +120,7 @@ def verify(
     """Hash every file, open every model, answer the stored requests and compare with the stored answers.
 
     Args:
-        path: The bundle's folder.
+        path: The bundle's folder, or ``hf://ORG/NAME[@REVISION]``.
         threads: Default: the cores allowed.
         isolated: Open each model in a child process with limits; False: in this process, for a bundle from a trusted
             source that needs records registered in this process.
@@ -181,6 +183,7 @@ def verify(
         compared,
         exported_on,
         answered_on,
+        bundle.source,
         index,
     )
 

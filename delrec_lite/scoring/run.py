@@ -21,6 +21,7 @@ from delrec_lite.runtime.arguments import check_k
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.filters import Filters
 from delrec_lite.runtime.item_columns import ItemColumns
+from delrec_lite.runtime.remote import located
 from delrec_lite.scoring.columns import Names
 from delrec_lite.scoring.folder import (
     DONE,
@@ -102,7 +103,7 @@ def score(
     """Recommend items to all users of an input.
 
     Args:
-        bundle: Its folder; all workers open it.
+        bundle: Its folder; all workers open it. Or ``hf://ORG/NAME[@REVISION]``, fetched here.
         users: Path of Parquet, CSV or JSON Lines: a file, a folder, or a pattern such as ``logs/*.parquet``.
         out: Folder for ``part-00000.parquet`` and so on, each with ``user_id``, ``rank``, ``item_id`` and ``score``,
             ``rejected.parquet`` with the rows left out, and ``manifest.json``.
@@ -128,6 +129,7 @@ def score(
     if min(workers, options.part_users) < 1:
         raise UsageError("--workers and --part-rows are numbers from 1", "leave them out for the defaults")
     files = input_files(users)
+    bundle = located(bundle, console)
     known = _known_items(bundle, options, console)
     fingerprint = bundle_fingerprint(bundle)
     identity = {

@@ -7,7 +7,6 @@ It is light until its first table: then it opens its bundle, so that it can be s
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,11 +16,12 @@ from delrec_lite.data.packages import arrow
 from delrec_lite.data.types import Floats, Ints
 from delrec_lite.data.values import MISSING, as_text
 from delrec_lite.errors import BundleError, DataError, UsageError
+from delrec_lite.evaluation.best import best
 from delrec_lite.files import sha256_of
 from delrec_lite.runtime.arguments import check_k
-from delrec_lite.runtime.best import best
 from delrec_lite.runtime.coarse import catalogue_scores, refined
 from delrec_lite.runtime.manifest import MANIFEST
+from delrec_lite.runtime.remote import located
 from delrec_lite.scoring.lists import lists_of, split_lists
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def bundle_fingerprint(bundle: str | os.PathLike[str]) -> str:
         BundleError: There is no bundle.
     """
     try:
-        return sha256_of(Path(bundle) / MANIFEST)
+        return sha256_of(located(bundle) / MANIFEST)
     except OSError as error:
         raise BundleError(f"no bundle at {bundle}", "check the path; `delrec-lite export` writes bundles") from error
 
@@ -49,7 +49,7 @@ class Scorer:
     """Recommends items to the users of a table.
 
     Args:
-        bundle: Its folder, which every process that scores can read.
+        bundle: Its folder, or ``hf://ORG/NAME[@REVISION]``, which every process that scores can read.
         k: How many items for each user.
         candidates: Ids of the items that are ranked; None: the whole catalogue.
         exclude: Ids of items that are never recommended.

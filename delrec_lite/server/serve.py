@@ -18,6 +18,7 @@ from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, in
 from delrec_lite.machine import peak_rss_bytes
 from delrec_lite.runtime.manifest import REMEDY
 from delrec_lite.runtime.recommender import Recommender
+from delrec_lite.runtime.remote import located
 from delrec_lite.server.feedback.limit import Limit
 from delrec_lite.server.keys import Keys
 from delrec_lite.server.listening import address_of, listen_on_file
@@ -122,6 +123,7 @@ def serve(bundle: Path, settings: Settings) -> None:
 
 def load_all(bundle: Path, settings: Settings) -> list[Recommender]:
     """A recommender for each worker; raises what ``load`` does, and then leaves none open."""
+    bundle = located(bundle)  # one commit for all workers, if it is on the Hub
     recommenders: list[Recommender] = []
     try:
         for _ in range(settings.workers):
@@ -164,6 +166,7 @@ def _announce(listening: socket.socket, recommender: Recommender, settings: Sett
     address = address_of(listening, tls=settings.tls_cert is not None)
     key = "for all but the page, its documentation, /healthz and /readyz" if settings.asks_for_key else "none"
     line = {"serving": recommender.bundle.name, "address": address, "pid": os.getpid(), "fused": settings.fused}
+    line["source"] = recommender.bundle.source
     LOG.info(json.dumps({**line, "workers": settings.workers, "key": key}))
     if settings.uds or settings.asks_for_key:
         return
@@ -204,7 +207,11 @@ def _reload(
                 recommender.close()
         return
     loaded = newer[0].bundle
-    LOG.info(json.dumps({"reload": "done", "bundle": loaded.name, "created": loaded.manifest["created"]}))
+    LOG.info(
+        json.dumps(
+            {"reload": "done", "bundle": loaded.name, "created": loaded.manifest["created"], "source": loaded.source}
+        )
+    )
 
 
 def _log_to_stderr() -> None:

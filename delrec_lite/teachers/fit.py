@@ -44,6 +44,7 @@ def fit(
     time_limit_s: float | None = None,
     device: str = "cpu",
     features: Any | None = None,
+    trained: Network | None = None,
 ) -> Teacher:
     """Train on the training part of every sequence and return the weights of the best epoch on validation items.
 
@@ -58,6 +59,8 @@ def fit(
         device: Where torch computes; the teacher is returned on the CPU.
         features: Text features of the items, float32 ``[items, d]``: an item's vector is then the sum of a learned
             offset and a linear map of them; the teacher that is returned has the sums as its item vectors.
+        trained: A trained network of the same catalogue to go on from, in place of a new one; its weights stay if no
+            epoch is better on the validation users.
 
     Returns:
         The teacher; ``metrics`` has on its validation users ``expected_ndcg@10`` (among 15
@@ -77,7 +80,7 @@ def fit(
     start = time.monotonic()
     with torch.random.fork_rng(devices=[]), console.progress(config.kind, config.epochs) as tick:
         torch.manual_seed(config.seed)
-        network = TEACHERS[config.kind].build(config, len(dataset.catalog))
+        network = TEACHERS[config.kind].build(config, len(dataset.catalog)) if trained is None else trained
         if features is not None:
             add_text(network, features)
         network.to(device)
@@ -91,6 +94,7 @@ def fit(
                 out.mkdir(parents=True, exist_ok=True)
                 write_atomic(out / METRICS, "".join(json.dumps(line) + "\n" for line in lines))
             tick(1, f"validation NDCG@10 {figures['ndcg@10']:.4f}")
+            console.track(f"teacher/{config.kind}", epoch, lines[-1])
             return figures[chooses]
 
         epochs = Epochs(
@@ -103,17 +107,20 @@ def fit(
             lr_factor=partial(_factor, epochs=config.epochs),
             clip=1.0,
         )
+        unchanged = -math.inf if trained is None else _figures(teacher, validation, expected)[chooses]
         best = train_epochs(
             network,
             optimiser,
             epochs,
             validate,
+            unchanged,
             is_over=lambda: time_limit_s is not None and lines[-1]["seconds"] >= time_limit_s,
         )
     if features is not None:
         bake_text(network)
     network.cpu()
-    teacher.metrics = {name: value for name, value in lines[best - 1].items() if name != "loss"}
+    chosen = lines[best - 1] if best else {"epoch": 0, **_figures(teacher, validation, expected)}
+    teacher.metrics = {name: value for name, value in chosen.items() if name != "loss"}
     teacher.metrics["seconds"] = round(time.monotonic() - start, 2)
     return teacher
 

@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 
 from delrec_lite.data.types import Ints
+from delrec_lite.errors import ConfigError
 from delrec_lite.llm.verbalizer import catalogue_scores, verbalizer_of
 from delrec_lite.softmax.blocks import sums_over_blocks
 from delrec_lite.softmax.choice import Softmax, chosen_softmax
 from delrec_lite.softmax.negatives import Draw, NegativeSampler
 from delrec_lite.softmax.sampled import Sample, divergence, first_of
 from delrec_lite.teachers.contract import Teacher
-from delrec_lite.teachers.ensemble import Ensemble
+from delrec_lite.teachers.ensemble import Ensemble, Mixture
 from delrec_lite.teachers.soft_targets import SoftTargets
 from delrec_lite.training.context import TrainingContext
 
@@ -39,9 +40,20 @@ class CatalogueLoss:
         self.softmax: Softmax = "full"
         if context.prompts.format.ranks_catalogue:
             self.softmax = chosen_softmax(context.softmax, len(context.dataset.catalog), positions)
+        if self.softmax != "full" and not isinstance(context.teacher, Teacher | Ensemble):
+            raise ConfigError(
+                f"finetune.teacher_recipe scores the whole catalogue, but the softmax is computed {self.softmax}",
+                "set model.softmax: full, or leave teacher_recipe out",
+            )
         if self.softmax == "sampled":
             sampler = NegativeSampler(context.dataset.popularity(), context.negatives, seed)
             self._draw = lru_cache(maxsize=1)(sampler.at)
+
+    @property
+    def _fitted(self) -> Teacher | Ensemble:
+        teacher = self._context.teacher
+        assert isinstance(teacher, Teacher | Ensemble)  # refused above
+        return teacher
 
     def draw(self, step: int) -> Draw:
         """The negatives of a step, of a sampled softmax."""
@@ -100,7 +112,7 @@ class CatalogueLoss:
         of_targets = (states * rows[targets]).sum(1)
         known = None
         if not {"teacher", "first"}.isdisjoint(wanted):
-            known = SoftTargets(self._context.teacher, inputs, temperature, states.device)
+            known = SoftTargets(self._fitted, inputs, temperature, states.device)
         sums = sums_over_blocks(states, rows, known.log_probs if known is not None and "teacher" in wanted else None)
         if "next_item" in wanted:
             terms["next_item"] = (sums.logsumexp - of_targets).mean()
@@ -110,7 +122,7 @@ class CatalogueLoss:
             terms["first"] = (sums.logsumexp - (states * rows[known.first()]).sum(1)).mean()
         if "together" in wanted:
             with self._context.teacher.dropping_out():
-                dropped = SoftTargets(self._context.teacher, inputs, temperature, states.device)
+                dropped = SoftTargets(self._fitted, inputs, temperature, states.device)
             joint = sums_over_blocks(states, rows, dropped.log_probs).joint
             terms["together"] = (joint - of_targets - dropped.of(targets)).mean()
         return terms
@@ -125,19 +137,19 @@ class CatalogueLoss:
         if "next_item" in wanted:
             terms["next_item"] = first_of(logits)
         if not {"teacher", "first"}.isdisjoint(wanted):
-            known = SoftTargets(self._context.teacher, inputs, temperature, states.device).sampled(sample)
+            known = SoftTargets(self._fitted, inputs, temperature, states.device).sampled(sample)
             if "teacher" in wanted:
                 terms["teacher"] = divergence(known, logits)
             if "first" in wanted:
                 terms["first"] = F.cross_entropy(logits, sample.without_weights(known).argmax(1))
         if "together" in wanted:
             with self._context.teacher.dropping_out():
-                dropped = SoftTargets(self._context.teacher, inputs, temperature, states.device)
+                dropped = SoftTargets(self._fitted, inputs, temperature, states.device)
             terms["together"] = first_of(logits + sample.without_weights(dropped.sampled(sample)))
         return terms
 
 
-def teacher_distribution(teacher: Teacher | Ensemble, inputs: Sequence[Ints], temperature: float) -> Any:
+def teacher_distribution(teacher: Teacher | Mixture, inputs: Sequence[Ints], temperature: float) -> Any:
     """Log-probabilities of the whole catalogue after each item of each window: float32 ``[tokens, items]``."""
     scores = np.concatenate(teacher.sequence_scores_many(inputs))
     return F.log_softmax(torch.from_numpy(scores) / temperature, 1)

@@ -12,7 +12,7 @@ from delrec_lite.data.types import Floats, Ints
 from delrec_lite.errors import DataError
 from delrec_lite.llm.questions import next_question, next_scores, temporal_question, temporal_scores
 from delrec_lite.teachers.contract import Teacher
-from delrec_lite.teachers.ensemble import Ensemble
+from delrec_lite.teachers.ensemble import Mixture
 from delrec_lite.training.context import TrainingContext
 
 TOP = 10  # h: how many of the teacher's first items are candidates in pattern simulating (section 5.1)
@@ -66,7 +66,7 @@ class Sampler:
         sets = [self._with_negatives(rng, int(w[cut]), w) for w, cut in zip(batch, cuts, strict=True)]
         return _candidate_batch([w[:cut] for w, cut in zip(batch, cuts, strict=True)], sets)
 
-    def pattern(self, step: int, batch: Sequence[Ints], teacher: Teacher | Ensemble) -> tuple[CandidateBatch, Floats]:
+    def pattern(self, step: int, batch: Sequence[Ints], teacher: Teacher | Mixture) -> tuple[CandidateBatch, Floats]:
         """The teacher's first items after a random place of each window, and random negatives; its first is the answer.
 
         Returns:

@@ -1,6 +1,6 @@
 """The inputs of both training stages: the model, its prompts, the teacher, the data and the output folder."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from delrec_lite.config import OptimSection
@@ -10,7 +10,7 @@ from delrec_lite.llm.model import ItemLM
 from delrec_lite.prompts.tasks import Prompts
 from delrec_lite.softmax.choice import NEGATIVES, Softmax
 from delrec_lite.teachers.contract import Teacher
-from delrec_lite.teachers.ensemble import Ensemble
+from delrec_lite.teachers.ensemble import Mixture
 from delrec_lite.training.windows import steps_for
 
 
@@ -21,7 +21,7 @@ class TrainingContext:
     Attributes:
         model: Trained in place.
         prompts: The compiled tasks.
-        teacher: Fitted on the same data set.
+        teacher: Fitted on the same data set; in stage 2 perhaps with a trained model beside it.
         dataset: Stages train on its training part; a part of its validation users chooses weights and gives the report.
         candidates: Of the validation users.
         max_history: Items of a history that the prompt holds, and inputs of a training window.
@@ -33,7 +33,7 @@ class TrainingContext:
 
     model: ItemLM
     prompts: Prompts
-    teacher: Teacher | Ensemble
+    teacher: Teacher | Mixture
     dataset: Dataset
     candidates: CandidateSets
     max_history: int
@@ -41,6 +41,10 @@ class TrainingContext:
     console: Console
     softmax: Softmax = "auto"
     negatives: int = NEGATIVES
+
+    def with_teacher(self, teacher: Teacher | Mixture) -> "TrainingContext":
+        """The same with another teacher."""
+        return replace(self, teacher=teacher)
 
     @property
     def m(self) -> int:

@@ -205,6 +205,7 @@ def train(
             log.write(json.dumps(line) + "\n")
             log.flush()
             tick(1, f"loss {value:.3f}")
+            console.track(out.name, step, line)
             if not processes.first:
                 continue
             # The best weights are written before the checkpoint, so that a resumed run always has them.

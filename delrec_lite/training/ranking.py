@@ -13,7 +13,7 @@ from delrec_lite.llm.model import ItemLM
 from delrec_lite.llm.questions import score_candidates
 from delrec_lite.prompts.tasks import Prompts
 from delrec_lite.teachers.contract import Teacher
-from delrec_lite.teachers.ensemble import Ensemble
+from delrec_lite.teachers.ensemble import Mixture
 
 AT_ONCE, MANY_AT_ONCE = 16, 64  # users that are scored together
 
@@ -26,7 +26,7 @@ def ranked(
     max_history: int,
     console: Console = QUIET,
     label: str = "evaluate",
-    teacher: Teacher | Ensemble | None = None,
+    teacher: Teacher | Mixture | None = None,
 ) -> Ranks:
     """The rank of each target; a form that ranks candidates alone leaves ``Ranks.full`` empty.
 
@@ -51,6 +51,6 @@ def ranked(
 
 
 def _score_with(
-    teacher: Teacher | Ensemble, alone: Callable[[Sequence[Ints]], Floats], histories: Sequence[Ints]
+    teacher: Teacher | Mixture, alone: Callable[[Sequence[Ints]], Floats], histories: Sequence[Ints]
 ) -> Floats:
     return mix(alone(histories), teacher.scores(histories), INSIDE_WEIGHT)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from delrec_lite.architectures import Layers, check_base, find_architecture, head_width, layer_count
-from delrec_lite.errors import DataError, UsageError
+from delrec_lite.errors import DataError, UsageError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def find_shape(model: str, folders: tuple[Path, ...] = ()) -> tuple[Shape, str]:
     if name not in SHAPES:
         raise UsageError(
             f"the shape of {model!r} is not known",
-            f"one of {', '.join(SHAPES)}, or a folder or config.json of the model: its config.json is enough",
+            did_you_mean(name, SHAPES, ", or a folder or config.json of the model: its config.json is enough"),
         )
     return SHAPES[name], "as published"
 

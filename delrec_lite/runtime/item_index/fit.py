@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from delrec_lite.data.types import Floats, Ints
-from delrec_lite.runtime.best import best
+from delrec_lite.evaluation.best import best
 
 # Dimensions and candidates to choose from, and the share of the best items that they must find. The cost of a dimension
 # is to read its numbers of all items, that of a candidate to read and unpack its row: both in nanoseconds on one core.

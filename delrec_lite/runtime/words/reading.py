@@ -10,9 +10,9 @@ import numpy as np
 
 from delrec_lite.data.types import Floats, described
 from delrec_lite.errors import BundleError, UsageError
+from delrec_lite.evaluation.best import best
 from delrec_lite.evaluation.fusion import logsumexp
 from delrec_lite.runtime.arguments import values_in
-from delrec_lite.runtime.best import best
 from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.manifest import MANIFEST, REMEDY
 from delrec_lite.runtime.resolving import Item

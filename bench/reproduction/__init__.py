@@ -1,0 +1,1 @@
+"""`delrec-lite reproduce`: makes the reports of bench/results again and compares their figures."""

@@ -1,0 +1,1 @@
+"""Publishing bundles on the Hugging Face Hub."""
