@@ -43,7 +43,7 @@ def test_a_model_scores_after_each_item_as_after_the_history_until_there(tiny_ru
 
 def test_the_target_is_the_mean_of_both_and_the_other_run_is_trained_first_and_once(taught):
     run = taught()
-    mixture = second_teacher(run.teaching, run)
+    mixture = second_teacher(run, run.models, run.teaching, run.teaching.models)
     assert (run.folder.parent / "large" / "finetune" / "done.json").is_file()
     model = run.teaching.models.trained()
     alone = ModelTeacher(model.model, model.prompts, len(dataset().catalog), 10)

@@ -9,6 +9,7 @@ from delrec_lite.cli.options import SetOption
 from delrec_lite.console import Console
 
 if TYPE_CHECKING:
+    from delrec_lite.architectures import Layers
     from delrec_lite.softmax.choice import Softmax
 
 EXAMPLE = "Example: `delrec-lite plan --model Qwen/Qwen2.5-1.5B-Instruct --gpu-memory 8GB`"
@@ -50,7 +51,7 @@ def plan(
     cards = [] if gpu_memory else find_cards()
     gpu_memory = gpu_memory or (f"{cards[0].total_bytes / 1e9:.1f}GB" if cards else "8GB")
     check: RecipeCheck | None = None
-    layers: int | None = None
+    layers: Layers | None = None
     softmax: Softmax = "auto"
     if recipe:
         check = RecipeCheck.of(load_changed(recipe, changes), gpu_memory, items, folders)

@@ -86,7 +86,7 @@ def _list(plan: "Plan", name: str | None, data: Path | None, console: "Console")
         rows = rows_in(entry)
         console.result(rows, [(row,) for row in rows], (f"rows of {entry.name}",))
         return
-    listed = [
+    listed: list[dict[str, Any]] = [
         {
             "name": entry.name,
             "minutes": entry.minutes,
@@ -95,7 +95,7 @@ def _list(plan: "Plan", name: str | None, data: Path | None, console: "Console")
         }
         for entry in plan.entries.values()
     ]
-    missing = [
+    missing: list[dict[str, Any]] = [
         {"name": recipe, "minutes": None, "made_on": "", "missing": why} for recipe, why in plan.not_measured.items()
     ]
     table = [

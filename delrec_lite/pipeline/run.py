@@ -307,9 +307,10 @@ class Run(StageCache):
         from delrec_lite.training.finetune import finetune
 
         _ = self._machine_fits
-        second = None if self.teaching is None else second_teacher(self.teaching, self)
-        context = self.context(self.models.distilled(precision), folder)
-        return asdict(finetune(context if second is None else context.with_teacher(second), self.recipe.finetune))
+        context, other = self.context(self.models.distilled(precision), folder), self.teaching
+        if other is not None:
+            context = context.with_teacher(second_teacher(self, self.models, other, other.models))
+        return asdict(finetune(context, self.recipe.finetune))
 
     @cached_property
     def _machine_fits(self) -> bool:

@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING
 
 from delrec_lite.config import Recipe, load_recipe
 from delrec_lite.errors import ConfigError
+from delrec_lite.pipeline.stage import Stages
 
 if TYPE_CHECKING:  # what needs torch is imported where it is used
-    from delrec_lite.pipeline.run import Run
+    from delrec_lite.pipeline.model_builder import ModelBuilder
     from delrec_lite.teachers.ensemble import Mixture
 
 
@@ -33,8 +34,14 @@ def teaching_recipe(recipe: Recipe) -> Recipe | None:
     return other
 
 
-def second_teacher(other: "Run", learner: "Run") -> "Mixture":
-    """The mean of the learner's teacher and the other run's model, which is trained first if it is not yet.
+def second_teacher(run: Stages, models: "ModelBuilder", other: Stages, teaching: "ModelBuilder") -> "Mixture":
+    """The mean of a run's teacher and another run's model, which is trained first if it is not yet.
+
+    Args:
+        run: That learns.
+        models: Its own.
+        other: The run of its recipe's ``finetune.teacher_recipe``.
+        teaching: That run's models.
 
     Raises:
         ConfigError: The other run has other data, or its form of prompt does not rank the whole catalogue.
@@ -42,16 +49,16 @@ def second_teacher(other: "Run", learner: "Run") -> "Mixture":
     from delrec_lite.llm.taught import ModelTeacher
     from delrec_lite.teachers.ensemble import Mixture
 
-    if other.prepare().result["fingerprint"] != learner.prepare().result["fingerprint"]:
+    if other.prepare().result["fingerprint"] != run.prepare().result["fingerprint"]:
         raise ConfigError(
             f"{other.recipe.name}, this recipe's finetune.teacher_recipe, has another data set",
             "give both recipes the same section data",
         )
-    built = other.models.trained()
+    built = teaching.trained()
     if not built.prompts.format.ranks_catalogue:
         raise ConfigError(
             f"{other.recipe.name}, this recipe's finetune.teacher_recipe, ranks given candidates alone",
             "name a recipe whose model.verbalizer is title-mean and that lists no candidates",
         )
-    items, length = len(learner.dataset.catalog), learner.recipe.model.max_history
-    return Mixture([learner.models.teacher(), ModelTeacher(built.model, built.prompts, items, length)])
+    items, length = len(run.dataset.catalog), run.recipe.model.max_history
+    return Mixture([models.teacher(), ModelTeacher(built.model, built.prompts, items, length)])

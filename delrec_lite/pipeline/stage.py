@@ -84,6 +84,9 @@ class Stages(Protocol):
     def candidates(self) -> dict[str, CandidateSets]:
         """See ``Run.candidates``."""
 
+    def prepare(self) -> FinishedStage:
+        """See ``Run.prepare``."""
+
     def text(self) -> FinishedStage:
         """See ``Run.text``."""
 
