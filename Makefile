@@ -1,5 +1,5 @@
 # The whole project by name: make setup | dev | demo | test | test-avx2 | test-transformers4 | test-ray | wheel-test |
-# image-test | browser | nginx | deploy-tools | docs | lint | typecheck | audit | bench | peers | bench-peers | lock |
+# image-test | browser | nginx | deploy-tools | docs | notebook | lint | typecheck | audit | bench | peers | bench-peers | rectools | lock |
 # clean | test-rectools | test-onnx | package-check | site
 PYTHON ?= python3
 VENV := .venv
@@ -14,12 +14,13 @@ TWINE := 7.0.0
 RATTLER := 0.73.0
 CHECK_JSONSCHEMA := 0.39.0
 PEERS := build/peers/.installed
+RECTOOLS := build/rectools-torch/.installed
 RAY := $(VENV)/.ray
 NUMERIC := $(addprefix tests/test_,$(addsuffix .py,adapters onnx_int8 packing precision precision_choice real reference training whole))
 ONNX := $(addprefix tests/test_,$(addsuffix .py,data evaluation expected_metrics onnx_int8))
 TRANSFORMERS := $(addprefix tests/test_,$(addsuffix .py,adapters base_check bench_peers export families huggingface pieces plan precision reference training))
 
-.PHONY: setup dev demo test test-avx2 test-transformers4 test-ray wheel-test image-test browser nginx deploy-tools docs lint links imports typecheck audit bench peers bench-peers lock clean test-rectools test-onnx package-tools package-check site
+.PHONY: setup dev demo test test-avx2 test-transformers4 test-ray wheel-test image-test browser nginx deploy-tools docs notebook lint links imports typecheck audit bench peers bench-peers rectools lock clean test-rectools test-onnx package-tools package-check site
 
 # What a user needs.
 setup: $(SETUP)
@@ -124,6 +125,10 @@ docs: $(DEV)
 	$(BIN)/python docs/reference.py
 	$(BIN)/python docs/figures.py
 
+# Runs docs/notebooks and keeps their outputs: 4 minutes on two cores.
+notebook: $(DEV)
+	$(BIN)/python docs/notebook.py
+
 # The site of the docs in build/site, from mkdocs.yml; a broken link or anchor is an error.
 site: links
 	test -x build/site-tools/bin/mkdocs || ($(PYTHON) -m venv build/site-tools && \
@@ -165,6 +170,14 @@ $(PEERS): constraints-peers.txt | $(SETUP)
 
 bench-peers: $(SETUP) $(PEERS)
 	PYTHONPATH="$(CURDIR)/build/peers" $(BIN)/delrec-lite bench --peers -w cold -w rerank runs/ml-100k-cpu/ml-100k-cpu.delrec
+
+# RecTools in an environment of its own, for `python -m delrec_lite.bench.rectools_peer`: it needs older pandas and its own torch (1.5 GB).
+rectools: $(RECTOOLS)
+
+$(RECTOOLS): constraints-rectools.txt
+	$(PYTHON) -m venv build/rectools-torch
+	build/rectools-torch/bin/python -m pip install --quiet --requirement constraints-rectools.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+	touch $@
 
 lock: $(DEV) $(RAY)
 	$(BIN)/python -m pip freeze --exclude-editable | grep -viE '^(pip|setuptools|wheel)=' | sed 's/+[a-z0-9.]*$$//' > constraints.txt

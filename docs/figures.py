@@ -89,6 +89,25 @@ def teachers(report: Report) -> str:
     return f"{table((*header, metric('HR@10', 'full'), metric('NDCG@10', 'full')), cells)}\n{pairs(report)}"
 
 
+def beside(report: Report) -> str:
+    """A trained model beside the same one of another library: accuracy, epochs and seconds."""
+    rows = {(r["model"], r["protocol"]): r for r in report["rows"]}
+    shown = (("expected_sampled", "HR@1"), ("full", "HR@10"), ("full", "NDCG@10"))
+    cells = [
+        (
+            model,
+            *(_within(rows[model, protocol], metric) for protocol, metric in shown),
+            f"{facts['best_epoch']} of {facts['epochs']}",
+            f"{facts['seconds']['training']:.0f}",
+            f"{facts['seconds']['ranking']:.1f}",
+        )
+        for model, facts in report["models"].items()
+    ]
+    metric = _setting(report).metric
+    header = ("model", f"{metric('HR@1')}, expected", metric("HR@10", "full"), metric("NDCG@10", "full"))
+    return f"{table((*header, 'best epoch', 'training, s', 'ranking, s'), cells)}\n{pairs(report)}"
+
+
 def segments(report: Report) -> str:
     """Users with short and long histories, with rare and frequent next items."""
     parts = []
@@ -363,7 +382,10 @@ PAGES = {
     ROOT / "docs" / "choosing.md": CHOICES,
     ROOT / "docs" / "install.md": INSTALLS,
     ROOT / "docs" / "scaling.md": SCALING,
-    ROOT / "docs" / "teachers.md": {"teachers": ("teachers-ml-100k.json", teachers)},
+    ROOT / "docs" / "teachers.md": {
+        "teachers": ("teachers-ml-100k.json", teachers),
+        "rectools": ("rectools.json", beside),
+    },
 }
 
 

@@ -16,6 +16,13 @@ HERE = Path(__file__).parent
 MADE = "<!-- made by docs/reference.py from the code: change it there -->\n"
 # What a person who writes Python against this library meets.
 LIBRARY = {
+    "Frames": (
+        "delrec_lite.frames.dataset.Dataset",
+        "delrec_lite.frames.model.DelRec",
+        "delrec_lite.frames.report.Report",
+        "delrec_lite.frames.pulled.pull_frames",
+        "delrec_lite.data.frames.frame_of",
+    ),
     "Serving (no torch)": (
         "delrec_lite.runtime.recommender.Recommender",
         "delrec_lite.runtime.answer.Recommendation",
@@ -35,6 +42,7 @@ LIBRARY = {
         "delrec_lite.scoring.scorer.Scorer",
         "delrec_lite.scoring.run.score",
         "delrec_lite.scoring.run.Options",
+        "delrec_lite.scoring.folder.Scored",
     ),
     "A client of a server": (
         "delrec_lite.client.Client",

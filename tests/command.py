@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import typer
+
 from delrec_lite.cli import app as cli
 
 PROGRAM = Path(sys.executable).parent / "delrec-lite"
@@ -21,6 +23,15 @@ def run(*arguments, preexec=None, cwd=None, **environment):
         preexec_fn=preexec,
         cwd=cwd,
     )
+
+
+def options_of(command, verb="serve"):
+    """Names of the options in a command, such as ``--port``; each must be one of the verb."""
+    named = [word.partition("=")[0] for word in command if word.startswith("--")]
+    inner = typer.main.get_command(cli.app).commands[verb]
+    known = {name for parameter in inner.params for name in parameter.opts + parameter.secondary_opts}
+    assert set(named) <= known, set(named) - known
+    return named
 
 
 def call(*words):

@@ -12,7 +12,7 @@ from delrec_lite.bench.script import write_json
 
 ROOT = Path(__file__).parents[1]
 # Processes that another module of the bench starts: they read a job from standard input.
-PROCESSES = {"peer_process", "workloads"}
+PROCESSES = {"peer_process", "rectools_process", "workloads"}
 SCRIPTS = sorted(
     path.stem
     for path in (ROOT / "bench").glob("*.py")

@@ -7,10 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import typer
 import yaml
 
-from delrec_lite.cli.app import app
+from tests.command import options_of
 from tests.images import exec_form, read_stages
 
 ROOT = Path(__file__).parents[1]
@@ -30,15 +29,6 @@ def tool(name):
     """The path of a tool; the test is left out where there is none."""
     path = shutil.which(name, path=f"{TOOLS}:{os.environ['PATH']}")
     return path or pytest.skip(f"no {name} here: make deploy-tools installs it")
-
-
-def options_of(command):
-    """Names of the options in a command, such as ``--port``; each must be one of `serve`."""
-    named = [word.partition("=")[0] for word in command if word.startswith("--")]
-    serve = typer.main.get_command(app).commands["serve"]
-    known = {name for parameter in serve.params for name in parameter.opts + parameter.secondary_opts}
-    assert set(named) <= known, set(named) - known
-    return named
 
 
 def bytes_of(size):

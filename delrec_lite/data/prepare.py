@@ -71,7 +71,7 @@ def prepare(
         UsageError: No data set of this name, or it has no such side text or column.
     """
     asset = find_dataset(name)
-    interactions, titles = _resolved(asset.reader)(source)
+    interactions, titles = resolved(asset.reader)(source)
     texts = side_text(asset, source, text_columns) if text_columns else {}
     columns = _item_columns(asset, source, item_columns) if item_columns else NO_COLUMNS
     kept = tuple(item_columns)
@@ -88,18 +88,19 @@ def side_text(asset: Asset, source: Path, columns: Sequence[str]) -> Mapping[str
     """
     if not asset.text_reader:
         raise UsageError(f"{asset.name} has no side text", "leave out --text-columns")
-    texts: Mapping[str, str] = _resolved(asset.text_reader)(source, columns)
+    texts: Mapping[str, str] = resolved(asset.text_reader)(source, columns)
     return texts
 
 
 def _item_columns(asset: Asset, source: Path, columns: Sequence[str]) -> ItemRows:
     if not asset.column_reader:
         raise UsageError(f"{asset.name} has no item columns", "leave out --item-columns")
-    rows: ItemRows = _resolved(asset.column_reader)(source, parse_specs(columns))
+    rows: ItemRows = resolved(asset.column_reader)(source, parse_specs(columns))
     return rows
 
 
-def _resolved(reader: Any) -> Any:
+def resolved(reader: Any) -> Any:
+    """The function that reads a data set, from its name in the registry."""
     return resolve_name(reader) if isinstance(reader, str) else reader
 
 
@@ -119,16 +120,30 @@ def prepare_tables(
 
     ``source`` says how the files were read, see ``kept.source_of``.
     """
-    check_settings(settings)
     checks = Checks() if checks is None else checks
+    dataset, candidates, times = prepared_tables(name, interactions, titles, settings, texts, checks, columns)
+    save_dataset(dataset, candidates, settings, out, checks.dump(), times, source)
+    say_result(dataset, settings, checks, console)
+    return dataset
+
+
+def prepared_tables(
+    name: str,
+    interactions: Interactions,
+    titles: Mapping[str, str],
+    settings: Settings,
+    texts: Mapping[str, str] | None,
+    checks: Checks,
+    columns: ItemRows = NO_COLUMNS,
+) -> tuple[Dataset, dict[str, CandidateSets], npt.NDArray[Any]]:
+    """``prepare_tables`` in memory alone: data set with questions, candidate sets by split, and times."""
+    check_settings(settings)
     checks.rows, checks.duplicates = len(interactions), exact_duplicates(interactions)
     interactions = without_duplicates(interactions, settings.duplicates)
     checks.duplicates_left_out = checks.rows - len(interactions)
     built, times = build_timed(name, interactions, titles, settings.k_core, settings.split, texts, checks, columns)
     dataset, candidates = asked(built, settings, checks)
-    save_dataset(dataset, candidates, settings, out, checks.dump(), times, source)
-    say_result(dataset, settings, checks, console)
-    return dataset
+    return dataset, candidates, times
 
 
 def check_settings(settings: Settings) -> None:

@@ -101,14 +101,18 @@ def read_interactions(
     bad = bad or BadRows()
     opened = open_table(path, layout, names, (columns.user, columns.item, columns.time))
     columns = log_columns(columns, opened.numbered)
-    table = opened.read((columns.user, columns.item, columns.time))
-    rows = check_rows(table, columns, layout.keep_na)
+    return interactions_of(opened.read((columns.user, columns.item, columns.time)), columns, bad, layout.keep_na)
+
+
+def interactions_of(table: Table, columns: Columns, bad: BadRows, keep_na: bool = False) -> Interactions:
+    """The log in a table; arguments and errors as in ``read_interactions``."""
+    rows = check_rows(table, columns, keep_na)
     times = times_of(rows.times, table.where(columns.time))
-    bad.add(path, rows.malformed, rows.examples, rows.words)
+    bad.add(table.path, rows.malformed, rows.examples, rows.words)
     bad.notes += times.notes
-    bad.skip(path, rows.blank)
+    bad.skip(table.path, rows.blank)
     if not rows.usable.any():
-        raise no_interactions(path)
+        raise no_interactions(table.path)
     ids = (tuple(rows.user_ids.to_pylist()), tuple(rows.item_ids.to_pylist()))
     return Interactions(*ids, rows.users, rows.items, times.values).take(rows.usable)
 
@@ -194,7 +198,7 @@ def read_item_list(
     opened = open_table(path, layout, expected=(columns.title,))
     columns = _item_columns(columns, opened, layout)
     specs = [spec for spec in item_columns if spec.name in opened.names or not found]
-    return _list_of(opened.read, columns, text_columns, specs, bad or BadRows(), layout)
+    return item_list_of(opened.read, columns, text_columns, specs, bad or BadRows(), layout)
 
 
 def read_items_from(
@@ -226,10 +230,10 @@ def read_items_from(
     def read(names: Sequence[str], lists: Sequence[str]) -> Table:
         return joined([table for part in opened for table in part.read(names, lists)], location.path)
 
-    return _list_of(read, columns, text_columns, item_columns, bad, layout)
+    return item_list_of(read, columns, text_columns, item_columns, bad, layout)
 
 
-def _list_of(
+def item_list_of(
     read: Callable[[Sequence[str], Sequence[str]], Table],
     columns: Columns,
     text_columns: Sequence[str],
@@ -237,6 +241,7 @@ def _list_of(
     bad: BadRows,
     layout: Layout,
 ) -> ItemList:
+    """``read_item_list`` of a table that ``read`` gives: names of columns, and of those that may hold lists, to it."""
     kept = [spec.name for spec in specs]
     table = read((columns.item, columns.title, *text_columns, *kept), (*text_columns, *kept))
     items = table.texts(columns.item)

@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
+from delrec_lite.data.frames import FrameKind, frame_of_rows
 from delrec_lite.data.types import Floats, Ints
 from delrec_lite.evaluation.best import best
 from delrec_lite.runtime.engines.states import Refinement
@@ -15,6 +17,8 @@ from delrec_lite.runtime.words.reading import Worded, WordsRead
 
 # What ranked: the model; where nothing of a history is known, words, or else how often each item was chosen.
 MODEL, WORDS, POPULARITY = "model", "words", "popularity"
+# Columns of an answer as a frame, with the names of RecTools.
+FRAME = {"rank": "int32", "item_id": "string", "title": "string", "score": "float", "probability": "double"}
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,10 @@ class Ranking(list[Ranked]):
         super().__init__(items)
         self.skipped, self.basis, self.words = list(skipped), basis, words
 
+    def to_frame(self, to: FrameKind | None = None) -> Any:
+        """A row an item: ``rank``, ``item_id``, ``title``, ``score``, ``probability``; ``to`` as in ``frame_of``."""
+        return frame_of_items(self, to)
+
 
 @dataclass(frozen=True)
 class Recommendation:
@@ -81,6 +89,16 @@ class Recommendation:
     tokens_avoided: int
     words: WordsRead | None = None
     bundle: str = ""
+
+    def to_frame(self, to: FrameKind | None = None) -> Any:
+        """The items as a frame, as ``Ranking.to_frame``."""
+        return frame_of_items(self.items, to)
+
+
+def frame_of_items(items: Sequence[Ranked], to: FrameKind | None = None) -> Any:
+    """Ranked items as a frame of ``to``: ``pandas``, ``polars`` or ``arrow``; default: the first that is installed."""
+    rows = [{"item_id": item.id, **asdict(item)} for item in items]
+    return frame_of_rows(rows, FRAME, to)
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 
+from delrec_lite.data.frames import FrameKind, frame_of_rows
 from delrec_lite.data.types import Bools, Floats, Ints
 from delrec_lite.errors import UsageError
 from delrec_lite.evaluation.best import best
@@ -87,6 +88,11 @@ class Explanation:
     soft_words: list[list[str]]
     milliseconds: float
     words: WordsExplained | None = None
+
+    def to_frame(self, to: FrameKind | None = None) -> Any:
+        """A row for each item of the history: ``title``, ``weight``, ``read``; ``to`` as in ``frame_of``."""
+        columns = {"title": "string", "weight": "double", "read": "bool"}
+        return frame_of_rows([asdict(part) for part in self.contributions], columns, to)
 
 
 def explain(

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from delrec_lite.data.frames import FrameKind, frame_of
+from delrec_lite.data.packages import arrow
 from delrec_lite.errors import StorageError
 from delrec_lite.files import write_atomic
 from delrec_lite.scoring.work import REJECTED, part_name
@@ -17,6 +19,28 @@ RUNNING, DONE = "running", "done"
 # What identifies a run; the rest of its manifest says how far it is.
 IDENTITY = ("bundle", "input", "options")
 _OWN = re.compile(rf"(part-\d{{5,}}\.parquet|{re.escape(MANIFEST)})(\.\d+\.part)?|{re.escape(REJECTED)}")
+
+
+class Scored(dict[str, Any]):
+    """The manifest of a finished run; ``counts`` has ``users``, ``rows``, ``rejected`` and others.
+
+    Attributes:
+        folder: Of its parts.
+    """
+
+    def __init__(self, manifest: Mapping[str, Any], folder: Path) -> None:
+        super().__init__(manifest)
+        self.folder = folder
+
+    def to_frame(self, to: FrameKind | None = None) -> Any:
+        """All recommendations, in memory: ``user_id``, ``rank``, ``item_id``, ``score``.
+
+        Args:
+            to: ``pandas``, ``polars`` or ``arrow``; default: the first that is installed.
+        """
+        pa = arrow()
+        parts = (self.folder / part_name(number) for number in range(self["counts"]["parts"]))
+        return frame_of(pa.concat_tables(pa.parquet.read_table(part) for part in parts), to)
 
 
 def made(folder: Path) -> set[str] | None:

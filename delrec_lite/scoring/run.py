@@ -29,6 +29,7 @@ from delrec_lite.scoring.folder import (
     RUNNING,
     WHAT,
     WORK,
+    Scored,
     check_same,
     made,
     missing_parts,
@@ -98,7 +99,7 @@ def score(
     engine: str = "local",
     workers: int | None = None,
     console: Console = QUIET,
-) -> dict[str, Any]:
+) -> Scored:
     """Recommend items to all users of an input.
 
     Args:
@@ -112,7 +113,7 @@ def score(
         console: Shows progress.
 
     Returns:
-        The manifest, its ``counts`` with ``users``, ``rows``, ``rejected`` and others.
+        The manifest, its ``counts`` with ``users``, ``rows``, ``rejected`` and others; ``to_frame`` reads the parts.
 
     Raises:
         BundleError: The bundle cannot be opened, or another one takes its place while this runs.
@@ -217,7 +218,7 @@ def _score_missing(
         engine(scorer, target / WORK, target, missing, min(workers, len(missing)), count)
 
 
-def _finish(target: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+def _finish(target: Path, manifest: dict[str, Any]) -> Scored:
     if manifest["state"] != DONE:
         parts = (target / part_name(number) for number in range(manifest["counts"]["parts"]))
         rows = sum(arrow().parquet.read_metadata(part).num_rows for part in parts)
@@ -225,7 +226,7 @@ def _finish(target: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         write_manifest(target, manifest)
     with suppress(FileNotFoundError):
         shutil.rmtree(target / WORK)
-    return manifest
+    return Scored(manifest, target)
 
 
 def _digest(items: Sequence[str]) -> dict[str, Any]:

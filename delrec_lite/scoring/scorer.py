@@ -66,6 +66,7 @@ class Scorer:
         fused: As in ``Recommender.load``.
         exact: As in ``Recommender.load``.
         fingerprint: What ``bundle_fingerprint`` must give where the bundle is opened; empty: anything.
+        opened: A recommender of the bundle, to use it instead of opening another; its caller closes it.
 
     Raises:
         UsageError: ``k`` is no whole number above 0, or there is a list of candidates without any.
@@ -87,6 +88,7 @@ class Scorer:
         fused: bool | None = None,
         fingerprint: str = "",
         exact: bool = False,
+        opened: "Recommender | None" = None,
     ) -> None:
         self.bundle, self.k, self.threads = os.fspath(bundle), check_k(k), threads
         self.candidates = None if candidates is None else tuple(candidates)
@@ -94,6 +96,8 @@ class Scorer:
         self.user, self.history, self.quant, self.fused, self.fingerprint = user, history, quant, fused, fingerprint
         self.exact = exact
         self.where, self.dropped = where, 0
+        if opened is not None:
+            self.recommender = opened
         if self.candidates == ():
             raise UsageError("there are no candidates", "give at least one, or no list, to rank the whole catalogue")
 
