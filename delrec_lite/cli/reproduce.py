@@ -1,7 +1,7 @@
 """`delrec-lite reproduce`: makes the committed figures again and compares them."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
