@@ -12,6 +12,7 @@ class Killed(Exception):
 def killed_then_resumed(monkeypatch, step, train):
     """Call ``train`` until the checkpoint of ``step`` is written, then again to the end; returns what it returns."""
     monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(loop, "WRITING_SHARE", 0.0)
     save = loop._save
 
     def save_then_die(out, named, optimiser, means, saved_step, *rest):

@@ -84,7 +84,7 @@ def test_one_record_is_pulled_prepared_and_named_in_a_recipe(shop, tiny_base, tm
 
 def test_a_name_that_cannot_be_pulled_is_refused_where_the_recipe_is_read(shop):
     for text in ("name: r\ndata: {name: lamps}\n", "name: r\ndata: {name: smollm2-135m-instruct}\n"):
-        with pytest.raises(ConfigError, match=r"data: .*not a data set to pull: use one of ml-100k, or set folder"):
+        with pytest.raises(ConfigError, match=r"data: .*not a data set to pull: use one of ml-100k, ml-1m, or set"):
             parse(text, "r.yaml")
     assert parse("name: r\ndata: {name: mine, folder: data/mine}\n", "r.yaml").data.name == "mine"
     register_dataset(shop)
@@ -94,7 +94,7 @@ def test_a_name_that_cannot_be_pulled_is_refused_where_the_recipe_is_read(shop):
         find("lamps")
     with pytest.raises(UsageError, match="is a model, not a data set") as caught:
         find_dataset("smollm2-135m-instruct")
-    assert caught.value.hint == "one of ml-100k"
+    assert caught.value.hint == "one of ml-100k, ml-1m"
 
 
 @pytest.mark.parametrize(
@@ -126,4 +126,4 @@ def test_the_data_set_of_an_installed_package_is_known_to_the_command(tmp_path):
     command = [sys.executable, "-m", "delrec_lite", "prepare", "nonsense"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == UsageError.exit_code
-    assert "ml-100k, shop-installed" in " ".join(done.stderr.split())
+    assert "ml-100k, ml-1m, shop-installed" in " ".join(done.stderr.split())

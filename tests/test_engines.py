@@ -329,7 +329,7 @@ def test_auto_takes_the_first_that_reads_the_bundle_and_is_installed(bundle, sin
         opened(single_format_bundles[1], "llama.cpp")
     with pytest.raises(UsageError, match="no engine 'tensor'") as unknown:
         opened(bundle.folder, "tensor")
-    assert unknown.value.hint == "one of llama.cpp, onnxruntime, decay"
+    assert unknown.value.hint == "one of llama.cpp, onnxruntime, decay, llama.cpp without items"
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
     assert [opened(path) for path in (bundle.folder, single_format_bundles[0])] == ["OnnxEngine", "DecayEngine"]
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

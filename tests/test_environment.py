@@ -105,7 +105,8 @@ import importlib, os, pkgutil
 before = dict(os.environ)
 for package in {packages!r}:
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__, package + "."):
-        if not module.name.endswith("__main__"):
+        # The last runs in RecTools' own environment.
+        if not module.name.endswith(("__main__", "rectools_process")):
             importlib.import_module(module.name)
             changed = {{name for name in set(before) | set(os.environ) if before.get(name) != os.environ.get(name)}}
             assert not changed, (module.name, changed)

@@ -34,7 +34,7 @@ def test_the_images_are_not_root_and_listen_where_they_say():
 def test_the_build_context_holds_what_is_installed_and_nothing_else(tmp_path):
     copy_context(ROOT, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
-        *("pyproject.toml", "constraints.txt", "README.md", "delrec_lite", "export", "bench"),
+        *("pyproject.toml", "constraints.txt", "README.md", "LICENSE", "delrec_lite", "export", "bench"),
     }
     assert (tmp_path / "delrec_lite" / "server" / "static" / "index.html").is_file()
     project = tomllib.loads((tmp_path / "pyproject.toml").read_text())

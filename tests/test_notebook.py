@@ -36,7 +36,7 @@ def test_no_cell_fails(tmp_path):
     nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
     pytest.importorskip("ipykernel", reason="ipykernel is not installed")
     nbformat = pytest.importorskip("nbformat")
-    notebook = nbformat.from_dict({**COMMITTED, "cells": [{**cell} for cell in COMMITTED["cells"]]})
+    notebook = nbformat.read(NOTEBOOK, 4)
     client = nbclient.NotebookClient(
         notebook, timeout=SECONDS, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
     )

@@ -22,6 +22,7 @@ from delrec_lite.training import distill as stage1
 from delrec_lite.training import finetune as stage2
 from delrec_lite.training import tasks
 from delrec_lite.training.adapters import load_finetuned, merge_deltas
+from delrec_lite.training.catalogue_loss import CatalogueLoss
 from tests.families import family
 from tests.tiny import context, dataset
 
@@ -238,5 +239,7 @@ def test_nf4_still_learns_after_scoring(tiny_base, tmp_path):
     for p, q in zip(before.parameters(), plain_copy(model.lm).parameters(), strict=True):
         assert torch.equal(p, q)
     model.soft.requires_grad_(True)
-    tasks.pattern_loss(context(model, prompts, tmp_path), list(dataset().train()[:3]), DistillSection()).backward()
+    stage, recipe = context(model, prompts, tmp_path), DistillSection()
+    loss = CatalogueLoss(stage, recipe.tokens_per_step, recipe.seed)
+    tasks.pattern_loss(stage, loss, list(dataset().train()[:3]), 0, recipe).backward()
     assert model.soft.grad.norm() > 0

@@ -139,7 +139,7 @@ def test_the_page_of_a_run(folder, tmp_path):
     assert f"{hits:.3f}" in said
     assert parsed.tags.count("h2") == 6
     assert parsed.tags.count("caption") == parsed.tags.count("table") > 8
-    assert parsed.tags.count("figure") == parsed.tags.count("svg") == 3
+    assert parsed.tags.count("figure") == parsed.tags.count("svg") == 2
     assert all(label for tag, name, label in parsed.attributes if name == "aria-label")
 
 

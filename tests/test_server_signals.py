@@ -147,7 +147,7 @@ def test_a_reload_that_fails_in_any_way_is_refused_in_one_line(tmp_path, monkeyp
 def test_a_public_address_without_a_key_is_warned_of(host, key, warns, caplog):
     class Served:
         class bundle:  # noqa: N801
-            name = "tiny"
+            name, source = "tiny", None
 
     with _listen(host, 0) as listening, caplog.at_level("INFO", "delrec_lite.server"):
         _announce(listening, Served, Settings(host=host, key=key))

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ class CatalogueLoss:
         self.softmax: Softmax = "full"
         if context.prompts.format.ranks_catalogue:
             self.softmax = chosen_softmax(context.softmax, len(context.dataset.catalog), positions)
-        if self.softmax != "full" and not isinstance(context.teacher, Teacher | Ensemble):
+        if self.softmax != "full" and _has_a_model(context.teacher):
             raise ConfigError(
                 f"finetune.teacher_recipe scores the whole catalogue, but the softmax is computed {self.softmax}",
                 "set model.softmax: full, or leave teacher_recipe out",
@@ -51,9 +51,7 @@ class CatalogueLoss:
 
     @property
     def _fitted(self) -> Teacher | Ensemble:
-        teacher = self._context.teacher
-        assert isinstance(teacher, Teacher | Ensemble)  # refused above
-        return teacher
+        return cast(Teacher | Ensemble, self._context.teacher)  # others are refused above
 
     def draw(self, step: int) -> Draw:
         """The negatives of a step, of a sampled softmax."""
@@ -147,6 +145,10 @@ class CatalogueLoss:
                 dropped = SoftTargets(self._fitted, inputs, temperature, states.device)
             terms["together"] = first_of(logits + sample.without_weights(dropped.sampled(sample)))
         return terms
+
+
+def _has_a_model(teacher: Teacher | Mixture) -> bool:
+    return isinstance(teacher, Mixture) and not isinstance(teacher, Ensemble)
 
 
 def teacher_distribution(teacher: Teacher | Mixture, inputs: Sequence[Ints], temperature: float) -> Any:
