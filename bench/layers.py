@@ -6,7 +6,6 @@ an interrupted call continues, and one that is made again measures the times alo
 """
 
 import argparse
-import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -23,7 +22,6 @@ from delrec_lite.console import Console
 from delrec_lite.evaluation.table import compare_all, rows_for
 from delrec_lite.pipeline.rows import training_precision
 from delrec_lite.pipeline.run import Run
-from delrec_lite.pipeline.stage import DONE
 from delrec_lite.plots import svg
 from delrec_lite.provenance import stamp
 from delrec_lite.runtime.recommender import Recommender
@@ -44,19 +42,19 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-def run_with(recipe: Recipe, layers: str, runs: Path, console: Console) -> Run:
-    """A run of the recipe with these layers of its base, in a folder of their own; shipped teachers are used."""
+def run_with(recipe: Recipe, layers: str, runs: Path, console: Console, shared: Sequence[Path]) -> Run:
+    """A run of the recipe with these layers of its base, in a folder of their own; shipped teachers are used.
+
+    Args:
+        recipe: Whose other settings are used.
+        layers: As in ``model.layers``.
+        runs: Folder of the folders.
+        console: Shows each stage.
+        shared: Folders of runs whose stages that do not depend on layers are taken.
+    """
     dump = recipe.model_dump(mode="json", exclude_unset=True)
     dump.setdefault("model", {})["layers"] = layers
-    return Run(Recipe.model_validate(dump), runs / f"layers-{layers}", console, shipped=True)
-
-
-def share_teachers(first: Run, other: Run) -> None:
-    """Copy the finished stages that do not depend on layers."""
-    for stage in ("prepare", "text", "teacher"):
-        source, target = first.folder / stage, other.folder / stage
-        if (source / DONE).is_file() and not target.exists():
-            shutil.copytree(source, target)
+    return Run(Recipe.model_validate(dump), runs / f"layers-{layers}", console, shared=shared)
 
 
 def cold_milliseconds(bundles: dict[str, Path], repeats: int) -> dict[str, list[float]]:
@@ -97,12 +95,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     started, console, recipe = stamp(), Console("human"), load_recipe(options.recipe)
     ranks, training, bundles, megabytes = {}, {}, {}, {}
-    first: Run | None = None
+    shared: list[Path] = []
     for name in options.layers.split(","):
-        run = run_with(recipe, name, options.runs, console)
-        first = first or run
-        first.teacher()
-        share_teachers(first, run)
+        run = run_with(recipe, name, options.runs, console, shared)
+        shared = shared or [run.folder]
         ranks[name] = training_precision(run)
         training[name] = {stage: run.stages[stage].seconds for stage in ("distill", "finetune")}
         run.export()

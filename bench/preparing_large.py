@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
+from delrec_lite.bench.process_tree import descendants_of
 from delrec_lite.bench.script import script_parser, write_json
 from delrec_lite.data.memory import parse_memory
 from delrec_lite.files import check_folder
@@ -80,17 +81,9 @@ def measure(log: Path, titles: Path, out: Path, memory: str, test_users: int) ->
 
 def _watch(process: int, peaks: list[int]) -> None:
     """Note the resident memory of a process and its children, while it runs."""
-    while (together := sum(map(_resident, _family(process)))) > 0:
+    while (together := sum(map(_resident, [process, *descendants_of(process)]))) > 0:
         peaks[0] = max(peaks[0], together)
         time.sleep(0.05)
-
-
-def _family(process: int) -> list[int]:
-    try:
-        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    except OSError:
-        children = []
-    return [process, *(other for child in children for other in _family(int(child)))]
 
 
 def _resident(process: int) -> int:

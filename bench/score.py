@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from delrec_lite.bench.faults import build, compiler
+from delrec_lite.bench.process_tree import children_of
 from delrec_lite.bench.script import script_parser, write_json
 from delrec_lite.bench.workloads import requests_of
 from delrec_lite.data.packages import arrow
@@ -91,7 +92,7 @@ class Run:
 
     def _watch(self) -> None:
         while self.process.poll() is None:
-            processes = [self.process.pid, *workers_of(self.process.pid)]
+            processes = [self.process.pid, *children_of(self.process.pid)]
             self.peak = max(self.peak, sum(map(proportional_bytes, processes)))
             time.sleep(0.2)
 
@@ -115,15 +116,6 @@ class Run:
             "said": (errors.strip().splitlines() or [""])[-1],
             "errors": errors,
         }
-
-
-def workers_of(process: int) -> list[int]:
-    """Child processes of a process; none where Linux does not say."""
-    try:
-        lists = [path.read_text() for path in Path(f"/proc/{process}/task").glob("*/children")]
-    except OSError:
-        return []
-    return [int(number) for text in lists for number in text.split()]
 
 
 def proportional_bytes(process: int) -> int:
@@ -202,7 +194,7 @@ def faults(bundle: Path, users: Path, work: Path, words: Sequence[str], expected
 
     killed = Run(bundle, users, work / "worker", *words)
     killed.wait_for_part()
-    for worker in workers_of(killed.process.pid)[:1]:
+    for worker in children_of(killed.process.pid)[:1]:
         os.kill(worker, signal.SIGKILL)
     again("worker killed -9", killed)
     for name, number in (("command killed -9", signal.SIGKILL), ("Ctrl-C", signal.SIGINT)):

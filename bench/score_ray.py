@@ -15,7 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from delrec_lite.bench.score import Run, rows_in, whole, workers_of, write_users
+from delrec_lite.bench.process_tree import descendants_of
+from delrec_lite.bench.score import Run, rows_in, whole, write_users
 from delrec_lite.bench.script import script_parser, write_json
 from delrec_lite.errors import DelrecError, MissingPackageError, install_line
 from delrec_lite.provenance import stamp
@@ -26,10 +27,8 @@ ACTOR = "MapWorker"
 
 def actors_of(process: int) -> list[int]:
     """The actors that score, among the descendants of a process."""
-    found, waiting = [], workers_of(process)
-    while waiting:
-        child = waiting.pop()
-        waiting += workers_of(child)
+    found = []
+    for child in descendants_of(process):
         try:
             name = Path(f"/proc/{child}/cmdline").read_bytes().decode(errors="replace")
         except OSError:

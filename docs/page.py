@@ -6,8 +6,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +17,33 @@ DIVERSITY = 0.3
 
 
 @contextmanager
-def serving(bundle: Path) -> Iterator[str]:
-    """The address of a server of a bundle."""
-    program = Path(sys.executable).parent / "delrec-lite"
-    command = [program, "serve", bundle, "--port", "0"]
+def announced(command: Sequence[str | Path], address_in: Callable[[str], str | None], name: str) -> Iterator[str]:
+    """The address that a server says.
+
+    Args:
+        command: Starts it.
+        address_in: The address in a line of its standard error; None: it is in another one.
+        name: Of the server, for the error.
+    """
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
         said = []
         try:
             for line in server.stderr:
                 said.append(line)
-                if '"address"' in line:
-                    yield json.loads(line)["address"]
+                if address := address_in(line):
+                    yield address
                     return
-            sys.exit("the server ended:\n" + "".join(said))
+            sys.exit(f"{name} ended:\n" + "".join(said))
         finally:
             server.terminate()
+
+
+def serving(bundle: Path) -> AbstractContextManager[str]:
+    """The address of a server of a bundle."""
+    program = Path(sys.executable).parent / "delrec-lite"
+    command = [program, "serve", bundle, "--port", "0"]
+    return announced(command, lambda line: json.loads(line)["address"] if '"address"' in line else None, "the server")
 
 
 @contextmanager

@@ -10,8 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -48,22 +47,16 @@ def train(folder: Path) -> Path:
     return folder / "runs" / "ring-sweep" / "tensorboard"
 
 
-@contextmanager
-def tensorboard(logs: Path) -> Iterator[str]:
+def tensorboard(logs: Path) -> AbstractContextManager[str]:
     """The address of TensorBoard over these logs."""
+    from page import announced
+
+    def address_in(line: str) -> str | None:
+        found = re.search(r"http://\S+", line)
+        return found[0].replace("(Press", "") if found else None
+
     command = [BIN / "tensorboard", "--logdir", logs, "--port", "0", "--load_fast", "false"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
-        assert server.stderr is not None
-        said = []
-        try:
-            for line in server.stderr:
-                said.append(line)
-                if address := re.search(r"http://\S+", line):
-                    yield address[0].replace("(Press", "")
-                    return
-            sys.exit("TensorBoard ended:\n" + "".join(said))
-        finally:
-            server.terminate()
+    return announced(command, address_in, "TensorBoard")
 
 
 def main(arguments: list[str] | None = None) -> None:

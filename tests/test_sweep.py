@@ -1,16 +1,15 @@
 """A sweep trains every combination, shares what is the same, resumes, and compares on validation users."""
 
 import json
-import sys
 
 import pytest
 import yaml
 
-from delrec_lite.cli import app as cli
 from delrec_lite.console import Console
 from delrec_lite.data.types import Dataset
 from delrec_lite.errors import DelrecError, StorageError
 from delrec_lite.pipeline.run import Run
+from tests import command
 from tests.strangers import snapshot
 
 
@@ -22,14 +21,7 @@ def train(tiny_run, tmp_path, capsys):
 
     def call(*options, json_output=True):
         words = ["train", path, "--runs", tmp_path / "runs", *options, *(["--json"] if json_output else [])]
-        before, sys.argv = sys.argv, ["delrec-lite", *map(str, words)]
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        finally:
-            sys.argv = before
+        code = command.call(*words)
         out = capsys.readouterr()
         return code, json.loads(out.out) if json_output and out.out else out.out, out.err
 

@@ -6,13 +6,13 @@ import sys
 import pytest
 import yaml
 
-from delrec_lite.cli import app as cli
 from delrec_lite.config import load_recipe
 from delrec_lite.data.types import Dataset
 from delrec_lite.errors import ConfigError, DelrecError, MissingPackageError, StorageError, UsageError
 from delrec_lite.tuning import study
 from delrec_lite.tuning.budget import Budget, parse_time
 from delrec_lite.tuning.space import Choices, Interval, default_space, read_space
+from tests import command
 from tests.strangers import snapshot
 
 
@@ -24,14 +24,7 @@ def call(tiny_run, tmp_path, capsys):
 
     def run(verb, *options):
         words = [verb, path, "--runs", tmp_path / "runs", "--json", *options]
-        before, sys.argv = sys.argv, ["delrec-lite", *map(str, words)]
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        finally:
-            sys.argv = before
+        code = command.call(*words)
         out = capsys.readouterr()
         return code, json.loads(out.out) if out.out else None, out.err
 

@@ -1,7 +1,6 @@
 """A trained model as a teacher of another one: its distribution after each item, behind the contract of teachers."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -30,10 +29,6 @@ class ModelTeacher:
     def scores(self, histories: Sequence[Ints]) -> Floats:
         """See ``Teacher.scores``."""
         return score_all(self._model, self._prompts, histories, self._max_history)
-
-    def dropping_out(self) -> AbstractContextManager[None]:
-        """See ``Teacher.dropping_out``: nothing is dropped here."""
-        return nullcontext()
 
     @torch.no_grad()
     def sequence_scores_many(self, sequences: Sequence[Ints]) -> list[Floats]:

@@ -18,8 +18,8 @@ from delrec_lite.evaluation.metrics import NAMES, Ranks
 from delrec_lite.evaluation.setting import PROTOCOLS, Setting
 from delrec_lite.evaluation.significance import interval, paired_test
 from delrec_lite.evaluation.table import aligned, protocols_of, values_of
-from delrec_lite.files import check_file, write_atomic
-from delrec_lite.pipeline.folder import RECIPE, check_run, write_recipe
+from delrec_lite.files import write_atomic
+from delrec_lite.pipeline.folder import RECIPE, check_run, check_study, write_recipe
 from delrec_lite.pipeline.rows import training_precision
 from delrec_lite.pipeline.run import Run
 from delrec_lite.pipeline.stage import DONE
@@ -129,7 +129,7 @@ def ablate(
         raise UsageError("no seed", "give at least one")
     chosen = [name for name in VARIANTS if name in variants or name == FULL_METHOD]
     folder = runs / f"{recipe.name}-ablation"
-    _check_folder(folder)
+    check_study(folder / REPORT, "ablation", _REPORT_KEYS, folder / TABLE, f"{SHARED}/{RECIPE}")
     shared = Run(recipe.model_copy(update={"name": SHARED}), folder, console, shipped=False)
     recipe = recipe.model_copy(update={"data": shared.recipe.data})  # with the data set's own settings
     shared.teacher()
@@ -147,20 +147,6 @@ def ablate(
     ablation = Ablation(rows, shared.setting)
     _write(folder, recipe, seeds, ablation, ranks, precisions, expected)
     return ablation
-
-
-def _check_folder(folder: Path) -> None:
-    """Check that a folder is absent, empty or an ablation.
-
-    Raises:
-        StorageError: It holds something else.
-        UsageError: The same.
-    """
-    check_file(folder / REPORT, "ablation", _REPORT_KEYS)
-    if not (folder / REPORT).exists():
-        check_file(folder / TABLE, "table of an ablation")
-        if not (folder / SHARED / RECIPE).is_file():
-            check_run(folder)
 
 
 def _run(recipe: Recipe, name: str, seed: int, shared: Run, folder: Path, console: Console) -> Run:

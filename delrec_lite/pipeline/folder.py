@@ -1,7 +1,7 @@
 """`RunFolder`: the folder of a run; a lock lets one process at a time work in it."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import wraps
 from pathlib import Path
@@ -11,7 +11,7 @@ import yaml
 
 from delrec_lite.config import Recipe
 from delrec_lite.errors import UsageError
-from delrec_lite.files import remove_files, write_atomic
+from delrec_lite.files import check_file, remove_files, write_atomic
 from delrec_lite.locks import locked
 from delrec_lite.pipeline.generations import clear_updates
 from delrec_lite.pipeline.stage import KEY, FinishedStage, clear_stage, is_done
@@ -45,6 +45,27 @@ def with_lock(method: Callable[Concatenate[Folder, P], T]) -> Callable[Concatena
             return method(self, *args, **kwargs)
 
     return locking
+
+
+def check_study(report: Path, kind: str, keys: Sequence[str], table: Path, member: str) -> None:
+    """Check that a folder is absent, empty or what several runs and a report of them make it.
+
+    Args:
+        report: Its JSON file.
+        kind: What it is, for errors: ``sweep``.
+        keys: Of the report.
+        table: Its Markdown file.
+        member: A file that it has before there is a report, as a pattern in the folder.
+
+    Raises:
+        StorageError: It holds something else.
+        UsageError: The same.
+    """
+    check_file(report, kind, keys)
+    if not report.exists():
+        check_file(table, f"table of {'an' if kind[0] in 'aeiou' else 'a'} {kind}")
+        if not any(path.is_file() for path in report.parent.glob(member)):
+            check_run(report.parent)
 
 
 def check_run(folder: Path) -> None:

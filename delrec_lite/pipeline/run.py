@@ -1,7 +1,7 @@
 """`Run`: the stages of a recipe, each computed at most once, and their data."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -309,7 +309,7 @@ class Run(StageCache):
         _ = self._machine_fits
         context, other = self.context(self.models.distilled(precision), folder), self.teaching
         if other is not None:
-            context = context.with_teacher(second_teacher(self, self.models, other, other.models))
+            context = replace(context, teacher=second_teacher(self, self.models, other, other.models))
         return asdict(finetune(context, self.recipe.finetune))
 
     @cached_property

@@ -13,8 +13,8 @@ from delrec_lite.config import Recipe
 from delrec_lite.console import Console
 from delrec_lite.errors import DataError, DelrecError, OutOfMemoryError
 from delrec_lite.evaluation.table import aligned
-from delrec_lite.files import check_file, write_atomic
-from delrec_lite.pipeline.folder import RECIPE, check_run
+from delrec_lite.files import write_atomic
+from delrec_lite.pipeline.folder import RECIPE, check_study
 from delrec_lite.pipeline.run import Run
 from delrec_lite.pipeline.validation import MODELS, deciding, validated
 from delrec_lite.processes import current
@@ -77,7 +77,7 @@ def sweep(
         The trials, in the order of the grid. One whose training failed has an ``error``.
     """
     folder = runs / f"{recipes[0][0].name}-sweep"
-    _check_folder(folder)
+    check_study(folder / REPORT, "sweep", _REPORT_KEYS, folder / TABLE, f"*/{RECIPE}")
     named = [(recipe.model_copy(update={"name": trial_name(recipe)}), keys) for recipe, keys in recipes]
     shared = [runs / recipes[0][0].name, *(folder / recipe.name for recipe, _ in named)]
     # All at once, so that a fresh trial copies no stage of an earlier call.
@@ -124,20 +124,6 @@ def _tried(run: Run, values: dict[str, Any], stage: str, console: Console) -> Tr
     console.track("validation", 0, {name.replace(" ", "_"): value for name, value in figures.items()})
     seconds = round(sum(run.stages[name].seconds for name in run.stages if name in (*MODELS, "text")), 1)
     return Trial(run.recipe.name, values, figures, deciding(run, figures), seconds)
-
-
-def _check_folder(folder: Path) -> None:
-    """Check that a folder is absent, empty or a sweep.
-
-    Raises:
-        StorageError: It holds something else.
-        UsageError: The same.
-    """
-    check_file(folder / REPORT, "sweep", _REPORT_KEYS)
-    if not (folder / REPORT).exists():
-        check_file(folder / TABLE, "table of a sweep")
-        if not any(folder.glob(f"*/{RECIPE}")):
-            check_run(folder)
 
 
 def _write(folder: Path, recipe: Recipe, stage: str, trials: Sequence[Trial]) -> None:

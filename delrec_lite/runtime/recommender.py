@@ -283,8 +283,7 @@ class Recommender:
             raise UsageError("candidates and histories do not fit", "give as many candidates for each of the histories")
         if self.bundle.prompt.format.ranks_catalogue:
             return np.take_along_axis(self.engine.scores(read), np.array(among, np.int64), 1)
-        requests = zip(read, among, strict=True)
-        return np.stack([self.engine.score_candidates(history, items)[0] for history, items in requests])
+        return np.stack([self.engine.score_candidates(h, listed)[0] for h, listed in zip(read, among, strict=True)])
 
     def entries(
         self, history: Titles, allow_new: bool = False, on_unknown: OnUnknown = "skip"

@@ -1,7 +1,7 @@
 """Several teachers as one: the mean of their distributions, and their concatenated item vectors."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
 import numpy as np
@@ -16,9 +16,6 @@ class Scorer(Protocol):
     """A part of the target: a teacher, an ensemble, or a trained model."""
 
     items: int
-
-    def dropping_out(self) -> AbstractContextManager[None]:
-        """See ``Teacher.dropping_out``."""
 
     def scores(self, histories: Sequence[Ints]) -> Floats:
         """See ``Teacher.scores``."""
@@ -47,14 +44,6 @@ class Mixture:
         scores_by_member = [member.sequence_scores_many(sequences) for member in self._members]
         return [_mixture(member_scores) for member_scores in zip(*scores_by_member, strict=True)]
 
-    @contextmanager
-    def dropping_out(self) -> Iterator[None]:
-        """See ``Teacher.dropping_out``."""
-        with ExitStack() as stack:
-            for member in self._members:
-                stack.enter_context(member.dropping_out())
-            yield
-
 
 class Ensemble(Mixture):
     """Fitted teachers, which score like a single ``Teacher``.
@@ -66,6 +55,14 @@ class Ensemble(Mixture):
     def __init__(self, members: Sequence[Teacher]) -> None:
         super().__init__(members)
         self.members = tuple(members)
+
+    @contextmanager
+    def dropping_out(self) -> Iterator[None]:
+        """See ``Teacher.dropping_out``."""
+        with ExitStack() as stack:
+            for member in self.members:
+                stack.enter_context(member.dropping_out())
+            yield
 
     def item_vectors(self) -> Floats:
         """The members' item vectors, with equal mean norms, concatenated: float32 ``[items, sum of widths]``."""

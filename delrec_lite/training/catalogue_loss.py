@@ -97,7 +97,7 @@ class CatalogueLoss:
             if "first" in wanted:
                 terms["first"] = F.cross_entropy(scores, known.argmax(1))
         if "together" in wanted:
-            with teacher.dropping_out():
+            with self._fitted.dropping_out():
                 together = scores + teacher_distribution(teacher, inputs, temperature).to(scores.device)
             terms["together"] = F.cross_entropy(together, targets)
         return terms
@@ -119,7 +119,7 @@ class CatalogueLoss:
         if "first" in wanted and known is not None:
             terms["first"] = (sums.logsumexp - (states * rows[known.first()]).sum(1)).mean()
         if "together" in wanted:
-            with self._context.teacher.dropping_out():
+            with self._fitted.dropping_out():
                 dropped = SoftTargets(self._fitted, inputs, temperature, states.device)
             joint = sums_over_blocks(states, rows, dropped.log_probs).joint
             terms["together"] = (joint - of_targets - dropped.of(targets)).mean()
@@ -141,7 +141,7 @@ class CatalogueLoss:
             if "first" in wanted:
                 terms["first"] = F.cross_entropy(logits, sample.without_weights(known).argmax(1))
         if "together" in wanted:
-            with self._context.teacher.dropping_out():
+            with self._fitted.dropping_out():
                 dropped = SoftTargets(self._fitted, inputs, temperature, states.device)
             terms["together"] = first_of(logits + sample.without_weights(dropped.sampled(sample)))
         return terms

@@ -1,6 +1,6 @@
 """The inputs of both training stages: the model, its prompts, the teacher, the data and the output folder."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from delrec_lite.config import OptimSection
@@ -41,10 +41,6 @@ class TrainingContext:
     console: Console
     softmax: Softmax = "auto"
     negatives: int = NEGATIVES
-
-    def with_teacher(self, teacher: Teacher | Mixture) -> "TrainingContext":
-        """The same with another teacher."""
-        return replace(self, teacher=teacher)
 
     @property
     def m(self) -> int:
