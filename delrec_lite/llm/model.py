@@ -83,10 +83,7 @@ class ItemLM(nn.Module):
         self.soft = nn.Parameter(rows[initial].float().clone())
         self._soft_index: Any = None  # soft-token index at each position of the rows being computed
         if deep:
-            layers = self.body.layers[FIRST_DEEP:]
-            self.deep = nn.Parameter(torch.zeros(len(layers), soft, hidden, device=rows.device))
-            for n, layer in enumerate(layers):
-                layer.register_forward_pre_hook(partial(self._add_deep_prompt, n))
+            self.deepen()
         self.offset_in = nn.Parameter(torch.zeros_like(self.titles_out))
         self.offset_out = nn.Parameter(torch.zeros_like(self.titles_out))
         self.log_scale = nn.Parameter(torch.zeros((), device=rows.device))
@@ -100,6 +97,13 @@ class ItemLM(nn.Module):
         # In training, shares of dropped numbers of the items' input vectors and of the states that are read.
         self.item_dropout, self.state_dropout = 0.0, 0.0
         self._counts: Any = None  # in training, 1 for items whose offsets count, float32 ``[items, 1]``; None: all
+
+    def deepen(self) -> None:
+        """Give the soft tokens vectors in each layer too, initially zero: the model answers as before."""
+        layers = self.body.layers[FIRST_DEEP:]
+        self.deep = nn.Parameter(self.soft.new_zeros(len(layers), *self.soft.shape))
+        for n, layer in enumerate(layers):
+            layer.register_forward_pre_hook(partial(self._add_deep_prompt, n))
 
     @torch.no_grad()
     def start_from(self, vectors: Any, trained: Any) -> None:

@@ -11,6 +11,7 @@ from delrec_lite.config import load_recipe
 from delrec_lite.console import QUIET
 from delrec_lite.errors import DataError
 from delrec_lite.files import listed_files, put_in_place, sha256_of, write_atomic, writing
+from delrec_lite.pipeline.compact import shrink
 from delrec_lite.pipeline.reference import FILE, SCHEMA
 from delrec_lite.pipeline.run import Run
 from delrec_lite.pipeline.stage import FinishedStage
@@ -20,7 +21,7 @@ _NOT_SHIPPED = {"done.json", "key.json", "README.md"}  # the last is PEFT's empt
 
 
 def pack(run: Run, target: Path) -> None:
-    """Write the trained stages of a finished ``Run`` to ``target``, matrices in half precision.
+    """Write the trained stages of a finished ``Run`` to ``target``, matrices in eight bits.
 
     A stage that is a copy of shipped weights is packed with the figures and seconds of its training.
 
@@ -44,8 +45,8 @@ def _pack(run: Run, stages: Mapping[str, FinishedStage], target: Path) -> None:
     for name, stage in stages.items():
         skipped = shutil.ignore_patterns(*_NOT_SHIPPED)
         shutil.copytree(stage.folder, target / name, ignore=skipped)
-    for path in (target / "finetune").rglob("*.safetensors"):
-        _halve(path)
+    for path in target.rglob("*.safetensors"):
+        shrink(path)
     _name_base(target / "finetune" / ADAPTER / "adapter_config.json", run.recipe.model.base)
     files = {str(p.relative_to(target)): sha256_of(p) for p in sorted(target.rglob("*")) if p.is_file()}
     text = {
@@ -73,13 +74,6 @@ def _name_base(path: Path, base: str) -> None:
     """Replace the base model's local folder in the adapter's settings by its name."""
     config = json.loads(path.read_text(encoding="utf-8"))
     write_atomic(path, json.dumps({**config, "base_model_name_or_path": base}, indent=2, sort_keys=True) + "\n")
-
-
-def _halve(path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    tensors = {name: t.half() if t.dim() > 1 else t for name, t in load_file(path).items()}
-    save_file(tensors, path, metadata={"format": "pt"})
 
 
 def main(recipe: str, runs: str, target: str) -> None:

@@ -12,6 +12,8 @@ from delrec_lite.config import Recipe
 from delrec_lite.errors import DataError
 from delrec_lite.files import sha256_of
 from delrec_lite.llm.precision_choice import possible_precisions
+from delrec_lite.pipeline.compact import expand
+from delrec_lite.teachers.files import name_weights
 
 SCHEMA = 1
 FILE = "reference.json"
@@ -55,6 +57,9 @@ class Reference:
     def copy(self, stage: str, folder: Path) -> dict[str, Any]:
         """Copy a stage's files to the folder of the run's stage; returns its figures."""
         shutil.copytree(self.folder / stage, folder, dirs_exist_ok=True)
+        for path in folder.rglob("*.safetensors"):
+            if expand(path) and stage == "teacher":
+                name_weights(path.parent)
         shipped_stage = self.stages[stage]
         trained = {} if stage == "teacher" else {"precision": self.precision(stage)}
         return {**shipped_stage["result"], **trained, "shipped": shipped_stage["seconds"]}

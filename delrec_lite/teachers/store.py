@@ -14,10 +14,9 @@ from delrec_lite.errors import BundleError, ConfigError, StorageError
 from delrec_lite.files import sha256_of
 from delrec_lite.teacher_kinds.registry import TEACHERS
 from delrec_lite.teachers.contract import Teacher
+from delrec_lite.teachers.files import CONFIG, DIGEST, WEIGHTS
 
 SCHEMA = 1
-CONFIG = "teacher.json"
-WEIGHTS = "teacher.safetensors"
 _REMEDY = "train it again: delrec-lite train --stage teacher"
 
 
@@ -40,7 +39,7 @@ def save_teacher(teacher: Teacher, folder: Path) -> None:
         part = Path(tempfile.mkdtemp(prefix=".part-", dir=folder))
         save_file(tensors, part / WEIGHTS)
         # A kill between the two renames leaves new weights beside old settings; the digest shows it.
-        text["sha256"] = sha256_of(part / WEIGHTS)
+        text[DIGEST] = sha256_of(part / WEIGHTS)
         (part / CONFIG).write_text(json.dumps(text, indent=2) + "\n", encoding="utf-8")
         (part / WEIGHTS).replace(folder / WEIGHTS)
         (part / CONFIG).replace(folder / CONFIG)
@@ -59,7 +58,7 @@ def load_teacher(folder: Path) -> Teacher:
     """
     text = _settings(folder / CONFIG)
     try:
-        if sha256_of(folder / WEIGHTS) != text.get("sha256"):
+        if sha256_of(folder / WEIGHTS) != text.get(DIGEST):
             raise BundleError(
                 f"{folder / WEIGHTS} is not the file that {CONFIG} beside it names: sha256 differs", _REMEDY
             )
