@@ -150,10 +150,10 @@ def facts(monkeypatch, **changed):
     ("memory", "words"),
     [
         (8 * GB, ""),
-        (2 * GB, "fits with finetune.gradient_accumulation_steps: 4"),
-        (int(1.4 * GB), "fits with finetune.checkpointing: true"),
-        (GB, "at least 1.2 GB"),
-        (GB // 10, "too little to serve"),
+        (GB, "fits with finetune.gradient_accumulation_steps: 4"),
+        (int(0.85 * GB), "fits with finetune.checkpointing: true"),
+        (int(0.7 * GB), "at least 0.8 GB"),
+        (GB // 20, "too little to serve"),
     ],
 )
 def test_doctor_says_what_fits_the_memory(monkeypatch, tmp_path, memory, words):

@@ -10,7 +10,7 @@ import torch
 from delrec_lite import needs
 from delrec_lite.config import load_recipe
 from delrec_lite.errors import DataError, UsageError
-from delrec_lite.pipeline.memory import RecipeCheck, fitting_settings
+from delrec_lite.pipeline.memory import RecipeCheck, fitting_settings, trainings
 from delrec_lite.training.curves import draw_curves
 from delrec_lite.training.plan import (
     CPU_PROCESS,
@@ -150,14 +150,16 @@ def test_the_command_says_what_fits_and_what_was_not_measured():
 
 
 def test_what_doctor_says_is_what_the_plan_computes():
-    shape = SHAPES["smollm2-135m"]
+    recipe = load_recipe("ml-100k-cpu")
+    shape = SHAPES["smollm2-135m"].cut(recipe.model.layers)
+    whole = trainings(recipe, 1349, "fp32")["finetune"]
     for (_, said), tokens, checkpointing in zip(needs.CPU_TRAINING, (800, 400, 800), (False, False, True), strict=True):
-        training = Training(precision="fp32", tokens=tokens, checkpointing=checkpointing)
+        training = replace(whole, tokens=tokens, checkpointing=checkpointing)
         assert said == pytest.approx(CPU_PROCESS + estimate(shape, training, cuda=False).total, rel=0.01)
     for name, said in needs.CARD_LEAST.items():
         assert said == pytest.approx(smallest(SHAPES[name], Training()).total / USABLE, rel=0.01), name
-    recipe = estimate(SHAPES["qwen2.5-1.5b"], Training(precision="nf4")).total / USABLE
-    assert pytest.approx(recipe, rel=0.01) == needs.CARD_RECIPE
+    on_card = estimate(SHAPES["qwen2.5-1.5b"], Training(precision="nf4")).total / USABLE
+    assert pytest.approx(on_card, rel=0.01) == needs.CARD_RECIPE
     assert serving_bytes(shape, 1349) == pytest.approx(needs.SERVING, rel=0.1)
 
 
