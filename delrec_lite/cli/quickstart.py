@@ -16,7 +16,7 @@ from delrec_lite.cli.options import (
     ZeroShotFlag,
 )
 
-EXAMPLE = "Example: `delrec-lite quickstart`, or `delrec-lite quickstart ml-100k-cpu-quick` to train in 25 minutes"
+EXAMPLE = "Example: `delrec-lite quickstart`, or `delrec-lite quickstart ml-100k-cpu-quick` to train in ten minutes"
 
 
 def quickstart(

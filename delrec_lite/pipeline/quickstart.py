@@ -39,7 +39,7 @@ def quickstart(
     if "shipped" in run.finetune().result:
         console.say(
             f"The trained weights came with the package. To train them here: delrec-lite quickstart {recipe.name} "
-            "--train (about an hour on two cores), or delrec-lite quickstart ml-100k-cpu-quick (25 minutes)"
+            "--train (a quarter of an hour on two cores)"
         )
     return run
 
