@@ -208,11 +208,23 @@ def parquet(folder, rows, **kinds):
 
 @pytest.mark.parametrize(
     "kinds",
-    [{}, {"user_id": pyarrow.float64()}, {"timestamp": pyarrow.timestamp("ns")}, {"timestamp": pyarrow.float32()}],
+    [
+        {},
+        {"user_id": pyarrow.float64()},
+        {"timestamp": pyarrow.timestamp("ns")},
+        {"timestamp": pyarrow.float32()},
+    ],
 )
 def test_parquet_of_several_types(tmp_path, kinds):
     table = parquet(tmp_path, rows_of(), **kinds)
     pyarrow.parquet.write_table(table, tmp_path / "log.parquet", row_group_size=100)
+    assert_equal(tmp_path, *both(tmp_path / "log.parquet", tmp_path))
+
+
+def test_times_beyond_int64(tmp_path):
+    rows = [(user, item, time + 2**63) for user, item, time in rows_of()]
+    table = parquet(tmp_path, rows, timestamp=pyarrow.uint64())
+    pyarrow.parquet.write_table(table, tmp_path / "log.parquet")
     assert_equal(tmp_path, *both(tmp_path / "log.parquet", tmp_path))
 
 
@@ -234,12 +246,23 @@ def sources(folder):
         lite.execute("CREATE TABLE orders (u, item_id, at)")
         rows = list(zip(*(table.column(name).to_pylist() for name in table.column_names), strict=True))
         lite.executemany("INSERT INTO orders VALUES (?, ?, ?)", rows)
+        for name in ("order", "my orders"):
+            lite.execute(f'CREATE TABLE "{name}" AS SELECT u AS user_id, item_id, at AS timestamp FROM orders')
     with duckdb.connect(str(folder / "shop.duckdb")) as duck:
-        duck.execute("CREATE TABLE orders AS SELECT * FROM table_") if False else duck.from_arrow(table).create(
-            "orders"
-        )
+        duck.from_arrow(table).create("orders")
     pyarrow.parquet.write_table(table, folder / "whole.parquet")
+    for number, part in enumerate((table.slice(0, 400), table.slice(400))):
+        (spark := folder / "hours" / f"{number}.parquet").mkdir(parents=True)
+        pyarrow.parquet.write_table(part, spark / "part-0.snappy.parquet")
+        (spark / "_SUCCESS").touch()
+    (folder / "hours" / "quiet.csv").write_text("user_id,item_id,timestamp\n")
+    (folder / "hours" / "quiet.jsonl").touch()
     return [
+        folder / "hours",
+        f"{folder}/hours/*",
+        f"sqlite:{folder}/shop.db?order",
+        f'sqlite:{folder}/shop.db?"my orders"',
+        f'sqlite:{folder}/shop.db?-- all of them\nSELECT * FROM main."order"',
         folder / "parts-of-log",
         f"{folder}/parts-of-log/**/*.parquet",
         folder / "saved",
@@ -278,7 +301,13 @@ def test_every_source_gives_the_same_data_set(tmp_path):
         ("sqlite:{0}/none.db?orders", DataError, "no file at"),
         ("sqlite:{0}/shop.db?SELECT absent FROM orders", DataError, "no such column: absent"),
         ("sqlite:{0}/shop.db?orders", DataError, "has no column 'user_id'"),
+        (
+            "sqlite:{0}/shop.db?SELECT user_id, user_id, item_id, 1 AS timestamp FROM 'order'",
+            DataError,
+            "several columns",
+        ),
         ("duckdb:{0}/items.csv?orders", DataError, "cannot read duckdb:"),
+        ("duckdb:{0}/shop.db?orders", DataError, "is an SQLite database"),
         ("duckdb:{0}/shop.duckdb?SELECT * FROM absent", DataError, "absent"),
         (
             "duckdb:{0}/shop.duckdb?SELECT [1] AS user_id, item_id, timestamp FROM orders",
@@ -286,6 +315,10 @@ def test_every_source_gives_the_same_data_set(tmp_path):
             "write them as text",
         ),
         ("{0}/none-*.csv", DataError, "no file matches"),
+        ("https://example.org/log.csv", DataError, "https:// is not read here"),
+        ("mysql://shop?orders", DataError, "mysql:// is not read here"),
+        (" ", DataError, "without a name"),
+        ("{0}/twice.parquet", DataError, "several columns 'user_id'"),
         ("{0}/empty", DataError, "without files to read"),
         ("{0}/absent.csv", DataError, "no file at"),
         ("{0}/damaged", DataError, "a.parquet"),
@@ -297,6 +330,9 @@ def test_places_that_cannot_be_read_are_one_clear_error(tmp_path, place, code, s
     (tmp_path / "damaged").mkdir()
     whole = (tmp_path / "whole.parquet").read_bytes()
     (tmp_path / "damaged" / "a.parquet").write_bytes(whole[:1000] + b"\0" * 400 + whole[1400:])
+    names = ["user_id", "user_id", "item_id", "timestamp"]
+    twice = pyarrow.Table.from_arrays([pyarrow.array([1])] * 4, names)
+    pyarrow.parquet.write_table(twice, tmp_path / "twice.parquet")
     before = sorted(tmp_path.iterdir())
     done = prepare(place.format(tmp_path), tmp_path, "--memory", "1GB", "--out", tmp_path / "out")
     assert done.exit_code == code.exit_code, done
