@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from delrec_lite.console import QUIET, Console
-from delrec_lite.data.badrows import Policy
+from delrec_lite.data.badrows import Policy, parse_policy
 from delrec_lite.data.packages import arrow
 from delrec_lite.data.sources import is_data_file
 from delrec_lite.errors import StorageError, UsageError, did_you_mean
@@ -41,7 +41,7 @@ from delrec_lite.scoring.folder import (
 from delrec_lite.scoring.inputs import InputFile, input_files, input_fingerprint
 from delrec_lite.scoring.local import score_local
 from delrec_lite.scoring.ray_engine import score_ray
-from delrec_lite.scoring.scorer import bundle_fingerprint
+from delrec_lite.scoring.scorer import bundle_fingerprint, ids_in
 from delrec_lite.scoring.work import REJECTED, part_name, write_work
 from delrec_lite.version import __version__
 
@@ -80,6 +80,12 @@ class Options:
     quant: str | None = None
     fused: bool | None = None
     exact: bool = False
+
+    def __post_init__(self) -> None:
+        parse_policy(self.on_bad_row, "on_bad_row")
+        if self.candidates is not None:
+            object.__setattr__(self, "candidates", ids_in(self.candidates, "candidates"))
+        object.__setattr__(self, "exclude", ids_in(self.exclude, "exclude"))
 
     def scorer(self) -> dict[str, Any]:
         """Arguments of ``Scorer``."""
