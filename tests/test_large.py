@@ -400,6 +400,25 @@ def test_sampled_users_alone_have_questions_and_the_seed_draws_them(tmp_path):
     assert (data.popularity() == load_dataset(tmp_path / "c").popularity()).all()
 
 
+def test_drawn_users_who_have_no_question_in_a_part_are_the_reason(tmp_path):
+    """Each user has days of their own, so that only the last ones are in the test part."""
+    log = written(tmp_path, [(user, (7 * user + n) % 60, 100 * user + n) for user in range(20) for n in range(10)])
+    options = ("--split", "chronological", "--k-core", 1, "--out", tmp_path / "out")
+    done = prepare(log, tmp_path, *options, "--test-users", 1)
+    assert "none of the 1 users that were drawn has a question in the test part" in done.message
+    assert "--test-users" in done.hint
+    assert isinstance(prepare(log, tmp_path, *options), dict)
+
+
+def test_item_lists_without_a_row_are_one_error(tmp_path):
+    log = written(tmp_path, rows_of())
+    (tmp_path / "lists").mkdir()
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / "lists" / name).write_text("item_id,title\n")
+    done = prepare(log, tmp_path, "--out", tmp_path / "out", items=tmp_path / "lists")
+    assert "lists holds no rows" in done.message
+
+
 @pytest.mark.parametrize("name", ["items.npy", "offsets.npy", "candidates-test.npy"])
 def test_damaged_arrays_are_refused(tmp_path, name):
     prepare(written(tmp_path, rows_of()), tmp_path, "--out", tmp_path / "a", "--memory", "1GB")

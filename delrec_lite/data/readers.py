@@ -14,6 +14,7 @@ from delrec_lite.data.checked import check_rows
 from delrec_lite.data.columns import ItemColumn, ItemRows
 from delrec_lite.data.locations import Location
 from delrec_lite.data.packages import arrow
+from delrec_lite.data.sources import NoRowsError
 from delrec_lite.data.tables import DETECTED, Layout, OpenTable, Table, joined, open_table
 from delrec_lite.data.times import times_of
 from delrec_lite.data.typed_columns import ColumnSpec, typed_column
@@ -248,7 +249,10 @@ def read_items_from(
         columns = replace(_numbered(columns, title="2"), item="1")
 
     def read(names: Sequence[str], lists: Sequence[str]) -> Table:
-        return joined([table for part in opened for table in part.read(names, lists)], location.path)
+        tables = [table for part in opened for table in part.read(names, lists)]
+        if not tables:
+            raise NoRowsError(location.path)
+        return joined(tables, location.path)
 
     return item_list_of(read, columns, text_columns, item_columns, bad, layout)
 
