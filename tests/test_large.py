@@ -346,7 +346,14 @@ def test_postgres_is_asked_by_psycopg_and_a_database_that_is_down_is_one_line(tm
     query = parse_query(place)
     assert query.place == "postgresql://me:secret@127.0.0.1:1/shop?sslmode=disable"
     assert "secret" not in str(query)
-    assert "secret" not in str(parse_query("postgres:host=db password=secret?orders"))
+    for named in (
+        "postgres:host=db password=secret?orders",
+        "postgres:host=db password = 'sec ret'?orders",
+        "postgres://me:se@secret@host/shop?orders",
+        "postgres://host/shop?password=secret&sslmode=require?orders",
+    ):
+        assert "secret" not in str(parse_query(named))
+        assert "ret'" not in str(parse_query(named))
     monkeypatch.setitem(sys.modules, "psycopg", None)
     done = prepare(place, tmp_path)
     assert done.exit_code == MissingPackageError.exit_code

@@ -22,7 +22,7 @@ _WHERE = re.compile(
     rf"(.+?)\?\s*({_BEFORE}(?:select|with|from|table|values)\b.+|{_TABLE})\s*;?\s*", re.IGNORECASE | re.DOTALL
 )
 _FORM = "write KIND:WHERE?QUERY, such as sqlite:shop.db?SELECT user_id, item_id, timestamp FROM orders"
-_PASSWORD = re.compile(r"(://[^/@:]*:)[^@]*@|(password=)\S+", re.IGNORECASE)
+_PASSWORD = re.compile(r"(://[^/@:]*:)[^/]*@|(password\s*=\s*)(?:'(?:[^'\\]|\\.)*'|[^\s&]+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

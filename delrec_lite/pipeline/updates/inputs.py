@@ -82,7 +82,8 @@ def read_inputs(run: TrainedRun, new: NewData) -> Inputs:
     titled = _with_added(listed, run.bundle)
     log = read_log(new.interactions, columns, new.bad, layout)
     drop = new.bad.policy == "drop"
-    extended = extend(known, log, titled, drop, new.interactions)
+    where = str(locate(new.interactions).path)  # without a password
+    extended = extend(known, log, titled, drop, where)
     return Inputs(known, extended, source_of(*first), frozenset(listed.titles))
 
 
