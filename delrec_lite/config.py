@@ -113,6 +113,13 @@ class ModelSection(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _softmax_is_over_the_catalogue(self) -> "ModelSection":
+        whole = VERBALIZERS[self.verbalizer].item_rows and not self.candidates_in_prompt
+        if self.softmax in ("blocks", "sampled") and not whole:
+            raise ValueError(f"softmax {self.softmax} is over the catalogue, and this prompt ranks candidates alone")
+        return self
+
     @field_validator("layers")
     @classmethod
     def _layers_are_a_number_or_two(cls, layers: Layers | None) -> Layers | None:

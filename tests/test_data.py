@@ -223,8 +223,10 @@ def test_a_csv_file_with_other_column_names(tmp_path):
     assert data.catalog.titles[0] == "Lamp, small 0"
     assert [s.tolist() for s in data.sequences] == [[0, 1, 2, 3]] * 2
     assert parse_columns("") == Columns()
-    with pytest.raises(UsageError, match="'price'"):
-        parse_columns("price=p")
+    for text, says in (("price=p", "'price'"), ("user=a,user=b", "user twice"), ("user=a,item=a", "are both 'a'")):
+        with pytest.raises(UsageError, match=says):
+            parse_columns(text)
+    assert parse_columns("item=name,title=name").title == "name"
 
 
 def shop(folder, suffix, write):

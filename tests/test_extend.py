@@ -1,14 +1,17 @@
 """A data set that grows: old users, items and questions stay what they were, and no row comes in twice."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from delrec_lite.data.columns import ItemRows
 from delrec_lite.data.extend import Known, extend
 from delrec_lite.data.kept import load_source, load_times
+from delrec_lite.data.other_log import same_unit
 from delrec_lite.data.prepare import prepare_tables
 from delrec_lite.data.readers import Interactions, ItemList
 from delrec_lite.data.store import Settings, load_candidates, load_dataset, load_settings
+from delrec_lite.data.times import read_times
 from delrec_lite.data.waiting import Waiting
 from delrec_lite.errors import DataError
 
@@ -159,6 +162,25 @@ def test_another_log_is_refused(rows, tmp_path, change, words):
     known = prepared([(user, item, time + 1.7e9) for user, item, time in rows], tmp_path / "part")
     with pytest.raises(DataError, match=words):
         extend(known, log_of([change(*row) for row in rows[-30:]]), listed(new="New"))
+
+
+@pytest.mark.parametrize("kinds", [("us", "ns"), ("ns", "us")])
+def test_dates_of_one_moment_are_equal_in_microseconds_and_nanoseconds(kinds):
+    """A log whose dates need nanoseconds has other numbers than one whose dates do not."""
+    moments = np.random.default_rng(0).integers(10**15, 2 * 10**15, 500).tolist()
+    finer = [*(moment * 1000 for moment in moments), 1]
+    parts = {"us": pa.array(moments, pa.timestamp("us")), "ns": pa.array(finer, pa.timestamp("ns"))}
+    known, times = (read_times(pa.chunked_array([parts[kind]]), "at").values for kind in kinds)
+    assert known.dtype != times.dtype
+    np.testing.assert_array_equal(same_unit(known, times, "log")[:500], known[:500])
+
+
+def test_a_counter_and_unix_times_are_not_one_unit():
+    days, seconds = np.array([19_000.0, 19_700.0]), np.array([1.7e9, 1.71e9])
+    for known, times in ((days, seconds), (seconds, days)):
+        with pytest.raises(DataError, match="a counter"):
+            same_unit(known, times, "log")
+    assert same_unit(days, days + 900, "log") is not None
 
 
 def test_preparation_remembers_columns_and_times(tmp_path):

@@ -208,11 +208,23 @@ def parquet(folder, rows, **kinds):
 
 @pytest.mark.parametrize(
     "kinds",
-    [{}, {"user_id": pyarrow.float64()}, {"timestamp": pyarrow.timestamp("ns")}, {"timestamp": pyarrow.float32()}],
+    [
+        {},
+        {"user_id": pyarrow.float64()},
+        {"timestamp": pyarrow.timestamp("ns")},
+        {"timestamp": pyarrow.float32()},
+    ],
 )
 def test_parquet_of_several_types(tmp_path, kinds):
     table = parquet(tmp_path, rows_of(), **kinds)
     pyarrow.parquet.write_table(table, tmp_path / "log.parquet", row_group_size=100)
+    assert_equal(tmp_path, *both(tmp_path / "log.parquet", tmp_path))
+
+
+def test_times_beyond_int64(tmp_path):
+    rows = [(user, item, time + 2**63) for user, item, time in rows_of()]
+    table = parquet(tmp_path, rows, timestamp=pyarrow.uint64())
+    pyarrow.parquet.write_table(table, tmp_path / "log.parquet")
     assert_equal(tmp_path, *both(tmp_path / "log.parquet", tmp_path))
 
 
@@ -234,12 +246,23 @@ def sources(folder):
         lite.execute("CREATE TABLE orders (u, item_id, at)")
         rows = list(zip(*(table.column(name).to_pylist() for name in table.column_names), strict=True))
         lite.executemany("INSERT INTO orders VALUES (?, ?, ?)", rows)
+        for name in ("order", "my orders"):
+            lite.execute(f'CREATE TABLE "{name}" AS SELECT u AS user_id, item_id, at AS timestamp FROM orders')
     with duckdb.connect(str(folder / "shop.duckdb")) as duck:
-        duck.execute("CREATE TABLE orders AS SELECT * FROM table_") if False else duck.from_arrow(table).create(
-            "orders"
-        )
+        duck.from_arrow(table).create("orders")
     pyarrow.parquet.write_table(table, folder / "whole.parquet")
+    for number, part in enumerate((table.slice(0, 400), table.slice(400))):
+        (spark := folder / "hours" / f"{number}.parquet").mkdir(parents=True)
+        pyarrow.parquet.write_table(part, spark / "part-0.snappy.parquet")
+        (spark / "_SUCCESS").touch()
+    (folder / "hours" / "quiet.csv").write_text("user_id,item_id,timestamp\n")
+    (folder / "hours" / "quiet.jsonl").touch()
     return [
+        folder / "hours",
+        f"{folder}/hours/*",
+        f"sqlite:{folder}/shop.db?order",
+        f'sqlite:{folder}/shop.db?"my orders"',
+        f'sqlite:{folder}/shop.db?-- all of them\nSELECT * FROM main."order"',
         folder / "parts-of-log",
         f"{folder}/parts-of-log/**/*.parquet",
         folder / "saved",
@@ -278,7 +301,13 @@ def test_every_source_gives_the_same_data_set(tmp_path):
         ("sqlite:{0}/none.db?orders", DataError, "no file at"),
         ("sqlite:{0}/shop.db?SELECT absent FROM orders", DataError, "no such column: absent"),
         ("sqlite:{0}/shop.db?orders", DataError, "has no column 'user_id'"),
+        (
+            "sqlite:{0}/shop.db?SELECT user_id, user_id, item_id, 1 AS timestamp FROM 'order'",
+            DataError,
+            "several columns",
+        ),
         ("duckdb:{0}/items.csv?orders", DataError, "cannot read duckdb:"),
+        ("duckdb:{0}/shop.db?orders", DataError, "is an SQLite database"),
         ("duckdb:{0}/shop.duckdb?SELECT * FROM absent", DataError, "absent"),
         (
             "duckdb:{0}/shop.duckdb?SELECT [1] AS user_id, item_id, timestamp FROM orders",
@@ -286,6 +315,10 @@ def test_every_source_gives_the_same_data_set(tmp_path):
             "write them as text",
         ),
         ("{0}/none-*.csv", DataError, "no file matches"),
+        ("https://example.org/log.csv", DataError, "https:// is not read here"),
+        ("mysql://shop?orders", DataError, "mysql:// is not read here"),
+        (" ", DataError, "without a name"),
+        ("{0}/twice.parquet", DataError, "several columns 'user_id'"),
         ("{0}/empty", DataError, "without files to read"),
         ("{0}/absent.csv", DataError, "no file at"),
         ("{0}/damaged", DataError, "a.parquet"),
@@ -297,6 +330,9 @@ def test_places_that_cannot_be_read_are_one_clear_error(tmp_path, place, code, s
     (tmp_path / "damaged").mkdir()
     whole = (tmp_path / "whole.parquet").read_bytes()
     (tmp_path / "damaged" / "a.parquet").write_bytes(whole[:1000] + b"\0" * 400 + whole[1400:])
+    names = ["user_id", "user_id", "item_id", "timestamp"]
+    twice = pyarrow.Table.from_arrays([pyarrow.array([1])] * 4, names)
+    pyarrow.parquet.write_table(twice, tmp_path / "twice.parquet")
     before = sorted(tmp_path.iterdir())
     done = prepare(place.format(tmp_path), tmp_path, "--memory", "1GB", "--out", tmp_path / "out")
     assert done.exit_code == code.exit_code, done
@@ -310,7 +346,14 @@ def test_postgres_is_asked_by_psycopg_and_a_database_that_is_down_is_one_line(tm
     query = parse_query(place)
     assert query.place == "postgresql://me:secret@127.0.0.1:1/shop?sslmode=disable"
     assert "secret" not in str(query)
-    assert "secret" not in str(parse_query("postgres:host=db password=secret?orders"))
+    for named in (
+        "postgres:host=db password=secret?orders",
+        "postgres:host=db password = 'sec ret'?orders",
+        "postgres://me:se@secret@host/shop?orders",
+        "postgres://host/shop?password=secret&sslmode=require?orders",
+    ):
+        assert "secret" not in str(parse_query(named))
+        assert "ret'" not in str(parse_query(named))
     monkeypatch.setitem(sys.modules, "psycopg", None)
     done = prepare(place, tmp_path)
     assert done.exit_code == MissingPackageError.exit_code
@@ -362,6 +405,25 @@ def test_sampled_users_alone_have_questions_and_the_seed_draws_them(tmp_path):
     assert prepare(log, tmp_path, "--out", tmp_path / "d", "--test-users", 10**6)["fingerprint"] == whole["fingerprint"]
     assert not np.array_equal(data.popularity(), 0)
     assert (data.popularity() == load_dataset(tmp_path / "c").popularity()).all()
+
+
+def test_drawn_users_who_have_no_question_in_a_part_are_the_reason(tmp_path):
+    """Each user has days of their own, so that only the last ones are in the test part."""
+    log = written(tmp_path, [(user, (7 * user + n) % 60, 100 * user + n) for user in range(20) for n in range(10)])
+    options = ("--split", "chronological", "--k-core", 1, "--out", tmp_path / "out")
+    done = prepare(log, tmp_path, *options, "--test-users", 1)
+    assert "none of the 1 users that were drawn has a question in the test part" in done.message
+    assert "--test-users" in done.hint
+    assert isinstance(prepare(log, tmp_path, *options), dict)
+
+
+def test_item_lists_without_a_row_are_one_error(tmp_path):
+    log = written(tmp_path, rows_of())
+    (tmp_path / "lists").mkdir()
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / "lists" / name).write_text("item_id,title\n")
+    done = prepare(log, tmp_path, "--out", tmp_path / "out", items=tmp_path / "lists")
+    assert "lists holds no rows" in done.message
 
 
 @pytest.mark.parametrize("name", ["items.npy", "offsets.npy", "candidates-test.npy"])

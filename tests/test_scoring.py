@@ -1,8 +1,10 @@
 """`Scorer` gives what `recommend` and `recommend_batch` give, in a loop, in Spark and in Ray."""
 
 import pickle
+from functools import partial
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -83,6 +85,24 @@ def test_a_bad_row_of_a_scorer_is_refused_or_left_out(bundle):
         scorer(table.select(["user_id"]))
     with pytest.raises(DataError, match="holds int64 and no lists"):
         scorer(pa.table({"user_id": [1], "history": [1]}))
+
+
+def test_a_frame_is_a_table_and_other_things_are_refused(bundle):
+    frame = pd.DataFrame({"user_id": [1, 2], "history": [["i1"], np.array(["i2", "i3"])], "more": [None, {}]})
+    scorer = Scorer(bundle, 2)
+    assert scorer(frame).equals(scorer(pa.Table.from_pandas(frame[["user_id", "history"]])))
+    for wrong in (frame.to_dict("list"), {"user_id": np.array([1])}, frame["history"], None):
+        with pytest.raises(UsageError, match="the table is of type"):
+            scorer(wrong)
+
+
+@pytest.mark.parametrize("kind", [partial(Scorer, "nowhere"), Options])
+def test_arguments_of_another_kind_are_refused_and_numbers_are_ids(kind):
+    for wrong in ({"exclude": "i1"}, {"candidates": "i1"}, {"exclude": None}, {"on_bad_row": "skip"}):
+        with pytest.raises(UsageError, match=next(iter(wrong))):
+            kind(**wrong)
+    made = kind(exclude=np.array([3, 5]), candidates=pa.array(["a", "b"]))
+    assert (made.exclude, made.candidates) == (("3", "5"), ("a", "b"))
 
 
 def test_a_filter_keeps_what_recommend_keeps(tmp_path):

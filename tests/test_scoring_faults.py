@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from delrec_lite.errors import BundleError, DelrecError, StorageError
+from delrec_lite.errors import BundleError, DelrecError, StorageError, UsageError
 from delrec_lite.files import writing
 from delrec_lite.scoring import local
 from delrec_lite.scoring.run import Options, score
@@ -46,6 +46,7 @@ def test_a_folder_of_another_run_or_of_something_else_is_refused(bundle, users, 
         ((bundle, other, out, SMALL), "another input"),
         ((another, users, out, SMALL), "another bundle"),
         ((bundle, users, out, Options(k=5, part_users=8)), r"other options \(k\)"),
+        ((bundle, users, out, Options(k=4, part_users=9)), r"other options \(part-rows\)"),
         ((bundle, users, bundle, SMALL), "no folder of recommendations"),
     ):
         with pytest.raises(StorageError, match=words):
@@ -69,6 +70,31 @@ def test_a_moved_input_is_the_same_run_and_a_removed_part_is_made_again(bundle, 
     assert asked == [["part-00001.parquet"]]
     assert rows_of(out) == rows
     assert (out / "part-00000.parquet").stat().st_mtime_ns == old
+
+
+def test_a_damaged_part_and_lost_work_are_made_again(bundle, users, tmp_path):
+    out = tmp_path / "recs"
+    score(bundle, users, out, SMALL, workers=1)
+    rows = rows_of(out)
+    (out / "part-00001.parquet").write_bytes(b"PAR1")
+    (out / ".work").mkdir()
+    manifest = json.loads((out / "manifest.json").read_text())
+    for state in ("done", "running"):
+        (out / "manifest.json").write_text(json.dumps({**manifest, "state": state}))
+        score(bundle, users, out, SMALL, workers=1)
+        assert rows_of(out) == rows
+
+
+def test_recommendations_do_not_go_among_the_users(bundle, tmp_path):
+    days = tmp_path / "days"
+    days.mkdir()
+    table_file(days / "a.parquet", HISTORIES)
+    for source, out in ((days, days / "recs"), (days / "*.parquet", days), (days, days)):
+        with pytest.raises((UsageError, StorageError)):
+            score(bundle, str(source), out, SMALL, workers=1)
+    assert [path.name for path in days.iterdir()] == ["a.parquet"]
+    score(bundle, str(days), days / "_recs", SMALL, workers=1)
+    score(bundle, str(days), days / "_recs", SMALL, workers=1)
 
 
 def test_two_processes_do_not_write_one_folder(bundle, users, tmp_path):

@@ -4,12 +4,14 @@ import gzip
 import json
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from delrec_lite.errors import DataError, UsageError
 from delrec_lite.scoring.columns import Names, parse_names
+from delrec_lite.scoring.lists import list_in
 from delrec_lite.scoring.run import Options, score
 from tests.bundles import TITLES, tiny_bundle
 from tests.command import run
@@ -75,6 +77,29 @@ def write_folder(path):
     (path / "_SUCCESS").write_text("")
 
 
+def write_spark(path):
+    for n, file in enumerate(("a", "b")):
+        folder = path.parent / f"{file}.parquet"
+        folder.mkdir()
+        table_file(folder / "part-0.parquet", dict(list(HISTORIES.items())[n::2]))
+        (folder / "_SUCCESS").write_text("")
+
+
+def write_frame(path):
+    """A frame's column of lists as CSV: as Python prints lists, and arrays."""
+    texts = [str(h) if n % 2 else str(np.array(h)) for n, h in enumerate(HISTORIES.values())]
+    pd.DataFrame({"user_id": list(HISTORIES), "history": texts}).to_csv(path, index=False, encoding="utf-16")
+
+
+def write_mixed(path):
+    """Dates beside seconds, in the order of neither; and an hour without events."""
+    path.mkdir()
+    dates = [(u, i, pd.Timestamp(1000 + t, unit="s").isoformat() if t % 2 else 1000 + t) for u, i, t in interactions()]
+    (path / "a.csv").write_text("user_id,item_id,timestamp\n" + "".join(f"{u},{i},{t}\n" for u, i, t in dates))
+    (path / "b.csv").write_text("user_id,item_id,timestamp\n")
+    (path / "c.jsonl").write_text("")
+
+
 @pytest.mark.parametrize(
     ("name", "write", "listed"),
     [
@@ -84,6 +109,9 @@ def write_folder(path):
         ("users.tsv.gz", write_texts, True),
         ("log.parquet", write_log, False),
         ("days", write_folder, True),
+        ("*.parquet", write_spark, True),
+        ("frame.csv", write_frame, True),
+        ("hours", write_mixed, False),
     ],
 )
 def test_every_kind_of_input_gives_what_recommend_batch_gives(
@@ -112,12 +140,36 @@ def test_parts_are_zstd_with_four_columns_and_ids_keep_their_type(bundle, tmp_pa
     assert part.read().column("user_id").to_pylist()[::10] == [9, 10]
 
 
+def test_ids_beyond_int64_keep_their_type_and_order(bundle, tmp_path):
+    ids = pa.array([2**63 + 5, 3, 2**63 + 1], pa.uint64())
+    pq.write_table(pa.table({"user_id": ids, "history": [["i1"], ["i2"], ["i3"]]}), tmp_path / "u.parquet")
+    score(bundle, str(tmp_path / "u.parquet"), tmp_path / "recs", Options(k=1), workers=1)
+    column = pq.read_table(tmp_path / "recs" / "part-00000.parquet").column("user_id")
+    assert (column.type, column.to_pylist()) == (pa.uint64(), [3, 2**63 + 1, 2**63 + 5])
+
+
+@pytest.mark.parametrize(
+    ("text", "items"),
+    [
+        ("['i1', \"i'2\", None]", ["i1", "i'2", ""]),
+        ("['a' 'b,c'\n 'd']", ["a", "b,c", "d"]),
+        ("[1 2. 3.0]", ["1", "2", "3"]),
+        ("[ ]", []),
+        ("['a' ... 'b']", None),
+        ("[['a']]", None),
+        ("['a", None),
+    ],
+)
+def test_lists_as_python_prints_them(text, items):
+    assert list_in(text) == items
+
+
 BAD_LINES = (
     ["user_id,item_id,timestamp", "u1,i1,1", "u2,i2", ",i3,1", "u3,i3,soon", "u4,NULL,1", "u5,gone,1", "", "u6,i6,1"],
     [
         (3, "", "2 fields instead of 3"),
         (4, "", "user_id is empty"),
-        (5, "u3", "timestamp is neither a number nor a date: 'soon'"),
+        (5, "u3", "timestamp is 'soon', neither a number nor a date"),
     ]
     + [
         (6, "u4", "item_id is 'NULL', a missing value"),
@@ -185,6 +237,15 @@ def workbook(folder):
     (folder / "users.xlsx").write_bytes(b"PK\x03\x04....")
 
 
+def twice(folder):
+    columns = [pa.array(["a"]), pa.array(["b"]), pa.array([["i1"]])]
+    pq.write_table(pa.Table.from_arrays(columns, ["user_id", "user_id", "history"]), folder / "users.parquet")
+
+
+def pretty(folder):
+    (folder / "users.json").write_text('{\n "user_id": 1\n}')
+
+
 def numbers_for_lists(folder):
     pq.write_table(pa.table({"user_id": [1], "history": [3]}), folder / "users.parquet")
 
@@ -198,10 +259,15 @@ def numbers_for_lists(folder):
         (no_user, "users.parquet", {}, DataError, "holds no user to score"),
         (cut, "users.parquet", {}, DataError, "users.parquet"),
         (workbook, "users.xlsx", {}, DataError, "a workbook"),
+        (twice, "users.parquet", {}, DataError, "several columns 'user_id'"),
+        (pretty, "users.json", {}, DataError, "no JSON object in a line"),
         (numbers_for_lists, "users.parquet", {}, DataError, "holds int64 and no lists"),
         (break_nothing, "nothing/*.parquet", {}, DataError, "no file of users"),
         (break_nothing, "nothing.csv", {}, DataError, "no file at"),
         (break_nothing, "-", {}, DataError, "standard input"),
+        (break_nothing, "", {}, DataError, "without a name"),
+        (break_nothing, "s3://shop/users.parquet", {}, DataError, "s3:// is not read"),
+        (break_nothing, "users.parquet", {"fused": True}, UsageError, "no teacher"),
         (break_nothing, "users.parquet", {"k": 0}, UsageError, "k is 0"),
         (break_nothing, "users.parquet", {"candidates": ("gone",)}, UsageError, "no candidate is in the catalogue"),
         (break_nothing, "users.parquet", {"quant": "q9"}, UsageError, "q9"),
@@ -215,7 +281,7 @@ def test_what_cannot_be_scored_is_one_error_and_leaves_nothing(
     with pytest.raises(error, match=words) as raised:
         score(
             bundle,
-            source if source == "-" else str(tmp_path / source),
+            str(tmp_path / source) if source.strip("-") and ":" not in source else source,
             tmp_path / "recs",
             Options(**options),
             workers=1,
@@ -226,7 +292,7 @@ def test_what_cannot_be_scored_is_one_error_and_leaves_nothing(
 
 def test_columns_are_named_for_lists_or_interactions():
     assert parse_names("user=a, history=b") == Names(user="a", history="b")
-    for text in ("user", "title=x", "user=", "user=u,history=h,time=t"):
+    for text in ("user", "title=x", "user=", "user=u,history=h,time=t", "user=a,user=b", "user=a,item=a"):
         with pytest.raises(UsageError):
             parse_names(text)
 

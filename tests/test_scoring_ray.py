@@ -1,8 +1,10 @@
 """`score --engine ray` gives what the local engine gives: with a stand-in for Ray's contract, and with Ray itself."""
 
 import json
+import logging
 import sys
 import types
+import warnings
 from contextlib import contextmanager
 from functools import cached_property
 from unittest.mock import PropertyMock
@@ -15,7 +17,7 @@ import pytest
 from delrec_lite.console import Console
 from delrec_lite.errors import BundleError, DelrecError, MissingPackageError, StorageError
 from delrec_lite.ray_cluster import join_cluster
-from delrec_lite.scoring.ray_engine import score_ray
+from delrec_lite.scoring.ray_engine import _quiet, score_ray
 from delrec_lite.scoring.run import Options, score
 from delrec_lite.scoring.scorer import Scorer, bundle_fingerprint
 from tests.bundles import tiny_bundle
@@ -66,9 +68,12 @@ def fake_ray(monkeypatch):
     ray.is_initialized, ray.cluster_resources = lambda: True, lambda: {"CPU": 1.0}
     data.from_items = lambda rows, override_num_blocks: FakeData(rows)
     data.ActorPoolStrategy = lambda min_size, max_size: (min_size, max_size)
+    context = types.SimpleNamespace(enable_progress_bars=True)
+    data.DataContext = types.SimpleNamespace(get_current=lambda: context)
     ray.data, exceptions.RayError = data, RayError
     for module in (ray, data, exceptions):
         monkeypatch.setitem(sys.modules, module.__name__, module)
+    return data.DataContext
 
 
 def test_parts_go_through_map_batches(fake_ray, bundle, expected, tmp_path):
@@ -76,6 +81,17 @@ def test_parts_go_through_map_batches(fake_ray, bundle, expected, tmp_path):
     manifest = score(bundle, users, tmp_path / "recs", SMALL, engine="ray", workers=2)
     assert manifest["state"] == "done"
     assert_same(rows_of(tmp_path / "recs"), expected)
+    assert fake_ray.get_current().enable_progress_bars, "the caller's own pipelines show theirs"
+
+
+def test_what_ray_data_says_of_its_progress_is_not_shown(caplog):
+    context = types.SimpleNamespace(enable_progress_bars=True)
+    with _quiet(context):
+        logging.getLogger("ray.data").info("Starting execution of Dataset")
+        warnings.warn("`ray_remote_args` is deprecated", stacklevel=1)
+        assert not context.enable_progress_bars
+    assert context.enable_progress_bars
+    assert not caplog.text
 
 
 def test_an_error_of_an_actor_is_that_of_a_worker(fake_ray, bundle, tmp_path):

@@ -226,6 +226,8 @@ def test_teachers_choose_alike():
     ("text", "key"),
     [
         ("model: {softmax: cut}", "model.softmax"),
+        ("model: {softmax: sampled, candidates_in_prompt: true}", "softmax sampled is over the catalogue"),
+        ("model: {softmax: blocks, verbalizer: likelihood}", "softmax blocks is over the catalogue"),
         ("model: {negatives: 0}", "model.negatives"),
         ("model: {negatives: many}", "model.negatives"),
         ("teacher: {settings: {negatives: -1}}", "negatives"),

@@ -195,6 +195,7 @@ WRONG = [
     ("uid,item,at\nx,y,9\n", (), DataError, "none of its users"),
     ("uid,item,at\nu0,i1,9\n", ("--on-bad-row", "maybe"), UsageError, "maybe"),
     ("uid,item,at\nu0,i1,9\n", ("--items", "nowhere.csv"), DataError, "nowhere.csv"),
+    ("uid,item,at\nu0,i1,9\n", ("--columns", "item=uid"), UsageError, "both 'uid'"),
 ]
 
 

@@ -75,12 +75,12 @@ class BadRows:
             self.notes.append(f"{path}: {count} blank rows skipped")
 
 
-def parse_policy(text: str) -> Policy:
-    """Read ``refuse`` or ``drop``.
+def parse_policy(text: str, name: str = "--on-bad-row") -> Policy:
+    """Read ``refuse`` or ``drop``; ``name`` is the option's.
 
     Raises:
         UsageError: Anything else.
     """
     if text not in get_args(Policy):
-        raise UsageError(f"--on-bad-row has no value {text!r}", did_you_mean(text, get_args(Policy)))
+        raise UsageError(f"{name} has no value {text!r}", did_you_mean(str(text), get_args(Policy)))
     return text  # type: ignore[return-value]

@@ -10,7 +10,7 @@ from delrec_lite.data.blocks import text_blocks
 from delrec_lite.data.delimited import DelimitedText
 from delrec_lite.data.json_lines import JsonRows, is_json
 from delrec_lite.data.packages import arrow
-from delrec_lite.data.sources import is_parquet_file, unreadable
+from delrec_lite.data.sources import NoRowsError, is_parquet_file, unreadable
 from delrec_lite.data.tables import Layout, Table, reading_parquet, refuse_missing, text_columns
 from delrec_lite.errors import DataError
 
@@ -87,7 +87,7 @@ def _json(path: Path, blocks: Iterator[bytes], columns: Sequence[str], lists: Se
         yield Table(path, cells, 1, malformed=malformed, numbers=numbers)
         number = following
     if is_empty:
-        raise DataError(f"{path} holds no rows", "check that it is the right file")
+        raise NoRowsError(path)
     refuse_missing(path, columns, list(names))
 
 

@@ -7,15 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from delrec_lite.data.batches import OpenBatches, tables_of
+from delrec_lite.data.blocks import HEAD_BYTES
 from delrec_lite.data.json_lines import cell_text
 from delrec_lite.data.packages import arrow, duckdb
+from delrec_lite.data.sources import check_foreign
 from delrec_lite.errors import DataError, FetchError, MissingPackageError, UsageError
 
 _KIND = re.compile(r"(duckdb|sqlite|postgres|postgresql):(.*)", re.IGNORECASE | re.DOTALL)
 # The query begins at the first question mark that a statement or the name of a table follows.
-_WHERE = re.compile(r"(.+?)\?\s*((?:select|with|from|table|values)\b.+|[\w.\"]+)\s*;?\s*", re.IGNORECASE | re.DOTALL)
+_BEFORE = r"(?:--[^\n]*\n|/\*.*?\*/|[\s(])*"
+_NAME = r"(?:\w+|\"[^\"]+\")"
+_TABLE = rf"{_NAME}(?:\.{_NAME})*"
+_WHERE = re.compile(
+    rf"(.+?)\?\s*({_BEFORE}(?:select|with|from|table|values)\b.+|{_TABLE})\s*;?\s*", re.IGNORECASE | re.DOTALL
+)
 _FORM = "write KIND:WHERE?QUERY, such as sqlite:shop.db?SELECT user_id, item_id, timestamp FROM orders"
-_PASSWORD = re.compile(r"(://[^/@:]*:)[^@]*@|(password=)\S+", re.IGNORECASE)
+_PASSWORD = re.compile(r"(://[^/@:]*:)[^/]*@|(password\s*=\s*)(?:'(?:[^'\\]|\\.)*'|[^\s&]+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -54,9 +61,15 @@ def parse_query(text: str) -> Query | None:
     place, statement = parts[1], parts[2]
     if kind == "postgres" and place.startswith("//"):
         place = f"postgresql:{place}"
-    if re.fullmatch(r"[\w.\"]+", statement):
-        statement = f"SELECT * FROM {statement}"
+    if re.fullmatch(_TABLE, statement):
+        statement = f"SELECT * FROM {_quoted(statement)}"
     return Query(kind, place, statement)
+
+
+def _quoted(table: str) -> str:
+    """A table's name in quotes, so that it may be a word of SQL such as order; as it is where they change it."""
+    parts = re.findall(_NAME, table)
+    return ".".join(part if part.startswith('"') or part != part.lower() else f'"{part}"' for part in parts)
 
 
 def open_query(query: Query, rows: int, memory: int) -> OpenBatches:
@@ -87,6 +100,8 @@ def open_query(query: Query, rows: int, memory: int) -> OpenBatches:
 def _from_duckdb(query: Query, rows: int, memory: int) -> tuple[Any, Iterator[Any]]:
     package = duckdb()
     path = _file(query)
+    with path.open("rb") as file:
+        check_foreign(path, file.read(HEAD_BYTES))  # of SQLite, for which DuckDB would fetch an extension
     try:
         settings = {"memory_limit": f"{memory // 10**6}MB", "threads": 1}
         connection = package.connect(str(path), read_only=True, config=settings)

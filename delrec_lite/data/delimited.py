@@ -14,6 +14,7 @@ import numpy as np
 
 from delrec_lite.data.packages import arrow
 from delrec_lite.data.quotes import OPEN_LINE, close_quotes
+from delrec_lite.data.sources import NoRowsError
 from delrec_lite.errors import DataError, UsageError
 
 # RecBole writes the type of a column after its name: user_id:token, timestamp:float. Its quotes are text.
@@ -85,7 +86,7 @@ class DelimitedText:
         head = self._text[self._start : self._start + _HEADER_BYTES].decode("utf-8", "replace")
         line = head.partition("\n")[0]
         if not line.strip():
-            raise DataError(f"{path} holds no rows", "check that it is the right file")
+            raise NoRowsError(path)
         self._separator = separator or max("\t,;|", key=line.count)
         cells, self._first_lines = self._cells(head)
         self.first = [_TYPED.sub("", cell) for cell in cells]
@@ -153,7 +154,7 @@ class DelimitedText:
                 break
             left += self._marked(following)
         if is_empty:
-            raise DataError(f"{self._path} holds no rows", "check that it is the right file")
+            raise NoRowsError(self._path)
 
     def closes_quotes(self, width: int, header: bool, rest: Iterable[bytes]) -> bool:
         """Whether no quote of the text makes all quotes text, with a separator other than comma and semicolon."""

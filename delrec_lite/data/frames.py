@@ -111,8 +111,6 @@ def table_of(frame: Any, columns: Collection[str], what: str) -> Table:
     if _is_pandas(frame) and (index := [name for name in columns if name in frame.index.names and name not in names]):
         raise DataError(f"{what} has {index[0]!r} as its index", "make it a column: reset_index()")
     refuse_missing(path, list(columns), names)
-    if twice := [name for name in columns if names.count(name) > 1]:
-        raise DataError(f"{what} has several columns {twice[0]!r}", "give each column a name of its own")
     wanted = list(dict.fromkeys(columns))
     if _is_pandas(frame):
         arrays = {name: _column_of(frame.iloc[:, names.index(name)], f"{what}: {name}") for name in wanted}

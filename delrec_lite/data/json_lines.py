@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from delrec_lite.data.packages import arrow
+from delrec_lite.data.sources import NoRowsError
 from delrec_lite.errors import DataError
 
 Malformed = list[tuple[int, str]]
@@ -41,7 +42,7 @@ class JsonRows:
             else:
                 self.malformed.append((number, "not a JSON object"))
         if not self._objects and not self.malformed:
-            raise DataError(f"{path} holds no rows", "check that it is the right file")
+            raise NoRowsError(path)
         self.names = list(dict.fromkeys(key for parsed in self._objects for key in parsed))
 
     def columns(self, names: Sequence[str], lists: Sequence[str]) -> tuple[dict[str, Any], list[int], Malformed]:

@@ -1,13 +1,16 @@
 """What a log or an item list may be: a file, a folder or pattern of files, a `datasets` folder, a query."""
 
 import json
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from delrec_lite.data.batches import ARROW_SUFFIX, BATCH_ROWS, OpenBatches, open_batches
 from delrec_lite.data.databases import Query, open_query, parse_query
-from delrec_lite.data.sources import DATA_SUFFIXES, is_data_file, is_stdin
+from delrec_lite.data.sources import DATA_SUFFIXES, NoRowsError, check_named, files_in, files_matching, is_stdin
 from delrec_lite.data.tables import Layout
 from delrec_lite.errors import DataError
 
@@ -59,7 +62,8 @@ class Location:
             return
         for path in self.files:
             shown = Path("standard input") if str(path) == "-" else path
-            yield open_batches(copy or path, layout, expected, rows, shown)
+            opened = open_batches(copy or path, layout, expected, rows, shown)
+            yield opened if self.is_single else replace(opened, read=partial(_read_any, opened.read))
 
     def bytes(self) -> int:
         """Size of the files; 0 where it is not known."""
@@ -75,12 +79,12 @@ def locate(text: str) -> Location:
     """
     if query := parse_query(text):
         return Location(text, query=query)
+    check_named(text)
     path = Path(text)
     if path.is_dir():
         return Location(text, tuple(_files_in(path)))
     if any(mark in text for mark in "*?[") and not path.exists():
-        pattern = path.relative_to(path.anchor)
-        files = sorted(file for file in Path(path.anchor).glob(str(pattern)) if file.is_file())
+        files = files_matching(text, _SUFFIXES)
         if not files:
             raise DataError(f"no file matches {text}", "check the pattern; quote it, so that the shell leaves it alone")
         return Location(text, tuple(files))
@@ -107,14 +111,16 @@ def _files_in(folder: Path) -> Sequence[Path]:
         return _files_in(folder / splits[0])
     if names := _listed(folder / "state.json", "_data_files"):
         return [folder / name for name in names]
-    files = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in _ABOUT and is_data_file(path.relative_to(folder), _SUFFIXES)
-    ]
+    files = [path for path in files_in(folder, _SUFFIXES) if path.name not in _ABOUT]
     if not files:
         raise DataError(f"{folder} is a folder without files to read", f"it needs {', '.join(sorted(_SUFFIXES))}")
     return files
+
+
+def _read_any(read: Callable[[Sequence[str], Sequence[str]], Iterator[Any]], *names: Sequence[str]) -> Iterator[Any]:
+    """What ``read`` gives; nothing of a file without rows: of several files an hour without events writes one."""
+    with suppress(NoRowsError):
+        yield from read(*names)
 
 
 def _listed(path: Path, key: str) -> list[str]:

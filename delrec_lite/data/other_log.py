@@ -7,10 +7,14 @@ import numpy as np
 import numpy.typing as npt
 
 from delrec_lite.data.readers import Interactions
-from delrec_lite.data.times import NANOSECONDS, unit_of
+from delrec_lite.data.times import unit_of
 from delrec_lite.data.types import Dataset
 from delrec_lite.data.waiting import Waiting
 from delrec_lite.errors import DataError
+
+# How many times as large the times of a newer log may be, where one of them has no unit that its size tells.
+MOST_LATER = 1000
+_ONE_UNIT = "write them in one unit"
 
 
 def refuse_other_ids(dataset: Dataset, waiting: Waiting, log: Interactions, where: str) -> None:
@@ -70,12 +74,18 @@ def same_unit(known: npt.NDArray[Any], times: npt.NDArray[Any], where: str) -> n
     units = unit_of(known), unit_of(times)
     if units[0] != units[1] and known.dtype != times.dtype:
         # Dates are nanoseconds where seconds in float64 would make different ones equal.
+        # By whole microseconds, as the readers do, so that a known row stays one.
         if times.dtype == np.int64 and units == ("seconds", "nanoseconds"):
-            return times / NANOSECONDS
+            return (times // 1000) / 1e6
         if known.dtype == np.int64 and units == ("nanoseconds", "seconds"):
-            return np.round(times * NANOSECONDS).astype(np.int64)
-    if None not in units and units[0] != units[1]:
-        raise DataError(
-            f"{where}: its times look like {units[1]}, those of the data set like {units[0]}", "write them in one unit"
-        )
+            return np.round(times * 1e6).astype(np.int64) * 1000
+    if units[0] != units[1] and (None not in units or _apart(known, times)):
+        own, other = (unit or "a counter" for unit in units)
+        raise DataError(f"{where}: its times look like {other}, those of the data set like {own}", _ONE_UNIT)
     return times.astype(known.dtype)
+
+
+def _apart(known: npt.NDArray[Any], times: npt.NDArray[Any]) -> bool:
+    """Whether the sizes of times are too different for one unit: a counter of days beside seconds."""
+    sizes = sorted(float(np.median(np.abs(part.astype(np.float64)))) for part in (known, times))
+    return sizes[1] > MOST_LATER * sizes[0]

@@ -285,12 +285,18 @@ def with_questions(dataset: Dataset, repeats: bool, m: int, test_users: int | No
     chosen = sampled_users(replace(dataset, unasked=unasked), test_users, seed)
     result = make_dataset(dataset.name, catalog, users, sequences, dataset.cuts, repeats, unasked, chosen)
     for part in SPLITS:
-        if not len(result.questions(part)):
+        if len(result.questions(part)):
+            continue
+        if chosen is not None and len(replace(result, asked=None).questions(part)):
             raise DataError(
-                f"{dataset.name} has no question in its {part} part: its users had all of the next items before, or "
-                f"have fewer than {m - 1} unseen items for negatives",
-                "--repeats makes them questions, --duplicates first leaves them out; or ask for fewer candidates",
+                f"none of the {len(chosen)} users that were drawn has a question in the {part} part of {dataset.name}",
+                "draw more of them with --test-users, or others with another --seed",
             )
+        raise DataError(
+            f"{dataset.name} has no question in its {part} part: its users had all of the next items before, or "
+            f"have fewer than {m - 1} unseen items for negatives",
+            "--repeats makes them questions, --duplicates first leaves them out; or ask for fewer candidates",
+        )
     return result
 
 

@@ -1,6 +1,6 @@
 """Reads the user's own interaction logs and item lists, with configurable columns and checks of each row."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from delrec_lite.data.checked import check_rows
 from delrec_lite.data.columns import ItemColumn, ItemRows
 from delrec_lite.data.locations import Location
 from delrec_lite.data.packages import arrow
+from delrec_lite.data.sources import NoRowsError
 from delrec_lite.data.tables import DETECTED, Layout, OpenTable, Table, joined, open_table
 from delrec_lite.data.times import times_of
 from delrec_lite.data.typed_columns import ColumnSpec, typed_column
@@ -75,7 +76,27 @@ def given_columns(text: str) -> dict[str, str]:
         raise UsageError(
             f"--columns: {wrong[0]!r} does not name a column", "write user=uid,item=sku,time=ts,title=name"
         )
-    return {key.strip(): value.strip() for key, _, value in pairs}
+    return named_once([(key.strip(), value.strip()) for key, _, value in pairs])
+
+
+def named_once(pairs: Sequence[tuple[str, str]], apart: Collection[str] = ("user", "item", "time")) -> dict[str, str]:
+    """The pairs of ``--columns`` as a mapping.
+
+    Args:
+        pairs: What a column is, and its name.
+        apart: No two of these may be one column.
+
+    Raises:
+        UsageError: One is named twice, or two are one column.
+    """
+    named: dict[str, str] = {}
+    for key, name in pairs:
+        if key in named:
+            raise UsageError(f"--columns names {key} twice", "name each once")
+        if key in apart and (other := [k for k in named if k in apart and named[k] == name]):
+            raise UsageError(f"--columns: {other[0]} and {key} are both {name!r}", "name a column for each")
+        named[key] = name
+    return named
 
 
 def read_interactions(
@@ -228,7 +249,10 @@ def read_items_from(
         columns = replace(_numbered(columns, title="2"), item="1")
 
     def read(names: Sequence[str], lists: Sequence[str]) -> Table:
-        return joined([table for part in opened for table in part.read(names, lists)], location.path)
+        tables = [table for part in opened for table in part.read(names, lists)]
+        if not tables:
+            raise NoRowsError(location.path)
+        return joined(tables, location.path)
 
     return item_list_of(read, columns, text_columns, item_columns, bad, layout)
 

@@ -4,10 +4,12 @@ import bz2
 import codecs
 import contextlib
 import gzip
+import re
 import shutil
 import sys
 import zlib
 from collections.abc import Collection
+from glob import glob
 from pathlib import Path
 
 from delrec_lite.data.packages import arrow
@@ -28,6 +30,14 @@ _FOREIGN = (
 DATA_SUFFIXES = frozenset({".parquet", ".pq", ".csv", ".tsv", ".txt", ".inter", ".jsonl", ".ndjson", ".json"})
 PACKED_SUFFIXES = frozenset({".gz", ".bz2", ".zst", ".lz4"})
 _CUT = "copy or download it again; it may be incomplete"
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+
+
+class NoRowsError(DataError):
+    """A table has columns, or nothing at all, and no rows."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path} holds no rows", "check that it is the right file")
 
 
 def is_stdin(path: Path) -> bool:
@@ -46,6 +56,38 @@ def is_data_file(name: Path, suffixes: Collection[str] = DATA_SUFFIXES) -> bool:
     """
     unpacked = [suffix.lower() for suffix in name.suffixes if suffix.lower() not in PACKED_SUFFIXES]
     return bool(unpacked) and unpacked[-1] in suffixes and not any(part.startswith(("_", ".")) for part in name.parts)
+
+
+def files_in(folder: Path, suffixes: Collection[str] = DATA_SUFFIXES) -> list[Path]:
+    """The files of a folder, and of the folders in it, that ``is_data_file`` takes, in the order of their names."""
+    inside = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return [path for path in inside if is_data_file(path.relative_to(folder), suffixes)]
+
+
+def files_matching(pattern: str, suffixes: Collection[str] = DATA_SUFFIXES) -> list[Path]:
+    """The files that fit a pattern, and those in folders that do, as Spark writes them, in the order of their names."""
+    found: set[Path] = set()
+    for path in map(Path, glob(pattern, recursive=True)):  # noqa: PTH207 - the pattern may be absolute
+        if path.is_dir():
+            found.update(() if path.name.startswith("_") else files_in(path, suffixes))
+        else:
+            found.add(path)
+    return sorted(path for path in found if path.is_file())
+
+
+def check_named(text: str) -> None:
+    """Refuse what names no place of this machine.
+
+    Raises:
+        DataError: It is empty, or an address of the network.
+    """
+    if not text.strip():
+        raise DataError("a file is given without a name", "is a variable of your shell empty?")
+    if (address := _ADDRESS.match(text)) and not Path(text).exists():
+        raise DataError(
+            f"{text} is an address, and {address[0]} is not read here",
+            "fetch the file first; of databases duckdb:, sqlite: and postgres: are read",
+        )
 
 
 def is_parquet_file(path: Path) -> bool:

@@ -125,11 +125,12 @@ class OpenTable:
 
 
 def refuse_missing(path: Path, columns: Sequence[str], names: Sequence[str], numbered: bool = False) -> None:
-    """Refuse columns that are not among the names of a table.
+    """Refuse columns that are not among the names of a table, or are there twice.
 
     Raises:
         DataError: There is one.
     """
+    names = list(names)
     missing = [name for name in columns if name not in names]
     if missing and numbered:
         raise DataError(
@@ -139,6 +140,8 @@ def refuse_missing(path: Path, columns: Sequence[str], names: Sequence[str], num
     if missing:
         shown = textwrap.shorten(", ".join(names), 300, placeholder=" ...")
         raise DataError(f"{path} has no column {missing[0]!r}", f"it has: {shown}")
+    if twice := [name for name in columns if names.count(name) > 1]:
+        raise DataError(f"{path} has several columns {twice[0]!r}", "give each column a name of its own")
 
 
 def open_table(

@@ -169,7 +169,7 @@ def part_of_times(column: Any, name: str) -> PartOfTimes:
         except pa.ArrowInvalid:  # uint64 beyond int64
             pass
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        return _numbers(column.cast(pa.float64()).fill_null(float("nan")).to_numpy())
+        return _numbers(column.cast(pa.float64(), safe=False).fill_null(float("nan")).to_numpy())
     return _of_text(as_text(column, name))
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from delrec_lite.data.blocks import text_blocks
 from delrec_lite.data.json_lines import parsed_lines
 from delrec_lite.data.packages import arrow
-from delrec_lite.data.tables import DETECTED, Table, open_text, reading_parquet
+from delrec_lite.data.tables import DETECTED, Table, open_text, reading_parquet, refuse_missing
+from delrec_lite.data.times import PartOfTimes, part_of_times, why_invalid
 from delrec_lite.data.values import as_text
 from delrec_lite.errors import DataError
 from delrec_lite.scoring.columns import Shape
@@ -20,7 +21,7 @@ from delrec_lite.scoring.lists import list_in, lists_of, text_in
 BLOCK_BYTES = 1 << 23
 LONGEST_LINE = 1 << 26
 PARQUET_ROWS = 1 << 14
-COLUMNS = ("row", "id", "items", "time")
+COLUMNS = ("row", "id", "items", "t", "n", "wrong")
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,15 @@ class Chunk:
 
     Attributes:
         table: Columns ``row`` (number in the file, int64), ``id`` of the user (string), ``items`` (string, or list of
-            strings, null where there is no list) and ``time`` (microseconds as int64, or a number or date as a string).
+            strings, null where there is no list), the time as ``t`` (float64) and ``n`` (int64), see ``PartOfTimes``,
+            and ``wrong``, what is wrong with a time (string, null where nothing is).
         malformed: Number and reason of rows that do not read.
+        times: Of the rows; None where they have none.
     """
 
     table: Any
     malformed: list[tuple[int, str]] = field(default_factory=list)
+    times: PartOfTimes | None = None
 
 
 def kinds_of(file: InputFile) -> dict[str, Any]:
@@ -57,6 +61,8 @@ def kinds_of(file: InputFile) -> dict[str, Any]:
                 kinds.setdefault(name, pa.list_(pa.string()) if isinstance(value, list) else pa.string())
             else:
                 kinds.setdefault(name, pa.string())
+    if not kinds and text:
+        raise DataError(f"{file.path} has no JSON object in a line", "write one object a line, or one list of objects")
     return kinds
 
 
@@ -81,13 +87,14 @@ def _parquet_chunks(file: InputFile, shape: Shape) -> Iterator[Chunk]:
     batches = opened.iter_batches(PARQUET_ROWS, columns=list(shape.names))
     row = 1
     with opened:
+        refuse_missing(file.path, shape.names, opened.schema_arrow.names)
         while (batch := reading_parquet(file.path, lambda: next(batches, None))) is not None:
             columns = {
                 name: pa.chunked_array([batch.column(name)], batch.schema.field(name).type) for name in shape.names
             }
             numbers = np.arange(row, row + batch.num_rows)
             row += batch.num_rows
-            yield Chunk(_normal(Table(file.path, columns, 1), numbers, shape))
+            yield _normal(Table(file.path, columns, 1), numbers, shape, [])
 
 
 def _text_chunks(file: InputFile, shape: Shape) -> Iterator[Chunk]:
@@ -104,7 +111,7 @@ def _text_chunks(file: InputFile, shape: Shape) -> Iterator[Chunk]:
         all_rows = np.arange(table.first_row, table.first_row + count + len(table.skipped))
         numbers = np.setdiff1d(all_rows, np.array(table.skipped, np.int64))[:count]
         malformed = [(row + shift, reason) for row, reason in table.malformed]
-        yield Chunk(_normal(table, numbers + shift, shape), malformed)
+        yield _normal(table, numbers + shift, shape, malformed)
 
 
 def _header(text: bytes) -> bytes:
@@ -134,12 +141,12 @@ def _json_chunk(objects: Iterator[tuple[int, Any]], shape: Shape) -> Chunk:
         else:
             rows.append((number, user or "", items, time or ""))
     kinds = (pa.int64(), pa.string(), pa.list_(pa.string()) if shape.listed else pa.string(), pa.string())
-    arrays = [pa.array([row[n] for row in rows], kind) for n, kind in enumerate(kinds)]
-    return Chunk(pa.table(arrays, COLUMNS), malformed)
+    row, user, items, time = (pa.chunked_array([[r[n] for r in rows]], kind) for n, kind in enumerate(kinds))
+    return _chunk(row, user, items, time if shape.time else None, shape.time, malformed)
 
 
-def _normal(table: Table, numbers: Any, shape: Shape) -> Any:
-    """The columns of a chunk from those of a file."""
+def _normal(table: Table, numbers: Any, shape: Shape, malformed: list[tuple[int, str]]) -> Chunk:
+    """A chunk from the columns of a file."""
     pa = arrow()
     users = as_text(table.columns[shape.user], table.where(shape.user))
     values = table.columns[shape.values]
@@ -149,17 +156,23 @@ def _normal(table: Table, numbers: Any, shape: Shape) -> Any:
         items = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), flat, mask=pa.array(lengths < 0))
     else:
         items = as_text(values, table.where(shape.values))
-    times = _times(table.columns[shape.time], table.where(shape.time)) if shape.time else pa.nulls(len(numbers))
-    return pa.table([pa.array(numbers, pa.int64()), users, items, times], COLUMNS)
+    times = table.columns[shape.time] if shape.time else None
+    return _chunk(pa.array(numbers, pa.int64()), users, items, times, table.where(shape.time), malformed)
 
 
-def _times(column: Any, name: str) -> Any:
-    pa = arrow()
-    if pa.types.is_date(column.type):
-        column = column.cast(pa.timestamp("ms"))
-    if pa.types.is_timestamp(column.type):
-        return column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(pa.int64())
-    return as_text(column, name)
+def _chunk(row: Any, user: Any, items: Any, time: Any, where: str, malformed: list[tuple[int, str]]) -> Chunk:
+    """A chunk; ``time`` is a column of any type that times have, or None; ``where`` names it in errors."""
+    pa, count = arrow(), len(row)
+    if time is None:
+        empty = (pa.nulls(count, pa.float64()), pa.nulls(count, pa.int64()), pa.nulls(count, pa.string()))
+        return Chunk(pa.table([row, user, items, *empty], COLUMNS), malformed)
+    times = part_of_times(time, where)
+    wrong: list[str | None] = [None] * count
+    for at in np.flatnonzero(~times.valid).tolist():
+        wrong[at] = why_invalid(where.rpartition(": ")[2], as_text(time.slice(at, 1))[0].as_py())
+    exact = np.zeros(count, np.int64) if times.exact is None else times.exact
+    of_time = (pa.array(times.values, pa.float64()), pa.array(exact), pa.array(wrong, pa.string()))
+    return Chunk(pa.table([row, user, items, *of_time], COLUMNS), malformed, times)
 
 
 def _objects(file: InputFile, text: bytes, first: int) -> Iterator[tuple[int, Any]]:

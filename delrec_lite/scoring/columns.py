@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from delrec_lite.data.readers import named_once
 from delrec_lite.errors import DataError, UsageError
 from delrec_lite.scoring.lists import is_list
 
@@ -64,7 +65,8 @@ def parse_names(text: str) -> Names:
         if key.strip() not in allowed or not equals or not value.strip():
             hint = "write user=uid,history=items, or user=uid,item=sku,time=ts"
             raise UsageError(f"--columns: {key!r} does not name a column", hint)
-    names = Names(**{key.strip(): value.strip() for key, _, value in pairs})
+    texts = [(key.strip(), value.strip()) for key, _, value in pairs]
+    names = Names(**named_once(texts, apart=("user", "history", "item", "time")))
     if names.history and (names.item or names.time):
         raise UsageError(
             "--columns names a history and interactions", "a row is a user with a history, or one interaction"

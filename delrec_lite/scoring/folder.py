@@ -18,6 +18,8 @@ KIND = "recommendations"
 RUNNING, DONE = "running", "done"
 # What identifies a run; the rest of its manifest says how far it is.
 IDENTITY = ("bundle", "input", "options")
+# What the command calls them, where the names differ.
+_OPTION = {"part_users": "part_rows"}
 _OWN = re.compile(rf"(part-\d{{5,}}\.parquet|{re.escape(MANIFEST)})(\.\d+\.part)?|{re.escape(REJECTED)}")
 
 
@@ -48,7 +50,8 @@ def made(folder: Path) -> set[str] | None:
     if read_manifest(folder) is None:
         return None
     own = {path.name for path in folder.iterdir() if _OWN.fullmatch(path.name)}
-    return own | {str(path.relative_to(folder)) for path in (folder / WORK).rglob("*") if path.is_file()}
+    inside = {str(path.relative_to(folder)) for path in (folder / WORK).rglob("*") if path.is_file()}
+    return own | inside | {f"{WORK}/any"}  # its folder is empty where its removal was cut short
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -77,11 +80,20 @@ def check_same(folder: Path, manifest: Mapping[str, Any], identity: Mapping[str,
             continue
         what = f"another {key}"
         if key == "options" and isinstance(before, dict):
-            differing = [name for name in now if before.get(name) != now[name]]
+            differing = [_OPTION.get(name, name) for name in now if before.get(name) != now[name]]
             what = f"other options ({', '.join(name.replace('_', '-') for name in differing)})"
         raise StorageError(f"{folder} holds another run, of {what}", "choose another --out, or remove that folder")
 
 
 def missing_parts(folder: Path, parts: int) -> list[str]:
-    """Names of the parts that are not finished."""
-    return [name for name in map(part_name, range(parts)) if not (folder / name).is_file()]
+    """Names of the parts that are not finished, or were damaged since."""
+    return [name for name in map(part_name, range(parts)) if not _is_whole(folder / name)]
+
+
+def _is_whole(part: Path) -> bool:
+    pa = arrow()
+    try:
+        pa.parquet.read_metadata(part)
+    except (OSError, pa.ArrowException):
+        return False
+    return True

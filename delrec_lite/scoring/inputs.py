@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from glob import glob, has_magic
+from glob import has_magic
 from pathlib import Path
 
 from delrec_lite.data.blocks import HEAD_BYTES, unpacked
@@ -13,8 +13,10 @@ from delrec_lite.data.sources import (
     PARQUET_MAGIC,
     as_utf8,
     check_foreign,
+    check_named,
     content_of,
-    is_data_file,
+    files_in,
+    files_matching,
     is_parquet_file,
     is_stdin,
     unreadable,
@@ -32,10 +34,12 @@ class InputFile:
     Attributes:
         path: Where it is.
         kind: ``parquet``, ``json`` or ``text``.
+        is_empty: JSON Lines without a line, which is a table without rows.
     """
 
     path: Path
     kind: str
+    is_empty: bool = False
 
 
 def input_files(source: str) -> list[InputFile]:
@@ -46,22 +50,22 @@ def input_files(source: str) -> list[InputFile]:
     Raises:
         DataError: There are none, one cannot be read, or is of a foreign format.
     """
+    check_named(source)
     path = Path(source)
     if is_stdin(path):
         raise DataError("users are not read from standard input", "give a file: a run that is continued reads it again")
     if path.is_dir():
-        inside = sorted(file for file in path.rglob("*") if file.is_file())
-        paths = [file for file in inside if is_data_file(file.relative_to(path))]
+        paths = files_in(path)
     elif has_magic(source) and not path.exists():
-        names = glob(source, recursive=True)  # noqa: PTH207 - the pattern may be absolute
-        paths = sorted(file for file in map(Path, names) if file.is_file())
+        paths = files_matching(source)
     else:
         paths = [path]
     if not paths:
         raise DataError(
             f"no file of users at {source}", "give Parquet, CSV or JSON Lines: a file, a folder or a pattern"
         )
-    return [_classified(path) for path in paths]
+    files = [_classified(path) for path in paths]
+    return [file for file in files if not file.is_empty] or files[:1]
 
 
 def _classified(path: Path) -> InputFile:
@@ -69,10 +73,9 @@ def _classified(path: Path) -> InputFile:
         return InputFile(path, PARQUET)
     head = next(unpacked(path, HEAD_BYTES), b"")
     check_foreign(path, head)
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(f"{path} is UTF-16 text", "save it as UTF-8")
     is_lines = head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{")
-    return InputFile(path, JSON if is_json(path) or is_lines else TEXT)
+    kind = JSON if is_json(path) or is_lines else TEXT
+    return InputFile(path, kind, kind == JSON and not head)
 
 
 def input_fingerprint(files: Sequence[InputFile]) -> str:

@@ -13,12 +13,21 @@ from delrec_lite.data.values import as_text
 from delrec_lite.errors import DataError
 
 _BETWEEN = re.compile(r"[\s,;|]+")
+# What Python writes for a list or an array, as a frame with a column of lists becomes CSV: ['a', 'b'] or ['a' 'b'].
+_WRITTEN = re.compile(r"""'([^'\\]*)'|"([^"\\]*)"|([^\s,'"\[\]\\]+)""")
+_WHOLE = re.compile(r"^(-?\d+)\.0*$")
+_WRITTEN_LIST = re.compile(rf"\[\s*(?:(?:{_WRITTEN.pattern})(?:\s*,\s*|\s+|(?=\s*\])))*\s*\]")
 
 
 def is_list(kind: Any) -> bool:
     """Whether an Arrow type is one of lists."""
     types = arrow().types
-    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
+    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind) or _is_view(kind))
+
+
+def _is_view(kind: Any) -> bool:
+    types = arrow().types
+    return bool(types.is_list_view(kind) or types.is_large_list_view(kind))
 
 
 def lists_of(column: Any, name: str) -> tuple[Any, Ints]:
@@ -48,7 +57,7 @@ def lists_of(column: Any, name: str) -> tuple[Any, Ints]:
         return pa.array(values, pa.string()), np.array(
             [-1 if given is None else len(given) for given in lists], np.int64
         )
-    if pa.types.is_fixed_size_list(column.type):
+    if pa.types.is_fixed_size_list(column.type) or _is_view(column.type):
         column = column.cast(pa.list_(column.type.value_type))
     lengths = pa.compute.list_value_length(column).fill_null(-1).to_numpy().astype(np.int64)
     values = pa.compute.list_flatten(column)
@@ -68,11 +77,20 @@ def list_in(value: Any) -> list[str] | None:
         try:
             value = json.loads(text)
         except (ValueError, RecursionError):
-            return None
+            value = _written(text)
     if not isinstance(value, list):
         return None
     texts = [text_in(part) for part in value]
     return None if None in texts else texts  # type: ignore[return-value]
+
+
+def _written(text: str) -> list[str] | None:
+    """The values of a list or an array as Python prints it; None for anything else, and for a shortened one."""
+    if not _WRITTEN_LIST.fullmatch(text):
+        return None
+    parts = _WRITTEN.findall(text)
+    values = [once or twice or _WHOLE.sub(r"\1", plain) for once, twice, plain in parts]
+    return None if "..." in values else ["" if value in ("None", "nan") else value for value in values]
 
 
 def text_in(value: Any) -> str | None:

@@ -1,11 +1,15 @@
 """Scores the parts of a run by Ray: a pool of actors on any machines, each with one thread and a bundle of its own."""
 
 import json
-from collections.abc import Callable, Sequence
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from delrec_lite.data.packages import arrow
+from delrec_lite.environment import flag
 from delrec_lite.errors import DelrecError, MissingPackageError, StorageError, install_line
 from delrec_lite.files import appears
 from delrec_lite.machine import cores_allowed
@@ -47,6 +51,26 @@ class PartScorer:
         return arrow().table({"part": names, "users": users, "error": failed})
 
 
+@contextmanager
+def _quiet(context: Any) -> Iterator[None]:
+    """Without what Ray Data says of its own progress and versions, while the ``with`` lasts.
+
+    Args:
+        context: Ray's ``DataContext`` of this thread.
+    """
+    logger = logging.getLogger("ray.data")
+    level, bars = logger.level, context.enable_progress_bars
+    logger.setLevel(logging.ERROR)
+    context.enable_progress_bars = False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+        context.enable_progress_bars = bars
+
+
 def score_ray(
     scorer: dict[str, Any], source: Path, target: Path, parts: Sequence[str], workers: int, tick: Callable[[int], None]
 ) -> None:
@@ -62,14 +86,16 @@ def score_ray(
     """
     arguments = {"scorer": scorer, "source": str(source.absolute()), "target": str(target.absolute())}
     rows = [{"part": part} for part in parts]
-    with ray_cluster("--engine ray", max(workers, cores_allowed())) as ray:
+    with ray_cluster("--engine ray", max(workers, cores_allowed())) as ray, ExitStack() as stack:
         try:
-            from ray.data import ActorPoolStrategy, from_items
+            from ray.data import ActorPoolStrategy, DataContext, from_items
             from ray.exceptions import RayError
         except ImportError as error:
             raise MissingPackageError(
                 f"--engine ray needs {error.name}, which is not installed", install_line("ray")
             ) from error
+        if not flag("DELREC_DEBUG"):
+            stack.enter_context(_quiet(DataContext.get_current()))
         room = max(1, min(workers, int(ray.cluster_resources().get("CPU", 1))))
         done = from_items(rows, override_num_blocks=len(rows)).map_batches(
             PartScorer,

@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from delrec_lite.console import QUIET, Console
-from delrec_lite.data.badrows import Policy
+from delrec_lite.data.badrows import Policy, parse_policy
 from delrec_lite.data.packages import arrow
+from delrec_lite.data.sources import is_data_file
 from delrec_lite.errors import StorageError, UsageError, did_you_mean
 from delrec_lite.files import put_in_place, writing
 from delrec_lite.machine import cores_allowed
 from delrec_lite.provenance import now
 from delrec_lite.runtime.arguments import check_k
 from delrec_lite.runtime.bundle import Bundle
+from delrec_lite.runtime.engines.hybrid import teacher_weight
 from delrec_lite.runtime.filters import Filters
 from delrec_lite.runtime.item_columns import ItemColumns
 from delrec_lite.runtime.remote import located
@@ -36,10 +38,10 @@ from delrec_lite.scoring.folder import (
     read_manifest,
     write_manifest,
 )
-from delrec_lite.scoring.inputs import input_files, input_fingerprint
+from delrec_lite.scoring.inputs import InputFile, input_files, input_fingerprint
 from delrec_lite.scoring.local import score_local
 from delrec_lite.scoring.ray_engine import score_ray
-from delrec_lite.scoring.scorer import bundle_fingerprint
+from delrec_lite.scoring.scorer import bundle_fingerprint, ids_in
 from delrec_lite.scoring.work import REJECTED, part_name, write_work
 from delrec_lite.version import __version__
 
@@ -78,6 +80,12 @@ class Options:
     quant: str | None = None
     fused: bool | None = None
     exact: bool = False
+
+    def __post_init__(self) -> None:
+        parse_policy(self.on_bad_row, "on_bad_row")
+        if self.candidates is not None:
+            object.__setattr__(self, "candidates", ids_in(self.candidates, "candidates"))
+        object.__setattr__(self, "exclude", ids_in(self.exclude, "exclude"))
 
     def scorer(self) -> dict[str, Any]:
         """Arguments of ``Scorer``."""
@@ -129,6 +137,7 @@ def score(
     if min(workers, options.part_users) < 1:
         raise UsageError("--workers and --part-rows are numbers from 1", "leave them out for the defaults")
     files = input_files(users)
+    _refuse_within(files, users, out)
     bundle = located(bundle, console)
     known = _known_items(bundle, options, console)
     fingerprint = bundle_fingerprint(bundle)
@@ -141,7 +150,8 @@ def score(
         manifest = read_manifest(target)
         if manifest is not None:
             check_same(out, manifest, identity)
-        if manifest is None or (missing_parts(target, manifest["counts"]["parts"]) and not (target / WORK).is_dir()):
+        missing = [] if manifest is None else missing_parts(target, manifest["counts"]["parts"])
+        if manifest is None or not all((target / WORK / name).is_file() for name in missing):
             console.heading("reading users")
             (staging / WORK).mkdir(parents=True)
             counts = write_work(
@@ -150,6 +160,20 @@ def score(
             manifest = _begin(target, staging, {**identity, "counts": counts.dump()})
         _score_missing(target, manifest, ENGINES[engine], _scorer(bundle, options, fingerprint), workers, console)
         return _finish(target, manifest)
+
+
+def _refuse_within(files: Sequence[InputFile], users: str, out: Path) -> None:
+    """Refuse recommendations among the users: the next call would read them as users.
+
+    Raises:
+        UsageError: ``out`` is in the folder of the input, or the input has files of ``out``.
+    """
+    target = out.resolve()
+    read = [target.relative_to(Path(users).resolve())] if target.is_relative_to(Path(users).resolve()) else []
+    if (Path(users).is_dir() and read and is_data_file(read[0] / part_name(0))) or any(
+        file.path.resolve().is_relative_to(target) for file in files
+    ):
+        raise UsageError(f"--out {out} is among the users at {users}", "choose a folder beside them")
 
 
 def _refuse(out: Path) -> None:
@@ -164,6 +188,8 @@ def _known_items(bundle: Path, options: Options, console: Console) -> Collection
     """
     opened = Bundle.open(bundle, quant=options.quant)
     known = frozenset(opened.items.ids)
+    if options.fused:
+        teacher_weight(opened)
     if options.candidates is None and not opened.prompt.format.ranks_catalogue:
         raise UsageError(f"{bundle} ranks candidates alone", "give their ids in a file: --candidates FILE")
     if options.candidates is not None and known.isdisjoint(options.candidates):
@@ -185,6 +211,7 @@ def _begin(target: Path, staging: Path, facts: Mapping[str, Any]) -> dict[str, A
     """Put the work in place, and a manifest beside it."""
     manifest = {"kind": KIND, "version": __version__, "state": RUNNING, "created": now(), **facts}
     if read_manifest(target) is not None:  # parts of a finished run were removed
+        shutil.rmtree(target / WORK, ignore_errors=True)
         (staging / WORK).rename(target / WORK)
         write_manifest(target, manifest)
         return manifest

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from delrec_lite.data.badrows import Policy
+from delrec_lite.data.badrows import Policy, parse_policy
+from delrec_lite.data.frames import table_of
 from delrec_lite.data.packages import arrow
 from delrec_lite.data.types import Floats, Ints
 from delrec_lite.data.values import MISSING, as_text
 from delrec_lite.errors import BundleError, DataError, UsageError
 from delrec_lite.evaluation.best import best
 from delrec_lite.files import sha256_of
-from delrec_lite.runtime.arguments import check_k
+from delrec_lite.runtime.arguments import check_k, titles_in
 from delrec_lite.runtime.coarse import catalogue_scores, refined
 from delrec_lite.runtime.manifest import MANIFEST
 from delrec_lite.runtime.remote import located
@@ -45,6 +46,15 @@ def bundle_fingerprint(bundle: str | os.PathLike[str]) -> str:
         raise BundleError(f"no bundle at {bundle}", "check the path; `delrec-lite export` writes bundles") from error
 
 
+def ids_in(values: Any, where: str) -> tuple[str, ...]:
+    """Item ids in a series of any kind; numbers are ids too.
+
+    Raises:
+        UsageError: It is no series, such as one text alone.
+    """
+    return tuple(map(str, titles_in(values, where)))
+
+
 class Scorer:
     """Recommends items to the users of a table.
 
@@ -69,7 +79,8 @@ class Scorer:
         opened: A recommender of the bundle, to use it instead of opening another; its caller closes it.
 
     Raises:
-        UsageError: ``k`` is no whole number above 0, or there is a list of candidates without any.
+        UsageError: ``k`` is no whole number above 0, there is a list of candidates without any, or an argument of
+            another kind.
     """
 
     def __init__(
@@ -91,8 +102,9 @@ class Scorer:
         opened: "Recommender | None" = None,
     ) -> None:
         self.bundle, self.k, self.threads = os.fspath(bundle), check_k(k), threads
-        self.candidates = None if candidates is None else tuple(candidates)
-        self.exclude, self.exclude_history, self.on_bad_row = tuple(exclude), exclude_history, on_bad_row
+        self.candidates = None if candidates is None else ids_in(candidates, "candidates")
+        self.exclude, self.exclude_history = ids_in(exclude, "exclude"), exclude_history
+        self.on_bad_row: Policy = parse_policy(on_bad_row, "on_bad_row")
         self.user, self.history, self.quant, self.fused, self.fingerprint = user, history, quant, fused, fingerprint
         self.exact = exact
         self.where, self.dropped = where, 0
@@ -111,7 +123,8 @@ class Scorer:
         """Recommendations for a table's users, in its order.
 
         Args:
-            table: An Arrow table or record batch with a user in each row; further columns are not read.
+            table: An Arrow table or record batch, or a frame of pandas or Polars, with a user in each row; further
+                columns are not read.
 
         Returns:
             An Arrow table with the columns ``user_id``, ``rank`` (from 1), ``item_id`` and ``score``; up to ``k`` rows
@@ -120,9 +133,12 @@ class Scorer:
         Raises:
             BundleError: The bundle cannot be opened, or is another one than its fingerprint says.
             DataError: A column is missing or of another type; with ``refuse``: a bad row.
-            UsageError: The bundle ranks candidates alone, and there are none; or no candidate is known.
+            UsageError: The bundle ranks candidates alone, and there are none; or no candidate is known; or it is no
+                table.
         """
         pa = arrow()
+        if not isinstance(table, pa.Table | pa.RecordBatch):
+            table = pa.table(dict(table_of(table, (self.user, self.history), "the table").columns))
         for name in (self.user, self.history):
             if name not in table.schema.names:
                 raise DataError(f"the table has no column {name!r}", f"it has: {', '.join(table.schema.names)}")

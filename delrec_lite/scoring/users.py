@@ -9,6 +9,7 @@ from typing import Any
 from delrec_lite.console import Console
 from delrec_lite.data.badrows import SHOWN, BadRows
 from delrec_lite.data.packages import arrow
+from delrec_lite.data.times import TimesSoFar
 from delrec_lite.data.values import MISSING
 from delrec_lite.errors import DataError
 from delrec_lite.scoring.chunks import Chunk, chunks, kinds_of
@@ -19,8 +20,6 @@ from delrec_lite.scoring.scorer import why_bad
 # Items of a history that are kept in order, more than any model reads; each older one is kept once, to be left out.
 NEWEST = 10_000
 ROWS = 1 << 12
-# Of a text: a number, or a date and time of ISO 8601 as microseconds.
-_TIME = "coalesce(try_cast(time AS DECIMAL(38, 9)), epoch_us(try_cast(time AS TIMESTAMPTZ)))"
 
 
 @dataclass(frozen=True)
@@ -55,12 +54,12 @@ class Users:
         self._files, self._known, self._con = files, known, connection
         kinds = [kinds_of(file) for file in files]
         self._shape = _shape(files, kinds, names)
-        is_whole = arrow().types.is_integer
-        self.numbered = all(is_whole(of_file[self._shape.user]) for of_file in kinds)
-        """Whether all ids of users are whole numbers by their type."""
+        self._times = TimesSoFar()
+        self.id_type = _id_type([of_file[self._shape.user] for of_file in kinds])
+        """The Arrow type that ids of users have in what is written."""
         items = "VARCHAR[]" if self._shape.listed else "VARCHAR"
         connection.execute(
-            f"CREATE TABLE good (id VARCHAR, items {items}, time DECIMAL(38, 9), file INTEGER, row BIGINT)"
+            f"CREATE TABLE good (id VARCHAR, items {items}, t DOUBLE, n BIGINT, file INTEGER, row BIGINT)"
         )
         connection.execute("CREATE TABLE bad (file INTEGER, row BIGINT, id VARCHAR, reason VARCHAR)")
 
@@ -75,11 +74,14 @@ class Users:
                 for chunk in chunks(file, self._shape):
                     self._insert(number, chunk)
                 tick()
+        for note in self._times.notes(self._shape.time):
+            console.say(note)
 
     def __iter__(self) -> Iterator[User]:
         """The users, in the order of their ids; those who cannot be scored are set aside."""
-        order = "try_cast(id AS BIGINT)" if self.numbered else "id"
-        query = f"SELECT id, items, file, row FROM good ORDER BY {order}, time, file, row"
+        order = "id" if self.id_type == arrow().string() else "try_cast(id AS HUGEINT)"
+        time = "n" if self._times.is_exact else "t"
+        query = f"SELECT id, items, file, row FROM good ORDER BY {order}, {time}, file, row"
         batches = self._con.sql(query).to_arrow_reader(ROWS)
         rows = chain.from_iterable(
             zip(*(column.to_pylist() for column in batch.columns), strict=True) for batch in batches
@@ -125,19 +127,19 @@ class Users:
 
     def _insert(self, number: int, chunk: Chunk) -> None:
         self._set_aside([(number, row, "", reason) for row, reason in chunk.malformed])
-        is_text = arrow().types.is_string(chunk.table.schema.field("time").type)
-        time = "NULL" if not self._shape.time else _TIME if is_text else "time"
+        if chunk.times is not None:
+            self._times.add(chunk.times)
         blank = "items IS NULL" if self._shape.listed else "items = ''"  # spreadsheets write blank rows
         self._con.register("chunk", chunk.table)
         self._con.execute(
-            f"CREATE OR REPLACE TEMP TABLE checked AS SELECT id, items, {time} AS moment, {number} AS file, row,"
-            f" {self._problem(time)} AS reason FROM chunk WHERE NOT (id = '' AND {blank})"
+            f"CREATE OR REPLACE TEMP TABLE checked AS SELECT id, items, t, n, {number} AS file, row,"
+            f" {self._problem()} AS reason FROM chunk WHERE NOT (id = '' AND {blank})"
         )
         self._con.unregister("chunk")
-        self._con.execute("INSERT INTO good SELECT id, items, moment, file, row FROM checked WHERE reason IS NULL")
+        self._con.execute("INSERT INTO good SELECT id, items, t, n, file, row FROM checked WHERE reason IS NULL")
         self._con.execute("INSERT INTO bad SELECT file, row, id, reason FROM checked WHERE reason IS NOT NULL")
 
-    def _problem(self, time: str) -> str:
+    def _problem(self) -> str:
         """What is wrong with a row, in SQL: a text, or NULL."""
         words = ", ".join(map(_quoted, sorted(MISSING - {""})))
         columns = [("id", self._shape.user)]
@@ -150,10 +152,7 @@ class Users:
             cases.append(f"WHEN {column} IN ({words}) THEN {named}")
         if self._shape.listed:
             cases.append(f"WHEN items IS NULL THEN {_quoted(why_bad(self._shape.values, None, False))}")
-        if self._shape.time:
-            no_time = _quoted(f"{self._shape.time} is neither a number nor a date")
-            cases.append(f"WHEN {time} IS NULL THEN {no_time} || coalesce(': ''' || time || '''', '')")
-        return f"CASE {' '.join(cases)} END"
+        return f"CASE {' '.join(cases)} ELSE wrong END"
 
     def _set_aside(self, rows: Sequence[tuple[int, int, str, str]]) -> None:
         if not rows:
@@ -164,6 +163,16 @@ class Users:
         with self._con.cursor() as beside:  # the query that is being read goes on
             beside.register("found", pa.table(columns, ("file", "row", "id", "reason")))
             beside.execute("INSERT INTO bad SELECT * FROM found")
+
+
+def _id_type(kinds: Sequence[Any]) -> Any:
+    """Whole numbers where all files have some and one type holds them, else text."""
+    pa = arrow()
+    if not all(map(pa.types.is_integer, kinds)):
+        return pa.string()
+    if pa.uint64() not in kinds:
+        return pa.int64()
+    return pa.uint64() if all(map(pa.types.is_unsigned_integer, kinds)) else pa.string()
 
 
 def _shape(files: Sequence[InputFile], kinds: Sequence[dict[str, Any]], names: Names) -> Shape:

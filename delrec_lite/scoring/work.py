@@ -86,7 +86,7 @@ def write_work(
             source.check(bad)
         stream = iter(source)
         while of_part := list(islice(stream, part_users)):
-            _write(folder / part_name(parts), _table(of_part, source.numbered))
+            _write(folder / part_name(parts), _table(of_part, source.id_type))
             parts += 1
             users += len(of_part)
             empty += sum(not user.items for user in of_part)
@@ -95,17 +95,18 @@ def write_work(
         for malformed in bad.files:
             console.say(f"  left out: {malformed}")
         if not users:
-            raise DataError(f"{files[0].path} holds no user to score", "check that it is the right file")
+            left_out = f"; left out: {bad.files[0]}" if bad.files else ""
+            raise DataError(f"{files[0].path} holds no user to score{left_out}", "check that it is the right file")
         if rejected:
             _write_all(folder / REJECTED, source.bad_batches())
     return Counts(users, parts, rejected, empty, unknown)
 
 
-def _table(users: Sequence[User], numbered: bool) -> Any:
+def _table(users: Sequence[User], id_type: Any) -> Any:
     pa = arrow()
     ids = pa.array([user.id for user in users], pa.string())
     histories = pa.array([user.items for user in users], pa.list_(pa.string()))
-    return pa.table({USER: ids.cast(pa.int64()) if numbered else ids, HISTORY: histories})
+    return pa.table({USER: ids.cast(id_type), HISTORY: histories})
 
 
 def _write(path: Path, table: Any) -> None:

@@ -1,7 +1,7 @@
 """What an update reads: the data set as it is, the new log, and titles of new items from a list or from the bundle."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,7 +15,7 @@ from delrec_lite.data.kept import TIMES, load_source, load_times, source_of
 from delrec_lite.data.locations import locate
 from delrec_lite.data.newer import read_log
 from delrec_lite.data.prepare import prepare
-from delrec_lite.data.readers import ItemList, read_items_from
+from delrec_lite.data.readers import ItemList, named_once, read_items_from
 from delrec_lite.data.store import load_settings
 from delrec_lite.data.tables import Layout
 from delrec_lite.data.typed_columns import ColumnSpec
@@ -77,11 +77,13 @@ def read_inputs(run: TrainedRun, new: NewData) -> Inputs:
     known = Known(run.dataset, _times(run), run.candidates, settings, waiting)
     first = load_source(folder)
     columns, layout = replace(first[0], **new.columns), replace(first[1], **new.layout)
+    named_once(list(asdict(columns).items()))
     listed = _listed(new, columns, layout, known)
     titled = _with_added(listed, run.bundle)
     log = read_log(new.interactions, columns, new.bad, layout)
     drop = new.bad.policy == "drop"
-    extended = extend(known, log, titled, drop, new.interactions)
+    where = str(locate(new.interactions).path)  # without a password
+    extended = extend(known, log, titled, drop, where)
     return Inputs(known, extended, source_of(*first), frozenset(listed.titles))
 
 

@@ -106,9 +106,20 @@ def with_teacher(engine: Engine, bundle: Bundle) -> Engine:
     """The engine mixed with the bundle's teacher.
 
     Raises:
-        UsageError: The bundle has no teacher, or was exported before teachers had a weight.
+        UsageError: See ``teacher_weight``.
         BundleError: The teacher or its weight cannot be read.
         MissingPackageError: onnxruntime is not installed.
+    """
+    weight = teacher_weight(bundle)
+    return HybridEngine(engine, Retriever(bundle, threads=1), weight, bundle.trained)
+
+
+def teacher_weight(bundle: Bundle) -> float:
+    """The weight of the bundle's teacher, 0 to 1.
+
+    Raises:
+        UsageError: The bundle has no teacher, or was exported before teachers had a weight.
+        BundleError: It is no such number.
     """
     weight = bundle.manifest["model"].get(WEIGHT)
     if not Retriever.is_in(bundle) or weight is None:
@@ -117,4 +128,4 @@ def with_teacher(engine: Engine, bundle: Bundle) -> Engine:
         )
     if not isinstance(weight, int | float) or not 0 <= weight <= 1:
         raise BundleError(f"{bundle.folder}: {WEIGHT} is {weight!r}, not a number from 0 to 1", REMEDY)
-    return HybridEngine(engine, Retriever(bundle, threads=1), float(weight), bundle.trained)
+    return float(weight)
