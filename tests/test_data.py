@@ -225,6 +225,8 @@ def test_a_csv_file_with_other_column_names(tmp_path):
     assert parse_columns("") == Columns()
     with pytest.raises(UsageError, match="'price'"):
         parse_columns("price=p")
+    with pytest.raises(UsageError, match="user is given twice"):
+        parse_columns("user=a,user=b")
 
 
 def shop(folder, suffix, write):

@@ -75,7 +75,12 @@ def given_columns(text: str) -> dict[str, str]:
         raise UsageError(
             f"--columns: {wrong[0]!r} does not name a column", "write user=uid,item=sku,time=ts,title=name"
         )
-    return {key.strip(): value.strip() for key, _, value in pairs}
+    named: dict[str, str] = {}
+    for key, _, value in pairs:
+        if key.strip() in named:
+            raise UsageError(f"--columns: {key.strip()} is given twice", "name each column once")
+        named[key.strip()] = value.strip()
+    return named
 
 
 def read_interactions(
@@ -141,7 +146,7 @@ def read_texts(
     opened = open_table(path, layout, expected=(columns.item,))
     columns = _item_columns(columns, opened, layout)
     table = opened.read((columns.item, *text_columns), lists=text_columns)
-    return texts_of(table.texts(columns.item), [_cells(table, name) for name in text_columns], layout.keep_na)
+    return texts_of(table.ids(columns.item), [_cells(table, name) for name in text_columns], layout.keep_na)
 
 
 def read_items(
@@ -244,7 +249,7 @@ def item_list_of(
     """``read_item_list`` of a table that ``read`` gives: names of columns, and of those that may hold lists, to it."""
     kept = [spec.name for spec in specs]
     table = read((columns.item, columns.title, *text_columns, *kept), (*text_columns, *kept))
-    items = table.texts(columns.item)
+    items = table.ids(columns.item)
     titles = [" ".join(title.replace("\0", " ").split()) for title in table.texts(columns.title)]
     title_of = titles_of(table, items, titles, bad, layout.keep_na)
     texts = texts_of(items, [_cells(table, name) for name in text_columns], layout.keep_na) if text_columns else {}
@@ -264,7 +269,7 @@ def read_item_rows(
     names = [spec.name for spec in item_columns]
     table = opened.read((columns.item, *names), lists=names)
     (bad or BadRows()).add(path, len(table.malformed), table.malformed)
-    return ItemRows(table.texts(columns.item), _typed(table, item_columns, layout))
+    return ItemRows(table.ids(columns.item), _typed(table, item_columns, layout))
 
 
 def _typed(table: Table, specs: Sequence[ColumnSpec], layout: Layout) -> tuple[ItemColumn, ...]:

@@ -156,8 +156,8 @@ def _read(path: Path, dataset: Dataset, console: Console) -> dict[int, OwnList]:
         raise DataError(str(Malformed(path, count, tuple(sorted(examples)[:SHOWN]))), "correct them")
     user_index = {name: n for n, name in enumerate(dataset.user_ids)}
     item_index = {name: n for n, name in enumerate(dataset.catalog.ids)}
-    users = np.array([user_index.get(name, -1) for name in table.texts(USER)], np.int64)
-    items = np.array([item_index.get(name, -1) for name in table.texts(ITEM)], np.int64)
+    users = np.array([user_index.get(name, -1) for name in table.ids(USER)], np.int64)
+    items = np.array([item_index.get(name, -1) for name in table.ids(ITEM)], np.int64)
     known = np.flatnonzero((users >= 0) & (items >= 0))
     if not len(known):
         raise DataError(
