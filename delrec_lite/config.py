@@ -31,6 +31,9 @@ from delrec_lite.training_sections import FinetuneSection as FinetuneSection
 from delrec_lite.training_sections import OptimSection as OptimSection
 from delrec_lite.training_sections import UpdateSection as UpdateSection
 
+# Of recipes: they are names of folders.
+NAME = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$"
+
 
 class ModelSection(Section):
     """The base language model and the form of its prompt."""
@@ -222,7 +225,7 @@ class ExportSection(Section):
 class Recipe(Section):
     """A whole run, from interactions to a bundle."""
 
-    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")
+    name: str = Field(min_length=1, pattern=NAME)
     data: DataSection = DataSection()
     model: ModelSection = ModelSection()
     teacher: TeacherSection = TeacherSection()

@@ -133,7 +133,7 @@ def nearest_name(name: str, known_names: Iterable[str], least: float = 0.6) -> s
         least: Least similarity, from 0 to 1.
     """
     by_case = {known.lower(): known for known in known_names}
-    nearest = get_close_matches(name[:100].lower(), by_case, n=1, cutoff=least)
+    nearest = get_close_matches(str(name)[:100].lower(), by_case, n=1, cutoff=least)
     return by_case[nearest[0]] if nearest else None
 
 

@@ -40,6 +40,15 @@ def meant_key(key: str, recipe: type[BaseModel]) -> str:
     return did_you_mean(key.partition(".")[0], recipe.model_fields)
 
 
+def nested(key: str) -> str:
+    """A dotted key as a recipe has it: ``finetune: {lr: ...}``."""
+    *sections, last = key.split(".")
+    text = f"{last}: ..."
+    for section in reversed(sections):
+        text = f"{section}: {{{text}}}"
+    return text
+
+
 def check_key(key: str, recipe: type[BaseModel], where: str) -> None:
     """Check that a key exists; settings of teachers are checked with their kind.
 
@@ -92,6 +101,8 @@ def refused(error: ValidationError, where: str, changes: Mapping[str, Any], reci
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
+        if key in keys_of(recipe):
+            return ConfigError(f"{where}: {key!r} is written as one key", f"write {nested(key)}, or --set {key}=...")
         return ConfigError(f"{where}: unknown key {key!r}", meant_key(key, recipe))
     # After the key, pydantic names the member of a union.
     key = next((known for known in keys_of(recipe) if known != SETTINGS and key.startswith(f"{known}.")), key)

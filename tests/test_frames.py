@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -184,6 +185,16 @@ def test_bad_rows_are_dropped_and_counted_where_that_is_asked_for(dataset, capfd
         ({"duplicates": "some"}, "some"),
         ({"on_bad_row": "keep"}, "on_bad_row has no value 'keep'"),
         ({"item_columns": "price"}, "item_columns is one text"),
+        ({"item_columns": [5]}, r"item_columns\[0\] is 5"),
+        ({"text_columns": None}, "text_columns is None"),
+        ({"split": None}, "no split is called None"),
+        ({"duplicates": None}, "duplicates has no value None"),
+        ({"on_bad_row": None}, "on_bad_row has no value None"),
+        ({"repeats": "no"}, "repeats is 'no'"),
+        ({"keep_na": "no"}, "keep_na is 'no'"),
+        ({"name": ""}, "the data set has no name"),
+        ({"name": 5}, "name is 5"),
+        ({"verb": "read"}, "verb is 'read', and there is no domain"),
     ],
 )
 def test_arguments_that_cannot_be_are_refused(arguments, words):
@@ -213,6 +224,7 @@ def test_a_recipe_comes_in_four_forms(tiny_base, tmp_path):
         ({"model": {}}, ConfigError, "name"),
         ({"name": "r", "modle": {}}, ConfigError, "unknown key 'modle'"),
         ({"name": "r", "finetune": {"lr": -1}}, ConfigError, "finetune.lr"),
+        ({"name": "r", "finetune.lr": 1e-3}, ConfigError, "'finetune.lr' is written as one key"),
         ({"name": "r", "finetune": {"lr": object()}}, ConfigError, "neither text nor number"),
         (5, UsageError, "type int"),
     ],
@@ -390,6 +402,120 @@ def test_users_that_cannot_be_are_refused(model, users, error, words):
 def test_options_that_cannot_be_are_refused(model, options, words):
     with pytest.raises(UsageError, match=words):
         model.recommend(["u1"], **options)
+
+
+# --- Values as they come out of databases, spreadsheets and joins. ---
+
+
+def with_ids(make):
+    log, listed = interactions(), items()
+    return log.assign(item_id=make(log["item_id"])), listed.assign(item_id=make(listed["item_id"]))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda ids: [Decimal(int(i)).quantize(Decimal("1.00")) for i in ids],
+        lambda ids: pd.arrays.SparseArray(ids),
+        lambda ids: pd.Series([np.int64(i) if i % 2 else str(i) for i in ids], ids.index, dtype=object),
+    ],
+)
+def test_an_id_is_the_same_in_every_type(dataset, make):
+    log, listed = with_ids(make)
+    for frames in ((log, listed), (log, items()), (interactions(), listed)):
+        other = Dataset.from_frames(*frames, name="ring", **PREPARED)
+        assert other.prepared.fingerprint == dataset.prepared.fingerprint
+
+
+@pytest.mark.parametrize(("make", "bits"), [(lambda i: i + 1e17, 64), (lambda i: (i + 2**25).astype("float32"), 32)])
+def test_ids_that_floats_cannot_tell_apart_are_refused(make, bits):
+    with pytest.raises(DataError, match=f"item_id has ids that are floats of {bits} bits, too large to be exact"):
+        Dataset.from_frames(*with_ids(make), name="ring", **PREPARED)
+    users = interactions().assign(user_id=lambda frame: make(frame["item_id"]))
+    with pytest.raises(DataError, match="user_id has ids that are floats"):
+        Dataset.from_frames(users, items(), name="ring", **PREPARED)
+
+
+def test_objects_and_wide_numbers_of_polars_are_read_by_their_values(dataset):
+    package = pytest.importorskip("polars", reason="polars is not installed")
+    log = polars(interactions())
+    objects = log.with_columns(package.Series("user_id", log["user_id"].to_list(), dtype=package.Object))
+    wide = log.with_columns(package.col("item_id").cast(package.Int128))
+    for frame in (objects, wide):
+        other = Dataset.from_frames(frame, items(), name="ring", **PREPARED)
+        assert other.prepared.fingerprint == dataset.prepared.fingerprint
+
+
+def test_a_class_that_extends_a_frame_is_one():
+    class Own(pd.DataFrame):
+        pass
+
+    assert Dataset.from_frames(Own(interactions()), items(), name="ring", **PREPARED).kind == "pandas"
+
+
+def test_text_that_is_none_is_refused_with_its_row():
+    texts = pd.Series(["\ud800", *["u"] * (len(interactions()) - 1)], dtype=object)
+    with pytest.raises(DataError, match="user_id, row 0 is no valid text"):
+        Dataset.from_frames(interactions().reset_index(drop=True).assign(user_id=texts), items(), **PREPARED)
+
+
+def test_one_column_for_two_things_is_refused():
+    with pytest.raises(UsageError, match="'item_id' is named for two of user, item and time"):
+        Dataset.from_frames(interactions(), items(), {"user": "item_id"}, **PREPARED)
+    with pytest.raises(UsageError, match="time has two names, 'datetime' and 'weight'"):
+        Dataset.from_frames(interactions(), items(), {"time": "datetime", "timestamp": "weight"}, **PREPARED)
+
+
+def test_columns_without_names_have_numbers(dataset):
+    log = interactions()[["user_id", "item_id", "datetime"]].set_axis([0, 1, 2], axis=1)
+    listed = items()[["item_id", "title"]].set_axis([1, 5], axis=1)
+    other = Dataset.from_frames(log, listed, {"user": 0, "item": 1, "time": 2, "title": 5}, name="ring", **PREPARED)
+    assert other.prepared.fingerprint == dataset.prepared.fingerprint
+
+
+def test_a_noun_with_a_verb_is_a_domain(dataset, tmp_path):
+    books = Dataset.from_frames(interactions(), items(), domain="book", verb="read", **PREPARED)
+    about = json.loads((books.save(tmp_path / "books") / "dataset.json").read_text())
+    assert (about["domain"], about["verb"]) == ("book", "read")
+    recipe = for_frames(read_recipe("ml-100k-cpu"), tmp_path, books.settings.domain, books.settings.verb)
+    assert (recipe.data.words.items, recipe.data.words.done) == ("books", "read")
+    own = read_recipe({"name": "r", "data": {"name": "ml-100k", "domain": "book", "verb": "read"}})
+    assert for_frames(own, tmp_path, None).data.words.done == "read"
+    assert for_frames(own, tmp_path, "game").data.words.done == "played"
+
+
+def test_a_name_that_is_no_folder_s_is_refused_before_anything_is_written(tmp_path):
+    runs = tmp_path / "runs"
+    for name in ("../shop", "my shop"):
+        data = Dataset.from_frames(interactions(), items(), name=name, **PREPARED)
+        with pytest.raises(UsageError, match="and its run cannot be"):
+            DelRec(runs=runs, quiet=True).fit(data)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_series_of_histories_has_its_users_in_the_index(model):
+    log = interactions().sort_values("datetime")
+    histories = log.groupby("user_id")["item_id"].apply(list)[["u3", "u1", "u3"]]
+    answer = model.recommend(histories, k=2)
+    assert answer["user_id"].tolist() == ["u3", "u3", "u1", "u1", "u3", "u3"]
+    assert answer["item_id"].tolist()[:4] == model.recommend(["u3", "u1"], k=2)["item_id"].tolist()
+
+
+def test_bad_rows_of_users_are_dropped_where_that_is_asked_for(model, capfd):
+    rows = pd.DataFrame({"user_id": ["a", None, "b", "c"], "item_id": [1.0, 2.0, np.nan, 4711.0]})
+    with pytest.raises(DataError, match="row 1: user_id is empty; row 2: item_id is empty"):
+        model.recommend(rows)
+    assert model.recommend(rows, k=1, on_bad_row="drop")["user_id"].tolist() == ["a"]
+    empty = model.recommend(pd.DataFrame({"user_id": [], "history": []}))
+    assert len(empty) == 0
+    with pytest.raises(UsageError, match="users is empty"):
+        model.recommend({})
+
+
+def test_a_hint_with_a_command_keeps_it(model):
+    with pytest.raises(UsageError) as caught:
+        model.recommend(["u1"], where="price > 3")
+    assert "`delrec-lite catalog columns ... --item-columns`" in caught.value.hint
 
 
 # --- Evaluate, export, load. ---

@@ -7,7 +7,9 @@ import pytest
 
 from delrec_lite.console import QUIET, Console
 from delrec_lite.errors import DataError, UsageError
-from delrec_lite.evaluation.protocol import candidate_ranks, catalogue_ranks
+from delrec_lite.evaluation.beyond import list_metrics
+from delrec_lite.evaluation.item_facts import ItemFacts
+from delrec_lite.evaluation.protocol import best_lists, candidate_ranks, catalogue_ranks
 from delrec_lite.pipeline.own_rows import own_ranks, parse_rows
 from delrec_lite.pipeline.table import evaluate
 from tests.tiny import ITEMS, candidates, dataset
@@ -67,6 +69,24 @@ def test_lists_of_the_first_items_rank_the_catalogue(write):
         assert listed or ranks.full[user] > 10
     hits = np.mean([target in best(user, 10) for user, target in enumerate(TEST.targets)])
     assert abs(hits - (ranks.full <= 10).mean()) <= 0.1, "but for ties"
+
+
+def test_the_first_ten_items_of_each_list_are_kept_for_the_metrics_of_lists(write):
+    wanted = best_lists(SCORES, TEST.histories, TEST.targets)
+    whole = own_ranks(write(lambda _: range(ITEMS)), DATA, SETS, QUIET).lists
+    of_values = (
+        np.take_along_axis(SCORES, np.maximum(wanted, 0), 1),
+        np.take_along_axis(SCORES, np.maximum(whole, 0), 1),
+    )
+    np.testing.assert_array_equal(*(np.where(wanted >= 0, values, 0) for values in of_values))  # ties aside
+    ranks = own_ranks(write(best, users=range(1, len(DATA.user_ids))), DATA, SETS, QUIET, "count")
+    assert (ranks.lists[0] == -1).all()
+    facts = ItemFacts.of(DATA, [ranks.lists], None)
+    alone = replace(ranks, lists=ranks.lists[1:])
+    some = replace(TEST, histories=TEST.histories[1:], targets=TEST.targets[1:])
+    for key in ("novelty@10", "text diversity@10", "co-occurrence diversity@10"):
+        assert list_metrics(ranks, TEST, facts)[key].value == list_metrics(alone, some, facts)[key].value
+    assert not len(own_ranks(write(lambda user: SETS.items[user].tolist()), DATA, SETS, QUIET).lists)
 
 
 def test_users_without_a_list_are_refused_or_ranked_last(write):

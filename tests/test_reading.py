@@ -153,6 +153,25 @@ def test_null_and_nan_of_parquet_are_missing_and_whole_numbers_stay_whole(tmp_pa
     assert [row for row, _ in bad.files[0].first] == [2, 3]
 
 
+def test_ids_that_floats_cannot_tell_apart_are_refused(tmp_path):
+    ids = pyarrow.array([9007199254740993, 9007199254740995, None]).cast(pyarrow.float64(), safe=False)
+    path = tmp_path / "log.parquet"
+    for column in ("user_id", "item_id"):
+        table = {"user_id": [1, 2, 3], "item_id": [1, 2, 3], "timestamp": [1, 2, 3], column: ids}
+        pyarrow.parquet.write_table(pyarrow.table(table), path)
+        with pytest.raises(DataError, match=f"log.parquet: {column} has ids that are floats of 64 bits"):
+            read_interactions(path)
+    pyarrow.parquet.write_table(pyarrow.table({"item_id": ids, "title": ["a", "b", "c"]}), path)
+    with pytest.raises(DataError, match="item_id has ids that are floats of 64 bits"):
+        read_titles(path)
+
+
+def test_one_column_is_named_for_one_thing(tmp_path):
+    path = written(tmp_path, "a,b,c\n1,2,3\n", "log.csv")
+    with pytest.raises(UsageError, match="'a' is named for two of user, item and time"):
+        read_interactions(path, Columns("a", "a", "c"))
+
+
 # --- Times. ---
 
 MOMENT = 1569888007

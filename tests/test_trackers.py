@@ -6,6 +6,7 @@ import sys
 from types import ModuleType, SimpleNamespace
 
 import pytest
+from accelerate import PartialState
 
 from delrec_lite.config import Recipe
 from delrec_lite.console import Console
@@ -17,7 +18,8 @@ RECIPE = Recipe(name="shop", teacher={"kind": "sasrec", "settings": {"hidden": 8
 
 @pytest.fixture
 def fake(monkeypatch):
-    """A module in place of a tracker's package, which notes its calls; accelerate's own class uses it."""
+    """A module in place of a tracker's package, which notes its calls; accelerate's own class uses it, as if first."""
+    monkeypatch.setattr(PartialState, "_shared_state", {})
 
     def install(name, **members):
         module = ModuleType(name)
@@ -117,6 +119,21 @@ def test_a_tracker_that_fails_is_left_out_and_named_once(fake, tmp_path):
         tracked(RECIPE, tmp_path, ["wandb"], console),
     ):
         figures(console)
+
+
+def test_what_a_tracker_prints_is_no_result(fake, tmp_path, capsys, monkeypatch):
+    at_exit = []
+    monkeypatch.setattr("delrec_lite.pipeline.trackers.atexit.register", at_exit.append)
+    run = SimpleNamespace(log=lambda *_, **__: print("logged"), finish=lambda: print("finished"))
+    fake("trackio", init=lambda **_: print("started") or run, config=SimpleNamespace(update=lambda *_, **__: None))
+    console = Console("quiet")
+    with tracked(RECIPE, tmp_path, ["trackio"], console):
+        figures(console)
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    at_exit[0]()
+    print("once more")
+    out, err = capsys.readouterr()
+    assert (out, err.split()) == ("", ["started", *["logged"] * 3, "finished", "once", "more"])
 
 
 @pytest.mark.parametrize("name", PACKAGES)

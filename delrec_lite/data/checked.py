@@ -10,6 +10,7 @@ from delrec_lite.data.tables import Table
 from delrec_lite.data.times import PartOfTimes, part_of_times, why_invalid
 from delrec_lite.data.types import Bools, Ints
 from delrec_lite.data.values import as_text, distinct, missing, why_missing
+from delrec_lite.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,14 @@ def check_rows(table: Table, columns: Columns, keep_na: bool) -> CheckedRows:
 
     Raises:
         DataError: A column has a type that has no text or no date.
+        UsageError: Two of the columns are one.
     """
+    named = [columns.user, columns.item, columns.time]
+    if twice := next((name for name in named if named.count(name) > 1), ""):
+        raise UsageError(
+            f"{table.path}: {table.label(twice)!r} is named for two of user, item and time",
+            "name a column for each of them: user=uid,item=sku,time=ts",
+        )
     users, user_ids = distinct(table.columns[columns.user], table.where(columns.user))
     items, item_ids = distinct(table.columns[columns.item], table.where(columns.item))
     times = part_of_times(table.columns[columns.time], table.where(columns.time))

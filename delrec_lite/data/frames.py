@@ -5,6 +5,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from delrec_lite.data.packages import arrow
 from delrec_lite.data.tables import Table, refuse_missing
 from delrec_lite.errors import DataError, MissingPackageError, UsageError, did_you_mean
@@ -23,8 +25,8 @@ def is_frame(value: Any) -> bool:
 
 def kind_of(frame: Any) -> FrameKind:
     """The package of a frame; ``arrow`` for any other that speaks the Arrow PyCapsule interface."""
-    package = type(frame).__module__.partition(".")[0]
-    return package if package in KINDS else "arrow"  # type: ignore[return-value]
+    packages = [kind.__module__.partition(".")[0] for kind in type(frame).__mro__]  # of a class that extends one, too
+    return next((package for package in packages if package in KINDS), "arrow")  # type: ignore[return-value]
 
 
 def usual_kind() -> FrameKind:
@@ -115,18 +117,27 @@ def table_of(frame: Any, columns: Collection[str], what: str) -> Table:
     if _is_pandas(frame):
         arrays = {name: _column_of(frame.iloc[:, names.index(name)], f"{what}: {name}") for name in wanted}
     else:
-        table = _exported(frame.select(wanted) if hasattr(frame, "select") else frame)
-        arrays = {name: _without_views(table.column(name)) for name in wanted}
+        chosen = frame.select(wanted) if hasattr(frame, "select") else frame
+        if kind_of(frame) == "polars":
+            arrays = {name: _of_polars(chosen[name], f"{what}: {name}") for name in wanted}
+        else:
+            table = arrow().table(chosen)
+            arrays = {name: _without_views(table.column(name)) for name in wanted}
     return Table(path, arrays, 0)
 
 
-def _exported(frame: Any) -> Any:
-    """A frame as an Arrow table."""
-    if kind_of(frame) == "polars":
-        import polars
+def _of_polars(series: Any, name: str) -> Any:
+    """A column of Polars as a chunked array; objects, which it exports as addresses, and 128 bits by their values."""
+    import polars
 
-        return frame.to_arrow(compat_level=polars.CompatLevel.oldest())
-    return arrow().table(frame)
+    pa = arrow()
+    if series.dtype != polars.Object:
+        try:
+            column = series.to_arrow(compat_level=polars.CompatLevel.oldest())
+            return _without_views(pa.chunked_array([column], column.type))
+        except pa.ArrowInvalid:  # a type that Arrow lacks
+            pass
+    return _column_of(series.to_list(), name)
 
 
 def _without_views(column: Any) -> Any:
@@ -142,21 +153,28 @@ def _is_pandas(value: Any) -> bool:
 def _column_of(series: Any, name: str) -> Any:
     """A column of pandas as a chunked array; texts and numbers side by side become text."""
     pa = arrow()
+    if hasattr(series, "sparse"):
+        series = series.sparse.to_dense()
     try:
-        column = pa.Array.from_pandas(series)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
-        column = pa.array([_text(value, name) for value in series], pa.string())
+        column = pa.array(series, from_pandas=True)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError, UnicodeEncodeError):
+        column = pa.array([_text(value, name, row) for row, value in enumerate(series)], pa.string())
     return column if isinstance(column, pa.ChunkedArray) else pa.chunked_array([column], column.type)
 
 
-def _text(value: Any, name: str) -> str | None:
+def _text(value: Any, name: str, row: int) -> str | None:
     """A value of a column of several types."""
     if value is None or value != value:
         return None
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, np.number):
+        value = value.item()
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return str(int(value))
+    if isinstance(value, str) and value.encode("utf-8", "replace").decode() != value:
+        raise DataError(f"{name}, row {row} is no valid text: {value[:60]!r}", "give it as UTF-8")
     if isinstance(value, str | int | float) and not isinstance(value, bool):
         return str(value)
     raise DataError(
-        f"{name} has values of several types, such as {type(value).__name__}", "give all of them as text or numbers"
+        f"{name} has values of several types, such as {type(value).__name__} in row {row}",
+        "give all of them as text or numbers",
     )

@@ -48,7 +48,7 @@ def read_lists(path: Path, dataset: Dataset) -> RankedLists:
     opened = open_table(path)
     scored = SCORE in opened.names
     table = opened.read((USER, RANK, ITEM, *((SCORE,) if scored else ())))
-    users, items = table.texts(USER), table.texts(ITEM)
+    users, items = table.ids(USER), table.ids(ITEM)
     numbers = {name: numbers_in(table.texts(name)) for name in (RANK, *((SCORE,) if scored else ()))}
     malformed = ~np.all([np.isfinite(values) for values in numbers.values()], axis=0)
     examples = list(table.malformed)

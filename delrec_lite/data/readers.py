@@ -162,7 +162,7 @@ def read_texts(
     opened = open_table(path, layout, expected=(columns.item,))
     columns = _item_columns(columns, opened, layout)
     table = opened.read((columns.item, *text_columns), lists=text_columns)
-    return texts_of(table.texts(columns.item), [_cells(table, name) for name in text_columns], layout.keep_na)
+    return texts_of(table.ids(columns.item), [_cells(table, name) for name in text_columns], layout.keep_na)
 
 
 def read_items(
@@ -268,7 +268,7 @@ def item_list_of(
     """``read_item_list`` of a table that ``read`` gives: names of columns, and of those that may hold lists, to it."""
     kept = [spec.name for spec in specs]
     table = read((columns.item, columns.title, *text_columns, *kept), (*text_columns, *kept))
-    items = table.texts(columns.item)
+    items = table.ids(columns.item)
     titles = [" ".join(title.replace("\0", " ").split()) for title in table.texts(columns.title)]
     title_of = titles_of(table, items, titles, bad, layout.keep_na)
     texts = texts_of(items, [_cells(table, name) for name in text_columns], layout.keep_na) if text_columns else {}
@@ -288,7 +288,7 @@ def read_item_rows(
     names = [spec.name for spec in item_columns]
     table = opened.read((columns.item, *names), lists=names)
     (bad or BadRows()).add(path, len(table.malformed), table.malformed)
-    return ItemRows(table.texts(columns.item), _typed(table, item_columns, layout))
+    return ItemRows(table.ids(columns.item), _typed(table, item_columns, layout))
 
 
 def _typed(table: Table, specs: Sequence[ColumnSpec], layout: Layout) -> tuple[ItemColumn, ...]:

@@ -10,7 +10,7 @@ from delrec_lite.data.delimited import DelimitedText, row_number
 from delrec_lite.data.json_lines import JsonRows, is_json
 from delrec_lite.data.packages import arrow
 from delrec_lite.data.sources import PARQUET_MAGIC, as_utf8, content_of, is_parquet_file, unreadable
-from delrec_lite.data.values import as_text
+from delrec_lite.data.values import as_ids, as_text
 from delrec_lite.errors import DataError
 
 
@@ -72,6 +72,11 @@ class Table:
         """A column as Python strings."""
         texts: list[str] = as_text(self.columns[name], self.where(name)).to_pylist()
         return texts
+
+    def ids(self, name: str) -> list[str]:
+        """A column of ids as Python strings; large floats are refused, because they are not exact."""
+        ids: list[str] = as_ids(self.columns[name], self.where(name)).to_pylist()
+        return ids
 
 
 def joined(tables: Sequence[Table], path: Path) -> Table:

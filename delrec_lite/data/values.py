@@ -16,6 +16,8 @@ MISSING = frozenset(
     + ("nan", "NaN", "NAN", "Nan", "-nan", "-NaN", "NaT", "NA", "N/A", "n/a", "<NA>", "#N/A", "#NA")
 )
 UUID_BYTES = 16
+# From it on a float of so many bits does not hold every whole number.
+_INEXACT = {16: 2.0**11, 32: 2.0**24, 64: 2.0**53}
 
 
 def is_missing(text: str, keep_na: bool) -> bool:
@@ -33,6 +35,27 @@ def missing(texts: Any, keep_na: bool) -> npt.NDArray[np.bool_]:
 def why_missing(text: str) -> str:
     """What is wrong with a cell that has no value, after the name of its column: ``is empty``."""
     return f"is {text!r}, a missing value" if text else "is empty"
+
+
+def as_ids(column: Any, name: str = "a column") -> Any:
+    """``as_text`` of a column of ids.
+
+    Raises:
+        DataError: See ``as_text``; or floats so large that ids which differ may have become equal.
+    """
+    pa = arrow()
+    values = column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+    if pa.types.is_floating(values.type):
+        numbers = values.cast(pa.float64())
+        large = pa.compute.greater_equal(pa.compute.abs(numbers), _INEXACT[values.type.bit_width])
+        wrong = numbers.filter(pa.compute.and_(large, pa.compute.is_finite(numbers)))
+        if len(wrong):
+            raise DataError(
+                f"{name} has ids that are floats of {values.type.bit_width} bits, too large to be exact, such as "
+                f"{wrong[0].as_py():.0f}",
+                "write them as whole numbers or as text; pandas makes floats of whole numbers where one is missing",
+            )
+    return as_text(column, name)
 
 
 def as_text(column: Any, name: str = "a column") -> Any:
@@ -57,6 +80,8 @@ def as_text(column: Any, name: str = "a column") -> Any:
             return as_text(column.cast(kind.value_type), name)
         if pa.types.is_floating(kind):
             column = _text_of_floats(column)
+        if pa.types.is_decimal(kind):
+            column = pa.compute.replace_substring_regex(column.cast(pa.string()), r"\.0+$", "")
         if pa.types.is_fixed_size_binary(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
             column = _text_of_bytes(column, name)
         if pa.types.is_nested(kind):
@@ -109,7 +134,7 @@ def distinct(column: Any, name: str = "a column") -> tuple[Ints, Any]:
         if coded.null_count:
             texts = pa.concat_arrays([texts, pa.array([""], pa.string())])
         return _indices(coded.indices.fill_null(len(coded.dictionary))), texts
-    coded = _encoded(as_text(column, name))
+    coded = _encoded(as_ids(column, name))
     return _indices(coded.indices), coded.dictionary
 
 

@@ -163,7 +163,7 @@ def diversities(lists: Lists, facts: ItemFacts) -> dict[str, Doubles]:
 
 
 def intra_list(lists: Lists, distances: Callable[[Ints, Ints], Doubles]) -> Doubles:
-    """Mean distance of two items of each list, 0 for a list of one (RecTools: IntraListDiversity).
+    """Mean distance of two items of each list, 0 for a list of one, nan for none (RecTools: IntraListDiversity).
 
     Args:
         lists: See ``Ranks``.
@@ -178,7 +178,7 @@ def intra_list(lists: Lists, distances: Callable[[Ints, Ints], Doubles]) -> Doub
             has = np.flatnonzero(lists[:, second] >= 0)
             sums[has] += distances(lists[has, first].astype(np.int64), lists[has, second].astype(np.int64))
             pairs[has] += 1
-    return sums / np.maximum(pairs, 1)
+    return np.where((lists >= 0).any(1), sums / np.maximum(pairs, 1), np.nan)
 
 
 def popularity_shares(items: Ints | Lists, counts: Ints) -> list[float]:

@@ -1,6 +1,7 @@
 """Which columns of a frame hold users, items, times and titles: the names of RecTools, or the caller's own."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 from delrec_lite.data.readers import Columns
 from delrec_lite.errors import UsageError, did_you_mean
@@ -20,7 +21,7 @@ _KEYS = {
     "history": "history",
 }
 
-ColumnNames = Mapping[str, str] | str
+ColumnNames = Mapping[str, str] | Mapping[str, str | int] | str
 
 
 def parse_names(columns: ColumnNames | None) -> dict[str, str]:
@@ -35,18 +36,26 @@ def parse_names(columns: ColumnNames | None) -> dict[str, str]:
     if columns is None:
         return {}
     hint = 'write {"user": "uid", "item": "sku", "time": "ts", "title": "name"}'
+    pairs: Iterable[tuple[str, Any]]
     if isinstance(columns, str):
         parts = [part.partition("=") for part in columns.split(",") if part.strip()]
-        columns = {key.strip(): name.strip() for key, _, name in parts}
-    if not isinstance(columns, Mapping):
+        pairs = [(key.strip(), name.strip()) for key, _, name in parts]
+    elif isinstance(columns, Mapping):
+        pairs = columns.items()
+    else:
         raise UsageError(f"columns is of type {type(columns).__name__} and no mapping", hint)
     names: dict[str, str] = {}
-    for key, name in columns.items():
+    for key, name in pairs:
         if key not in _KEYS:
             raise UsageError(f"columns: {key!r} does not name a column", did_you_mean(str(key), _KEYS))
+        if isinstance(name, int) and not isinstance(name, bool):
+            name = str(name)  # a frame without names numbers its columns
         if not isinstance(name, str) or not name.strip():
             raise UsageError(f"columns: {key!r} has no name of a column: {name!r}", hint)
-        names[_KEYS[key]] = name.strip()
+        role = _KEYS[key]
+        if role in names:
+            raise UsageError(f"columns: {role} has two names, {names[role]!r} and {name.strip()!r}", "give one")
+        names[role] = name.strip()
     return names
 
 

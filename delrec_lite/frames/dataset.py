@@ -24,6 +24,8 @@ from delrec_lite.errors import DataError, UsageError
 from delrec_lite.frames.columns import ColumnNames, log_columns, parse_names
 from delrec_lite.frames.ids import Ids
 from delrec_lite.frames.wording import PythonConsole, python_words
+from delrec_lite.prompts.domain import words_of
+from delrec_lite.runtime.arguments import values_in
 
 INTERACTIONS, ITEMS = "interactions", "items"
 
@@ -43,7 +45,6 @@ class Dataset:
         columns: Names of the columns of the frames.
         names: The names among them that the caller gave.
         source: How the log was read, for updates.
-        domain: What an item is; None: what the recipe says.
         kind: ``pandas``, ``polars`` or ``arrow``: what the interactions came in as.
     """
 
@@ -57,7 +58,6 @@ class Dataset:
     columns: Columns
     names: dict[str, str]
     source: dict[str, Any]
-    domain: str | None
     kind: FrameKind
 
     @classmethod
@@ -69,6 +69,7 @@ class Dataset:
         *,
         name: str = "frames",
         domain: str | None = None,
+        verb: str | None = None,
         k_core: int = 5,
         candidates: int = 15,
         seed: int = 2024,
@@ -93,7 +94,9 @@ class Dataset:
             items: The items; each has a title, because the LLM reads titles.
             columns: Your names of the columns: ``{"user": "uid", "item": "sku", "time": "ts", "title": "name"}``.
             name: Of the data set.
-            domain: What an item is, ``movie``, ``game``, ``artist`` or ``item``; default: what the recipe says.
+            domain: What an item is: ``movie``, ``game``, ``artist``, ``item``, or any noun with ``verb``; default: what
+                the recipe says.
+            verb: What people have done with an item, such as ``read``; default: the verb of the domain.
             k_core: Minimum interactions per user and per item.
             candidates: Candidates per question: one positive, the others unseen negatives.
             seed: Random seed of the candidate sets.
@@ -115,6 +118,7 @@ class Dataset:
             DataError: A column is missing or has no usable type; rows are refused (errors count them from 0); an item
                 has no title or two; nothing is left.
             UsageError: No frame, or an option that cannot be.
+            ConfigError: A domain without words.
         """
         console = PythonConsole(quiet)
         with python_words():
@@ -123,7 +127,15 @@ class Dataset:
             specs, rule, doubles = parse_specs(kept), parse_split(split), parse_duplicates(duplicates)
             core, m, first = _whole(k_core, "k_core"), _whole(candidates, "candidates"), _whole(seed, "seed")
             tested = None if test_users is None else _whole(test_users, "test_users")
-            settings = Settings(core, m, first, rule, texts, doubles, repeats, kept, tested)
+            if not _text(name, "name").strip():
+                raise UsageError("the data set has no name", 'give one: name="shop"')
+            for flag, value in (("keep_na", keep_na), ("repeats", False if repeats is None else repeats)):
+                _truth(value, flag)
+            if domain is not None:
+                words_of(_text(domain, "domain"), None if verb is None else _text(verb, "verb"))
+            elif verb is not None:
+                raise UsageError(f"verb is {verb!r}, and there is no domain", 'say what an item is: domain="book"')
+            settings = Settings(core, m, first, rule, texts, doubles, repeats, kept, tested, domain, verb)
             named = parse_names(columns)
             names = log_columns(named, names_of(interactions, INTERACTIONS))
             log = interactions_of(_filled(interactions, names), names, bad, keep_na)
@@ -146,7 +158,7 @@ class Dataset:
             ids = Ids.of(table_of(items, (names.item,), ITEMS).columns[names.item])
         kind = kind_of(interactions)
         source = source_of(names, Layout(keep_na=keep_na))
-        return cls(prepared, sets, times, settings, checks, log, ids, names, named, source, domain, kind)
+        return cls(prepared, sets, times, settings, checks, log, ids, names, named, source, kind)
 
     def __repr__(self) -> str:
         data = self.prepared
@@ -219,7 +231,7 @@ def _whole(value: Any, what: str) -> int:
     except TypeError:
         number = -1
     if number < 0 or isinstance(value, bool):
-        raise UsageError(f"{what} is {value!r}", "give a whole number")
+        raise UsageError(f"{what} is {value!r}", "give a whole number that is not negative")
     return number
 
 
@@ -227,8 +239,29 @@ def _listed(names: Any, what: str) -> tuple[str, ...]:
     """Names of columns, as a tuple.
 
     Raises:
-        UsageError: It is one text.
+        UsageError: It is one text, or no list of texts.
     """
     if isinstance(names, str):
         raise UsageError(f"{what} is one text", f"give a list: [{names!r}]")
-    return tuple(names)
+    return tuple(_text(name, f"{what}[{n}]") for n, name in enumerate(values_in(names, what, ordered=True)))
+
+
+def _text(value: Any, what: str) -> str:
+    """A text.
+
+    Raises:
+        UsageError: It is none.
+    """
+    if not isinstance(value, str):
+        raise UsageError(f"{what} is {value!r}", "give a text")
+    return value
+
+
+def _truth(value: Any, what: str) -> None:
+    """Refuse what is no truth value: ``"no"`` would be taken for true.
+
+    Raises:
+        UsageError: It is none.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise UsageError(f"{what} is {value!r}", "give True or False")

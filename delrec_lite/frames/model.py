@@ -92,17 +92,21 @@ class DelRec:
                 f"fit got a {type(dataset).__name__} and no data set",
                 "make one: Dataset.from_frames(interactions, items)",
             )
-        from delrec_lite.frames.recipes import for_frames, started
+        from delrec_lite.frames.recipes import check_name, for_frames, started
         from delrec_lite.pipeline.run import Run
 
         self.close()
         with python_words():
-            name = dataset.prepared.name if self.recipe is None else self.recipe.name
+            name, settings = dataset.prepared.name, dataset.settings
+            if self.recipe is None:
+                check_name(name)
+            else:
+                name = self.recipe.name
             folder = dataset.save(self.runs / f"{name}-data")
             if self.recipe is None:
-                recipe = started(name, folder, dataset.domain, self.runs, self._console)
+                recipe = started(name, folder, self.runs, self._console)
             else:
-                recipe = for_frames(self.recipe, folder, dataset.domain)
+                recipe = for_frames(self.recipe, folder, settings.domain, settings.verb)
             run = Run(recipe, self.runs, self._console)
             check_folder(run.bundle, "bundle", bundle_files)  # before hours of training, not after
             self._console.say(f"  run: {run.folder}")
@@ -180,7 +184,10 @@ class DelRec:
             raise UsageError(f"no kind of frame is called {to!r}", did_you_mean(str(to), KINDS))
         names = parse_names(columns) if columns is not None else self.dataset.names if self.dataset else {}
         with python_words():
-            asked = read_request(users, names, self._known, self._named)
+            policy = parse_policy(on_bad_row)
+            asked = read_request(users, names, self._known, self._named, policy)
+            for malformed in asked.dropped:
+                self._console.say(f"  dropped: {malformed}")
             self._say_unknown(asked)
             scorer = Scorer(
                 recommender.bundle.folder,
@@ -189,10 +196,12 @@ class DelRec:
                 item_ids(exclude, "exclude", self._named),
                 where,
                 exclude_history,
-                parse_policy(on_bad_row),
+                policy,
                 opened=recommender,
             )
             table = scorer(asked.table)
+            if scorer.dropped:
+                self._console.say(f"  dropped: {scorer.dropped} users without an id, or with no known item")
         if self.dataset is not None:
             items = self.dataset.items.originals(table.column("item_id"))
             table = table.set_column(table.schema.get_field_index("item_id"), "item_id", items)

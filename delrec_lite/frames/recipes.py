@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,31 +46,47 @@ def read_recipe(recipe: Any) -> "Recipe":
     )
 
 
-def for_frames(recipe: "Recipe", folder: Path, domain: str | None) -> "Recipe":
+def for_frames(recipe: "Recipe", folder: Path, domain: str | None, verb: str | None = None) -> "Recipe":
     """The recipe with a prepared data set in place of its own.
 
-    A recipe that names a data set to pull describes that one in ``data``: of it only ``domain`` stays. Of another
-    recipe the keys of ``data`` stay; those that contradict the data set are refused when the run begins.
+    A recipe that names a data set to pull describes that one in ``data``: of it ``domain`` and ``verb`` stay. Of
+    another recipe the keys of ``data`` stay; those that contradict the data set are refused when the run begins.
 
     Args:
         recipe: Of the model and the training.
         folder: The data set, as `prepare` writes it.
         domain: What an item is; None: as the recipe says.
+        verb: What people have done with an item; None: the verb of ``domain``, or where that is None, of the recipe.
     """
     data = recipe.data
-    kept = {} if "name" in data.model_fields_set else data.model_dump(include=data.model_fields_set - {"folder"})
-    kept["domain"] = data.domain if domain is None else domain
+    given = set() if "name" in data.model_fields_set else data.model_fields_set - {"folder", "domain", "verb"}
+    word, done = (data.domain, data.verb) if domain is None else (domain, verb)
+    kept = {**data.model_dump(include=given), "domain": word, **({} if done is None else {"verb": done})}
     content = {**recipe.model_dump(mode="json", exclude={"data"}), "data": {**kept, "folder": str(folder)}}
     return read_recipe(content)
 
 
-def started(name: str, folder: Path, domain: str | None, runs: Path, console: Console) -> "Recipe":
+def check_name(name: str) -> None:
+    """Refuse a data set's name that cannot be the name of a run.
+
+    Raises:
+        UsageError: It cannot.
+    """
+    from delrec_lite.config import NAME
+
+    if not re.match(NAME, name):
+        raise UsageError(
+            f"the data set is called {name!r}, and its run cannot be",
+            'name it with letters, digits, ".", "-" and "_": from_frames(..., name="shop"); or give DelRec a recipe',
+        )
+
+
+def started(name: str, folder: Path, runs: Path, console: Console) -> "Recipe":
     """The recipe that `delrec-lite init` writes for a data set, in ``runs``; at later calls the one that is there.
 
     Args:
         name: Of the recipe.
-        folder: The data set.
-        domain: What an item is; None: ``item``.
+        folder: The data set; its words are those of the prompts.
         runs: Folder of all runs.
         console: Says where it is.
 
@@ -82,7 +99,7 @@ def started(name: str, folder: Path, domain: str | None, runs: Path, console: Co
         from delrec_lite.pipeline.start import start_recipe
 
         runs.mkdir(parents=True, exist_ok=True)
-        written = start_recipe(name, folder, domain or "item", "", path, console=console)
+        written = start_recipe(name, folder, None, "", path, console=console)
         console.say(f"  recipe: {path}, {written.summary}")
     return read_recipe(path)
 

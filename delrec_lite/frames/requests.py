@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from delrec_lite.data.badrows import BadRows
+from delrec_lite.data.badrows import BadRows, Malformed, Policy
 from delrec_lite.data.checked import check_rows
 from delrec_lite.data.frames import FrameKind, is_frame, kind_of, names_of, table_of
 from delrec_lite.data.packages import arrow
 from delrec_lite.data.tables import Table
 from delrec_lite.data.times import times_of
-from delrec_lite.data.values import as_text
+from delrec_lite.data.values import as_ids
 from delrec_lite.errors import DataError, UsageError
 from delrec_lite.frames.columns import HISTORY, log_columns
 from delrec_lite.runtime.arguments import title_of, values_in
@@ -32,31 +32,38 @@ class Asked:
     Attributes:
         table: Of Arrow, with the columns ``user_id``, of any type, and ``history``: ids of items, oldest first.
         kind: Of the frame that came in; None: it was none.
+        dropped: Malformed rows that were left out.
     """
 
     table: Any
     kind: FrameKind | None = None
+    dropped: Sequence[Malformed] = ()
 
 
-def read_request(users: Any, names: Mapping[str, str], known: Known, named: Named) -> Asked:
+def read_request(users: Any, names: Mapping[str, str], known: Known, named: Named, policy: Policy = "refuse") -> Asked:
     """Read what ``recommend`` is given.
 
     Args:
-        users: A frame with a history a row, an interaction a row, or a user a row; a mapping of users to histories; a
-            list of users, or of histories.
+        users: A frame with a history a row, an interaction a row, or a user a row; a mapping of users to histories, or
+            a Series of histories whose index has the users; a list of users, or of histories.
         names: Of the columns of frames, see ``columns.parse_names``.
         known: See ``Known``.
         named: See ``Named``.
+        policy: For rows of interactions that are malformed.
 
     Raises:
         DataError: A frame lacks a column, or has bad rows.
         UsageError: None of these, or a user without a history.
     """
     if is_frame(users):
-        return Asked(_of_frame(users, names, known), kind_of(users))
-    if isinstance(users, Mapping):
-        lists = [item_ids(values, f"{USERS}[{user!r}]", named) for user, values in users.items()]
-        return Asked(_table(_ids(list(users)), lists))
+        bad = BadRows(policy)
+        return Asked(_of_frame(users, names, known, bad), kind_of(users), bad.files)
+    if isinstance(users, Mapping) or _has_histories(users):
+        pairs = list(users.items())
+        if not pairs:
+            raise UsageError(f"{USERS} is empty", "give users, or histories")
+        lists = [item_ids(values, f"{USERS}[{user!r}]", named) for user, values in pairs]
+        return Asked(_table(_ids([user for user, _ in pairs]), lists))
     given = values_in(users, USERS, ordered=True)
     if not given:
         raise UsageError(f"{USERS} is empty", "give users, or histories")
@@ -70,7 +77,14 @@ def read_request(users: Any, names: Mapping[str, str], known: Known, named: Name
     return Asked(_table(ids, known(_texts(ids))))
 
 
-def _of_frame(frame: Any, names: Mapping[str, str], known: Known) -> Any:
+def _has_histories(users: Any) -> bool:
+    """Whether it is a Series of histories by user, as ``groupby("user_id")["item_id"].apply(list)`` of pandas is."""
+    if kind_of(users) != "pandas" or not hasattr(users, "iloc"):
+        return False
+    return bool(len(users)) and not isinstance(users.iloc[0], str | bytes) and hasattr(users.iloc[0], "__iter__")
+
+
+def _of_frame(frame: Any, names: Mapping[str, str], known: Known, bad: BadRows) -> Any:
     present = names_of(frame, USERS)
     columns = log_columns(names, present)
     history = names.get("history", HISTORY)
@@ -87,10 +101,10 @@ def _of_frame(frame: Any, names: Mapping[str, str], known: Known) -> Any:
             )
         ids = table_of(frame, (columns.user,), USERS).columns[columns.user]
         return _table(ids, known(_texts(ids)))
-    return _grouped(frame, columns, present)
+    return _grouped(frame, columns, present, bad)
 
 
-def _grouped(frame: Any, columns: Any, present: Sequence[str]) -> Any:
+def _grouped(frame: Any, columns: Any, present: Sequence[str], bad: BadRows) -> Any:
     """Interactions as a history for each user, in the order of first rows; without times a user's rows are in order."""
     pa, timed = arrow(), columns.time in present
     table = table_of(frame, (columns.user, columns.item, *((columns.time,) if timed else ())), USERS)
@@ -99,7 +113,7 @@ def _grouped(frame: Any, columns: Any, present: Sequence[str]) -> Any:
         rows = pa.chunked_array([pa.array(np.arange(count))])
         table = Table(table.path, {**table.columns, columns.time: rows}, 0)
     checked = check_rows(table, columns, False)
-    BadRows().add(table.path, checked.malformed, checked.examples)
+    bad.add(table.path, checked.malformed, checked.examples)
     times = times_of(checked.times, table.where(columns.time)).values
     usable = np.flatnonzero(checked.usable)
     users, first = np.unique(checked.users[usable], return_index=True)
@@ -154,5 +168,5 @@ def _ids(values: Sequence[Any]) -> Any:
 def _texts(ids: Any) -> list[str]:
     pa = arrow()
     column = ids if isinstance(ids, pa.ChunkedArray) else pa.chunked_array([ids])
-    texts: list[str] = as_text(column, USERS).to_pylist()
+    texts: list[str] = as_ids(column, USERS).to_pylist()
     return texts

@@ -23,19 +23,24 @@ _OPTIONS = (
     (_option(r"(\w+)-(\w+)-(\w+)"), r"\1_\2_\3"),
     (_option(r"(\w+)-(\w+)"), r"\1_\2"),
     (_option(r"(\w+)"), r"\1"),
+    (re.compile(r"on_bad_row=drop"), 'on_bad_row="drop"'),
     (re.compile(r"that it is the right file"), "that it is the right frame"),
     (re.compile(r"the item list\b"), "items"),
     (re.compile(r"that both files use"), "that both frames use"),
     (re.compile(r"the order of the file\b"), "the order of the frame"),
     (re.compile(r"that of the file\b"), "that of the frame"),
 )
+# A command stays as it is typed.
+_COMMAND = re.compile(r"(`delrec-lite [^`]*`)")
 
 
 def in_python(text: str) -> str:
     """A message with arguments in place of options: ``--on-bad-row drop`` is ``on_bad_row="drop"``."""
-    for option, argument in _OPTIONS:
-        text = option.sub(argument, text)
-    return text
+    parts = _COMMAND.split(text)
+    for n in range(0, len(parts), 2):  # between them are commands
+        for option, argument in _OPTIONS:
+            parts[n] = option.sub(argument, parts[n])
+    return "".join(parts)
 
 
 @contextmanager

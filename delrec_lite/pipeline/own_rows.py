@@ -17,10 +17,9 @@ from delrec_lite.data.lists import ITEM, RANK, SCORE, USER, numbers_in
 from delrec_lite.data.tables import open_table
 from delrec_lite.data.types import CandidateSets, Dataset, Floats, Ints
 from delrec_lite.errors import DataError, UsageError, did_you_mean
-from delrec_lite.evaluation.metrics import Ranks
+from delrec_lite.evaluation.metrics import LIST_LENGTH, Ranks
 
 POLICIES = ("refuse", "count")
-_SHORT = 10  # HR@10 and NDCG@10 read so many items
 _FORM = "a row for each item: user_id, item_id, and rank or score"
 
 
@@ -66,7 +65,7 @@ def own_ranks(
         missing: ``refuse`` a file without a list for every test user, or ``count`` the last rank for those.
 
     Returns:
-        Without ``full`` if the file has candidates alone, without ``sampled`` if it lacks some candidates.
+        Without ``full`` and lists if the file has candidates alone, without ``sampled`` if it lacks some candidates.
 
     Raises:
         UsageError: A data set with several questions a user, or an unknown policy.
@@ -101,6 +100,7 @@ def _ranks(
 ) -> Ranks:
     split, items = dataset.test(), len(dataset.catalog)
     full, sampled = np.empty(len(users), np.int64), np.empty(len(users), np.int64)
+    first = np.full((len(users), LIST_LENGTH), -1, np.int32)
     whole, covered, among, short = True, True, True, 0
     for n, user in enumerate(users.tolist()):
         target, own, chosen = int(split.targets[n]), lists.get(user), candidates.items[n]
@@ -111,7 +111,9 @@ def _ranks(
             continue
         ranked = ~np.isin(own.items, left_out)
         full[n] = _rank(own.items[ranked], own.values[ranked], target, pool)
-        short += int(ranked.sum()) < min(_SHORT, pool)
+        shown = own.items[ranked][:LIST_LENGTH]
+        first[n, : len(shown)] = shown
+        short += len(shown) < min(LIST_LENGTH, pool)
         whole &= int(ranked.sum()) == pool
         inside = np.isin(own.items, chosen)
         among &= bool(inside.all())
@@ -123,9 +125,11 @@ def _ranks(
             f"score all {candidates.items.shape[1]} candidates of each test user, or write lists of the catalogue",
         )
     if short and not among:
-        console.say(f"  {path}: {short} lists have fewer than {_SHORT} items that are not in the user's history")
+        console.say(f"  {path}: {short} lists have fewer than {LIST_LENGTH} items that are not in the user's history")
     nothing = np.empty(0, np.int64)
-    return Ranks(sampled if covered else nothing, nothing if among else full, 0.0, same_scores=whole)
+    if among:
+        return Ranks(sampled, nothing, 0.0, same_scores=whole)
+    return Ranks(sampled if covered else nothing, full, 0.0, same_scores=whole, lists=first)
 
 
 def _rank(items: Ints, values: Floats, target: int, pool: int) -> int:
@@ -156,8 +160,8 @@ def _read(path: Path, dataset: Dataset, console: Console) -> dict[int, OwnList]:
         raise DataError(str(Malformed(path, count, tuple(sorted(examples)[:SHOWN]))), "correct them")
     user_index = {name: n for n, name in enumerate(dataset.user_ids)}
     item_index = {name: n for n, name in enumerate(dataset.catalog.ids)}
-    users = np.array([user_index.get(name, -1) for name in table.texts(USER)], np.int64)
-    items = np.array([item_index.get(name, -1) for name in table.texts(ITEM)], np.int64)
+    users = np.array([user_index.get(name, -1) for name in table.ids(USER)], np.int64)
+    items = np.array([item_index.get(name, -1) for name in table.ids(ITEM)], np.int64)
     known = np.flatnonzero((users >= 0) & (items >= 0))
     if not len(known):
         raise DataError(

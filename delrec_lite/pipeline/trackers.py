@@ -1,8 +1,10 @@
 """``--log``: training curves, validation figures and hyper-parameters in experiment trackers, through accelerate's."""
 
+import atexit
 import importlib.util
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +91,7 @@ class _Tracker:
 
     def __init__(self, name: str, recipe: Recipe, runs: Path, project: str, console: Console) -> None:
         try:
+            from accelerate import PartialState
             from accelerate.tracking import LOGGER_TYPE_TO_CLASS
         except ImportError as error:
             raise MissingPackageError(
@@ -101,6 +104,7 @@ class _Tracker:
             "mlflow": {"experiment_name": project, "run_name": recipe.name},
             "trackio": {"run_name": project, "name": recipe.name},
         }
+        PartialState()  # accelerate's logger refuses to work before there is one
         self._tracker: Any = LOGGER_TYPE_TO_CLASS[name](**settings[name])
         self._state = "new"
 
@@ -114,32 +118,43 @@ class _Tracker:
         if self._name == "mlflow":
             values = {name.replace("@", "_at_"): value for name, value in values.items()}  # it refuses an @
         try:
-            if self._name in _COUNTS_BY_ITSELF:
-                self._tracker.log({**values, f"{stage}/step": step})
-            else:
-                self._tracker.log(values, step=step)
+            with redirect_stdout(sys.stderr):
+                if self._name in _COUNTS_BY_ITSELF:
+                    self._tracker.log({**values, f"{stage}/step": step})
+                else:
+                    self._tracker.log(values, step=step)
         except Exception as error:  # a tracker's server may fail in any way, and training goes on
             self._state = "failed"
             self._console.say(f"  {self._name} failed and is left out: {_line(error)}")
 
     def _start(self) -> None:
         try:
-            self._tracker.start()
-            self._tracker.store_init_configuration(hyper_parameters(self._recipe))
+            with redirect_stdout(sys.stderr):  # stdout has the command's result
+                self._tracker.start()
+                self._tracker.store_init_configuration(hyper_parameters(self._recipe))
         except Exception as error:
             raise DelrecError(
                 f"--log {self._name} cannot start: {_line(error)}", f"leave out --log {self._name}"
             ) from error
         self._state = "open"
+        atexit.register(_end_of_output)
 
     def finish(self) -> None:
         """Close the tracker if it is open."""
         if self._state == "open":
             self._state = "closed"
             try:
-                self._tracker.finish()
+                with redirect_stdout(sys.stderr):
+                    self._tracker.finish()
             except Exception as error:
                 self._console.say(f"  {self._name} did not finish: {_line(error)}")
+
+
+def _end_of_output() -> None:
+    """What a tracker prints when the program ends is no result; this is called before the tracker's own functions."""
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+    sys.stdout = sys.stderr
 
 
 def _line(error: Exception) -> str:

@@ -12,7 +12,7 @@ from delrec_lite.data.json_lines import parsed_lines
 from delrec_lite.data.packages import arrow
 from delrec_lite.data.tables import DETECTED, Table, open_text, reading_parquet, refuse_missing
 from delrec_lite.data.times import PartOfTimes, part_of_times, why_invalid
-from delrec_lite.data.values import as_text
+from delrec_lite.data.values import as_ids, as_text
 from delrec_lite.errors import DataError
 from delrec_lite.scoring.columns import Shape
 from delrec_lite.scoring.inputs import JSON, PARQUET, InputFile
@@ -148,14 +148,14 @@ def _json_chunk(objects: Iterator[tuple[int, Any]], shape: Shape) -> Chunk:
 def _normal(table: Table, numbers: Any, shape: Shape, malformed: list[tuple[int, str]]) -> Chunk:
     """A chunk from the columns of a file."""
     pa = arrow()
-    users = as_text(table.columns[shape.user], table.where(shape.user))
+    users = as_ids(table.columns[shape.user], table.where(shape.user))
     values = table.columns[shape.values]
     if shape.listed:
         flat, lengths = lists_of(values, table.where(shape.values))
         offsets = np.append(0, np.cumsum(np.maximum(lengths, 0)))
         items = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), flat, mask=pa.array(lengths < 0))
     else:
-        items = as_text(values, table.where(shape.values))
+        items = as_ids(values, table.where(shape.values))
     times = table.columns[shape.time] if shape.time else None
     return _chunk(pa.array(numbers, pa.int64()), users, items, times, table.where(shape.time), malformed)
 

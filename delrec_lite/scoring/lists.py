@@ -9,7 +9,7 @@ import numpy as np
 
 from delrec_lite.data.packages import arrow
 from delrec_lite.data.types import Ints
-from delrec_lite.data.values import as_text
+from delrec_lite.data.values import as_ids
 from delrec_lite.errors import DataError
 
 _BETWEEN = re.compile(r"[\s,;|]+")
@@ -49,6 +49,8 @@ def lists_of(column: Any, name: str) -> tuple[Any, Ints]:
         column = pa.chunked_array([column], column.type)
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
+    if pa.types.is_null(column.type) or not len(column):  # without a value, the type says nothing
+        column = pa.chunked_array([pa.nulls(len(column), pa.list_(pa.string()))])
     if not is_list(column.type):
         if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
             raise DataError(f"{name} holds {column.type} and no lists", "name a column of lists, or of item ids")
@@ -61,7 +63,7 @@ def lists_of(column: Any, name: str) -> tuple[Any, Ints]:
         column = column.cast(pa.list_(column.type.value_type))
     lengths = pa.compute.list_value_length(column).fill_null(-1).to_numpy().astype(np.int64)
     values = pa.compute.list_flatten(column)
-    return as_text(pa.chunked_array(values.chunks, values.type), name).combine_chunks(), lengths
+    return as_ids(pa.chunked_array(values.chunks, values.type), name).combine_chunks(), lengths
 
 
 def list_in(value: Any) -> list[str] | None:
