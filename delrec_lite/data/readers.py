@@ -187,11 +187,13 @@ class ItemList:
         titles: Title of each item id.
         texts: Side text of each item id; empty without columns of it.
         rows: The item columns to keep.
+        text_columns: The columns of the side text.
     """
 
     titles: dict[str, str]
     texts: dict[str, str]
     rows: ItemRows
+    text_columns: tuple[str, ...] = ()
 
 
 def read_item_list(
@@ -202,6 +204,7 @@ def read_item_list(
     bad: BadRows | None = None,
     layout: Layout = DETECTED,
     found: bool = False,
+    texts_found: bool = False,
 ) -> ItemList:
     """Title, side text and columns of each item id, from an item list in a format of ``read_interactions``.
 
@@ -214,6 +217,7 @@ def read_item_list(
             second title. Default: they are refused.
         layout: How the file is written.
         found: Keep those of ``item_columns`` that the list has; otherwise it must have all.
+        texts_found: The same of ``text_columns``.
 
     Raises:
         DataError: No such file or column, malformed rows that are refused, or a value that is not of its column's type.
@@ -221,7 +225,8 @@ def read_item_list(
     opened = open_table(path, layout, expected=(columns.title,))
     columns = _item_columns(columns, opened, layout)
     specs = [spec for spec in item_columns if spec.name in opened.names or not found]
-    return item_list_of(opened.read, columns, text_columns, specs, bad or BadRows(), layout)
+    texts = [name for name in text_columns if name in opened.names or not texts_found]
+    return item_list_of(opened.read, columns, texts, specs, bad or BadRows(), layout)
 
 
 def read_items_from(
@@ -278,7 +283,7 @@ def item_list_of(
         if text_columns
         else {}
     )
-    return ItemList(title_of, texts, ItemRows(items, _typed(table, specs, layout)))
+    return ItemList(title_of, texts, ItemRows(items, _typed(table, specs, layout)), tuple(text_columns))
 
 
 def read_item_rows(

@@ -223,6 +223,14 @@ class Bundle:
             raise BundleError(f"{path}: an item has tokens outside the vocabulary", REMEDY)
         return [tuple(title) for title in titles]
 
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """Columns of the side text that its data set was prepared with, as far as the manifest says it."""
+        at: Any = self.manifest
+        for key in ("provenance", "recipe", "data", "text_columns"):
+            at = at.get(key) if isinstance(at, dict) else None
+        return tuple(at) if _is_list_of(at, str) else ()
+
     @cached_property
     def added_texts(self) -> list[str]:
         """Side text of each added item; empty ones where they were added before side text was kept."""
