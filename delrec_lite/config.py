@@ -273,6 +273,12 @@ class Recipe(Section):
     def _teacher_is_served(self) -> "Recipe":
         if self.finetune.teacher_inside and not self.export.retriever:
             raise ValueError("finetune.teacher_inside needs the teacher in the bundle: set export.retriever: true")
+        ranked = VERBALIZERS[self.model.verbalizer].item_rows and not self.model.candidates_in_prompt
+        if self.finetune.teacher_inside and not ranked:
+            raise ValueError(
+                "finetune.teacher_inside adds scores of the whole catalogue, and this model ranks candidates alone: "
+                "take verbalizer title-mean without candidates_in_prompt, or leave it out"
+            )
         return self
 
     @model_validator(mode="after")

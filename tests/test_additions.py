@@ -198,6 +198,7 @@ def test_the_command_reads_a_list_and_verify_still_agrees(tiny_bundle, tmp_path)
 def test_the_command_reads_the_side_text_of_the_data_set(tmp_path, capfd, columns, options, texts, said):
     folder, cells = tiny_bundle(tmp_path).bundle.folder, {"category": "wet", "brand": "b1"}
     manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["model"]["new_item_boost"] = 0.5
     manifest["provenance"] = {"recipe": {"data": {"text_columns": ["category", "brand"]}}}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     row = ",".join(cells[name] for name in columns.split(","))
@@ -206,6 +207,7 @@ def test_the_command_reads_the_side_text_of_the_data_set(tmp_path, capfd, column
     assert Bundle.open(folder).added_texts == [texts]
     heard = capfd.readouterr().err
     assert (said in heard) if said else ("side text" not in heard)
+    assert "a boost of +0.50" in heard
 
 
 def test_items_are_added_to_a_bundle_of_links(tmp_path):

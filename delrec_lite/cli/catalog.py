@@ -67,6 +67,9 @@ def add(
     added = add_items(bundle, new.titles, out, new.texts, new.rows)
     shown = str(out or bundle)
     data = {"folder": shown, "added": added.titles, "items": added.items, "known": added.known}
+    if added.titles and (boost := opened.new_item_boost) is not None:
+        data["new_item_boost"] = boost
+        console.say(f"  their scores have a boost of {boost:+.2f}, which export chose on validation users")
     known = f"; {len(added.known)} were in the catalogue already" if added.known else ""
     console.result(data if json_output else f"{len(added.titles)} items added to {shown}{known}; {added.items} in all")
 

@@ -224,6 +224,12 @@ class Bundle:
         return [tuple(title) for title in titles]
 
     @property
+    def new_item_boost(self) -> float | None:
+        """What the maps of item text add to a new item's score at the mean state; None without item text."""
+        boost = self.manifest["model"].get("new_item_boost")
+        return float(boost) if isinstance(boost, int | float) and not isinstance(boost, bool) else None
+
+    @property
     def text_columns(self) -> tuple[str, ...]:
         """Columns of the side text that its data set was prepared with, as far as the manifest says it."""
         at: Any = self.manifest
