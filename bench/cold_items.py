@@ -187,6 +187,8 @@ def figures(ranks: dict[str, Any], hidden: Hidden) -> dict[str, Any]:
 
     def means(users: Any, among: str) -> dict[str, Any]:
         chosen = ranks[among][users]
+        if not len(chosen):
+            return {"users": 0, "HR@10": None, "NDCG@10": None, "median rank": None}
         values = {name: round(float(per_user(chosen, name).mean()), 5) for name in ("HR@10", "NDCG@10")}
         return {"users": len(chosen), **values, "median rank": float(np.median(chosen))}
 
