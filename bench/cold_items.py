@@ -108,7 +108,8 @@ def reduced_run(run: Run, hidden: Hidden, runs: Path) -> Run:
     sets = {split: sample_candidates(dataset, split, data.candidates, data.seed) for split in SPLITS}
     settings = Settings(data.k_core, data.candidates, data.seed, data.split, tuple(data.text_columns))
     save_dataset(dataset, sets, settings, folder)
-    changes: dict[str, Any] = {"name": name, "data": DataSection(folder=str(folder), domain=data.domain)}
+    words = {"domain": data.domain} if data.verb is None else {"domain": data.domain, "verb": data.verb}
+    changes: dict[str, Any] = {"name": name, "data": DataSection(folder=str(folder), **words)}
     if recipe.model.item_vectors is not None:
         vectors = read_vectors(Path(recipe.model.item_vectors), len(run.dataset.catalog))
         warm = folder.with_name(f"{folder.name}-vectors.npy")
@@ -186,6 +187,8 @@ def figures(ranks: dict[str, Any], hidden: Hidden) -> dict[str, Any]:
 
     def means(users: Any, among: str) -> dict[str, Any]:
         chosen = ranks[among][users]
+        if not len(chosen):
+            return {"users": 0, "HR@10": None, "NDCG@10": None, "median rank": None}
         values = {name: round(float(per_user(chosen, name).mean()), 5) for name in ("HR@10", "NDCG@10")}
         return {"users": len(chosen), **values, "median rank": float(np.median(chosen))}
 

@@ -73,7 +73,9 @@ class ModelSection(Section):
         "rows, its hidden states, a sentence encoder's vectors, or your own of item_vectors",
     )
     item_vectors: str | None = Field(
-        None, description="for `item_text: file`: a .npy file [items, width], rows in the order of catalog.json"
+        None,
+        description="for `item_text: file`: a .npy file [items, width], rows in the order of catalog.json, as "
+        "`prepare --item-vectors` writes it",
     )
     max_history: int = Field(50, ge=2, description="items of a history that the prompt holds, the newest")
     history: Annotated[str, AfterValidator(HISTORIES.check), HISTORIES] = Field(
@@ -274,6 +276,23 @@ class Recipe(Section):
     def _teacher_is_served(self) -> "Recipe":
         if self.finetune.teacher_inside and not self.export.retriever:
             raise ValueError("finetune.teacher_inside needs the teacher in the bundle: set export.retriever: true")
+        ranked = VERBALIZERS[self.model.verbalizer].item_rows and not self.model.candidates_in_prompt
+        if self.finetune.teacher_inside and not ranked:
+            raise ValueError(
+                "finetune.teacher_inside adds scores of the whole catalogue, and this model ranks candidates alone: "
+                "take verbalizer title-mean without candidates_in_prompt, or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _text_has_vectors(self) -> "Recipe":
+        form = self.model
+        vectors = HISTORIES[form.history].item_rows or VERBALIZERS[form.verbalizer].item_rows
+        if form.item_text != "none" and not vectors and not self.teacher.text:
+            raise ValueError(
+                f"model.item_text is a part of items' vectors, and with history {form.history} and verbalizer "
+                f"{form.verbalizer} there are none: leave it out, or set teacher.text"
+            )
         return self
 
     @model_validator(mode="after")

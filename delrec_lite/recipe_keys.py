@@ -115,6 +115,7 @@ def refused(error: ValidationError, where: str, changes: Mapping[str, Any], reci
     message = f"{key}: {message}" if key and not message.startswith(f"{key}.") else message
     if asks:
         return ConfigError(f"{place}: {message}", f"did you mean {hint}")
-    if first["type"] in {"tuple_type", "list_type"} and key in changes:
-        return ConfigError(f"{place}: {message}", f"a list is written in brackets: {key}=[{value}]")
+    if first["type"] in {"tuple_type", "list_type"}:
+        written = f"{key}=[{str(value)[:60]}]" if key in changes else f"[{str(value)[:60]}]"
+        return ConfigError(f"{place}: {key} is no list", f"a list is written in brackets: {written}")
     return ConfigError(f"{place}: {message}", f"got {short(value)}")

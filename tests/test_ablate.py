@@ -1,14 +1,15 @@
 """Ablations: each variant trains another model, all on the same users, and an interrupted call resumes."""
 
 import json
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 
 from delrec_lite.console import QUIET
-from delrec_lite.errors import UsageError
+from delrec_lite.errors import ConfigError, UsageError
 from delrec_lite.files import sha256_of
-from delrec_lite.pipeline.ablate import FULL_METHOD, VARIANTS, ablate
+from delrec_lite.pipeline.ablate import FULL_METHOD, VARIANTS, _possible, ablate
 from tests.tiny import write_base
 
 
@@ -66,3 +67,17 @@ def test_wrong_variants_and_seeds_are_refused(tiny_run, tmp_path):
         ablate(tiny_run.recipe(), tmp_path, QUIET, ["without soul"])
     with pytest.raises(UsageError, match="no seed"):
         ablate(tiny_run.recipe(), tmp_path, QUIET, seeds=())
+
+
+def test_variants_that_a_recipe_contradicts_are_told_before_anything_is_trained(tiny_run, tmp_path, monkeypatch):
+    taught = tiny_run.recipe(
+        model={"layers": 2}, finetune={"teacher_weight": 0.5, "teacher_recipe": "other.yaml", "adapter": "full"}
+    )
+    name = "soft vectors between the layers too"
+    with pytest.raises(ConfigError, match=f"the variant '{name}': model: soft_layers all needs more than 2 layers"):
+        ablate(taught, tmp_path, QUIET, [name])
+    assert not list(tmp_path.glob("r-ablation*"))
+    said = []
+    possible = _possible(taught, list(VARIANTS), MagicMock(say=said.append))
+    assert [name for name in VARIANTS if name not in possible] == ["LLM trained in stage 1 too", name]
+    assert len(said) == 2

@@ -15,6 +15,7 @@ from delrec_lite.runtime.bundle import Bundle
 from delrec_lite.runtime.recommender import Recommender
 from delrec_lite.runtime.verify import verify
 from tests.bundles import MAX_HISTORY, TITLES, tiny_bundle
+from tests.command import call
 
 NEW = {"n1": "Violet Forest (2020)", "n2": "Red River (1950)"}  # the second is a title of the catalogue
 
@@ -184,6 +185,29 @@ def test_the_command_reads_a_list_and_verify_still_agrees(tiny_bundle, tmp_path)
     assert (repeated["added"], repeated["known"]) == ([], ["x1", "x2"])
     assert (tiny_bundle / "manifest.json").read_bytes() == manifest
     shutil.rmtree(tiny_bundle)
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "texts", "said"),
+    [
+        ("category,brand", (), "wet, b1", ""),
+        ("category", (), "wet", "side text of the other items has brand, too"),
+        ("category,brand", ("--text-columns", "brand"), "b1", "has category, too"),
+    ],
+)
+def test_the_command_reads_the_side_text_of_the_data_set(tmp_path, capfd, columns, options, texts, said):
+    folder, cells = tiny_bundle(tmp_path).bundle.folder, {"category": "wet", "brand": "b1"}
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["model"]["new_item_boost"] = 0.5
+    manifest["provenance"] = {"recipe": {"data": {"text_columns": ["category", "brand"]}}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    row = ",".join(cells[name] for name in columns.split(","))
+    (tmp_path / "new.csv").write_text(f"item_id,title,{columns}\nx1,New Film,{row}\n")
+    assert call("catalog", "add", folder, tmp_path / "new.csv", *options) == 0
+    assert Bundle.open(folder).added_texts == [texts]
+    heard = capfd.readouterr().err
+    assert (said in heard) if said else ("side text" not in heard)
+    assert "a boost of +0.50" in heard
 
 
 def test_items_are_added_to_a_bundle_of_links(tmp_path):

@@ -29,10 +29,10 @@ def test_hidden_items_are_nowhere_in_training_and_every_other_item_stays():
     assert sorted(folds.tolist()) == list(range(ITEMS))
 
 
-@pytest.mark.parametrize("model", [{"item_text": "rows"}, {}])
-def test_the_report_of_a_tiny_run(tiny_run, tmp_path, model):
+@pytest.mark.parametrize(("model", "words"), [({"item_text": "rows"}, {"domain": "book", "verb": "read"}), ({}, {})])
+def test_the_report_of_a_tiny_run(tiny_run, tmp_path, model, words):
     recipe = tiny_run.recipe(model={"base": "tiny", "soft_tokens": 3, **model})
-    (tmp_path / "r.yaml").write_text(yaml.safe_dump({**recipe.dump(), "data": {"folder": recipe.data.folder}}))
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump({**recipe.dump(), "data": {"folder": recipe.data.folder, **words}}))
     cold_items.main([str(tmp_path / "r.yaml"), "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "c.json")])
     report = json.loads((tmp_path / "c.json").read_text())
     users = len(dataset().test())

@@ -1,5 +1,7 @@
 """Item text: features of titles and side text, the maps that training learns, and new items by the same maps."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from safetensors.torch import load_file
 
 from delrec_lite.config import FinetuneSection, Recipe
 from delrec_lite.console import QUIET
+from delrec_lite.data.vectors import read_vectors
 from delrec_lite.errors import DataError
 from delrec_lite.export.text_items import LOST, bearable_boost, new_item_boost, new_rows, text_item_maps
 from delrec_lite.llm.forward import last_states, score_all
@@ -14,6 +17,7 @@ from delrec_lite.llm.item_text import half_whitening, item_text, state_means
 from delrec_lite.llm.items import title_vectors
 from delrec_lite.llm.load import load_base
 from delrec_lite.llm.model import ItemLM
+from delrec_lite.pipeline.start import start_recipe
 from delrec_lite.prompts.domain import DOMAINS
 from delrec_lite.prompts.tasks import compile_prompts
 from delrec_lite.runtime.additions import add_items
@@ -23,6 +27,7 @@ from delrec_lite.teachers.fit import fit
 from delrec_lite.teachers.store import load_teacher, save_teacher
 from delrec_lite.teachers.text import add_text, bake_text, shared_vectors
 from delrec_lite.training import finetune as stage2
+from tests.command import call
 from tests.conftest import export_tiny
 from tests.tiny import ITEMS, context, dataset
 
@@ -198,9 +203,70 @@ def test_own_vectors_are_features(tiny_run, tmp_path):
     assert run.models.untrained().model.text_in.shape == (5, 64)
     np.save(tmp_path / "v.npy", np.random.default_rng(1).normal(size=(ITEMS, 5)))
     assert tiny_run(model={"item_text": "file", "item_vectors": str(tmp_path / "v.npy")}).text().key != key
-    np.save(tmp_path / "v.npy", np.zeros((3, 5)))
-    with pytest.raises(DataError, match=rf"not \[{ITEMS}, width\]"):
+
+
+@pytest.mark.parametrize(
+    ("vectors", "said"),
+    [
+        (np.zeros((3, 5)), rf"not \[{ITEMS}, width\]"),
+        (np.zeros((ITEMS, 0)), rf"not \[{ITEMS}, width\]"),
+        (np.full((ITEMS, 2), np.nan), "holds NaN"),
+        (np.full((ITEMS, 2), 1e300), "numbers above"),
+        (np.ones((ITEMS, 2), complex), "complex128 and no numbers"),
+        (np.ones((ITEMS, 2)), "text features of all items are the same"),
+    ],
+)
+def test_own_vectors_that_tell_nothing_are_refused(tiny_run, tmp_path, vectors, said):
+    np.save(tmp_path / "v.npy", vectors)
+    with pytest.raises(DataError, match=said):
         tiny_run(model={"item_text": "file", "item_vectors": str(tmp_path / "v.npy")}).text()
+
+
+def test_what_is_no_npy_file_is_named(tmp_path):
+    np.savez(tmp_path / "v.npz", np.ones((2, 2)))
+    (tmp_path / "v.csv").write_text("1,2\n3,4\n")
+    (tmp_path / "empty").touch()
+    for name in ("v.npz", "v.csv", "empty"):
+        with pytest.raises(DataError, match=rf"{name} is no \.npy file"):
+            read_vectors(tmp_path / name, 2)
+    np.save(tmp_path / "flags.npy", np.eye(2, dtype=bool))
+    assert read_vectors(tmp_path / "flags.npy", 2).tolist() == [[1, 0], [0, 1]]
+
+
+def test_vectors_of_an_item_list_come_into_the_order_of_the_catalogue(tmp_path, capfd):
+    items = ["z", "a", "left out", "m", "a"]
+    (tmp_path / "items.csv").write_text("item_id,title\n" + "".join(f"{i},Title of {i}\n" for i in [*items, "b"]))
+    rows = [f"not {u},{item},{n}" for u in "mzab" for n, item in enumerate("mzab") if item != u]
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n" + "\n".join(rows))
+    np.save(tmp_path / "v.npy", np.arange(12).reshape(6, 2))
+    command = ["prepare", "shop", "--interactions", tmp_path / "log.csv", "--items", tmp_path / "items.csv"]
+    command += ["--k-core", 2, "--candidates", 2, "--out", tmp_path / "shop", "--item-vectors"]
+    for memory in ((), ("--memory", "2GB")):
+        assert call(*command, tmp_path / "v.npy", *memory) == 0
+        ids = json.loads((tmp_path / "shop" / "catalog.json").read_text())["ids"]
+        first = {item: row for row, item in reversed(list(enumerate([*items, "b"])))}
+        vectors = np.load(tmp_path / "shop" / "item-vectors.npy")
+        assert vectors.tolist() == [[2 * first[i], 2 * first[i] + 1] for i in ids]
+    np.save(tmp_path / "v.npy", np.ones((4, 2)))
+    assert call(*command, tmp_path / "v.npy") == DataError.exit_code
+    assert "has the shape (4, 2), not [6, width]" in capfd.readouterr().err
+    started = start_recipe("shop", tmp_path / "shop", None, "", tmp_path / "shop.yaml").recipe
+    assert started.model.item_vectors == str(tmp_path / "shop" / "item-vectors.npy")
+    assert started.model.item_text == "file"
+    assert call(*command[:6], "--k-core", 2, "--candidates", 2, "--out", tmp_path / "shop") == 0
+    assert not (tmp_path / "shop" / "item-vectors.npy").exists()
+
+
+def test_a_text_beyond_the_context_is_cut(base):
+    long = " ".join(["River"] * 2000)
+    torch.testing.assert_close(state_means(base, [long]), state_means(base, [f"{long} Mountain"]))
+
+
+def test_text_that_no_vector_would_carry_is_refused():
+    form = {"history": "titles", "verbalizer": "likelihood", "item_text": "rows"}
+    with pytest.raises(ValueError, match="with history titles and verbalizer likelihood there are none"):
+        Recipe.model_validate({"name": "r", "model": form})
+    Recipe.model_validate({"name": "r", "model": form, "teacher": {"text": True}})
 
 
 @pytest.mark.parametrize("formats", ["gguf", "onnx"])

@@ -6,7 +6,7 @@ import re
 import pytest
 import yaml
 
-from delrec_lite.config import load_recipe
+from delrec_lite.config import load_recipe, parse
 from delrec_lite.errors import ConfigError, UsageError
 from delrec_lite.pipeline.overrides import grid, load_changed, parse_sets
 from delrec_lite.pipeline.sweep import trial_name
@@ -171,3 +171,9 @@ def test_a_changed_setting_of_stage_2_reuses_stage_1(tiny_run, tmp_path):
         "distill": False,
         "finetune": True,
     }
+
+
+def test_a_list_that_is_none_is_told_how_to_write_one():
+    with pytest.raises(ConfigError, match="data.text_columns is no list") as raised:
+        parse("name: r\ndata: {text_columns: genres}", "r.yaml")
+    assert raised.value.hint == "a list is written in brackets: [genres]"

@@ -50,6 +50,8 @@ BODIES = [
     ('{"history": [3]}', JSON, 422, "history[0] is a number, not a text", '"id:3"'),
     ('{"history": ["a", null]}', JSON, 422, "history[1] is null, not a text", '"id:42"'),
     ('{"historie": []}', JSON, 422, "history is missing", '{"history"'),
+    ('{"words": "space"}', JSON, 422, "history is missing", "it may be empty: []"),
+    ('{"history": [], "words": ["space"]}', JSON, 422, "words is a list, not a text", "/docs"),
     ('{"history": ["a"], "canditates": ["b"]}', JSON, 422, "there is no field canditates", "did you mean candidates?"),
     ('{"history": ["a"], "k": "5"}', JSON, 422, "k: it should be a valid integer", "/docs"),
 ]

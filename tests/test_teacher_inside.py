@@ -139,3 +139,9 @@ def test_other_bundles_answer_alone(teacher_bundle):
 def test_a_recipe_that_does_not_serve_the_teacher_is_refused(tiny_run):
     with pytest.raises(ValidationError, match="teacher_inside"):
         tiny_run(finetune={"teacher_inside": True}, export={"retriever": False})
+
+
+def test_a_model_that_ranks_candidates_alone_has_no_teacher_inside(tiny_run):
+    letters = {"verbalizer": "letter", "candidates_in_prompt": True}
+    with pytest.raises(ValidationError, match="this model ranks candidates alone"):
+        tiny_run.recipe(model=letters, finetune={"teacher_inside": True})

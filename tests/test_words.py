@@ -132,6 +132,17 @@ def test_added_items_are_found_by_title_and_side_text(tiny_bundle):
     assert fit[-1] == fit.max()
 
 
+def test_words_that_came_with_added_items_find_them(tiny_bundle):
+    add_items(tiny_bundle, {"n1": "Zyxwv Comet", "n2": "Silver Zyxwv"}, texts={"n1": "Qwerty"})
+    with Recommender.load(tiny_bundle, threads=1) as loaded:
+        for words, ids in (("zyxwv", {"n1", "n2"}), ("qwerty", {"n1"})):
+            answer = loaded.recommend([], 2, words=words, words_weight=50)
+            assert answer.words.unknown == []
+            assert {item.id for item in answer.items} >= ids
+        about = explain(loaded, [], "id:n1", words="qwerty").words
+        assert (about.contributions[0].nearest, about.fitting[0]) == ("qwerty", "Zyxwv Comet")
+
+
 def test_a_bundle_without_words_or_with_broken_ones_says_so(tiny_bundle, tmp_path):
     with Recommender.load(without_words(tmp_path).bundle.folder, threads=1) as old:
         old.preload()

@@ -26,7 +26,10 @@ def add(
     ],
     columns: Annotated[str, typer.Option(help="Your column names, such as `item=sku,title=name`.")] = "",
     text_columns: Annotated[
-        str, typer.Option(help="Columns of side text, those that the data set was prepared with.")
+        str,
+        typer.Option(
+            help="Columns of side text. Default: those that the data set was prepared with, if the list has them."
+        ),
     ] = "",
     out: Annotated[Path | None, typer.Option(help="The bundle to write; default: replace BUNDLE.")] = None,
     on_bad_row: Annotated[str, typer.Option(help="refuse or drop malformed rows.")] = "refuse",
@@ -50,11 +53,13 @@ def add(
     console = make_console(json_output, quiet)
     bad = BadRows(parse_policy(on_bad_row))
     names, text_names = parse_columns(columns), parse_text_columns(text_columns)
-    # The bundle's own item columns, as far as the list has them.
-    specs = [
-        ColumnSpec(column.name, column.kind) for column in Bundle.open(found(bundle, console), verify=False).columns
-    ]
-    new = read_item_list(items, text_names, specs, names, bad, Layout(keep_na=keep_na), found=True)
+    # The bundle's own columns, as far as the list has them.
+    opened = Bundle.open(found(bundle, console), verify=False)
+    specs, usual = [ColumnSpec(column.name, column.kind) for column in opened.columns], opened.text_columns
+    layout = Layout(keep_na=keep_na)
+    new = read_item_list(items, text_names or usual, specs, names, bad, layout, found=True, texts_found=not text_names)
+    if lacking := [name for name in usual if name not in new.text_columns]:
+        console.say(f"  side text of the other items has {', '.join(lacking)}, too; that of the new ones has not")
     for malformed in bad.files:
         console.say(f"  dropped: {malformed}")
     for note in bad.notes:
@@ -62,6 +67,9 @@ def add(
     added = add_items(bundle, new.titles, out, new.texts, new.rows)
     shown = str(out or bundle)
     data = {"folder": shown, "added": added.titles, "items": added.items, "known": added.known}
+    if added.titles and (boost := opened.new_item_boost) is not None:
+        data["new_item_boost"] = boost
+        console.say(f"  their scores have a boost of {boost:+.2f}, which export chose on validation users")
     known = f"; {len(added.known)} were in the catalogue already" if added.known else ""
     console.result(data if json_output else f"{len(added.titles)} items added to {shown}{known}; {added.items} in all")
 

@@ -66,6 +66,8 @@ def found(bundle: Path, console: Console) -> Path:
 
 def say_words(console: Console, read: "WordsRead | None") -> None:
     """Say which words of a request count for nothing, and which are avoided."""
+    if read is not None and not (read.used or read.avoided or read.unknown):
+        console.say(f"no word of {read.given!r} has a meaning of its own, so they count for nothing")
     if read is not None and read.unknown:
         console.say(f"not known, so they count for nothing: {', '.join(map(repr, read.unknown[:MOST_NAMED]))}")
     if read is not None and read.avoided:

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -52,5 +53,5 @@ def init(
     console = make_console(json_output, quiet)
     recipe = start_recipe(str(name), folder, domain, base, out or Path(f"{name}.yaml"), gpu, console, verb)
     console.say(f"  {recipe.summary}")
-    console.say(f"  next: delrec-lite quickstart {recipe.path}")
+    console.say(f"  next: delrec-lite quickstart {quote(str(recipe.path))}")
     console.result({"path": str(recipe.path), "minutes": recipe.minutes} if json_output else str(recipe.path))

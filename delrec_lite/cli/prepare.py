@@ -44,6 +44,12 @@ def prepare(
         str,
         typer.Option(help="Columns of the item list to keep as side text, such as `category,brand`."),
     ] = "",
+    item_vectors: Annotated[
+        Path | None,
+        typer.Option(
+            help="Your own vectors of items, for `model.item_text: file`: a .npy file with the rows of the item list."
+        ),
+    ] = None,
     item_columns: Annotated[
         str,
         typer.Option(
@@ -101,11 +107,18 @@ def prepare(
     from delrec_lite.data.memory import memory_for
     from delrec_lite.data.prepare import drop_untitled, prepare_tables
     from delrec_lite.data.prepare import prepare as prepare_pulled
-    from delrec_lite.data.readers import parse_columns, parse_text_columns, read_interactions, read_item_list
+    from delrec_lite.data.readers import (
+        parse_columns,
+        parse_text_columns,
+        read_interactions,
+        read_item_list,
+        read_items_from,
+    )
     from delrec_lite.data.sources import is_stdin
     from delrec_lite.data.store import Settings, dataset_files, parse_split
     from delrec_lite.data.tables import Layout
     from delrec_lite.data.typed_columns import parse_specs
+    from delrec_lite.data.vectors import read_vectors, save_vectors
     from delrec_lite.errors import UsageError
     from delrec_lite.files import check_folder
     from delrec_lite.hub.pull import pull
@@ -126,6 +139,7 @@ def prepare(
     settings = Settings(k_core, candidates, seed, rule, text_names, doubles, repeats, kept, test_users, domain, verb)
     if (interactions is None) != (items is None):
         raise UsageError("--interactions and --items go together", "give both: the log, and the titles of its items")
+    vectors, rows_of_vectors = None, None
     if interactions is not None and items is not None:
         names, layout = parse_columns(columns), Layout(separator, not no_header, keep_na)
         log_place, item_place = locate(interactions), locate(items)
@@ -136,6 +150,11 @@ def prepare(
             from delrec_lite.data.large import LargeLog, prepare_large
 
             large = LargeLog(log_place, item_place, names, layout, limit)
+            if item_vectors is not None:
+                rows_of_vectors = read_items_from(
+                    item_place, (), (), names, BadRows(bad.policy), layout, limit
+                ).rows.ids
+                vectors = read_vectors(item_vectors, len(rows_of_vectors))
             dataset, untitled = prepare_large(name, large, folder, settings, bad, console, checks)
         else:
             log = read_interactions(Path(interactions), names, bad=bad, layout=layout)
@@ -148,6 +167,8 @@ def prepare(
                     console.say(f"  dropped: {untitled} interactions with items that have no title")
             checks.notes += bad.notes
             texts, rows = listed.texts, listed.rows
+            if item_vectors is not None:
+                rows_of_vectors, vectors = rows.ids, read_vectors(item_vectors, len(rows.ids))
             source = source_of(names, layout)
             dataset = prepare_tables(name, log, listed.titles, folder, settings, console, texts, checks, rows, source)
     else:
@@ -159,6 +180,7 @@ def prepare(
                 "--no-header": no_header,
                 "--keep-na": keep_na,
                 "--memory": memory,
+                "--item-vectors": item_vectors,
             }.items()
             if value
         ]:
@@ -182,6 +204,8 @@ def prepare(
             domain,
             verb,
         )
+    if vectors is not None and rows_of_vectors is not None:
+        console.say(f"  item vectors: {save_vectors(vectors, rows_of_vectors, dataset.catalog.ids, folder)}")
     data = {
         "name": name,
         "folder": str(folder),

@@ -3,6 +3,7 @@
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -67,4 +68,4 @@ def tune(
     console.result(data, [cells(trial, report) for trial in shown], header(report), title="on validation users")
     console.say(f"all trials: {report.folder / TABLE}")
     if report.best is not None:
-        console.say(f"next: delrec-lite train {report.folder / BEST}")
+        console.say(f"next: delrec-lite train {quote(str(report.folder / BEST))}")

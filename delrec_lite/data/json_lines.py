@@ -105,5 +105,7 @@ def cell_text(value: Any, may_be_list: bool) -> "str | tuple[str, ...] | None":
     if isinstance(value, int | float):
         return str(value)
     if may_be_list and isinstance(value, list):
-        return tuple(str(part) for part in value if part)
+        parts = [cell_text(part, may_be_list) for part in value]
+        if None not in parts:
+            return tuple(text for part in parts for text in ([part] if isinstance(part, str) else part or ()) if text)
     return None

@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from delrec_lite.data.badrows import BadRows
+from delrec_lite.data.cells import cells_of, joined_parts
 from delrec_lite.data.checked import Columns as Columns
 from delrec_lite.data.checked import check_rows
 from delrec_lite.data.columns import ItemColumn, ItemRows
 from delrec_lite.data.locations import Location
-from delrec_lite.data.packages import arrow
 from delrec_lite.data.sources import NoRowsError
 from delrec_lite.data.tables import DETECTED, Layout, OpenTable, Table, joined, open_table
 from delrec_lite.data.times import times_of
@@ -162,7 +162,9 @@ def read_texts(
     opened = open_table(path, layout, expected=(columns.item,))
     columns = _item_columns(columns, opened, layout)
     table = opened.read((columns.item, *text_columns), lists=text_columns)
-    return texts_of(table.ids(columns.item), [_cells(table, name) for name in text_columns], layout.keep_na)
+    return texts_of(
+        table.ids(columns.item), [_cells(table, name, layout.keep_na) for name in text_columns], layout.keep_na
+    )
 
 
 def read_items(
@@ -185,11 +187,13 @@ class ItemList:
         titles: Title of each item id.
         texts: Side text of each item id; empty without columns of it.
         rows: The item columns to keep.
+        text_columns: The columns of the side text.
     """
 
     titles: dict[str, str]
     texts: dict[str, str]
     rows: ItemRows
+    text_columns: tuple[str, ...] = ()
 
 
 def read_item_list(
@@ -200,6 +204,7 @@ def read_item_list(
     bad: BadRows | None = None,
     layout: Layout = DETECTED,
     found: bool = False,
+    texts_found: bool = False,
 ) -> ItemList:
     """Title, side text and columns of each item id, from an item list in a format of ``read_interactions``.
 
@@ -212,6 +217,7 @@ def read_item_list(
             second title. Default: they are refused.
         layout: How the file is written.
         found: Keep those of ``item_columns`` that the list has; otherwise it must have all.
+        texts_found: The same of ``text_columns``.
 
     Raises:
         DataError: No such file or column, malformed rows that are refused, or a value that is not of its column's type.
@@ -219,7 +225,8 @@ def read_item_list(
     opened = open_table(path, layout, expected=(columns.title,))
     columns = _item_columns(columns, opened, layout)
     specs = [spec for spec in item_columns if spec.name in opened.names or not found]
-    return item_list_of(opened.read, columns, text_columns, specs, bad or BadRows(), layout)
+    texts = [name for name in text_columns if name in opened.names or not texts_found]
+    return item_list_of(opened.read, columns, texts, specs, bad or BadRows(), layout)
 
 
 def read_items_from(
@@ -271,8 +278,12 @@ def item_list_of(
     items = table.ids(columns.item)
     titles = [" ".join(title.replace("\0", " ").split()) for title in table.texts(columns.title)]
     title_of = titles_of(table, items, titles, bad, layout.keep_na)
-    texts = texts_of(items, [_cells(table, name) for name in text_columns], layout.keep_na) if text_columns else {}
-    return ItemList(title_of, texts, ItemRows(items, _typed(table, specs, layout)))
+    texts = (
+        texts_of(items, [_cells(table, name, layout.keep_na) for name in text_columns], layout.keep_na)
+        if text_columns
+        else {}
+    )
+    return ItemList(title_of, texts, ItemRows(items, _typed(table, specs, layout)), tuple(text_columns))
 
 
 def read_item_rows(
@@ -294,7 +305,7 @@ def read_item_rows(
 def _typed(table: Table, specs: Sequence[ColumnSpec], layout: Layout) -> tuple[ItemColumn, ...]:
     """A table's columns to keep, with their types."""
     return tuple(
-        typed_column(spec, _parts(table, spec.name), table.where(spec.name), table.row, layout.keep_na)
+        typed_column(spec, _parts(table, spec.name, layout.keep_na), table.where(spec.name), table.row, layout.keep_na)
         for spec in specs
     )
 
@@ -333,26 +344,19 @@ def texts_of(items: Sequence[str], columns: Sequence[Sequence[str]], keep_na: bo
     """Side text of each item id: the values that are not missing, joined; an id's first row counts."""
     text_of: dict[str, str] = {}
     for item, *values in zip(items, *columns, strict=True):
-        words = (" ".join(value.split()) for value in values)
+        words = (" ".join(value.replace("\0", " ").split()) for value in values)
         text_of.setdefault(item, ", ".join(text for text in words if not is_missing(text, keep_na)))
     return text_of
 
 
-def _cells(table: Table, name: str) -> list[str]:
+def _cells(table: Table, name: str, keep_na: bool) -> list[str]:
     """A column as text, the parts of a list joined."""
-    pa, column = arrow(), table.columns[name]
-    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-        return [", ".join(str(part) for part in parts or () if part) for parts in column.to_pylist()]
-    return table.texts(name)
+    return [joined_parts(cell) for cell in _parts(table, name, keep_na)]
 
 
-def _parts(table: Table, name: str) -> list[Any]:
+def _parts(table: Table, name: str, keep_na: bool) -> list[Any]:
     """A column's cells: texts, or lists of texts."""
-    pa, column = arrow(), table.columns[name]
-    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
-        return table.texts(name)
-    cells: list[Any] = column.to_pylist()
-    return cells
+    return cells_of(table.columns[name], table.where(name), keep_na)
 
 
 def titles_of(

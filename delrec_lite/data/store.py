@@ -5,7 +5,7 @@ columns, where there are any), ``users.json`` (ids),
 ``sequences.npz`` (``items`` of all users concatenated, ``lengths`` per user, ``cuts`` of a split by time, ``unasked``
 users without questions, ``asked`` users who were sampled),
 ``candidates-valid.json`` and ``candidates-test.json``. Schema 2, of large data sets, has arrays in place of the last
-three: see ``arrays``. Training reads no ``times.npy``: see ``kept``.
+three: see ``arrays``. ``item-vectors.npy``: see ``vectors``. Training reads no ``times.npy``: see ``kept``.
 """
 
 import hashlib
@@ -34,6 +34,7 @@ from delrec_lite.data.duplicates import Duplicates
 from delrec_lite.data.kept import TIMES
 from delrec_lite.data.sequences import MappedSequences, joined_blocks, lengths_of
 from delrec_lite.data.types import SPLITS, CandidateSets, Catalog, Dataset, Ints
+from delrec_lite.data.vectors import FILE as VECTORS
 from delrec_lite.errors import DataError, StorageError, UsageError, did_you_mean
 from delrec_lite.files import put_in_place, writing
 
@@ -49,6 +50,7 @@ _FILES = {
     "candidates-valid.json",
     "candidates-test.json",
     TIMES,
+    VECTORS,
     *ARRAY_FILES,
 }
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from delrec_lite.data.cells import cells_of, is_list
 from delrec_lite.data.delimited import DelimitedText, row_number
 from delrec_lite.data.json_lines import JsonRows, is_json
 from delrec_lite.data.packages import arrow
@@ -81,22 +82,23 @@ class Table:
 
 def joined(tables: Sequence[Table], path: Path) -> Table:
     """Several tables as one, each row with the number that it has in its file; ``path`` is for errors."""
-    columns = {name: _chunks([table.columns[name] for table in tables]) for name in tables[0].columns}
+    columns = {
+        name: _chunks([table.columns[name] for table in tables], tables[0].where(name)) for name in tables[0].columns
+    }
     numbers = [table.row(n) for table in tables for n in range(len(next(iter(table.columns.values()))))]
     malformed = [row for table in tables for row in table.malformed]
     return Table(path, columns, 1, malformed=malformed, numbers=numbers, numbered=tables[0].numbered)
 
 
-def _chunks(columns: Sequence[Any]) -> Any:
+def _chunks(columns: Sequence[Any], name: str) -> Any:
     """Columns one after another: of one type, or of lists where one has lists, else of text."""
     pa = arrow()
     if any(column.type != columns[0].type for column in columns):
-        texts = [column if pa.types.is_list(column.type) else as_text(column) for column in columns]
-        if any(pa.types.is_list(column.type) for column in texts):
-            parts = [column.to_pylist() for column in texts]
+        if any(is_list(column.type) for column in columns):
+            parts = [cells_of(column, name, keep_na=True) for column in columns]
             cells = [[cell] if isinstance(cell, str) else cell for part in parts for cell in part]
             return pa.chunked_array([pa.array(cells, pa.list_(pa.string()))])
-        columns = texts
+        columns = [as_text(column, name) for column in columns]
     return pa.chunked_array([chunk for column in columns for chunk in column.chunks], columns[0].type)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from delrec_lite.data.cells import written_list
 from delrec_lite.data.columns import (
     AVAILABLE,
     KINDS,
@@ -112,7 +113,7 @@ def _cleaned(cell: Any, keep_na: bool) -> Any:
     """A cell without needless spaces; None where it is missing. An empty list is no missing one."""
     if isinstance(cell, list | tuple):
         parts = (" ".join(str(part).split()) for part in cell if part is not None)
-        return tuple(part for part in parts if part)
+        return tuple(part for part in parts if not is_missing(part, keep_na))
     text = "" if cell is None else " ".join(str(cell).split())
     return None if is_missing(text, keep_na) else text
 
@@ -152,7 +153,8 @@ def _list(cell: Any) -> tuple[str, ...]:
     if isinstance(cell, tuple):
         return tuple(dict.fromkeys(cell))
     between = next((sign for sign in _BETWEEN if sign in cell), "|")
-    return tuple(dict.fromkeys(part.strip() for part in cell.split(between) if part.strip()))
+    parts = written_list(cell) or cell.split(between)
+    return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
 
 
 _READ: Mapping[str, Any] = {TEXT: _text, NUMBER: _number, TRUTH: _truth, LIST: _list}

@@ -120,10 +120,14 @@ def half_whitening(vectors: Any, width: int = WIDTH) -> tuple[Any, Any]:
 
 @torch.inference_mode()
 def state_means(base: Base, texts: Sequence[str]) -> Any:
-    """The mean of the base's last hidden states over each text: float32 ``[texts, hidden]``."""
+    """The mean of the base's last hidden states over each text: float32 ``[texts, hidden]``.
+
+    A text beyond the base's context is cut.
+    """
     body, device = base.model.model, base.model.get_input_embeddings().weight.device
     begin = [] if base.bos is None else [base.bos]
-    tokens = [begin + list(base.encode(TITLE_PREFIX + text)) for text in texts]
+    longest = base.model.config.max_position_embeddings
+    tokens = [[*begin, *base.encode(TITLE_PREFIX + text)][:longest] for text in texts]
 
     def states(ids: Any, mask: Any) -> Any:
         return body(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False).last_hidden_state

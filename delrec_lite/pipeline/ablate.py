@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
-from delrec_lite.config import Recipe
+from delrec_lite.config import Recipe, parse
 from delrec_lite.console import Console
 from delrec_lite.data.types import Floats
-from delrec_lite.errors import UsageError, did_you_mean
+from delrec_lite.errors import ConfigError, UsageError, did_you_mean
 from delrec_lite.evaluation.expected import ExpectedSampledMetrics
 from delrec_lite.evaluation.metrics import NAMES, Ranks
 from delrec_lite.evaluation.setting import PROTOCOLS, Setting
@@ -40,7 +41,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "LLM trained in stage 1 too": {"distill": {"train_llm": True}},
     "soft prompt trained in stage 2 too": {"finetune": {"train_soft": True}},
     "soft vectors between the layers too": {"model": {"soft_layers": "all"}},
-    "truth alone in stage 2": {"finetune": {"teacher_weight": 0.0}},
+    "truth alone in stage 2": {"finetune": {"teacher_weight": 0.0, "teacher_recipe": None}},
     "items start from titles": {"model": {"item_start": "titles"}},
     "titles as history": {"model": {"history": "titles"}},
     # Starts without language, titles or teacher: shows the effect of pretraining beyond model size and training.
@@ -121,13 +122,14 @@ def ablate(
 
     Raises:
         UsageError: An unknown variant, or no seed.
+        ConfigError: The recipe contradicts a variant; where all are asked for, that one is left out.
     """
     for name in variants:
         if name not in VARIANTS:
             raise UsageError(f"no variant {name!r}", did_you_mean(name, VARIANTS))
     if not seeds:
         raise UsageError("no seed", "give at least one")
-    chosen = [name for name in VARIANTS if name in variants or name == FULL_METHOD]
+    chosen = _possible(recipe, [name for name in VARIANTS if name in variants or name == FULL_METHOD], console)
     folder = runs / f"{recipe.name}-ablation"
     check_study(folder / REPORT, "ablation", _REPORT_KEYS, folder / TABLE, f"{SHARED}/{RECIPE}")
     shared = Run(recipe.model_copy(update={"name": SHARED}), folder, console, shipped=False)
@@ -149,21 +151,40 @@ def ablate(
     return ablation
 
 
-def _run(recipe: Recipe, name: str, seed: int, shared: Run, folder: Path, console: Console) -> Run:
-    """A variant's run, with the shared data set and teachers."""
+def _possible(recipe: Recipe, chosen: list[str], console: Console) -> list[str]:
+    """The variants that the recipe can be changed to, before anything is trained; raises as ``ablate``."""
+    possible = []
+    for name in chosen:
+        try:
+            _changed(recipe, name, 1)
+        except ConfigError as error:
+            if len(chosen) < len(VARIANTS):
+                raise
+            console.say(f"  left out: {error.message}")
+        else:
+            possible.append(name)
+    return possible
+
+
+def _changed(recipe: Recipe, name: str, seed: int) -> Recipe:
+    """The recipe of a variant."""
     sections = recipe.dump()
     for stage in ("distill", "finetune"):
         sections[stage]["seed"] = seed
     for section, values in VARIANTS[name].items():
         sections[section] |= values
     slug = "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
-    sections["name"] = f"{slug}-{seed}"
-    target = folder / sections["name"]
+    return parse(yaml.safe_dump({**sections, "name": f"{slug}-{seed}"}), f"the variant {name!r}")
+
+
+def _run(recipe: Recipe, name: str, seed: int, shared: Run, folder: Path, console: Console) -> Run:
+    """A variant's run, with the shared data set and teachers."""
+    recipe = _changed(recipe, name, seed)
+    target = folder / recipe.name
     check_run(target)
-    recipe = Recipe.model_validate(sections)
     target.mkdir(parents=True, exist_ok=True)
     write_recipe(target, recipe)  # a folder with stages and no recipe would be refused
-    shared_stages = [shared.folder / "prepare", shared.folder / "teacher"]
+    shared_stages = [shared.folder / "prepare", shared.folder / "text", shared.folder / "teacher"]
     if set(VARIANTS[name]) == {"finetune"}:  # stage 1 is the same as in the full method
         shared_stages.append(folder / f"{FULL_METHOD.lower()}-{seed}" / "distill")
     for stage_folder in shared_stages:

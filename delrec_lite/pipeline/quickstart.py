@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from shlex import quote
 
 from delrec_lite.config import Recipe
 from delrec_lite.console import Console
@@ -35,7 +36,8 @@ def quickstart(
         show(run, evaluate(run, zero_shot=zero_shot), console)
     minutes = (time.monotonic() - start) / 60
     console.say(f"\n{minutes:.1f} minutes. Table: {run.folder / 'table.md'}. Bundle: {run.bundle}")
-    console.say(f'Next: delrec-lite recommend {run.bundle} --history "{run.dataset.catalog.titles[0]}"')
+    first = run.dataset.catalog.titles[0]
+    console.say(f"Next: delrec-lite recommend {quote(str(run.bundle))} --history {quote(first)}")
     if "shipped" in run.finetune().result:
         console.say(
             f"The trained weights came with the package. To train them here: delrec-lite quickstart {recipe.name} "

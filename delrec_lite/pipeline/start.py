@@ -13,6 +13,7 @@ from delrec_lite.console import QUIET, Console
 from delrec_lite.data.prepare import prepare
 from delrec_lite.data.store import load_dataset, load_settings
 from delrec_lite.data.types import Dataset
+from delrec_lite.data.vectors import FILE as VECTORS
 from delrec_lite.errors import DataError, OutOfMemoryError, StorageError, UsageError
 from delrec_lite.files import check_file, write_atomic
 from delrec_lite.hub.base import base_folders
@@ -103,6 +104,8 @@ def start_recipe(
     model = pattern.setdefault("model", {})
     if base:
         model["base"] = base
+    if (vectors := data / VECTORS).is_file():
+        model |= {"item_text": "file", "item_vectors": str(vectors)}
     if base or gpu:
         model.pop("layers", None)  # how many suffice was measured with the default base alone
     count = f"{len(dataset.user_ids)} users, {items} items, {interactions / items:.0f} interactions an item"

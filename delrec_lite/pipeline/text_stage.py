@@ -1,10 +1,9 @@
 """The text features of a run's items, from the source that its recipe names."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
+from delrec_lite.data.vectors import read_vectors as read_vectors
 from delrec_lite.errors import DataError
 from delrec_lite.pipeline.base import need_torch
 from delrec_lite.pipeline.model_builder import ModelBuilder
@@ -22,7 +21,7 @@ def text_features(run: Stages, models: ModelBuilder) -> "ItemText":
         models: Load the base model, in float32.
 
     Raises:
-        DataError: The file of your own vectors does not fit.
+        DataError: The file of your own vectors does not fit, or all its vectors are the same.
         MissingPackageError: No torch or no transformers.
     """
     need_torch()
@@ -39,21 +38,9 @@ def text_features(run: Stages, models: ModelBuilder) -> "ItemText":
     elif kind == "file":
         vectors = torch.from_numpy(read_vectors(Path(run.recipe.model.item_vectors or ""), len(texts)))
     features: ItemText = item_text(base, texts, torch.from_numpy(dataset.popularity() > 0), vectors)
+    if not features.features.shape[1]:
+        raise DataError(
+            f"the text features of all items are the same ({run.recipe.model.item_vectors or kind})",
+            "they tell nothing about an item: correct them, or set model.item_text: none",
+        )
     return features
-
-
-def read_vectors(path: Path, items: int) -> Any:
-    """Your own item vectors: float32 ``[items, width]``.
-
-    Raises:
-        DataError: They cannot be read, or do not fit the catalogue.
-    """
-    try:
-        vectors = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} cannot be read: {error}", "write it with numpy.save") from error
-    if vectors.ndim != 2 or len(vectors) != items:
-        raise DataError(f"{path} has the shape {vectors.shape}, not [{items}, width]", "one row for each item")
-    if vectors.dtype.kind not in "fiu" or not np.isfinite(vectors).all():
-        raise DataError(f"{path} holds NaN, infinity or no numbers", "every item needs a vector of numbers")
-    return vectors.astype(np.float32)

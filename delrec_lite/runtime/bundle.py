@@ -223,6 +223,20 @@ class Bundle:
             raise BundleError(f"{path}: an item has tokens outside the vocabulary", REMEDY)
         return [tuple(title) for title in titles]
 
+    @property
+    def new_item_boost(self) -> float | None:
+        """What the maps of item text add to a new item's score at the mean state; None without item text."""
+        boost = self.manifest["model"].get("new_item_boost")
+        return float(boost) if isinstance(boost, int | float) and not isinstance(boost, bool) else None
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """Columns of the side text that its data set was prepared with, as far as the manifest says it."""
+        at: Any = self.manifest
+        for key in ("provenance", "recipe", "data", "text_columns"):
+            at = at.get(key) if isinstance(at, dict) else None
+        return tuple(at) if _is_list_of(at, str) else ()
+
     @cached_property
     def added_texts(self) -> list[str]:
         """Side text of each added item; empty ones where they were added before side text was kept."""

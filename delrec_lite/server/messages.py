@@ -53,12 +53,12 @@ def invalid(errors: Sequence[Mapping[str, Any]], content_type: str, fields: Sequ
         return 422, f"the body is {_kind(value)}, not an object", send
     where = _where(place[1:])
     if kind == "missing":
-        return 422, f"{where} is missing", send if where.startswith("histor") else _SEE
+        return 422, f"{where} is missing", f"{send}; it may be empty: []" if where.startswith("histor") else _SEE
     if kind == "extra_forbidden":
         return 422, f"there is no field {where}", did_you_mean(where, fields)
     if kind == "string_type":
         hint = f'put it in quotes: an id as "id:{value}"' if type(value) is int else 'give a title, or "id:42"'
-        return 422, f"{where} is {_kind(value)}, not a text", hint
+        return 422, f"{where} is {_kind(value)}, not a text", _SEE if where.startswith("words") else hint
     if kind == "list_type":
         return 422, f"{where} is {_kind(value)}, not a list", "put it in brackets: [...]"
     return 422, f"{where}: {str(error['msg']).replace('Input should', 'it should')}", _SEE

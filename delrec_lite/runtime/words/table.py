@@ -45,20 +45,21 @@ class WordTable:
         return WordTable(self.words, self.vectors, np.empty(0, np.int32), np.empty(0, np.int32)).with_items(texts)
 
     def with_items(self, texts: Sequence[str]) -> "WordTable":
-        """The same table with more items, behind those that it has."""
-        found = [self.known(text) for text in texts]
+        """The same table with more items, behind those that it has.
+
+        Words of theirs that it lacks come to it with a vector of zeros, so that each is near to itself alone.
+        """
+        found = [dict.fromkeys(words_in(text)) for text in texts]
+        fresh = [word for word in dict.fromkeys(word for words in found for word in words) if word not in self._index]
+        index = self._index | {word: n for n, word in enumerate(fresh, start=len(self.words))}
         lengths = np.array([len(words) for words in found], np.int32)
-        flat = np.array([word for words in found for word in words], np.int32)
+        flat = np.array([index[word] for words in found for word in words], np.int32)
         return WordTable(
-            self.words,
-            self.vectors,
+            [*self.words, *fresh],
+            np.concatenate([self.vectors, np.zeros((len(fresh), self.vectors.shape[1]), np.int8)]),
             np.concatenate([self.item_words, flat]),
             np.concatenate([self.lengths, lengths]),
         )
-
-    def known(self, text: str) -> list[int]:
-        """The words of an item's text that the table has, each once."""
-        return [self._index[word] for word in dict.fromkeys(words_in(text)) if word in self._index]
 
     def find(self, word: str) -> int | None:
         """Index of a word, or of its form with or without a final s; None: the table has neither."""
@@ -88,6 +89,7 @@ class WordTable:
         starts = (np.cumsum(self.lengths) - self.lengths)[filled]
         used, place = self._used
         cosines = self._units[list(words)] @ self._units[used].T
+        cosines[np.equal.outer(np.asarray(words), used)] = 1
         nearest[:, filled] = np.maximum.reduceat(cosines[:, place], starts, axis=1)
         return np.maximum(nearest, 0)
 
@@ -106,6 +108,8 @@ class WordTable:
         """The word of an item's text that comes nearest to a word; empty for an item without words."""
         end = int(self.lengths[: item + 1].sum())
         words = self.item_words[end - self.lengths[item] : end]
+        if word in words:
+            return self.words[word]
         return self.words[words[(self._units[words] @ self._units[word]).argmax()]] if len(words) else ""
 
     @cached_property
