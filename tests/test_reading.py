@@ -16,7 +16,7 @@ import pytest
 from delrec_lite.data.badrows import BadRows
 from delrec_lite.data.readers import Columns, read_interactions, read_items, read_titles
 from delrec_lite.data.tables import Layout, open_table
-from delrec_lite.data.times import read_times
+from delrec_lite.data.times import part_of_times, read_times
 from delrec_lite.errors import DataError, UsageError
 
 HEAD = "user_id,item_id,timestamp,review\n"
@@ -254,6 +254,32 @@ def test_every_type_of_time_in_parquet_gives_seconds(values, kind):
     assert times.values[0] == MOMENT
     assert times.valid.tolist() == [True, False]
     assert times.notes == ()
+
+
+SECONDS = "2024-01-03T09:12:07"
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["2024-01-03", "2024-01-03 09:12", SECONDS, f"{SECONDS}.25", ""],
+        [f"{SECONDS}Z", f"{SECONDS}+02:00", f"{SECONDS}-0530", f"{SECONDS}.123456Z"],
+        [SECONDS, f"{SECONDS}Z"],
+        [f"{SECONDS}.123456789", f"{SECONDS}.123456788"],
+        ["1600-01-01", SECONDS],
+        ["2024-02-30", SECONDS],
+        [f"{SECONDS}.1234567891", "2024-01-03T09"],
+    ],
+)
+def test_dates_mean_the_same_whatever_stands_beside_them(texts):
+    """Text that is plain ISO 8601 throughout is read by another parser than text with a date of an e-mail in it."""
+    alone, beside = part_of_times(column(texts), "t"), part_of_times(column([*texts, "3 Jan 2024 09:12:07 -0000"]), "t")
+    assert alone.valid.tolist() == beside.valid.tolist()[:-1]
+    assert alone.values[alone.valid].tolist() == beside.values[:-1][alone.valid].tolist()
+    assert [more - count for count, more in zip(alone.zones, beside.zones, strict=True)] in ([1, 0], [0, 1])
+    assert (alone.exact is None) == (beside.exact is None)
+    if alone.exact is not None:
+        assert alone.exact[alone.valid].tolist() == beside.exact[:-1][alone.valid].tolist()
 
 
 def test_dates_are_times_and_times_of_day_are_not(tmp_path):

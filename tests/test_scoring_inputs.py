@@ -140,6 +140,13 @@ def test_parts_are_zstd_with_four_columns_and_ids_keep_their_type(bundle, tmp_pa
     assert part.read().column("user_id").to_pylist()[::10] == [9, 10]
 
 
+def test_categories_of_whole_numbers_stay_numbers(bundle, tmp_path):
+    ids = pa.array([9, 10]).dictionary_encode()
+    pq.write_table(pa.table({"user_id": ids, "history": [["i1"], ["i2"]]}), tmp_path / "u.parquet")
+    score(bundle, str(tmp_path / "u.parquet"), tmp_path / "recs", Options(k=1), workers=1)
+    assert pq.read_table(tmp_path / "recs" / "part-00000.parquet").column("user_id").to_pylist() == [9, 10]
+
+
 def test_ids_beyond_int64_keep_their_type_and_order(bundle, tmp_path):
     ids = pa.array([2**63 + 5, 3, 2**63 + 1], pa.uint64())
     pq.write_table(pa.table({"user_id": ids, "history": [["i1"], ["i2"], ["i3"]]}), tmp_path / "u.parquet")

@@ -168,6 +168,7 @@ class Users:
 def _id_type(kinds: Sequence[Any]) -> Any:
     """Whole numbers where all files have some and one type holds them, else text."""
     pa = arrow()
+    kinds = [kind.value_type if pa.types.is_dictionary(kind) else kind for kind in kinds]
     if not all(map(pa.types.is_integer, kinds)):
         return pa.string()
     if pa.uint64() not in kinds:
