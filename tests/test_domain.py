@@ -1,16 +1,19 @@
 """The words of prompts: four domains have their own, any other noun comes with a verb."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
 
+from delrec_lite import Dataset
 from delrec_lite.config import Recipe, load_recipe, parse
-from delrec_lite.errors import ConfigError
+from delrec_lite.errors import ConfigError, DataError, UsageError
 from delrec_lite.pipeline.prepared import with_dataset_settings
 from delrec_lite.pipeline.start import start_recipe
 from delrec_lite.prompts.domain import Domain, words_of
 from tests.command import run
+from tests.frames import interactions, items
 
 
 @pytest.mark.parametrize(
@@ -98,6 +101,19 @@ def test_a_data_set_keeps_its_words_for_recipes_without(tmp_path):
     assert started.recipe.data.words == Domain("books", "read")
     other = start_recipe("shop", folder, "dish", "", tmp_path / "dish.yaml", verb="ordered")
     assert other.recipe.data.words == Domain("dishes", "ordered")
+
+
+def test_init_refuses_a_base_and_a_data_set_that_cannot_be(tmp_path):
+    Dataset.from_frames(interactions(), items(), k_core=2, candidates=5, quiet=True).save(tmp_path / "data")
+    for base, hint in (("gemma-3-270", "did you mean gemma-3-270m?"), ("ml-100k", "one of smollm2-135m-instruct")):
+        with pytest.raises(UsageError, match=f"no base model '{base}'") as caught:
+            start_recipe("shop", tmp_path / "data", None, base, tmp_path / "shop.yaml")
+        assert hint in caught.value.hint
+        assert "ml-100k" not in caught.value.hint
+    with pytest.raises(DataError, match="no prepared data set at ml-100kk") as caught:
+        start_recipe("shop", Path("ml-100kk"), None, "", tmp_path / "shop.yaml")
+    assert "did you mean ml-100k?" in caught.value.hint
+    assert not (tmp_path / "shop.yaml").exists()
 
 
 def test_init_counts_minutes_for_the_base_and_its_layers(tmp_path, monkeypatch):

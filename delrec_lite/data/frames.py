@@ -25,8 +25,8 @@ def is_frame(value: Any) -> bool:
 
 def kind_of(frame: Any) -> FrameKind:
     """The package of a frame; ``arrow`` for any other that speaks the Arrow PyCapsule interface."""
-    packages = [kind.__module__.partition(".")[0] for kind in type(frame).__mro__]  # of a class that extends one, too
-    return next((package for package in packages if package in KINDS), "arrow")  # type: ignore[return-value]
+    packages = {kind.__module__.partition(".")[0] for kind in type(frame).__mro__}  # of a class that extends one, too
+    return "pandas" if "pandas" in packages else "polars" if "polars" in packages else "arrow"
 
 
 def usual_kind() -> FrameKind:

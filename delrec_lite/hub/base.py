@@ -10,7 +10,7 @@ from delrec_lite.files import sha256_of
 from delrec_lite.hub.cache import Pulled
 from delrec_lite.hub.huggingface import fetch_base, hub_folders
 from delrec_lite.hub.pull import pull
-from delrec_lite.hub.registry import ASSETS
+from delrec_lite.hub.registry import ASSETS, ENCODER
 
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(@[\w.-]+)?$")
 
@@ -33,19 +33,32 @@ def find_base(base: str, console: Console, cache: Path, first: str | None = None
         MissingPackageError: A Hub id, and huggingface_hub is not installed.
         UsageError: None of the four.
     """
-    path = Path(base).expanduser()
-    if path.exists() and base not in ASSETS:
-        return _local(path)
-    if base in ASSETS or not _HUB_ID.match(base):
-        if base not in ASSETS:
-            raise UsageError(
-                f"no base model {base!r}",
-                did_you_mean(base, ASSETS, ", a folder, a .gguf file, or owner/name of the Hub"),
-            )
+    check_base(base)
+    if base in bases():
         return pull(base, console, cache, first=first)
+    path = Path(base).expanduser()
+    if path.exists():
+        return _local(path)
     hub_model = _local(fetch_base(base, console))
     name = base.partition("@")[0].rpartition("/")[2]
     return Pulled(name, hub_model.folder, "huggingface.co", True, hub_model.files, base, hub_model.bytes)
+
+
+def bases() -> tuple[str, ...]:
+    """Names to pull."""
+    return tuple(name for name, asset in ASSETS.items() if asset.kind == "model" and name != ENCODER)
+
+
+def check_base(base: str) -> None:
+    """Refuse what cannot be a base.
+
+    Raises:
+        UsageError: None of a name to pull, a path that exists, and an id of the Hub.
+    """
+    if base not in bases() and not Path(base).expanduser().exists() and not _HUB_ID.match(base):
+        raise UsageError(
+            f"no base model {base!r}", did_you_mean(base, bases(), ", a folder, a .gguf file, or owner/name of the Hub")
+        )
 
 
 def base_folders() -> tuple[Path, ...]:

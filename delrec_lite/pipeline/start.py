@@ -14,9 +14,9 @@ from delrec_lite.data.prepare import prepare
 from delrec_lite.data.store import load_dataset, load_settings
 from delrec_lite.data.types import Dataset
 from delrec_lite.data.vectors import FILE as VECTORS
-from delrec_lite.errors import DataError, OutOfMemoryError, StorageError, UsageError
+from delrec_lite.errors import DataError, OutOfMemoryError, StorageError, UsageError, did_you_mean
 from delrec_lite.files import check_file, write_atomic
-from delrec_lite.hub.base import base_folders
+from delrec_lite.hub.base import base_folders, check_base
 from delrec_lite.hub.pull import pull
 from delrec_lite.hub.registry import DATASETS
 from delrec_lite.pipeline.base import check_local
@@ -82,10 +82,13 @@ def start_recipe(
         ConfigError: An invalid name or domain, or a base on disk that cannot be trained.
         FetchError: The data set cannot be pulled.
         OutOfMemoryError: No setting of the base fits the card.
-        UsageError: ``out`` exists, or the shape of the base is not known.
+        UsageError: ``out`` exists, there is no such base, or for a card its shape is not known.
         StorageError: It cannot be written.
     """
     pulled = not data.is_dir() and str(data) in DATASETS
+    if not pulled and not data.exists():
+        names = did_you_mean(str(data), DATASETS.names(), f", or a folder: `delrec-lite prepare {name} ...` writes one")
+        raise DataError(f"no prepared data set at {data}", names)
     dataset = _counted(str(data), console) if pulled else load_dataset(data)
     if domain is None and not pulled:
         settings = load_settings(data)[1]
@@ -122,6 +125,7 @@ def start_recipe(
         f"{yaml.safe_dump(pattern, sort_keys=False)}"
     )
     recipe = parse(text, str(out))
+    check_base(recipe.model.base)
     check_local(recipe.model.base, (cache_folder() / "hub", cache_folder() / "models"))
     try:
         write_atomic(target, text)
