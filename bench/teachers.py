@@ -22,8 +22,9 @@ from delrec_lite.evaluation.table import compare_all, rows_for
 from delrec_lite.pipeline.run import Run
 from delrec_lite.provenance import stamp
 from delrec_lite.teacher_kinds.registry import TEACHERS
+from delrec_lite.teachers.files import CONFIG
 from delrec_lite.teachers.fit import CHOOSES, fit
-from delrec_lite.teachers.store import CONFIG, load_teacher, save_teacher
+from delrec_lite.teachers.store import load_teacher, save_teacher
 
 KIND = "esasrec"
 SETTINGS: tuple[dict[str, int | float], ...] = (

@@ -10,8 +10,9 @@ from delrec_lite.export.retriever import write_retriever
 from delrec_lite.runtime.onnx_session import open_session, padded
 from delrec_lite.teacher_kinds.registry import TEACHERS
 from delrec_lite.teachers.contract import Teacher, pad
+from delrec_lite.teachers.files import CONFIG, WEIGHTS
 from delrec_lite.teachers.fit import fit
-from delrec_lite.teachers.store import CONFIG, WEIGHTS, load_teacher, save_teacher
+from delrec_lite.teachers.store import load_teacher, save_teacher
 from tests.teachers import ITEMS, TINY, TOY, circle, tiny
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no card"))]

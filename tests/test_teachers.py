@@ -18,8 +18,9 @@ from delrec_lite.teacher_kinds.registry import TEACHERS, TeacherKind, register_t
 from delrec_lite.teacher_kinds.settings import TeacherConfig
 from delrec_lite.teachers.contract import Teacher, pad
 from delrec_lite.teachers.ensemble import Ensemble
+from delrec_lite.teachers.files import CONFIG, WEIGHTS
 from delrec_lite.teachers.fit import _batches, fit
-from delrec_lite.teachers.store import CONFIG, WEIGHTS, load_teacher, save_teacher
+from delrec_lite.teachers.store import load_teacher, save_teacher
 from tests.teachers import ITEMS, TOY, Toy, circle, tiny
 
 

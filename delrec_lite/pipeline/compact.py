@@ -1,6 +1,7 @@
 """Trained weights as they ship: matrices in eight bits with a scale for each row, a quarter of float32."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ LARGEST = 127
 
 def shrink(path: Path) -> None:
     """Store a file's matrices as int8 ``[rows, columns]`` and float32 scales ``[rows]``; all else stays."""
-    shrunk = {}
+    shrunk = dict[str, Any]()
     for name, tensor in load_file(path).items():
         if tensor.ndim == 2 and tensor.dtype.kind == "f":
             shrunk[name], shrunk[name + SCALES] = _whole_numbers(tensor.astype(np.float32))

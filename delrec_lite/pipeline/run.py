@@ -236,7 +236,8 @@ class Run(StageCache):
         return self._stage("teacher", key_of(CODE, sequences, *inputs), self._make_teachers)
 
     def _make_teachers(self, folder: Path) -> dict[str, Any]:
-        from delrec_lite.teachers.store import CONFIG, load_teacher, save_teacher
+        from delrec_lite.teachers.files import CONFIG
+        from delrec_lite.teachers.store import load_teacher, save_teacher
 
         for kind in current().share(self.recipe.teacher.kinds):
             if not (folder / kind / CONFIG).is_file():  # else fitted before an interruption of this stage
