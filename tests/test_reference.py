@@ -143,6 +143,7 @@ def test_the_weights_in_the_package_are_complete_and_fit_their_recipe():
     from delrec_lite.config import load_recipe, shipped_recipes
 
     names = [name for name in shipped_recipes() if reference.reference_for(name)]
+    assert sum(f.stat().st_size for name in names for f in reference.reference_for(name).folder.rglob("*")) < 4.2e6
     for name in names:
         weights = reference.reference_for(name)
         recipe = load_recipe(name)
