@@ -126,6 +126,8 @@ def test_items_with_many_interactions_get_the_recipe_of_dense_data(shop, monkeyp
     many = load_recipe("ml-100k-cpu")
     started = start_recipe("shop", Path("data/shop"), "item", "", shop / "dense.yaml").recipe
     assert (started.finetune, started.model) == (many.finetune, many.model)
+    monkeypatch.setattr("delrec_lite.softmax.choice.LARGE", 10)  # then the softmax is sampled, which keeps no mean
+    assert start_recipe("shop", Path("data/shop"), "item", "", shop / "large.yaml").recipe.finetune.average == 0
     own_base = start_recipe("shop", Path("data/shop"), "item", str(tiny_base), shop / "base.yaml").recipe
     assert own_base.model.layers is None  # how many suffice is known of the default base alone
 
