@@ -31,7 +31,7 @@ DENSE, SPARSE = "ml-100k-cpu", "beauty"
 # Interactions an item. MovieLens-100K has 74, Steam 35, Amazon Beauty 16; the first two rank best as dense data do.
 DENSE_FROM = 25
 # Item tokens of stage 2 by the seconds of a whole training with base and layers of the shipped recipe: with stage 1,
-# teachers and validation. Both were measured on one core beside other work, that of sparse data as 117, and two cores are
+# teachers and validation. Both were measured on one core beside other work, that of sparse data as 117; two cores are
 # taken as 1.7 times one.
 TOKENS_PER_SECOND = {DENSE: 300, SPARSE: 200}
 # The rest of the time follows the operations of the LLM: 30 layers of SmolLM2-135M on two cores trained 183 tokens a
