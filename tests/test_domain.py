@@ -125,12 +125,18 @@ def test_init_counts_minutes_for_the_base_and_its_layers(tmp_path, monkeypatch):
     def slower(**model):
         return start._slower({**pattern, "model": {**pattern.get("model", {}), **model}}, start.DENSE, 1349)
 
-    assert slower() == (1.0, "with smollm2-135m-instruct (30 layers, 135M parameters)")
-    eight, words = slower(layers=8)
-    assert "8 layers" in words
+    def of_the_llm(layers, **model):
+        times, words = slower(layers=layers, **model)
+        return (times - start.TEACHERS_SHARE) / (1 - start.TEACHERS_SHARE), words
+
+    assert slower()[0] == 1.0
+    assert "with smollm2-135m-instruct (6 layers" in slower()[1]
+    (whole, words), (eight, of_eight) = of_the_llm(None), of_the_llm(8)
+    assert words == "with smollm2-135m-instruct (30 layers, 135M parameters)"
+    assert "8 layers" in of_eight
     # Measured: 18 minutes for two epochs of 30 layers on two cores, 5 minutes for one of 8 layers on one core.
-    assert (eight - start.TEACHERS_SHARE) / (1 - start.TEACHERS_SHARE) == pytest.approx((5 / 2) / (18 / 2), rel=0.05)
-    larger, words = slower(base="Qwen/Qwen2.5-0.5B-Instruct")
+    assert eight / whole == pytest.approx((5 / 2) / (18 / 2), rel=0.05)
+    larger, words = of_the_llm(None, base="Qwen/Qwen2.5-0.5B-Instruct")
     assert "Qwen2.5-0.5B-Instruct (24 layers" in words
-    assert 2.5 < larger < 4
+    assert 2.5 < larger / whole < 4.5
     assert slower(base="owner/unheard-of")[1].startswith("if owner/unheard-of, whose shape is not known")

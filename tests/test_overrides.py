@@ -140,7 +140,7 @@ def test_plan_counts_what_was_set(tmp_path):
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)["parameters"]
 
-    assert peak("--set", "model.layers=8") < peak()
+    assert peak("--set", "model.layers=4") < peak()
 
 
 def test_the_run_folder_records_what_was_set(tiny_run, tmp_path):
