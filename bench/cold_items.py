@@ -24,6 +24,7 @@ from delrec_lite.data.candidates import SPLITS, sample_candidates
 from delrec_lite.data.prepare import with_questions
 from delrec_lite.data.store import Settings, make_dataset, save_dataset
 from delrec_lite.data.types import Catalog, Dataset, Ints
+from delrec_lite.data.vectors import read_vectors
 from delrec_lite.evaluation.metrics import per_user
 from delrec_lite.evaluation.protocol import catalogue_ranks
 from delrec_lite.export.new_items import fit_new_items
@@ -33,7 +34,6 @@ from delrec_lite.llm.forward import last_states
 from delrec_lite.llm.items import title_vectors
 from delrec_lite.pipeline.model_builder import BuiltModel
 from delrec_lite.pipeline.run import Run
-from delrec_lite.pipeline.text_stage import read_vectors
 from delrec_lite.provenance import stamp
 
 FOLDS, SEED, BATCH = 10, 1, 16

@@ -19,13 +19,12 @@ from torch.nn import functional
 from delrec_lite.bench.script import add_recipe, script_parser, write_json
 from delrec_lite.config import FinetuneSection, load_recipe
 from delrec_lite.console import Console
-from delrec_lite.data.types import subsample
+from delrec_lite.data.types import Floats, subsample
 from delrec_lite.evaluation.table import compare_all, rows_for
 from delrec_lite.llm.forward import score_all
 from delrec_lite.pipeline.model_builder import BuiltModel
 from delrec_lite.pipeline.run import Run
 from delrec_lite.provenance import stamp
-from delrec_lite.teachers.contract import Teacher
 from delrec_lite.training.context import TrainingContext
 from delrec_lite.training.finetune import losses
 from delrec_lite.training.loop import Group, Schedule, finish_stage, train
@@ -68,15 +67,13 @@ def fit(context: TrainingContext, section: FinetuneSection, label: str) -> None:
     finish_stage(context.out, context.console)
 
 
-def divergences(run: Run, built: BuiltModel, teachers: dict[str, Teacher]) -> dict[str, float]:
-    """The mean KL from each teacher's distribution over the catalogue to the model's, nats, on some test users."""
-    test, length = run.dataset.test(), run.recipe.model.max_history
-    histories = test.take(subsample(len(test), COMPARED_USERS)).histories
-    own = functional.log_softmax(torch.from_numpy(score_all(built.model, built.prompts, histories, length)), 1)
-    theirs = {
-        kind: functional.log_softmax(torch.from_numpy(teacher.scores(histories)), 1)
-        for kind, teacher in teachers.items()
-    }
+def log_probabilities(scores: Floats) -> Any:
+    """Of the whole catalogue, float32 ``[users, items]``, from its scores."""
+    return functional.log_softmax(torch.from_numpy(scores), 1)
+
+
+def divergences(own: Any, theirs: dict[str, Any]) -> dict[str, float]:
+    """The mean KL from each teacher's distribution over the catalogue to the model's, nats; both are logarithms."""
     return {
         kind: round(functional.kl_div(own, known, reduction="batchmean", log_target=True).item(), 4)
         for kind, known in theirs.items()
@@ -96,13 +93,13 @@ def measure(run: Run, options: argparse.Namespace) -> dict[str, Any]:
     built.model.deepen()
     before = {name: vectors.detach().clone() for name, vectors in built.model.soft_prompt().items()}
     ranks, near = {}, {}
+    test, sets, length = run.dataset.test(), run.candidates["test"], run.recipe.model.max_history
+    histories = test.take(subsample(len(test), COMPARED_USERS)).histories
+    theirs = {kind: log_probabilities(teacher.scores(histories)) for kind, teacher in teachers.items()}
 
     def ask(name: str) -> None:
-        test, sets = run.dataset.test(), run.candidates["test"]
-        ranks[name] = ranked(
-            built.model, built.prompts, test, sets, run.recipe.model.max_history, run.console, f"prompt for {name}"
-        )
-        near[name] = divergences(run, built, teachers)
+        ranks[name] = ranked(built.model, built.prompts, test, sets, length, run.console, f"prompt for {name}")
+        near[name] = divergences(log_probabilities(score_all(built.model, built.prompts, histories, length)), theirs)
 
     ask(AS_TRAINED)
     seeds = [int(seed) for seed in options.seeds.split(",")]
@@ -123,7 +120,7 @@ def measure(run: Run, options: argparse.Namespace) -> dict[str, Any]:
             )
             fit(replace(context, teacher=teachers.get(goal, context.teacher)), section, f"prompt for {name}")
             ask(name)
-    expected = run.expected(run.dataset.test())
+    expected = run.expected(test)
     fitted = [name for name in ranks if name != AS_TRAINED]
     return {
         "divergence": near,

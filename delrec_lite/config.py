@@ -118,10 +118,14 @@ class ModelSection(Section):
             )
         return self
 
+    @property
+    def ranks_catalogue(self) -> bool:
+        """Whether the model ranks the whole catalogue, or candidates alone."""
+        return VERBALIZERS[self.verbalizer].item_rows and not self.candidates_in_prompt
+
     @model_validator(mode="after")
     def _softmax_is_over_the_catalogue(self) -> "ModelSection":
-        whole = VERBALIZERS[self.verbalizer].item_rows and not self.candidates_in_prompt
-        if self.softmax in ("blocks", "sampled") and not whole:
+        if self.softmax in ("blocks", "sampled") and not self.ranks_catalogue:
             raise ValueError(f"softmax {self.softmax} is over the catalogue, and this prompt ranks candidates alone")
         return self
 
@@ -276,8 +280,7 @@ class Recipe(Section):
     def _teacher_is_served(self) -> "Recipe":
         if self.finetune.teacher_inside and not self.export.retriever:
             raise ValueError("finetune.teacher_inside needs the teacher in the bundle: set export.retriever: true")
-        ranked = VERBALIZERS[self.model.verbalizer].item_rows and not self.model.candidates_in_prompt
-        if self.finetune.teacher_inside and not ranked:
+        if self.finetune.teacher_inside and not self.model.ranks_catalogue:
             raise ValueError(
                 "finetune.teacher_inside adds scores of the whole catalogue, and this model ranks candidates alone: "
                 "take verbalizer title-mean without candidates_in_prompt, or leave it out"

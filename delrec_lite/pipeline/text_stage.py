@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from delrec_lite.data.vectors import read_vectors as read_vectors
+from delrec_lite.data.vectors import read_vectors
 from delrec_lite.errors import DataError
 from delrec_lite.pipeline.base import need_torch
 from delrec_lite.pipeline.model_builder import ModelBuilder

@@ -6,9 +6,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from delrec_lite.data.cells import is_list
 from delrec_lite.data.readers import named_once
 from delrec_lite.errors import DataError, UsageError
-from delrec_lite.scoring.lists import is_list
 
 
 @dataclass(frozen=True)

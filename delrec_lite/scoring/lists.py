@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from delrec_lite.data.cells import is_list
 from delrec_lite.data.packages import arrow
 from delrec_lite.data.types import Ints
 from delrec_lite.data.values import as_ids
@@ -17,17 +18,6 @@ _BETWEEN = re.compile(r"[\s,;|]+")
 _WRITTEN = re.compile(r"""'([^'\\]*)'|"([^"\\]*)"|([^\s,'"\[\]\\]+)""")
 _WHOLE = re.compile(r"^(-?\d+)\.0*$")
 _WRITTEN_LIST = re.compile(rf"\[\s*(?:(?:{_WRITTEN.pattern})(?:\s*,\s*|\s+|(?=\s*\])))*\s*\]")
-
-
-def is_list(kind: Any) -> bool:
-    """Whether an Arrow type is one of lists."""
-    types = arrow().types
-    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind) or _is_view(kind))
-
-
-def _is_view(kind: Any) -> bool:
-    types = arrow().types
-    return bool(types.is_list_view(kind) or types.is_large_list_view(kind))
 
 
 def lists_of(column: Any, name: str) -> tuple[Any, Ints]:
@@ -59,7 +49,7 @@ def lists_of(column: Any, name: str) -> tuple[Any, Ints]:
         return pa.array(values, pa.string()), np.array(
             [-1 if given is None else len(given) for given in lists], np.int64
         )
-    if pa.types.is_fixed_size_list(column.type) or _is_view(column.type):
+    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
         column = column.cast(pa.list_(column.type.value_type))
     lengths = pa.compute.list_value_length(column).fill_null(-1).to_numpy().astype(np.int64)
     values = pa.compute.list_flatten(column)
